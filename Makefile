@@ -95,7 +95,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 	@exec $(bin)/nfagent lab demo
 
 # What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
-# tests come last and wait for it; whoever ends `make test` ends the build too, Ctrl-C or not.
+# tests come last and wait for it; the end of `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows

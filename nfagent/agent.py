@@ -31,23 +31,23 @@ from nfagent.errors import KernelError
 from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
-from nfagent.introspection.freshness import Freshness, standing_of
+from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
-from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
-from nfagent.kernel.link_monitor import LinkMonitor, question_of
-from nfagent.kernel.local_addresses import is_own, own_among
+from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.link_monitor import LinkMonitor, link_query
+from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_listings import TableListings
-from nfagent.kernel.table_lock import claim_table
+from nfagent.kernel.table_lock import acquire_table
 from nfagent.kube.client import ApiClient
-from nfagent.kube.credentials import find_access
+from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
-from nfagent.manifests.source import FolderSource
+from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
@@ -56,8 +56,8 @@ from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
-from nfagent.system.gc_tuning import settle_memory, spare_collections
-from nfagent.system.process_exit import end_within
+from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
+from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
@@ -85,7 +85,7 @@ class Agent:
             settings.masquerade_settings(),
             settings.logging.group,
             settings.policy,
-            ways=room_for_ways(),
+            ways=revoked_set_size(),
         )
         self._clock = SystemClock()
         self._drift = NftMonitor()
@@ -98,7 +98,7 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
             on_hold=self._held,
-            guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=own_among),
+            guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         self._readiness = ReadinessNotifier(self._clock)
         self._connections = ConntrackClient()
@@ -108,7 +108,7 @@ class Agent:
             self._kernel,
             self._clock,
             self._reconciler.wake,
-            own=is_own,
+            own=is_local_address,
             undivided=self._reconciler.undivided,
         )
         self._intake = EventApplier(self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided)
@@ -120,7 +120,7 @@ class Agent:
         )
         self._bridges = BridgeWatch()
         self._frames = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
-        self._links = LinkMonitor(lambda: question_of(self._desired.cluster), self._links_changed)
+        self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
@@ -134,19 +134,19 @@ class Agent:
         settings = self._settings
         if settings.manifests:
             return FolderSource(Path(settings.manifests), self, self._last_good), None
-        server = ApiClient(partial(find_access, settings.kubeconfig, settings.context, settings.token_file))
-        source = Informers(server, self._clock, self, self._desired.held, self._last_good)
+        server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
+        source = Informers(server, self._clock, self, self._desired.keys, self._last_good)
         return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
-        claim = claim_table()
+        claim = acquire_table()
         # Without these a signal during the start would end the process at once, and leave a credential plugin running.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
-        spare_collections()
+        relax_collection()
         start_limit = asyncio.create_task(self._readiness.await_start(self._gathered))
         try:
             await self._read_table()
@@ -186,7 +186,7 @@ class Agent:
 
     def _end(self) -> None:
         if not self._stop.is_set():
-            end_within()
+            exit_within()
         self._stop.set()
 
     async def _start_source(self) -> bool:
@@ -222,16 +222,16 @@ class Agent:
             for task in running:
                 task.cancel()
 
-    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
         """Apply changes to the desired state, in their order."""
-        await self._intake.take(changes)
+        await self._intake.apply(changes)
         self._notify_link_monitor()
         self._log_problems()
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
         self._warn_about_node()
-        self._links.look()  # before the first comparison: it would remove the source checks of unknown interfaces
+        self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._gathered.set()
         self._intake.open()
 
@@ -254,21 +254,21 @@ class Agent:
 
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
-        self._verdict_log.say()
+        self._verdict_log.report_problem()
         kept = self._last_good.problem
         return [self._reading.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
-        unfiltered, fix_command = self._bridges.unjudged
+        unfiltered, fix_command = self._bridges.unfiltered
         status = self._reconciler.status
         return NodeFaults(
-            refused=status.last_error,
-            held=status.held,
+            commit_error=status.last_error,
+            hold_reason=status.held,
             verdict_log=self._reading.problem or self._verdict_log.problem,
-            unended=self._revoker.status.last_error,
-            unheard=self._drift.problem,
-            unjudged=unfiltered,
-            mending=fix_command,
+            revocation_error=self._revoker.status.last_error,
+            monitor_error=self._drift.problem,
+            unfiltered_bridges=unfiltered,
+            fix_command=fix_command,
         )
 
     async def _reload(self) -> None:
@@ -280,32 +280,32 @@ class Agent:
                 read = asyncio.Event()
                 rereading.create_task(self._reread(read))
                 self._verdict_log.reopen()
-                self._bridges.look()
-                await self._readiness.await_reload(read, self._reconciler.distrust)
+                self._bridges.refresh()
+                await self._readiness.await_reload(read, self._reconciler.invalidate)
 
     async def _reread(self, read: asyncio.Event) -> None:
         await self._source.reload()
-        self._readiness.whole()
-        self._reconciler.distrust()
+        self._readiness.reread_done()
+        self._reconciler.invalidate()
         read.set()
 
     def _synced(self) -> None:
         self._revoker.committed()
-        self._frames.proceed()
+        self._frames.compare_if_changed()
         if not self._ready:
             self._ready = True
-            settle_memory()
+            collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
             pods = counted(len(cluster.local), "Pod")
             log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
         # A comparison that began before a reload doesn't cover what was read since.
-        if self._reconciler.trusted:
-            self._readiness.settled()
+        if self._reconciler.compared:
+            self._readiness.compared()
 
     def _held(self) -> None:
-        self._frames.proceed()
-        if self._reconciler.trusted:
-            self._readiness.settled(f"nothing is changed: {self._reconciler.status.held}")
+        self._frames.compare_if_changed()
+        if self._reconciler.compared:
+            self._readiness.compared(f"nothing is changed: {self._reconciler.status.held}")
 
     async def _read_table(self) -> None:
         """Read the table once. Raises HostError for what an administrator has to fix before the agent can work."""
@@ -328,8 +328,8 @@ class Agent:
 
     def _changed(self, committer: CommitOrigin) -> None:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
-        self._reconciler.changed(str(committer))
-        self._frames.changed()
+        self._reconciler.mark_changed(str(committer))
+        self._frames.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -355,7 +355,7 @@ class Agent:
         if not (refused or self._ready):
             refused = "they aren't committed yet"
         resources = self._source.status().get("apiserver", {}).get("resources", {})
-        return standing_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
+        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
 
     def _status(self) -> AgentStatus:
         reconcile, drift = self._reconciler.status, self._drift

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from time import monotonic
 from typing import TypeVar
 
-TURN_SECONDS = 0.003
+SLICE_SECONDS = 0.003
 """The time for which a slice holds the event loop; its last step may exceed it. A policy change needs the loop some ten
 times on its path to the kernel, and waits for a slice each time.
 """
@@ -21,13 +21,13 @@ _T = TypeVar("_T")
 class TimeSlices:
     """Runs computations that are split into steps, one slice at a time."""
 
-    def __init__(self, seconds: float = TURN_SECONDS, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, seconds: float = SLICE_SECONDS, clock: Callable[[], float] = monotonic) -> None:
         """Use slices of so many seconds of a monotonic clock."""
         self._seconds = seconds
         self._clock = clock
         self._lock = asyncio.Lock()
 
-    async def taken(self, steps: Iterator[_T]) -> AsyncIterator[list[_T]]:
+    async def slices(self, steps: Iterator[_T]) -> AsyncIterator[list[_T]]:
         """Run steps; yield the values of each slice as a list. Raises what the steps raise."""
         ended = False
         while not ended:
@@ -44,7 +44,7 @@ class TimeSlices:
         def kept() -> Iterator[object]:
             found.append((yield from steps))
 
-        async for _ in self.taken(kept()):
+        async for _ in self.slices(kept()):
             pass
         return found[0]
 

@@ -349,7 +349,7 @@ def _drift(agent: LabAgent) -> float:
     began = time.monotonic()
     while "foreign" in agent.nft("list", "counters", "table", "inet", "nfagent"):
         if time.monotonic() > began + _DRIFT_SECONDS:
-            raise KernelError(f"the change of another program was not repaired: {agent.said[-2000:]}")
+            raise KernelError(f"the change of another program was not repaired: {agent.stderr_text[-2000:]}")
         time.sleep(_POLL_SECONDS)
     return time.monotonic() - began
 

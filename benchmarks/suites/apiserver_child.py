@@ -34,7 +34,7 @@ from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.conntrack import ConntrackClient
-from nfagent.kernel.local_addresses import is_own
+from nfagent.kernel.local_addresses import is_local_address
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
@@ -45,7 +45,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import Transaction
-from nfagent.system.gc_tuning import settle_memory, spare_collections
+from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 
 _SAMPLE = 0.0005
 _POLL = 0.5
@@ -126,9 +126,9 @@ class RecordingClient:
         """Return the transaction that makes the kernel's ruleset equal."""
         return await self._kernel.difference(wanted)
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return what the kernel lists differently from what was written."""
-        return await self._kernel.listed_otherwise(wanted, repair)
+        return await self._kernel.accept_variants(wanted, repair)
 
     async def apply(self, transaction: Transaction) -> None:
         """Commit. No change came between computing the transaction and this call."""
@@ -160,10 +160,10 @@ class AgentParts:
         self.recording = RecordingClient(self.kernel, self.desired)
         self.reconciler = Reconciler(self.recording, self._clock, self.desired, on_sync=self._agreed)
         self.revoker = ConntrackRevoker(
-            self.desired, ConntrackClient(), self.kernel, self._clock, self.reconciler.wake, own=is_own
+            self.desired, ConntrackClient(), self.kernel, self._clock, self.reconciler.wake, own=is_local_address
         )
         self._intake = EventApplier(self.desired, self._clock, self.reconciler.wake)
-        self.source = Informers(ApiClient(self._find), self._clock, self, self.desired.held)
+        self.source = Informers(ApiClient(self._find), self._clock, self, self.desired.keys)
         self.settled = asyncio.Event()
         self.synced_at = 0.0
         self.committed_at = 0.0
@@ -172,12 +172,12 @@ class AgentParts:
     async def _find(self) -> ClientConfig:
         return ClientConfig(server=self._url, origin="the benchmark")
 
-    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
         """Apply changes."""
-        await self._intake.take(changes)
+        await self._intake.apply(changes)
         self.applied_at = time.perf_counter()
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         """Begin to commit: everything was read once."""
         self.synced_at = time.perf_counter()
         self._intake.open()
@@ -187,7 +187,7 @@ class AgentParts:
         self.recording.agreed()
         if not self.committed_at:
             self.committed_at = time.perf_counter()
-            settle_memory()
+            collect_and_freeze()
             self.settled.set()
 
     def follows(self, version: str) -> bool:
@@ -198,7 +198,7 @@ class AgentParts:
 
     def is_committed(self, generation: int) -> bool:
         """Return whether the state has that generation, and the kernel is in sync."""
-        calm = self.reconciler.status.in_sync and not self.desired.suspects
+        calm = self.reconciler.status.in_sync and not self.desired.recheck_addresses
         return calm and self.desired.generation >= generation
 
 
@@ -328,7 +328,7 @@ async def _paged(server: ApiClient) -> int:
 
 
 async def _main(url: str) -> None:
-    spare_collections()
+    relax_collection()
     parts = AgentParts(url)
     await parts.kernel.read()
     await parts.source.start()

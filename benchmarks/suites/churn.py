@@ -11,13 +11,13 @@ import msgspec
 from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from nfagent.decode.fast_pod import quick_pod_json
+from nfagent.decode.fast_pod import decode_pod_json
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
 from nfagent.policy.evaluator import Flow
-from nfagent.system.gc_tuning import settle_memory, spare_collections
+from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 
 CHANGES = 8
 """Changes per round: four objects are added, and removed."""
@@ -41,12 +41,12 @@ def churned(run: Run) -> Iterator[Row]:
 
 def _resident(rounds: int) -> tuple[float, float]:
     """Return this process's memory in MiB before and after so many rounds."""
-    spare_collections()
+    relax_collection()
     desired = DesiredState("a")
     for item in small_cluster("a"):
         desired.put(item)
     churn(desired, range(1))
-    settle_memory()
+    collect_and_freeze()
     before = rss_mib()
     churn(desired, range(1, rounds))
     gc.collect()
@@ -80,13 +80,13 @@ def churn(desired: DesiredState, rounds: range) -> None:
         items = round_of(number, desired.cluster.node)
         for item in items:
             desired.put(item)
-        desired.take()
-        desired.permits(Flow(address_of(number), "10.1.0.1", "tcp", 8080))
+        desired.drain_changes()
+        desired.is_allowed(Flow(address_of(number), "10.1.0.1", "tcp", 8080))
         for item in items:
             desired.remove(ObjectRef(item.ref.kind, item.ref.namespace, item.ref.name))
-        desired.take()
-        desired.absolve(desired.suspects)
-        desired.take()
+        desired.drain_changes()
+        desired.clear_recheck(desired.recheck_addresses)
+        desired.drain_changes()
 
 
 def address_of(number: int) -> str:
@@ -105,7 +105,7 @@ def _pod(number: int, node: str) -> Pod:
         "spec": {"nodeName": node, "containers": [{"ports": [{"name": f"web-{number}", "containerPort": 8080}]}]},
         "status": {"phase": "Running", "podIPs": [{"ip": address_of(number)}, {"ip": f"fd00::{number + 16:x}"}]},
     }
-    read = quick_pod_json(msgspec.json.encode(document))
+    read = decode_pod_json(msgspec.json.encode(document))
     if read is None:
         raise ValueError(f"Pod {number} of the churn can't be read")
     return read[0]

@@ -36,8 +36,8 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.nftables.diff import diff
-from nfagent.nftables.transaction import Transaction, phases
-from nfagent.system.gc_tuning import settle_memory
+from nfagent.nftables.transaction import Transaction, split_for_commit
+from nfagent.system.gc_tuning import collect_and_freeze
 
 _STORM = 1_000
 _SAMPLE = 0.0005
@@ -81,8 +81,8 @@ def cold_start(lines: Iterable[bytes], desired: DesiredState, kernel: NftClient)
         if item is not None:
             desired.put(item)
     ruleset = desired.ruleset()
-    desired.settle()
-    kernel.apply_now((*diff(kernel.read_now(), ruleset), *desired.distrusted()))
+    desired.mark_synced()
+    kernel.apply_now((*diff(kernel.read_now(), ruleset), *desired.recheck_all()))
 
 
 class EncodedEvent:
@@ -116,7 +116,7 @@ class LoadedCluster:
 
     def commit(self, transaction: Transaction) -> None:
         """Commit as the agent does: elements by netlink, all else by libnftables."""
-        for phase in phases(transaction):
+        for phase in split_for_commit(transaction):
             if is_elements_only(phase):
                 self.socket.commit(phase)
             else:
@@ -124,14 +124,14 @@ class LoadedCluster:
 
     def clear_recheck(self) -> None:
         """Clear the re-check sets, as the agent does after it has checked the connections."""
-        self.desired.absolve(self.desired.suspects)
-        self.commit(self.desired.take())
+        self.desired.clear_recheck(self.desired.recheck_addresses)
+        self.commit(self.desired.drain_changes())
 
     def resync(self) -> None:
         """Do the same where the kernel may lack the last transaction: the storm ends in the middle of a round."""
-        self.desired.absolve(self.desired.suspects)
+        self.desired.clear_recheck(self.desired.recheck_addresses)
         ruleset = self.desired.ruleset()
-        self.desired.settle()
+        self.desired.mark_synced()
         self.kernel.apply_now(diff(self.kernel.read_now(), ruleset))
 
     def timed(self, stream: Iterable[events.Event], commit: Callable[[Transaction], None]) -> list[float]:
@@ -141,7 +141,7 @@ class LoadedCluster:
         for event in encoded:
             began = time.perf_counter()
             event.take(self.desired)
-            commit(self.desired.take())
+            commit(self.desired.drain_changes())
             taken.append((time.perf_counter() - began) * 1e3)
             self.clear_recheck()
         return taken
@@ -151,7 +151,7 @@ class LoadedCluster:
         taken = []
         for event in stream:
             event.apply(self.desired)
-            transaction = self.desired.take()
+            transaction = self.desired.drain_changes()
             began = time.perf_counter()
             self.commit(transaction)
             taken.append((time.perf_counter() - began) * 1e3)
@@ -168,7 +168,7 @@ class LoadedCluster:
             transaction = diff(before, self.desired.rebuilt().ruleset())
             self.commit(transaction)
             taken.append((time.perf_counter() - began) * 1e3)
-            self.desired.settle()
+            self.desired.mark_synced()
         return taken
 
     async def storm(self) -> tuple[int, list[float], float]:
@@ -197,7 +197,7 @@ class LoadedCluster:
             # Ten events a turn: a watch's socket delivers several at a time.
             if len(came) % 10 == 0:
                 await asyncio.sleep(0)
-        while committed[-1] < came[-1] or desired.touched:
+        while committed[-1] < came[-1] or desired.dirty:
             settled.clear()
             await settled.wait()
         waits = [_wait(moment, committed) for moment in came]
@@ -251,7 +251,7 @@ def _cold_start(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClie
     gc.collect()
     with metered() as usage:
         cold_start(_lines_by_pipe(path), desired, kernel)
-    settle_memory()
+    collect_and_freeze()
     figures = {
         "bare_rss": bare,
         "plain_decoding": decoding,

@@ -93,7 +93,7 @@ def measured(others: Sequence[Document], pause: float | None, seconds: float, ro
         (manifests / "cluster.yaml").write_text(text)
         topology = stack.enter_context(NetnsTopology(NODES, PODS, tag="flush"))
         cluster = stack.enter_context(LabCluster(topology, manifests, folder / "agents"))
-        cluster.calm()
+        cluster.wait_for_recheck()
         return [_measure(topology, cluster.agent("n1"), pause, seconds) for _ in range(rounds)]
 
 
@@ -149,7 +149,7 @@ def _datagram_socket() -> socket.socket:
 
 def _await_calm(agent: LabAgent) -> None:
     end = time.monotonic() + _AWAIT_SECONDS
-    while not agent.is_calm() and time.monotonic() < end:
+    while not agent.recheck_is_done() and time.monotonic() < end:
         time.sleep(0.02)
 
 

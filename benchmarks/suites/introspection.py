@@ -34,10 +34,10 @@ from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import annotation, counters_view, policies_view, ruleset_view, state_view
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.simulate.codec import question
+from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationRequest
 from nfagent.simulate.policy_files import PolicyFile
-from nfagent.system.gc_tuning import settle_memory, spare_collections
+from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.time_slices import TimeSlices
 
 _AT_ONCE = 20
@@ -67,8 +67,8 @@ def introspection(run: Run) -> Iterator[Row]:
     for item in cluster.items():
         desired.put(item)
     desired.ruleset()
-    spare_collections()
-    settle_memory()
+    relax_collection()
+    collect_and_freeze()
     for name, (ask, whole) in _questions(cluster, desired).items():
         run.progress(name)
         took, answered, count = _measured(desired, ask, ABSENT if name.startswith("dump diff") else desired.ruleset())
@@ -89,7 +89,7 @@ def _questions(cluster: Synthetic, desired: DesiredState) -> dict[str, tuple[Ask
     here, there = cluster.pods[-1].ref.path, f"{cluster.pods[200].ref.path}:8080/tcp"
     kernel = _got("/v1/dump/kernel", form="text")
     wall = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: farm, name: wall}, spec: {}}"
-    body = question(SimulationRequest((PolicyFile("wall.yaml", wall),), pods=True, namespace="monitoring"), [])
+    body = encode_request(SimulationRequest((PolicyFile("wall.yaml", wall),), pods=True, namespace="monitoring"), [])
 
     async def tried(session: aiohttp.ClientSession) -> int:
         async with session.post("/v1/try", data=body) as response:

@@ -19,7 +19,7 @@ from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT
-from nfagent.system.gc_tuning import give_back
+from nfagent.system.gc_tuning import malloc_trim
 
 SIZES = (100, 200, 400)
 _ROUNDS = 9
@@ -48,10 +48,10 @@ class _Node:
         self.desired.put(_WEB)
         self.kernel = NftClient()
         self.kernel.apply_now(diff(ABSENT, self.desired.ruleset()))
-        self.desired.settle()
+        self.desired.mark_synced()
 
     def commit(self) -> None:
-        transaction = self.desired.take()
+        transaction = self.desired.drain_changes()
         if transaction:
             self.kernel.apply_now(transaction)
 
@@ -101,7 +101,7 @@ def _measure(run: Run) -> Iterator[Row]:
 def _products(run: Run, node: _Node) -> Iterator[Row]:
     taken: dict[int, list[float]] = {size: [] for size in SIZES}
     rules: dict[int, int] = {}
-    give_back()
+    malloc_trim()
     before = rss_mib()
     for number in range(3 if run.quick else _ROUNDS):
         run.progress(f"peers and ports: round {number + 1}")
@@ -123,7 +123,7 @@ def _products(run: Run, node: _Node) -> Iterator[Row]:
             targets=(at_most("p50", 50),) if size == SIZES[-1] else (),
             note=f"CPU, commit included; {rules[size]} rules in the table",
         )
-    give_back()
+    malloc_trim()
     yield Row(
         name="memory growth after these policies were deleted",
         unit="MiB",

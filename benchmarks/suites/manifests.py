@@ -24,9 +24,9 @@ from nfagent.controllers.event_applier import EventApplier
 from nfagent.decode.ip_masq import LONGEST, decode_ip_masq
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ObjectError
+from nfagent.manifests.folder_source import FolderSource
 from nfagent.manifests.index import ManifestEvent
-from nfagent.manifests.source import FolderSource
-from nfagent.system.gc_tuning import spare_collections
+from nfagent.system.gc_tuning import relax_collection
 
 _LONGEST_MS = 20
 _NODES = 500
@@ -39,10 +39,10 @@ class _Sink:
         self.desired = DesiredState("node-0")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def take(self, changes: Iterable[ManifestEvent]) -> None:
-        await self._intake.take(changes)
+    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
+        await self._intake.apply(changes)
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self._intake.open()
 
 
@@ -52,7 +52,7 @@ class _Sink:
 def manifests(run: Run) -> Iterator[Row]:
     """Read a file of each format twice: its objects are added, and then all of them change."""
     count = 5_000 if run.quick else 100_000
-    spare_collections()
+    relax_collection()
     for form, written in _FORMS.items():
         run.progress(form)
         seconds, turns = _read(written, count)

@@ -34,7 +34,7 @@ from nfagent.model.objects import LoggingSwitch, Namespace, NetworkLogging, Pod
 from nfagent.netlink import codec
 from nfagent.netlink.nflog import LoggedPacket, decode_datagram
 from nfagent.nftables.objects import Goto, Jump, Ruleset
-from nfagent.nftables.verdict_keys import without_reply
+from nfagent.nftables.verdict_keys import split_reply_prefix
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.records import Record, encode
 
@@ -144,7 +144,7 @@ def _prefixes(ruleset: Ruleset, chain: str) -> tuple[list[str], list[str]]:
     while fresh := {target for name in reached for target in _targets(ruleset, name)} - reached:
         reached |= fresh
     written = {rule.log.prefix for name in reached for rule in ruleset.chains[name].rules if rule.log is not None}
-    logged = sorted({without_reply(prefix)[0] for prefix in written})
+    logged = sorted({split_reply_prefix(prefix)[0] for prefix in written})
     denies = [prefix for prefix in logged if prefix.startswith("deny ")]
     return denies, [prefix for prefix in logged if prefix not in denies]
 

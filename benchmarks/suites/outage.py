@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from nfagent.lab.agents_apiserver import ApiCluster, all_follow
+from nfagent.lab.agents_apiserver import ApiCluster, all_are_watching
 from nfagent.lab.continuous_probe import ContinuousProbe
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.listeners import Listeners, pod_endpoints
@@ -134,15 +134,15 @@ class Lab:
             self._plane.start()
             ready = time.monotonic()
             self._cluster.client.put(late)
-            self._cluster.settle([late])
+            self._cluster.wait_until_enforced([late])
             enforced = time.monotonic() - ready
-            while not all_follow(agents) and time.monotonic() - ready < _PATIENCE:
+            while not all_are_watching(agents) and time.monotonic() - ready < _PATIENCE:
                 time.sleep(_PAUSE)
             followed = time.monotonic() - ready
             probe.wait_for(1)
             streams.close(*live)
             self._cluster.delete(late)
-            self._cluster.calm()
+            self._cluster.wait_for_recheck()
         return Outage(
             probe.wrong, probe.asked, sum(map(_lost, live)), sum(stream.sent for stream in live), followed, enforced
         )

@@ -90,11 +90,11 @@ def measure(cluster: Synthetic, case: Case) -> Figures:
     gc.freeze()
     before = rss_mib()
     plan, longest = _steps(desired)
-    desired.take()
+    desired.drain_changes()
     memory = rss_mib() - before
     desired.remove(nodes[-1].ref)
     node, node_longest = _steps(desired)
-    desired.take()
+    desired.drain_changes()
     events = [_timed(_changing(desired, cluster, number)) for number in range(_EVENTS)]
     return Figures(events, plan, longest, node, node_longest, memory)
 
@@ -114,7 +114,7 @@ def _changing(desired: DesiredState, cluster: Synthetic, number: int) -> Callabl
 
     def work() -> None:
         desired.put(changed)
-        desired.take()
+        desired.drain_changes()
 
     return work
 

@@ -73,8 +73,8 @@ def _lab(stack: ExitStack, number: int, attachment: Attachment, checkout: Path, 
             # PYTHONSAFEPATH: else the current folder would precede PYTHONPATH.
             agent.environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
     stack.enter_context(cluster)
-    cluster.settle()
-    cluster.calm()
+    cluster.wait_until_enforced()
+    cluster.wait_for_recheck()
     return PacketLab(name, topology)
 
 

@@ -97,7 +97,7 @@ class _RunningScenario:
 
     def node_of(self, lab: _Lab, stream: TrafficStream) -> str:
         """Return the node whose agent revokes a connection."""
-        return self.scenario.server.node if self.change.at == "server" else lab.pods[stream.line.client].node
+        return self.scenario.server.node if self.change.at == "server" else lab.pods[stream.plan.client].node
 
 
 class _Lab:
@@ -169,7 +169,7 @@ def _revoke(lab: _Lab, running: Sequence[_RunningScenario], kinds: Sequence[_Kin
     """Make one change of each scenario, one after the other, under traffic; measure when all agents are idle."""
     for one in running:
         lab.put(one.scenario, one.change.before)
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     for one in running:
         near, far = one.scenario.callers
         callers = zip((near, near, far, far), kinds, strict=True)
@@ -179,12 +179,12 @@ def _revoke(lab: _Lab, running: Sequence[_RunningScenario], kinds: Sequence[_Kin
     for one in running:
         one.written = time.monotonic()
         lab.put(one.scenario, one.change.after)
-        lab.cluster.settle()
+        lab.cluster.wait_until_enforced()
         one.committed = {node: lab.suspected_at(node) for node in {one.node_of(lab, stream) for stream in one.streams}}
         if min(one.committed.values()) < one.written:
             raise KernelError(f"{one.kind}: no address was put under re-check")
-    lab.cluster.calm()
-    lab.streams.wait_until_sent(_PACKETS_AFTER, *(stream for stream in every_stream if stream.line.protocol == "udp"))
+    lab.cluster.wait_for_recheck()
+    lab.streams.wait_until_sent(_PACKETS_AFTER, *(stream for stream in every_stream if stream.plan.protocol == "udp"))
     for one in running:
         yield _revocation(lab, one)
     lab.streams.close(*every_stream)
@@ -200,10 +200,10 @@ def _revocation(lab: _Lab, one: _RunningScenario) -> Revocation:
         before, after = before + len(arrivals) - late, after + late
         last.append(max(arrivals) - committed)
         applied.append(max(arrivals) - one.written)
-        client = lab.pods[stream.line.client].addresses[family_of(stream.line.address) == 6]
-        gone = lab.destroy_listeners[node].forgotten_at(client, _NUMBERS[stream.line.protocol], stream.client_port)
+        client = lab.pods[stream.plan.client].addresses[family_of(stream.plan.address) == 6]
+        gone = lab.destroy_listeners[node].destroyed_at(client, _NUMBERS[stream.plan.protocol], stream.client_port)
         if gone is None:
-            raise KernelError(f"{one.kind}: conntrack still has an entry of {stream.line}")
+            raise KernelError(f"{one.kind}: conntrack still has an entry of {stream.plan}")
         removed.append(gone - committed)
     return Revocation(one.kind, len(one.streams), before, after, max(last), max(applied), max(removed))
 

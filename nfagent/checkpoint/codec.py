@@ -40,7 +40,7 @@ _KINDS: dict[str, type[Any]] = {
 _CHECKSUM_LENGTH = 8
 
 
-class CheckpointedKind(msgspec.Struct, frozen=True):
+class CheckpointedObject(msgspec.Struct, frozen=True):
     """An object as it was last decoded.
 
     file: the manifest that contains it; '' for an object of the API server
@@ -88,7 +88,7 @@ def encode_header(header: CheckpointHeader) -> bytes:
     return _line(msgspec.json.encode(header))
 
 
-def encode_record(ref: ObjectRef, kept: CheckpointedKind | None) -> bytes:
+def encode_record(ref: ObjectRef, kept: CheckpointedObject | None) -> bytes:
     """Encode the line of an object; None for a removed one."""
     item = _GONE if kept is None else msgspec.Raw(msgspec.json.encode(kept.item))
     return _line(msgspec.json.encode(_Record(ref.kind, ref.namespace, ref.name, kept.file if kept else "", item)))
@@ -105,17 +105,17 @@ def decode_header(line: bytes) -> CheckpointHeader:
     return header
 
 
-def decode_record(line: bytes) -> tuple[ObjectRef, CheckpointedKind | None]:
+def decode_record(line: bytes) -> tuple[ObjectRef, CheckpointedObject | None]:
     """Decode the line of an object. Raises DecodeError."""
     try:
         record = _RECORD.decode(_payload(line))
         ref = ObjectRef(record.kind, record.namespace, record.name)
-        return ref, None if record.item == _GONE else CheckpointedKind(_item(ref, record.item), record.file)
+        return ref, None if record.item == _GONE else CheckpointedObject(_item(ref, record.item), record.file)
     except _UNREADABLE as error:
         raise DecodeError(f"line can't be decoded: {error}") from None
 
 
-def still_in_force(problem: ValidationIssue, what: str = "its last good version") -> ValidationIssue:
+def with_in_force_note(problem: ValidationIssue, what: str = "its last good version") -> ValidationIssue:
     """Return an object's issue, with the remark that the last good version stays in force."""
     return msgspec.structs.replace(problem, reason=f"{problem.reason}; {what} stays in force")
 

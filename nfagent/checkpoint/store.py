@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from nfagent.checkpoint.codec import (
-    CheckpointedKind,
+    CheckpointedObject,
     CheckpointHeader,
     decode_header,
     decode_record,
@@ -86,10 +86,10 @@ class CheckpointStore:
         self._node = node
         self._file: Journal | None = None
         self._header = b""
-        self._held: dict[ObjectRef, CheckpointedKind] = {}
-        self._recallable: dict[ObjectRef, CheckpointedKind] = {}
+        self._held: dict[ObjectRef, CheckpointedObject] = {}
+        self._recallable: dict[ObjectRef, CheckpointedObject] = {}
         self._noted: set[ObjectRef] | None = set()
-        self._pending: dict[ObjectRef, CheckpointedKind | None] = {}
+        self._pending: dict[ObjectRef, CheckpointedObject | None] = {}
         self._writing = 0
         self._rewrite = False
         self._lines = 0
@@ -146,7 +146,7 @@ class CheckpointStore:
         """Iterate over the last good versions of a kind's objects of the previous run."""
         return (kept.item for ref, kept in self._recallable.items() if ref.kind == kind)
 
-    def noted(
+    def record(
         self, changes: Iterable[CheckpointChange], file_of: Callable[[ObjectRef], str] = lambda _: ""
     ) -> Iterator[CheckpointChange]:
         """Record changes while the caller iterates, and yield them; invalid fields keep their last good value.
@@ -162,7 +162,7 @@ class CheckpointStore:
                 self._note(item.ref, item, file_of)
                 yield item
 
-    def settle(self) -> None:
+    def mark_synced(self) -> None:
         """Note that every object was read once: objects of the previous run that weren't among them are removed."""
         noted, self._noted = self._noted, None
         self._recallable = {}
@@ -237,11 +237,11 @@ class CheckpointStore:
         if item is None or not keep:
             self._change(ref, None)
             return
-        kept = CheckpointedKind(item, file_of(ref))
+        kept = CheckpointedObject(item, file_of(ref))
         if self._held.get(ref) != kept:
             self._change(ref, kept)
 
-    def _change(self, ref: ObjectRef, kept: CheckpointedKind | None) -> None:
+    def _change(self, ref: ObjectRef, kept: CheckpointedObject | None) -> None:
         if kept is None:
             del self._held[ref]
         else:
@@ -256,7 +256,7 @@ class CheckpointStore:
         pending, self._pending = self._pending, {}
         self._writing = len(pending)
         anew = self._rewrite or self._lines + len(pending) > 3 * len(self._held) + _MOST_GARBAGE
-        content: Mapping[ObjectRef, CheckpointedKind | None] = dict(self._held) if anew else pending
+        content: Mapping[ObjectRef, CheckpointedObject | None] = dict(self._held) if anew else pending
         header = self._header
 
         def write() -> None:
@@ -294,7 +294,7 @@ class CheckpointStore:
             self._status.problem = reason
 
 
-def forget(folder: Path) -> int:
+def delete_checkpoints(folder: Path) -> int:
     """Delete the files of every node and source; return their number. Raises HostError."""
     try:
         files = sorted(folder.glob(f"{FILE_PREFIX}*"))
@@ -305,7 +305,7 @@ def forget(folder: Path) -> int:
     return len(files)
 
 
-def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, CheckpointedKind], int, int, str]:
+def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, CheckpointedObject], int, int, str]:
     """Read a file; return its objects, the number of lines, the number of damaged ones, and the problem of the file."""
     content = file.read()
     if not content:
@@ -319,7 +319,7 @@ def _load(file: Journal, header: CheckpointHeader) -> tuple[dict[ObjectRef, Chec
         reason = str(error)
     if reason:
         return {}, 0, 0, f"the file is not used: {reason}; moved to {file.set_aside()}"
-    kept: dict[ObjectRef, CheckpointedKind] = {}
+    kept: dict[ObjectRef, CheckpointedObject] = {}
     damaged = 0
     for number, line in enumerate(lines):
         try:
@@ -347,7 +347,7 @@ def _log_other_files(path: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _encoded(content: Mapping[ObjectRef, CheckpointedKind | None]) -> list[bytes]:
+def _encoded(content: Mapping[ObjectRef, CheckpointedObject | None]) -> list[bytes]:
     lines = []
     for number, (ref, kept) in enumerate(content.items()):
         lines.append(encode_record(ref, kept))

@@ -107,9 +107,9 @@ def _guarded(call: Callable[[], int]) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        from nfagent.cli.output import remark
+        from nfagent.cli.output import write_remark
 
-        remark("error", " ".join(error.format_message().split()))
+        write_remark("error", " ".join(error.format_message().split()))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code
@@ -120,10 +120,10 @@ def _guarded(call: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except Exception as error:
-        from nfagent.cli.output import remark
+        from nfagent.cli.output import write_remark
         from nfagent.errors import NfagentError
 
         if not isinstance(error, NfagentError):
             raise
-        remark("error", error)
+        write_remark("error", error)
         return 2

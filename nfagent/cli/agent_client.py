@@ -28,7 +28,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = _connected(self._path)
 
 
-def listening(path: Path) -> bool:
+def is_listening(path: Path) -> bool:
     """Return whether an agent listens at a socket. Raises HostError where the socket can't be opened."""
     try:
         _connected(path).close()
@@ -37,7 +37,7 @@ def listening(path: Path) -> bool:
     return True
 
 
-def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+def get_json(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, Any]:
     """Return the agent's answer to a GET of the path `question`, such as `/v1/dump/state`.
 
     Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
@@ -55,8 +55,8 @@ def ask(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, A
     return _answer(path, response.status, body)
 
 
-def ask_parts(path: Path, question: str, body: bytes) -> Iterator[bytes]:
-    """Yield the lines of the agent's answer to a POST of `body`, as they arrive. Raises what `ask` raises."""
+def post_lines(path: Path, question: str, body: bytes) -> Iterator[bytes]:
+    """Yield the lines of the agent's answer to a POST of `body`, as they arrive. Raises what `get_json` raises."""
     connection = _UnixConnection(path)
     try:
         connection.request("POST", question, body)

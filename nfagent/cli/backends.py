@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from nfagent.cli.agent_client import ask, ask_parts, listening
+from nfagent.cli.agent_client import get_json, is_listening, post_lines
 from nfagent.cli.options import FOLDER_HINT
-from nfagent.cli.output import remark, remark_problems
+from nfagent.cli.output import write_problems, write_remark
 from nfagent.config import Settings
 from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
@@ -34,11 +34,11 @@ from nfagent.introspection.views import (
     state_view,
 )
 from nfagent.kernel.nft_client import NftClient
-from nfagent.manifests.policy_files import read_given
+from nfagent.manifests.policy_file_reader import decode_policies
 from nfagent.manifests.snapshot import read_state
 from nfagent.nftables.objects import Ruleset
-from nfagent.simulate.codec import question
-from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, begin_trial, in_turns
+from nfagent.simulate.codec import encode_request
+from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.simulation import ObservedFlow
 
 
@@ -66,12 +66,12 @@ def find_backend(settings: Settings, *, from_files: bool) -> Backend:
 
     from_files: the command line names a folder
     """
-    if not from_files and listening(settings.socket_path):
+    if not from_files and is_listening(settings.socket_path):
         return AgentBackend(settings.socket_path)
     if not settings.manifests:
         return KernelBackend(settings.socket_path)
     if not from_files:
-        remark("note", f"no agent listens at {settings.socket_path}; answered from {settings.manifests}")
+        write_remark("note", f"no agent listens at {settings.socket_path}; answered from {settings.manifests}")
     return FolderBackend(settings)
 
 
@@ -84,16 +84,16 @@ class AgentBackend:
 
     def view(self, name: str, scope: ViewFilter) -> View:
         """Return a view of `dump`."""
-        return ask(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
+        return get_json(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
-        return ask(self._path, "/v1/explain", {"source": source, "destination": destination})
+        return get_json(self._path, "/v1/explain", {"source": source, "destination": destination})
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
         """Evaluate flows before and after a policy change."""
         decoder = msgspec.json.Decoder(SimulationPart)
-        for line in ask_parts(self._path, "/v1/try", question(asked, seen)):
+        for line in post_lines(self._path, "/v1/try", encode_request(asked, seen)):
             try:
                 yield decoder.decode(line)
             except msgspec.DecodeError:
@@ -122,7 +122,7 @@ class FolderBackend:
                 return state_view(self.desired, scope, self.problems)
             case "policies":
                 return policies_view(self.desired, scope, self.problems)
-        remark_problems(self.problems)
+        write_problems(self.problems)
         wanted = self.desired.ruleset()
         if name == "ruleset":
             return self._ruleset(wanted, scope)
@@ -149,18 +149,18 @@ class FolderBackend:
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
-        remark_problems(self.problems)
+        write_problems(self.problems)
         return explanation_view(
             explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
         )
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
         """Evaluate flows before and after a policy change."""
-        remark_problems(self.problems)
-        given = read_given(asked.files)
+        write_problems(self.problems)
+        given = decode_policies(asked.files)
         desired = self.desired
-        trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=asked.delete)
-        return (part for part in in_turns(SimulationJob(trial, given, asked, seen)) if part is not None)
+        trial = start_simulation(desired.cluster, desired.index, desired.choices, given, delete=asked.delete)
+        return (part for part in run_in_slices(SimulationJob(trial, given, asked, seen)) if part is not None)
 
 
 class KernelBackend:
@@ -206,5 +206,5 @@ def _read(settings: Settings) -> tuple[DesiredState, tuple[ValidationIssue, ...]
     known = sorted(desired.cluster.nodes)
     if desired.cluster.node not in known:
         there = ", ".join(known) or "none"
-        remark("warning", f"no Node {desired.cluster.node} in the manifests (Nodes: {there}); give --node NAME")
+        write_remark("warning", f"no Node {desired.cluster.node} in the manifests (Nodes: {there}); give --node NAME")
     return desired, problems

@@ -39,7 +39,7 @@ def check(
     import msgspec
 
     from nfagent.cli.check_host import ABLE, read_settings, run_checks
-    from nfagent.cli.output import emit, say
+    from nfagent.cli.output import emit, write_lines
 
     settings, first = read_settings(config, node, kubeconfig)
     found = [first, *run_checks(settings, cluster=cluster)]
@@ -49,7 +49,7 @@ def check(
         found += run_cluster_checks(settings)
     able = all(item.result in ABLE for item in found)
     if output == "text":
-        say(
+        write_lines(
             [
                 *_text(found),
                 "",

@@ -24,9 +24,17 @@ from nfagent.errors import ClusterError, DecodeError, NfagentError
 from nfagent.kube.certificate_expiry import Validity, certificate_validity, token_validity
 from nfagent.kube.client import ApiClient, ApiResponse
 from nfagent.kube.client_errors import server_prefix
-from nfagent.kube.credentials import ClientConfig, find_access
+from nfagent.kube.credentials import ClientConfig, find_client_config
 from nfagent.kube.rbac import OLDEST_MINOR, TESTED_MINOR
-from nfagent.kube.self_review import VERSION_PATH, WHO_BODY, WHO_PATH, User, Version, decode_user, decode_version
+from nfagent.kube.self_review import (
+    SELF_REVIEW_BODY,
+    SELF_REVIEW_PATH,
+    VERSION_PATH,
+    User,
+    Version,
+    decode_user,
+    decode_version,
+)
 from nfagent.kube.watch_codec import decode_status
 from nfagent.model.plurals import counted
 
@@ -48,7 +56,7 @@ def run_cluster_checks(settings: Settings) -> list[Check]:
 
 
 async def _run(settings: Settings) -> list[Check]:
-    find = partial(find_access, settings.kubeconfig, settings.context, settings.token_file)
+    find = partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file)
     server = ApiClient(find, seconds=_SECONDS)
     try:
         return await ask_cluster(server, settings)
@@ -59,12 +67,12 @@ async def _run(settings: Settings) -> list[Check]:
 async def ask_cluster(server: ApiClient, settings: Settings) -> list[Check]:
     """Run the checks against one API server, for the node of the settings; a refusal is a result, and not raised."""
     try:
-        access = await server.access()
+        access = await server.client_config()
     except ClusterError as error:
         return [Check("credentials", "FAIL", error.reason, error.hint)]
     found = [_credentials(access, time.time())]
     try:
-        ready, reply = [await server.ask("GET", path) for path in ("/readyz", VERSION_PATH)]
+        ready, reply = [await server.request("GET", path) for path in ("/readyz", VERSION_PATH)]
         user, identity = await _identity(server)
     except ClusterError as error:
         return [*found, Check("API server", "FAIL", f"{access.server}: {_shortened(error, access)}", error.hint)]
@@ -154,7 +162,7 @@ def _api_server(access: ClientConfig, ready: ApiResponse) -> Check:
 
 async def _identity(server: ApiClient) -> tuple[User | None, Check]:
     """Return the user of the credentials; API servers before 1.28 don't report it. Raises ClusterError."""
-    answer = await server.ask("POST", WHO_PATH, body=WHO_BODY)
+    answer = await server.request("POST", SELF_REVIEW_PATH, body=SELF_REVIEW_BODY)
     if answer.status == _UNAUTHORIZED:
         fix = "renew the credentials: the token or certificate has expired, or its account was deleted"
         return None, Check("identity", "FAIL", "the API server refuses the credentials: 401 Unauthorized", fix)

@@ -13,7 +13,7 @@ from nfagent.kube.served_versions import (
     Served,
     decode_group,
     decode_resources,
-    servings,
+    resource_availability,
 )
 from nfagent.kube.watch_codec import decode_status
 
@@ -36,7 +36,7 @@ _CIDR_FUNCTIONS_MINOR = 31
 
 async def kind_checks(server: ApiClient, version: Version | None) -> list[Check]:
     """Return a check for each group of optional kinds. Raises ClusterError."""
-    found = servings(await _served(server))
+    found = resource_availability(await _served(server))
     return [
         _family(name, [each for each in found if each.resource.group == group], version) for name, group in _FAMILIES
     ]
@@ -44,7 +44,7 @@ async def kind_checks(server: ApiClient, version: Version | None) -> list[Check]
 
 async def _served(server: ApiClient) -> Served:
     """Return the served kinds, by aggregated discovery; by group for API servers before 1.26. Raises ClusterError."""
-    answer = await server.ask("GET", PATH, accept=ACCEPT)
+    answer = await server.request("GET", PATH, accept=ACCEPT)
     found = decode_discovery(answer.body) if answer.status == _OK else None
     if found is not None:
         return found
@@ -57,7 +57,7 @@ async def _served(server: ApiClient) -> Served:
 
 
 async def _body(server: ApiClient, path: str) -> bytes:
-    answer = await server.ask("GET", path)
+    answer = await server.request("GET", path)
     if answer.status not in {_OK, _NOT_FOUND}:
         raise ClusterError(f"{path}: {decode_status(answer.body, answer.status)}", hint="see: kubectl api-resources")
     return answer.body if answer.status == _OK else b""

@@ -13,16 +13,16 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.cli.agent_client import ask, listening
+from nfagent.cli.agent_client import get_json, is_listening
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
-from nfagent.kernel.bridge_table import PASSING
-from nfagent.kernel.bridges import bridges, in_words, mending, unjudged_bridges
+from nfagent.kernel.bridge_table import NOT_FILTERED
+from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient, check_owner
-from nfagent.kernel.table_lock import holder, holder_name, remedy
-from nfagent.kube.credentials import find_access
+from nfagent.kernel.table_lock import holder, holder_name, stop_command
+from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
@@ -105,7 +105,7 @@ def _objects(settings: Settings, *, cluster: bool) -> Check:
     if cluster:
         return Check("objects", "ok", "API server, with the credentials below")
     try:
-        access = asyncio.run(find_access(settings.kubeconfig, settings.context, settings.token_file))
+        access = asyncio.run(find_client_config(settings.kubeconfig, settings.context, settings.token_file))
     except ClusterError as error:
         # Without any of these settings, a flag of `nfagent run` may still name a source.
         named = settings.kubeconfig or settings.context or settings.token_file
@@ -183,7 +183,7 @@ def _nflog(settings: Settings, *, root: bool) -> Check:
         return Check("NFLOG", "warn", "not tried: needs root")
     group = settings.logging.group
     try:
-        problem = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
+        problem = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
     except NfagentError:
         return _free_group(group)
     if problem:  # includes the hint
@@ -207,7 +207,7 @@ async def _open_group(group: int) -> None:
 
 def _bridges() -> Check:
     try:
-        used, unjudged = bridges(), unjudged_bridges()
+        used, unjudged = bridges(), unfiltered_bridges()
     except KernelError as error:
         return Check("br_netfilter", "warn", str(error))
     if not used:
@@ -215,8 +215,8 @@ def _bridges() -> Check:
     if not unjudged:
         named = ", ".join(f"bridge {bridge.name}" for bridge in used)
         return Check("br_netfilter", "ok", f"traffic within {named} is filtered")
-    found = f"traffic between Pods on {in_words(unjudged)} is not filtered: br_netfilter is off"
-    return Check("br_netfilter", "warn", found, mending(family for _, family in unjudged))
+    found = f"traffic between Pods on {describe_bridges(unjudged)} is not filtered: br_netfilter is off"
+    return Check("br_netfilter", "warn", found, fix_command(family for _, family in unjudged))
 
 
 def _frames(settings: Settings, *, root: bool) -> Iterator[Check]:
@@ -229,11 +229,13 @@ def _frames(settings: Settings, *, root: bool) -> Iterator[Check]:
         return
     name = "bridge frames"
     if settings.bridges.unjudged_frames == "passed":
-        yield Check(name, "warn", f"{PASSING}: the settings allow them", 'set [bridges] unjudged_frames = "dropped"')
+        yield Check(
+            name, "warn", f"{NOT_FILTERED}: the settings allow them", 'set [bridges] unjudged_frames = "dropped"'
+        )
     elif not root:
         yield Check(name, "warn", "not tried: needs root")
     elif problem := _frames_problem(settings):
-        yield Check(name, "warn", f"{PASSING}: {problem}", _DROP_NET_RAW)
+        yield Check(name, "warn", f"{NOT_FILTERED}: {problem}", _DROP_NET_RAW)
     else:
         yield Check(name, "ok", f"table {BRIDGE_TABLE} drops frames that no policy can match")
 
@@ -241,7 +243,7 @@ def _frames(settings: Settings, *, root: bool) -> Iterator[Check]:
 def _frames_problem(settings: Settings) -> str:
     """Return the problem that the agent reports; without an agent, why the kernel would refuse the table."""
     try:
-        state: str = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["frames"]["problem"]
+        state: str = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["frames"]["problem"]
     except (NfagentError, KeyError):
         return _frames_refusal()
     return state
@@ -252,7 +254,7 @@ def _frames_refusal() -> str:
     try:
         kernel = NftClient()
         try:
-            kernel.try_now(TABLE_TEXT)
+            kernel.check_now(TABLE_TEXT)
         finally:
             kernel.close()
     except (KernelError, HostError) as error:
@@ -263,7 +265,7 @@ def _frames_refusal() -> str:
 def _pod_links(settings: Settings) -> Check:
     """Check that Pods' source addresses are validated by interface; only a running agent knows their interfaces."""
     try:
-        known = ask(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
+        known = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
     except (NfagentError, KeyError):
         return Check("Pod interfaces", "ok", "unknown until an agent runs")
     if known["problem"]:
@@ -298,13 +300,13 @@ def _other_agent(settings: Settings) -> Check:
     if process is None:
         return Check("agent", "ok", f"no agent runs; table {_TABLE} is free")
     try:
-        ours = listening(settings.socket_path)
+        ours = is_listening(settings.socket_path)
     except HostError:
         return Check("agent", "ok", f"{holder_name(process)} holds table {_TABLE}")
     if ours:
         return Check("agent", "ok", f"running: {holder_name(process)} holds table {_TABLE}")
     found = f"{holder_name(process)} holds table {_TABLE}, but does not answer at {settings.socket_path}"
-    return Check("agent", "FAIL", found, remedy(process))
+    return Check("agent", "FAIL", found, stop_command(process))
 
 
 def _folder(name: str, folder: Path, setting: str, failure: CheckResult) -> Check:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from nfagent.cli.agent_client import NoAgentError, ask
+from nfagent.cli.agent_client import NoAgentError, get_json
 from nfagent.cli.check_host import Check
 from nfagent.config import DEFAULT_FILE, Settings
 from nfagent.errors import DecodeError, NfagentError, UsageError
@@ -51,13 +51,13 @@ _LIST = msgspec.json.Decoder(_List)
 async def node_checks(server: ApiClient, settings: Settings) -> list[Check]:
     """Check that this node's Node exists, and that the running agent has its Pods. Raises ClusterError, DecodeError."""
     name = settings.node_name
-    node = await server.ask("GET", f"{_NODES}/{quote(name, safe='')}")
+    node = await server.request("GET", f"{_NODES}/{quote(name, safe='')}")
     if node.status == _NOT_FOUND:
         return [await _missing_node(server, name)]
     if node.status != _OK:
         refusal = decode_status(node.body, node.status)
         return [Check("node", "warn", f"Node {name} can't be read: {refusal}", "see the permissions above")]
-    answer = await server.ask("GET", _PODS, query={"fieldSelector": f"spec.nodeName={name}"})
+    answer = await server.request("GET", _PODS, query={"fieldSelector": f"spec.nodeName={name}"})
     found = [Check("node", "ok", f"Node {name} exists")]
     if answer.status != _OK:
         refusal = decode_status(answer.body, answer.status)
@@ -66,7 +66,7 @@ async def node_checks(server: ApiClient, settings: Settings) -> list[Check]:
 
 
 async def _missing_node(server: ApiClient, name: str) -> Check:
-    answer = await server.ask("GET", _NODES, query={"limit": 5000}, accept=_NAMES_ALONE)
+    answer = await server.request("GET", _NODES, query={"limit": 5000}, accept=_NAMES_ALONE)
     names = sorted(each.metadata.name for each in _objects(answer)) if answer.status == _OK else []
     alike = names if len(names) <= _SHOWN else get_close_matches(name, names, _SHOWN, 0.5)
     if alike:
@@ -130,4 +130,4 @@ def _missing(pods: set[tuple[str, str]], settings: Settings) -> list[str]:
 
 
 def _state(settings: Settings, **query: str) -> dict[str, Any]:
-    return ask(settings.socket_path, _STATE, query)
+    return get_json(settings.socket_path, _STATE, query)

@@ -10,8 +10,8 @@ from itertools import groupby
 from nfagent.cli.check_host import Check
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
-from nfagent.kube.rbac import NEEDS, Permission, RBACRequirement
-from nfagent.kube.self_review import MAY_PATH, User, access_review, decode_access
+from nfagent.kube.rbac import REQUIREMENTS, Permission, RBACRequirement
+from nfagent.kube.self_review import ACCESS_REVIEW_PATH, User, access_review, decode_access_review
 from nfagent.kube.watch_codec import decode_status
 
 ACCOUNT = ("nfagent", "nfagent")
@@ -25,7 +25,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9.:-]+")
 
 async def permission_checks(server: ApiClient, user: User | None) -> list[Check]:
     """Check every permission that nfagent needs. Raises ClusterError, DecodeError."""
-    wanted = [(need, permission) for need in NEEDS for permission in need.permissions]
+    wanted = [(need, permission) for need in REQUIREMENTS for permission in need.permissions]
     slots = asyncio.Semaphore(_CONCURRENT_REVIEWS)
     allowed = await asyncio.gather(*(_ask(server, permission, slots) for _, permission in wanted))
     denied = [pair for pair, is_allowed in zip(wanted, allowed, strict=True) if not is_allowed]
@@ -34,10 +34,10 @@ async def permission_checks(server: ApiClient, user: User | None) -> list[Check]
 
 async def _ask(server: ApiClient, permission: Permission, slots: asyncio.Semaphore) -> bool:
     async with slots:
-        answer = await server.ask("POST", MAY_PATH, body=access_review(permission))
+        answer = await server.request("POST", ACCESS_REVIEW_PATH, body=access_review(permission))
     if answer.status not in _CREATED:
         raise ClusterError(str(decode_status(answer.body, answer.status)), hint=_APPLY)
-    return decode_access(answer.body)
+    return decode_access_review(answer.body)
 
 
 def _report(denied: list[tuple[RBACRequirement, Permission]], total: int, user: User | None) -> list[Check]:

@@ -23,15 +23,15 @@ def cleanup(config: Path | None, output: str) -> None:
     objects are deleted too: the next start enforces only what it can read then. Refused while an agent runs. Needs
     root.
     """
-    from nfagent.checkpoint.store import forget
-    from nfagent.cli.output import emit, say
+    from nfagent.checkpoint.store import delete_checkpoints
+    from nfagent.cli.output import emit, write_lines
 
     settings = settings_of(config)
     removed, frames = _removed_tables()
     socket = _removed_socket(settings.socket_path)
-    state = settings.state_dir if forget(Path(settings.state_dir)) else None
+    state = settings.state_dir if delete_checkpoints(Path(settings.state_dir)) else None
     if output == "text":
-        say(_text(removed, socket, state, frames=frames))
+        write_lines(_text(removed, socket, state, frames=frames))
     else:
         emit({"table": removed, "frames": frames, "socket": socket, "state": state}, output)
 
@@ -39,21 +39,21 @@ def cleanup(config: Path | None, output: str) -> None:
 def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     """Delete both tables; return the object counts of table inet, None without it, and whether table bridge existed."""
     from nfagent.errors import UsageError
-    from nfagent.kernel.bridge_table import remove_frames
+    from nfagent.kernel.bridge_table import remove_bridge_table
     from nfagent.kernel.nft_client import NftClient
-    from nfagent.kernel.table_lock import claim_table, holder, holder_name, remedy
+    from nfagent.kernel.table_lock import acquire_table, holder, holder_name, stop_command
     from nfagent.nftables.diff import diff
     from nfagent.nftables.objects import ABSENT
 
     process = holder()
     if process is not None:
-        raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {remedy(process)}")
+        raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {stop_command(process)}")
     kernel = NftClient()
-    claim = claim_table()  # no agent can start meanwhile
+    claim = acquire_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
         kernel.apply_now(diff(found, ABSENT))
-        frames = kernel.by_text_now(remove_frames)
+        frames = kernel.run_commands_now(remove_bridge_table)
     finally:
         claim.close()
         kernel.close()
@@ -75,9 +75,9 @@ def _counts(found: Ruleset) -> dict[str, int]:
 
 def _removed_socket(path: Path) -> str | None:
     """Delete the socket that a killed agent left; return its path, None without one."""
-    from nfagent.cli.agent_client import listening
+    from nfagent.cli.agent_client import is_listening
 
-    if not path.is_socket() or listening(path):
+    if not path.is_socket() or is_listening(path):
         return None
     path.unlink(missing_ok=True)
     return str(path)

@@ -55,7 +55,7 @@ def dump(
     Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.
     """  # noqa: D301 - \b is click's: keep these lines as they are
     from nfagent.cli.backends import find_backend
-    from nfagent.cli.output import emit, remark, remark_standing, say, say_text
+    from nfagent.cli.output import emit, write_freshness, write_lines, write_remark, write_text
     from nfagent.errors import UsageError
     from nfagent.introspection.view_filter import ViewFilter
     from nfagent.model.printable import printable
@@ -68,14 +68,14 @@ def dump(
     if output in {"json", "yaml"}:
         emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:
-        say_text(content[output])
+        write_text(content[output])
     elif output == "nft":
-        say_text("".join(f"{printable(command)}\n" for command in content["commands"]))
+        write_text("".join(f"{printable(command)}\n" for command in content["commands"]))
     else:
-        say(_text(view, content))
+        write_lines(_text(view, content))
     if view in _RULESETS and content["nothing"]:
-        remark("note", content["nothing"])
-    known = remark_standing(content)
+        write_remark("note", content["nothing"])
+    known = write_freshness(content)
     context.exit((1 if view == "diff" and not content["equal"] else 0) if known else 2)
 
 

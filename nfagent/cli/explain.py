@@ -53,7 +53,7 @@ def explain(
     unknown, and stderr has the reason.
     """
     from nfagent.cli.backends import find_backend
-    from nfagent.cli.output import emit, remark_standing, say
+    from nfagent.cli.output import emit, write_freshness, write_lines
 
     logged = None
     if record is not None and source is None:
@@ -67,12 +67,12 @@ def explain(
     found = backend.explain(*ends)
     changed = logged is not None and _contradicts(found, logged)
     if output == "text":
-        say(_text(found))
+        write_lines(_text(found))
     else:
         emit(found, output)
     if logged is not None and changed:
         _remark_change(logged)
-    known = remark_standing(found)
+    known = write_freshness(found)
     context.exit((0 if found["allowed"] else 1) if known else 2)
 
 
@@ -122,7 +122,7 @@ def _contradicts(found: dict[str, Any], record: Record) -> bool:
 
 
 def _remark_change(record: Record) -> None:
-    from nfagent.cli.output import remark
+    from nfagent.cli.output import write_remark
 
     verdict = "allowed" if record.disposition == "allow" else "denied"
-    remark("note", f"the connection was {verdict} at {record.timestamp}; Pods or policies have changed since")
+    write_remark("note", f"the connection was {verdict} at {record.timestamp}; Pods or policies have changed since")

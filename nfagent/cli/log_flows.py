@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from nfagent.cli.log_follow import LogFollower
-from nfagent.cli.output import remark
+from nfagent.cli.output import write_remark
 from nfagent.errors import DecodeError, HostError, UsageError
 from nfagent.model.plurals import counted
 from nfagent.simulate.logged_flows import LoggedFlows
@@ -60,21 +60,23 @@ def read_log(path: Path, since: int | None, namespace: str, *, needed: bool) -> 
     return logged
 
 
-def remark_on_log(logged: LogScan) -> None:
+def write_log_remarks(logged: LogScan) -> None:
     """Write remarks on the flows that were evaluated, and on what the log doesn't have."""
     flows_logged = logged.logged
     flows = len(flows_logged.flows)
     if not flows:
-        remark("note", f"no connections of the log were evaluated: {_nothing(logged)}")
+        write_remark("note", f"no connections of the log were evaluated: {_nothing(logged)}")
     else:
         span = f"{_shown(flows_logged.first)} to {_shown(flows_logged.last)} UTC"
-        remark("note", f"evaluated {counted(flows, 'flow')} of {counted(flows_logged.records, 'record')}, {span}")
+        write_remark("note", f"evaluated {counted(flows, 'flow')} of {counted(flows_logged.records, 'record')}, {span}")
         if not flows_logged.allowed:
-            remark("warning", "the log has no allowed connections, so none of them can turn out denied; " + _SWITCH)
+            write_remark(
+                "warning", "the log has no allowed connections, so none of them can turn out denied; " + _SWITCH
+            )
     if flows_logged.left_out:
-        remark("note", f"left out {counted(flows_logged.left_out, 'record')} without a port")
+        write_remark("note", f"left out {counted(flows_logged.left_out, 'record')} without a port")
     if logged.unread:
-        remark("warning", f"skipped {counted(logged.unread, 'invalid line')} of the log")
+        write_remark("warning", f"skipped {counted(logged.unread, 'invalid line')} of the log")
 
 
 def _nothing(logged: LogScan) -> str:

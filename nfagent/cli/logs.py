@@ -110,7 +110,7 @@ def _show(
     form: Callable[[list[Record]], Iterator[str]],
 ) -> bool:
     """Write the matching records; return whether there were any."""
-    from nfagent.cli.output import remark, say
+    from nfagent.cli.output import write_lines, write_remark
 
     total = unread = matching = 0
     try:
@@ -121,12 +121,12 @@ def _show(
             kept = [record for record in records if matches(record)]
             matching += len(kept)
             if kept:
-                say(form(kept))
+                write_lines(form(kept))
         if not matching:
-            remark("note", _nothing(total))
+            write_remark("note", _nothing(total))
     finally:
         if unread:
-            remark("warning", f"skipped {counted(unread, 'invalid line')} of the log")
+            write_remark("warning", f"skipped {counted(unread, 'invalid line')} of the log")
     return bool(matching)
 
 

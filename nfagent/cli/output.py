@@ -30,17 +30,17 @@ def emit(value: object, form: str) -> None:
         click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
-def say(lines: Iterable[str]) -> None:
+def write_lines(lines: Iterable[str]) -> None:
     """Write lines to stdout, coloured on a terminal."""
     click.echo("\n".join(map(shown, lines)), color=coloured())
 
 
-def say_text(text: str) -> None:
+def write_text(text: str) -> None:
     """Write a text of several lines to stdout."""
     click.echo(printable_lines(text), nl=False)
 
 
-def remark(word: str, message: object) -> None:
+def write_remark(word: str, message: object) -> None:
     """Write a remark about the answer to stderr: `warning: …`."""
     label = f"{word}:"
     if coloured(sys.stderr):
@@ -48,18 +48,18 @@ def remark(word: str, message: object) -> None:
     click.echo(shown(f"{label} {message}"), err=True, color=coloured(sys.stderr))
 
 
-def remark_standing(view: Mapping[str, Any]) -> bool:
+def write_freshness(view: Mapping[str, Any]) -> bool:
     """Write to stderr what is unknown or may be stale in a view; return whether the view is complete."""
     for reason in view["unknown"]:
-        remark("not known", reason)
+        write_remark("not known", reason)
     for note in view["notes"]:
-        remark("warning", note)
+        write_remark("warning", note)
     return bool(view["complete"])
 
 
-def remark_problems(problems: Iterable[ValidationIssue]) -> bool:
+def write_problems(problems: Iterable[ValidationIssue]) -> bool:
     """Write the problems of the input to stderr, one a line; return whether there are any."""
     found = list(problems)
     for problem in found:
-        remark("warning", problem)
+        write_remark("warning", problem)
     return bool(found)

@@ -30,7 +30,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     Exit code 1: some objects were refused; the ruleset shown is that of the rest, as the agent would enforce it.
     """
     from nfagent.cli.backends import FolderBackend
-    from nfagent.cli.output import emit, remark_problems, say_text
+    from nfagent.cli.output import emit, write_problems, write_text
     from nfagent.errors import UsageError
     from nfagent.introspection.views import annotation, ruleset_view
 
@@ -40,8 +40,8 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     answers = FolderBackend(settings)
     view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
     if output in {"text", "nft"}:
-        say_text(view[output])
+        write_text(view[output])
     else:
         emit(view["objects"], output)
-    if remark_problems(answers.problems):
+    if write_problems(answers.problems):
         context.exit(1)

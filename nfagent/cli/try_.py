@@ -88,14 +88,14 @@ def try_(  # noqa: PLR0913 - one argument for each option
     Exit code 0: no connection that is allowed now would be denied; 1: at least one would.
     """
     from nfagent.cli.backends import find_backend
-    from nfagent.cli.log_flows import read_log, remark_on_log
-    from nfagent.cli.output import emit, remark_problems, say
-    from nfagent.cli.try_report import remark_on, summary, text, view
+    from nfagent.cli.log_flows import read_log, write_log_remarks
+    from nfagent.cli.output import emit, write_lines, write_problems
+    from nfagent.cli.try_report import summary, text, view, write_result_remarks
     from nfagent.errors import HostError
-    from nfagent.manifests.policy_files import given_files
+    from nfagent.manifests.policy_file_reader import read_policy_files
     from nfagent.simulate.job import SimulationRequest
 
-    asked = SimulationRequest(given_files(files), delete, pods, namespace)
+    asked = SimulationRequest(read_policy_files(files), delete, pods, namespace)
     settings = settings_of(config, manifests, node)
     backend = find_backend(settings, from_files=manifests is not None)
     logged = read_log(log or settings.verdict_log, since, namespace, needed=not pods)
@@ -106,12 +106,12 @@ def try_(  # noqa: PLR0913 - one argument for each option
     if result is None:
         raise HostError("the agent stopped before its answer was complete", hint="see: systemctl status nfagent")
     if output == "text":
-        say([*text(changes), *summary(result)])
+        write_lines([*text(changes), *summary(result)])
     else:
         emit(view(changes, result, logged, problems), output)
-    remark_problems(problems)
-    remark_on_log(logged)
-    remark_on(result)
+    write_problems(problems)
+    write_log_remarks(logged)
+    write_result_remarks(result)
     context.exit(1 if any(change.after == "denied" for change in changes) else 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from nfagent.cli.log_flows import LogScan
-from nfagent.cli.output import remark
+from nfagent.cli.output import write_remark
 from nfagent.cli.tables import paint, table
 from nfagent.errors import ValidationIssue
 from nfagent.model.plurals import counted
@@ -111,24 +111,24 @@ def view(
     }
 
 
-def remark_on(outcome: SimulationResult) -> None:
+def write_result_remarks(outcome: SimulationResult) -> None:
     """Write remarks on what the summary leaves out."""
     for note in outcome.notes:
-        remark("warning", note)
+        write_remark("warning", note)
     verb = "is" if len(outcome.idle) == 1 else "are"
     if outcome.idle:
-        remark("note", f"{', '.join(outcome.idle)} {verb} unchanged by the files")
+        write_remark("note", f"{', '.join(outcome.idle)} {verb} unchanged by the files")
     if not outcome.judged:
-        remark("warning", "these policies select no Pod with an address: nothing can change")
+        write_remark("warning", "these policies select no Pod with an address: nothing can change")
     elif outcome.unlogged and outcome.pods is None:
-        remark(
+        write_remark(
             "note",
             f"these policies select {counted(outcome.judged, 'Pod')}; this log can't have all connections of "
             f"{outcome.unlogged} (on other nodes, or selected by no policy yet): --pods evaluates all pairs of Pods",
         )
     gone = outcome.log.gone
     if gone:
-        remark(
+        write_remark(
             "note",
             f"{counted(gone, 'flow')} of Pods that are gone: evaluated with the current holders of their addresses",
         )

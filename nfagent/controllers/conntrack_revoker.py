@@ -79,15 +79,15 @@ class FlowPolicy(typing.Protocol):
     """The policies, and the addresses under re-check."""
 
     @property
-    def suspects(self) -> dict[str, int]:
+    def recheck_addresses(self) -> dict[str, int]:
         """The addresses under re-check, each with the number of the change that added it."""
         ...
 
-    def permits(self, flow: Flow) -> bool:
+    def is_allowed(self, flow: Flow) -> bool:
         """Return whether this node's policies allow a connection."""
         ...
 
-    def absolve(self, judged: Mapping[str, int]) -> None:
+    def clear_recheck(self, judged: Mapping[str, int]) -> None:
         """Remove addresses whose connections were evaluated from re-check, unless a later change added them again."""
         ...
 
@@ -150,7 +150,7 @@ class ConntrackRevoker:
 
     def committed(self) -> None:
         """Start a round: the kernel has the whole desired ruleset, with the current addresses under re-check."""
-        before, self._addresses = self._addresses, self._policy.suspects
+        before, self._addresses = self._addresses, self._policy.recheck_addresses
         self.status.rechecking = len(self._addresses)
         if self._addresses:
             self._requested.set()
@@ -204,7 +204,7 @@ class ConntrackRevoker:
         )
         done = {address: change for address, change in addresses.items() if address not in affected}
         if done:
-            self._policy.absolve(done)
+            self._policy.clear_recheck(done)
             self._wake()
         if full:
             raise SetFullError(_FULL.format(" and ".join(sorted(full))))
@@ -249,7 +249,7 @@ class ConntrackRevoker:
             if allowed is None:
                 if len(verdicts) == _PART:
                     verdicts.clear()
-                allowed = verdicts[flow] = self._policy.permits(flow) or self._is_node_traffic(flow)
+                allowed = verdicts[flow] = self._policy.is_allowed(flow) or self._is_node_traffic(flow)
             if not allowed:
                 denied.setdefault(_revoked_set(entry), []).append(entry)
             if self._clock.monotonic() - began > _SLICE_SECONDS:
@@ -284,7 +284,7 @@ def revoke_commands(entries: Iterable[ConntrackEntry]) -> Transaction:
     found: dict[str, dict[FlowElement, None]] = {}
     for entry in entries:
         name, protocol = _revoked_set(entry), _WITH_PORTS.get(entry.protocol)
-        address, port = entry.answers
+        address, port = entry.reply_destination
         if name and protocol is not None and entry.server_port is not None and port is not None:
             flows = found.setdefault(name, {})
             flows[entry.server, protocol, entry.server_port, address, port] = None
@@ -294,4 +294,4 @@ def revoke_commands(entries: Iterable[ConntrackEntry]) -> Transaction:
 def flow_of(entry: ConntrackEntry) -> Flow:
     """Return the flow that policies evaluate: the client, and the server after a Service's address was translated."""
     protocol = _PROTOCOLS.get(entry.protocol, str(entry.protocol))
-    return Flow(entry.client, entry.server, protocol, entry.server_port, translated=entry.translated)
+    return Flow(entry.client, entry.server, protocol, entry.server_port, translated=entry.is_dnat)

@@ -72,7 +72,7 @@ class EventApplier:
         """Return whether a batch is not fully applied."""
         return self._lock.locked()
 
-    async def take(self, events: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, events: Iterable[Item | ObjectRef]) -> None:
         """Apply a batch, and yield to the event loop after each slice."""
         async with self._lock:
             began = slice_began = self._clock.monotonic()

@@ -53,7 +53,7 @@ class RulesetKernel(Protocol):
         """Commit a transaction. Raises KernelError, HostError; then the contents are unknown."""
         ...
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return the objects that the kernel lists differently than a committed repair wrote them.
 
         Objects that another program may have changed are left out. From then on such a listing counts as equal to
@@ -69,11 +69,11 @@ class DesiredRuleset(Protocol):
         """Compute pending changes in steps, which `drain_changes` and `ruleset` would otherwise compute in one."""
         ...
 
-    def take(self) -> Transaction:
+    def drain_changes(self) -> Transaction:
         """Return the changes since the last `drain_changes` or `mark_synced`."""
         ...
 
-    def settle(self) -> None:
+    def mark_synced(self) -> None:
         """Discard pending changes: the caller uses `ruleset`, which includes them."""
         ...
 
@@ -81,12 +81,12 @@ class DesiredRuleset(Protocol):
         """Return the whole desired ruleset."""
         ...
 
-    def distrusted(self) -> Transaction:
+    def recheck_all(self) -> Transaction:
         """Return the transaction that re-checks all live connections: the previous contents are unknown."""
         ...
 
     @property
-    def touched(self) -> bool:
+    def dirty(self) -> bool:
         """Return whether changes are pending."""
         ...
 
@@ -95,7 +95,7 @@ class ChangeGuard(Protocol):
     """Decides whether the kernel's table may be changed at all."""
 
     @property
-    def doubts(self) -> bool:
+    def must_check(self) -> bool:
         """Return whether `objection` must be called, with the current ruleset."""
         ...
 
@@ -181,12 +181,12 @@ class Reconciler:
         self._begun = True
         self._wake()
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """Mark the last comparison as outdated: the kernel is read before the next transaction."""
         self._trusted = False
         self._wake()
 
-    def changed(self, by: str = "") -> None:
+    def mark_changed(self, by: str = "") -> None:
         """Report a change of the table by another program: it is compared at once, or when there is credit again.
 
         by: the name of the program, '' for an unknown one
@@ -277,7 +277,7 @@ class Reconciler:
         self.status.comparisons += 1
 
     @property
-    def trusted(self) -> bool:
+    def compared(self) -> bool:
         """Return whether the kernel was compared since the last `invalidate`."""
         return self._trusted
 
@@ -287,7 +287,7 @@ class Reconciler:
         Changes meanwhile stay pending; the comparison that ends the hold includes them.
         """
         was = self.status.held
-        if self._guard is None or not self._guard.doubts:
+        if self._guard is None or not self._guard.must_check:
             self.status.held = ""
             self._trusted = self._trusted and not was
             return False
@@ -308,21 +308,21 @@ class Reconciler:
             self._agreed = False
             return
         if self._trusted and self._clock.monotonic() < self._due():
-            await self._commit(self._wanted.take())
+            await self._commit(self._wanted.drain_changes())
             return
         # Before the kernel is read: a change during the reading causes another comparison.
         self._trusted, self._drifted = True, False
         changer, self._changer = self._changer, ""
         began = self._clock.monotonic()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
-        unchanged = self._agreed and not self._wanted.touched
+        unchanged = self._agreed and not self._wanted.dirty
         wanted = self._wanted.ruleset()
-        self._wanted.settle()
+        self._wanted.mark_synced()
         transaction = await self._kernel.difference(wanted)
         self._compared(began)
         if transaction and unchanged and changer:
             self._note_drift(changer, len(transaction))
-        recheck = self._wanted.distrusted() if transaction else ()
+        recheck = self._wanted.recheck_all() if transaction else ()
         await self._commit(transaction + recheck)
         self._agreed = True
         if transaction and unchanged and not changer:
@@ -334,7 +334,7 @@ class Reconciler:
 
     async def _classify_difference(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> None:
         """Report a drift by an unknown program, unless nft lists what was written differently (a listing variant)."""
-        variants = await self._kernel.listed_otherwise(wanted, _without(repair, recheck))
+        variants = await self._kernel.accept_variants(wanted, _without(repair, recheck))
         if variants:
             self.status.variants = variants
             log.warning(

@@ -13,8 +13,8 @@ from nfagent.clock import WallClock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.model.objects import ObjectRef
-from nfagent.reporting.conditions import standings
-from nfagent.reporting.problems import NodeFaults, cluster_statements, node_statements
+from nfagent.reporting.conditions import build_conditions
+from nfagent.reporting.problems import NodeFaults, cluster_notices, node_notices
 from nfagent.reporting.reporter import ClusterReporter
 from nfagent.reporting.request_retrier import ApiRequests
 
@@ -66,6 +66,6 @@ class StatusReporter:
         if found == self._last:
             return
         self._last = found
-        notices = cluster_statements(faults, in_force, desired.logging_object)
-        notices += node_statements(desired.cluster.node, node_faults)
-        self._reporter.say(notices, standings(faults, *egress))
+        notices = cluster_notices(faults, in_force, desired.logging_object)
+        notices += node_notices(desired.cluster.node, node_faults)
+        self._reporter.publish(notices, build_conditions(faults, *egress))

@@ -6,8 +6,8 @@ require. All functions raise ObjectErrors.
 
 from __future__ import annotations
 
+from nfagent.decode.crd_validation import entries, known_fields, only_field
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.schema import entries, known_fields, only_field
 from nfagent.decode.selectors import decode_selector
 from nfagent.model.admin_policy import NodePeer, TierPeer
 from nfagent.model.netaddr import canonical, family_of

@@ -20,8 +20,8 @@ import msgspec
 from nfagent.decode.admin_peers import decode_peer, decode_subject
 from nfagent.decode.admin_ports import decode_v1alpha1_port, decode_v1alpha2_port
 from nfagent.decode.core import document_field
+from nfagent.decode.crd_validation import at_most, entries, known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.schema import at_most, entries, known_fields, known_top_fields
 from nfagent.errors import ObjectError, ValidationIssue
 from nfagent.model.admin_policy import (
     LAST_PRIORITY,

@@ -8,8 +8,8 @@ A named port has the protocol of the container port. All functions raise ObjectE
 
 from __future__ import annotations
 
+from nfagent.decode.crd_validation import known_fields, only_field
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.schema import known_fields, only_field
 from nfagent.model.networkpolicy import PolicyPort
 from nfagent.model.objects import Protocol
 

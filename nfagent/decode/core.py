@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nfagent.decode.fast_pod import quick_pod
+from nfagent.decode.fast_pod import decode_pod_fast
 from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
 from nfagent.errors import ObjectError
@@ -115,10 +115,10 @@ def _one(read: Callable[[DocumentField], T]) -> Callable[[DocumentField], list[T
 
 def decode_pod(document: dict[str, Any]) -> Pod:
     """Read a v1 Pod: by the fast decoder, or field by field if that doesn't accept the document."""
-    return quick_pod(document) or careful_pod(document)
+    return decode_pod_fast(document) or decode_pod_by_field(document)
 
 
-def careful_pod(document: dict[str, Any]) -> Pod:
+def decode_pod_by_field(document: dict[str, Any]) -> Pod:
     """Read a v1 Pod field by field; status.podIP is used if status.podIPs has no address."""
     top = document_field(document)
     namespace, name = namespaced_name(top)

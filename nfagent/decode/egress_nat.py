@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from nfagent.decode.core import document_field, namespaced_name
+from nfagent.decode.crd_validation import at_most, entries, known_fields
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.schema import at_most, entries, known_fields
 from nfagent.decode.selectors import decode_selector
 from nfagent.model.egress_nat import Action, EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.netaddr import Range

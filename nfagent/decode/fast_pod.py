@@ -23,7 +23,7 @@ from nfagent.model.netaddr import AddressError, canonical
 from nfagent.model.objects import ContainerPort, Labels, Pod, Protocol
 from nfagent.model.weighted_cache import WeightedCache
 
-Word: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"]
+WatchEventType: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED"]
 """The type of a watch event with an object."""
 
 _Ports: TypeAlias = tuple[ContainerPort, ...]
@@ -124,7 +124,7 @@ class _Written(msgspec.Struct, gc=False):
 
 
 class _WrittenEvent(msgspec.Struct, gc=False):
-    type: Word
+    type: WatchEventType
     object: _Written
 
 
@@ -135,7 +135,7 @@ _REFERENCES = msgspec.json.Decoder(list[_Reference] | None)
 _PORTS = msgspec.json.Decoder(list[_Port] | None)
 
 
-def quick_pod(document: dict[str, Any]) -> Pod | None:
+def decode_pod_fast(document: dict[str, Any]) -> Pod | None:
     """Read a v1 Pod; None if it must be decoded field by field."""
     try:
         read = msgspec.convert(document, _Document)
@@ -151,7 +151,7 @@ def quick_pod(document: dict[str, Any]) -> Pod | None:
     return _pod(metadata, spec, read.status, labels, ports, _owner(metadata.ownerReferences or ()))
 
 
-def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
+def decode_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
     """Read a v1 Pod's JSON, and its metadata.resourceVersion; None if it must be decoded field by field."""
     try:
         read = _POD.decode(document)
@@ -161,7 +161,7 @@ def quick_pod_json(document: bytes | msgspec.Raw) -> tuple[Pod, str] | None:
     return None if pod is None else (pod, read.metadata.resourceVersion)
 
 
-def quick_pod_event(line: bytes) -> tuple[Word, Pod, str] | None:
+def decode_pod_event(line: bytes) -> tuple[WatchEventType, Pod, str] | None:
     """Decode a watch event of a v1 Pod in one step, and its metadata.resourceVersion; None for any other event."""
     try:
         read = _EVENT.decode(line)

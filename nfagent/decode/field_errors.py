@@ -46,7 +46,7 @@ class FieldErrors:
         """Names of the struct's fields that keep their last good value."""
         return tuple(self._unread)
 
-    def note(self, error: ObjectError, keep: str = "") -> None:
+    def add(self, error: ObjectError, keep: str = "") -> None:
         """Add an error; `keep`: the struct's field that keeps its last good value."""
         self._found[error.problem] = None
         if keep:
@@ -61,7 +61,7 @@ class FieldErrors:
         try:
             return read(self._at(path))
         except ObjectError as error:
-            self.note(error, keep)
+            self.add(error, keep)
             return instead
 
     def entries(self, path: str, read: Callable[[DocumentField], T], keep: str = "") -> list[T]:
@@ -73,7 +73,7 @@ class FieldErrors:
         try:
             return list((self._at(at) if isinstance(at, str) else at).items())
         except ObjectError as error:
-            self.note(error, keep)
+            self.add(error, keep)
             return []
 
     def each(self, fields: Iterable[DocumentField], read: Callable[[DocumentField], T], keep: str = "") -> list[T]:
@@ -83,7 +83,7 @@ class FieldErrors:
             try:
                 found.append(read(field))
             except ObjectError as error:
-                self.note(error, keep)
+                self.add(error, keep)
         return found
 
     def labels(self, path: str) -> Labels:
@@ -95,7 +95,7 @@ class FieldErrors:
             field = self._at(path)
             given = field.mapping()
         except ObjectError as error:
-            self.note(error, "labels")
+            self.add(error, "labels")
             return ((UNREADABLE, UNREADABLE),)
         at = {key: f"{path}.{key}" if isinstance(key, str) else path for key in given}
         pairs = (self._label(DocumentField(field.owner, at[key], value), key) for key, value in given.items())
@@ -105,12 +105,12 @@ class FieldErrors:
         try:
             read = DocumentField(at.owner, at.path, key).label_key()
         except ObjectError as error:
-            self.note(error)
+            self.add(error)
             return None
         try:
             return read, at.label_value()
         except ObjectError as error:
-            self.note(error, "labels")
+            self.add(error, "labels")
             return read, UNREADABLE
 
     def _at(self, path: str) -> DocumentField:

@@ -46,7 +46,7 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
     if text.missing and ({**data.mapping(), **(top / "binaryData").mapping()}).keys() - {"config"}:
         wrong = data.error("has no key config, the only one that is read; write the configuration there")
         for key in (LIST_KEY, *SWITCH_KEYS):
-            errors.note(wrong, keep=key)
+            errors.add(wrong, keep=key)
     return _decode_config(config, errors)
 
 
@@ -101,9 +101,9 @@ def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
     for key in given:
         known = next((name for name in _KEYS if name.casefold() == key.casefold()), None)
         if known is None:
-            errors.note((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
+            errors.add((config / key).error(f"is not read; the keys are {', '.join(_KEYS)}"))
         elif found.setdefault(known, key) != key:
-            errors.note(
+            errors.add(
                 (config / key).error(f"is {found[known]} in other letter case, which is used; delete one of the two")
             )
     return found

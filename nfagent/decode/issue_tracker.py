@@ -55,7 +55,7 @@ class IssueTracker(MutableMapping[K, tuple[ValidationIssue, ...]]):
             raise KeyError(owner)
         self[owner] = ()
 
-    def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
+    def drain_changes(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the new and the resolved problems since the last call, each sorted by text."""
         new = [problem for problem, was in self._was.items() if not was and problem in self._holders]
         resolved = [problem for problem, was in self._was.items() if was and problem not in self._holders]

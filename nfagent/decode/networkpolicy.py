@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from nfagent.decode.core import document_field, namespaced_name
+from nfagent.decode.crd_validation import known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
 from nfagent.decode.policy_limits import check_size
-from nfagent.decode.schema import known_fields, known_top_fields
 from nfagent.decode.selectors import decode_selector
 from nfagent.errors import ObjectError, ValidationIssue
 from nfagent.model.netaddr import subtract

@@ -18,10 +18,10 @@ from nfagent.decode.core import (
 )
 from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.ignored_kinds import misspelt_namespace, mistake
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.decode.services import decode_service
+from nfagent.decode.unknown_kinds import kind_mistake, misspelt_namespace
 from nfagent.errors import ObjectError
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
@@ -52,7 +52,7 @@ CLUSTER_SCOPED = {
 """Kinds without a namespace."""
 
 
-def decoder(document: dict[str, Any]) -> Decoder | None:
+def find_decoder(document: dict[str, Any]) -> Decoder | None:
     """Return the decoder of a document whose apiVersion and kind are strings; None for a kind of other software.
 
     Raises ObjectError for a mistake: a kind that its API group doesn't have, or a wrong apiVersion of a kind that
@@ -60,13 +60,13 @@ def decoder(document: dict[str, Any]) -> Decoder | None:
     """
     version, kind = document["apiVersion"], document["kind"]
     found = DECODERS.get((version, kind))
-    wrong = mistake(version, kind, DECODERS) if found is None else None
+    wrong = kind_mistake(version, kind, DECODERS) if found is None else None
     if wrong is not None:
         raise (document_field(document) / wrong.key).error(wrong.reason)
     return found
 
 
-def references(document: dict[str, Any]) -> frozenset[ObjectRef]:
+def possible_refs(document: dict[str, Any]) -> frozenset[ObjectRef]:
     """Return every object that a document may stand for, even with a wrong apiVersion or kind.
 
     Empty without a valid name: then the object is unknown.
@@ -76,11 +76,11 @@ def references(document: dict[str, Any]) -> frozenset[ObjectRef]:
     version, kind = document.get("apiVersion"), document.get("kind")
     kinds: Iterable[str] = dict.fromkeys(kind for _, kind in DECODERS)
     if isinstance(kind, str) and isinstance(version, str):
-        wrong = None if (version, kind) in DECODERS else mistake(version, kind, DECODERS)
+        wrong = None if (version, kind) in DECODERS else kind_mistake(version, kind, DECODERS)
         kinds = (kind,) if wrong is None else wrong.kinds
     elif isinstance(kind, str) and kind in kinds:
         kinds = (kind,)
-    named = (reference({**document, "kind": each}) for each in kinds)
+    named = (object_ref({**document, "kind": each}) for each in kinds)
     return frozenset(ref for ref in named if ref is not None)
 
 
@@ -94,7 +94,7 @@ def _names_an_object(document: dict[str, Any]) -> bool:
     return not misspelt_namespace(metadata or {})
 
 
-def reference(document: dict[str, Any]) -> ObjectRef | None:
+def object_ref(document: dict[str, Any]) -> ObjectRef | None:
     """Return the reference of a document's object, even if other fields are invalid; None without a name."""
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+from nfagent.decode.crd_validation import known_fields
 from nfagent.decode.fields import DocumentField
-from nfagent.decode.schema import known_fields
 from nfagent.model.selectors import Operator, Requirement, Selector
 
 _OPERATORS: tuple[Operator, ...] = get_args(Operator)

@@ -21,7 +21,7 @@ except ImportError:
 from nfagent.decode.yaml_scalars import TAG, Scalar, plain, tagged
 from nfagent.errors import DecodeError
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """Levels of nesting; Kubernetes' own objects have about twenty."""
 
 _SHOWN = 40
@@ -103,8 +103,8 @@ class _Reader:
             if event.anchor:
                 self._anchors[event.anchor] = made, 1
             return made
-        if depth > DEEPEST:
-            raise _error(f"is nested deeper than {DEEPEST} levels", event)
+        if depth > MAX_DEPTH:
+            raise _error(f"is nested deeper than {MAX_DEPTH} levels", event)
         before = self._count - 1
         if event.anchor:
             self._anchors[event.anchor] = _OPEN
@@ -145,7 +145,7 @@ class _Reader:
                 continue
             key = self._key(event, depth)
             if key in made and key not in merged:
-                raise _error(twice(key), event)
+                raise _error(duplicate_key_error(key), event)
             merged.discard(key)
             made[key] = self._value(self._next(), depth + 1)
         return made
@@ -210,7 +210,7 @@ def _key_text(key: Scalar) -> str | None:
     return None
 
 
-def twice(key: str) -> str:
+def duplicate_key_error(key: str) -> str:
     """Return the error text for a duplicate key, which the API server's strict validation refuses too."""
     return f"{key[:_SHOWN]!r} is there twice in one mapping; keep one"
 

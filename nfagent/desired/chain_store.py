@@ -40,12 +40,12 @@ class ChainStore:
 
     def _acquire(self, rendered: RenderedChain) -> None:
         for name, content in rendered.contents.items():
-            self._members.acquire(name, content, closing=name in rendered.closing)
-        for key in rendered.outcomes:
+            self._members.acquire(name, content, closing=name in rendered.deny_sets)
+        for key in rendered.verdicts:
             self._verdict_chains.acquire(key)
 
     def _release(self, rendered: RenderedChain) -> None:
         for name in rendered.contents:
-            self._members.release(name, closing=name in rendered.closing)
-        for key in rendered.outcomes:
+            self._members.release(name, closing=name in rendered.deny_sets)
+        for key in rendered.verdicts:
             self._verdict_chains.release(key)

@@ -14,11 +14,11 @@ from nfagent.egress.masquerade import MasqueradeSettings, is_source, masquerade_
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.nftables import names
 from nfagent.nftables.masquerade_chains import (
-    OUTSIDE,
+    CLUSTER_PODS,
     UNTRANSLATED_COUNTER,
+    cluster_pods_set,
     masquerade_sets,
-    outside_set,
-    translation_chains,
+    nat_chains,
 )
 from nfagent.state.cluster import ClusterDelta, ClusterState
 from nfagent.state.egress import EgressState
@@ -50,7 +50,7 @@ class MasqueradeRules:
 
     def follow(self, change: ClusterDelta) -> None:
         """Apply a change of the cluster."""
-        if self.families and (self._addresses.follow(change) or is_source(self._cluster, change)):
+        if self.families and (self._addresses.apply(change) or is_source(self._cluster, change)):
             self._planned = False
 
     def invalidate(self) -> None:
@@ -74,18 +74,18 @@ class MasqueradeRules:
             family = family_of(address)
             if family not in self.families:
                 continue
-            name = names.set_name(OUTSIDE, family)
+            name = names.set_name(CLUSTER_PODS, family)
             if address not in self._addresses.outside[family]:
                 self._live.remove(name, address)
                 continue
             if name not in self._live.sets:
-                self._live.add_set(name, outside_set(family))
+                self._live.add_set(name, cluster_pods_set(family))
                 self._planned = False
             self._live.add(name, address)
 
     def _plan(self) -> None:
         for family in FAMILIES:
-            name = names.set_name(OUTSIDE, family)
+            name = names.set_name(CLUSTER_PODS, family)
             if name in self._live.sets and not self._addresses.outside[family]:
                 self._live.drop_set(name)
                 self._planned = False
@@ -94,7 +94,7 @@ class MasqueradeRules:
         self._planned = True
         plan = masquerade_plan(self._cluster, self._egress, self._settings, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
-        for name, chain in translation_chains(plan):
+        for name, chain in nat_chains(plan):
             self._live.put_chain(name, chain)
         wanted = dict(masquerade_sets(plan))
         for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:

@@ -36,7 +36,7 @@ class UnknownNodeGuard:
         self._wrong_node = ""
 
     @property
-    def doubts(self) -> bool:
+    def must_check(self) -> bool:
         """Return whether the node's name may be wrong."""
         node = self._cluster.nodes.get(self._cluster.node)
         if node is not None and node is not self._accepted:
@@ -49,7 +49,7 @@ class UnknownNodeGuard:
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
         """Return why the table must not be replaced; '' if it may be, which holds until a Node of that name appears."""
-        if not self.doubts:
+        if not self.must_check:
             return ""
         isolated = _isolated(held)
         self._harmless = not isolated or (not self._cluster.nodes and isolated <= _isolated(wanted))

@@ -37,7 +37,7 @@ def node_links(
     found: dict[int, str] = {}
     for route in pods:
         # The route of a Pod without an interface (not created yet, or deleted) is the default route, with a gateway.
-        if route is not None and route.near and route.links[0] in known:
+        if route is not None and route.on_link and route.links[0] in known:
             link = known[route.links[0]]
             found[link.index] = _reason_against(link, ports, away)
     shared = {known[index].name: reason for index, reason in found.items() if reason}

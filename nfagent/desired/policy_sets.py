@@ -24,7 +24,7 @@ from nfagent.model.objects import DIRECTIONS, ObjectRef
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
-from nfagent.nftables.policy_chains import LogConfig, class_chain, names_ends
+from nfagent.nftables.policy_chains import LogConfig, needs_untracked_chain, render_policy_set
 from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key
@@ -156,7 +156,7 @@ class PolicySets:
             live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
             # The policies of a policy set without Pods may be gone.
-            wanted = self._compiled.sections(key) if families else ()
+            wanted = self._compiled.tier_chains(key) if families else ()
             for tier_chain in wanted:
                 self._tier_chains.acquire(tier_chain, families)
             for tier_chain in live.tier_chains:
@@ -177,19 +177,19 @@ class PolicySets:
         if not live.addresses:
             self._drop(key)
             return
-        rules, name, families = self._compiled.rules(key), names.class_chain(key), live.families
+        rules, name, families = self._compiled.rules(key), names.policy_set_chain(key), live.families
         tier_chains = live.tier_chains
         untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
-        variant = names.stray_chain(name)
-        if untracked or names_ends(rules):
+        variant = names.untracked_chain(name)
+        if untracked or needs_untracked_chain(rules):
             self._chains.put(
-                variant, class_chain(key, rules, families, "packet", sections=tier_chains, strays=untracked)
+                variant, render_policy_set(key, rules, families, "packet", sections=tier_chains, strays=untracked)
             )
             self._chains.put(
-                name, class_chain(key, rules, families, "connection", sections=tier_chains, strays=untracked)
+                name, render_policy_set(key, rules, families, "connection", sections=tier_chains, strays=untracked)
             )
         else:
-            self._chains.put(name, class_chain(key, rules, families, sections=tier_chains))
+            self._chains.put(name, render_policy_set(key, rules, families, sections=tier_chains))
             self._chains.drop(variant)
 
     def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
@@ -209,8 +209,8 @@ class PolicySets:
             was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
             self._levels.acquire(len(now))
             for level in range(max(len(was), len(now))):
-                chain = names.class_chain(now[level]) if level < len(now) else None
-                self._live.map_to(names.class_map(direction, family, level), address, chain)
+                chain = names.policy_set_chain(now[level]) if level < len(now) else None
+                self._live.map_to(names.policy_set_map(direction, family, level), address, chain)
             self._levels.release(len(was))
             if direction == "ingress" and bool(was) != bool(now):
                 (self._live.add if now else self._live.remove)(ISOLATED, family)
@@ -241,5 +241,5 @@ class PolicySets:
             if not self._keys_of_policy[ref]:
                 del self._keys_of_policy[ref]
                 self._compiled.forget(ref)
-        self._chains.drop(names.class_chain(key))
-        self._chains.drop(names.stray_chain(names.class_chain(key)))
+        self._chains.drop(names.policy_set_chain(key))
+        self._chains.drop(names.untracked_chain(names.policy_set_chain(key)))

@@ -15,9 +15,9 @@ from nfagent.model.netaddr import Family, family_of
 from nfagent.model.networkpolicy import PodPeer, PortProtocol
 from nfagent.model.objects import Node, Pod
 from nfagent.model.ref_counts import RefCounts
-from nfagent.nftables.icmp_errors import pair_sets, pairs_of
+from nfagent.nftables.icmp_errors import pair_elements, pair_sets
 from nfagent.nftables.objects import Element
-from nfagent.nftables.policy_chains import SetContent, set_shape
+from nfagent.nftables.policy_chains import SetContent, named_set_of
 from nfagent.policy.compiler import (
     NamedPorts,
     node_addresses,
@@ -70,7 +70,7 @@ class SetMembership:
             self.deny_sets.acquire(name)
         if not self._users.acquire(name):
             return
-        shape = set_shape(name, content)
+        shape = named_set_of(name, content)
         self._content[name] = content
         self._live.add_set(name, shape)
         for peer in peers_of(content):
@@ -173,7 +173,7 @@ class SetMembership:
         local = pod.node == self._cluster.node
         owners: list[_Owner] = ["any", "local"] if local else ["any"]
         if local:
-            yield from pairs_of(pod)
+            yield from pair_elements(pod)
         for peer in self._index.peers.of.get(identity_of(pod), ()):
             if peer in self._detached:
                 continue

@@ -115,7 +115,7 @@ class DesiredState:
             return self._logging is not None and ref == self._logging.ref and self._set_logging(None)
         return self._apply_cluster(self.cluster.remove(ref))
 
-    def held(self, kind: str) -> Collection[PodKey]:
+    def keys(self, kind: str) -> Collection[PodKey]:
         """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind.
 
         A live view for Pods and NetworkPolicies, which may be many: it changes with the next `put` or `remove`.
@@ -164,19 +164,19 @@ class DesiredState:
         yield from self._links.steps()
         yield from self._masquerade.steps()
 
-    def take(self) -> Transaction:
+    def drain_changes(self) -> Transaction:
         """Return the changes since the last `drain_changes` or `mark_synced`: the transaction to commit."""
         self._finish()
         if self._recheck.note_changes():
             self._whole = None
         return self._live.drain_changes()
 
-    def settle(self) -> None:
+    def mark_synced(self) -> None:
         """Forget the changes: the caller compares the kernel's whole table with the ruleset."""
         self._finish()
         self._live.mark_synced()
 
-    def distrusted(self) -> Transaction:
+    def recheck_all(self) -> Transaction:
         """Re-check every connection that policies apply to: the previous contents of the table are unknown.
 
         Return the commands for it, to be committed with the transaction that repairs the table.
@@ -186,11 +186,11 @@ class DesiredState:
         return self._recheck.add_all(self._local_addresses() if self._links.has_tunnels else ())
 
     @property
-    def suspects(self) -> dict[str, int]:
+    def recheck_addresses(self) -> dict[str, int]:
         """The addresses to re-check, each with the number of the last change that added it."""
         return dict(self._recheck.addresses)
 
-    def absolve(self, judged: Mapping[str, int]) -> None:
+    def clear_recheck(self, judged: Mapping[str, int]) -> None:
         """Clear addresses whose connections were re-checked, and the denied ones deleted.
 
         judged: as `recheck_addresses` returned them
@@ -204,12 +204,12 @@ class DesiredState:
             return "it goes to a Node's tunnel port, which accepts packets from Nodes only"
         return ""
 
-    def permits(self, flow: Flow) -> bool:
+    def is_allowed(self, flow: Flow) -> bool:
         """Return whether the policies of this node's Pods allow a flow; other nodes enforce the policies of theirs."""
         if self._links.drops_outgoing(flow):
             return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
-        verdict = evaluate(self.cluster, self.index.judging(*ends[0], *ends[1]), flow, self.choices)
+        verdict = evaluate(self.cluster, self.index.policies_for(*ends[0], *ends[1]), flow, self.choices)
         sides = zip(ends, (verdict.egress, verdict.ingress), strict=True)
         if verdict.barred:
             return False
@@ -247,7 +247,7 @@ class DesiredState:
         return self._logging
 
     @property
-    def touched(self) -> bool:
+    def dirty(self) -> bool:
         """Return whether there are changes to drain."""
         self._finish()
         return self._live.dirty
@@ -257,7 +257,7 @@ class DesiredState:
         """The families that this node masquerades; none where masquerade is off."""
         return self._masquerade.families
 
-    def classes_of(self, address: str) -> tuple[PolicySetKey, ...]:
+    def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._finish()
         return self._policy_sets.keys_of(address)
@@ -267,7 +267,7 @@ class DesiredState:
         """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
 
-    def origin(self, prefix: str) -> VerdictKey | None:
+    def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""
         keys = self._policy_sets.verdict_chains.keys
         found = keys.get(prefix)

@@ -9,7 +9,7 @@ from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.model.objects import ObjectRef
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
-from nfagent.nftables.policy_chains import names_ends, section_chain
+from nfagent.nftables.policy_chains import needs_untracked_chain, render_tier_chain
 from nfagent.policy.compiler import CompiledPolicies, TierChainKey
 
 
@@ -62,7 +62,7 @@ class TierChains:
             if not self._families(key):
                 self._drop(key)
             elif key not in self._untracked:
-                self._chains.drop(names.stray_chain(names.section_chain(key)))
+                self._chains.drop(names.untracked_chain(names.tier_chain_name(key)))
         self._dirty.clear()
 
     def has_untracked_chain(self, key: TierChainKey) -> bool:
@@ -70,11 +70,11 @@ class TierChains:
         return key in self._untracked
 
     def _write(self, key: TierChainKey, families: tuple[Family, ...]) -> None:
-        rules, name = self._compiled.rules(key), names.section_chain(key)
-        self._chains.put(name, section_chain(key, rules, families))
+        rules, name = self._compiled.rules(key), names.tier_chain_name(key)
+        self._chains.put(name, render_tier_chain(key, rules, families))
         # Decided by the rules, not the families: which variant a policy set jumps to changes only with its policies.
-        if names_ends(rules):
-            self._chains.put(names.stray_chain(name), section_chain(key, rules, families, "packet"))
+        if needs_untracked_chain(rules):
+            self._chains.put(names.untracked_chain(name), render_tier_chain(key, rules, families, "packet"))
             self._untracked.add(key)
         else:
             self._untracked.discard(key)
@@ -91,5 +91,5 @@ class TierChains:
             if not self._keys_of_policy[ref]:
                 del self._keys_of_policy[ref]
         self._untracked.discard(key)
-        self._chains.drop(names.section_chain(key))
-        self._chains.drop(names.stray_chain(names.section_chain(key)))
+        self._chains.drop(names.tier_chain_name(key))
+        self._chains.drop(names.untracked_chain(names.tier_chain_name(key)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.model.ref_counts import RefCounts
-from nfagent.nftables.policy_chains import LogConfig, outcome_chain
+from nfagent.nftables.policy_chains import LogConfig, render_verdict_chain
 from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys
 
 
@@ -28,7 +28,7 @@ class VerdictChains:
         """Add a chain that goes to a verdict chain; the first one creates it."""
         if self._users.acquire(key):
             self._live.put_counter(key.name)
-            self._live.put_chain(key.name, outcome_chain(key, self._log))
+            self._live.put_chain(key.name, render_verdict_chain(key, self._log))
             self.keys.add(key)
 
     def release(self, key: VerdictKey) -> None:
@@ -42,4 +42,4 @@ class VerdictChains:
         """Apply another log configuration to every verdict chain."""
         self._log = log
         for key in self._users:
-            self._live.put_chain(key.name, outcome_chain(key, log))
+            self._live.put_chain(key.name, render_verdict_chain(key, log))

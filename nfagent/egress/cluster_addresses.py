@@ -53,7 +53,7 @@ class ClusterAddresses:
         self._blocks: dict[str, bool | None] = {}
         self._named: dict[str, tuple[Node, tuple[Range, ...]]] = {}
 
-    def follow(self, change: ClusterDelta) -> bool:
+    def apply(self, change: ClusterDelta) -> bool:
         """Add a change to the pending work; return whether a range may have been added or removed."""
         before, after = change.pod or (None, None)
         if self._begun and _pod_addresses(before) != _pod_addresses(after):
@@ -67,13 +67,13 @@ class ClusterAddresses:
         return moved
 
     @property
-    def settled(self) -> bool:
+    def up_to_date(self) -> bool:
         """Return whether no work is pending."""
         return not (self._stale or self._candidates or self._unchecked)
 
     def steps(self) -> Iterator[list[str]]:
         """Do the pending work; each step yields the addresses that were added to `outside` or removed from it."""
-        while not self.settled:
+        while not self.up_to_date:
             if self._stale:
                 for _ in self._find_ranges():
                     yield []

@@ -69,6 +69,6 @@ def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:
         pod is not None
         and pod.node == cluster.node
         and pod.holds_addresses
-        and not all(any(item.holds(address) for item in ranges) for address in pod.addresses)
+        and not all(any(item.contains(address) for item in ranges) for address in pod.addresses)
         for pod in change.pod or ()
     )

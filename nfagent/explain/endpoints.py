@@ -20,7 +20,7 @@ from nfagent.model.objects import ContainerPort, ObjectRef, Protocol
 from nfagent.model.services import Service, ServicePort
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
-from nfagent.state.pod_lookup import pod_of, similar_names
+from nfagent.state.pod_lookup import find_pod, similar_names
 
 ServiceAddressKind: TypeAlias = Literal["cluster", "external", "node", "name"]
 """The kind of address by which a client reaches a Service; `name`: it has no address."""
@@ -108,7 +108,7 @@ def read_query(cluster: ClusterState, source: str, destination: str) -> FlowQuer
     return _to_address(cluster, sources, destinations, there)
 
 
-def in_words(cluster: ClusterState, address: str) -> str:
+def describe_address(cluster: ClusterState, address: str) -> str:
     """Return an address with its Pod or node: `shop/web (10.0.0.1)`, `node a (192.168.0.1)`, or the address alone."""
     pod = cluster.holder(address)
     if pod is not None:
@@ -137,7 +137,7 @@ def _addresses(cluster: ClusterState, host: str) -> tuple[str, ...]:
             raise UsageError(
                 f"{host!r} {error}; a Pod is written NAMESPACE/POD, a Service svc/NAMESPACE/NAME"
             ) from None
-    pod = pod_of(cluster, host)
+    pod = find_pod(cluster, host)
     if not pod.addresses:
         raise UsageError(f"Pod {host} has no address yet")
     if not (pod.holds_addresses or pod.host_network):
@@ -168,7 +168,7 @@ def _to_address(cluster: ClusterState, sources: tuple[str, ...], destinations: t
         if known.name == end.port and end.protocol in {"", known.protocol}:
             return FlowQuery(sources, destinations, known.protocol, known.port, packet=end.packet)
     has = f", which has {', '.join(f'{known.name}/{known.protocol}' for known in declared)}" if declared else ""
-    whose = in_words(cluster, destinations[0])
+    whose = describe_address(cluster, destinations[0])
     raise UsageError(f"{end.text!r}: {_spelt(end)} is neither a port number nor the name of a port of {whose}{has}")
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from nfagent.explain.endpoints import FlowQuery, in_words, read_query
+from nfagent.explain.endpoints import FlowQuery, describe_address, read_query
 from nfagent.explain.flow_explainer import ExplainedFlow, FlowExplainer, verdict_word, with_port
 from nfagent.explain.peer_naming import peer_for_labels
 from nfagent.explain.service_routes import ServiceRoute, find_routes_in_steps
-from nfagent.model.netaddr import is_group, single
-from nfagent.model.slices import result
+from nfagent.model.netaddr import is_multicast_or_broadcast, single
+from nfagent.model.slices import run_to_end
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
@@ -55,10 +55,10 @@ def explain(
     cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: PolicyOptions = _DEFAULTS
 ) -> Explanation:
     """Explain a connection. Raises UsageError for an end that can't be parsed or found."""
-    return result(explaining(cluster, index, source, destination, choices))
+    return run_to_end(explain_in_steps(cluster, index, source, destination, choices))
 
 
-def explaining(  # noqa: PLR0917 - the state, and the query
+def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     cluster: ClusterState,
     index: PolicyIndex,
     source: str,
@@ -87,7 +87,7 @@ def explaining(  # noqa: PLR0917 - the state, and the query
         yield
     lines = lines_of[0] if target is None else [*found.lines, *(yield from explainer.grouped(judged, lines_of))]
     source = judged[0].leaving.source if judged else query.sources[0]
-    connection = f"{in_words(cluster, source)} -> {_destination(cluster, query, found.flow)}"
+    connection = f"{describe_address(cluster, source)} -> {_destination(cluster, query, found.flow)}"
     return _explanation(cluster, connection, tuple(judged), lines, found.flow)
 
 
@@ -97,7 +97,9 @@ def explain_flow(
     """Explain a flow as packets have it after DNAT of a Service's address."""
     explainer = FlowExplainer(cluster, index, choices)
     judged = explainer.explain(ServiceRoute(flow, flow))
-    connection = f"{in_words(cluster, flow.source)} -> {with_port(in_words(cluster, flow.destination), flow)}"
+    connection = (
+        f"{describe_address(cluster, flow.source)} -> {with_port(describe_address(cluster, flow.destination), flow)}"
+    )
     return _explanation(cluster, connection, (judged,), explainer.lines(judged), flow)
 
 
@@ -163,7 +165,9 @@ def _explanation(
 def _is_group(cluster: ClusterState, address: str) -> bool:
     """Return whether an address is multicast or broadcast: the last address of a node's IPv4 Pod range is broadcast."""
     ranges = (cidr for node in cluster.nodes.values() for cidr in node.pod_cidrs)
-    return is_group(address) or any(cidr.family == 4 and cidr.last == single(address).last for cidr in ranges)
+    return is_multicast_or_broadcast(address) or any(
+        cidr.family == 4 and cidr.last == single(address).last for cidr in ranges
+    )
 
 
 def _destination(cluster: ClusterState, query: FlowQuery, flow: Flow | None) -> str:
@@ -172,5 +176,5 @@ def _destination(cluster: ClusterState, query: FlowQuery, flow: Flow | None) -> 
     if flow is None:
         return f"{target.service.ref}:{query.port}/{query.protocol}" if target is not None else ""
     if target is None or target.node:
-        return with_port(in_words(cluster, flow.destination), flow)
+        return with_port(describe_address(cluster, flow.destination), flow)
     return with_port(f"{target.service.ref} ({flow.destination})", flow)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 
 import msgspec
 
-from nfagent.explain.endpoints import in_words
+from nfagent.explain.endpoints import describe_address
 from nfagent.explain.phrasing import side_lines
 from nfagent.explain.policy_edits import Suggestion
 from nfagent.explain.service_routes import ServiceRoute
@@ -138,10 +138,10 @@ class FlowExplainer:
         return lines
 
     def _server(self, explained: ExplainedFlow) -> str:
-        return with_port(in_words(self._cluster, explained.arriving.destination), explained.arriving)
+        return with_port(describe_address(self._cluster, explained.arriving.destination), explained.arriving)
 
     def _policies(self, *ends: str) -> list[Policy]:
-        return self._index.judging(*(pod for address in ends for pod in self._cluster.holders(address)))
+        return self._index.policies_for(*(pod for address in ends for pod in self._cluster.holders(address)))
 
     def _shared_by(self, side: DirectionVerdict, explained: ExplainedFlow) -> list[str]:
         """Return a line about an address that several Pods share; none for other addresses."""
@@ -156,12 +156,14 @@ class FlowExplainer:
         """Return the heading of one end, with the other end's address if NAT changes it."""
         seen, arriving = explained.leaving, explained.arriving
         if side.direction == "egress":
-            heading = f"egress at {in_words(self._cluster, seen.source)}"
-            called = with_port(in_words(self._cluster, seen.destination), seen)
+            heading = f"egress at {describe_address(self._cluster, seen.source)}"
+            called = with_port(describe_address(self._cluster, seen.destination), seen)
             return heading if seen.destination == arriving.destination else f"{heading}, to {called}"
-        heading = f"ingress at {in_words(self._cluster, arriving.destination)}"
+        heading = f"ingress at {describe_address(self._cluster, arriving.destination)}"
         return (
-            heading if seen.source == arriving.source else f"{heading}, from {in_words(self._cluster, arriving.source)}"
+            heading
+            if seen.source == arriving.source
+            else f"{heading}, from {describe_address(self._cluster, arriving.source)}"
         )
 
 

@@ -15,7 +15,7 @@ from nfagent.errors import UsageError
 from nfagent.explain.endpoints import FlowQuery, ServiceTarget
 from nfagent.model.netaddr import endpoint, family_of
 from nfagent.model.objects import Pod
-from nfagent.model.slices import in_order, result
+from nfagent.model.slices import run_to_end, sort_in_slices
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
 
@@ -45,7 +45,7 @@ class ServiceRoutes(msgspec.Struct, frozen=True):
 
 def find_routes(cluster: ClusterState, query: FlowQuery) -> ServiceRoutes:
     """Return the flows of a connection. Raises UsageError if the ends have no address of one family."""
-    return result(find_routes_in_steps(cluster, query))
+    return run_to_end(find_routes_in_steps(cluster, query))
 
 
 def find_routes_in_steps(cluster: ClusterState, query: FlowQuery) -> Generator[None, None, ServiceRoutes]:
@@ -88,7 +88,7 @@ class _ServicePath:
     def find(self) -> Iterator[None]:
         """Find the Pods behind the Service, and the route to each: call it first."""
         pods = self._cluster.selected_pods(self._target.service)
-        for pod in in_order((pod for pod in pods if pod.runs), lambda pod: (pod.namespace, pod.name)):
+        for pod in sort_in_slices((pod for pod in pods if pod.runs), lambda pod: (pod.namespace, pod.name)):
             yield
             if pod is not None:
                 self._selected.append(pod)

@@ -13,7 +13,7 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError, ValidationIssue
-from nfagent.explain.explanation import Explanation, explaining
+from nfagent.explain.explanation import Explanation, explain_in_steps
 from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
 from nfagent.introspection.freshness import Freshness, ViewHead
@@ -28,7 +28,7 @@ from nfagent.introspection.views import (
 )
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import Ruleset
-from nfagent.simulate.job import begin_trial
+from nfagent.simulate.job import start_simulation
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.time_slices import TimeSlices
@@ -97,18 +97,20 @@ class AgentAnswerer:
         trouble = await self._reports.services()
         desired = self._desired
         try:
-            steps = explaining(desired.cluster, desired.index, source, destination, desired.choices, desired.barred)
+            steps = explain_in_steps(
+                desired.cluster, desired.index, source, destination, desired.choices, desired.barred
+            )
             found = await self._turns.result(steps)
         except UsageError as error:
             raise _with_age(error, standing, trouble) from None
         unknown = (*([_unread(trouble)] if trouble else []), *([standing.unenforced] if standing.unenforced else []))
         return msgspec.structs.replace(found, unknown=(*unknown, *found.unknown), notes=tuple(map(str, standing.stale)))
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         standing = self._whole("try")
         desired = self._desired
-        trial = begin_trial(desired.cluster, desired.index, desired.choices, given, delete=delete)
+        trial = start_simulation(desired.cluster, desired.index, desired.choices, given, delete=delete)
         trial.notes = standing.notes
         return trial
 

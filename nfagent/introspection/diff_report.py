@@ -9,7 +9,7 @@ from nfagent.introspection.chunks import deferred, in_steps, whole
 from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
 from nfagent.introspection.views.json_value import View
 from nfagent.model.netaddr import number
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.render import element_order, element_text, rule_text
@@ -103,9 +103,9 @@ def _line_changes(there: Any, here: Any) -> Iterator[str | None]:  # noqa: ANN40
     elif isinstance(here, VerdictMap):
         for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
             pairs = dict(one.elements.items() - other.elements.items())
-            for address in in_order(pairs, number):
+            for address in sort_in_slices(pairs, number):
                 yield None if address is None else f"{verb} {address} : goto {pairs[address]}"
     else:
         for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
-            for element in in_order(one.elements - other.elements, element_order):
+            for element in sort_in_slices(one.elements - other.elements, element_order):
                 yield None if element is None else f"{verb} {element_text(element)}"

@@ -92,7 +92,7 @@ class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
 WHOLE = Freshness()
 
 
-def standing_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool) -> Freshness:
+def freshness_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool) -> Freshness:
     """Return the freshness from the source's status of each kind.
 
     resources: kind -> whether it was read (`synced`), why it isn't watched (`trouble`), `heard_seconds_ago`

@@ -35,9 +35,9 @@ from nfagent.introspection.http_log import log
 from nfagent.introspection.request_bodies import RequestBodies
 from nfagent.introspection.socket_folder import make_folder
 from nfagent.introspection.view_filter import ViewFilter
-from nfagent.manifests.policy_files import read_given
-from nfagent.simulate.codec import read_question
-from nfagent.simulate.job import SimulationJob, SimulationPart, in_turns
+from nfagent.manifests.policy_file_reader import decode_policies
+from nfagent.simulate.codec import decode_request
+from nfagent.simulate.job import SimulationJob, SimulationPart, run_in_slices
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.time_slices import TimeSlices
@@ -57,7 +57,7 @@ class AnswerProvider(Protocol):
         """Return the verdict on a connection. Raises UsageError."""
         ...
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         ...
 
@@ -141,22 +141,22 @@ async def serve(
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
         scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
-        return await _stream(request, turns.taken(encoded(await answers.view(request.match_info["view"], scope))))
+        return await _stream(request, turns.slices(encoded(await answers.view(request.match_info["view"], scope))))
 
     async def explain(request: web.Request) -> web.StreamResponse:
         found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return await _stream(request, turns.taken(encoded(explanation_parts(found))))
+        return await _stream(request, turns.slices(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
         async with bodies.read(request) as body:
             _read_whole(request)
-            asked, seen = read_question(body)
-            given = await asyncio.to_thread(read_given, asked.files)
-            trial = answers.begin_trial(given, delete=asked.delete)
+            asked, seen = decode_request(body)
+            given = await asyncio.to_thread(decode_policies, asked.files)
+            trial = answers.start_simulation(given, delete=asked.delete)
             lines = (
-                b"" if part is None else _line(part) for part in in_turns(SimulationJob(trial, given, asked, seen))
+                b"" if part is None else _line(part) for part in run_in_slices(SimulationJob(trial, given, asked, seen))
             )
-            return await _stream(request, turns.taken(lines), "application/x-ndjson")
+            return await _stream(request, turns.slices(lines), "application/x-ndjson")
 
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from nfagent.errors import HostError, UsageError
-from nfagent.simulate.codec import MOST_BYTES, too_long
-from nfagent.system.gc_tuning import give_back
+from nfagent.simulate.codec import MAX_REQUEST_BYTES, request_too_large
+from nfagent.system.gc_tuning import malloc_trim
 
 MOST_TOGETHER = 64 * 1024 * 1024
 """Bytes of all bodies that are being read or answered."""
@@ -31,13 +31,13 @@ class RequestBodies:
 
         Raises UsageError for one that is too long or breaks off, HostError where other bodies use up the limit.
         """
-        if (request.content_length or 0) > MOST_BYTES:
-            raise too_long()
+        if (request.content_length or 0) > MAX_REQUEST_BYTES:
+            raise request_too_large()
         body = bytearray()
         try:
             async for part in request.content.iter_any():
-                if len(body) + len(part) > MOST_BYTES:
-                    raise too_long()
+                if len(body) + len(part) > MAX_REQUEST_BYTES:
+                    raise request_too_large()
                 if self._held + len(part) > self._most:
                     raise HostError(
                         f"other requests use all {self._most >> 20} MiB for request bodies; try again in a minute"
@@ -52,4 +52,4 @@ class RequestBodies:
             self._held -= size
             body.clear()  # a traceback may refer to it until the next garbage collection
             if size > _LARGE:
-                asyncio.get_running_loop().run_in_executor(None, give_back)
+                asyncio.get_running_loop().run_in_executor(None, malloc_trim)

@@ -13,7 +13,7 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.model.objects import Pod
 from nfagent.nftables.objects import TABLE_FLAGS, Chain, Rule, Ruleset
 from nfagent.nftables.render import rule_text
-from nfagent.state.pod_lookup import close_names, pod_of
+from nfagent.state.pod_lookup import close_names, find_pod
 
 _NODES_NAMED = 3
 _RULES_A_STEP = 256
@@ -61,7 +61,7 @@ def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: F
 
 def _check_exists(desired: DesiredState, scope: ViewFilter) -> None:
     if scope.pod:
-        pod = pod_of(desired.cluster, scope.pod)
+        pod = find_pod(desired.cluster, scope.pod)
         if scope.namespace not in {"", pod.namespace}:
             raise UsageError(f"Pod {scope.pod} isn't in namespace {scope.namespace}; give either -n or --pod")
     elif not _knows(desired, scope.namespace):
@@ -89,9 +89,9 @@ def _check_here(desired: DesiredState, scope: ViewFilter) -> None:
     """Check that a Pod, or one of the namespace, is on this node. Raises UsageError."""
     here = desired.cluster.node
     if scope.pod:
-        pod = pod_of(desired.cluster, scope.pod)
+        pod = find_pod(desired.cluster, scope.pod)
         if pod.node != here:
-            raise UsageError(f"{elsewhere(pod)}: its rules and counters are there, and not known here; ask there")
+            raise UsageError(f"{other_node_text(pod)}: its rules and counters are there, and not known here; ask there")
         return
     members = (desired.cluster.members[one] for one in desired.cluster.by_namespace.get(scope.namespace, ()))
     nodes = {pod.node for pods in members for pod in pods.values()}
@@ -103,12 +103,12 @@ def _check_here(desired: DesiredState, scope: ViewFilter) -> None:
         )
 
 
-def elsewhere(pod: Pod) -> str:
+def other_node_text(pod: Pod) -> str:
     """Return the node of a Pod that isn't on this one."""
     return f"Pod {pod.ref.path} is on node {pod.node}" if pod.node else f"Pod {pod.ref.path} is on no node yet"
 
 
-def unjudged(pod: Pod) -> str:
+def why_no_policy_applies(pod: Pod) -> str:
     """Return why policies never apply to a Pod; '' where they may."""
     if pod.host_network:
         return f"Pod {pod.ref.path} uses its node's network and addresses: no policy applies to it"
@@ -119,7 +119,7 @@ def pods_in(desired: DesiredState, scope: ViewFilter) -> list[Pod]:
     """Return the Pods of a scope, in no order. Raises UsageError for a Pod that doesn't exist."""
     cluster = desired.cluster
     if scope.pod:
-        return [pod_of(cluster, scope.pod)]
+        return [find_pod(cluster, scope.pod)]
     if not scope.namespace:
         return list(cluster.pods.values())
     return [pod for one in cluster.by_namespace.get(scope.namespace, ()) for pod in cluster.members[one].values()]

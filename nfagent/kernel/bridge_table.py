@@ -11,7 +11,14 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.table_queries import generation
-from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, REMOVAL, TABLE_TEXT, BridgeTableListing, parse_frames
+from nfagent.nftables.bridge_table import (
+    BRIDGE_TABLE,
+    EXPECTED,
+    REMOVAL,
+    TABLE_TEXT,
+    BridgeTableListing,
+    parse_bridge_table,
+)
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -19,13 +26,13 @@ Run: TypeAlias = Callable[[str], str]
 """Runs commands by libnftables and returns its output."""
 _ABSENT_MESSAGE = "No such file or directory"
 _TRIES = 3
-PASSING = "tagged and encapsulated frames (VLAN, QinQ, PPPoE, MPLS) between Pods on a bridge are not filtered"
+NOT_FILTERED = "tagged and encapsulated frames (VLAN, QinQ, PPPoE, MPLS) between Pods on a bridge are not filtered"
 
 
 class TextCommands(Protocol):
     """Runs nft commands on the kernel's tables."""
 
-    async def by_text(self, call: Callable[[Run], _T]) -> _T:
+    async def run_commands(self, call: Callable[[Run], _T]) -> _T:
         """Call a function that runs commands, while no transaction is under way; return its result."""
         ...
 
@@ -54,11 +61,11 @@ class BridgeTableReconciler:
         self._changed = asyncio.Event()
         self._state = BridgeTableState("unknown", problem="not read yet")
 
-    def changed(self) -> None:
+    def mark_changed(self) -> None:
         """Mark the table as changed by another program; it is compared after the next `compare_if_changed`."""
         self._dirty = True
 
-    def proceed(self) -> None:
+    def compare_if_changed(self) -> None:
         """Start the comparison of a changed table: table inet nfagent, which takes precedence, is in sync."""
         if self._dirty:
             self._changed.set()
@@ -70,7 +77,7 @@ class BridgeTableReconciler:
             self._changed.clear()
             self._dirty = False
             began = clock()
-            await self.look()
+            await self.refresh()
             # A program that changes tables without end makes this take a tenth of the time at most.
             await asyncio.sleep((clock() - began) * 9)
             try:
@@ -79,15 +86,15 @@ class BridgeTableReconciler:
             except TimeoutError:
                 continue
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Compare the table and write it where it differs. A refusal by the kernel is logged once."""
         before = self._state.problem
         try:
-            self._state = await self._commands.by_text(self._refresh_now)
+            self._state = await self._commands.run_commands(self._refresh_now)
         except (KernelError, HostError, WireError) as error:
             self._state = BridgeTableState("unknown", problem=str(error))
             if str(error) != before:
-                log.warning("%s: %s; retrying", PASSING, error)
+                log.warning("%s: %s; retrying", NOT_FILTERED, error)
 
     def status(self) -> dict[str, Any]:
         """Return the last known state, for `dump state`."""
@@ -95,10 +102,10 @@ class BridgeTableReconciler:
 
     def _refresh_now(self, run: Run) -> BridgeTableState:
         if not self._dropping:
-            if remove_frames(run):
+            if remove_bridge_table(run):
                 log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
             return BridgeTableState("passed")
-        found = read_frames(run)
+        found = read_bridge_table(run)
         if found is None or found.objects not in (EXPECTED, self._accepted):
             if self._state.state == "dropped":
                 log.warning("table %s changed by another program; writing it again", BRIDGE_TABLE)
@@ -109,7 +116,7 @@ class BridgeTableReconciler:
         for _ in range(_TRIES):
             before = generation()
             run(TABLE_TEXT)
-            found = read_frames(run)
+            found = read_bridge_table(run)
             if found is not None and found.objects == EXPECTED:
                 return found
             if found is not None and generation() == before + 1:
@@ -119,15 +126,15 @@ class BridgeTableReconciler:
         raise KernelError(f"another program keeps changing table {BRIDGE_TABLE}")
 
 
-def remove_frames(run: Run) -> bool:
+def remove_bridge_table(run: Run) -> bool:
     """Delete the table; return whether it existed. Raises KernelError, HostError."""
-    found = read_frames(run)
+    found = read_bridge_table(run)
     if found is not None:
         run(REMOVAL)
     return found is not None
 
 
-def read_frames(run: Run) -> BridgeTableListing | None:
+def read_bridge_table(run: Run) -> BridgeTableListing | None:
     """Return the table, None without it; an unreadable listing is empty. Raises KernelError, HostError."""
     try:
         text = run(f"list table {BRIDGE_TABLE}")
@@ -136,6 +143,6 @@ def read_frames(run: Run) -> BridgeTableListing | None:
             return None
         raise
     try:
-        return parse_frames(text)
+        return parse_bridge_table(text)
     except WireError:
         return BridgeTableListing(())

@@ -33,7 +33,7 @@ class Bridge(msgspec.Struct, frozen=True, order=True):
     """A bridge with veth ports, and the address families that netfilter filters between its ports."""
 
     name: str
-    judged: tuple[Family, ...]
+    filtered: tuple[Family, ...]
 
 
 def bridges() -> list[Bridge]:
@@ -41,16 +41,16 @@ def bridges() -> list[Bridge]:
     return sorted(bridge for bridge, index in _bridges() if _has_veth(index))
 
 
-def unjudged_bridges() -> list[tuple[str, Family]]:
+def unfiltered_bridges() -> list[tuple[str, Family]]:
     """Return the bridges on which traffic between Pods is not filtered, each with the family. Raises KernelError."""
     families: tuple[Family, ...] = (4, 6) if (_SYSCTL / "net" / "ipv6").exists() else (4,)
     # Ports are listed last, and only for unfiltered bridges: a node has hundreds of ports.
     return sorted(
         (bridge.name, family)
         for bridge, index in _bridges()
-        if not set(families) <= set(bridge.judged) and _has_veth(index)
+        if not set(families) <= set(bridge.filtered) and _has_veth(index)
         for family in families
-        if family not in bridge.judged
+        if family not in bridge.filtered
     )
 
 
@@ -65,7 +65,7 @@ def filtered_families(bridge: Interface, sysctls: dict[Family, str | None]) -> t
     )
 
 
-def mending(families: Iterable[Family]) -> str:
+def fix_command(families: Iterable[Family]) -> str:
     """Return the command that filters these families on every bridge of this network namespace."""
     wanted = [SWITCHES[family] for family in sorted(set(families))]
     module = "" if all(_read(name) is not None for name in wanted) else "modprobe br_netfilter && "
@@ -80,10 +80,10 @@ class BridgeWatch:
         self._unfiltered: frozenset[tuple[str, Family]] = frozenset()
         self._problem = ""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the bridges now, in a fraction of a millisecond. A failure is logged once."""
         try:
-            now = frozenset(unjudged_bridges())
+            now = frozenset(unfiltered_bridges())
         except KernelError as error:
             if str(error) != self._problem:
                 log.warning("cannot check whether bridges are filtered: %s; retrying", error)
@@ -93,24 +93,26 @@ class BridgeWatch:
         found, resolved = now - self._unfiltered, self._unfiltered - now
         self._unfiltered = now
         if found:
-            command = mending(family for _, family in found)
+            command = fix_command(family for _, family in found)
             log.warning(
-                "traffic between Pods on %s is not filtered: br_netfilter is off; run: %s", in_words(found), command
+                "traffic between Pods on %s is not filtered: br_netfilter is off; run: %s",
+                describe_bridges(found),
+                command,
             )
         if resolved:
-            log.info("resolved: traffic between Pods on %s is filtered or gone", in_words(resolved))
+            log.info("resolved: traffic between Pods on %s is filtered or gone", describe_bridges(resolved))
 
     @property
-    def unjudged(self) -> tuple[str, str]:
+    def unfiltered(self) -> tuple[str, str]:
         """Return the unfiltered bridges as text, and the command that fixes them; both '' where all are filtered."""
         if not self._unfiltered:
             return "", ""
-        return in_words(self._unfiltered), mending(family for _, family in self._unfiltered)
+        return describe_bridges(self._unfiltered), fix_command(family for _, family in self._unfiltered)
 
     async def run(self, seconds: float = 60.0) -> None:
         """Read the bridges now and every so many seconds, until cancelled."""
         while True:
-            self.look()
+            self.refresh()
             await asyncio.sleep(seconds)
 
     def status(self) -> list[dict[str, Any]]:
@@ -121,7 +123,7 @@ class BridgeWatch:
         ]
 
 
-def in_words(unjudged: Iterable[tuple[str, Family]]) -> str:
+def describe_bridges(unjudged: Iterable[tuple[str, Family]]) -> str:
     """Return bridges and families as text: 'bridge cbr0 (IPv4, IPv6), bridge docker0 (IPv6)'."""
     return ", ".join(
         f"bridge {bridge} ({', '.join(f'IPv{family}' for family in families)})"

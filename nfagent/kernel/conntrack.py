@@ -26,7 +26,7 @@ from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, request_socket
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_delete, encode_dump
-from nfagent.netlink.extack import Acknowledgement, decode_answer
+from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.nftables.objects import FLOW_SET_SIZE
 
 _BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
@@ -55,7 +55,7 @@ class _Dump(msgspec.Struct):
     refusal: Acknowledgement | None = None
 
 
-def room_for_ways(limit: Path = _LIMIT) -> int:
+def revoked_set_size(limit: Path = _LIMIT) -> int:
     """Return the size of the sets `revoked4/6`: nf_conntrack_max, limited to 65,536..262,144.
 
     Without conntrack, or where its limit can't be read, the default size of sets (FLOW_SET_SIZE).
@@ -276,7 +276,7 @@ def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
     """Read the replies to a batch up to the last; without CAP_NET_ADMIN the kernel replies once, to the first."""
     while True:
         for reply in codec.messages(opened.recv(DATAGRAM_BYTES)):
-            answer = decode_answer(reply)
+            answer = decode_acknowledgement(reply)
             yield answer
             if answer.sequence == last or answer.errno == errno.EPERM:
                 return

@@ -68,7 +68,7 @@ class LinkQuery(msgspec.Struct, frozen=True):
     beyond: frozenset[str] = frozenset(_INTERNET)
 
 
-def question_of(cluster: ClusterState) -> LinkQuery:
+def link_query(cluster: ClusterState) -> LinkQuery:
     """Return the addresses to look up, for the current cluster state."""
     pods = {address for pod in cluster.local.values() if pod.holds_addresses for address in pod.addresses}
     own = cluster.nodes.get(cluster.node)
@@ -101,7 +101,7 @@ class LinkMonitor:
         self.links: NodeInterfaces | None = None
         self.problem = ""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read now, without a turn for the event loop. A failure is logged."""
         with suppress(KernelError):
             for _ in self._steps():

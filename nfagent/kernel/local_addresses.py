@@ -15,17 +15,17 @@ _INTERFACES = Path("/proc/thread-self/net/if_inet6")
 _DOMAINS: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def is_own(address: str) -> bool:
+def is_local_address(address: str) -> bool:
     """Return whether an address is local: whether a packet to it would have it as its source too.
 
     A route look-up by `connect`; nothing is sent. (`bind` would accept any address with `ip_nonlocal_bind` set.)
     """
     if is_link_local(address):
         return ipaddress.ip_address(address).packed.hex() in _link_locals()
-    return bool(own_among((address,)))
+    return bool(first_local_address((address,)))
 
 
-def own_among(addresses: Iterable[str]) -> str:
+def first_local_address(addresses: Iterable[str]) -> str:
     """Return the first local address, link-local ones excluded; '' without one.
 
     One socket per family, some microseconds per address.

@@ -27,7 +27,15 @@ from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.diff import diff
-from nfagent.nftables.listing_variants import ListingVariant, NamedObject, alike, differing, in_words, only, written
+from nfagent.nftables.listing_variants import (
+    ListingVariants,
+    NamedObject,
+    changed_objects,
+    describe_objects,
+    differing_objects,
+    same_objects,
+    with_listed_objects,
+)
 from nfagent.nftables.objects import (
     ABSENT,
     FLAGGED,
@@ -39,18 +47,18 @@ from nfagent.nftables.objects import (
     Ruleset,
 )
 from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing
-from nfagent.nftables.set_sizes import growing, sized
+from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
 from nfagent.nftables.transaction import (
     AddTable,
     ChangeElements,
     ChangeMapElements,
     Transaction,
-    phases,
+    split_for_commit,
     transaction_text,
 )
 from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.descriptors import DescriptorReserve
-from nfagent.system.gc_tuning import give_back
+from nfagent.system.gc_tuning import malloc_trim
 
 _T = TypeVar("_T")
 _ABSENT_MESSAGE = "No such file or directory"
@@ -116,7 +124,7 @@ class NftClient:
         self._monotonic = monotonic
         self._last_seconds = math.inf  # duration of the last short text's commit
         self._version = ""  # of libnftables, as its listings state it
-        self._variants = ListingVariant()
+        self._variants = ListingVariants()
         # The last comparison found foreign objects; the kernel refused to remove only them.
         self._removing = self._anew = False
         self._grown = False  # whether larger sets of flows were requested
@@ -141,38 +149,38 @@ class NftClient:
         """
         async with self._turn:
             try:
-                for phase in phases(transaction):
+                for phase in split_for_commit(transaction):
                     await self._commit(phase)
             except KernelError:
                 self._anew = self._removing
                 raise
             self._anew = self._removing = False
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return objects that this nft lists differently than `repair` wrote them, and accept these listings.
 
         Raises KernelError, HostError.
         """
-        return await self._in_thread(self._listed_otherwise_now, wanted, written(repair))
+        return await self._in_thread(self._listed_otherwise_now, wanted, changed_objects(repair))
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without accepted listing variants and without the sizes of sets of flows."""
-        return self._variants.as_written(sized(listed, wanted), wanted)
+        return self._variants.as_written(with_desired_sizes(listed, wanted), wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Return the values of named counters. Raises KernelError, HostError."""
         return await self._in_thread(self.counters_now)
 
-    async def by_text(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+    async def run_commands(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
         """Call a function that runs commands by libnftables, in the worker thread, between transactions."""
         async with self._turn:
-            return await self._in_thread(self.by_text_now, call)
+            return await self._in_thread(self.run_commands_now, call)
 
-    def by_text_now(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
+    def run_commands_now(self, call: Callable[[Callable[[str], str]], _T]) -> _T:
         """Call a function that runs commands by libnftables, in this thread."""
         return call(self._run)
 
-    def try_now(self, text: str) -> None:
+    def check_now(self, text: str) -> None:
         """Check commands by a dry run of libnftables. Raises KernelError, HostError."""
         self._context.set_dry_run(True)
         try:
@@ -230,7 +238,7 @@ class NftClient:
         finally:
             # For a large transaction, libnftables allocates as much memory as for a listing of it.
             if len(phase) > _SHORT_COMMANDS:
-                give_back()
+                malloc_trim()
 
     def _timed(self, text: str) -> None:
         started = self._monotonic()
@@ -264,7 +272,7 @@ class NftClient:
             return cleared + diff(found, wanted, anew=self._anew)
         finally:
             # The listing is as large as the table, and no longer needed.
-            give_back()
+            malloc_trim()
 
     def _listed_otherwise_now(self, wanted: Ruleset, names: frozenset[NamedObject]) -> tuple[str, ...]:
         """Write differing objects again; those that stay different, without another program's commit, are variants."""
@@ -272,17 +280,17 @@ class NftClient:
             for _ in range(_VARIANT_TRIES):
                 began = generation()
                 first = self.as_written(self.read_now(wanted), wanted)
-                names = differing(first, wanted, names)
+                names = differing_objects(first, wanted, names)
                 if not names:
                     return ()
-                self.apply_now(diff(only(first, wanted, names), wanted))
+                self.apply_now(diff(with_listed_objects(first, wanted, names), wanted))
                 second = self.as_written(self.read_now(wanted), wanted)
-                if generation() == began + 1 and alike(first, second, names):
-                    self._variants.note(second, wanted, names)
-                    return tuple(f"{name} (nft {self._version})" for name in in_words(names))
+                if generation() == began + 1 and same_objects(first, second, names):
+                    self._variants.accept(second, wanted, names)
+                    return tuple(f"{name} (nft {self._version})" for name in describe_objects(names))
             return ()
         finally:
-            give_back()
+            malloc_trim()
 
     def _clear_flags_now(self, flags: int) -> Transaction:
         """Clear flags such as `dormant`; return the command that did, so that connections are re-checked.
@@ -298,7 +306,7 @@ class NftClient:
 
     def _grow_now(self, listed: Ruleset, wanted: Ruleset) -> None:
         """Resize sets of flows that are too small, once; a kernel that refuses keeps their size."""
-        commands = () if self._grown else growing(listed, wanted)
+        commands = () if self._grown else resize_commands(listed, wanted)
         self._grown = True
         if commands:
             with suppress(KernelError):
@@ -317,7 +325,7 @@ class NftClient:
         self._context = None  # first: malloc can then reuse its memory for the next one
         with suppress(KernelError, HostError, OSError):  # the next call tries again, and raises
             self._context = self._opened()
-        give_back()
+        malloc_trim()
 
     def _list(self, command: str) -> str | None:
         try:

@@ -28,7 +28,7 @@ from nfagent.kernel.set_elements import NEEDS_ROOT
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, SO_RCVBUFFORCE, SOL_NETLINK, netfilter_socket
 from nfagent.kernel.table_queries import generation, table_sizes
 from nfagent.netlink import codec
-from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_committer, names_table
+from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table
 from nfagent.nftables.objects import TABLE
 
 log = logging.getLogger(__name__)
@@ -177,10 +177,10 @@ class NftMonitor:
         self._changed(CommitOrigin())
 
     def _receive(self, datagram: bytes, changed: OnChange) -> None:
-        self._named = self._named or names_table(datagram)
+        self._named = self._named or mentions_table(datagram)
         port = 0  # the kernel's, which is never ours
         try:
-            origin = decode_committer(datagram)
+            origin = decode_commit_origin(datagram)
             if origin is not None:
                 port = next(codec.messages(datagram)).port
         except WireError as error:

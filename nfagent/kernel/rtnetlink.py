@@ -20,7 +20,7 @@ from nfagent.netlink.rtnl_link import (
     RTM_NEWLINK,
     Interface,
     decode_link,
-    encode_listing,
+    encode_link_dump,
 )
 
 _TRIES = 3
@@ -43,7 +43,7 @@ def listed_links(
     """
     found: list[Interface] = []
     for sequence in range(1, _TRIES + 1):
-        opened.send(encode_listing(sequence, kind, master))
+        opened.send(encode_link_dump(sequence, kind, master))
         found = []
         whole, ended = True, False
         while not ended:

@@ -17,7 +17,7 @@ from nfagent.errors import HostError, KernelError, SetFullError, WireError
 from nfagent.kernel.sockets import AS_ROOT, request_socket
 from nfagent.model.netaddr import Range
 from nfagent.netlink import codec
-from nfagent.netlink.extack import Acknowledgement, decode_answer
+from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_elements import Batch, ElementRequest, MapElement, encode_batch, is_elements_only
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Element, LinkName, PortRange, ServicePort
 from nfagent.nftables.render import element_text
@@ -155,7 +155,7 @@ class SetElementSocket:
 
 def _decoded(datagram: bytes) -> list[Acknowledgement]:
     try:
-        return [decode_answer(reply) for reply in codec.messages(datagram) if reply.type == codec.NLMSG_ERROR]
+        return [decode_acknowledgement(reply) for reply in codec.messages(datagram) if reply.type == codec.NLMSG_ERROR]
     except WireError as error:
         raise KernelError(f"cannot decode the reply to a batch: {error}") from None
 

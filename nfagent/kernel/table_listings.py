@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from nfagent.kernel.nft_client import NftClient
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
-from nfagent.system.gc_tuning import give_back
+from nfagent.system.gc_tuning import malloc_trim
 
 _T = TypeVar("_T")
 
@@ -27,7 +27,7 @@ class SharedListing(Generic[_T]):
         self._now: asyncio.Task[_T] | None = None
         self._next: asyncio.Task[_T] | None = None
 
-    async def answer(self) -> _T:
+    async def read(self) -> _T:
         """Return the result of a call that starts after this request. Raises what the call raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._now))
@@ -55,11 +55,11 @@ class TableListings:
 
     async def ruleset(self) -> Ruleset:
         """Return the ruleset of the table, read after this call. Raises KernelError, HostError."""
-        return await self._ruleset.answer()
+        return await self._ruleset.read()
 
     async def counters(self) -> dict[str, CounterValue]:
         """Return the values of named counters, read after this call. Raises KernelError, HostError."""
-        return await self._counters.answer()
+        return await self._counters.read()
 
 
 def _read() -> Ruleset:
@@ -68,7 +68,7 @@ def _read() -> Ruleset:
         return kernel.read_now()
     finally:
         kernel.close()
-        give_back()
+        malloc_trim()
 
 
 def _counters() -> dict[str, CounterValue]:

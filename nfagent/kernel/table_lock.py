@@ -24,7 +24,7 @@ from pathlib import Path
 from nfagent.errors import HostError, WireError
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
-from nfagent.netlink.unix_diag import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_listing
+from nfagent.netlink.unix_diag import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_socket_dump
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _locked_in_folder() -> tuple[int, int]:
         raise
 
 
-def claim_table() -> TableLock:
+def acquire_table() -> TableLock:
     """Lock the table of this thread's network namespace. Raises HostError where another agent holds it."""
     try:
         lock, folder = _locked_in_folder()
@@ -138,7 +138,7 @@ def holder_name(process: int) -> str:
     return f"process {process}" if process else "a process in another PID namespace"
 
 
-def remedy(process: int) -> str:
+def stop_command(process: int) -> str:
     """Return the command that stops the holder."""
     return f"systemctl stop nfagent{f', or kill {process}' if process else ''}"
 
@@ -264,7 +264,7 @@ def _written_process(opened: int) -> int:
 def _taken(process: int) -> HostError:
     return HostError(
         f"another agent holds {_TABLE} in this network namespace: {holder_name(process)}; "
-        f"stop it ({remedy(process)}), then start again"
+        f"stop it ({stop_command(process)}), then start again"
     )
 
 
@@ -296,7 +296,7 @@ def _address_holder() -> int | None:
 def _unix_sockets() -> Iterator[UnixSocket]:
     with netlink_socket(NETLINK_SOCK_DIAG) as opened:
         opened.connect((0, 0))
-        opened.send(encode_listing(1))  # the kernel replies within send, and queues the next part within recv
+        opened.send(encode_socket_dump(1))  # the kernel replies within send, and queues the next part within recv
         while True:
             for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
                 if part.type == codec.NLMSG_DONE:

@@ -35,7 +35,7 @@ class ResponseStream(Protocol):
 class ApiClientProtocol(Protocol):
     """A client of one API server."""
 
-    async def access(self) -> ClientConfig:
+    async def client_config(self) -> ClientConfig:
         """Return the server's address and the credentials. Raises ClusterError."""
         ...
 
@@ -53,6 +53,6 @@ class ApiClientProtocol(Protocol):
         """
         ...
 
-    async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
+    async def request(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
         """Send a request and return the whole response, of any status. Raises ClusterError."""
         ...

@@ -15,7 +15,7 @@ from nfagent.errors import ClusterError, UnreachableError
 from nfagent.kube.backoff import probe_pause, refresh_pause, window
 from nfagent.kube.client import ApiResponse
 from nfagent.kube.discovery import ACCEPT, PATH, decode_discovery
-from nfagent.kube.served_versions import servings
+from nfagent.kube.served_versions import resource_availability
 from nfagent.model.gvk import Resource
 
 _READY = "/readyz"
@@ -37,7 +37,7 @@ _REFUSED_SECONDS = 5.0
 class DiscoveryClient(Protocol):
     """Sends single requests to the API server."""
 
-    async def ask(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
+    async def request(self, method: str, path: str, *, accept: str = ..., etag: str = ...) -> ApiResponse:
         """Send a request and return the response, of any status. Raises ClusterError."""
         ...
 
@@ -82,7 +82,7 @@ class APIAvailability:
         A server that refuses to say, or that has been unready for 30 s, counts as ready.
         """
         try:
-            answer = await self._server.ask("GET", _READY)
+            answer = await self._server.request("GET", _READY)
         except ClusterError:
             return False
         if answer.status < _UNREADY:
@@ -113,7 +113,7 @@ class APIAvailability:
 
     def known_other_versions(self, resource: Resource) -> str:
         """Return in which other versions the server has a kind that it lacks, by the last discovery document."""
-        [serving] = servings(self._served or frozenset(), [resource])
+        [serving] = resource_availability(self._served or frozenset(), [resource])
         return str(serving) if serving.others else ""
 
     async def _probe(self) -> bool:
@@ -121,7 +121,7 @@ class APIAvailability:
         began = self._clock.monotonic()
         while True:
             try:
-                answer = await self._server.ask("GET", _READY)
+                answer = await self._server.request("GET", _READY)
             except ClusterError:
                 return False
             refuses = answer.status in _REFUSALS
@@ -143,7 +143,7 @@ class APIAvailability:
 
     async def _discover(self) -> None:
         """Read the discovery document; without an answer, the previous one stays. Raises ClusterError."""
-        answer = await self._server.ask("GET", PATH, accept=ACCEPT, etag=self._etag)
+        answer = await self._server.request("GET", PATH, accept=ACCEPT, etag=self._etag)
         if answer.status == _OK:
             self._served, self._etag = decode_discovery(answer.body), answer.etag
         elif _BAD_REQUEST <= answer.status < _UNREADY and answer.status != _TOO_MANY:

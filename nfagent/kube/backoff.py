@@ -19,7 +19,7 @@ _FIRST = {"busy": 1.0, "refused": 0.5, "broken": 0.5, "expired": 0.5, "lost": 0.
 _LONGEST = {"busy": 30.0, "refused": 15.0, "broken": 15.0, "lost": 15.0}
 _LONGEST_RETRY_AFTER = 300.0
 _MAX_DOUBLINGS = 10
-LOOK_AGAIN_SECONDS = 50.0
+REFRESH_SECONDS = 50.0
 """Longest time between the creation of a missing kind's CRD and the next discovery request."""
 
 
@@ -35,7 +35,7 @@ def probe_pause(nodes: int, jitter: float) -> float:
 
 def refresh_pause(jitter: float) -> float:
     """Return the seconds until discovery is read again for missing kinds."""
-    return LOOK_AGAIN_SECONDS * (0.6 + 0.4 * jitter)
+    return REFRESH_SECONDS * (0.6 + 0.4 * jitter)
 
 
 class Backoff:

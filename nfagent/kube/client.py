@@ -121,11 +121,11 @@ class ApiClient:
         self._session: aiohttp.ClientSession | None = None
         self._warned = False
 
-    async def access(self) -> ClientConfig:
+    async def client_config(self) -> ClientConfig:
         """Return the server's address and the credentials. Raises ClusterError."""
         return await self._credentials.access()
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,

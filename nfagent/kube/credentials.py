@@ -91,7 +91,7 @@ class _ChildOutput(msgspec.Struct):
     hint: str = ""
 
 
-async def find_access(
+async def find_client_config(
     kubeconfig: str = "",
     context: str = "",
     token_file: str = "",

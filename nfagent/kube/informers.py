@@ -56,11 +56,11 @@ _MOST_EXPIRED = 2
 class EventSink(Protocol):
     """Receives the changes of all resources."""
 
-    async def take(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         """Apply changes in the order of events; the informers continue when it returns."""
         ...
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         """Note that every resource was listed; called once."""
         ...
 
@@ -124,14 +124,14 @@ class Informers:
         """Return the issues that came and those that went since the last call; the cost is that of the changes."""
         came, went = list[ValidationIssue](), list[ValidationIssue]()
         for reflector in self._reflectors.values():
-            new, gone = reflector.problems.news()
+            new, gone = reflector.problems.drain_changes()
             came += new
             went += gone
         return came, went
 
     async def start(self) -> None:
         """Resolve the credentials and read the checkpoint. Raises ClusterError."""
-        access = await self._server.access()
+        access = await self._server.client_config()
         self._origin = f"{access.server}, by {access.origin}"
         await self._last_good.open(f"API server {access.server}")
         log.info("watching API server %s", self._origin)
@@ -153,7 +153,7 @@ class Informers:
                     task.cancel()
             # Only after the tasks have ended: what one was still reading isn't part of the new lists.
             for reflector in self._reflectors.values():
-                reflector.look_again()
+                reflector.relist()
             self._listed.clear()
             self._begun.set()
 
@@ -196,7 +196,7 @@ class Informers:
                 await self._ask(reflector, reflector.request(0))
             except ClusterError as error:
                 return str(error)
-            failure = reflector.setback
+            failure = reflector.failure
             if failure is not None:
                 expired += 1
                 if failure.kind != "expired" or expired > _MOST_EXPIRED:
@@ -235,9 +235,9 @@ class Informers:
         except ClusterError as error:
             reflector.end(timed_out=isinstance(error, ReadTimeoutError))
             return WatchFailure("lost", str(error))
-        if reflector.setback is None and request.watch and self._clock.monotonic() - began < _SHORT_SECONDS:
+        if reflector.failure is None and request.watch and self._clock.monotonic() - began < _SHORT_SECONDS:
             return WatchFailure("lost", "the API server ended a watch as soon as it began")
-        return reflector.setback
+        return reflector.failure
 
     async def _recover(self, reflector: Reflector, backoff: Backoff, failure: WatchFailure) -> None:
         """Log a failure, and wait until the next request."""
@@ -246,7 +246,7 @@ class Informers:
             self._log_failure(kind, "")
             log.debug("%s: not served by the API server: %s", kind, failure.reason)
             await self._availability.wait_served(reflector.resource)
-            reflector.look_again()
+            reflector.relist()
             return
         if failure.kind not in _PROTOCOL and not (backoff.fresh and _is_transient(failure)):
             self._log_failure(kind, failure.reason)
@@ -273,8 +273,8 @@ class Informers:
                     self._note_read(reflector)
                     if (work := reflector.predecoder.work(chunk)) is not None:
                         await asyncio.to_thread(work)
-                    await self._pass_on(reflector, reflector.take_chunk(chunk))
-                    if reflector.setback is not None:
+                    await self._pass_on(reflector, reflector.feed_watch(chunk))
+                    if reflector.failure is not None:
                         return
                     self._log_recovery(reflector)
                 reflector.end()
@@ -283,8 +283,8 @@ class Informers:
         """Pass on a page's objects as they arrive: a page from the watch cache is as long as the list."""
         async for chunk in stream:
             self._note_read(reflector)
-            await self._pass_on(reflector, reflector.take_part(chunk))
-            if reflector.setback is not None:
+            await self._pass_on(reflector, reflector.feed_page(chunk))
+            if reflector.failure is not None:
                 return
         await self._pass_on(reflector, reflector.end_page())
 
@@ -302,7 +302,7 @@ class Informers:
                 await self._deliver([*reflector.keep_in_force(f"{elsewhere}; the last known state stays in force")])
                 self._check_synced()
                 return
-        await self._pass_on(reflector, reflector.refuse(code, body, stream.retry_after))
+        await self._pass_on(reflector, reflector.end_with_error(code, body, stream.retry_after))
 
     async def _pass_on(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
         if reflector.phase == "watching" or reflector.resource.kind in _ONE_BY_ONE:
@@ -316,11 +316,11 @@ class Informers:
             self._listed.set()
         if not self.synced and all(each.synced for each in self._reflectors.values()):
             self.synced = True
-            self._last_good.settle()
-            self._sink.gathered()
+            self._last_good.mark_synced()
+            self._sink.on_synced()
 
     async def _deliver(self, changes: Iterable[ObjectChange]) -> None:
-        await self._sink.take(self._last_good.noted(changes))
+        await self._sink.apply(self._last_good.record(changes))
 
     async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
         """Keep a list's changes until it is complete, and apply them as one batch: no part of a relist takes effect."""

@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from nfagent.decode.reader import DecodedObject, Reader
+from nfagent.decode.object_decoder import DecodedObject, ObjectDecoder
 from nfagent.errors import DecodeError, ValidationIssue
 from nfagent.kube.watch_codec import LineDecoder, decode_event
 
@@ -22,7 +22,7 @@ LONG = 64 * 1024
 class ObjectPredecoder:
     """Decodes objects, of which one may have been decoded ahead of time."""
 
-    def __init__(self, read: Reader, lines: Callable[[], LineDecoder]) -> None:
+    def __init__(self, read: ObjectDecoder, lines: Callable[[], LineDecoder]) -> None:
         """Keep the decoder `read`, and `lines`, which returns the current watch's line decoder."""
         self._read = read
         self._lines = lines

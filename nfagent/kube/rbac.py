@@ -18,7 +18,7 @@ TESTED_MINOR = 34
 """Minor version of the newest API server that the tests run with."""
 
 LEASES_NAMESPACE = "nfagent"
-LEASE = "nfagent"
+LEASE_NAME = "nfagent"
 _BY_NAME = "metadata.name="
 _GKE = "networking.gke.io"
 
@@ -94,7 +94,7 @@ def _name(resource: Resource) -> str:
 _WITH_CONDITIONS = ("egressnatpolicies", "networkgatewaygroups")
 _ELECTION = "this agent is never elected to report what concerns the whole cluster"
 
-NEEDS = (
+REQUIREMENTS = (
     *map(_list_and_watch, RESOURCES),
     *map(_report_on, RESOURCES),
     RBACRequirement(
@@ -125,7 +125,7 @@ NEEDS = (
         resource="leases",
         verbs=("get", "update"),
         namespace=LEASES_NAMESPACE,
-        name=LEASE,
+        name=LEASE_NAME,
         cost=_ELECTION,
     ),
 )

@@ -21,9 +21,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.checkpoint.codec import still_in_force
+from nfagent.checkpoint.codec import with_in_force_note
 from nfagent.decode.issue_tracker import IssueTracker
-from nfagent.decode.reader import DecodedObject, event_reader, reader
+from nfagent.decode.object_decoder import DecodedObject, event_decoder, object_decoder
 from nfagent.errors import DecodeError, ValidationIssue
 from nfagent.kube.list_decoder import ListDecoder
 from nfagent.kube.predecode import ObjectPredecoder
@@ -68,13 +68,13 @@ class Reflector:
         self.synced = False
         self.listed = False
         self.problems = IssueTracker[ObjectRef]()
-        self.setback: WatchFailure | None = None
+        self.failure: WatchFailure | None = None
         self.pending: list[ObjectChange] = []
         self.lists = 0
         self.version = ""
-        self.predecoder = ObjectPredecoder(reader(resource), lambda: self._lines)
+        self.predecoder = ObjectPredecoder(object_decoder(resource), lambda: self._lines)
         self._read = self.predecoder.read
-        self._read_event = event_reader(resource)
+        self._read_event = event_decoder(resource)
         self._keys = keys
         self._last_good = last_good
         self._page_size = page_size
@@ -103,7 +103,7 @@ class Reflector:
 
     @property
     def _stopped(self) -> bool:
-        return self.setback is not None
+        return self.failure is not None
 
     def request(self, watch_seconds: int) -> ReflectorRequest:
         """Return the next request; the server ends a watch after that many seconds."""
@@ -122,14 +122,14 @@ class Reflector:
             query["resourceVersion"] = self.version
         return ReflectorRequest(self.resource.path, query, watch=True)
 
-    def take_part(self, chunk: bytes) -> Iterator[ObjectChange]:
+    def feed_page(self, chunk: bytes) -> Iterator[ObjectChange]:
         """Decode a part of a page and return its changes. Where `failure` is set afterwards, the page is over."""
-        self.setback = None
+        self.failure = None
         yield from self._page_objects(self._body.feed(chunk))
 
     def end_page(self) -> Iterator[ObjectChange]:
         """End a page: return the changes of its rest and, after the last page, the removed objects."""
-        self.setback = None
+        self.failure = None
         try:
             page = self._body.end()
         except DecodeError as error:
@@ -139,9 +139,9 @@ class Reflector:
         if not self._stopped:
             yield from self._finish_page(page)
 
-    def take_chunk(self, chunk: bytes) -> Iterator[ObjectChange]:
+    def feed_watch(self, chunk: bytes) -> Iterator[ObjectChange]:
         """Decode a part of a watch and return its changes. Where `failure` is set afterwards, the watch is over."""
-        self.setback = None
+        self.failure = None
         try:
             lines = self._lines.feed(chunk)
             for line in lines:
@@ -161,12 +161,12 @@ class Reflector:
         """
         if timed_out and self._phase == "watching":
             if self._timed_out_at == self.version:
-                self.look_again()
+                self.relist()
                 return
             self._timed_out_at = self.version
         if self._phase == "initial":
             self._forget_list()
-            self.setback = WatchFailure("refused", "the API server ended the initial events before they were complete")
+            self.failure = WatchFailure("refused", "the API server ended the initial events before they were complete")
         elif self._phase == "listing" and not self._rest:
             # The list starts over at another version, and what was read of this one doesn't count there.
             self._forget_list()
@@ -188,10 +188,10 @@ class Reflector:
         self.synced = self.listed = True
         self._halt(WatchFailure("refused", reason))
 
-    def refuse(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[ObjectRef]:
+    def end_with_error(self, code: int, body: bytes, retry_after: float | None = None) -> Iterator[ObjectRef]:
         """Note a response other than 200; return the removed objects, where the kind is no longer served."""
         status = decode_status(body, code)
-        self.setback = None
+        self.failure = None
         if status.expired:
             self._expire(status)
         elif code == _NOT_FOUND and self.resource.optional:
@@ -209,7 +209,7 @@ class Reflector:
         self._initial_events = False
         self._restart()
 
-    def look_again(self) -> None:
+    def relist(self) -> None:
         """Start over with a consistent read; for a kind that was missing, any version will do."""
         self._consistent = self._phase != "missing"
         self.listed = False
@@ -302,7 +302,7 @@ class Reflector:
             yield item
 
     def _note_in_force(self, found: DecodedObject) -> None:
-        self.problems[found.ref] = tuple(map(still_in_force, found.problems))
+        self.problems[found.ref] = tuple(map(with_in_force_note, found.problems))
 
     def _deleted(self, found: DecodedObject) -> Iterator[ObjectChange]:
         self.problems.pop(found.ref, None)
@@ -349,7 +349,7 @@ class Reflector:
 
     def _removed(self, keys: Collection[Key]) -> list[ObjectRef]:
         refs = [ObjectRef(self.resource.kind, namespace, name) for namespace, name in keys]
-        return sorted(ref for ref in refs if self.resource.holds(ref))
+        return sorted(ref for ref in refs if self.resource.contains(ref))
 
     def _note_absent(self, status: Status) -> Iterator[ObjectRef]:
         """Note a 404 of the kind: where objects are in force, it takes several in a row to remove them."""
@@ -363,7 +363,7 @@ class Reflector:
         self._restart()
         self._phase = "missing"
         self.synced = self.listed = True
-        self.setback = WatchFailure("missing", str(status))
+        self.failure = WatchFailure("missing", str(status))
 
     def _expire(self, status: Status) -> None:
         """List again. A watch's version is too old to continue from; a list not older than it is current."""
@@ -374,12 +374,12 @@ class Reflector:
 
     def _start_over(self, kind: Literal["again", "expired", "refused", "broken"], reason: str) -> None:
         """Drop what was being read, and start over with a list."""
-        self.setback = WatchFailure(kind, reason)
+        self.failure = WatchFailure(kind, reason)
         self._restart()
 
     def _halt(self, failure: WatchFailure) -> None:
         """Stop; the next request continues from what was read, except for initial events, which start over."""
-        self.setback = failure
+        self.failure = failure
         if self._phase == "initial":
             self._forget_list()
 

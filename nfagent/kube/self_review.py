@@ -13,9 +13,9 @@ import msgspec
 from nfagent.errors import DecodeError
 from nfagent.kube.rbac import Permission
 
-WHO_PATH = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-WHO_BODY = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-MAY_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+SELF_REVIEW_PATH = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+SELF_REVIEW_BODY = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 VERSION_PATH = "/version"
 
 _T = TypeVar("_T")
@@ -95,7 +95,7 @@ def access_review(permission: Permission) -> dict[str, Any]:
     }
 
 
-def decode_access(body: bytes) -> bool:
+def decode_access_review(body: bytes) -> bool:
     """Decode a SelfSubjectAccessReview: return whether the permission is granted. Raises DecodeError."""
     return _decoded(body, _AccessReview).status.allowed
 

@@ -43,7 +43,7 @@ class ResourceAvailability(msgspec.Struct, frozen=True):
         return f"{self.resource.kind} {served}, but read as {self.version}"
 
 
-def servings(served: Served, resources: Iterable[Resource] = OPTIONAL) -> tuple[ResourceAvailability, ...]:
+def resource_availability(served: Served, resources: Iterable[Resource] = OPTIONAL) -> tuple[ResourceAvailability, ...]:
     """Return the availability of each kind."""
     return tuple(_serving(served, resource) for resource in resources)
 

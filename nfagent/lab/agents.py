@@ -56,7 +56,7 @@ class LabAgent:
         return self._folder / "log" / "policy_action.log"
 
     @property
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """Its standard error so far."""
         path = self._folder / "stderr"
         return path.read_text("utf-8", "replace") if path.exists() else ""
@@ -69,7 +69,7 @@ class LabAgent:
         return self._process
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it was started, and not stopped."""
         return self._process is not None
 
@@ -103,7 +103,7 @@ class LabAgent:
                 if b"READY=1" in listener.recv(4096):
                     return
         self.stop()
-        raise KernelError(f"the agent of node {self.node} didn't start: {self.said or 'no output'}")
+        raise KernelError(f"the agent of node {self.node} didn't start: {self.stderr_text or 'no output'}")
 
     def reload(self) -> None:
         """Send SIGHUP, as `systemctl reload` does: the agent reads its source and the kernel again."""
@@ -156,7 +156,7 @@ class LabAgent:
         in_sync: bool = status["reconcile"]["in_sync"]
         return in_sync and status["files"] == dict(files)
 
-    def is_calm(self) -> bool:
+    def recheck_is_done(self) -> bool:
         """Return whether the kernel is in sync, and no address is under re-check."""
         status = self.ask("/v1/dump/state")["agent"]
         return bool(status["reconcile"]["in_sync"]) and not status["revoke"]["suspects"]
@@ -194,15 +194,15 @@ class LabAgents:
         """Return a node's agent."""
         return self.agents[node]
 
-    def calm(self) -> None:
+    def wait_for_recheck(self) -> None:
         """Wait until no agent has an address under re-check. Raises KernelError after ten seconds."""
         end = time.monotonic() + _SYNC_SECONDS
-        for agent in (agent for agent in self.agents.values() if agent.runs):
-            while not agent.is_calm():
+        for agent in (agent for agent in self.agents.values() if agent.is_running):
+            while not agent.recheck_is_done():
                 if time.monotonic() > end:
                     raise KernelError(
                         f"the agent of node {agent.node} still re-checks addresses after {_SYNC_SECONDS:.0f} s: "
-                        f"{agent.said[-2000:]}"
+                        f"{agent.stderr_text[-2000:]}"
                     )
                 time.sleep(_POLL_SECONDS)
 
@@ -218,7 +218,7 @@ class LabCluster(LabAgents):
     def write(self, name: str, text: str) -> None:
         """Write a manifest by rename, and return when every running agent enforces it."""
         self.place(name, text)
-        self.settle()
+        self.wait_until_enforced()
 
     def place(self, name: str, text: str) -> None:
         """Write a manifest by rename, and return at once."""
@@ -230,9 +230,9 @@ class LabCluster(LabAgents):
         """Delete manifests, and return when every running agent enforces the rest."""
         for name in names:
             (self.manifests / name).unlink()
-        self.settle()
+        self.wait_until_enforced()
 
-    def settle(self, agents: Sequence[LabAgent] | None = None) -> None:
+    def wait_until_enforced(self, agents: Sequence[LabAgent] | None = None) -> None:
         """Wait until the running agents enforce the folder's manifests. Raises KernelError after ten seconds."""
         files = {
             str(path.relative_to(self.manifests)): digest(path.read_text(encoding="utf-8"))
@@ -240,12 +240,12 @@ class LabCluster(LabAgents):
             if path.suffix in {".yaml", ".yml", ".json"} and not path.name.startswith(".")
         }
         end = time.monotonic() + _SYNC_SECONDS
-        running = [agent for agent in self.agents.values() if agent.runs]
+        running = [agent for agent in self.agents.values() if agent.is_running]
         for agent in running if agents is None else agents:
             while not agent.has_read(files):
                 if time.monotonic() > end:
                     raise KernelError(
                         f"the agent of node {agent.node} doesn't enforce the manifests after {_SYNC_SECONDS:.0f} s: "
-                        f"{agent.said[-2000:]}"
+                        f"{agent.stderr_text[-2000:]}"
                     )
                 time.sleep(_POLL_SECONDS)

@@ -33,33 +33,33 @@ class ApiCluster(LabAgents):
     def put(self, *documents: Document) -> None:
         """Create or change objects with their status, and return when every running agent enforces them."""
         self.client.put_all(documents)
-        self.settle(documents)
+        self.wait_until_enforced(documents)
 
     def delete(self, *documents: Document) -> None:
         """Delete objects, and return when every running agent enforces the rest."""
         for document in documents:
             self.client.delete(document)
-        self.settle(documents)
+        self.wait_until_enforced(documents)
 
-    def settle(self, documents: Iterable[Document]) -> None:
+    def wait_until_enforced(self, documents: Iterable[Document]) -> None:
         """Wait until the running agents enforce the server's objects of these documents' kinds.
 
         Raises KernelError after twenty seconds.
         """
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
-        wanted = {kind: served(self.client, version, kind) for version, kind in kinds}
+        wanted = {kind: served_state(self.client, version, kind) for version, kind in kinds}
         end = time.monotonic() + _SYNC_SECONDS
-        for agent in (agent for agent in self.agents.values() if agent.runs):
+        for agent in (agent for agent in self.agents.values() if agent.is_running):
             while not _has_seen(agent, wanted):
                 if time.monotonic() > end:
                     raise KernelError(
                         f"the agent of node {agent.node} doesn't enforce the server's objects after "
-                        f"{_SYNC_SECONDS:.0f} s: {agent.said[-2000:]}"
+                        f"{_SYNC_SECONDS:.0f} s: {agent.stderr_text[-2000:]}"
                     )
                 time.sleep(_POLL_SECONDS)
 
 
-def served(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]:
+def served_state(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]:
     """Return the number of a kind's objects that agents list from the server, and their highest resourceVersion."""
     resource = next(
         (each for each in (*RESOURCES, SERVICES) if (each.api_version, each.kind) == (api_version, kind)), None
@@ -72,7 +72,7 @@ def served(client: LabApiClient, api_version: str, kind: str) -> tuple[int, int]
     return len(found), max((int(item["metadata"]["resourceVersion"]) for item in found), default=0)
 
 
-def standing(agent: LabAgent, kind: str) -> dict[str, Any]:
+def kind_status(agent: LabAgent, kind: str) -> dict[str, Any]:
     """Return an agent's status of one kind: phase, synced, version, objects, trouble."""
     found: dict[str, Any] = agent.ask("/v1/dump/state")["agent"]["apiserver"]["resources"][kind]
     return found
@@ -90,7 +90,7 @@ def _has_seen(agent: LabAgent, wanted: dict[str, tuple[int, int]]) -> bool:
     return in_sync
 
 
-def all_follow(agents: Sequence[LabAgent]) -> bool:
+def all_are_watching(agents: Sequence[LabAgent]) -> bool:
     """Return whether every agent watches every served kind without an error."""
     return all(
         there["phase"] in {"watching", "missing"} and not there["trouble"]

@@ -45,11 +45,11 @@ class ControlPlaneBinaries(msgspec.Struct, frozen=True):
     kube_apiserver: Path
 
 
-def silent(_said: str) -> None:
+def no_progress(_said: str) -> None:
     """Ignore the progress."""
 
 
-def find(say: Callable[[str], None] = silent, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
+def find(say: Callable[[str], None] = no_progress, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
     """Return the binaries; build them where they are missing: minutes the first time, seconds later.
 
     Raises HostError, which names the packages to install, or the build's error.
@@ -215,7 +215,7 @@ def main(checkout: Path = CHECKOUT) -> int:
     # SIGTERM ends it as Ctrl-C does, so that the compilers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        found = find(silent if "--quiet" in sys.argv else _tell, checkout)
+        found = find(no_progress if "--quiet" in sys.argv else _tell, checkout)
     except HostError as error:
         _tell(str(error))
         return 2

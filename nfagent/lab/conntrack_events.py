@@ -49,7 +49,7 @@ class ConntrackDestroyListener:
         self._thread.join()
         self._sock.close()
 
-    def forgotten_at(self, client: str, protocol: int, port: int) -> float | None:
+    def destroyed_at(self, client: str, protocol: int, port: int) -> float | None:
         """Return when a connection's last entry was destroyed, by time.monotonic(); None without a notification."""
         return self._destroyed.get((client, protocol, port))
 

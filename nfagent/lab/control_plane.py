@@ -98,7 +98,7 @@ class ControlPlane:
         return self._processes["kube-apiserver"].pid
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the API server was started, and not killed."""
         return "kube-apiserver" in self._processes
 
@@ -180,9 +180,9 @@ class ControlPlane:
         """Write a kubeconfig for a user, or for any token under that name; return its path. Raises UsageError."""
         return self._credentials.kubeconfig(user, token or self.token_for(user), self.url, self.ca_file)
 
-    def said(self, name: str = "kube-apiserver") -> str:
+    def log_text(self, name: str = "kube-apiserver") -> str:
         """Return the log of a process, 'etcd' or 'kube-apiserver', so far."""
-        return self._processes.said(name)
+        return self._processes.log_text(name)
 
     def _start_etcd(self, peer_port: int) -> None:
         here, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{peer_port}"
@@ -201,10 +201,12 @@ class ControlPlane:
     def _await_ready(self) -> None:
         end = time.monotonic() + _READY_SECONDS
         while not self._is_ready():
-            if dead := self._processes.dead():
-                raise ClusterError(f"{dead} exited: {self.said(dead)[-_TAIL:]}")
+            if dead := self._processes.exited_name():
+                raise ClusterError(f"{dead} exited: {self.log_text(dead)[-_TAIL:]}")
             if time.monotonic() > end:
-                raise ClusterError(f"kube-apiserver isn't ready after {_READY_SECONDS:.0f} s: {self.said()[-_TAIL:]}")
+                raise ClusterError(
+                    f"kube-apiserver isn't ready after {_READY_SECONDS:.0f} s: {self.log_text()[-_TAIL:]}"
+                )
             time.sleep(_POLL_SECONDS)
 
     def _is_ready(self) -> bool:

@@ -180,7 +180,7 @@ class _Demo:
             self._cluster.write(_POLICY, (self._examples / _POLICY).read_text("utf-8"))
             committed = self._cluster.agent("node-b").ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"]
             streams.wait_until_sent(_STREAMED, *opened.values())
-            arrivals = {name: found.heard for name, found in opened.items()}
+            arrivals = {name: found.received for name, found in opened.items()}
             numbers = opened["web"].numbers()
             after = {name: len(found.passed_after(committed)) for name, found in opened.items()}
         rows = [[f"shop/{name}", str(arrivals[name] - after[name]), str(after[name])] for name in ("db", "web")]
@@ -310,7 +310,7 @@ class _Demo:
                     first = watch.result()
                     self._expect(first is not None, f"{what}: no packet had the new verdict within 5 s")
                     took[what].append(((first or began) - began) * 1000)
-                    self._cluster.settle()
+                    self._cluster.wait_until_enforced()
         self._printer.progress("")
         rows = [[what, f"{statistics.median(times):.1f} ms", f"{max(times):.1f} ms"] for what, times in took.items()]
         self._printer.table(["change", "median", "slowest"], rows)

@@ -72,11 +72,11 @@ class PacketCounter:
 
     def close(self) -> None:
         """Stop counting; the arrivals stay readable."""
-        self.look()
+        self.read_pending()
         with self._lock:
             self._sock.close()
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         """Read the queued packets; the socket's queue takes some thousands."""
         with self._lock:
             if self._sock.fileno() < 0:
@@ -87,7 +87,7 @@ class PacketCounter:
 
     def arrivals(self) -> list[Arrival]:
         """Return the arrivals so far. Raises KernelError where the socket's queue overflowed."""
-        self.look()
+        self.read_pending()
         if self._lost:
             raise KernelError(
                 f"{self._lost} {'packet' if self._lost == 1 else 'packets'} not counted: call look() more often"

@@ -63,12 +63,12 @@ class Processes:
             process.kill()
             process.wait()
 
-    def said(self, name: str) -> str:
+    def log_text(self, name: str) -> str:
         """Return a process's log so far."""
         path = self._log(name)
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
-    def dead(self) -> str:
+    def exited_name(self) -> str:
         """Return the name of a process that exited; empty where all are running."""
         return next((name for name, process in self._running.items() if process.poll() is not None), "")
 

@@ -80,7 +80,7 @@ class TrafficStream:
 
     def __init__(self, line: StreamPlan) -> None:
         """Connect. Raises OSError where that takes more than five seconds, KernelError."""
-        self.line = line
+        self.plan = line
         self._family = family_of(line.address)
         self._sockets: list[socket.socket] = []
         self._counter: PacketCounter | None = None
@@ -96,13 +96,13 @@ class TrafficStream:
     @property
     def sent(self) -> int:
         """Number of packets with a payload that the speaker has sent; for TCP, with its retransmissions."""
-        if self.line.protocol == "udp":
+        if self.plan.protocol == "udp":
             return len(self._sent_at)
         info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         return int(_U32.unpack_from(info, _DATA_SEGMENTS_OUT)[0])
 
     @property
-    def heard(self) -> int:
+    def received(self) -> int:
         """Number of packets from the speaker that have arrived. Raises KernelError where some weren't counted."""
         return len(self._all())
 
@@ -118,7 +118,7 @@ class TrafficStream:
         arrival, because it may be a retransmission.
         """
         times = self.arrivals()
-        if self.line.protocol == "udp":
+        if self.plan.protocol == "udp":
             times = [self._sent_at[number - 1] for number in self.numbers()]
         return [when for when in times if when > committed]
 
@@ -126,11 +126,11 @@ class TrafficStream:
         """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
         return [number for _, number in self._all()]
 
-    def hang_up(self) -> None:
+    def send_fin(self) -> None:
         """Send a FIN from the TCP end that doesn't send otherwise."""
         self._receiver.shutdown(socket.SHUT_WR)
 
-    def speak(self) -> None:
+    def send_next(self) -> None:
         """Send the next number; the same once more after a refused packet, or where TCP's buffer is full.
 
         A packet that an output rule of the sender's own namespace drops counts as sent, though `send` fails.
@@ -148,7 +148,7 @@ class TrafficStream:
         with self._draining:
             self._received += arrived(self._receiver, _number)
         if self._counter is not None:
-            self._counter.look()
+            self._counter.read_pending()
 
     def close(self) -> None:
         """Close the sockets; the counts stay readable."""
@@ -165,7 +165,7 @@ class TrafficStream:
         return list(self._received)
 
     def _connect(self) -> None:
-        line = self.line
+        line = self.plan
         listener = self._in(line.server, self._listen)
         calling = self._in(line.client, self._call)
         self.client_port = int(calling.getsockname()[1])
@@ -188,7 +188,7 @@ class TrafficStream:
         return made
 
     def _open(self) -> socket.socket:
-        sock = socket.socket(DOMAINS[self._family], _KINDS[self.line.protocol])
+        sock = socket.socket(DOMAINS[self._family], _KINDS[self.plan.protocol])
         sock.settimeout(_PATIENCE)
         if self._family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -197,17 +197,17 @@ class TrafficStream:
     def _listen(self) -> socket.socket:
         listener = self._open()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.line.bound, self.line.listens or self.line.port))
-        if self.line.protocol == "tcp":
+        listener.bind((self.plan.bound, self.plan.listens or self.plan.port))
+        if self.plan.protocol == "tcp":
             listener.listen()
         return listener
 
     def _call(self) -> socket.socket:
         calling = self._open()
-        if self.line.protocol == "tcp":
+        if self.plan.protocol == "tcp":
             _disable_delays(calling)
         try:
-            calling.connect((self.line.address, self.line.port))
+            calling.connect((self.plan.address, self.plan.port))
         except OSError:
             calling.close()
             raise
@@ -215,7 +215,7 @@ class TrafficStream:
 
     def _greet(self, listener: socket.socket, calling: socket.socket) -> tuple[socket.socket, int]:
         """Exchange the first packets; return the server's socket, and the client's port as the server sees it."""
-        if self.line.protocol == "tcp":
+        if self.plan.protocol == "tcp":
             serving, caller = listener.accept()
             self._sockets.append(serving)
             listener.close()
@@ -224,7 +224,7 @@ class TrafficStream:
         calling.send(_NUMBER.pack(0))
         _, caller = listener.recvfrom(_NUMBER.size)
         listener.connect(caller)
-        if self.line.answered:
+        if self.plan.answered:
             listener.send(_NUMBER.pack(0))
             calling.recv(_NUMBER.size)
         return listener, int(caller[1])
@@ -273,7 +273,7 @@ class TrafficStreams:
     @staticmethod
     def wait_for(more: int, *streams: TrafficStream) -> None:
         """Wait until this many more packets of each have arrived. Raises KernelError after five seconds."""
-        _await(streams, lambda stream: stream.heard, more, "arrived")
+        _await(streams, lambda stream: stream.received, more, "arrived")
 
     @staticmethod
     def wait_until_sent(more: int, *streams: TrafficStream) -> None:
@@ -287,7 +287,7 @@ class TrafficStreams:
             turn += 1
             with self._turn:
                 for stream in self._streams:
-                    stream.speak()
+                    stream.send_next()
                 for stream in self._streams[turn % _DRAINED_EVERY :: _DRAINED_EVERY]:
                     stream.drain()
 
@@ -299,7 +299,7 @@ def _await(streams: Iterable[TrafficStream], count: Callable[[TrafficStream], in
         while (found := count(stream)) < enough:
             if time.monotonic() > end:
                 raise KernelError(
-                    f"{found} {'packet' if found == 1 else 'packets'} {what} instead of {enough}: {stream.line}"
+                    f"{found} {'packet' if found == 1 else 'packets'} {what} instead of {enough}: {stream.plan}"
                 )
             pause.wait(_INTERVAL)
 

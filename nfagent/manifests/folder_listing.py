@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.system.bounded_calls import BoundedCalls
-from nfagent.system.regular_file import refuse_pseudo
+from nfagent.system.regular_file import refuse_pseudo_file_system
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -147,7 +147,7 @@ def _note_files(found: FolderListing, folder: Path, paths: list[Path]) -> None:
 def _list_folder(place: Path) -> tuple[Identity, list[tuple[str, _Kind]]]:
     opened = os.open(place, _FOLDER_FLAGS)
     try:
-        refuse_pseudo(opened)
+        refuse_pseudo_file_system(opened)
         found = os.fstat(opened)
         with os.scandir(opened) as entries:
             shown = [(entry.name, _kind(entry)) for entry in entries if not entry.name.startswith(".")]

@@ -33,7 +33,7 @@ _Texts: TypeAlias = dict[str, str | ValidationIssue | None]
 def read_folder(folder: Path, known: ManifestIndex) -> list[ManifestEvent]:
     """Read every file of a folder and its subfolders, and return the changes. Raises UsageError."""
     try:
-        return list(known.adopt_look(read_files(folder, known)))
+        return list(known.apply_scan(read_files(folder, known)))
     except OSError as error:
         raise UsageError(f"{folder} can't be read: {error.strerror}; give a folder of manifests") from None
 

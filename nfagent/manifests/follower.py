@@ -117,7 +117,7 @@ async def follow(
                     break
                 async with known.scan_lock:
                     scan = await _scan_or_uncertain(disk, folder, known, paths)
-                    yield known.adopt_look(scan)
+                    yield known.apply_scan(scan)
                     pause.note(known, paths)
 
 

@@ -15,14 +15,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.checkpoint.codec import still_in_force
+from nfagent.checkpoint.codec import with_in_force_note
 from nfagent.decode.issue_tracker import IssueTracker
 from nfagent.errors import ValidationIssue
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import Identity
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 
 _EMPTIED = "is empty ({}), as a full disk leaves it; delete it, or write a comment into it, to remove its objects"
 _BLANKS = "\ufeff \t\r\n"
@@ -161,7 +161,7 @@ class ManifestIndex:
             found = ValidationIssue(place=name, reason=_EMPTIED.format("blanks alone" if text else "0 bytes"))
         problem = found if isinstance(found, ValidationIssue) else None
         if isinstance(found, ValidationIssue):
-            problem = still_in_force(found, "what it held before") if good.items else found
+            problem = with_in_force_note(found, "what it held before") if good.items else found
             content = before or (good if good.items else None)
         else:
             content = _merge_last_good(name, found, good, orphaned or {})
@@ -186,7 +186,7 @@ class ManifestIndex:
             if content is not None and name not in self._files:
                 yield FileReading(name, content=content, changed=_changed_objects(None, content))
 
-    def adopt_look(self, scan: FolderScan) -> Iterator[ManifestEvent]:
+    def apply_scan(self, scan: FolderScan) -> Iterator[ManifestEvent]:
         """Apply a scan, and yield the changes."""
         if scan.identities is None:
             self.uncertain |= scan.uncertain
@@ -297,7 +297,7 @@ def _merge_last_good(
     """Add the last good versions of objects that can't be read now; of all objects, where those are unknown."""
     wrong = found.refused | found.unknown_fields
     kept = {ref: kept_item for ref in wrong if (kept_item := good.items.get(ref) or orphaned.get(ref)) is not None}
-    replaced = {wrong[ref]: still_in_force(wrong[ref]) for ref in kept}
+    replaced = {wrong[ref]: with_in_force_note(wrong[ref]) for ref in kept}
     problems = [replaced.get(problem, problem) for problem in found.problems]
     if found.unnamed:
         kept = {ref: kept_item for ref, kept_item in good.items.items() if ref not in found.items} | kept
@@ -311,7 +311,7 @@ def _changed_objects(before: FileContent | None, after: FileContent | None) -> t
     new = after.items if after is not None else {}
     changed = {ref for ref, (item, _) in new.items() if ref not in old or old[ref][0] != item}
     # Sorted in slices: sorting 150,000 names at once would hold the interpreter lock.
-    return tuple(ref for ref in in_order(changed | (old.keys() - new.keys())) if ref is not None)
+    return tuple(ref for ref in sort_in_slices(changed | (old.keys() - new.keys())) if ref is not None)
 
 
 def digest(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nfagent.manifests.yaml_loader import Document
+from nfagent.manifests.document_parser import Document
 
 
 def entries(documents: Iterable[Document]) -> Iterator[Document]:

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from nfagent.errors import DecodeError, ValidationIssue
+from nfagent.manifests.document_parser import Document, parse
 from nfagent.manifests.list_items import entries
-from nfagent.manifests.yaml_loader import Document, parse
 
 LARGE = 512 * 1024
 """Characters from which a file is parsed in a child: smaller files take some milliseconds at a time."""

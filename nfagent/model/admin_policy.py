@@ -67,7 +67,7 @@ class TierRule(msgspec.Struct, frozen=True):
     problem: ValidationIssue | None = None
 
     @property
-    def void(self) -> bool:
+    def matches_nothing(self) -> bool:
         """Return whether it matches nothing: an invalid allow rule."""
         return self.problem is not None and self.action == "allow"
 

@@ -49,7 +49,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         """Its API group; '' is the core group."""
         return self.api_version.rpartition("/")[0]
 
-    def holds(self, ref: ObjectRef) -> bool:
+    def contains(self, ref: ObjectRef) -> bool:
         """Return whether the collection contains an object, regardless of the field selector."""
         return ref.kind == self.kind and self.namespace in {"", ref.namespace}
 

@@ -47,7 +47,7 @@ class Range(msgspec.Struct, frozen=True, order=True, gc=False):
     first: int
     last: int
 
-    def holds(self, address: str) -> bool:
+    def contains(self, address: str) -> bool:
         """Return whether the range contains a canonical address; never one of the other family."""
         return family_of(address) == self.family and self.first <= number(address) <= self.last
 
@@ -134,7 +134,7 @@ def is_link_local(address: str) -> bool:
     return ":" in address and number(address) >> 118 == _LINK_LOCAL_BITS
 
 
-def is_group(address: str) -> bool:
+def is_multicast_or_broadcast(address: str) -> bool:
     """Return whether a canonical address is multicast, or the limited broadcast 255.255.255.255."""
     found = ipaddress.ip_address(address)
     return found.is_multicast or address == "255.255.255.255"

@@ -13,7 +13,7 @@ RUN = 2000
 _T = TypeVar("_T")
 
 
-def in_order(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Iterator[_T | None]:
+def sort_in_slices(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Iterator[_T | None]:
     """Sort in steps: yield None after each sorted run, then the items in order."""
     rest = iter(items)
     runs = []
@@ -23,7 +23,7 @@ def in_order(items: Iterable[_T], key: Callable[[_T], Any] | None = None) -> Ite
     yield from runs[0] if len(runs) == 1 else merge(*runs, key=key)  # type: ignore[arg-type]
 
 
-def result(steps: Generator[object, None, _T]) -> _T:
+def run_to_end(steps: Generator[object, None, _T]) -> _T:
     """Run all steps without a pause, and return their result. Raises their exceptions."""
     while True:
         try:

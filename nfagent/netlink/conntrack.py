@@ -17,7 +17,7 @@ import msgspec
 from nfagent.errors import WireError
 from nfagent.model.netaddr import FAMILIES, Family, family_of, is_link_local, number, text
 from nfagent.netlink import codec
-from nfagent.netlink.extack import Acknowledgement, decode_answer
+from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _MSG_NEW, _MSG_GET, _MSG_DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2  # IPCTNL_MSG_CT_*
@@ -67,13 +67,13 @@ class ConntrackEntry(msgspec.Struct, frozen=True, gc=False):
     reply: bytes
 
     @property
-    def answers(self) -> tuple[str, int | None]:
+    def reply_destination(self) -> tuple[str, int | None]:
         """Return address and port of the reply tuple's destination: the client's, or the translated ones after SNAT."""
         reply = _tuple(self.reply)
         return _address(reply.destination), reply.destination_port
 
     @property
-    def translated(self) -> bool:
+    def is_dnat(self) -> bool:
         """Return whether the destination of the connection was translated (DNAT)."""
         return self.called != self.server
 
@@ -193,7 +193,7 @@ def decode_entry(body: bytes) -> ConntrackEntry:
 
 def _refusal(message: codec.Message) -> Acknowledgement | None:
     if message.type == codec.NLMSG_ERROR:
-        answer = decode_answer(message)
+        answer = decode_acknowledgement(message)
         return answer if answer.errno else None
     if len(message.payload) < _ERRNO.size:
         raise WireError(f"end of a conntrack dump with {len(message.payload)} bytes, an errno has 4")

@@ -31,7 +31,7 @@ class Acknowledgement(msgspec.Struct, frozen=True, gc=False):
     offset: int | None = None
 
 
-def decode_answer(reply: Message) -> Acknowledgement:
+def decode_acknowledgement(reply: Message) -> Acknowledgement:
     """Decode an NLMSG_ERROR message. Raises WireError for any other message, and for a truncated one."""
     code = ack_errno(reply)
     if not reply.flags & _NLM_F_ACK_TLVS:

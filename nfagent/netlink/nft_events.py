@@ -51,7 +51,7 @@ class CommitOrigin(msgspec.Struct, frozen=True):
         return f"{self.name or 'unknown'} (process {self.process})" if self.process else self.name
 
 
-def names_table(datagram: bytes) -> bool:
+def mentions_table(datagram: bytes) -> bool:
     """Return whether a datagram is about a table `nfagent`, of any family.
 
     Another program's ten thousand elements come as hundreds of datagrams: the bytes are searched, not decoded. The same
@@ -60,7 +60,7 @@ def names_table(datagram: bytes) -> bool:
     return _MARK in datagram
 
 
-def decode_committer(datagram: bytes) -> CommitOrigin | None:
+def decode_commit_origin(datagram: bytes) -> CommitOrigin | None:
     """Decode the process that committed, from an NFT_MSG_NEWGEN; None for any other message. Raises WireError."""
     first = next(codec.messages(datagram), None)
     return None if first is None or first.type != _NEWGEN else _commit_origin(first.payload)

@@ -52,7 +52,7 @@ class PacketHead(msgspec.Struct, frozen=True, gc=False):
     icmp_code: int | None = None
 
     @property
-    def turned(self) -> PacketHead:
+    def reversed(self) -> PacketHead:
         """The same packet with source and destination exchanged."""
         return PacketHead(
             self.family,

@@ -46,7 +46,7 @@ class Interface(msgspec.Struct, frozen=True, gc=False):
     port: int = 0
 
 
-def encode_listing(sequence: int, kind: str = "", master: int = 0) -> bytes:
+def encode_link_dump(sequence: int, kind: str = "", master: int = 0) -> bytes:
     """Encode a dump request for all interfaces, those of a kind, or the ports of the bridge with index `master`.
 
     A kernel that doesn't know the kind returns interfaces of all kinds.

@@ -30,11 +30,11 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     """The route of packets to an address.
 
     links: indexes of the outgoing interfaces: several for a multipath route
-    near:  the address is on the link: the route has one next hop without a gateway, and is not a default route
+    on_link:  the address is on the link: the route has one next hop without a gateway, and is not a default route
     """
 
     links: tuple[int, ...]
-    near: bool = True
+    on_link: bool = True
 
 
 def encode_route_request(sequence: int, address: str) -> bytes:
@@ -60,7 +60,7 @@ def decode_route(found: Message) -> Route | None:
         return None
     return Route(
         links,
-        near=bool(prefix) and len(links) == 1 and _GATEWAY not in found_attributes and _VIA not in found_attributes,
+        on_link=bool(prefix) and len(links) == 1 and _GATEWAY not in found_attributes and _VIA not in found_attributes,
     )
 
 

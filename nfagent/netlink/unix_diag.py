@@ -31,7 +31,7 @@ class UnixSocket(msgspec.Struct, frozen=True, gc=False):
     name: bytes = b""
 
 
-def encode_listing(sequence: int) -> bytes:
+def encode_socket_dump(sequence: int) -> bytes:
     """Encode a dump request for all unix sockets of the network namespace."""
     wanted = _REQUEST.pack(_AF_UNIX, 0, 0, _ALL_STATES, 0, _SHOW_NAME, 0, 0)
     return message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | _NLM_F_DUMP, sequence, wanted)

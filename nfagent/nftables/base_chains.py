@@ -12,7 +12,13 @@ from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.model.objects import DIRECTIONS, Direction
 from nfagent.nftables import interface_chains, names
 from nfagent.nftables.icmp_errors import error_chain, error_rule
-from nfagent.nftables.link_scope import GROUP_COUNTER, discovery, group_rules, link_local_rules, link_scope_chains
+from nfagent.nftables.link_scope import (
+    MULTICAST_COUNTER,
+    discovery,
+    link_local_rules,
+    link_scope_chains,
+    multicast_rules,
+)
 from nfagent.nftables.matches import (
     AddressInSet,
     ConntrackState,
@@ -50,7 +56,7 @@ REVOKED = "revoked"
 REVOKED_COUNTER = "drop/revoked"
 UNTRACKED_COUNTER = "drop/untracked"
 BASE_COUNTERS = (
-    GROUP_COUNTER,
+    MULTICAST_COUNTER,
     REVOKED_COUNTER,
     interface_chains.SPOOFED_COUNTER,
     UNTRACKED_COUNTER,
@@ -91,7 +97,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, choices: Po
         source_rules = (Rule((FibLocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
     first, interface_rules = _interface_rules(direction, hook, choices) if not level else ((), ())
-    forward_drops = (*map(_revoked_rule, FAMILIES), *group_rules()) if forwarding else ()
+    forward_drops = (*map(_revoked_rule, FAMILIES), *multicast_rules()) if forwarding else ()
     untracked = names.at_level(f"stray-{direction}", level)
     no_recheck = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
@@ -106,7 +112,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, choices: Po
             error_rule(direction, level),
             Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(untracked)),
             *(
-                Rule(verdict=VmapLookup(CtAddress(end, family), names.class_map(direction, family, level)))
+                Rule(verdict=VmapLookup(CtAddress(end, family), names.policy_set_map(direction, family, level)))
                 for family in FAMILIES
             ),
         ),
@@ -133,7 +139,9 @@ def _host_reply_rules(family: Family, level: int) -> Iterator[Rule]:
             FamilyInSet(RECHECKING),
             AddressInSet(CtAddress(end, family), names.set_name(RECHECK, family)),
         )
-        yield Rule(rechecked, verdict=VmapLookup(CtAddress("client", family), names.class_map("egress", family, level)))
+        yield Rule(
+            rechecked, verdict=VmapLookup(CtAddress("client", family), names.policy_set_map("egress", family, level))
+        )
 
 
 def _not_in_recheck(family: Family) -> tuple[Match, ...]:
@@ -194,7 +202,7 @@ def _untracked_chain(direction: Direction, level: int) -> Chain:
                 Rule(
                     verdict=VmapLookup(
                         IpAddress("saddr" if direction == "egress" else "daddr", family),
-                        names.class_map(direction, family, level),
+                        names.policy_set_map(direction, family, level),
                     )
                 )
                 for family in FAMILIES
@@ -207,4 +215,4 @@ def verdict_maps(level: int = 0) -> Iterator[tuple[str, VerdictMap]]:
     """Yield the verdict maps of a level, without elements."""
     for direction in DIRECTIONS:
         for family in FAMILIES:
-            yield names.class_map(direction, family, level), VerdictMap(family, {})
+            yield names.policy_set_map(direction, family, level), VerdictMap(family, {})

@@ -16,7 +16,7 @@ from nfagent.nftables.objects import TABLE
 
 BRIDGE_FAMILY = "bridge"
 BRIDGE_TABLE = f"{BRIDGE_FAMILY} {TABLE}"
-UNJUDGED_COUNTER = "drop/unjudged"
+UNFILTERED_COUNTER = "drop/unjudged"
 _CHAIN = "prerouting-frames"
 _PRIORITY = -300
 _RARP = 0x8035
@@ -27,10 +27,10 @@ _VARYING = frozenset(("handle", "packets", "bytes"))
 REMOVAL = f"add table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n"
 """Commands that delete the table, and succeed without one."""
 TABLE_TEXT = f"""{REMOVAL}add table {BRIDGE_TABLE}
-add counter {BRIDGE_TABLE} {UNJUDGED_COUNTER}
+add counter {BRIDGE_TABLE} {UNFILTERED_COUNTER}
 add chain {BRIDGE_TABLE} {_CHAIN} {{ type filter hook prerouting priority {_PRIORITY}; policy accept; }}
 add rule {BRIDGE_TABLE} {_CHAIN} ether type {{ ip, ip6, arp, {_RARP:#x} }} accept
-add rule {BRIDGE_TABLE} {_CHAIN} meta iifkind "veth" counter name "{UNJUDGED_COUNTER}" drop comment "{_COMMENT}"
+add rule {BRIDGE_TABLE} {_CHAIN} meta iifkind "veth" counter name "{UNFILTERED_COUNTER}" drop comment "{_COMMENT}"
 """
 """Commands that re-create the whole table in one transaction."""
 
@@ -48,12 +48,14 @@ class BridgeTableListing(msgspec.Struct, frozen=True):
     dropped: int | None = None
 
 
-def parse_frames(text: str) -> BridgeTableListing:
+def parse_bridge_table(text: str) -> BridgeTableListing:
     """Read the JSON of `list table bridge nfagent`. Raises WireError."""
     try:
         entries = msgspec.json.decode(text)["nftables"]
         found = [(kind, item) for entry in entries for kind, item in entry.items() if kind != "metainfo"]
-        counted = (item["packets"] for kind, item in found if (kind, item.get("name")) == ("counter", UNJUDGED_COUNTER))
+        counted = (
+            item["packets"] for kind, item in found if (kind, item.get("name")) == ("counter", UNFILTERED_COUNTER)
+        )
         others = sorted(_written(kind, item) for kind, item in found if kind != "rule")
         rules = [_written(kind, item) for kind, item in found if kind == "rule"]
         return BridgeTableListing((*others, *rules), next(counted, None))
@@ -84,12 +86,12 @@ def _expected() -> BridgeTableListing:
     hook = {"type": "filter", "hook": "prerouting", "prio": _PRIORITY, "policy": "accept"}
     listing = [
         {"table": {"family": BRIDGE_FAMILY, "name": TABLE}},
-        {"counter": {**ours, "name": UNJUDGED_COUNTER, "packets": 0, "bytes": 0}},
+        {"counter": {**ours, "name": UNFILTERED_COUNTER, "packets": 0, "bytes": 0}},
         {"chain": {**ours, "name": _CHAIN, **hook}},
         {"rule": {**rule, "expr": [filterable, {"accept": None}]}},
-        {"rule": {**rule, "comment": _COMMENT, "expr": [from_veth, {"counter": UNJUDGED_COUNTER}, {"drop": None}]}},
+        {"rule": {**rule, "comment": _COMMENT, "expr": [from_veth, {"counter": UNFILTERED_COUNTER}, {"drop": None}]}},
     ]
-    return parse_frames(msgspec.json.encode({"nftables": listing}).decode())
+    return parse_bridge_table(msgspec.json.encode({"nftables": listing}).decode())
 
 
 EXPECTED = _expected().objects

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.objects import ABSENT, Chain, Element, Ruleset, VerdictMap
 from nfagent.nftables.transaction import (
     AddChain,
@@ -102,7 +102,7 @@ def _set_elements(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
 def _changes(verb: Literal["add", "delete"], name: str, elements: frozenset[Element]) -> Iterator[Command | None]:
     """Yield the commands for elements of one kind; sorted, so that equal changes give equal commands."""
     part: list[Element] = []
-    for element in in_order(elements):
+    for element in sort_in_slices(elements):
         if element is None:
             yield None
             continue

@@ -46,7 +46,7 @@ def pair_sets() -> Iterator[tuple[str, NamedSet]]:
         yield names.set_name(_PAIRS, family), NamedSet("pair", family, comment="Pods of this node, each with itself")
 
 
-def pairs_of(pod: Pod) -> Iterator[tuple[str, Element]]:
+def pair_elements(pod: Pod) -> Iterator[tuple[str, Element]]:
     """Yield the elements of a Pod of this node, each with the name of its set."""
     for address in pod.addresses:
         yield names.set_name(_PAIRS, family_of(address)), (address, address)

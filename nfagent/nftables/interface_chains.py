@@ -17,7 +17,7 @@ from typing import Literal
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.nftables import names
 from nfagent.nftables.interface_sets import NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS
-from nfagent.nftables.link_scope import GROUP_COUNTER, LINK_LOCAL, LINK_LOCAL_COUNTER, LONGEST_SOLICITATION, SANE
+from nfagent.nftables.link_scope import LINK_LOCAL, LINK_LOCAL_COUNTER, LONGEST_SOLICITATION, MULTICAST_COUNTER, SANE
 from nfagent.nftables.matches import (
     AddressInSet,
     ConntrackState,
@@ -101,7 +101,7 @@ def frames_chain() -> Chain:
     """
     drop = Rule(
         (MulticastFrame(), FromInterface(POD_LINKS), OnesAddress()),
-        counter=GROUP_COUNTER,
+        counter=MULTICAST_COUNTER,
         verdict=Drop(),
         comment="for one host, in a frame for many",
     )

@@ -30,7 +30,7 @@ from nfagent.nftables.matches import (
 from nfagent.nftables.objects import Accept, Chain, Drop, Goto, Jump, NamedSet, Rule
 
 LINK_LOCAL_COUNTER = "drop/link-local"
-GROUP_COUNTER = "drop/multicast"
+MULTICAST_COUNTER = "drop/multicast"
 ISOLATED = "isolated"
 """The set of the families in which a Pod of this node is isolated for ingress."""
 
@@ -92,7 +92,7 @@ def link_local_rules() -> Iterator[Rule]:
         yield Rule((Within(IpAddress(side, 6), (LINK_LOCAL,)),), verdict=Goto(_LINK_LOCAL_CHAIN))
 
 
-def group_rules() -> Iterator[Rule]:
+def multicast_rules() -> Iterator[Rule]:
     """Yield the rule that searches for broadcast and multicast, in families with a Pod isolated for ingress."""
     yield Rule((FamilyInSet(ISOLATED),), verdict=Jump(_SEARCH_CHAIN))
 
@@ -113,7 +113,7 @@ def _multicast_search_chain() -> Chain:
 def link_scope_chains() -> Iterator[tuple[str, Chain]]:
     """Yield the chains that these rules refer to."""
     yield _SEARCH_CHAIN, _multicast_search_chain()
-    counters = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _MULTICAST_CHAIN: GROUP_COUNTER}
+    counters = {_LINK_LOCAL_CHAIN: LINK_LOCAL_COUNTER, _MULTICAST_CHAIN: MULTICAST_COUNTER}
     for name, counter in counters.items():
         yield name, Chain((*discovery(), Rule(counter=counter, verdict=Drop())))
 

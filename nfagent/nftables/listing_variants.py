@@ -26,14 +26,14 @@ NamedObject: TypeAlias = tuple[str, str]
 _Object: TypeAlias = Chain | NamedSet | VerdictMap
 
 
-class ListingVariant:
+class ListingVariants:
     """Listed forms that are known to be equal to the written ones."""
 
     def __init__(self) -> None:
         """Start without any."""
         self._known: dict[NamedObject, tuple[_Object, _Object]] = {}
 
-    def note(self, listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> None:
+    def accept(self, listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> None:
         """Accept the listed form of these objects as equal to the desired one."""
         for name in names:
             found, meant = _object(listed, name), _object(wanted, name)
@@ -50,12 +50,12 @@ class ListingVariant:
         return _replaced(listed, same) if same else listed
 
 
-def written(transaction: Transaction) -> frozenset[NamedObject]:
+def changed_objects(transaction: Transaction) -> frozenset[NamedObject]:
     """Return kind and name of the chains, sets and maps that a transaction changes."""
     return frozenset(_written(transaction))
 
 
-def differing(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> frozenset[NamedObject]:
+def differing_objects(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> frozenset[NamedObject]:
     """Return those of the named objects that exist in both rulesets and differ."""
     return frozenset(
         name
@@ -66,18 +66,18 @@ def differing(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -
     )
 
 
-def alike(first: Ruleset, second: Ruleset, names: frozenset[NamedObject]) -> bool:
+def same_objects(first: Ruleset, second: Ruleset, names: frozenset[NamedObject]) -> bool:
     """Return whether two rulesets are equal in all named objects."""
     return all(_object(first, name) == _object(second, name) for name in names)
 
 
-def only(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> Ruleset:
+def with_listed_objects(listed: Ruleset, wanted: Ruleset, names: frozenset[NamedObject]) -> Ruleset:
     """Return the desired ruleset, with the named objects as listed."""
     found = {name: item for name in names if (item := _object(listed, name)) is not None}
     return _replaced(wanted, found)
 
 
-def in_words(names: frozenset[NamedObject]) -> tuple[str, ...]:
+def describe_objects(names: frozenset[NamedObject]) -> tuple[str, ...]:
     """Return the objects by kind and name, sorted: 'chain deny/x'."""
     return tuple(f"{kind} {name}" for kind, name in sorted(names))
 

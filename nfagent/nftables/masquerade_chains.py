@@ -19,10 +19,10 @@ _FILTER_PRIORITY = 0
 MASQUERADE_CHAIN = "masquerade-pods"
 UNTRANSLATED_CHAIN = "forward-untranslated"
 UNTRANSLATED_COUNTER = "drop/untranslated"
-OUTSIDE = "clusterpods"
+CLUSTER_PODS = "clusterpods"
 
 
-def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
+def nat_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
     """Yield the nat chain that masquerades packets, and the filter chain that drops packets NAT can't translate."""
     families = [family for family in FAMILIES if any(item.family == family for item in plan.sources)]
     leaving = [_leaves_cluster(family, outside=family in plan.outside) for family in families]
@@ -42,7 +42,7 @@ def translation_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
 
 def _leaves_cluster(family: Family, *, outside: bool) -> tuple[Match, ...]:
     """Return the matches of a packet that leaves the cluster; `outside`: Pods have addresses outside its ranges."""
-    pods = AddressInSet(IpAddress("daddr", family), names.set_name(OUTSIDE, family), negated=True)
+    pods = AddressInSet(IpAddress("daddr", family), names.set_name(CLUSTER_PODS, family), negated=True)
     return (
         AddressInSet(IpAddress("saddr", family), names.set_name("pods", family)),
         AddressInSet(IpAddress("daddr", family), names.set_name("cluster", family), negated=True),
@@ -51,7 +51,7 @@ def _leaves_cluster(family: Family, *, outside: bool) -> tuple[Match, ...]:
     )
 
 
-def outside_set(family: Family) -> NamedSet:
+def cluster_pods_set(family: Family) -> NamedSet:
     """Return the set of the cluster's Pods outside its ranges, without elements.
 
     Addresses, not ranges: the kernel keeps them in a hash, where the cost of a change doesn't grow with the size.

@@ -58,7 +58,7 @@ class Within(msgspec.Struct, frozen=True, tag=True):
 class HopLimit(msgspec.Struct, frozen=True, tag=True):
     """`ip6 hoplimit`: the hop limit of the packet."""
 
-    hops: int
+    hop_limit: int
 
 
 class LongestPayload(msgspec.Struct, frozen=True, tag=True):
@@ -142,13 +142,13 @@ class NamedPort(msgspec.Struct, frozen=True, tag=True):
 
     family: Family
     set: str
-    way: CtDirection = "original"
+    direction: CtDirection = "original"
 
 
 class CtDirectionIs(msgspec.Struct, frozen=True, tag=True):
     """`ct direction`: the packet has this direction; no match for untracked packets."""
 
-    way: CtDirection
+    direction: CtDirection
 
 
 class FamilyInSet(msgspec.Struct, frozen=True, tag=True):

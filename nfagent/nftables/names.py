@@ -35,7 +35,7 @@ def at_level(name: str, level: int) -> str:
     return f"{name}-{level + 1}" if level else name
 
 
-def class_map(direction: Direction, family: Family, level: int = 0) -> str:
+def policy_set_map(direction: Direction, family: Family, level: int = 0) -> str:
     """Return the name of the verdict map by Pod address: `egress4`; `egress-2-v4` for the second policy set."""
     return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
 
@@ -54,7 +54,7 @@ def content_name(content: PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | Po
     return f"{word}{family}/{_digest(msgspec.json.encode(named))}"
 
 
-def class_chain(key: PolicySetKey) -> str:
+def policy_set_chain(key: PolicySetKey) -> str:
     """Return the name of a policy set's chain: `ingress/shop/db_default-deny`, `ingress/admin_anp.guard/shop/db`.
 
     The part of a tier begins with its name and `_`, which the name of a Namespace can't contain.
@@ -65,17 +65,17 @@ def class_chain(key: PolicySetKey) -> str:
     return f"{key.direction}/{_short('/'.join(parts))}"
 
 
-def section_chain(key: TierChainKey) -> str:
+def tier_chain_name(key: TierChainKey) -> str:
     """Return the name of a tier chain: `admin/ingress/anp.guard_cnp.base`, `policy/ingress/shop/db`."""
     return f"{key.tier}/{key.direction}/{policies_name(key.policies)}"
 
 
-def stray_chain(chain: str) -> str:
+def untracked_chain(chain: str) -> str:
     """Return the name of the chain that replaces another one for untracked packets."""
     return f"stray/{chain}"
 
 
-def outcome_name(disposition: str, direction: Direction, policies: tuple[ObjectRef, ...]) -> str:
+def verdict_chain_name(disposition: str, direction: Direction, policies: tuple[ObjectRef, ...]) -> str:
     """Return the name of a verdict's chain, and of its counter: `allow/ingress/shop/db`, `deny/egress/anp.guard`."""
     return f"{disposition}/{direction}/{policies_name(policies)}"
 

@@ -88,17 +88,17 @@ class RenderedChain(msgspec.Struct, frozen=True):
     """A chain, and the objects that it refers to.
 
     contents: its sets
-    closing:  those of its sets where a new element can revoke a connection: sets of a deny or pass rule
-    outcomes: the verdicts of its rules
+    deny_sets:  those of its sets where a new element can revoke a connection: sets of a deny or pass rule
+    verdicts: the verdicts of its rules
     """
 
     chain: Chain
     contents: SetContents
-    closing: frozenset[str]
-    outcomes: frozenset[VerdictKey]
+    deny_sets: frozenset[str]
+    verdicts: frozenset[VerdictKey]
 
 
-def names_ends(rules: Iterable[CompiledRule]) -> bool:
+def needs_untracked_chain(rules: Iterable[CompiledRule]) -> bool:
     """Return whether any rule has a peer or a port number: then untracked packets need a chain of their own.
 
     Without such a rule, one chain serves tracked and untracked packets.
@@ -110,7 +110,7 @@ def _names_port(rule: CompiledRule) -> bool:
     return isinstance(rule.port, NamedPorts | PortNumbers) or (rule.port is not None and bool(rule.port.first))
 
 
-def class_chain(
+def render_policy_set(
     key: PolicySetKey,
     rules: Iterable[CompiledRule],
     families: tuple[Family, ...],
@@ -130,14 +130,14 @@ def class_chain(
     rules = tuple(rules)
     jumps: dict[str, list[Rule]] = {"admin": [], "policy": [], "baseline": []}
     for section in sections:
-        chain_name = names.section_chain(section)
+        chain_name = names.tier_chain_name(section)
         untracked = reading == "packet" and section in strays
-        jumps[section.tier].append(Rule(verdict=Jump(names.stray_chain(chain_name) if untracked else chain_name)))
+        jumps[section.tier].append(Rule(verdict=Jump(names.untracked_chain(chain_name) if untracked else chain_name)))
     before, after = jumps["admin"], jumps["baseline"]
-    if reading == "connection" and (strays or names_ends(rules)):
+    if reading == "connection" and (strays or needs_untracked_chain(rules)):
         untracked_rule = Rule(
             (ConntrackState(("invalid", "related", "untracked")),),
-            verdict=Goto(names.stray_chain(names.class_chain(key))),
+            verdict=Goto(names.untracked_chain(names.policy_set_chain(key))),
             comment="judged by its own addresses and ports",
         )
         before.insert(0, untracked_rule)
@@ -149,10 +149,10 @@ def class_chain(
         after = [Rule(verdict=Goto(denial.name), comment=comment)]
     rendered = _rules_chain(key.direction, rules, families, reading)
     chain = Chain((*before, *rendered.chain.rules, *jumps["policy"], *after))
-    return msgspec.structs.replace(rendered, chain=chain, outcomes=rendered.outcomes | outcomes)
+    return msgspec.structs.replace(rendered, chain=chain, verdicts=rendered.verdicts | outcomes)
 
 
-def section_chain(
+def render_tier_chain(
     key: TierChainKey,
     rules: Iterable[CompiledRule],
     families: tuple[Family, ...],
@@ -258,7 +258,7 @@ def _port_matches(
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
-def outcome_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
+def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
     """Return the chain of a verdict: count, log if enabled, accept or drop."""
     if outcome.disposition == "deny":
         if not log.deny:
@@ -277,7 +277,7 @@ def outcome_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
     return Chain((Rule((CtUnconfirmed(),), log=Log(outcome.prefix, log.group)), accept))
 
 
-def set_shape(name: str, content: SetContent) -> NamedSet:
+def named_set_of(name: str, content: SetContent) -> NamedSet:
     """Return the set of a content, with its ranges; elements from Pods and Nodes are added elsewhere."""
     family: Family = 6 if name.partition("/")[0].endswith("6") else 4
     if isinstance(content, CIDRSet):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nfagent.model.netaddr import Range, family_of, number
 from nfagent.model.printable import printable_lines
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.objects import (
     FLOW_SECONDS,
     TABLE,
@@ -95,7 +95,7 @@ def _chain_rank(name: str) -> int:
 def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:
     yield f"set {name} {{"
     yield from (f"\t{line}" for line in set_properties(item))
-    ordered = in_order(item.elements, element_order)
+    ordered = sort_in_slices(item.elements, element_order)
     yield from _elements_lines((None if one is None else _written(one) for one in ordered), annotate)
     yield "}"
 
@@ -103,7 +103,7 @@ def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator
 def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> Iterator[str | None]:
     yield f"map {name} {{"
     yield f"\ttype {_TYPE[item.family]} : verdict"
-    ordered = in_order(item.elements, number)
+    ordered = sort_in_slices(item.elements, number)
     pairs = (None if one is None else (f"{one} : goto {item.elements[one]}", one) for one in ordered)
     yield from _elements_lines(pairs, annotate)
     yield "}"

@@ -12,7 +12,7 @@ from nfagent.nftables.objects import NamedSet, Ruleset
 from nfagent.nftables.transaction import AddSet, Transaction
 
 
-def growing(listed: Ruleset, wanted: Ruleset) -> Transaction:
+def resize_commands(listed: Ruleset, wanted: Ruleset) -> Transaction:
     """Return the commands that raise the capacity of dynamic sets that have less than the desired one."""
     return tuple(
         AddSet(name, wanted.sets[name])
@@ -21,7 +21,7 @@ def growing(listed: Ruleset, wanted: Ruleset) -> Transaction:
     )
 
 
-def sized(listed: Ruleset, wanted: Ruleset) -> Ruleset:
+def with_desired_sizes(listed: Ruleset, wanted: Ruleset) -> Ruleset:
     """Return the listed ruleset with the desired capacity of dynamic sets."""
     found = _resized(listed, wanted)
     return msgspec.structs.replace(listed, sets={**listed.sets, **found}) if found else listed

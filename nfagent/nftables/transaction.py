@@ -144,7 +144,7 @@ def transaction_text(transaction: Transaction) -> str:
     return "".join(f"{command.text()}\n" for command in transaction)
 
 
-def phases(transaction: Transaction) -> tuple[Transaction, ...]:
+def split_for_commit(transaction: Transaction) -> tuple[Transaction, ...]:
     """Split a transaction into phases of three kinds: additions of objects, element changes, deletions of objects.
 
     Packets see no difference: added objects are unreachable until all elements change in one phase, and deleted ones

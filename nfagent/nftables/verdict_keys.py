@@ -19,7 +19,7 @@ _REPLY = " reply"
 """The end of the prefix of a packet in reply direction. The name of a policy has no space."""
 
 
-def without_reply(prefix: str) -> tuple[str, bool]:
+def split_reply_prefix(prefix: str) -> tuple[str, bool]:
     """Return the prefix of a verdict key, and whether the packet is in reply direction."""
     return prefix.removesuffix(_REPLY), prefix.endswith(_REPLY)
 
@@ -37,7 +37,7 @@ class VerdictKey(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The name of the chain that applies the verdict, and of the counter in it."""
-        return names.outcome_name(self.disposition, self.direction, self.policies)
+        return names.verdict_chain_name(self.disposition, self.direction, self.policies)
 
     @property
     def prefix(self) -> str:

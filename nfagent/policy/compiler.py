@@ -95,7 +95,7 @@ class PolicySetKey(msgspec.Struct, frozen=True, order=True):
         return (*self.admin, *self.policies, *self.baseline)
 
     @property
-    def sections(self) -> tuple[TierChainKey, ...]:
+    def tier_chains(self) -> tuple[TierChainKey, ...]:
         """The tier chains of the admin and baseline tiers."""
         parts: tuple[tuple[Tier, tuple[ObjectRef, ...]], ...] = (("admin", self.admin), ("baseline", self.baseline))
         return tuple(TierChainKey(tier, self.direction, refs) for tier, refs in parts if refs)
@@ -139,11 +139,11 @@ class CompiledPolicies:
         policies = key.policies if isinstance(key, TierChainKey) else self._inline(key)
         return tuple(rule for ref in policies for rule in self._of(ref, key.direction))
 
-    def sections(self, key: PolicySetKey) -> tuple[TierChainKey, ...]:
+    def tier_chains(self, key: PolicySetKey) -> tuple[TierChainKey, ...]:
         """Return the tier chains that a policy set jumps to: those of the tiers, and those of large NetworkPolicies."""
         inline = set(self._inline(key))
         large = (ref for ref in key.policies if ref not in inline)
-        return (*key.sections, *(TierChainKey("policy", key.direction, (ref,)) for ref in large))
+        return (*key.tier_chains, *(TierChainKey("policy", key.direction, (ref,)) for ref in large))
 
     def forget(self, ref: ObjectRef) -> None:
         """Remove a policy that no policy set needs from the cache."""
@@ -170,7 +170,7 @@ def _compile(policy: Policy, direction: Direction) -> Iterator[CompiledRule]:
 
 def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[CompiledRule]:
     """Merge a rule's peers, and its ports by protocol: at most two peers remain, addresses and ranges."""
-    if isinstance(rule, TierRule) and rule.void:
+    if isinstance(rule, TierRule) and rule.matches_nothing:
         return
     action: Action = rule.action if isinstance(rule, TierRule) else "allow"
     name = rule.name if isinstance(rule, TierRule) else ""
@@ -270,7 +270,7 @@ def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | CIDRSet | None, p
     if servers is None:
         return pod.addresses
     if isinstance(servers, CIDRSet):
-        return [address for address in pod.addresses if any(block.holds(address) for block in servers.ranges)]
+        return [address for address in pod.addresses if any(block.contains(address) for block in servers.ranges)]
     identity = identity_of(pod)
     pods = (peer for peer in peers_of(servers) if isinstance(peer, PodPeer))
     return pod.addresses if any(peer_selects(cluster, peer, identity) for peer in pods) else ()

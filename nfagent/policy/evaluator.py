@@ -191,11 +191,11 @@ def _evaluate_pods(
     cluster: ClusterState, policies: list[Policy], flow: Flow, pods: tuple[Pod, ...], direction: Direction
 ) -> DirectionVerdict:
     """Return the decisive verdict of several Pods: a denial, else one that a policy decided, else the first."""
-    sides = [judge(cluster, policies, flow, pod, direction) for pod in pods]
+    sides = [evaluate_direction(cluster, policies, flow, pod, direction) for pod in pods]
     return min(sides, key=lambda side: (side.allowed, side.decided is None)) if len(sides) > 1 else sides[0]
 
 
-def judge(
+def evaluate_direction(
     cluster: ClusterState, policies: Iterable[Policy], flow: Flow, pod: Pod, direction: Direction
 ) -> DirectionVerdict:
     """Return the verdict at one end: admin tier, NetworkPolicy, baseline tier, until one of them decides.
@@ -294,7 +294,7 @@ def _evaluate_tier(matcher: _RuleMatcher, tier: Tier, policies: list[TierPolicy]
     for policy, ref in zip(policies, refs, strict=True):
         rules = policy.rules(matcher.direction)
         for index, rule in enumerate(rules):
-            outcome = "peer" if rule.void else matcher.match(policy, rule)
+            outcome = "peer" if rule.matches_nothing else matcher.match(policy, rule)
             outcomes.append(
                 RuleOutcome(ref, index, len(rules), _cached_rule_text(rule), outcome, rule.action, rule.name)
             )
@@ -306,7 +306,7 @@ def _evaluate_tier(matcher: _RuleMatcher, tier: Tier, policies: list[TierPolicy]
 def _rule_text(rule: Rule | TierRule) -> str:
     if isinstance(rule, Rule) or rule.problem is None:
         return str(rule)
-    peers = "no peer" if rule.void else str(rule)
+    peers = "no peer" if rule.matches_nothing else str(rule)
     return f"{peers}, as it can't be read: {rule.problem.reason}"
 
 

@@ -100,4 +100,4 @@ def port_matches(port: PolicyPort, protocol: str, number: int, servers: Iterable
 
 
 def _in_block(block: IpBlock, address: str) -> bool:
-    return block.cidr.holds(address) and not any(excluded.holds(address) for excluded in block.excepts)
+    return block.cidr.contains(address) and not any(excluded.contains(address) for excluded in block.excepts)

@@ -13,7 +13,7 @@ from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import APPLY_PATCH, FIELD_MANAGER, ObjectConditions, status_apply
 from nfagent.reporting.event_recorder import read_object_meta
 from nfagent.reporting.notice import object_path
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
+from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_seconds
 from nfagent.reporting.token_bucket import TokenBucket
 
@@ -109,7 +109,7 @@ class ConditionWriter:
                 self.sent += response.status == 200
         self._requeue(desired, response)
 
-    def _requeue(self, desired: ObjectConditions, response: ApiAnswer) -> None:
+    def _requeue(self, desired: ObjectConditions, response: ApiReply) -> None:
         """Schedule the next read of an object, unless its desired conditions changed meanwhile."""
         seconds = _RESYNC_SECONDS * (0.5 + 0.5 * self._jitter())
         if response.status in {404, 409}:
@@ -132,7 +132,7 @@ class _Object(msgspec.Struct):
 _object = msgspec.json.Decoder(_Object)
 
 
-def _conditions(response: ApiAnswer) -> list[Any]:
+def _conditions(response: ApiReply) -> list[Any]:
     try:
         status = _object.decode(response.body).status
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

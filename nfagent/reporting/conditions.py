@@ -53,7 +53,7 @@ class ObjectConditions(msgspec.Struct, frozen=True):
     basis: object = None
 
 
-def standings(
+def build_conditions(
     faults: Mapping[ObjectRef, Iterable[ValidationIssue]],
     policies: Iterable[EgressNATPolicy],
     gateways: Iterable[NetworkGatewayGroup],
@@ -62,17 +62,17 @@ def standings(
 
     faults: objects of any kind that can't be read, each with its issues; last good versions of these are ignored
     """
-    found = [policy_standing(policy) for policy in policies if policy.ref not in faults]
-    found += [gateway_standing(group) for group in gateways if group.ref not in faults]
+    found = [policy_conditions(policy) for policy in policies if policy.ref not in faults]
+    found += [gateway_conditions(group) for group in gateways if group.ref not in faults]
     return found + [rejected_conditions(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
 
 
-def policy_standing(policy: EgressNATPolicy) -> ObjectConditions:
+def policy_conditions(policy: EgressNATPolicy) -> ObjectConditions:
     """Return the conditions of an EgressNATPolicy that can be read."""
     return _accepted(policy.ref, policy, policy.unenforced, "NoSNAT is enforced on every node that runs nfagent")
 
 
-def gateway_standing(group: NetworkGatewayGroup) -> ObjectConditions:
+def gateway_conditions(group: NetworkGatewayGroup) -> ObjectConditions:
     """Return the conditions of a NetworkGatewayGroup that can be read."""
     unsupported = "gateways are read and validated, and not enforced yet: no node holds these addresses"
     return _accepted(group.ref, group, unsupported, "")

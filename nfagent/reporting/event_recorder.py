@@ -11,7 +11,7 @@ from nfagent.clock import WallClock
 from nfagent.reporting.event_queue import EventQueue, QueuedEvent
 from nfagent.reporting.events import event_name, events_path, new_event, node_object_meta, repeat_patch
 from nfagent.reporting.notice import Notice, ObjectMeta, object_path
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
+from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_seconds
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -109,7 +109,7 @@ class EventRecorder:
         self.queue.set_object_meta(notice, meta)
         return meta
 
-    async def _patch_event(self, notice: Notice, meta: ObjectMeta, count: int | None) -> ApiAnswer | None:
+    async def _patch_event(self, notice: Notice, meta: ObjectMeta, count: int | None) -> ApiReply | None:
         path = f"{events_path(notice.about)}/{event_name(notice, meta)}"
         body = repeat_patch(to_seconds(self._clock.now_ns()), count)
         return await self.retrier.request("PATCH", path, body=body, content_type=MERGE_PATCH)
@@ -117,7 +117,7 @@ class EventRecorder:
     def _body(self, notice: Notice, meta: ObjectMeta) -> object:
         return new_event(notice, meta, node=self._node, now=to_seconds(self._clock.now_ns()))
 
-    def _record_response(self, notice: Notice, response: ApiAnswer | None, count: int) -> None:
+    def _record_response(self, notice: Notice, response: ApiReply | None, count: int) -> None:
         if response is None:
             return
         now = self._clock.monotonic()
@@ -146,7 +146,7 @@ class _Object(msgspec.Struct):
 _object = msgspec.json.Decoder(_Object)
 
 
-def read_object_meta(response: ApiAnswer) -> ObjectMeta:
+def read_object_meta(response: ApiReply) -> ObjectMeta:
     """Return an object's metadata; empty where they can't be decoded."""
     try:
         found = _object.decode(response.body).metadata
@@ -155,7 +155,7 @@ def read_object_meta(response: ApiAnswer) -> ObjectMeta:
     return ObjectMeta(found.uid, found.resource_version, found.generation)
 
 
-def _count(response: ApiAnswer | None) -> int:
+def _count(response: ApiReply | None) -> int:
     """Return an Event's `count`; 1 where it can't be decoded."""
     try:
         return max(1, _object.decode(response.body).count) if response is not None else 1

@@ -18,7 +18,7 @@ from nfagent.reporting.lease import (
     first_poll_delay,
     lease_body,
 )
-from nfagent.reporting.request_retrier import ApiAnswer, RequestRetrier, status_message
+from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, status_message
 from nfagent.reporting.timestamps import to_microseconds
 
 _LEASE = f"{COLLECTION}/{NAME}"
@@ -142,7 +142,7 @@ class LeaderElector:
             self.retrier.delay_after_forbidden()
         return False
 
-    def _read(self, response: ApiAnswer) -> Lease | None:
+    def _read(self, response: ApiReply) -> Lease | None:
         try:
             return decode_lease(response.body)
         except ClusterError as error:

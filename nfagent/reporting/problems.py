@@ -40,7 +40,7 @@ _REJECTED: dict[str, tuple[str, str]] = {
 """Kind -> reason of the Event, and what is in force instead."""
 
 
-def cluster_statements(
+def cluster_notices(
     faults: Mapping[ObjectRef, Sequence[ValidationIssue]],
     in_force: Mapping[ObjectRef, Item],
     logging: NetworkLogging | None,
@@ -62,7 +62,7 @@ def cluster_statements(
         else:
             found.append(partial_notice(ref, problems))
     if logging is not None and logging.ref not in faults:
-        found.append(logging_statement(logging))
+        found.append(logging_notice(logging))
     return found
 
 
@@ -97,7 +97,7 @@ def partial_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notic
     return Notice(about=ref, reason=reason, message=message)
 
 
-def logging_statement(logging: NetworkLogging) -> Notice:
+def logging_notice(logging: NetworkLogging) -> Notice:
     """Return that NetworkLogging `default` is in force (policy-logging)."""
     text = f"allowed connections: {_logged(logging.allow)}; denied connections: {_logged(logging.deny)}"
     return Notice(
@@ -118,44 +118,48 @@ def _logged(switch: LoggingSwitch) -> str:
 class NodeFaults(msgspec.Struct, frozen=True):
     """Faults of this node; each '' where there is none.
 
-    refused:     why the kernel rejects transactions
+    commit_error:     why the kernel rejects transactions
     verdict_log: why the verdict log can't be written, or not all of it
-    unended:     why connections that a change revoked can't be ended
-    unheard:     why changes of the table by other programs aren't reported by the kernel
-    unjudged:    bridges whose traffic between Pods isn't filtered, as text
-    mending:     the command that has it filtered
-    held:        why the ruleset isn't updated
+    revocation_error:     why connections that a change revoked can't be ended
+    monitor_error:     why changes of the table by other programs aren't reported by the kernel
+    unfiltered_bridges:    bridges whose traffic between Pods isn't filtered, as text
+    fix_command:     the command that has it filtered
+    hold_reason:        why the ruleset isn't updated
     """
 
-    refused: str = ""
+    commit_error: str = ""
     verdict_log: str = ""
-    unended: str = ""
-    unheard: str = ""
-    unjudged: str = ""
-    mending: str = ""
-    held: str = ""
+    revocation_error: str = ""
+    monitor_error: str = ""
+    unfiltered_bridges: str = ""
+    fix_command: str = ""
+    hold_reason: str = ""
 
 
-def node_statements(node: str, faults: NodeFaults) -> list[Notice]:
+def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
     """Return the notices about a Node."""
     notices = (
-        (faults.refused, RULES_REFUSED, "The kernel rejects the ruleset; changes don't take effect on this node: {}"),
-        (faults.held, RULES_HELD, "No change takes effect on this node: {}"),
+        (
+            faults.commit_error,
+            RULES_REFUSED,
+            "The kernel rejects the ruleset; changes don't take effect on this node: {}",
+        ),
+        (faults.hold_reason, RULES_HELD, "No change takes effect on this node: {}"),
         (faults.verdict_log, LOG_UNAVAILABLE, "Policies are enforced, but verdicts aren't logged: {}"),
         (
-            faults.unended,
+            faults.revocation_error,
             CONNECTIONS_NOT_REVOKED,
             "Revoked connections can't be ended; their Pods stay in re-check: {}",
         ),
         (
-            faults.unheard,
+            faults.monitor_error,
             DRIFT_NOT_MONITORED,
             "Changes of the nftables table by other programs are found once a minute only: {}",
         ),
         (
-            faults.unjudged,
+            faults.unfiltered_bridges,
             BRIDGE_NOT_FILTERED,
-            f"Traffic between Pods on {{}} is not filtered; to enforce policies there: {faults.mending}",
+            f"Traffic between Pods on {{}} is not filtered; to enforce policies there: {faults.fix_command}",
         ),
     )
     return [

@@ -44,11 +44,11 @@ class ClusterReporter:
         self._conditions = ConditionWriter(retrier("Status conditions"), clock, jitter, lambda: self._elector.is_leader)
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this agent is leader now."""
         return self._elector.is_leader
 
-    def say(self, notices: Iterable[Notice], conditions: Iterable[ObjectConditions] = ()) -> None:
+    def publish(self, notices: Iterable[Notice], conditions: Iterable[ObjectConditions] = ()) -> None:
         """Set all active notices and desired conditions, those of the cluster too: the next leader has them already.
 
         A notice that isn't among them is no longer published. Each key (object, event type, reason) has one notice.
@@ -64,7 +64,7 @@ class ClusterReporter:
             tasks.create_task(self._conditions.run())
 
     def _leader_changed(self) -> None:
-        log.info("Leader election: this agent %s", "became leader" if self.leads else "is no longer leader")
+        log.info("Leader election: this agent %s", "became leader" if self.is_leader else "is no longer leader")
         self._events.wake()
         self._conditions.wake()
 
@@ -78,7 +78,7 @@ class ClusterReporter:
         recorder, queue, conditions = self._events, self._events.queue, self._conditions
         retriers = (self._elector.retrier, recorder.retrier, conditions.retrier)
         return {
-            "leader": self.leads,
+            "leader": self.is_leader,
             "holder": self._elector.holder,
             "events": {
                 "holding": queue.active,

@@ -28,7 +28,7 @@ _SERVER_ERRORS = 500
 _MAX_MESSAGE = 300
 
 
-class ApiAnswer(Protocol):
+class ApiReply(Protocol):
     """A response of the API server, of any status."""
 
     @property
@@ -50,7 +50,7 @@ class ApiAnswer(Protocol):
 class ApiRequests(Protocol):
     """A client of the API server; kube.client.ApiClient."""
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -59,7 +59,7 @@ class ApiRequests(Protocol):
         body: object = None,
         content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> ApiAnswer:
+    ) -> ApiReply:
         """Return the response, of any status. The body is encoded as JSON. Raises ClusterError without a response."""
         ...
 
@@ -120,14 +120,14 @@ class RequestRetrier:
         body: object = None,
         content_type: str = "application/json",
         expected: Collection[int] = (),
-    ) -> ApiAnswer | None:
+    ) -> ApiReply | None:
         """Send a request; return the response, or None after a failure that is retried later.
 
         expected: statuses that count as a success here, although they don't elsewhere
         """
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                response = await self._api.ask(method, path, query=query, body=body, content_type=content_type)
+                response = await self._api.request(method, path, query=query, body=body, content_type=content_type)
         except ClusterError as error:
             self._failed(str(error))
             return None
@@ -207,7 +207,7 @@ class _Status(msgspec.Struct):
 _status = msgspec.json.Decoder(_Status)
 
 
-def status_message(response: ApiAnswer) -> str:
+def status_message(response: ApiReply) -> str:
     """Return the HTTP status and the message of a meta/v1 Status."""
     try:
         message = _status.decode(response.body).message
@@ -216,7 +216,7 @@ def status_message(response: ApiAnswer) -> str:
     return f"{response.status} {message[:_MAX_MESSAGE]}".rstrip()
 
 
-def is_namespace_terminating(response: ApiAnswer) -> bool:
+def is_namespace_terminating(response: ApiReply) -> bool:
     """Return whether the status is 403 because the Namespace is being deleted, which forbids new objects."""
     try:
         details = _status.decode(response.body).details

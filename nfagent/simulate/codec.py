@@ -17,7 +17,7 @@ from nfagent.policy.evaluator import Flow
 from nfagent.simulate.job import SimulationRequest
 from nfagent.simulate.simulation import ObservedFlow
 
-MOST_BYTES = 32 * 1024 * 1024
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
 """Size limit of an encoded request."""
 
 _BATCH = 500
@@ -29,30 +29,31 @@ _flows = msgspec.json.Decoder(list[_Line])
 _T = TypeVar("_T")
 
 
-def question(request: SimulationRequest, flows: Iterable[ObservedFlow]) -> bytes:
+def encode_request(request: SimulationRequest, flows: Iterable[ObservedFlow]) -> bytes:
     """Encode a request and the logged flows. Raises UsageError where they are too large."""
     lines = [_encoder.encode(request)]
     remaining = iter(flows)
     while batch := [_line(item) for item in islice(remaining, _BATCH)]:
         lines.append(_encoder.encode(batch))
     body = b"\n".join(lines)
-    if len(body) > MOST_BYTES:
-        raise too_long()
+    if len(body) > MAX_REQUEST_BYTES:
+        raise request_too_large()
     return body
 
 
-def read_question(body: bytes | bytearray) -> tuple[SimulationRequest, Iterable[ObservedFlow]]:
+def decode_request(body: bytes | bytearray) -> tuple[SimulationRequest, Iterable[ObservedFlow]]:
     """Decode what `encode_request` wrote; the flows are decoded as they are iterated. Both raise UsageError."""
     if body.count(b"\n") > _MOST_LINES:
-        raise too_long()
+        raise request_too_large()
     first, *lines = body.split(b"\n")
     return _decoded(first, _request), _EncodedFlows(lines)
 
 
-def too_long() -> UsageError:
+def request_too_large() -> UsageError:
     """Return the error for a request that is too large."""
     return UsageError(
-        f"the log has more than {MOST_BYTES // 2**20} MiB of connections", hint="narrow them with --since or -n NS"
+        f"the log has more than {MAX_REQUEST_BYTES // 2**20} MiB of connections",
+        hint="narrow them with --since or -n NS",
     )
 
 

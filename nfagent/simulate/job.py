@@ -18,9 +18,9 @@ from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import FlowChange, FlowCounts, ObservedFlow, PolicySimulation
 from nfagent.state.cluster import ClusterState
 from nfagent.state.policy_index import PolicyIndex
-from nfagent.time_slices import TURN_SECONDS
+from nfagent.time_slices import SLICE_SECONDS
 
-MOST_FLOWS = 200_000
+MAX_FLOWS = 200_000
 """Limit of one simulation: flows of the log and flows between Pods together."""
 
 
@@ -75,7 +75,7 @@ class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: SimulationResult | None = None
 
 
-def begin_trial(
+def start_simulation(
     cluster: ClusterState, index: PolicyIndex, choices: PolicyOptions, given: PolicyFiles, *, delete: bool
 ) -> PolicySimulation:
     """Return the simulation of policies, or of their deletion. Raises UsageError where one to delete is missing."""
@@ -100,18 +100,18 @@ class SimulationJob:
         self._problems = () if asked.delete else given.problems
         self._asked = asked
         self._logged = logged
-        self._pairs = PodPairEnumerator(trial.cluster, trial.amended, asked.namespace)
+        self._pairs = PodPairEnumerator(trial.cluster, trial.patched, asked.namespace)
         self._total = 0
         self._found: list[FlowChange] = []
 
     def plan(self) -> Iterator[None]:
-        """Enumerate the Pods and count the flows. Raises UsageError for more than MOST_FLOWS, or unreadable ones."""
+        """Enumerate the Pods and count the flows. Raises UsageError for more than MAX_FLOWS, or unreadable ones."""
         yield from self._pairs.steps()
         for flow in self._all():
             self._total += flow is not None
-            if self._total > MOST_FLOWS:
+            if self._total > MAX_FLOWS:
                 raise UsageError(
-                    f"there are more than {MOST_FLOWS:,} connections to evaluate",
+                    f"there are more than {MAX_FLOWS:,} connections to evaluate",
                     hint="narrow them with -n NS to those with an end in that namespace, with --since, or try fewer "
                     "policies at once",
                 )
@@ -139,8 +139,8 @@ class SimulationJob:
         """Return the last part, with the result."""
         trial, pairs = self._trial, self._pairs
         outcome = SimulationResult(
-            policies=tuple(map(str, trial.amended.patch.refs)),
-            idle=tuple(map(str, trial.amended.idle)),
+            policies=tuple(map(str, trial.patched.patch.refs)),
+            idle=tuple(map(str, trial.patched.idle)),
             judged=pairs.judged,
             unlogged=pairs.unlogged,
             log=trial.log,
@@ -164,7 +164,7 @@ class SimulationJob:
             yield from self._pairs.flows()
 
 
-def in_turns(work: SimulationJob, seconds: float = TURN_SECONDS) -> Iterator[SimulationPart | None]:
+def run_in_slices(work: SimulationJob, seconds: float = SLICE_SECONDS) -> Iterator[SimulationPart | None]:
     """Run the job in slices of so many seconds; yield a part after each slice, None while planning.
 
     Raises UsageError before the first part only.

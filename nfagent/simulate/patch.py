@@ -64,7 +64,7 @@ class PatchedPolicies:
 
     def policies_for(self, *pods: Pod | None) -> list[Policy]:
         """Return every policy that may select one of these Pods, as the patched index would."""
-        staying = [policy for policy in self._index.judging(*pods) if policy.ref not in self._refs]
+        staying = [policy for policy in self._index.policies_for(*pods) if policy.ref not in self._refs]
         namespaces = {"", *(pod.namespace for pod in pods if pod is not None)}
         return [*staying, *(policy for namespace in namespaces for policy in self._put.get(namespace, ()))]
 

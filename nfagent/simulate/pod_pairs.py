@@ -15,7 +15,7 @@ import msgspec
 from nfagent.model.netaddr import family_of
 from nfagent.model.networkpolicy import PolicyPort
 from nfagent.model.objects import ContainerPort, Direction, Pod, Protocol
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.model.weighted_cache import WeightedCache
 from nfagent.policy.evaluator import Flow
 from nfagent.simulate.patch import PatchedPolicies
@@ -75,11 +75,11 @@ class PodPairEnumerator:
 
     def steps(self) -> Iterator[None]:
         """Read the Pods of one identity in each step; to be completed before `flows` and the counts are used."""
-        for identity in in_order(list(self._cluster.members)):
+        for identity in sort_in_slices(list(self._cluster.members)):
             yield
             members = () if identity is None else self._cluster.members.get(identity, {}).values()
             pods = []
-            for pod in in_order([pod for pod in members if pod.holds_addresses], _name):
+            for pod in sort_in_slices([pod for pod in members if pod.holds_addresses], _name):
                 if pod is None:
                     yield
                 else:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.explain.endpoints import in_words
+from nfagent.explain.endpoints import describe_address
 from nfagent.explain.short_phrasing import reason
 from nfagent.model.admin_policy import Policy
 from nfagent.model.objects import DIRECTIONS, Direction, Pod
@@ -104,7 +104,7 @@ class FlowCounts(msgspec.Struct):
 class PolicySimulation:
     """Evaluates flows before and after a policy patch.
 
-    amended: the patched policies
+    patched: the patched policies
     log:     counts of the flows of the verdict log so far
     pods:    counts of the flows between Pods so far
     notes:   what may be stale in the state
@@ -115,7 +115,7 @@ class PolicySimulation:
     ) -> None:
         """Evaluate against this state, which the caller keeps up to date."""
         self.cluster = cluster
-        self.amended = PatchedPolicies(index, patch)
+        self.patched = PatchedPolicies(index, patch)
         self.log = FlowCounts()
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class PolicySimulation:
         ):
             counts.untouched += 1
             return None
-        now, then = self._index.judging(*judging), self.amended.policies_for(*judging)
+        now, then = self._index.policies_for(*judging), self.patched.policies_for(*judging)
         before = evaluate(self.cluster, now, flow, self._choices)
         after = evaluate(self.cluster, then, flow, self._choices)
         if before.allowed == after.allowed:
@@ -145,8 +145,8 @@ class PolicySimulation:
         counts.allowed += after.allowed
         return FlowChange(
             flow=flow,
-            source=in_words(self.cluster, flow.source),
-            destination=in_words(self.cluster, flow.destination),
+            source=describe_address(self.cluster, flow.source),
+            destination=describe_address(self.cluster, flow.destination),
             traffic=seen.traffic or (flow.protocol if flow.port is None else f"{flow.port}/{flow.protocol}"),
             origin=seen.origin,
             count=seen.count,
@@ -156,7 +156,7 @@ class PolicySimulation:
         )
 
     def _affected(self, pod: Pod, direction: Direction) -> bool:
-        return self.amended.affects(identity_of(pod), direction)
+        return self.patched.affects(identity_of(pod), direction)
 
 
 def _is_gone(path: str, holder: Pod | None) -> bool:

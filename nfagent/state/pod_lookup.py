@@ -16,7 +16,7 @@ _SCANNED_NAMES, _COMPARED_NAMES = 5000, 200
 """How many names are scanned for one similar to a mistyped name, and how many of them difflib compares with it."""
 
 
-def pod_of(cluster: ClusterState, path: str) -> Pod:
+def find_pod(cluster: ClusterState, path: str) -> Pod:
     """Return the Pod that `NAMESPACE/POD` names. Raises UsageError, with similar names, if there is none."""
     namespace, _, name = path.partition("/")
     pod = cluster.pods.get((namespace, name))

@@ -131,7 +131,7 @@ class PolicyIndex:
             return NetworkPolicyKeys(self)
         return {(ref.namespace, ref.name) for ref in self._by_namespace.get("", ()) if ref.kind == kind}
 
-    def judging(self, *pods: Pod | None) -> list[Policy]:
+    def policies_for(self, *pods: Pod | None) -> list[Policy]:
         """Return every policy that could select one of these Pods, on any node."""
         namespaces = sorted({"", *(pod.namespace for pod in pods if pod is not None)})
         return [policy for namespace in namespaces for policy in self.in_namespace(namespace)]

@@ -14,12 +14,12 @@ _MIDDLE, _OLD = 5, 80
 collections of the middle one before a full one."""
 
 
-def spare_collections() -> None:
+def relax_collection() -> None:
     """Make collections less frequent; to be called at the start of a process."""
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
 
 
-def settle_memory() -> None:
+def collect_and_freeze() -> None:
     """Collect garbage, freeze the remaining objects and trim memory; takes tens of milliseconds for a large cluster.
 
     To be called when the state is complete: most of it stays, and every full collection that walks it would hold the
@@ -27,11 +27,11 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    give_back()
+    malloc_trim()
 
 
-def give_back() -> None:
-    """Return free memory to the system by malloc_trim(3), where the C library has it; takes tens of milliseconds."""
+def malloc_trim() -> None:
+    """Return free memory to the system (glibc's malloc_trim, where there is one); takes tens of milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

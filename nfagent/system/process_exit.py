@@ -17,7 +17,7 @@ STOP_SECONDS = 10.0
 """Less than the unit's TimeoutStopSec, after which systemd sends SIGKILL and reports a failed unit."""
 
 
-def end_within(seconds: float = STOP_SECONDS) -> None:
+def exit_within(seconds: float = STOP_SECONDS) -> None:
     """Start a thread that ends this process after so many seconds, if it still runs.
 
     Where no thread can be started, there is no time limit.

@@ -69,19 +69,19 @@ class ReadinessNotifier:
             log.warning("reload: the kernel is not in sync yet; retrying")
             self._publish("the kernel is not in sync yet")
 
-    def whole(self) -> None:
+    def reread_done(self) -> None:
         """Record that everything was read again: the next comparison with the kernel ends the reload."""
         self._reading = False
         self._unread = ""
 
-    def settled(self, status: str = "enforcing") -> None:
+    def compared(self, status: str = "enforcing") -> None:
         """Record that the kernel was compared and is in sync, or `status` with the reason why it is not."""
         if self._reading:
             return
         self._settled.set()
         self._publish("; ".join(filter(None, (status, self._unread))))
 
-    def beside(self, problem: str) -> None:
+    def set_side_problem(self, problem: str) -> None:
         """Record a problem that doesn't affect enforcement, such as of the verdict log; '' without one."""
         if problem != self._side_problem:
             self._side_problem = problem

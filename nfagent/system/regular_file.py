@@ -66,7 +66,7 @@ def read_regular(path: Path) -> bytes:
         kind = stat.S_IFMT(os.fstat(named).st_mode)
         if kind != stat.S_IFREG:
             raise UnsuitableError(f"is {_KINDS.get(kind, 'no regular file')}; put a regular file there, or delete it")
-        refuse_pseudo(named)
+        refuse_pseudo_file_system(named)
         opened = os.open(f"/proc/self/fd/{named}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     finally:
         os.close(named)
@@ -76,7 +76,7 @@ def read_regular(path: Path) -> bytes:
         return _whole(file.fileno())
 
 
-def refuse_pseudo(descriptor: int) -> None:
+def refuse_pseudo_file_system(descriptor: int) -> None:
     """Raise UnsuitableError for a file or folder of a pseudo file system. Raises OSError."""
     found = ctypes.create_string_buffer(_STATFS_BYTES)
     if _LIBC.fstatfs(descriptor, found):

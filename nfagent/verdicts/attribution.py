@@ -20,8 +20,8 @@ from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.netlink import packet_header
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.packet_header import PacketHead, decode_head
-from nfagent.nftables.verdict_keys import VerdictKey, without_reply
-from nfagent.policy.evaluator import Flow, judge
+from nfagent.nftables.verdict_keys import VerdictKey, split_reply_prefix
+from nfagent.policy.evaluator import Flow, evaluate_direction
 from nfagent.verdicts.records import LoggedProtocol, PolicyName, Record, RecordConnection, RecordEndpoint, timestamp
 
 _PROTOCOLS: dict[int, LoggedProtocol] = {
@@ -63,8 +63,8 @@ class Attributor:
         if self._desired.generation != self._generation:
             self._generation = self._desired.generation
             self._allowing.clear()
-        prefix, is_reply = without_reply(logged.prefix)
-        origin = self._desired.origin(prefix)
+        prefix, is_reply = split_reply_prefix(logged.prefix)
+        origin = self._desired.verdict_key(prefix)
         if origin is None:
             self.counters.unknown += 1
             return None
@@ -74,7 +74,7 @@ class Attributor:
             self.counters.undecodable += 1
             return None
         if is_reply:
-            head = head.turned
+            head = head.reversed
         when = logged.timestamp_ns if logged.timestamp_ns is not None else now_ns
         return self._record(origin, prefix, head, timestamp(when))
 
@@ -118,7 +118,9 @@ class Attributor:
         by_tier = "NetworkPolicy" not in {ref.kind for ref in found}
         if not by_tier and not isolating.issubset(found):
             cluster, policies = self._desired.cluster, [self._desired.index.policies[ref] for ref in isolating]
-            sides = [judge(cluster, policies, flow, pod, origin.direction) for pod in cluster.holders(address)]
+            sides = [
+                evaluate_direction(cluster, policies, flow, pod, origin.direction) for pod in cluster.holders(address)
+            ]
             if len(sides) > 1:  # several Pods hold the address: only those that these policies isolate count
                 sides = [side for side in sides if {*found} <= {*side.isolating}]
             allowing = {ref for side in sides for ref in side.allowing}
@@ -130,7 +132,7 @@ class Attributor:
 
     def _isolating(self, address: str, direction: Direction) -> set[ObjectRef]:
         """Return the NetworkPolicies that isolate a Pod of this node, by the policy set that its address maps to."""
-        classes = self._desired.classes_of(address)
+        classes = self._desired.policy_sets_of(address)
         return {ref for key in classes if key.direction == direction for ref in key.policies}
 
 

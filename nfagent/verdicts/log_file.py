@@ -85,13 +85,13 @@ class RotatingFile:
             self.last_error = str(error)
             self._write_error = error
             self.close()
-            self.look()  # its messages are clearer
+            self.check_disk()  # its messages are clearer
         else:
             self._write_error = None
             if self._obstacle:
-                self.look()
+                self.check_disk()
 
-    def look(self) -> None:
+    def check_disk(self) -> None:
         """Check whether a line could be written, without writing one; blocks as long as the disk does.
 
         So a disk that is full, read-only or gone is a `problem` before a line is lost, and no longer one once it is

@@ -80,7 +80,7 @@ class LogWriter:
             self._reopening = True
             self._wakeup.notify()
 
-    def say(self) -> None:
+    def report_problem(self) -> None:
         """Log the current problem, at most once a minute, and its end.
 
         The thread does so after each batch; the agent's timer does so too, for a disk that blocks the thread.
@@ -112,7 +112,7 @@ class LogWriter:
             self._start()
             self._wakeup.notify()
         if self._overflowing:
-            self.say()
+            self.report_problem()
 
     def reopen(self) -> None:
         """Have the file reopened: the next lines go to the file that the path then names."""
@@ -155,14 +155,14 @@ class LogWriter:
     def _run(self) -> None:
         while self._take():
             if self.looking:
-                self._file.look()
+                self._file.check_disk()
             if self._writing:
                 self._file.write(self._writing)
             with self._wakeup:
                 self._free_bytes += sum(map(len, self._writing))
                 self._writing, self.looking, self._since = (), False, self._monotonic()
                 self._overflowing &= self._free_bytes < self._resume_bytes
-            self.say()
+            self.report_problem()
         self._file.close()
 
     def _take(self) -> bool:

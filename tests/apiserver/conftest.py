@@ -35,6 +35,6 @@ def clean(control_plane: ControlPlane) -> Iterator[LabApiClient]:
         before = client.inventory()
         yield client
         # A test that fails may leave it killed.
-        if not control_plane.runs:
+        if not control_plane.is_running:
             control_plane.start()
         client.remove(client.inventory() - before)

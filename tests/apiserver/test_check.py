@@ -12,7 +12,7 @@ import yaml
 from nfagent.cli.check_cluster import run_cluster_checks
 from nfagent.cli.check_host import Check
 from nfagent.config import Settings
-from nfagent.kube.rbac import NEEDS
+from nfagent.kube.rbac import REQUIREMENTS
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.kube_client import LabApiClient
 from nfagent.lab.topology_plan import NodePlan
@@ -22,7 +22,7 @@ from tests.support.packet_labs import Document, node_document, wait_until
 
 pytestmark = pytest.mark.apiserver
 
-TOTAL = sum(len(need.verbs) for need in NEEDS)
+TOTAL = sum(len(need.verbs) for need in REQUIREMENTS)
 NODE = NodePlan("n1", ("192.0.2.1", "2001:db8:ffff::1"), ("10.244.1.0/24",))
 
 

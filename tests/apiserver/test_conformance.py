@@ -20,7 +20,7 @@ from tests.conformance.readings import decode
 from tests.conformance.results import ResultBuilder
 from tests.conformance.suites import NAMES, Case, State, Suite, flows, places, read, states
 from tests.support.apiserver_labs import tier_definitions
-from tests.support.http_follower import Follower
+from tests.support.http_follower import HttpFollower
 
 pytestmark = pytest.mark.apiserver
 
@@ -31,7 +31,7 @@ WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 class Replay:
     """A suite's objects in an API server, and an agent's view of them."""
 
-    def __init__(self, suite: Suite, client: LabApiClient, follower: Follower) -> None:
+    def __init__(self, suite: Suite, client: LabApiClient, follower: HttpFollower) -> None:
         self.suite = suite
         self.client = client
         self.follower = follower
@@ -66,7 +66,7 @@ def replay(request: pytest.FixtureRequest, control_plane: ControlPlane) -> Itera
     with control_plane.client() as client:
         before = client.inventory()
         client.put_all(tier_definitions())
-        with Follower(control_plane, control_plane.token_for("admin"), suite.nodes[0].name) as follower:
+        with HttpFollower(control_plane, control_plane.token_for("admin"), suite.nodes[0].name) as follower:
             replay = Replay(suite, client, follower)
             replay.take_up(suite.base)
             yield replay

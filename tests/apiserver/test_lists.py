@@ -13,7 +13,7 @@ from nfagent.lab.credentials import ADMIN
 from nfagent.lab.kube_client import Document, LabApiClient
 from nfagent.lab.topology_plan import NodePlan
 from nfagent.model.gvk import RESOURCES
-from tests.support.http_follower import Follower
+from tests.support.http_follower import HttpFollower
 from tests.support.packet_labs import node_document
 
 pytestmark = pytest.mark.apiserver
@@ -45,10 +45,10 @@ def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
 def test_the_lists_of_an_agent_cost_etcd_none_but_of_what_has_no_cache(plane: ControlPlane) -> None:
     with plane.client() as client:
         client.put_all([node_document(NODE), *(settings(number) for number in range(3))])
-        with Follower(plane, plane.token_for(ADMIN), NODE.name) as first:  # the server lists, to fill its cache
+        with HttpFollower(plane, plane.token_for(ADMIN), NODE.name) as first:  # the server lists, to fill its cache
             assert first.whole.is_set()
         before = lists_of_etcd(client)
-        with Follower(plane, plane.token_for(ADMIN), NODE.name) as follower:
+        with HttpFollower(plane, plane.token_for(ADMIN), NODE.name) as follower:
             assert follower.whole.is_set()
             assert list(follower.desired.cluster.nodes) == [NODE.name]
             assert len(follower.desired.egress.objects) == 1, "its list is of etcd, by pages"

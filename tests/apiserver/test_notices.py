@@ -13,15 +13,15 @@ from nfagent.clock import SystemClock
 from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
-from nfagent.kube.credentials import find_access
+from nfagent.kube.credentials import find_client_config
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.kube_client import Document, LabApiClient
 from nfagent.model.objects import NetworkLogging, ObjectRef
-from nfagent.reporting.conditions import gateway_standing, policy_standing
+from nfagent.reporting.conditions import gateway_conditions, policy_conditions
 from nfagent.reporting.notice import Notice
-from nfagent.reporting.problems import NodeFaults, logging_statement, node_statements
+from nfagent.reporting.problems import NodeFaults, logging_notice, node_notices
 from nfagent.reporting.reporter import ClusterReporter
-from nfagent.reporting.request_retrier import ApiAnswer, ApiRequests
+from nfagent.reporting.request_retrier import ApiReply, ApiRequests
 from tests.support.apiserver_labs import account_token, shipped_definitions
 
 pytestmark = pytest.mark.apiserver
@@ -77,13 +77,13 @@ class Agent:
 
     def __init__(self, node: str, kubeconfig: Path) -> None:
         self.node = node
-        self.server = ApiClient(lambda: find_access(str(kubeconfig)))
+        self.server = ApiClient(lambda: find_client_config(str(kubeconfig)))
         self.cut = False
         self.written: list[str] = []
         self.reporter = ClusterReporter(self, FastClock(), node, lambda: 2, lambda: 0.5)
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -92,11 +92,11 @@ class Agent:
         body: object = None,
         content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> ApiAnswer:
+    ) -> ApiReply:
         if self.cut:
             raise ClusterError("cut off")
         server: ApiRequests = self.server
-        answer = await server.ask(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        answer = await server.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
         if method in {"POST", "PATCH"} and answer.status < 300:
             self.written.append(path)
         return answer
@@ -157,10 +157,10 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
     async def body() -> None:
         async with agents(kubeconfig) as pair:
             for agent in pair:
-                agent.reporter.say([BROKEN])
+                agent.reporter.publish([BROKEN])
                 agent.start()
             await until(lambda: bool(events(clean, "shop")))
-            (first,) = [agent for agent in pair if agent.reporter.leads]
+            (first,) = [agent for agent in pair if agent.reporter.is_leader]
             (second,) = [agent for agent in pair if agent is not first]
             (event,) = events(clean, "shop")
             assert (event["involvedObject"]["uid"], event["involvedObject"]["kind"]) == (uid, "NetworkPolicy")
@@ -168,7 +168,7 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
             assert (clean.get(LEASE) or {})["spec"]["holderIdentity"] == first.node
             assert second.written == []
             await first.stop()
-            await until(lambda: second.reporter.leads and bool(second.written))
+            await until(lambda: second.reporter.is_leader and bool(second.written))
             (later,) = events(clean, "shop")
             assert later["metadata"]["name"] == event["metadata"]["name"]
             assert later["count"] == 1
@@ -183,15 +183,15 @@ def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path
         async with agents(kubeconfig) as pair:
             for agent in pair:
                 agent.start()
-            await until(lambda: any(agent.reporter.leads for agent in pair))
-            (first,) = [agent for agent in pair if agent.reporter.leads]
+            await until(lambda: any(agent.reporter.is_leader for agent in pair))
+            (first,) = [agent for agent in pair if agent.reporter.is_leader]
             (second,) = [agent for agent in pair if agent is not first]
             first.cut = True
             both: list[bool] = []
 
             def replaced() -> bool:
-                both.append(first.reporter.leads and second.reporter.leads)
-                return second.reporter.leads
+                both.append(first.reporter.is_leader and second.reporter.is_leader)
+                return second.reporter.is_leader
 
             await until(replaced)
             assert not any(both)
@@ -208,10 +208,10 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
     async def body() -> None:
         async with agents(kubeconfig) as (agent, _):
             conditions = [
-                policy_standing(decode_egress_policy(EGRESS)),
-                gateway_standing(decode_gateway_group(GATEWAY)),
+                policy_conditions(decode_egress_policy(EGRESS)),
+                gateway_conditions(decode_gateway_group(GATEWAY)),
             ]
-            agent.reporter.say([], conditions)
+            agent.reporter.publish([], conditions)
             agent.start()
             audited = ("Audited", "True", "Audit", 1)
             told = [("Accepted", "True", "Accepted", 1), audited, ("Programmed", "True", "Programmed", 1)]
@@ -220,7 +220,7 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
             await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unsupported])
             changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": []}}
             clean.put(changed)
-            agent.reporter.say([], [policy_standing(decode_egress_policy(changed)), conditions[1]])
+            agent.reporter.publish([], [policy_conditions(decode_egress_policy(changed)), conditions[1]])
             told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NotSupported", 2)]
             await until(lambda: condition(clean, EGRESS) == told)
 
@@ -233,8 +233,8 @@ def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: 
 
     async def body() -> None:
         async with agents(kubeconfig) as (agent, _):
-            faults = node_statements("n1", NodeFaults(refused="EBUSY"))
-            agent.reporter.say([gone, logging_statement(NetworkLogging()), *faults])
+            faults = node_notices("n1", NodeFaults(commit_error="EBUSY"))
+            agent.reporter.publish([gone, logging_notice(NetworkLogging()), *faults])
             agent.start()
             await until(lambda: agent.reporter.status()["events"]["sent"] == 2)
             status = agent.reporter.status()

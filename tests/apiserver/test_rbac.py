@@ -18,7 +18,7 @@ from tests.support.apiserver_labs import (
     shipped_definitions,
     tier_definitions,
 )
-from tests.support.http_follower import Follower
+from tests.support.http_follower import HttpFollower
 from tests.support.packet_labs import namespace_document, policy_document
 
 pytestmark = pytest.mark.apiserver
@@ -44,7 +44,7 @@ def account(control_plane: ControlPlane, token: str) -> Iterator[LabApiClient]:
 
 
 def test_every_kind_is_followed_without_trouble(control_plane: ControlPlane, token: str) -> None:
-    with Follower(control_plane, token, "n1") as follower:
+    with HttpFollower(control_plane, token, "n1") as follower:
         assert follower.whole.is_set()
         assert {kind: (one["phase"], one["trouble"]) for kind, one in follower.kinds.items()} == {
             resource.kind: ("watching", "") for resource in RESOURCES
@@ -135,9 +135,9 @@ def test_the_examples_are_taken_and_read_without_a_problem(
 ) -> None:
     documents = [one for path in sorted((DEPLOY / folder).glob("*.yaml")) for one in read_documents(path)]
     clean.put_all(documents)
-    with Follower(control_plane, token, "n1") as follower:
+    with HttpFollower(control_plane, token, "n1") as follower:
         assert follower.settle(clean, documents)
         assert follower.problems == []
         for kind in ("EgressNATPolicy", "NetworkGatewayGroup", "NetworkLogging", "ConfigMap"):
             wanted = {one["metadata"]["name"] for one in documents if one["kind"] == kind}
-            assert {name for _, name in follower.desired.held(kind)} == wanted
+            assert {name for _, name in follower.desired.keys(kind)} == wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.decode.reader import DecodedObject, reader
+from nfagent.decode.object_decoder import DecodedObject, object_decoder
 from nfagent.lab.kube_client import Document, LabApiClient
 from nfagent.model.gvk import BY_KIND, Item
 from nfagent.model.netaddr import parse_cidr
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.apiserver
 def stored(clean: LabApiClient, document: Document) -> tuple[Item | None, list[str]]:
     """Put an object, and read it as the server has it."""
     clean.put(document)
-    found = reader(BY_KIND[document["kind"]])(encoded(clean.get(document)))
+    found = object_decoder(BY_KIND[document["kind"]])(encoded(clean.get(document)))
     assert isinstance(found, DecodedObject)
     return found.item, [f"{problem.field} {problem.value}".rstrip() for problem in found.problems]
 

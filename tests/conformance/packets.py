@@ -91,7 +91,7 @@ class ConformanceLab:
         for path, place in pods.items():
             if path not in self._pods:
                 self._begin(path, place)
-        self._cluster.settle()
+        self._cluster.wait_until_enforced()
 
     def _begin(self, path: str, place: Place) -> None:
         # A host-network Pod is no more than what listens in its node's namespace.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from nfagent.decode.registry import reference
+from nfagent.decode.registry import object_ref
 from nfagent.lab.listeners import Protocol
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import ObjectRef
@@ -234,6 +234,6 @@ def _path(pod: Document) -> str:
 
 
 def _ref(document: Document) -> ObjectRef:
-    found = reference(document)
+    found = object_ref(document)
     assert found is not None, f"an object without a name: {document}"
     return found

@@ -17,14 +17,14 @@ from nfagent.state.cluster import ClusterState
 from tests.fuzz.case import Finding, Question, Step, StepAction, verdict_text
 from tests.fuzz.stats import Counts
 from tests.properties.strategies import catch_up
-from tests.support.fake_nftables import FakeKernel
-from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
+from tests.support.fake_nftables import FakeNftables
+from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, run, seen_at
 from tests.support.two_node_cluster import NODES, hops
 
 Make: TypeAlias = Callable[[str], DesiredState]
 """Returns the empty state of the node with that name."""
 
-Hops: TypeAlias = tuple[tuple[HookName, Seen], ...]
+Hops: TypeAlias = tuple[tuple[HookName, HookPacket], ...]
 """Hooks at which a node sees the packets of an established connection: the client's, then the server's."""
 
 
@@ -118,7 +118,7 @@ class _Node:
 
     def __init__(self, view: DesiredState, watched: tuple[Flow, ...]) -> None:
         self.view = view
-        self.kernel = FakeKernel()
+        self.kernel = FakeNftables()
         self.live: dict[Flow, Hops] = {}
         self._watched = watched
         self._checked: dict[str, int] = {}
@@ -135,18 +135,18 @@ class _Node:
             self.view, self._checked = self.view.rebuilt(), {}
             catch_up(self.view, self.kernel)
         elif action != "wait":
-            self.kernel.apply(self.view.take())
+            self.kernel.apply(self.view.drain_changes())
         if action in {"revoke", "clear"}:
             self._revoke()
         if action in {"clear", "clear late"}:
-            self.view.absolve(self._checked)
+            self.view.clear_recheck(self._checked)
             self._checked = {}
-            self.kernel.apply(self.view.take())
+            self.kernel.apply(self.view.drain_changes())
 
     def check_established(self) -> Iterator[tuple[Flow, bool, HookName]]:
         """Compare packets of the established connections with the current verdict; yield flow, verdict and hook."""
         for flow in self._watched:
-            hops_of, allowed = _hops(flow, self.view.cluster), self.view.permits(flow)
+            hops_of, allowed = _hops(flow, self.view.cluster), self.view.is_allowed(flow)
             if self.live.get(flow) != hops_of:  # its ends have moved: the node's entry belongs to no connection
                 self.live.pop(flow, None)
             for hook, packet in hops_of:
@@ -158,16 +158,16 @@ class _Node:
                 self.live[flow] = hops_of
 
     def equals_fresh_start(self) -> bool:
-        self.kernel.apply(self.view.take())
-        self.view.absolve(self.view.suspects)
-        self.kernel.apply(self.view.take())
+        self.kernel.apply(self.view.drain_changes())
+        self.view.clear_recheck(self.view.recheck_addresses)
+        self.kernel.apply(self.view.drain_changes())
         return self.kernel.ruleset == self.view.rebuilt().ruleset()
 
     def _revoke(self) -> None:
         """Remove the denied connections of addresses under re-check, as the agent does by ctnetlink."""
-        self._checked = self.view.suspects
+        self._checked = self.view.recheck_addresses
         for flow in [flow for flow in self.live if {flow.source, flow.destination} & self._checked.keys()]:
-            if not self.view.permits(flow):
+            if not self.view.is_allowed(flow):
                 del self.live[flow]
 
 

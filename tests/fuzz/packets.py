@@ -198,8 +198,8 @@ class PacketLab:
         self._settle()
 
     def _settle(self) -> None:
-        self._cluster.settle()
-        self._cluster.calm()
+        self._cluster.wait_until_enforced()
+        self._cluster.wait_for_recheck()
 
     def _namespace(self, place: Place) -> str:
         if place.slot:

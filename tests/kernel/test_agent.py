@@ -103,7 +103,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setattr(table_lock, "LOCK_FOLDER", tmp_path / "lock")
     # These are for a process of the agent's own: its garbage collector, and its end by force.
-    for name in ("spare_collections", "settle_memory", "end_within"):
+    for name in ("relax_collection", "collect_and_freeze", "exit_within"):
         monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "cluster.yaml").write_text(CLUSTER)
@@ -111,9 +111,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(0)
         made = Site(tmp_path, notified)
-        claim, serve = table_lock.claim_table, http_server.serve
+        claim, serve = table_lock.acquire_table, http_server.serve
 
-        def claim_table() -> table_lock.TableLock:
+        def acquire_table() -> table_lock.TableLock:
             lock = claim()
             lock.close = made.recorded("claim", lock.close)  # type: ignore[method-assign]
             return lock
@@ -123,7 +123,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             found.cleanup = made.recorded("serving", found.cleanup)  # type: ignore[method-assign]
             return found
 
-        monkeypatch.setattr("nfagent.agent.claim_table", claim_table)
+        monkeypatch.setattr("nfagent.agent.acquire_table", acquire_table)
         monkeypatch.setattr(http_server, "serve", serving)
         before, threads = open_sockets(), set(threading.enumerate())
         yield made

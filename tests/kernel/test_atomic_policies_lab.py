@@ -29,7 +29,7 @@ POLICIES = 400
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80)]))
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         yield running
 
 
@@ -72,7 +72,7 @@ def test_no_new_connection_is_lost_while_a_file_of_policies_takes_effect(lab: Ma
     before = transactions(lab)
     lab.cluster.place("policies.yaml", as_text(one_file()))
     assert lost_while_it_settles(lab) == 0
-    lab.cluster.settle()
-    lab.cluster.calm()
+    lab.cluster.wait_until_enforced()
+    lab.cluster.wait_for_recheck()
     # One for the policies, one for each address that leaves re-check after it.
     assert transactions(lab) - before <= 3

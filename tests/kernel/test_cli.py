@@ -22,7 +22,7 @@ import pytest
 import yaml
 from pyroute2 import netns
 
-from nfagent.cli.agent_client import ask
+from nfagent.cli.agent_client import get_json
 from nfagent.kernel.nflog import NflogSource
 from tests.support.packet_labs import wait_until
 
@@ -150,14 +150,14 @@ class AgentSite:
     def await_sync(self) -> None:
         """Wait until the agent has put everything that it wants into the kernel."""
         end = time.monotonic() + DEADLINE
-        while not ask(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]["in_sync"]:
+        while not get_json(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]["in_sync"]:
             assert time.monotonic() < end, "the agent never got in sync"
 
     def await_drift(self) -> Any:  # noqa: ANN401 - JSON
         """Wait until the agent has put right what others did; give how it stands with the kernel then."""
         end = time.monotonic() + DEADLINE
         while True:
-            state = ask(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]
+            state = get_json(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]
             if state["drifts"] and state["in_sync"]:
                 return state
             assert time.monotonic() < end, "the agent never noticed"

@@ -235,7 +235,7 @@ def test_a_connection_is_found_by_either_end_and_deleted(
 
     (entry,) = connections.entries(frozenset({stream.client[0]}))
     assert stream.matches(entry), entry
-    assert entry.translated == (stream.called[0] != stream.server[0])
+    assert entry.is_dnat == (stream.called[0] != stream.server[0])
     assert connections.entries(frozenset({stream.server[0]})) == [entry]
 
     assert connections.delete([entry]) == 1

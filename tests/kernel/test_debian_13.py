@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 
 from nfagent.desired.node_interfaces import NodeInterfaces
-from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_frames
+from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_bridge_table
 from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import Match, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
@@ -26,7 +26,7 @@ from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.transaction import transaction_text
 from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
 from tests.support.packet_labs import logging_document
-from tests.support.two_node_cluster import Scene, labelled, policy
+from tests.support.two_node_cluster import TwoNodeCluster, labelled, policy
 
 pytestmark = [
     pytest.mark.kernel,
@@ -39,8 +39,10 @@ MIRROR = "http://deb.debian.org/debian"
 SECONDS = 280
 LOGGED = logging_document(allow=True, deny=True)
 MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
-VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views["a"]
-VIEW.distrusted()
+VIEW = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views[
+    "a"
+]
+VIEW.recheck_all()
 VIEW.follow_links(NodeInterfaces(frozenset({"cbr0"}), bridged=True))
 SCENE = VIEW.ruleset()
 INSIDE = """
@@ -155,4 +157,4 @@ def test_all_forms_together_are_read_back(root: Path, namespace: str) -> None:
 
 
 def test_the_table_of_the_bridge_family_is_read_back(root: Path, namespace: str) -> None:
-    assert parse_frames(answered(root, namespace, TABLE_TEXT, f"list table {BRIDGE_TABLE}")).objects == EXPECTED
+    assert parse_bridge_table(answered(root, namespace, TABLE_TEXT, f"list table {BRIDGE_TABLE}")).objects == EXPECTED

@@ -292,7 +292,7 @@ def test_50_of_two_queries_at_once_from_one_port_to_a_service_neither_is_lost(
     for server in servers:
         held.callback(lab.servers.stop, server.netns)
     endpoints = tuple((server.address, server.port) for server in servers)
-    held.enter_context(proxying(lab.fabric, [ProxiedService(SERVICE[family], 53, "udp", endpoints)]))
-    command = lab.fabric.command(lab.pod("x/a"), [sys.executable, "-IS", "-c", QUERIES, SERVICE[family], str(PAIRS)])
+    held.enter_context(proxying(lab.topology, [ProxiedService(SERVICE[family], 53, "udp", endpoints)]))
+    command = lab.topology.command(lab.pod("x/a"), [sys.executable, "-IS", "-c", QUERIES, SERVICE[family], str(PAIRS)])
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert (int(done.stdout), denied_packets(lab)) == (0, 0)

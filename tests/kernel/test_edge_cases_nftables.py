@@ -40,7 +40,7 @@ class Table:
         self.desired = DesiredState("a")
         self.kernel = kernel
         asyncio.run(kernel.apply(diff(ABSENT, self.desired.ruleset())))
-        self.desired.settle()
+        self.desired.mark_synced()
 
     def happens(self, *documents: Document) -> Ruleset:
         """Apply documents, commit the changes, and compare the kernel's table."""
@@ -58,7 +58,7 @@ class Table:
         return self._told()
 
     def _told(self) -> Ruleset:
-        asyncio.run(self.kernel.apply(self.desired.take()))
+        asyncio.run(self.kernel.apply(self.desired.drain_changes()))
         found, wanted = self.kernel.read_now(), self.desired.ruleset()
         assert found == wanted
         assert diff(found, wanted) == ()

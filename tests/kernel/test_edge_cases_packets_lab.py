@@ -129,7 +129,7 @@ MTU_OF_PATH = {4: (socket.IPPROTO_IP, 14), 6: (socket.IPPROTO_IPV6, 24)}  # linu
 def narrowed(lab: ManifestLab, pod: str, family: Family) -> Iterator[None]:
     """Lower the MTU of the link from the node to a Pod."""
     namespace, name = pod.split("/")
-    node = lab.fabric.node_namespace(lab.fabric.pods[namespace, name].node)
+    node = lab.topology.node_namespace(lab.topology.pods[namespace, name].node)
     asked = ["ip", "-n", node, "-json", "route", "get", lab.address(pod, family)]
     [route] = json.loads(subprocess.run(asked, capture_output=True, check=True, timeout=20).stdout)
     netns.ip_batch([f"link set {route['dev']} mtu {PATH_MTU}"], node)
@@ -216,7 +216,7 @@ def test_37_protocols_without_ports_4_47_50_and_icmp(  # noqa: PLR0917 - a case 
     source, destination = ends(direction, peer)
     restrict(lab, **only_rule(direction, rule))
     address = lab.address(destination, family)
-    for node in lab.fabric.nodes:
+    for node in lab.topology.nodes:
         # Without ports, this is the connection that an earlier case made.
         forget(name_of(lab, node))
     capture = held.enter_context(Capture(lab.pod(destination)))
@@ -239,7 +239,7 @@ def test_39_any_user_of_the_node_reaches_its_pods(lab: ManifestLab, held: contex
     listener = held.enter_context(tcp_listener(lab.pod("x/a"), lab.address("x/a", family), OPEN_PORT))
     probe = [sys.executable, "-IS", "-c", PROBE, *map(str, listener.getsockname()[:2])]
     unprivileged = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", *probe]
-    subprocess.run(lab.fabric.command(name_of(lab, "n1"), unprivileged), check=True, timeout=20)
+    subprocess.run(lab.topology.command(name_of(lab, "n1"), unprivileged), check=True, timeout=20)
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def _gullible(lab: ManifestLab) -> Iterator[None]:
     """Set accept_local on the nodes: they accept IPv4 packets with their own source address."""
 
     def accept_local(value: str) -> None:
-        for node in lab.fabric.nodes:
+        for node in lab.topology.nodes:
             netns.write_sysctls(name_of(lab, node), {"ipv4/conf/all/accept_local": value})
 
     accept_local("1")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cli.agent_client import ask
+from nfagent.cli.agent_client import get_json
 from tests.kernel.test_cli import DEADLINE, AgentProcess, AgentSite, nft, site
 from tests.support.packet_labs import wait_until
 from tests.support.tmpfs_mounts import in_own_mounts, stalled
@@ -57,7 +57,7 @@ def isolated(site: AgentSite) -> object:
 
 
 def places(site: AgentSite) -> list[str]:
-    return [problem["place"] for problem in ask(site.socket, "/v1/dump/state", {})["problems"]]
+    return [problem["place"] for problem in get_json(site.socket, "/v1/dump/state", {})["problems"]]
 
 
 def test_a_start_asks_for_as_many_descriptors_as_there_may_be(site: AgentSite) -> None:

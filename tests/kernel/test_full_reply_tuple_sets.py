@@ -17,7 +17,7 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
-from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
+from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.nft_client import NftClient
 from nfagent.model.objects import Pod
 from nfagent.nftables.objects import FLOW_SET_SIZE
@@ -135,12 +135,12 @@ async def running(capacity: int) -> AsyncIterator[RevocationPipeline]:
 )
 def test_where_the_set_is_as_large_as_conntracks_all_are_ended_in_one_round() -> None:
     async def body() -> None:
-        async with running(room_for_ways()) as stage:
+        async with running(revoked_set_size()) as stage:
             stage.isolate()
-            await stage.until(lambda: stage.revoker.status.revoked == MANY and not stage.desired.suspects)
+            await stage.until(lambda: stage.revoker.status.revoked == MANY and not stage.desired.recheck_addresses)
             status = stage.revoker.status
             assert (status.waiting, status.last_error, status.evaluated) == (0, "", MANY)
-        assert (tracked(), remembered(), ways()["size"]) == (0, MANY, room_for_ways())
+        assert (tracked(), remembered(), ways()["size"]) == (0, MANY, revoked_set_size())
 
     asyncio.run(body())
 
@@ -154,12 +154,12 @@ def test_where_the_set_is_full_what_fits_is_ended_and_the_rest_stays_closed_unti
             assert (status.revoked, status.waiting) == (FLOW_SET_SIZE, MANY - FLOW_SET_SIZE)
             assert status.last_error.startswith("full: revoked4")
             assert (tracked(), remembered()) == (MANY - FLOW_SET_SIZE, FLOW_SET_SIZE)
-            assert stage.desired.suspects.keys() == {SERVER}, "closed: its packets are judged one by one"
+            assert stage.desired.recheck_addresses.keys() == {SERVER}, "closed: its packets are judged one by one"
             assert SERVER in nft("list", "set", "inet", "nfagent", "recheck4")
             # As if the first ones had been silent for five minutes.
             nft("flush", "set", "inet", "nfagent", "revoked4")
             stage.clock.ended.set()
-            await stage.until(lambda: not stage.desired.suspects and stage.reconciler.status.in_sync)
+            await stage.until(lambda: not stage.desired.recheck_addresses and stage.reconciler.status.in_sync)
             assert (status.revoked, status.waiting, status.last_error) == (MANY, 0, "")
         assert (tracked(), remembered()) == (0, MANY - FLOW_SET_SIZE)
 

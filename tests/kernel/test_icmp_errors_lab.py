@@ -148,7 +148,7 @@ def test_a_unicast_packet_in_a_multicast_frame_creates_no_conntrack_entry(
     own, there = lab.address("x/a", family), address_at(lab, receiver, family)
     netns.inside(lab.pod("x/a"), partial(send_in_a_groups_frame, family, datagram(family, own, there)))
     assert errors(lab, capture, "x/a", family) == []  # by now it has been at the bridge
-    assert netns.inside(lab.fabric.node_namespace("n1"), partial(called_by, own, there)) == []
+    assert netns.inside(lab.topology.node_namespace("n1"), partial(called_by, own, there)) == []
 
 
 def called_by(client: str, server: str) -> list[ConntrackEntry]:
@@ -245,8 +245,8 @@ def test_a_client_gets_port_unreachable_from_an_isolated_server(
 
 
 def nft(lab: ManifestLab, client: str, text: str) -> None:
-    node = lab.fabric.node_namespace("n1" if client == "y/near" else "n2")
-    subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=text, text=True, check=True, timeout=30)
+    node = lab.topology.node_namespace("n1" if client == "y/near" else "n2")
+    subprocess.run(lab.topology.command(node, ["nft", "-f", "-"]), input=text, text=True, check=True, timeout=30)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nfagent.cli.agent_client import ask
+from nfagent.cli.agent_client import get_json
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_queries import table_flags
@@ -90,7 +90,7 @@ def test_a_table_that_another_process_owns_at_the_start_is_tried_until_it_is_fre
 
 def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it_is_free(site: AgentSite) -> None:
     def reconcile() -> dict[str, object]:
-        found: dict[str, object] = ask(site.socket, "/v1/dump/state", {})["agent"]["reconcile"]
+        found: dict[str, object] = get_json(site.socket, "/v1/dump/state", {})["agent"]["reconcile"]
         return found
 
     with site.agent() as agent:
@@ -117,13 +117,13 @@ def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it
 def test_a_table_that_was_put_to_sleep_is_woken_and_every_connection_looked_at_again() -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
-            stage.desired.absolve(stage.desired.suspects)
+            stage.desired.clear_recheck(stage.desired.recheck_addresses)
             await stage.settles()
             nft("add", "table", "inet", "nfagent", "{ flags dormant; }")
-            stage.reconciler.distrust()
+            stage.reconciler.invalidate()
             await stage.settles()
             assert stage.reconciler.status.drifts == 1
-            assert stage.desired.suspects
+            assert stage.desired.recheck_addresses
             assert listed() == stage.desired.ruleset()
 
     asyncio.run(body())

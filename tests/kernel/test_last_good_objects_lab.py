@@ -50,7 +50,7 @@ class RestartLab(ManifestLab):
                 self.cluster.place(name, path.read_text())
             else:
                 (self.cluster.manifests / name).unlink(missing_ok=True)
-        self.cluster.settle()
+        self.cluster.wait_until_enforced()
 
     def publish(self, fault: str, revision: str) -> None:
         """Publish an input as git-sync does: a folder of its own, and the link to it swapped at one moment."""
@@ -62,7 +62,7 @@ class RestartLab(ManifestLab):
         beside = link.with_name("next")
         beside.symlink_to(revision)
         beside.rename(link)
-        self.cluster.settle()
+        self.cluster.wait_until_enforced()
 
     def restart(self, node: str) -> LabAgent:
         agent = self.cluster.agent(node)
@@ -107,7 +107,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
 def lab(running: RestartLab) -> RestartLab:
     """Return the lab with the valid manifests read."""
     for agent in running.cluster.agents.values():
-        if not agent.runs:
+        if not agent.is_running:
             agent.start()
     running.put(GOOD)
     assert running.srv_reached == {False}
@@ -176,7 +176,7 @@ def test_a_deleted_or_corrected_object_is_not_kept(lab: RestartLab, change: str)
         lab.cluster.write("pol.yaml", (FAULTS / GOOD / "pol.yaml").read_text() + "  ingress: [{}]\n")
     else:
         lab.cluster.delete("pol.yaml")
-    if not agent.runs:
+    if not agent.is_running:
         agent.start()
     assert lab.srv_reached == {True}
     assert lab.problems("n2") == []
@@ -187,7 +187,7 @@ def test_a_deleted_or_corrected_object_is_not_kept(lab: RestartLab, change: str)
 @pytest.mark.parametrize("stopped", [False, True], ids=["while the agent runs", "while it is stopped"])
 def test_a_masquerade_list_stays_in_force_over_a_restart(lab: RestartLab, *, stopped: bool) -> None:
     lab.put("restart-forgets-last-good/masq-before")
-    node = set(lab.fabric.nodes["n1"].addresses)
+    node = set(lab.topology.nodes["n1"].addresses)
     assert lab.seen_outside() <= node
     if stopped:
         lab.cluster.agent("n1").stop()
@@ -206,7 +206,7 @@ def test_without_a_state_folder_rules_are_enforced_and_the_problem_is_reported(l
     assert lab.srv_reached == {False}
     status = agent.ask("/v1/dump/state")["agent"]["last_good"]
     assert "/proc/nowhere" in status["problem"]
-    assert "checkpoint: /proc/nowhere" in agent.said
+    assert "checkpoint: /proc/nowhere" in agent.stderr_text
     agent.stop()
 
 

@@ -54,7 +54,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     """Connect the host `outside` to the bridge of n1's Pods too, as behind an uplink."""
     with edge_case_lab(tmp_path_factory.mktemp("bridged"), "bridge") as running:
-        node, outside = running.fabric.node_namespace("n1"), running.fabric.outside_namespace("outside")
+        node, outside = running.topology.node_namespace("n1"), running.topology.outside_namespace("outside")
         netns.ip_batch([f"link add uplink netns {node} type veth peer name {HOST} netns {outside}"])
         netns.ip_batch([f"link set uplink master {BRIDGE} up"], node)
         lines = [
@@ -201,7 +201,7 @@ TRACKING = "table inet tracking { chain c { type filter hook forward priority 0;
 def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a_pod_is_isolated(
     bridged: ManifestLab, held: contextlib.ExitStack, when: str
 ) -> None:
-    lab, node, near, own = bridged, bridged.fabric.node_namespace("n1"), bridged.pod("y/near"), bridged.pod("x/a")
+    lab, node, near, own = bridged, bridged.topology.node_namespace("n1"), bridged.pod("y/near"), bridged.pod("x/a")
     there = link_local(near)
     listener = held.enter_context(netns.inside(near, partial(listening, there)))
 
@@ -215,9 +215,9 @@ def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a
         restrict(lab)
     agent = lab.cluster.agent("n1")
     agent.stop()
-    held.callback(subprocess.run, lab.fabric.command(node, ["nft", "delete table inet tracking"]), check=True)
-    subprocess.run(lab.fabric.command(node, ["nft", TRACKING]), check=True, timeout=30)
-    subprocess.run(lab.fabric.command(node, ["nft", "delete table inet nfagent"]), check=True, timeout=30)
+    held.callback(subprocess.run, lab.topology.command(node, ["nft", "delete table inet tracking"]), check=True)
+    subprocess.run(lab.topology.command(node, ["nft", TRACKING]), check=True, timeout=30)
+    subprocess.run(lab.topology.command(node, ["nft", "delete table inet nfagent"]), check=True, timeout=30)
     try:
         client = held.enter_context(netns.inside(own, connect))
         server = held.enter_context(listener.accept()[0])
@@ -229,7 +229,7 @@ def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a
         client.sendall(b"still")
         assert server.recv(100) == b"still"
         restrict(lab)
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     client.sendall(b"after")
     server.settimeout(0.7)
     with pytest.raises(TimeoutError):
@@ -243,7 +243,7 @@ def senders(lab: ManifestLab) -> dict[str, tuple[str, str, Callable[[Family], st
     """Return namespace, device and address of who can send to n1's bridge."""
     return {
         "a Pod": (lab.pod("y/near"), "eth0", lambda family: lab.address("y/near", family)),
-        "a host on the uplink": (lab.fabric.outside_namespace("outside"), HOST, HOST_ADDRESSES.__getitem__),
+        "a host on the uplink": (lab.topology.outside_namespace("outside"), HOST, HOST_ADDRESSES.__getitem__),
     }
 
 
@@ -284,7 +284,7 @@ def test_what_the_node_itself_sends_to_all_of_its_bridge_passes(
     own = {4: "10.244.1.1", 6: "2001:db8:244:1::1"}[family_of(group)]
     capture = held.enter_context(Capture(lab.pod("x/a")))
     content = marker(32)
-    say(lab.fabric.node_namespace("n1"), own, group, content, BRIDGE)
+    say(lab.topology.node_namespace("n1"), own, group, content, BRIDGE)
     assert passing(lab, capture, [content]) == [content]
 
 
@@ -324,7 +324,7 @@ def test_messages_of_neighbours_and_listeners_carry_nothing_out_of_an_isolated_p
         icmpv6(lab.pod("x/a"), there, kind, content, hops=hops)
     last = marker()
     if destination == "outside":
-        say(lab.fabric.node_namespace("n1"), "2001:db8:ffff::1", there, last, port=MARKER_PORT)
+        say(lab.topology.node_namespace("n1"), "2001:db8:ffff::1", there, last, port=MARKER_PORT)
         came = capture.until(bearing(last))
     else:
         say(lab.pod("x/a"), lab.address("x/a", 6), there, last, port=MARKER_PORT)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.kernel.local_addresses import is_own
+from nfagent.kernel.local_addresses import is_local_address
 from nfagent.lab import netns
 
 pytestmark = pytest.mark.kernel
@@ -51,4 +51,4 @@ def test_an_address_is_own_where_the_machine_would_send_from_it(
     own: bool,  # noqa: FBT001 - a table's column
 ) -> None:
     netns.write_sysctls(machine, {"ipv4/ip_nonlocal_bind": bind, "ipv6/ip_nonlocal_bind": bind})
-    assert netns.inside(machine, functools.partial(is_own, address)) is own
+    assert netns.inside(machine, functools.partial(is_local_address, address)) is own

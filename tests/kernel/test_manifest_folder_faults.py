@@ -18,9 +18,9 @@ import pytest
 
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.manifests.folder_scan import read_files
+from nfagent.manifests.folder_source import FolderSource
 from nfagent.manifests.follower import FolderReader
 from nfagent.manifests.index import ManifestEvent, ManifestIndex
-from nfagent.manifests.source import FolderSource
 from nfagent.model.objects import ObjectRef
 from nfagent.system.bounded_calls import BoundedCalls
 from tests.kernel.test_kernel_faults import no_more_files
@@ -312,14 +312,14 @@ class Taken:
         self.held: set[ObjectRef] = set()
         self.ready = False
 
-    async def take(self, changes: Iterable[ManifestEvent]) -> None:
+    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
         for change in changes:
             if isinstance(change, ObjectRef):
                 self.held.discard(change)
             else:
                 self.held.add(change.ref)
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self.ready = True
 
 
@@ -518,17 +518,17 @@ CODES = [errno.EIO, errno.ESTALE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errn
 def test_any_error_of(where: str, code: int, folder: Path) -> None:
     """Takes nothing away, is said, and is over when it is."""
     known = ManifestIndex()
-    list(known.adopt_look(read_files(folder, known)))
+    list(known.apply_scan(read_files(folder, known)))
     if where == ".":
         (folder / "f.yaml").unlink()
     failing = Failing(folder / where, code)
     look = read_files(folder, known, calls=failing)
-    assert (list(known.adopt_look(look)), look.uncertain) == ([], True)
+    assert (list(known.apply_scan(look)), look.uncertain) == ([], True)
     (problem,) = said(known)
     assert os.strerror(code) in problem
     assert "stays in force" in problem
     (folder / "f.yaml").write_text(pod())
-    assert list(known.adopt_look(read_files(folder, known))) == []
+    assert list(known.apply_scan(read_files(folder, known))) == []
     assert (said(known), known.uncertain) == ([], False)
     (folder / "f.yaml").unlink()
-    assert list(known.adopt_look(read_files(folder, known))) == [ObjectRef("Pod", "shop", "web")]
+    assert list(known.apply_scan(read_files(folder, known))) == [ObjectRef("Pod", "shop", "web")]

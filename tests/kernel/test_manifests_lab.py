@@ -30,7 +30,7 @@ DENY_B = policy_document("x", "deny-b", podSelector={"matchLabels": {"pod": "b"}
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80)]))
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         yield running
 
 
@@ -62,10 +62,10 @@ def test_a_policy_is_enforced_from_the_file_that_brings_it_to_the_one_that_takes
 def test_a_file_written_in_place_is_read_again(lab: ManifestLab) -> None:
     path = lab.cluster.manifests / "policy.yaml"
     path.write_text(as_text([DENY_A]), encoding="utf-8")
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     assert reached(lab, "x/a") == {False}
     path.write_text(as_text([DENY_B]), encoding="utf-8")
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     assert (reached(lab, "x/a"), reached(lab, "x/b")) == ({True}, {False})
 
 
@@ -79,11 +79,11 @@ def test_a_file_in_a_new_subfolder_counts(lab: ManifestLab) -> None:
     folder = lab.cluster.manifests / "team"
     folder.mkdir()
     (folder / "policy.yaml").write_text(as_text([DENY_A]), encoding="utf-8")
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     assert reached(lab, "x/a") == {False}
     (folder / "policy.yaml").unlink()
     folder.rmdir()
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     assert reached(lab, "x/a") == {True}
 
 
@@ -93,7 +93,7 @@ def test_the_last_valid_content_stays_enforced_while_a_file_does_not_parse(lab: 
     assert reached(lab, "x/a") == {False}
     problems = lab.cluster.agent("n1").ask("/v1/dump/state")["problems"]
     assert [problem["place"] for problem in problems] == ["policy.yaml:2"]
-    assert "policy.yaml:2" in lab.cluster.agent("n1").said
+    assert "policy.yaml:2" in lab.cluster.agent("n1").stderr_text
 
 
 def test_the_same_object_in_two_files_is_an_error_that_names_both_and_the_first_counts(lab: ManifestLab) -> None:

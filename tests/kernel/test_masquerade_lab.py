@@ -22,13 +22,13 @@ PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
     with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=map(pod_document, PODS)) as running:
-        outside = running.fabric.outside_namespace("outside")
+        outside = running.topology.outside_namespace("outside")
         running.servers.listen(
             Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
         )
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80)]))
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         for node in NODES:
-            name = running.fabric.node_namespace(node.name)
+            name = running.topology.node_namespace(node.name)
             running.servers.listen(Endpoint(name, address, "tcp", 10250) for address in node.addresses)
         yield running
 
@@ -51,7 +51,7 @@ def config_map(config: str) -> Document:
 
 def node_of(lab: ManifestLab, pod: str) -> NodePlan:
     namespace, name = pod.split("/")
-    return lab.fabric.nodes[lab.fabric.pods[namespace, name].node]
+    return lab.topology.nodes[lab.topology.pods[namespace, name].node]
 
 
 def seen(lab: ManifestLab, address: str) -> str:
@@ -60,7 +60,7 @@ def seen(lab: ManifestLab, address: str) -> str:
     came = {outcome.seen_from for outcome in outcomes.values()}
     [source] = came
     node = node_of(lab, "x/a")
-    assert source in (*node.addresses, *lab.fabric.pods["x", "a"].addresses)
+    assert source in (*node.addresses, *lab.topology.pods["x", "a"].addresses)
     return "node" if source in node.addresses else "pod"
 
 
@@ -92,7 +92,7 @@ def test_an_invalid_list_keeps_the_previous_one_and_says_so(lab: ManifestLab) ->
 
 def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_masqueraded(lab: ManifestLab) -> None:
     lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
-    source = lab.fabric.pods["x", "a"]
+    source = lab.topology.pods["x", "a"]
     others = [pod for pod in PODS if pod.key != source.key]
     probes = [Probe(lab.pod("x/a"), address, "tcp", 80) for pod in others for address in pod.addresses]
     probes += [Probe(lab.pod("x/a"), address, "tcp", 10250) for node in NODES for address in node.addresses]
@@ -102,7 +102,7 @@ def test_34_pods_and_nodes_always_see_pod_addresses_even_where_everything_is_mas
 
 def test_the_node_s_own_traffic_keeps_its_address(lab: ManifestLab) -> None:
     node = NODES[0]
-    probe = Probe(lab.fabric.node_namespace(node.name), OUTSIDE.addresses[0], "tcp", 443)
+    probe = Probe(lab.topology.node_namespace(node.name), OUTSIDE.addresses[0], "tcp", 443)
     assert lab.ask([probe])[probe].seen_from in node.addresses
 
 

@@ -16,7 +16,7 @@ import pytest
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
 from nfagent.kernel import link_monitor
-from nfagent.kernel.link_monitor import LinkMonitor, LinkQuery, question_of
+from nfagent.kernel.link_monitor import LinkMonitor, LinkQuery, link_query
 from nfagent.lab import netns
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import Node, Pod
@@ -77,7 +77,7 @@ def watching(question: LinkQuery) -> tuple[LinkMonitor, list[NodeInterfaces]]:
 def test_what_pods_are_behind_is_found_and_the_uplink_never_is(machine: UplinkNamespace) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(frozenset({"10.0.0.10", "192.0.2.77", "192.0.2.1", "203.0.113.7", "2001:db8::1"})))
-    machine.ask(watch.look)
+    machine.ask(watch.refresh)
     assert [links.pod_links for links in told] == [{"pod10"}]
     assert [name for links in told for name, _ in links.shared] == ["eth0"]
 
@@ -87,7 +87,7 @@ def test_an_absent_pod_causes_no_notification(machine: UplinkNamespace) -> None:
     watch, told = watching(LinkQuery(PODS))
     for default in ("via 192.0.2.254 dev eth0", "dev eth0"):
         machine.ip(f"route replace default {default}", "route replace ::/0 dev eth0")
-        machine.ask(watch.look)
+        machine.ask(watch.refresh)
         assert told == [NodeInterfaces()]
 
 
@@ -100,7 +100,7 @@ def test_each_of_several_uplinks_is_one(machine: UplinkNamespace) -> None:
         "route replace default nexthop via 192.0.2.254 nexthop via 198.51.100.254",
     )
     watch, told = watching(LinkQuery(frozenset({"192.0.2.77", "198.51.100.77"})))
-    machine.ask(watch.look)
+    machine.ask(watch.refresh)
     assert told[-1].pod_links == frozenset()
     assert [name for name, _ in told[-1].shared] == ["eth0", "eth1"]
 
@@ -108,7 +108,7 @@ def test_each_of_several_uplinks_is_one(machine: UplinkNamespace) -> None:
 def test_more_interfaces_than_fit_into_one_datagram(machine: UplinkNamespace) -> None:
     machine.ip(*(line for number in range(10, 90) for line in pod_link(number)))
     watch, told = watching(LinkQuery(frozenset(f"10.0.0.{number}" for number in range(10, 90))))
-    machine.ask(watch.look)
+    machine.ask(watch.refresh)
     assert told[-1].pod_links == {f"pod{number}" for number in range(10, 90)}
 
 
@@ -116,7 +116,7 @@ def test_each_change_is_notified_once(machine: UplinkNamespace) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(PODS))
     for _ in range(3):
-        machine.ask(watch.look)
+        machine.ask(watch.refresh)
     assert len(told) == 1
 
 
@@ -125,7 +125,7 @@ def test_the_last_known_interfaces_stay_while_the_kernel_can_not_be_read(
 ) -> None:
     machine.ip(*pod_link(10))
     watch, told = watching(LinkQuery(PODS))
-    machine.ask(watch.look)
+    machine.ask(watch.refresh)
     before = watch.status()
 
     def refused() -> socket.socket:
@@ -134,7 +134,7 @@ def test_the_last_known_interfaces_stay_while_the_kernel_can_not_be_read(
     with monkeypatch.context() as patched:
         patched.setattr(link_monitor, "rtnetlink_socket", refused)
         for _ in range(2):
-            machine.ask(watch.look)
+            machine.ask(watch.refresh)
     reason = "cannot read interfaces and routes: Too many open files in system; keeping the last known state"
     assert watch.status() == before | {"problem": reason}
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [reason]
@@ -208,7 +208,7 @@ def test_only_interfaces_of_this_nodes_pods_and_a_few_others_are_read() -> None:
     cluster.put(Pod("x", "host", node="a", addresses=("192.0.2.1",), host_network=True))
     cluster.put(Pod("x", "ended", node="a", addresses=("10.0.0.11",), phase="Succeeded"))
     cluster.put(Pod("x", "there", node="b1", addresses=("10.0.1.10",)))
-    found = question_of(cluster)
+    found = link_query(cluster)
     assert found.pods == {"10.0.0.10", "10.0.0.254", "2001:db8::ffff:ffff:ffff:fffe"}
     assert len(found.beyond & {f"192.0.2.{number}" for number in range(40)}) == 8
     assert "192.0.2.1" not in found.beyond
@@ -220,8 +220,8 @@ def test_a_node_that_is_a_pod_of_this_node_leads_nowhere_else() -> None:
     cluster.put(Node("a", addresses=("192.0.2.1",)))
     cluster.put(Node("virtual", addresses=("10.0.0.10", "192.0.2.9")))
     cluster.put(Pod("x", "kubelet", node="a", addresses=("10.0.0.10",)))
-    assert "10.0.0.10" not in question_of(cluster).beyond
-    assert "192.0.2.9" in question_of(cluster).beyond
+    assert "10.0.0.10" not in link_query(cluster).beyond
+    assert "192.0.2.9" in link_query(cluster).beyond
 
 
 @pytest.mark.parametrize(

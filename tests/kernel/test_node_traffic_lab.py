@@ -21,9 +21,9 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     nodes, pods, _ = grid(request.param)
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, pods)]
     with running_lab(tmp_path_factory.mktemp("lab"), nodes, pods, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, PROTOCOLS))
+        running.servers.listen(pod_endpoints(running.topology, PROTOCOLS))
         for node in nodes:
-            name = running.fabric.node_namespace(node.name)
+            name = running.topology.node_namespace(node.name)
             running.servers.listen(
                 Endpoint(name, address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
             )
@@ -43,8 +43,8 @@ def reached(lab: ManifestLab, source: str, addresses: tuple[str, ...]) -> set[bo
 
 def nodes_of(lab: ManifestLab) -> tuple[NodePlan, NodePlan]:
     """x/a's node, and the other one."""
-    own = lab.fabric.nodes[lab.fabric.pods["x", "a"].node]
-    [other] = [node for node in lab.fabric.nodes.values() if node is not own]
+    own = lab.topology.nodes[lab.topology.pods["x", "a"].node]
+    [other] = [node for node in lab.topology.nodes.values() if node is not own]
     return own, other
 
 
@@ -63,21 +63,21 @@ def test_51_egress_policies_apply_to_the_nodes_own_addresses(lab: ManifestLab) -
 
 def test_39_a_node_always_reaches_its_own_pods_and_policies_apply_to_other_nodes(lab: ManifestLab) -> None:
     own, other = nodes_of(lab)
-    addresses = lab.fabric.pods["x", "a"].addresses
+    addresses = lab.topology.pods["x", "a"].addresses
     lab.apply("policy", policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", "Egress"]))
-    assert reached(lab, lab.fabric.node_namespace(own.name), addresses) == {True}
-    assert reached(lab, lab.fabric.node_namespace(other.name), addresses) == {False}
+    assert reached(lab, lab.topology.node_namespace(own.name), addresses) == {True}
+    assert reached(lab, lab.topology.node_namespace(other.name), addresses) == {False}
 
 
 def test_31_replies_pass_although_egress_is_denied(lab: ManifestLab) -> None:
     lab.apply("policy", policy_document("x", "no-egress", podSelector={}, policyTypes=["Egress"]))
-    assert reached(lab, lab.pod("y/b"), lab.fabric.pods["x", "a"].addresses) == {True}
-    assert reached(lab, lab.pod("x/a"), lab.fabric.pods["y", "b"].addresses) == {False}
+    assert reached(lab, lab.pod("y/b"), lab.topology.pods["x", "a"].addresses) == {True}
+    assert reached(lab, lab.pod("x/a"), lab.topology.pods["y", "b"].addresses) == {False}
 
 
 def test_1_ingress_of_one_policy_does_not_bleed_into_its_egress(lab: ManifestLab) -> None:
     pods = {"matchExpressions": [{"key": "pod", "operator": "In", "values": ["a", "c"]}]}
     both = policy_document("x", "both", podSelector=pods, policyTypes=["Ingress", "Egress"], ingress=[{}])
     lab.apply("policy", both)
-    assert reached(lab, lab.pod("x/a"), lab.fabric.pods["x", "c"].addresses) == {False}
-    assert reached(lab, lab.pod("y/a"), lab.fabric.pods["x", "c"].addresses) == {True}
+    assert reached(lab, lab.pod("x/a"), lab.topology.pods["x", "c"].addresses) == {False}
+    assert reached(lab, lab.pod("y/a"), lab.topology.pods["x", "c"].addresses) == {True}

@@ -23,7 +23,7 @@ from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from nfagent.model.netaddr import FAMILIES, Family
-from nfagent.nftables.bridge_table import EXPECTED, parse_frames
+from nfagent.nftables.bridge_table import EXPECTED, parse_bridge_table
 from tests.support.own_namespace import own_namespace
 from tests.support.packet_labs import (
     ManifestLab,
@@ -109,7 +109,7 @@ STRIPPED = frozenset(list(SHAPES)[:7])
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80)]))
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80), ("udp", 80)]))
         running.apply("deny", DENY)
         yield running
 
@@ -130,7 +130,8 @@ def frames(agent: LabAgent) -> dict[str, Any]:
 def in_force(agent: LabAgent) -> bool:
     tables = agent.nft("list", "tables", "bridge")
     return (
-        "nfagent" in tables and parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).objects == EXPECTED
+        "nfagent" in tables
+        and parse_bridge_table(agent.nft("-j", "list", "table", "bridge", "nfagent")).objects == EXPECTED
     )
 
 
@@ -207,9 +208,9 @@ def test_no_frame_of_any_shape_arrives_at_an_isolated_pod(
 
 
 def test_dropped_frames_are_counted_and_reported(lab: ManifestLab, agent: LabAgent) -> None:
-    before = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
+    before = parse_bridge_table(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
     arrivals(lab, SHAPES["VLAN 5"], 4)
-    after = parse_frames(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
+    after = parse_bridge_table(agent.nft("-j", "list", "table", "bridge", "nfagent")).dropped
     assert before is not None
     assert after == before + 1
     agent.nft("add", "table", "ip", "nfagent")
@@ -242,7 +243,7 @@ def test_44_a_table_that_was_changed_is_made_anew_at_once(lab: ManifestLab, agen
     wait_until(partial(in_force, agent))
     assert in_force(agent)
     assert arrivals(lab, SHAPES["a priority tag, VLAN 0"], 4) == (False, False)
-    wait_until(agent.is_calm)
+    wait_until(agent.recheck_is_done)
 
 
 def test_a_start_keeps_an_existing_table_and_cleanup_deletes_it(agent: LabAgent) -> None:
@@ -300,8 +301,8 @@ class OtherWords:
         self._kernel = kernel
         self._disturbs = disturbs
 
-    async def by_text(self, call: Callable[[Run], Made]) -> Made:
-        return await self._kernel.by_text(lambda run: call(partial(self._run, run)))
+    async def run_commands(self, call: Callable[[Run], Made]) -> Made:
+        return await self._kernel.run_commands(lambda run: call(partial(self._run, run)))
 
     def _run(self, run: Run, text: str) -> str:
         answer = run(text).replace('"arp"', "2054")
@@ -319,10 +320,10 @@ def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -
             commands = OtherWords(kernel)
             watch = BridgeTableReconciler(commands, dropping=True)
             for _ in range(3):
-                await watch.look()
+                await watch.refresh()
                 assert (watch.status()["state"], commands.written) == ("dropped", 1)
-            await kernel.by_text(lambda run: run("insert rule bridge nfagent prerouting-frames accept"))
-            await watch.look()
+            await kernel.run_commands(lambda run: run("insert rule bridge nfagent prerouting-frames accept"))
+            await watch.refresh()
             assert (watch.status()["state"], commands.written) == ("dropped", 2)
         finally:
             kernel.close()
@@ -337,7 +338,7 @@ def test_differences_that_another_program_may_have_written_are_not_accepted() ->
         try:
             commands = OtherWords(kernel, disturbs=True)
             watch = BridgeTableReconciler(commands, dropping=True)
-            await watch.look()
+            await watch.refresh()
             assert watch.status()["state"] == "unknown"
             assert "keeps changing table" in watch.status()["problem"]
         finally:

@@ -51,7 +51,7 @@ class ReconcilerInRounds:
     async def compares(self) -> int:
         """Compare once; give how many transactions that took."""
         before = generation()
-        self.reconciler.distrust()
+        self.reconciler.invalidate()
         await self.reconciler.round()
         assert self.reconciler.status.last_error == ""
         return generation() - before

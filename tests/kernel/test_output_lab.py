@@ -43,7 +43,7 @@ FROM_Y: Document = {"ingress": [{"from": [OF_Y], "ports": [UDP_OPEN]}]}
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as lab:
         lines = [f"address add {address} dev lo nodad" for address in ("198.18.7.1/32", "2001:db8:777::1/128")]
-        netns.ip_batch(lines, lab.fabric.node_namespace("n1"))
+        netns.ip_batch(lines, lab.topology.node_namespace("n1"))
         yield lab
 
 
@@ -57,7 +57,7 @@ def lab(running: ManifestLab) -> Iterator[ManifestLab]:
 def passing(lab: ManifestLab, sources: list[str], destination: str = "x/a", port: int = OPEN_PORT) -> list[str]:
     """Send a datagram from n1 to a Pod from each of these addresses, the node's own last; name those that came."""
     family: Family = 6 if ":" in sources[0] else 4
-    node, own = lab.fabric.node_namespace("n1"), address_at(lab, "n1", family)
+    node, own = lab.topology.node_namespace("n1"), address_at(lab, "n1", family)
     with ExitStack() as stack:
         server = stack.enter_context(udp_socket(lab.pod(destination), lab.address(destination, family), port))
         for source in (*sources, own):
@@ -73,7 +73,7 @@ def passing(lab: ManifestLab, sources: list[str], destination: str = "x/a", port
 
 def told(lab: ManifestLab, command: str) -> str:
     """Run a command on n1."""
-    argv = lab.fabric.command(lab.fabric.node_namespace("n1"), command.split())
+    argv = lab.topology.command(lab.topology.node_namespace("n1"), command.split())
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
@@ -146,5 +146,5 @@ def test_39_so_it_does_from_its_link_local_address(lab: ManifestLab) -> None:
                 sender.bind((own, 0, 0, socket.if_nametoindex(device)))
                 sender.sendto(b"from the link", server.getsockname())
 
-        netns.inside(lab.fabric.node_namespace("n1"), send)
+        netns.inside(lab.topology.node_namespace("n1"), send)
         assert server.recv(100) == b"from the link"

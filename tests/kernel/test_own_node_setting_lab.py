@@ -24,7 +24,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS), CLOSED]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
         for node in NODES:
-            name = running.fabric.node_namespace(node.name)
+            name = running.topology.node_namespace(node.name)
             running.servers.listen(
                 Endpoint(name, address, protocol, port) for address in node.addresses for protocol, port in PROTOCOLS
             )
@@ -33,10 +33,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
 
 def restarted(lab: ManifestLab, own_node: str) -> tuple[NodePlan, NodePlan]:
     """Start the agent of x/a's node anew with a setting; give that node, and the other one."""
-    agent: LabAgent = lab.cluster.agent(lab.fabric.pods["x", "a"].node)
+    agent: LabAgent = lab.cluster.agent(lab.topology.pods["x", "a"].node)
     agent.stop()
     agent.start({"NFAGENT_POLICY_OWN_NODE": own_node})
-    own = lab.fabric.nodes[agent.node]
+    own = lab.topology.nodes[agent.node]
     [other] = [node for node in NODES if node is not own]
     return own, other
 

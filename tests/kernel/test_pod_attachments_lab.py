@@ -92,7 +92,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     try:
         with running_lab(tmp_path_factory.mktemp("lab"), nodes, list(pods), documents=documents) as running:
             running.servers.listen(
-                pod_endpoints(running.fabric, [(protocol, port) for protocol in PROTOCOLS for port in (80, 81)])
+                pod_endpoints(running.topology, [(protocol, port) for protocol in PROTOCOLS for port in (80, 81)])
             )
             yield running
     except HostError as error:
@@ -135,7 +135,7 @@ def test_with_policies_only_allowed_pods_reach_each_other(lab: ManifestLab) -> N
 @pytest.mark.parametrize("lab", [("bridge", "flat")], ids=["Pods bridge, nodes flat"], indirect=True)
 @pytest.mark.usefixtures("_policies")
 def test_without_br_netfilter_pods_of_one_bridge_reach_each_other_and_check_reports_it(lab: ManifestLab) -> None:
-    node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
+    node, agent = lab.topology.node_namespace("n1"), lab.cluster.agent("n1")
     netns.write_sysctls(node, dict.fromkeys(BRIDGED, "0"))
     try:
         near = {row for row in REACHED if "far-" not in row}
@@ -146,7 +146,7 @@ def test_without_br_netfilter_pods_of_one_bridge_reach_each_other_and_check_repo
         assert found["result"] == "warn"
         assert "bridge cbr0 (IPv4, IPv6)" in found["found"]
         for command in found["fix"].split(" && "):
-            subprocess.run(lab.fabric.command(node, command.split()), check=True)
+            subprocess.run(lab.topology.command(node, command.split()), check=True)
         assert reached(lab) == {row: {want} for row, want in REACHED.items()}
     finally:
         netns.write_sysctls(node, BRIDGED)

@@ -76,18 +76,18 @@ def family_address(addresses: tuple[str, ...], family: Family) -> str:
 
 
 def node_address(lab: ManifestLab, node: str, family: Family) -> str:
-    return family_address(lab.fabric.nodes[node].addresses, family)
+    return family_address(lab.topology.nodes[node].addresses, family)
 
 
 def receivers(lab: ManifestLab, family: Family) -> dict[str, tuple[str, str]]:
     """Return namespace and address of who a Pod of n1 may send to."""
-    host = lab.fabric.outside["outside"]
+    host = lab.topology.outside["outside"]
     return {
         "a Pod of its node": (lab.pod("y/b"), lab.address("y/b", family)),
         "a Pod of the other node": (lab.pod("y/a"), lab.address("y/a", family)),
-        "its node": (lab.fabric.node_namespace("n1"), node_address(lab, "n1", family)),
-        "the other node": (lab.fabric.node_namespace("n2"), node_address(lab, "n2", family)),
-        "a host outside": (lab.fabric.outside_namespace("outside"), family_address(host.addresses, family)),
+        "its node": (lab.topology.node_namespace("n1"), node_address(lab, "n1", family)),
+        "the other node": (lab.topology.node_namespace("n2"), node_address(lab, "n2", family)),
+        "a host outside": (lab.topology.outside_namespace("outside"), family_address(host.addresses, family)),
     }
 
 
@@ -129,9 +129,9 @@ def test_a_packet_from_an_unassigned_source_is_dropped(lab: ManifestLab, receive
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_packet_from_an_unassigned_source_leaves_no_conntrack_entry(lab: ManifestLab, family: Family) -> None:
     namespace, address = receivers(lab, family)["a Pod of the other node"]
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     rules = "table inet exempt {\nchain arriving {\ntype filter hook prerouting priority -300\nnotrack\n}\n}\n"
-    subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=rules, text=True, check=True, timeout=30)
+    subprocess.run(lab.topology.command(node, ["nft", "-f", "-"]), input=rules, text=True, check=True, timeout=30)
     try:
         with udp_socket(namespace, address, PORT) as listening:
             honest = functools.partial(said, lab.pod("x/c"), lab.address("x/c", family), address, b"fence")
@@ -139,7 +139,7 @@ def test_a_packet_from_an_unassigned_source_leaves_no_conntrack_entry(lab: Manif
             lie = functools.partial(said, lab.pod("x/a"), source, address, b"lie", spoofed=True)
             assert arrived(listening, lie, honest) == []
     finally:
-        subprocess.run(lab.fabric.command(node, ["nft", "delete table inet exempt"]), check=True, timeout=30)
+        subprocess.run(lab.topology.command(node, ["nft", "delete table inet exempt"]), check=True, timeout=30)
 
 
 @only(("routed", "flat"))
@@ -157,7 +157,7 @@ def test_another_pods_source_gets_nowhere_from_a_routed_pod(lab: ManifestLab, fa
 def test_a_source_that_the_node_has_a_route_to_by_the_pods_interface_passes(lab: ManifestLab, family: Family) -> None:
     """A Pod that routes for others, which its network plugin knows of."""
     namespace, address = receivers(lab, family)["a Pod of its node"]
-    node, behind = lab.fabric.node_namespace("n1"), {4: "198.51.100.7", 6: "2001:db8:51::7"}[family]
+    node, behind = lab.topology.node_namespace("n1"), {4: "198.51.100.7", 6: "2001:db8:51::7"}[family]
     link = link_of(lab, "x/c")
     netns.ip_batch([f"route add {behind} dev {link}"], node)
     try:
@@ -188,7 +188,7 @@ def test_with_the_setting_packets_from_unassigned_sources_meet_policies(lab: Man
 
 def inner_frame(lab: ManifestLab, source: str, destination: str, content: bytes) -> bytes:
     """Write what a node that is joined by vxlan would take for another node's: a UDP datagram between Pods."""
-    plan = lab.fabric.nodes["n2"]
+    plan = lab.topology.nodes["n2"]
     mac = bytes.fromhex(ip_commands.mac_of(map(tunnel_address, plan.pod_cidrs)).replace(":", ""))
     udp = struct.pack("!HHHH", PORT, PORT, 8 + len(content), 0) + content
     ends = b"".join(ipaddress.ip_address(end).packed for end in (source, destination))
@@ -207,7 +207,7 @@ def into_tunnel(lab: ManifestLab, pod: str, entry: str, content: bytes) -> None:
 
 def entries(lab: ManifestLab, node: str, family: Family) -> list[str]:
     """Return the addresses at which a node's tunnel can be reached."""
-    plan = lab.fabric.nodes[node]
+    plan = lab.topology.nodes[node]
     found = [node_address(lab, node, family), tunnel_address(family_address(plan.pod_cidrs, family))]
     return [*found, gateway(family_address(plan.pod_cidrs, family))] if plan.attachment == "bridge" else found
 
@@ -261,7 +261,7 @@ def test_pods_may_tunnel_to_each_other_and_to_hosts_outside(lab: ManifestLab) ->
 @pytest.mark.parametrize("protocol", [4, 41, 47], ids=["IP in IP", "IPv6 in IP", "GRE"])
 def test_tunnels_without_ports_are_closed_to_pods(lab: ManifestLab, protocol: int) -> None:
     far, own = node_address(lab, "n2", 4), node_address(lab, "n1", 4)
-    with Capture(lab.fabric.node_namespace("n2")) as capture:
+    with Capture(lab.topology.node_namespace("n2")) as capture:
         before, lie, fence = dropped(lab, "tunnel"), marker(), marker()
         for entry in (far, own):
             send_raw(lab.pod("x/c"), entry, protocol, lie)
@@ -274,7 +274,7 @@ def test_tunnels_without_ports_are_closed_to_pods(lab: ManifestLab, protocol: in
 def answer(lab: ManifestLab, pod: str, protocol: int, port: int) -> None:
     """Send a packet from n2 that conntrack takes for a reply."""
     udp = struct.pack("!HHHH", 8472, port, 8, 0) if protocol == 17 else bytes(8)
-    send_raw(lab.fabric.node_namespace("n2"), lab.address(pod, 4), protocol, udp)
+    send_raw(lab.topology.node_namespace("n2"), lab.address(pod, 4), protocol, udp)
 
 
 @only(*JOINED)
@@ -283,15 +283,15 @@ def test_what_a_pod_sends_to_a_tunnel_ends_with_the_rules_though_it_was_answered
     lab: ManifestLab, protocol: int
 ) -> None:
     """At the node's address in the tunnel, which is what it answers by."""
-    agent, far = lab.cluster.agent("n1"), tunnel_address(family_address(lab.fabric.nodes["n2"].pod_cidrs, 4))
+    agent, far = lab.cluster.agent("n1"), tunnel_address(family_address(lab.topology.nodes["n2"].pod_cidrs, 4))
     head = struct.pack("!HHHH", PORT, 8472, 16, 0) if protocol == 17 else bytes(8)
     agent.stop()
     agent.nft("delete", "table", "inet", "nfagent")
     try:
         track = "table inet track {\nchain seen {\ntype filter hook forward priority 10\nct state new\n}\n}\n"
-        node = lab.fabric.node_namespace("n1")
-        subprocess.run(lab.fabric.command(node, ["nft", "-f", "-"]), input=track, text=True, check=True, timeout=30)
-        with Capture(lab.fabric.node_namespace("n2")) as capture, Capture(lab.pod("x/c")) as back:
+        node = lab.topology.node_namespace("n1")
+        subprocess.run(lab.topology.command(node, ["nft", "-f", "-"]), input=track, text=True, check=True, timeout=30)
+        with Capture(lab.topology.node_namespace("n2")) as capture, Capture(lab.pod("x/c")) as back:
             first, lie = marker(), marker()
             send_raw(lab.pod("x/c"), far, protocol, head + first)
             capture.until(bearing(first))
@@ -303,7 +303,7 @@ def test_what_a_pod_sends_to_a_tunnel_ends_with_the_rules_though_it_was_answered
             said(lab.pod("x/c"), lab.address("x/c", 4), far, fence)
             assert not any(map(bearing(lie), capture.until(bearing(fence))))
     finally:
-        if not agent.runs:
+        if not agent.is_running:
             agent.start()
         agent.nft("delete", "table", "inet", "track")
 
@@ -328,9 +328,9 @@ def link_local(namespace: str, link: str) -> tuple[str, int]:
 
 def link_of(lab: ManifestLab, pod: str) -> str:
     """Return the node's interface behind which a Pod is."""
-    plan = lab.fabric.pods[tuple(pod.split("/"))]  # type: ignore[index]
+    plan = lab.topology.pods[tuple(pod.split("/"))]  # type: ignore[index]
     route = subprocess.run(
-        ["ip", "-n", lab.fabric.node_namespace(plan.node), "-j", "route", "get", plan.addresses[0]],
+        ["ip", "-n", lab.topology.node_namespace(plan.node), "-j", "route", "get", plan.addresses[0]],
         check=True,
         capture_output=True,
         timeout=30,
@@ -357,7 +357,7 @@ def from_link_local(lab: ManifestLab, pod: str, destination: str, content: bytes
 
 @pytest.mark.parametrize("destination", ["the node's link-local address", "its own address", "all nodes of the link"])
 def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: ManifestLab, destination: str) -> None:
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     near, _ = link_local(node, link_of(lab, "x/a"))
     own = node_address(lab, "n1", 6)
     address = {"the node's link-local address": near, "its own address": own}.get(destination, "ff02::1")
@@ -370,7 +370,7 @@ def test_a_pod_reaches_nothing_of_its_node_from_a_link_local_source(lab: Manifes
 
 
 def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab: ManifestLab) -> None:
-    node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
+    node, agent = lab.topology.node_namespace("n1"), lab.cluster.agent("n1")
     near, _ = link_local(node, link_of(lab, "x/c"))
     _, index = link_local(lab.pod("x/c"), "eth0")
     agent.stop()
@@ -389,13 +389,13 @@ def test_a_link_local_connection_that_began_before_the_rules_ends_with_them(lab:
             with pytest.raises(TimeoutError):
                 server.recv(100)
     finally:
-        if not agent.runs:
+        if not agent.is_running:
             agent.start()
 
 
 def test_a_node_reaches_its_pod_at_its_link_local_address(lab: ManifestLab) -> None:
     own, _ = link_local(lab.pod("x/c"), "eth0")
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     _, index = link_local(node, link_of(lab, "x/c"))
     with (
         tcp_listener(lab.pod("x/c"), "::", PORT) as listener,
@@ -409,11 +409,11 @@ def test_a_node_reaches_its_pod_at_its_link_local_address(lab: ManifestLab) -> N
 def test_neighbour_discovery_and_listener_reports_pass_from_link_local_sources_and_from_none(lab: ManifestLab) -> None:
     """By a Pod that knows no neighbour, takes a new address by duplicate address detection, and joins a group."""
     namespace, before = lab.pod("x/c"), dropped(lab, "link-local") + dropped(lab, "unrouted")
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     link = link_of(lab, "x/c")
     near, _ = link_local(node, link)
     netns.ip_batch([f"neighbour flush dev {link}"], node)
-    if lab.fabric.nodes["n1"].attachment == "bridge":
+    if lab.topology.nodes["n1"].attachment == "bridge":
         netns.ip_batch(["neighbour flush dev eth0"], namespace)
     netns.write_sysctls(namespace, {"ipv6/conf/eth0/accept_dad": "1"})
     netns.ip_batch(
@@ -442,7 +442,7 @@ def address_text(namespace: str) -> str:
 
 
 def test_dhcp_reaches_a_server_on_the_node(lab: ManifestLab) -> None:
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     with udp_socket(node, "0.0.0.0", 67) as four, udp_socket(node, "::", 547) as six:  # noqa: S104 - a namespace's own
         from_link_local(lab, "x/c", link_local(node, link_of(lab, "x/c"))[0], b"solicit", 547)
         assert six.recv(100) == b"solicit"
@@ -478,7 +478,7 @@ def test_an_interface_is_known_as_soon_as_its_pod_and_forgotten_with_it(lab: Man
     pod = PodPlan("x", "late", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
     names = []
     for _ in range(2):  # made anew, it has another interface
-        lab.fabric.add_pod(pod)
+        lab.topology.add_pod(pod)
         lab.apply("late", pod_document(pod))
         link = link_of(lab, "x/late")
         names.append(link)
@@ -488,7 +488,7 @@ def test_an_interface_is_known_as_soon_as_its_pod_and_forgotten_with_it(lab: Man
             honest = functools.partial(said, lab.pod("x/c"), lab.address("x/c", 4), address, b"fence")
             lie = functools.partial(said, lab.pod("x/late"), "8.8.8.8", address, b"lie", spoofed=True)
             assert arrived(listening, lie, honest) == []
-        lab.fabric.remove_pod("x", "late")
+        lab.topology.remove_pod("x", "late")
         assert knows(lab, "podlinks", link, there=False)
     lab.delete("late")
     assert names[0] != names[1]
@@ -496,7 +496,7 @@ def test_an_interface_is_known_as_soon_as_its_pod_and_forgotten_with_it(lab: Man
 
 @only(("routed", "flat"))
 def test_an_interface_that_is_renamed_is_known_by_its_new_name(lab: ManifestLab) -> None:
-    node, link = lab.fabric.node_namespace("n1"), link_of(lab, "z/c")
+    node, link = lab.topology.node_namespace("n1"), link_of(lab, "z/c")
     netns.ip_batch([f"link set {link} name other"], node)
     try:
         assert knows(lab, "podlinks", "other")
@@ -508,7 +508,7 @@ def test_an_interface_that_is_renamed_is_known_by_its_new_name(lab: ManifestLab)
 
 @only(("bridge", "flat"))
 def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: ManifestLab) -> None:
-    node, agent = lab.fabric.node_namespace("n1"), lab.cluster.agent("n1")
+    node, agent = lab.topology.node_namespace("n1"), lab.cluster.agent("n1")
     assert knows(lab, "podlinks", "cbr0")
     netns.ip_batch(["link add elsewhere type vxlan id 7 dstport 4790", "link set elsewhere master cbr0"], node)
     try:
@@ -527,7 +527,7 @@ def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: Manife
 
 @only(("routed", "flat"))
 def test_a_tunnel_that_is_switched_on_is_closed_and_open_when_it_is_off(lab: ManifestLab) -> None:
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     netns.ip_batch(["link add overlay type vxlan id 7 dstport 6081"], node)
     try:
         assert knows(lab, "tunnels", "6081", there=False)
@@ -553,7 +553,7 @@ def test_interfaces_stay_known_over_a_restart_of_the_agent(lab: ManifestLab) -> 
 
 
 def test_packets_with_assigned_sources_pass(lab: ManifestLab) -> None:
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     own = [node_address(lab, "n1", family) for family in FAMILIES]
     lab.servers.listen(Endpoint(node, address, "tcp", 80) for address in own)
     lab.servers.listen(Endpoint(lab.pod("y/a"), lab.address("y/a", family), "tcp", 80) for family in FAMILIES)

@@ -52,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
         *POLICIES,
     ]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, [JOB, NEAR, FAR], documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, PORTS))
+        running.servers.listen(pod_endpoints(running.topology, PORTS))
         yield running
 
 
@@ -112,10 +112,12 @@ def test_41_a_pod_with_the_addresses_of_an_ended_one_meets_its_own_policies(lab:
     assert callers(lab) == NO_CALLERS
     lab.apply("job", job(*JOB.addresses, phase="Succeeded"))
     lab.servers.stop(lab.pod("x/job"))
-    lab.fabric.remove_pod("x", "job")
+    lab.topology.remove_pod("x", "job")
     heir = PodPlan("x", "heir", "n1", JOB.addresses)
-    lab.fabric.add_pod(heir)
-    lab.servers.listen(endpoint for endpoint in pod_endpoints(lab.fabric, PORTS) if endpoint.netns == lab.pod("x/heir"))
+    lab.topology.add_pod(heir)
+    lab.servers.listen(
+        endpoint for endpoint in pod_endpoints(lab.topology, PORTS) if endpoint.netns == lab.pod("x/heir")
+    )
     pending = pod_document(heir, {"app": "heir"})
     pending["status"]["phase"] = "Pending"
     lab.apply("heir", pending)

@@ -104,7 +104,7 @@ class RunningReconciler:
     async def watch(self) -> None:
         """Notice whether the loop turns while a transaction is taken and not yet committed."""
         while True:
-            self.under_way = self.under_way or not (self.desired.touched or self.reconciler.status.in_sync)
+            self.under_way = self.under_way or not (self.desired.dirty or self.reconciler.status.in_sync)
             await asyncio.sleep(0)
 
     async def shows(self, wanted: Ruleset) -> None:
@@ -512,8 +512,8 @@ def _without_peers(ruleset: Ruleset) -> Ruleset:
 def test_a_restart_takes_over_what_it_finds_without_a_transaction(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
-            assert stage.desired.suspects, "the previous contents of the table are unknown"
-            stage.desired.absolve(stage.desired.suspects)
+            assert stage.desired.recheck_addresses, "the previous contents of the table are unknown"
+            stage.desired.clear_recheck(stage.desired.recheck_addresses)
             await stage.settles()
             left = stage.desired.ruleset()
         before = generation()
@@ -532,7 +532,7 @@ def test_notified_drift_is_repaired_in_one_transaction() -> None:
         async with running(*SCENE) as stage:
             nft("-f", "-", text=f"{MINE}flush set inet nfagent {PEERS}\nflush chain inet nfagent forward-egress\n")
             before = generation()
-            stage.reconciler.distrust()
+            stage.reconciler.invalidate()
             await stage.settles()
             assert (generation() - before, stage.reconciler.status.drifts) == (1, 1)
             assert listed() == stage.desired.ruleset()
@@ -550,13 +550,13 @@ def test_a_foreign_object_that_can_not_be_deleted_singly_is_deleted_with_the_who
     async def body() -> None:
         async with running(*SCENE) as stage:
             nft("-j", "-f", "-", text=json.dumps({"nftables": [{"add": {"quota": KEYWORD}}]}))
-            stage.reconciler.distrust()
+            stage.reconciler.invalidate()
             await stage.settles()
             assert listed() == stage.desired.ruleset()
             # The next foreign thing is removed alone again.
             nft("add", "quota", "inet", "nfagent", "mine", "{ over 5 bytes; }")
             handle = table_handle()
-            stage.reconciler.distrust()
+            stage.reconciler.invalidate()
             await stage.settles()
             assert (listed(), table_handle()) == (stage.desired.ruleset(), handle)
 

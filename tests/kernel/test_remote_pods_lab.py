@@ -88,4 +88,4 @@ def test_a_policy_allows_a_remote_pod_with_its_own_source_address(lab: ManifestL
 def test_what_leaves_the_cluster_is_translated_all_the_same(lab: ManifestLab, family: int) -> None:
     [target] = [address for address in OUTSIDE.addresses if (":" in address) == (family == 6)]
     probe = Probe(lab.pod("bug-m/a"), target, "tcp", 80)
-    assert lab.ask([probe])[probe].seen_from in lab.fabric.nodes["n1"].addresses
+    assert lab.ask([probe])[probe].seen_from in lab.topology.nodes["n1"].addresses

@@ -142,14 +142,14 @@ class RecheckedNode:
         for document in documents:
             found: Any = DECODERS[document["kind"]](document)
             self.desired.put(found)
-        await self._kernel.apply(self.desired.take())
+        await self._kernel.apply(self.desired.drain_changes())
 
     async def begin(self, *documents: Document) -> None:
         for document in documents:
             found: Any = DECODERS[document["kind"]](document)
             self.desired.put(found)
         await self._kernel.apply(await self._kernel.difference(self.desired.ruleset()))
-        self.desired.settle()
+        self.desired.mark_synced()
 
     def take(self, packets: list[LoggedPacket]) -> None:
         self.records += filter(None, (self._attributor.attribute(packet, 0) for packet in packets))

@@ -204,7 +204,7 @@ def test_32_a_revoked_server_that_goes_on_sending_is_no_client_and_may_be_reache
 @contextlib.contextmanager
 def strict_tracking(lab: ManifestLab) -> Iterator[None]:
     """Turn off nf_conntrack_tcp_loose on the db's node: TCP packets from mid-connection are invalid."""
-    node = lab.fabric.node_namespace(PODS["shop/db"].node)
+    node = lab.topology.node_namespace(PODS["shop/db"].node)
     netns.write_sysctls(node, {"netfilter/nf_conntrack_tcp_loose": "0"})
     try:
         yield
@@ -228,7 +228,7 @@ def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
         with PacketCounter(ended.client, 4, "tcp", stream.client_port) as answers:
             watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
             before = dropped(lab.cluster.agent("n1"))
-            stream.hang_up()
+            stream.send_fin()
             wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
             committed = watch.committed["n1"]
             assert [when - committed for when, _ in answers.arrivals() if when > committed] == []

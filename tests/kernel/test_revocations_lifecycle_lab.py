@@ -52,7 +52,7 @@ TRACKING = (
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with revocation_lab(tmp_path_factory.mktemp("lab"), "bridge") as running:
-        for node in running.fabric.nodes:
+        for node in running.topology.nodes:
             for command in TRACKING:
                 running.cluster.agent(node).nft(command)
         yield running
@@ -63,7 +63,7 @@ def agent(lab: ManifestLab) -> Iterator[LabAgent]:
     """Return the agent of the db's node, and start it afterwards where the test ended it."""
     found = lab.cluster.agent(NODE)
     yield found
-    if not found.runs:
+    if not found.is_running:
         found.start()
 
 
@@ -113,7 +113,7 @@ def test_32_a_connection_to_a_service_is_revoked(lab: ManifestLab) -> None:
         address = SERVICE[family_of(planned.address)]
         return msgspec.structs.replace(planned, address=address, port=SERVICE_PORT, listens=PORT)
 
-    with proxying(lab.fabric, services):
+    with proxying(lab.topology, services):
         ended = {translated(planned): node for planned, node in from_east(lab).items()}
         with watching(ended, map(translated, from_west(lab))) as watch:
             watch.through(lab, lambda: present(lab, world(), [CLOSED]))
@@ -122,11 +122,11 @@ def test_32_a_connection_to_a_service_is_revoked(lab: ManifestLab) -> None:
 
 def to_own_node(lab: ManifestLab, speaker: StreamSender) -> Iterator[StreamPlan]:
     """Plan calls from east/near to its own node, by each protocol and family."""
-    for address in lab.fabric.nodes[NODE].addresses:
+    for address in lab.topology.nodes[NODE].addresses:
         for protocol in ("tcp", "udp"):
             yield StreamPlan(
                 client=lab.pod("east/near"),
-                server=lab.fabric.node_namespace(NODE),
+                server=lab.topology.node_namespace(NODE),
                 address=address,
                 protocol=protocol,
                 port=PORT,
@@ -151,7 +151,7 @@ def test_32_a_node_goes_on_reaching_its_own_pods_from_every_own_address(lab: Man
     present(lab, world(), [])
     kept = [
         StreamPlan(
-            client=lab.fabric.node_namespace(NODE),
+            client=lab.topology.node_namespace(NODE),
             server=lab.pod("shop/db"),
             address=lab.address("shop/db", family),
             protocol=protocol,
@@ -174,7 +174,7 @@ def test_32_a_node_goes_on_reaching_its_own_pods_from_every_own_address(lab: Man
 def binding_to_anything(lab: ManifestLab) -> Iterator[None]:
     """Allow binding to non-local addresses on the node, as load balancers and keepalived do."""
     names = ("ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind")
-    node = lab.fabric.node_namespace(NODE)
+    node = lab.topology.node_namespace(NODE)
     netns.write_sysctls(node, dict.fromkeys(names, "1"))
     try:
         yield
@@ -193,13 +193,13 @@ def test_32_a_node_whose_programs_may_bind_to_any_address(lab: ManifestLab) -> N
 def replaced(lab: ManifestLab, path: str, heir: PodPlan) -> Iterator[None]:
     """End a Pod and start another with its addresses; in the end it is there again."""
     namespace, name = path.split("/")
-    lab.fabric.remove_pod(namespace, name)
-    lab.fabric.add_pod(heir)
+    lab.topology.remove_pod(namespace, name)
+    lab.topology.add_pod(heir)
     try:
         yield
     finally:
-        lab.fabric.remove_pod(*heir.key)
-        lab.fabric.add_pod(PODS[path])
+        lab.topology.remove_pod(*heir.key)
+        lab.topology.add_pod(PODS[path])
 
 
 @pytest.mark.parametrize(("path", "speaker"), [("shop/db", "client"), ("east/near", "server")])
@@ -220,7 +220,7 @@ def test_32_a_pod_with_the_addresses_of_an_earlier_one_gets_no_packet_of_its_con
         present(lab, [*world({path: None}), pod_document(heir, {"app": "heir"})], policies)
         committed = suspected_at(agent)
         assert committed > began
-        lab.cluster.calm()
+        lab.cluster.wait_for_recheck()
         streams.wait_until_sent(40, *ended)
         for counter in counters:
             assert len(counter.arrivals()) >= 10, "the heir has the addresses"
@@ -228,7 +228,7 @@ def test_32_a_pod_with_the_addresses_of_an_earlier_one_gets_no_packet_of_its_con
 
 
 def heirs_counter(lab: ManifestLab, stream: TrafficStream) -> PacketCounter:
-    return PacketCounter(lab.pod("shop/heir"), family_of(stream.line.address), "udp", stream.client_port)
+    return PacketCounter(lab.pod("shop/heir"), family_of(stream.plan.address), "udp", stream.client_port)
 
 
 def test_32_an_agent_that_starts_ends_what_was_revoked_while_none_ran(lab: ManifestLab, agent: LabAgent) -> None:
@@ -244,7 +244,7 @@ def test_32_a_denied_connection_from_while_the_table_was_missing_ends_when_it_is
     lab: ManifestLab, agent: LabAgent
 ) -> None:
     present(lab, world(), [CLOSED])
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     with contextlib.ExitStack() as stack:
         unnoticed = stack.enter_context(contextlib.ExitStack())
         unnoticed.enter_context(held(agent))
@@ -260,7 +260,7 @@ def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_connections_den
     about_others = policy_document("west", "open", podSelector={}, ingress=[{}])
     for _attempt in range(5):
         present(lab, world(), [])
-        lab.cluster.calm()
+        lab.cluster.wait_for_recheck()
         with watching(from_east(lab), from_west(lab)) as watch:
             watch.wait_for(10)
             # It looks for connections of others, and rests for a moment before it looks again.
@@ -273,7 +273,7 @@ def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_connections_den
                 watch.watch_on()
                 assert [*watch.late, *watch.lossy] == []
                 agent.start()
-                lab.cluster.calm()
+                lab.cluster.wait_for_recheck()
                 watch.watch_on()
                 assert faults(watch, lab) == []
                 return

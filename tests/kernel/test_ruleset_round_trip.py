@@ -21,7 +21,7 @@ from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.render import table_text
 from nfagent.nftables.transaction import AddRule, Transaction, transaction_text
 from tests.properties.strategies import desired, worlds
-from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, port, tier_policy
+from tests.support.two_node_cluster import DECODERS, Document, TwoNodeCluster, labelled, pod, policy, port, tier_policy
 
 pytestmark = pytest.mark.kernel
 
@@ -117,7 +117,7 @@ def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(
     named: Document = {"namedPort": "http"}
     rule = {"action": "Deny", "from": [{"namespaces": {}}], "ports": [*ports, named]}
     guard = tier_policy("AdminNetworkPolicy", "guard", {"namespaces": {}}, priority=1, ingress=[rule])
-    ruleset = Scene(WEB, DB, guard).views["a"].ruleset()
+    ruleset = TwoNodeCluster(WEB, DB, guard).views["a"].ruleset()
     assert {Fragment(4), Fragment(6)} <= {
         match for rule in ruleset.chains[f"stray/{SECTION}"].rules for match in rule.matches
     }
@@ -129,8 +129,8 @@ def test_what_judges_packets_without_a_connection_is_read_back_as_it_was_loaded(
 def test_a_second_policy_set_of_an_address_is_added_and_deleted_with_its_maps_and_base_chains(
     kernel: NftNamespace,
 ) -> None:
-    alone = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
-    shared = Scene(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
+    alone = TwoNodeCluster(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
+    shared = TwoNodeCluster(WEB, policy("shop/p", labelled(app="web"), **RULES), policy("ops/q", types=["Ingress"]))
     shared.put(pod("ops/twin", "a", 10))
     before, after = alone.views["a"].ruleset(), shared.views["a"].ruleset()
     kernel.start_with(before)
@@ -199,8 +199,8 @@ GUARD = tier_policy(
 FLOOR = tier_policy(
     "BaselineAdminNetworkPolicy", "default", ALL_NAMESPACES, egress=[{"action": "Deny", "to": [ALL_NAMESPACES]}]
 )
-VIEW = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR).views["a"]
-VIEW.distrusted()
+VIEW = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR).views["a"]
+VIEW.recheck_all()
 SCENE = VIEW.ruleset()
 PEERS = next(name for name, item in SCENE.sets.items() if item.comment == "pods app=db in namespace shop")
 BLOCKS = next(name for name, item in SCENE.sets.items() if item.comment == "203.0.113.0/24")
@@ -370,7 +370,7 @@ def test_44_changes_by_other_programs_are_repaired_and_own_objects_stay(kernel: 
 
 
 def loads(kernel: NftNamespace, *documents: Document) -> Ruleset:
-    ruleset = Scene(WEB, DB, *documents).views["a"].ruleset()
+    ruleset = TwoNodeCluster(WEB, DB, *documents).views["a"].ruleset()
     kernel.start_with(ruleset)
     assert kernel.ruleset() == ruleset
     return ruleset
@@ -379,17 +379,17 @@ def loads(kernel: NftNamespace, *documents: Document) -> Ruleset:
 def test_32_addresses_to_check_again_are_added_with_the_change_and_removed_by_a_later_transaction(
     kernel: NftNamespace,
 ) -> None:
-    scene = Scene(WEB, DB, policy("shop/p", labelled(app="web"), **RULES))
+    scene = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES))
     view = scene.views["a"]
     kernel.start_with(view.ruleset())
-    view.settle()
+    view.mark_synced()
     for document in (GUARD, FLOOR, policy("shop/p", labelled(app="db"))):
         scene.put(document)
-        kernel.apply(view.take())
-        assert view.suspects
+        kernel.apply(view.drain_changes())
+        assert view.recheck_addresses
         assert kernel.ruleset() == view.ruleset()
-        view.absolve(view.suspects)
-        kernel.apply(view.take())
+        view.clear_recheck(view.recheck_addresses)
+        kernel.apply(view.drain_changes())
         assert kernel.ruleset() == view.ruleset()
 
 
@@ -506,7 +506,7 @@ def test_21_names_that_are_keywords_load(kernel: NftNamespace, name: str) -> Non
 )
 def test_22_a_range_changes_into_one_that_overlaps_it(kernel: NftNamespace, first: Document, second: Document) -> None:
     # The same set by name: what a masquerade list or a tier's CIDR group does when it is edited.
-    before, after = (Scene(WEB, blocks(item)).views["a"].ruleset() for item in (first, second))
+    before, after = (TwoNodeCluster(WEB, blocks(item)).views["a"].ruleset() for item in (first, second))
     word = "blocks6/" if ":" in first["cidr"] else "blocks4/"
     name = peers(before, word)
     edited = Ruleset({**before.sets, name: after.sets[peers(after, word)]}, before.maps, before.chains, before.counters)
@@ -523,7 +523,7 @@ def test_22_ranges_of_a_set_that_keeps_its_shape_change_in_place(kernel: NftName
             "data": {"config": f"nonMasqueradeCIDRs: [{cidrs}]"},
         }
 
-    scene = Scene(WEB, config("10.0.0.0/8, 172.16.0.0/12"))
+    scene = TwoNodeCluster(WEB, config("10.0.0.0/8, 172.16.0.0/12"))
     held = scene.views["a"].ruleset()
     kernel.start_with(held)
     for cidrs in ("10.0.0.0/9, 172.16.0.0/12", "0.0.0.0/0", "10.0.0.0/8", "'::/0', 10.0.0.0/7", ""):
@@ -549,7 +549,7 @@ def test_many_peers_and_ports_are_read_back_as_they_were_loaded(kernel: NftNames
     ports: list[Document] = [{"protocol": "TCP", "port": 2 * number + 1} for number in range(400)]
     ports += [{"protocol": "UDP", "port": first, "endPort": first + 9} for first in (1, 100, 200, 65_526)]
     rule: Document = {"from": peers, "ports": ports}
-    ruleset = Scene(WEB, DB, policy("shop/large", types=["Ingress"], ingress=[rule])).views["a"].ruleset()
+    ruleset = TwoNodeCluster(WEB, DB, policy("shop/large", types=["Ingress"], ingress=[rule])).views["a"].ruleset()
     matches = {type(match) for chain in ruleset.chains.values() for rule in chain.rules for match in rule.matches}
     assert {ServerPortIn, PacketPortIn} <= matches
     kernel.start_with(ruleset)

@@ -61,17 +61,17 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     web = [{"containerPort": TARGET, "name": "http", "protocol": protocol.upper()} for protocol in TRANSPORTS]
     documents = [namespace_document("shop"), *(pod_document(pod, ports=web) for pod in PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), nodes, PODS, OUTSIDE, documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, [(protocol, TARGET) for protocol in TRANSPORTS]))
+        running.servers.listen(pod_endpoints(running.topology, [(protocol, TARGET) for protocol in TRANSPORTS]))
         if attachment == "bridge":
             reflect(running)
-        with proxying(running.fabric, tuple(services())):
+        with proxying(running.topology, tuple(services())):
             yield running
 
 
 def reflect(lab: ManifestLab) -> None:
     """Set hairpin mode on the bridges' ports, as kubelet did: they send frames back to the same port."""
     for node in NODES:
-        name = lab.fabric.node_namespace(node.name)
+        name = lab.topology.node_namespace(node.name)
         listed = subprocess.run(
             ["ip", "-n", name, "-json", "link", "show", "master", ip_commands.BRIDGE],
             capture_output=True,
@@ -189,7 +189,7 @@ def test_28_a_node_reaches_its_own_pods_through_a_service_but_no_other_isolated_
     expected = {
         probe: node.name == "n1"
         for node in NODES
-        for probe in calls(lab.fabric.node_namespace(node.name), SERVICE.values(), PORT)
+        for probe in calls(lab.topology.node_namespace(node.name), SERVICE.values(), PORT)
     }
     assert lab.wrong(expected) == []
 
@@ -206,7 +206,7 @@ def test_28_egress_to_a_node_port_matches_the_endpoint(lab: ManifestLab) -> None
 
 
 def from_outside(lab: ManifestLab, node: int, port: int) -> list[Probe]:
-    return calls(lab.fabric.outside_namespace("outside"), NODES[node - 1].addresses, port)
+    return calls(lab.topology.outside_namespace("outside"), NODES[node - 1].addresses, port)
 
 
 def test_30_cluster_policy_a_client_that_enters_at_another_node_has_that_node_s_address(lab: ManifestLab) -> None:
@@ -222,7 +222,7 @@ def test_30_policy_cluster_a_client_at_the_servers_node_meets_policies_before_ma
     lab: ManifestLab,
 ) -> None:
     through = from_outside(lab, 1, CLUSTER_PORT)
-    web = lab.fabric.pods["shop", "web"]
+    web = lab.topology.pods["shop", "web"]
     assert sources(lab, through).isdisjoint((*OUTSIDE[0].addresses, *web.addresses))
     lab.apply("policy", ingress({"from": blocks(OUTSIDE[0].addresses), "ports": ports(TARGET)}))
     assert lab.wrong(dict.fromkeys(through, True)) == []
@@ -246,8 +246,8 @@ def test_30_under_deny_all_no_node_s_port_leads_to_the_pod_but_the_node_itself(l
     lab.apply("policy", closed())
     arriving = [probe for node in (1, 2) for probe in from_outside(lab, node, CLUSTER_PORT)]
     arriving += from_outside(lab, 1, LOCAL_PORT)
-    arriving += calls(lab.fabric.node_namespace("n2"), NODES[1].addresses, CLUSTER_PORT)
-    own = calls(lab.fabric.node_namespace("n1"), NODES[0].addresses, CLUSTER_PORT)
+    arriving += calls(lab.topology.node_namespace("n2"), NODES[1].addresses, CLUSTER_PORT)
+    own = calls(lab.topology.node_namespace("n1"), NODES[0].addresses, CLUSTER_PORT)
     assert lab.wrong(dict.fromkeys(arriving, False) | dict.fromkeys(own, True)) == []
 
 
@@ -265,7 +265,7 @@ OTHERS = {"podSelector": CLIENTS}
 def test_29_a_pod_reaches_itself_through_its_service_and_sees_another_address(lab: ManifestLab) -> None:
     seen = sources(lab, to_itself(lab))
     assert len(seen) == len(FAMILIES)
-    assert seen.isdisjoint(lab.fabric.pods["shop", "web"].addresses)
+    assert seen.isdisjoint(lab.topology.pods["shop", "web"].addresses)
 
 
 @pytest.mark.parametrize(
@@ -295,5 +295,5 @@ def test_29_hairpin_traffic_meets_the_pods_egress_and_ingress_policies(
 
 def test_29_policies_never_apply_to_a_pods_own_address(lab: ManifestLab) -> None:
     lab.apply("policy", closed("Ingress", "Egress"))
-    own = calls(lab.pod("shop/web"), lab.fabric.pods["shop", "web"].addresses, TARGET)
+    own = calls(lab.pod("shop/web"), lab.topology.pods["shop", "web"].addresses, TARGET)
     assert lab.wrong(dict.fromkeys(own, True)) == []

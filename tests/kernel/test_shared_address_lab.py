@@ -24,7 +24,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
         pod = running.pod("x/a")
         addresses = [running.address("x/a", family) for family in FAMILIES]
         running.servers.listen(Endpoint(pod, address, "tcp", port) for address in addresses for port in PORTS)
-        earlier: Document = pod_document(running.fabric.pods["x", "a"], {"pod": "earlier"})
+        earlier: Document = pod_document(running.topology.pods["x", "a"], {"pod": "earlier"})
         earlier["metadata"]["name"] = "0"
         running.apply("earlier", earlier)
         yield running

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from nfagent.cli.agent_client import ask
+from nfagent.cli.agent_client import get_json
 from tests.kernel.test_cli import CLUSTER, DEADLINE, AgentSite, site
 from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until
@@ -50,7 +50,7 @@ def listed() -> str:
 
 
 def state(site: AgentSite) -> Any:  # noqa: ANN401 - JSON
-    return ask(site.socket, "/v1/dump/state", {})["agent"]
+    return get_json(site.socket, "/v1/dump/state", {})["agent"]
 
 
 def await_state(site: AgentSite, wanted: Callable[[Any], object]) -> Any:  # noqa: ANN401 - JSON

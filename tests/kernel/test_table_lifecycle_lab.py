@@ -40,14 +40,14 @@ FOREIGN_TABLE = (
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, [("tcp", 80), ("udp", 80)]))
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80), ("udp", 80)]))
         running.apply("deny", DENY)
         yield running
 
 
 def agent_of(lab: ManifestLab, pod: str) -> LabAgent:
     namespace, name = pod.split("/")
-    return lab.cluster.agent(lab.fabric.pods[namespace, name].node)
+    return lab.cluster.agent(lab.topology.pods[namespace, name].node)
 
 
 def reached(lab: ManifestLab) -> set[bool]:
@@ -70,7 +70,7 @@ def test_48_the_rules_go_on_enforcing_when_the_agent_is_gone(lab: ManifestLab, *
 
 def test_a_start_that_finds_the_right_rules_changes_nothing(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     before = handles(agent)
     agent.stop()
     agent.start()
@@ -80,14 +80,14 @@ def test_a_start_that_finds_the_right_rules_changes_nothing(lab: ManifestLab) ->
 
 def test_a_start_changes_only_what_differs(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     before = handles(agent)
     agent.stop()
     other = policy_document("x", "other", podSelector={"matchLabels": {"pod": "c"}}, policyTypes=["Egress"])
     lab.apply("other", other)
     agent.start()
-    lab.cluster.settle()
-    lab.cluster.calm()
+    lab.cluster.wait_until_enforced()
+    lab.cluster.wait_for_recheck()
     # One for the difference, one that takes out of re-check what a start with a difference puts there.
     assert agent.ask("/v1/dump/state")["agent"]["reconcile"]["transactions"] == 2
     assert before <= handles(agent)
@@ -132,9 +132,9 @@ def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
 )
 def test_44_a_changed_table_is_repaired_at_once_and_the_program_is_named(lab: ManifestLab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     agent.nft(*damage.split())
-    wait_until(lambda: bool(reconcile_status(agent)["drifts"]) and agent.is_calm())
+    wait_until(lambda: bool(reconcile_status(agent)["drifts"]) and agent.recheck_is_done())
     assert reached(lab) == {False}
     assert (reconcile_status(agent)["drifts"], reconcile_status(agent)["drift_by"].split()[0]) == (1, "nft")
     assert agent.run("dump", "diff").returncode == 0
@@ -152,7 +152,7 @@ def test_27_a_change_after_an_outside_deletion_of_an_element_heals_itself(lab: M
     with held(agent):
         agent.nft("delete", "element", "inet", "nfagent", "ingress4", f"{{ {address} }}")
         (lab.cluster.manifests / "deny.yaml").unlink()
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
     assert reached(lab) == {True}
     lab.apply("deny", DENY)
     assert reached(lab) == {False}

@@ -62,12 +62,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     documents.append(logging_document(allow=True, deny=True))
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, PORTS))
+        running.servers.listen(pod_endpoints(running.topology, PORTS))
         yield running
 
 
 def agent(lab: ManifestLab) -> LabAgent:
-    return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
+    return lab.cluster.agent(lab.topology.pods["x", "a"].node)
 
 
 def probes(lab: ManifestLab) -> dict[tuple[str, str], Probe]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from nfagent.kernel.bridges import Bridge, BridgeWatch, bridges, mending, unjudged_bridges
+from nfagent.kernel.bridges import Bridge, BridgeWatch, bridges, fix_command, unfiltered_bridges
 from nfagent.lab import netns
 
 pytestmark = pytest.mark.kernel
@@ -71,7 +71,7 @@ def test_a_bridge_that_no_pod_hangs_on_counts_for_nothing(node: BridgeNamespace)
         "link add vxlan0 type vxlan id 1 dstport 8472",
         "link set vxlan0 master docker0",
     )
-    assert (node.ask(bridges), node.ask(unjudged_bridges)) == ([], [])
+    assert (node.ask(bridges), node.ask(unfiltered_bridges)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_bridge_with_a_pod_where_br_netfilter_is(
     shared: BridgeNamespace, switches: dict[str, str], unjudged: list[tuple[str, int]]
 ) -> None:
     shared.switch(switches)
-    assert shared.ask(unjudged_bridges) == unjudged
+    assert shared.ask(unfiltered_bridges) == unjudged
     assert [bridge.name for bridge in shared.ask(bridges)] == ["cbr0"]
 
 
@@ -104,8 +104,8 @@ def test_another_network_namespace_is_another_matter(node: BridgeNamespace) -> N
         for place, switches in ((node, ON), (other, OFF)):
             place.switch(switches)
             place.ip("link add cbr0 type bridge", "link add pod1 type veth peer name eth0", "link set pod1 master cbr0")
-        assert node.ask(unjudged_bridges) == []
-        assert other.ask(unjudged_bridges) == [("cbr0", 4), ("cbr0", 6)]
+        assert node.ask(unfiltered_bridges) == []
+        assert other.ask(unfiltered_bridges) == [("cbr0", 4), ("cbr0", 6)]
     finally:
         netns.remove([other.name])
 
@@ -113,15 +113,15 @@ def test_another_network_namespace_is_another_matter(node: BridgeNamespace) -> N
 def test_all_bridges_are_found_also_beyond_one_datagram(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     shared.ip(*(f"link add other{number} type bridge" for number in range(60)), "link set pod1 master other59")
-    assert shared.ask(unjudged_bridges) == [("other59", 4), ("other59", 6)]
+    assert shared.ask(unfiltered_bridges) == [("other59", 4), ("other59", 6)]
 
 
 def test_the_reported_command_fixes_it(shared: BridgeNamespace) -> None:
     shared.switch(OFF)
     for family in (4, 6):
-        command = shared.ask(functools.partial(mending, [family]))
+        command = shared.ask(functools.partial(fix_command, [family]))
         subprocess.run(["nsenter", f"--net={netns.RUN / shared.name}", "sh", "-c", command], check=True)
-        assert family not in {unjudged for _, unjudged in shared.ask(unjudged_bridges)}
+        assert family not in {unjudged for _, unjudged in shared.ask(unfiltered_bridges)}
 
 
 def test_each_change_is_logged_once(shared: BridgeNamespace, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +130,7 @@ def test_each_change_is_logged_once(shared: BridgeNamespace, caplog: pytest.LogC
 
     def looked() -> list[str]:
         caplog.clear()
-        shared.ask(watch.look)
+        shared.ask(watch.refresh)
         return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
 
     shared.switch(ON)

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.cli.agent_client import ask
+from nfagent.cli.agent_client import get_json
 
 pytestmark = [
     pytest.mark.kernel,
@@ -105,7 +105,7 @@ class IsolatingNode:
                     process.kill()
 
     def state(self) -> Any:  # noqa: ANN401 - JSON
-        return ask(self._folder / "run" / "agent.sock", "/v1/dump/state", {})
+        return get_json(self._folder / "run" / "agent.sock", "/v1/dump/state", {})
 
     def shown(self) -> str:
         """Return what `nfagent dump state` prints."""

@@ -39,7 +39,7 @@ table inet exempt {
 @pytest.fixture(scope="module", params=["routed", "bridge"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
-        node = running.fabric.node_namespace("n1")
+        node = running.topology.node_namespace("n1")
         own = [*DNS.values(), *BESIDE.values()]
         netns.ip_batch([f"address add {address}/{128 if ':' in address else 32} dev lo nodad" for address in own], node)
         ports = [(protocol, port) for protocol in QUERIES for port in (53, 54)]
@@ -62,10 +62,10 @@ def policies(lab: ManifestLab) -> Iterator[ManifestLab]:
 @contextlib.contextmanager
 def exempted(lab: ManifestLab, *addresses: str, priority: int = -300) -> Iterator[None]:
     """Exempt packets from and to these addresses from conntrack on n1."""
-    node = lab.fabric.node_namespace("n1")
+    node = lab.topology.node_namespace("n1")
     words = [("ip6" if ":" in address else "ip", address) for address in addresses]
     rules = [f"{ip} {side} {address} notrack" for ip, address in words for side in ("saddr", "daddr")]
-    command = lab.fabric.command(node, ["nft", "-f", "-"])
+    command = lab.topology.command(node, ["nft", "-f", "-"])
     table = EXEMPT.replace("PRIORITY", str(priority)) % "\n        ".join(rules)
     subprocess.run(command, input=table, text=True, check=True, timeout=30)
     forget(node)
@@ -73,7 +73,7 @@ def exempted(lab: ManifestLab, *addresses: str, priority: int = -300) -> Iterato
         yield
         assert count(node) == 0, "the packets of this test were tracked"
     finally:
-        subprocess.run(lab.fabric.command(node, ["nft", "delete", "table", "inet", "exempt"]), check=True, timeout=30)
+        subprocess.run(lab.topology.command(node, ["nft", "delete", "table", "inet", "exempt"]), check=True, timeout=30)
 
 
 def probes(lab: ManifestLab, source: str, destination: str, port: int) -> list[Probe]:

@@ -56,15 +56,15 @@ for number in range(count):
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.fabric, PORTS))
-        name = running.fabric.outside_namespace("outside")
+        running.servers.listen(pod_endpoints(running.topology, PORTS))
+        name = running.topology.outside_namespace("outside")
         running.servers.listen(Endpoint(name, address, "tcp", 80) for address in OUTSIDE.addresses)
         running.apply("policies", FROM_Y, FROM_B)
         yield running
 
 
 def agent(lab: ManifestLab) -> LabAgent:
-    return lab.cluster.agent(lab.fabric.pods["x", "a"].node)
+    return lab.cluster.agent(lab.topology.pods["x", "a"].node)
 
 
 def records(lab: ManifestLab) -> list[Record]:
@@ -101,7 +101,7 @@ def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     assert (first.src.pod_namespace, first.src.pod_name) == ("z", "c")
     assert (first.dest.pod_namespace, first.dest.pod_name) == ("x", "a")
     assert [policy.name for policy in first.isolating_policies] == ["from-b", "from-y"]
-    assert (first.policies, first.count, first.node_name) == ((), 1, lab.fabric.pods["x", "a"].node)
+    assert (first.policies, first.count, first.node_name) == ((), 1, lab.topology.pods["x", "a"].node)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -122,7 +122,7 @@ def test_an_allowed_connection_is_one_record_that_names(
 
 def test_an_end_outside_the_cluster_is_an_instance(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=True)
-    probe = Probe(lab.fabric.outside_namespace("outside"), lab.address("x/a", 4), "udp", 80)
+    probe = Probe(lab.topology.outside_namespace("outside"), lab.address("x/a", 4), "udp", 80)
     found = fresh(lab, 1, lambda: lab.reaches(probe, 0.15))
     assert found[0].src.instance == OUTSIDE.addresses[0]
 
@@ -130,7 +130,7 @@ def test_an_end_outside_the_cluster_is_an_instance(lab: ManifestLab) -> None:
 def test_a_udp_stream_without_replies_is_one_allowed_connection(lab: ManifestLab) -> None:
     switch(lab, allow=True, deny=False)
     flood = [sys.executable, "-c", FLOOD, lab.address("x/a", 4), "20", "200"]
-    command = lab.fabric.command(lab.pod("y/c"), flood)
+    command = lab.topology.command(lab.pod("y/c"), flood)
     found = fresh(lab, 1, lambda: subprocess.run(command, check=True, timeout=30))
     marker = Probe(lab.pod("z/b"), lab.address("x/a", 4), "tcp", 80)
     found += fresh(lab, 1, lambda: lab.reaches(marker))
@@ -157,7 +157,7 @@ def test_ten_thousand_packets_a_second_are_all_recorded(lab: ManifestLab, family
     count = 30_000
     flood = [sys.executable, "-c", FLOOD, lab.address("x/a", family), str(count), "10000"]
     before, written = counters(lab), lines(lab)
-    subprocess.run(lab.fabric.command(lab.pod("z/c"), flood), check=True, timeout=60)
+    subprocess.run(lab.topology.command(lab.pod("z/c"), flood), check=True, timeout=60)
     wait_until(lambda: counters(lab)["received"] >= before["received"] + count, seconds=60)
     after = counters(lab)
     assert (after["lost"], after["overruns"]) == (before["lost"], before["overruns"])

@@ -94,10 +94,10 @@ def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
             assert stream.passed_after(dropped) == []
         else:
             streams.wait_until_sent(1, stream)  # a retransmission: until then segments from before the rule arrive
-            counted = stream.heard
+            counted = stream.received
             streams.wait_until_sent(1, stream)
-            assert stream.heard == counted
-        assert stream.sent > stream.heard
+            assert stream.received == counted
+        assert stream.sent > stream.received
         if protocol == "udp":
             numbers = stream.numbers()
             assert numbers == list(range(1, len(numbers) + 1))
@@ -138,7 +138,7 @@ def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_nam
         streams.wait_until_sent(20, stream)
         assert stream.passed_after(dropped) == []
         nft(fabric, "delete table inet own")
-        assert stream.heard > 10
+        assert stream.received > 10
 
 
 @pytest.mark.usefixtures("node")
@@ -170,11 +170,11 @@ def test_a_counter_sees_packets_to_any_address_with_its_port_only(fabric: NetnsT
     with TrafficStreams() as streams:
         stream = streams.open(line(fabric, "udp", "client", 4))
         with (
-            PacketCounter(stream.line.server, 4, "udp", 7000) as same,
-            PacketCounter(stream.line.server, 4, "udp", 7001) as other_port,
-            PacketCounter(stream.line.server, 4, "tcp", 7000) as other_protocol,
-            PacketCounter(stream.line.server, 6, "udp", 7000) as other_family,
-            PacketCounter(stream.line.client, 4, "udp", 7000) as other_direction,
+            PacketCounter(stream.plan.server, 4, "udp", 7000) as same,
+            PacketCounter(stream.plan.server, 4, "udp", 7001) as other_port,
+            PacketCounter(stream.plan.server, 4, "tcp", 7000) as other_protocol,
+            PacketCounter(stream.plan.server, 6, "udp", 7000) as other_family,
+            PacketCounter(stream.plan.client, 4, "udp", 7000) as other_direction,
         ):
             streams.wait_for(20, stream)
             assert len(same.arrivals()) > 10
@@ -189,11 +189,11 @@ def test_the_time_of_a_destroyed_conntrack_entry_is_recorded(fabric: NetnsTopolo
             streams.wait_for(5, stream)
             nft(fabric, DROP)
             client = CLIENT.addresses[0]
-            assert listener.forgotten_at(client, UDP, stream.client_port) is None
+            assert listener.destroyed_at(client, UDP, stream.client_port) is None
             before = time.monotonic()
             assert table.delete(table.entries(frozenset({client}))) > 0
-            wait_until(lambda: listener.forgotten_at(client, UDP, stream.client_port) is not None)
-            destroyed = listener.forgotten_at(client, UDP, stream.client_port)
+            wait_until(lambda: listener.destroyed_at(client, UDP, stream.client_port) is not None)
+            destroyed = listener.destroyed_at(client, UDP, stream.client_port)
             assert destroyed is not None
             assert before < destroyed <= time.monotonic()
     finally:

@@ -20,7 +20,7 @@ from nfagent.nftables.diff import diff
 from nfagent.policy.evaluator import Flow
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.tier_strategies import tier_policies
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 from tests.support.two_node_cluster import NODE_ADDRESSES, OUTSIDE
 
 
@@ -65,11 +65,11 @@ RECHECK_SETS = ("recheck4", "recheck6", "rechecking")
 """Addresses whose connections are re-checked."""
 
 
-def catch_up(view: DesiredState, kernel: FakeKernel) -> None:
+def catch_up(view: DesiredState, kernel: FakeNftables) -> None:
     """Compare the whole table with the desired ruleset and repair it, as the reconciler does at a start."""
     difference = diff(kernel.ruleset, view.ruleset())
-    view.settle()
-    kernel.apply((*difference, *(view.distrusted() if difference else ())))
+    view.mark_synced()
+    kernel.apply((*difference, *(view.recheck_all() if difference else ())))
 
 
 @st.composite

@@ -23,7 +23,7 @@ from nfagent.decode.core import (
 from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.decode.networkpolicy import decode_network_policy
-from nfagent.decode.registry import DECODERS, reference
+from nfagent.decode.registry import DECODERS, object_ref
 from nfagent.decode.services import decode_service
 from nfagent.errors import ObjectError, WireError
 from nfagent.model.admin_policy import LAST_PRIORITY, TierPolicy, TierRule
@@ -346,7 +346,7 @@ def test_the_document_that_is_mutated_is_valid(decode: Decode) -> None:
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)
 def test_an_object_is_named_alike_whether_or_not_it_can_be_read(decode: Decode) -> None:
     document = VALID[decode]
-    assert reference(document) == getattr(decode(document), "ref", None)
+    assert object_ref(document) == getattr(decode(document), "ref", None)
 
 
 @pytest.mark.parametrize("decode", VALID, ids=lambda decode: decode.__name__)

@@ -13,7 +13,7 @@ from nfagent.errors import WireError
 from nfagent.model.netaddr import Family, Range, text
 from nfagent.model.objects import Protocol
 from nfagent.netlink.codec import NFGEN_SIZE, Message, attributes, messages
-from nfagent.netlink.extack import decode_answer
+from nfagent.netlink.extack import decode_acknowledgement
 from nfagent.netlink.nft_elements import ElementCommand, MapElement, encode_batch
 from nfagent.nftables.objects import Element, PortRange
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
@@ -164,4 +164,4 @@ def test_the_kernel_s_offset_of_an_element_finds_it(commands: list[ElementComman
 @given(st.binary(max_size=200), st.integers(0, 0xFFFF))
 def test_any_bytes_are_an_answer_or_a_wire_error(raw: bytes, flags: int) -> None:
     with suppress(WireError):
-        assert 0 <= decode_answer(Message(2, flags, 1, 0, raw)).errno <= 4095
+        assert 0 <= decode_acknowledgement(Message(2, flags, 1, 0, raw)).errno <= 4095

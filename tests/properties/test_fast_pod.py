@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.decode.core import careful_pod, decode_pod
-from nfagent.decode.fast_pod import quick_pod, quick_pod_event, quick_pod_json
+from nfagent.decode.core import decode_pod, decode_pod_by_field
+from nfagent.decode.fast_pod import decode_pod_event, decode_pod_fast, decode_pod_json
 from nfagent.errors import ObjectError
 from nfagent.model.objects import Pod
 from tests.properties.objects import LABEL_SETS
@@ -24,7 +24,7 @@ Document = dict[str, Any]
 def careful(document: Document) -> Pod | None:
     """Read field by field; None where that refuses."""
     try:
-        return careful_pod(document)
+        return decode_pod_by_field(document)
     except ObjectError:
         return None
 
@@ -32,7 +32,7 @@ def careful(document: Document) -> Pod | None:
 def agree(document: Document) -> Pod | None:
     """Ask both ways, and what the agent uses; give the quick one's answer."""
     before = copy.deepcopy(document)
-    quick, slow = quick_pod(document), careful(document)
+    quick, slow = decode_pod_fast(document), careful(document)
     assert quick is None or quick == slow
     assert document == before, "a document is not changed by reading it"
     if slow is None:
@@ -51,9 +51,9 @@ def written_the_same(document: Document) -> None:
     except (TypeError, ValueError, UnicodeEncodeError):
         return
     slow = careful(msgspec.json.decode(written))
-    alone = quick_pod_json(written)
+    alone = decode_pod_json(written)
     assert alone is None or alone[0] == slow
-    event = quick_pod_event(b'{"type":"ADDED","object":%b}' % written)
+    event = decode_pod_event(b'{"type":"ADDED","object":%b}' % written)
     assert event == (None if alone is None else ("ADDED", *alone))
 
 
@@ -377,7 +377,7 @@ def test_ports_are_those_of_containers_and_then_of_sidecars() -> None:
 
 
 def test_pods_with_the_same_labels_share_them_in_memory() -> None:
-    first, second = (quick_pod(pod(metadata={"name": name, "labels": {"app": "web"}})) for name in ("one", "two"))
+    first, second = (decode_pod_fast(pod(metadata={"name": name, "labels": {"app": "web"}})) for name in ("one", "two"))
     assert first is not None
     assert second is not None
     assert first.labels is second.labels

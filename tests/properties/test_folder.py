@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.index import ManifestIndex
 
 NAMES = ("a.yaml", "b.yaml", "c.yaml")

@@ -26,7 +26,7 @@ from nfagent.policy.merged_peers import any_of
 from tests.properties.objects import LOGGING, MASQUERADE, namespaces, nodes, pods, policies
 from tests.properties.strategies import IN_NO_RANGE, PROTOCOLS, RANDOM, RECHECK_SETS, catch_up, desired, flows, worlds
 from tests.properties.tier_strategies import tier_policies
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import opening, run, seen_at
 from tests.support.two_node_cluster import (
     DECODERS,
@@ -54,7 +54,7 @@ EVENTS: st.SearchStrategy[Item] = st.one_of(
 
 @st.composite
 def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
-    """Draw a world and its churn: each event with what follows it ('take', 'wait', 'absolve', 'restart')."""
+    """Draw a world and its churn: each event with what follows it ('take', 'wait', 'clear', 'restart')."""
     first = draw(worlds())
     # Names are few, so most events change an object, often back to a previous version; a third of them remove one.
     drawn = draw(st.lists(EVENTS, min_size=_LONG // 4, max_size=_LONG // 2))
@@ -68,7 +68,7 @@ def long_histories(draw: st.DrawFn) -> list[tuple[Event, str]]:
             gone = random.choice(sorted(present))
             churn.append(gone)
             del present[gone]
-    fates = random.choices(["take", "wait", "absolve", "restart"], weights=[6, 4, 2, 1], k=len(first) + len(churn))
+    fates = random.choices(["take", "wait", "clear", "restart"], weights=[6, 4, 2, 1], k=len(first) + len(churn))
     return list(zip([*first, *churn], fates, strict=True))
 
 
@@ -90,19 +90,19 @@ def left_over(events: Iterable[Event]) -> list[Item]:
     return list(left.values())
 
 
-def started(objects: Iterable[Item], kernel: FakeKernel) -> DesiredState:
+def started(objects: Iterable[Item], kernel: FakeNftables) -> DesiredState:
     """Restart from the cluster's objects, with the table that the previous agent left."""
     view = desired("a", objects)
     catch_up(view, kernel)
     return view
 
 
-def absolve(view: DesiredState, kernel: FakeKernel, random: Random) -> None:
+def clear_recheck(view: DesiredState, kernel: FakeNftables, random: Random) -> None:
     """Clear some of the addresses to re-check, while others wait."""
-    judged = {address: change for address, change in view.suspects.items() if random.random() < 0.7}
-    view.absolve(judged)
-    assert view.suspects.keys().isdisjoint(judged)
-    kernel.apply(view.take())
+    judged = {address: change for address, change in view.recheck_addresses.items() if random.random() < 0.7}
+    view.clear_recheck(judged)
+    assert view.recheck_addresses.keys().isdisjoint(judged)
+    kernel.apply(view.drain_changes())
 
 
 def under_re_check(ruleset: Ruleset) -> set[Element]:
@@ -117,7 +117,7 @@ def under_re_check(ruleset: Ruleset) -> set[Element]:
 def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
     history: list[tuple[Event, str]], protocol: tuple[str, int | None], random: Random
 ) -> None:
-    kernel, seen = FakeKernel(), list[Event]()
+    kernel, seen = FakeNftables(), list[Event]()
     view = started([], kernel)
     for event, fate in history:
         happen(view, event)
@@ -127,19 +127,19 @@ def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
             random.shuffle(objects)
             view = started(objects, kernel)
         elif fate != "wait":
-            kernel.apply(view.take())
-        if fate == "absolve":
-            absolve(view, kernel, random)
+            kernel.apply(view.drain_changes())
+        if fate == "clear":
+            clear_recheck(view, kernel, random)
         if fate != "wait":
             assert kernel.ruleset == view.ruleset()
-            assert under_re_check(kernel.ruleset) == view.suspects.keys()
-    kernel.apply(view.take())
-    view.absolve(view.suspects)
-    kernel.apply(view.take())
+            assert under_re_check(kernel.ruleset) == view.recheck_addresses.keys()
+    kernel.apply(view.drain_changes())
+    view.clear_recheck(view.recheck_addresses)
+    kernel.apply(view.drain_changes())
     fresh = desired("a", left_over(seen))
     assert kernel.ruleset == view.ruleset() == fresh.ruleset() == view.rebuilt().ruleset()
     assert table_text(kernel.ruleset) == table_text(fresh.ruleset())
-    assert (view.take(), view.touched) == ((), False)
+    assert (view.drain_changes(), view.dirty) == ((), False)
     assert_both_readings_agree(view, kernel.ruleset, left_over(seen), protocol, random)
 
 
@@ -216,7 +216,7 @@ SCENE = [
 
 def scene() -> DesiredState:
     view = desired("a", map(decoded, SCENE))
-    view.settle()
+    view.mark_synced()
     return view
 
 
@@ -301,7 +301,7 @@ def test_an_event_that_concerns_no_local_pod_is_no_transaction(events: list[Even
     before = view.ruleset()
     for event in events:
         happen(view, event)
-    assert view.take() == ()
+    assert view.drain_changes() == ()
     assert view.ruleset() == before == view.rebuilt().ruleset()
 
 
@@ -314,7 +314,7 @@ def test_an_event_that_concerns_no_local_pod_touches_nothing(events: list[Event]
     view = scene()
     for event in events:
         happen(view, event)
-        assert not view.touched
+        assert not view.dirty
 
 
 def elements_of(transaction: Transaction) -> list[tuple[str, object]]:
@@ -381,9 +381,9 @@ ELEMENTS: dict[str, tuple[Event, int, int]] = {
 @pytest.mark.parametrize(("event", "added", "deleted"), ELEMENTS.values(), ids=ELEMENTS)
 def test_a_pod_among_peers_is_its_addresses_times_the_sets_that_mean_it(event: Event, added: int, deleted: int) -> None:
     view = scene()
-    kernel = FakeKernel(view.ruleset())
+    kernel = FakeNftables(view.ruleset())
     happen(view, event)
-    transaction = view.take()
+    transaction = view.drain_changes()
     counted = {"add": 0, "delete": 0}
     concerned = set[object]()
     for command in transaction:
@@ -394,11 +394,11 @@ def test_a_pod_among_peers_is_its_addresses_times_the_sets_that_mean_it(event: E
             meant = [element for name, element in elements if not name.startswith("podpairs")]
             concerned |= {element[0] if isinstance(element, tuple) else element for element in meant}
     assert counted == {"add": added, "delete": deleted}
-    assert view.suspects.keys() == concerned
+    assert view.recheck_addresses.keys() == concerned
     kernel.apply(transaction)
     assert under_re_check(kernel.ruleset) == concerned
-    view.absolve(view.suspects)
-    kernel.apply(view.take())
+    view.clear_recheck(view.recheck_addresses)
+    kernel.apply(view.drain_changes())
     assert kernel.ruleset == view.ruleset() == view.rebuilt().ruleset()
 
 
@@ -409,10 +409,10 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
     view.remove(newcomer.ref)
     newcomer = msgspec.structs.replace(newcomer, node="b")
     before = view.ruleset()
-    view.settle()
+    view.mark_synced()
     view.put(newcomer)
-    found = elements_of(view.take())
-    assert view.suspects.keys() <= closing_in(view, found)
+    found = elements_of(view.drain_changes())
+    assert view.recheck_addresses.keys() <= closing_in(view, found)
     assert all(
         element in after_set(view, name) and element not in before.sets[name].elements for name, element in found
     )
@@ -449,7 +449,7 @@ def newly_outside(view: DesiredState, before: Ruleset, newcomer: Pod) -> set[tup
         (name, address)
         for address in (newcomer.addresses if newcomer.holds_addresses else ())
         for name in [f"clusterpods{family_of(address)}"]
-        if not any(item.holds(address) for item in ranges)
+        if not any(item.contains(address) for item in ranges)
         and address not in nodes
         and (name not in before.sets or address not in before.sets[name].elements)
     }

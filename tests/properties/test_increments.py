@@ -17,7 +17,7 @@ from nfagent.state.peer_index import PeerIndex
 from nfagent.state.policy_index import PolicyIndex
 from nfagent.state.services import ServiceIndex
 from tests.properties.strategies import RANDOM, catch_up, histories
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 
 HISTORIES = histories()
 
@@ -79,7 +79,7 @@ def test_a_history_ends_in_what_its_last_objects_make_in_any_order(
 def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Item | ObjectRef], random: Random) -> None:
     """Drained after every event or after a few, with restarts in between that compare the whole table."""
     desired = DesiredState("a")
-    kernel = FakeKernel()
+    kernel = FakeNftables()
     catch_up(desired, kernel)
     for event in history:
         take(desired, event)
@@ -88,11 +88,11 @@ def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Ite
             desired = desired.rebuilt()
             catch_up(desired, kernel)
         elif fate > 1:
-            kernel.apply(desired.take())
+            kernel.apply(desired.drain_changes())
             assert kernel.ruleset == desired.ruleset()
-    kernel.apply(desired.take())
+    kernel.apply(desired.drain_changes())
     assert kernel.ruleset == desired.ruleset()
-    assert not desired.touched
+    assert not desired.dirty
 
 
 @given(HISTORIES)
@@ -100,9 +100,9 @@ def test_putting_an_object_again_or_removing_it_twice_changes_nothing(history: l
     desired = DesiredState("a")
     for event in history:
         take(desired, event)
-        desired.settle()
+        desired.mark_synced()
         if isinstance(event, ObjectRef):
             desired.remove(event)
         else:
             assert not desired.put(event)
-        assert desired.take() == ()
+        assert desired.drain_changes() == ()

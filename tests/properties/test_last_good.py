@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.checkpoint.codec import CheckpointedKind, decode_record, encode_record
+from nfagent.checkpoint.codec import CheckpointedObject, decode_record, encode_record
 from nfagent.errors import DecodeError
 from nfagent.model.gvk import Item
 from tests.properties.strategies import items
 
-LINES = items().map(lambda item: encode_record(item.ref, CheckpointedKind(item)))
+LINES = items().map(lambda item: encode_record(item.ref, CheckpointedObject(item)))
 
 
 @given(items(), st.sampled_from(["", "team/f.yaml", "\N{SNOWMAN}\n.yaml"]))
 def test_an_object_comes_back_as_it_was(item: Item, file: str) -> None:
-    line = encode_record(item.ref, CheckpointedKind(item, file))
+    line = encode_record(item.ref, CheckpointedObject(item, file))
     assert line.count(b"\n") == 1
-    assert decode_record(line) == (item.ref, CheckpointedKind(item, file))
+    assert decode_record(line) == (item.ref, CheckpointedObject(item, file))
 
 
 @given(LINES, st.data())

@@ -19,7 +19,7 @@ EVENTS = st.lists(st.tuples(items() | SERVICES, st.sampled_from([True, True, Fal
 
 
 def held(desired: DesiredState) -> set[ObjectRef]:
-    return {ObjectRef(kind, *key) for kind in KINDS for key in desired.held(kind)}
+    return {ObjectRef(kind, *key) for kind in KINDS for key in desired.keys(kind)}
 
 
 @given(EVENTS)

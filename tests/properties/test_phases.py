@@ -14,37 +14,39 @@ from nfagent.model.objects import ObjectRef
 from nfagent.nftables import transaction
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Ruleset
-from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction, phases
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction, split_for_commit
 from nfagent.policy.evaluator import Flow
 from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
-from tests.support.fake_nftables import FakeKernel
-from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run
+from tests.support.fake_nftables import FakeNftables
+from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, run
 
 _FLOWS = 20
 HOOKS: tuple[HookName, HookName] = ("forward", "input")
 
 
-def packets(judged: list[Flow]) -> list[Seen]:
+def packets(judged: list[Flow]) -> list[HookPacket]:
     """Return first packets, and those of established connections in both directions."""
     return [packet for flow in judged for packet in (opening(flow), later(flow), reply(flow))]
 
 
-def verdicts(ruleset: Ruleset, shown: list[Seen]) -> list[tuple[str, bool]]:
+def verdicts(ruleset: Ruleset, shown: list[HookPacket]) -> list[tuple[str, bool]]:
     results = [run(ruleset, hook, packet) for packet in shown for hook in HOOKS]
     return [(result.verdict, result.translated) for result in results]
 
 
 def steps(before: Ruleset, transaction: Transaction) -> list[Ruleset]:
     """Return the contents of the table after each phase."""
-    kernel = FakeKernel(before)
+    kernel = FakeNftables(before)
     passed = []
-    for phase in phases(transaction):
+    for phase in split_for_commit(transaction):
         kernel.apply(phase)
         passed.append(kernel.ruleset)
     return passed
 
 
-def assert_nothing_in_between(before: Ruleset, transaction: Transaction, after: Ruleset, shown: list[Seen]) -> None:
+def assert_nothing_in_between(
+    before: Ruleset, transaction: Transaction, after: Ruleset, shown: list[HookPacket]
+) -> None:
     old, new = verdicts(before, shown), verdicts(after, shown)
     changed = False
     passed = steps(before, transaction) or [before]
@@ -84,7 +86,7 @@ def test_packets_of_new_and_live_connections_see_either_side_of_every_event(
     history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
 ) -> None:
     view = DesiredState("a")
-    view.settle()
+    view.mark_synced()
     for event in history:
         before, known = view.ruleset(), set(view.cluster.by_address)
         if isinstance(event, ObjectRef):
@@ -93,11 +95,11 @@ def test_packets_of_new_and_live_connections_see_either_side_of_every_event(
             view.put(event)
         judged = list(flows(sorted(known | set(view.cluster.by_address)), *protocol))
         shown = packets(random.sample(judged, min(_FLOWS, len(judged))))
-        transaction = view.take()
+        transaction = view.drain_changes()
         assert_nothing_in_between(before, transaction, view.ruleset(), shown)
         if random.randrange(2):
-            view.absolve(view.suspects)
-            view.take()
+            view.clear_recheck(view.recheck_addresses)
+            view.drain_changes()
 
 
 @given(worlds(), worlds(), st.data())
@@ -108,7 +110,7 @@ def test_phases_hold_all_commands_in_an_order_that_the_kernel_takes(
     if data.draw(st.booleans()):
         before, after = after, before
     transaction = diff(before, after)
-    parts = phases(transaction)
+    parts = split_for_commit(transaction)
     assert sorted(command.text() for part in parts for command in part) == sorted(item.text() for item in transaction)
     assert (steps(before, transaction) or [before])[-1] == after
     if len(parts) > 1:

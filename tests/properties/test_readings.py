@@ -70,7 +70,9 @@ def test_every_log_and_counter_says_which_verdict_it_was(world: list[Item], prot
     ruleset = view.ruleset()
     for flow in flows(view.cluster.by_address, *protocol):
         result = run(ruleset, "forward", opening(flow))
-        dispositions = [origin.disposition for log in result.logs if (origin := view.origin(log.prefix)) is not None]
+        dispositions = [
+            origin.disposition for log in result.logs if (origin := view.verdict_key(log.prefix)) is not None
+        ]
         assert len(dispositions) == len(result.logs)
         denied = ["deny"] if result.verdict == "drop" else []
         assert [said for said in dispositions if said == "deny"] == (denied if view.logging.deny.log else [])

@@ -15,7 +15,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfagent.decode.reader import reader
+from nfagent.decode.object_decoder import object_decoder
 from nfagent.errors import DecodeError, ValidationIssue
 from nfagent.kube.discovery import decode_discovery
 from nfagent.kube.reflector import Reflector
@@ -26,7 +26,7 @@ from nfagent.model.gvk import RESOURCES, Resource
 from nfagent.model.objects import ObjectRef, Pod
 from tests.support.apiserver_documents import (
     Document,
-    Holder,
+    RecordingSink,
     bookmark,
     broken_pod,
     encoded,
@@ -176,14 +176,14 @@ class Follower:
 
     def __init__(self, server: ModelServer, data: st.DataObject) -> None:
         self.server = server
-        self.holder = Holder()
-        self.reflector = Reflector(server.resource, self.holder.held, page_size=PAGE_SIZE)
+        self.holder = RecordingSink()
+        self.reflector = Reflector(server.resource, self.holder.keys, page_size=PAGE_SIZE)
         self._draw = data.draw
 
     def ask(self, fault: str = "fine") -> None:
         """Send one request, and process the response."""
         if self.reflector.missing:
-            self.reflector.look_again()
+            self.reflector.relist()
         request = self.reflector.request(300)
         code, body = self.server.answer(request)
         match fault:
@@ -202,7 +202,7 @@ class Follower:
         cut = fault == "cut"
         take = self.holder.take
         if code != 200:
-            take(self.reflector.refuse(code, body))
+            take(self.reflector.end_with_error(code, body))
         elif not request.watch:
             self._list(body[: self._draw(st.integers(0, len(body) - 1))] if cut else body, whole=not cut)
         else:
@@ -210,8 +210,8 @@ class Follower:
 
     def _list(self, body: bytes, *, whole: bool) -> None:
         for chunk in self._chunks(body):
-            self.holder.take(self.reflector.take_part(chunk))
-            if self.reflector.setback is not None:
+            self.holder.take(self.reflector.feed_page(chunk))
+            if self.reflector.failure is not None:
                 return
         if whole:
             self.holder.take(self.reflector.end_page())
@@ -220,8 +220,8 @@ class Follower:
 
     def _stream(self, body: bytes) -> None:
         for chunk in self._chunks(body):
-            self.holder.take(self.reflector.take_chunk(chunk))
-            if self.reflector.setback is not None:
+            self.holder.take(self.reflector.feed_watch(chunk))
+            if self.reflector.failure is not None:
                 return
         self.reflector.end()
 
@@ -269,7 +269,7 @@ def _until_quiet(follower: Follower) -> None:
     follower.server.catch_up()
     for _ in range(12):
         follower.ask()
-    assert follower.reflector.setback is None
+    assert follower.reflector.failure is None
     assert follower.reflector.phase == "watching"
 
 
@@ -382,7 +382,7 @@ def test_decoders_take_any_bytes(body: bytes) -> None:
 @settings(max_examples=60)
 @given(SOME_BYTES, st.sampled_from(RESOURCES))
 def test_objects_are_read_or_a_problem_is_reported_for_any_bytes(body: bytes, resource: Resource) -> None:
-    read = reader(resource)(msgspec.Raw(body))
+    read = object_decoder(resource)(msgspec.Raw(body))
     assert isinstance(read, ValidationIssue) or (
         read.ref.kind == resource.kind and (read.item is None or read.item.ref == read.ref)
     )
@@ -393,12 +393,12 @@ def test_objects_are_read_or_a_problem_is_reported_for_any_bytes(body: bytes, re
 def test_a_reflector_takes_any_bytes_and_takes_nothing_away_for_them(
     body: bytes, more: bytes, resource: Resource
 ) -> None:
-    holder = Holder()
+    holder = RecordingSink()
     reflector = Reflector(resource, lambda _: [("shop", "held")])
     reflector.request(300)
-    holder.take(reflector.take_chunk(body + b"\n" + more))
+    holder.take(reflector.feed_watch(body + b"\n" + more))
     reflector.end()
-    holder.take(reflector.refuse(500, body))
+    holder.take(reflector.end_with_error(500, body))
     assert holder.gone == "" or b"initial-events-end" in body
 
 

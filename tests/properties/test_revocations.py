@@ -18,13 +18,13 @@ from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
 from tests.properties import verdict_flips
 from tests.properties.strategies import PROTOCOLS, RANDOM, catch_up, flows, histories
-from tests.support.fake_nftables import FakeKernel
-from tests.support.nft_interpreter import HookName, Seen, later, opening, reply, run, seen_at
+from tests.support.fake_nftables import FakeNftables
+from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, run, seen_at
 from tests.support.two_node_cluster import hops
 
 _WATCHED = 40
 CLIENT_PORT = 40_000
-Ways = tuple[tuple[HookName, Seen], ...]
+Ways = tuple[tuple[HookName, HookPacket], ...]
 """Where node `a` sees a connection's packets: those of the client, those of the server."""
 History = tuple[list[Item], list[Item | ObjectRef]]
 """The objects at the start, and the events."""
@@ -46,7 +46,7 @@ class Node:
 
     def __init__(self, first: Iterable[Item], watched: list[Flow]) -> None:
         self.view = DesiredState("a")
-        self.kernel = FakeKernel()
+        self.kernel = FakeNftables()
         self.watched = watched
         self.live: dict[Flow, Ways] = {}
         self.judged: dict[str, int] = {}
@@ -54,7 +54,7 @@ class Node:
             self.view.put(item)
         catch_up(self.view, self.kernel)
         self.judge()
-        self.absolve()
+        self.clear_recheck()
 
     def happen(self, item: Item | ObjectRef) -> None:
         if isinstance(item, ObjectRef):
@@ -64,7 +64,7 @@ class Node:
 
     def commit(self) -> None:
         """Commit the changes, and check every connection right afterwards."""
-        self.kernel.apply(self.view.take())
+        self.kernel.apply(self.view.drain_changes())
         self.look()
 
     def restart(self) -> None:
@@ -75,22 +75,22 @@ class Node:
 
     def judge(self) -> None:
         """Delete the conntrack entries of denied connections of addresses to re-check."""
-        self.judged = self.view.suspects
+        self.judged = self.view.recheck_addresses
         for flow in [flow for flow in self.live if {flow.source, flow.destination} & self.judged.keys()]:
-            if not self.view.permits(flow):
+            if not self.view.is_allowed(flow):
                 del self.live[flow]
 
-    def absolve(self) -> None:
+    def clear_recheck(self) -> None:
         """Clear the addresses that were re-checked, with all that changed since."""
         if self.judged:
-            self.view.absolve(self.judged)
+            self.view.clear_recheck(self.judged)
             self.judged = {}
             self.commit()
 
     def look(self) -> None:
         """Compare the result of every packet with the present verdict, and open every allowed connection."""
         for flow in self.watched:
-            seen, permitted = ways(flow, self.view.cluster), self.view.permits(flow)
+            seen, permitted = ways(flow, self.view.cluster), self.view.is_allowed(flow)
             if self.live.get(flow) != seen:  # its ends have moved: what is known of it here is of no connection
                 self.live.pop(flow, None)
             for hook, packet in seen:
@@ -102,7 +102,7 @@ class Node:
             if permitted and seen:
                 self.live[flow] = seen
 
-    def packets(self) -> Iterator[tuple[Flow, HookName, Seen]]:
+    def packets(self) -> Iterator[tuple[Flow, HookName, HookPacket]]:
         """Return the flows of every watched connection that this node sees, established or not."""
         for flow in self.watched:
             yield from ((flow, hook, packet) for hook, packet in ways(flow, self.view.cluster))
@@ -119,13 +119,13 @@ def watched(history: History, protocol: tuple[str, int | None], random: Random) 
 
 
 # Mostly all addresses are cleared before the next event: one that is still re-checked would hide an omission.
-FATES = ["commit", "wait", "restart", *["judge"] * 4, *["absolve"] * 6]
+FATES = ["commit", "wait", "restart", *["judge"] * 4, *["clear"] * 6]
 
 
 def live_through(history: History, protocol: tuple[str, int | None], random: Random) -> None:
     """Run a history with commits, re-checks and restarts at random points.
 
-    Who was judged is absolved at once, or when the next event is told already: that may concern him again.
+    Evaluated addresses are cleared at once, or after the next event, which may concern them again.
     """
     first, changes = history
     node = Node(first, watched(history, protocol, random))
@@ -136,12 +136,12 @@ def live_through(history: History, protocol: tuple[str, int | None], random: Ran
             node.restart()
         elif fate != "wait":
             node.commit()
-            node.absolve()
-        if fate in {"judge", "absolve"}:
+            node.clear_recheck()
+        if fate in {"judge", "clear"}:
             node.judge()
-        if fate == "absolve":
-            node.absolve()
-    node.absolve()
+        if fate == "clear":
+            node.clear_recheck()
+    node.clear_recheck()
 
 
 @settings(max_examples=2 * settings().max_examples)
@@ -165,19 +165,19 @@ def test_connections_that_are_not_re_checked_bypass_the_policies_uncounted(histo
     node = Node(first, watched(history, (verdict_flips.PROTOCOL, verdict_flips.PORT), random))
     for item in changes:
         node.happen(item)
-        node.kernel.apply(node.view.take())
+        node.kernel.apply(node.view.drain_changes())
     for flow, hook, packet in node.packets():
-        if not {flow.source, flow.destination} & node.view.suspects.keys():
+        if not {flow.source, flow.destination} & node.view.recheck_addresses.keys():
             assert run(node.kernel.ruleset, hook, packet).counters == ()
     node.judge()
-    node.absolve()
-    assert node.view.suspects == {}
+    node.clear_recheck()
+    assert node.view.recheck_addresses == {}
     for _, hook, packet in node.packets():
         result = run(node.kernel.ruleset, hook, packet)
         assert (result.verdict, result.counters, result.logs) == ("accept", (), ())
 
 
-def going_on(flow: Flow) -> Seen:
+def going_on(flow: Flow) -> HookPacket:
     """Return a packet of a server that goes on after its connection's entry was deleted: it looks like a new client."""
     sent = opening(Flow(flow.destination, flow.source, flow.protocol, CLIENT_PORT))
     return sent._replace(sport=flow.port or 0)

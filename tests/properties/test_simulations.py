@@ -85,7 +85,7 @@ def test_the_pairs_show_every_change_between_pods(
     patch = data.draw(patches(view))
     after = patched(world, patch)
     tried = simulation_of(view, patch)
-    survey = PodPairEnumerator(view.cluster, tried.amended)
+    survey = PodPairEnumerator(view.cluster, tried.patched)
     for _ in survey.steps():
         pass
     shown = {

@@ -12,21 +12,21 @@ from nfagent.nftables.render import table_text
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 from tests.properties.objects import pods
 from tests.properties.strategies import IN_NO_RANGE, desired, worlds
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 
 RULESETS = worlds().map(lambda world: desired("a", world).ruleset())
 
 
 @given(RULESETS, RULESETS)
 def test_applying_the_difference_gives_the_other_ruleset(before: Ruleset, after: Ruleset) -> None:
-    kernel = FakeKernel(before)
+    kernel = FakeNftables(before)
     kernel.apply(diff(before, after))
     assert kernel.ruleset == after
 
 
 @given(RULESETS)
 def test_a_ruleset_comes_from_nothing_and_goes_to_nothing(ruleset: Ruleset) -> None:
-    kernel = FakeKernel()
+    kernel = FakeNftables()
     kernel.apply(diff(ABSENT, ruleset))
     assert kernel.ruleset == ruleset
     kernel.apply(diff(ruleset, ABSENT))
@@ -53,7 +53,7 @@ def test_a_pod_without_policy_that_comes_or_goes_changes_elements_only(world: li
 
 @given(st.lists(RULESETS, min_size=2, max_size=4))
 def test_a_chain_of_changes_leaves_nothing_behind(rulesets: list[Ruleset]) -> None:
-    kernel = FakeKernel()
+    kernel = FakeNftables()
     for ruleset in rulesets:
         kernel.apply(diff(kernel.ruleset, ruleset))
     assert kernel.ruleset == rulesets[-1]

@@ -76,7 +76,7 @@ def _kept(item: Item, before: Item | None) -> Item:
     return with_last_good(item, before) if isinstance(item, Pod) and isinstance(before, Pod) else item
 
 
-class Holder:
+class RecordingSink:
     """Applies changes, and records them.
 
     items: the current objects
@@ -95,7 +95,7 @@ class Holder:
             else:
                 self.items[change.ref] = _kept(change, self.items.get(change.ref))
 
-    def held(self, kind: str) -> Collection[Key]:
+    def keys(self, kind: str) -> Collection[Key]:
         return {(ref.namespace, ref.name) for ref in self.items if ref.kind == kind}
 
     @property

@@ -50,7 +50,7 @@ class ApiLab(ProbedLab[ApiCluster]):
         extra = self.client.inventory() - before
         self.client.remove(extra)
         plurals = {path.split("/")[-2] for path in extra}
-        self.cluster.settle(
+        self.cluster.wait_until_enforced(
             {"apiVersion": resource.api_version, "kind": resource.kind}
             for resource in RESOURCES
             if resource.plural in plurals

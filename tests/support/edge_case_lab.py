@@ -73,8 +73,8 @@ def denied_packets(lab: ManifestLab) -> int:
 def name_of(lab: ManifestLab, place: str) -> str:
     """Return the network namespace of a Pod, of `n1`, or of `outside`."""
     if place == "outside":
-        return lab.fabric.outside_namespace(place)
-    return lab.pod(place) if "/" in place else lab.fabric.node_namespace(place)
+        return lab.topology.outside_namespace(place)
+    return lab.pod(place) if "/" in place else lab.topology.node_namespace(place)
 
 
 def address_at(lab: ManifestLab, place: str, family: Family) -> str:
@@ -83,7 +83,7 @@ def address_at(lab: ManifestLab, place: str, family: Family) -> str:
         return TRANSLATED[family]
     if "/" in place:
         return lab.address(place, family)
-    return next(address for address in lab.fabric.nodes[place].addresses if family_of(address) == family)
+    return next(address for address in lab.topology.nodes[place].addresses if family_of(address) == family)
 
 
 def arrived(lab: ManifestLab, capture: Capture, source: str, destination: str) -> list[Arrival]:

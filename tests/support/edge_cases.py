@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nfagent.explain.explanation import explain_flow
 from nfagent.policy.options import PolicyOptions
-from tests.support.two_node_cluster import Document, Scene, namespace, pod, port
+from tests.support.two_node_cluster import Document, TwoNodeCluster, namespace, pod, port
 
 HTTP = port(80, "http")
 WEB = pod("shop/web", "a", 10, (HTTP,), app="web")
@@ -20,7 +20,7 @@ CLUSTER = (namespace("shop", team="red"), namespace("ops", team="blue"), WEB, DB
 BOTH = ["Ingress", "Egress"]
 
 
-class Case(NamedTuple):
+class EdgeCase(NamedTuple):
     """Policies and further objects, and flows as `source > destination port` that pass or are dropped."""
 
     policies: list[Document]
@@ -31,9 +31,9 @@ class Case(NamedTuple):
     choices: PolicyOptions = PolicyOptions()
 
 
-def check(case: Case) -> Scene:
+def check(case: EdgeCase) -> TwoNodeCluster:
     """Check that the rules of both nodes, `evaluate` and `explain` have the expected verdict for every flow."""
-    scene = Scene(*CLUSTER, *case.more, *case.policies, choices=case.choices)
+    scene = TwoNodeCluster(*CLUSTER, *case.more, *case.policies, choices=case.choices)
     for written in (*case.passing, *case.dropped):
         source, destination, number = written.replace(">", " ").split()
         passes = scene.passes(source, destination, number, case.family)

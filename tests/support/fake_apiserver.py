@@ -21,7 +21,7 @@ Body: TypeAlias = dict[str, Any]
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
-class Said(msgspec.Struct, frozen=True):
+class StoreReply(msgspec.Struct, frozen=True):
     """A response."""
 
     status: int
@@ -29,12 +29,12 @@ class Said(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-def refusal(status: int, message: str = "no", cause: str = "") -> Said:
+def refusal(status: int, message: str = "no", cause: str = "") -> StoreReply:
     details = {"causes": [{"reason": cause}]} if cause else {}
-    return Said(status, msgspec.json.encode({"kind": "Status", "message": message, "details": details}))
+    return StoreReply(status, msgspec.json.encode({"kind": "Status", "message": message, "details": details}))
 
 
-class Request(msgspec.Struct, frozen=True):
+class StoreRequest(msgspec.Struct, frozen=True):
     """A request of a client, its time, and the status of the response; 0 where there was none."""
 
     who: str
@@ -45,16 +45,16 @@ class Request(msgspec.Struct, frozen=True):
     status: int
 
 
-Fault = Callable[[str, str, str], Said | Exception | None]
+Fault = Callable[[str, str, str], StoreReply | Exception | None]
 """(who, method, path) -> the response or error in place of the real one; None for the real one."""
 
 
-class Store:
+class ObjectStore:
     """Objects by path."""
 
-    def __init__(self, time: Time) -> None:
+    def __init__(self, time: SteppedTime) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
-        self.requests: list[Request] = []
+        self.requests: list[StoreRequest] = []
         self.silent = False
         self.fault: Fault = lambda _who, _method, _path: None
         self.lost_response: Fault = lambda _who, _method, _path: None
@@ -82,14 +82,14 @@ class Store:
     def events(self) -> list[dict[str, Any]]:
         return [found for path, found in self.objects.items() if "/events/" in path]
 
-    def asked(self, method: str = "", within: str = "", who: str = "") -> list[Request]:
+    def asked(self, method: str = "", within: str = "", who: str = "") -> list[StoreRequest]:
         return [
             request
             for request in self.requests
             if (not method or request.method == method) and within in request.path and (not who or request.who == who)
         ]
 
-    def serve(self, who: str, method: str, path: str, body: Body, content_type: str) -> Said:
+    def serve(self, who: str, method: str, path: str, body: Body, content_type: str) -> StoreReply:
         wrong = self.fault(who, method, path)
         if isinstance(wrong, Exception):
             self._note(who, method, path, body, 0)
@@ -103,9 +103,9 @@ class Store:
 
     def _note(self, who: str, method: str, path: str, body: Body, status: int) -> None:
         self._time.requests += 1
-        self.requests.append(Request(who, self._time.now, method, path, body, status))
+        self.requests.append(StoreRequest(who, self._time.now, method, path, body, status))
 
-    def _answer(self, method: str, path: str, body: Body, content_type: str) -> Said:
+    def _answer(self, method: str, path: str, body: Body, content_type: str) -> StoreReply:
         found = self.objects.get(path.removesuffix("/status"))
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
@@ -113,7 +113,7 @@ class Store:
         if found is None:
             return refusal(404, "not found")
         if method == "GET":
-            return Said(200, msgspec.json.encode(found))
+            return StoreReply(200, msgspec.json.encode(found))
         stands = found["metadata"]
         if method == "PUT":
             modified = body["metadata"]["resourceVersion"] != stands["resourceVersion"]
@@ -123,25 +123,25 @@ class Store:
         assert path.endswith("/status")
         return _applied(found, body) if body["metadata"]["uid"] == stands["uid"] else refusal(409, "uid mismatch")
 
-    def _kept(self, status: int, path: str, body: Mapping[str, Any]) -> Said:
-        return Said(status, msgspec.json.encode(self.put(path, body)))
+    def _kept(self, status: int, path: str, body: Mapping[str, Any]) -> StoreReply:
+        return StoreReply(status, msgspec.json.encode(self.put(path, body)))
 
 
-def _applied(found: Body, body: Body) -> Said:
+def _applied(found: Body, body: Body) -> StoreReply:
     mine = {entry["type"] for entry in body["status"]["conditions"]}
     others = [entry for entry in found.get("status", {}).get("conditions", []) if entry["type"] not in mine]
     found.setdefault("status", {})["conditions"] = [*others, *copy.deepcopy(body["status"]["conditions"])]
-    return Said(200, msgspec.json.encode(found))
+    return StoreReply(200, msgspec.json.encode(found))
 
 
 class StoreClient:
     """One agent's client of the store. Satisfies reporting.request_retrier.Api."""
 
-    def __init__(self, store: Store, who: str) -> None:
+    def __init__(self, store: ObjectStore, who: str) -> None:
         self._store = store
         self._who = who
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -150,7 +150,7 @@ class StoreClient:
         body: object = None,
         content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> Said:
+    ) -> StoreReply:
         assert accept == "application/json"
         assert (content_type == APPLY) == (query == {"fieldManager": "nfagent", "force": "true"})
         await asyncio.sleep(0)
@@ -160,7 +160,7 @@ class StoreClient:
         return self._store.serve(self._who, method, path, sent, content_type)
 
 
-class Time:
+class SteppedTime:
     """Time that a test advances; waiting tasks wake in the order of their deadlines."""
 
     def __init__(self) -> None:
@@ -204,10 +204,10 @@ class Time:
         return event.is_set()
 
 
-class Clock:
+class SkewedClock:
     """One agent's clocks, with their own zero and skew. Satisfies reporting.request_retrier.Clock."""
 
-    def __init__(self, time: Time, *, started: float = 0.0, skew: float = 0.0) -> None:
+    def __init__(self, time: SteppedTime, *, started: float = 0.0, skew: float = 0.0) -> None:
         self._time = time
         self._started = started
         self._skew = skew

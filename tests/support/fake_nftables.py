@@ -72,7 +72,7 @@ class Refused(Exception):  # noqa: N818 - the kernel's reaction, not a bug
     """nf_tables would refuse the transaction; nothing of it was applied."""
 
 
-class FakeKernel:
+class FakeNftables:
     """A kernel with one table; `ruleset`: its listing."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:

@@ -20,7 +20,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
-from nfagent.lab.agents_apiserver import served
+from nfagent.lab.agents_apiserver import served_state
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.kube_client import LabApiClient
 from nfagent.model.gvk import Item
@@ -31,7 +31,7 @@ _SECONDS = 30.0
 _PAUSE = 0.005
 
 
-class Follower:
+class HttpFollower:
     """Runs informers in a thread of its own (an EventSink). Read its state while nothing changes."""
 
     def __init__(self, plane: ControlPlane, token: str, node: str) -> None:
@@ -73,7 +73,7 @@ class Follower:
     def settle(self, client: LabApiClient, documents: Iterable[Document]) -> bool:
         """Wait for the server's objects of these documents' kinds; return whether they arrived."""
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
-        held = {kind: served(client, version, kind) for version, kind in kinds}
+        held = {kind: served_state(client, version, kind) for version, kind in kinds}
 
         def has_seen() -> bool:
             standing = self.kinds
@@ -86,14 +86,14 @@ class Follower:
         wait_until(has_seen)
         return has_seen()
 
-    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
         for change in changes:
             if isinstance(change, ObjectRef):
                 self.desired.remove(change)
             else:
                 self.desired.put(change)
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self.whole.set()
 
     def _work(self) -> None:
@@ -102,7 +102,7 @@ class Follower:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._source = Informers(ApiClient(self._find), SystemClock(), self, self.desired.held)
+        self._source = Informers(ApiClient(self._find), SystemClock(), self, self.desired.keys)
         await self._source.start()
         self._begun.set()
         following = asyncio.create_task(self._source.run())

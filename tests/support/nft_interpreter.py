@@ -98,7 +98,7 @@ class Conntrack(NamedTuple):
         return self.state not in {"invalid", "untracked"}
 
 
-class Seen(NamedTuple):
+class HookPacket(NamedTuple):
     """A packet at a hook. `protocol`: nft's keyword, or a number as text.
 
     link: its input interface; unrouted: the reverse path to its source isn't by that interface
@@ -124,7 +124,7 @@ class Seen(NamedTuple):
     unrouted: bool = False
 
 
-class Result(NamedTuple):
+class PacketResult(NamedTuple):
     """The result of a packet; translated: masquerade changed its source."""
 
     verdict: Literal["accept", "drop"]
@@ -137,41 +137,41 @@ class Result(NamedTuple):
         return self.verdict == "accept"
 
 
-def opening(flow: Flow) -> Seen:
+def opening(flow: Flow) -> HookPacket:
     """Return a connection's first packet."""
     port = flow.port or 0
     conntrack = Conntrack("new", flow.source, flow.destination, port)
     icmpv6_type = "echo-request" if flow.protocol == "icmpv6" else ""
     ends = (family_of(flow.source), flow.source, flow.destination)
-    return Seen(*ends, flow.protocol, conntrack, 40000, port, icmpv6_type)
+    return HookPacket(*ends, flow.protocol, conntrack, 40000, port, icmpv6_type)
 
 
-def later(flow: Flow) -> Seen:
+def later(flow: Flow) -> HookPacket:
     """Return a packet of the client, once the server has answered."""
     first = opening(flow)
     return first._replace(conntrack=first.conntrack._replace(state="established", confirmed=True))
 
 
-def reply(flow: Flow) -> Seen:
+def reply(flow: Flow) -> HookPacket:
     """Return the server's reply packet of a flow."""
     sent = later(flow)
     conntrack = sent.conntrack._replace(way="reply")
     return sent._replace(saddr=sent.daddr, daddr=sent.saddr, sport=sent.dport, dport=sent.sport, conntrack=conntrack)
 
 
-def seen_at(hook: HookName, packet: Seen) -> Seen:
+def seen_at(hook: HookName, packet: HookPacket) -> HookPacket:
     """Return a packet with an unspoofed source as a hook sees it: at output, the source is the node's own."""
     return packet._replace(local_source=hook == "output")
 
 
-def stray(flow: Flow, state: State, icmpv6_type: str = "") -> Seen:
+def stray(flow: Flow, state: State, icmpv6_type: str = "") -> HookPacket:
     """Return a packet without a conntrack entry."""
     hops = 255 if icmpv6_type.startswith("nd-") else 63
     return opening(flow)._replace(conntrack=Conntrack(state), icmpv6_type=icmpv6_type, hop_limit=hops)
 
 
-Test: TypeAlias = Callable[[Seen], bool]
-Address: TypeAlias = Callable[[Seen], str]
+Test: TypeAlias = Callable[[HookPacket], bool]
+Address: TypeAlias = Callable[[HookPacket], str]
 """Reads the address of a key; '' where the expression breaks."""
 
 
@@ -194,18 +194,18 @@ class _Machine:
         for hook, name in sorted(hooked, key=lambda pair: (pair[0].priority, pair[1])):
             self.base.setdefault((hook.type, hook.name), []).append(name)
 
-    def run(self, hook: HookName, packet: Seen) -> Result:
+    def run(self, hook: HookName, packet: HookPacket) -> PacketResult:
         trail = _Trail()
         for name in self.base.get(("filter", hook), ()):
             if self._walk(name, packet, trail) == "drop":
-                return Result("drop", tuple(trail.logs), tuple(trail.counters))
+                return PacketResult("drop", tuple(trail.logs), tuple(trail.counters))
         conntrack = packet.conntrack
         if hook != "input" and conntrack.state in {"new", "related"} and not conntrack.confirmed:
             for name in self.base.get(("nat", "postrouting"), ()):
                 self._walk(name, packet, trail)
-        return Result("accept", tuple(trail.logs), tuple(trail.counters), trail.translated)
+        return PacketResult("accept", tuple(trail.logs), tuple(trail.counters), trail.translated)
 
-    def _walk(self, chain: str, packet: Seen, trail: _Trail) -> str:
+    def _walk(self, chain: str, packet: HookPacket, trail: _Trail) -> str:
         for tests, counter, log, verdict, address in self.chains[chain]:
             for test in tests:
                 if not test(packet):
@@ -220,7 +220,7 @@ class _Machine:
                     return "" if decided == _END else decided
         return ""
 
-    def _act(self, verdict: Verdict, address: Address | None, packet: Seen, trail: _Trail) -> str:
+    def _act(self, verdict: Verdict, address: Address | None, packet: HookPacket, trail: _Trail) -> str:
         """Return 'accept' or 'drop', '' to go on with the next rule, or _END to leave the chain undecided."""
         match verdict:
             case VmapLookup(_, name):
@@ -366,7 +366,7 @@ def _address(key: CtAddress | IpAddress) -> Address:
 def _in_set(address: Address, item: NamedSet, *, negated: bool) -> Test:
     holds = _among_ranges(item) if item.kind == "range" else item.elements.__contains__
 
-    def test(packet: Seen) -> bool:
+    def test(packet: HookPacket) -> bool:
         value = address(packet)
         return bool(value) and holds(value) != negated
 
@@ -376,7 +376,7 @@ def _in_set(address: Address, item: NamedSet, *, negated: bool) -> Test:
 def _pair_in_set(match: PairInSet, item: NamedSet) -> Test:
     source, other = _address(IpAddress("saddr", match.other.family)), _address(match.other)
 
-    def test(packet: Seen) -> bool:
+    def test(packet: HookPacket) -> bool:
         pair = source(packet), other(packet)
         return all(pair) and (pair in item.elements) != match.negated
 
@@ -384,7 +384,7 @@ def _pair_in_set(match: PairInSet, item: NamedSet) -> Test:
 
 
 def _within(address: Address, ranges: tuple[Range, ...]) -> Test:
-    def test(packet: Seen) -> bool:
+    def test(packet: HookPacket) -> bool:
         value = address(packet)
         return bool(value) and any(item.first <= _number(value) <= item.last for item in ranges)
 
@@ -420,7 +420,7 @@ def _port_in(match: ServerPortIn | PacketPortIn, item: NamedSet) -> Test:
     return lambda packet: packet.protocol == match.protocol and _has_port(packet) and holds(packet.dport)
 
 
-def _flow(packet: Seen) -> tuple[str, str, int, str, int]:
+def _flow(packet: HookPacket) -> tuple[str, str, int, str, int]:
     return packet.saddr, packet.protocol, packet.sport, packet.daddr, packet.dport
 
 
@@ -432,7 +432,7 @@ def _by_element(match: NamedPort | PacketNamedPort | FromInterface | ToPort, ite
     return _named_port(match, item)
 
 
-def _service(packet: Seen) -> ServicePort | None:
+def _service(packet: HookPacket) -> ServicePort | None:
     return ServicePort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
 
 
@@ -441,12 +441,12 @@ def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:
         own = _address(IpAddress("daddr", match.family))
         return lambda packet: _has_port(packet) and (own(packet), packet.protocol, packet.dport) in item.elements
     server = _address(CtAddress("server", match.family))
-    if match.way == "original":
+    if match.direction == "original":
         return lambda packet: (server(packet), packet.protocol, packet.dport) in item.elements
     return lambda packet: (server(packet), packet.protocol, packet.sport) in item.elements
 
 
-def _has_port(packet: Seen) -> bool:
+def _has_port(packet: HookPacket) -> bool:
     return not packet.fragment
 
 
@@ -458,7 +458,7 @@ def _number(address: str) -> int:
 _machines: dict[int, _Machine] = {}
 
 
-def run(ruleset: Ruleset, hook: HookName, packet: Seen) -> Result:
+def run(ruleset: Ruleset, hook: HookName, packet: HookPacket) -> PacketResult:
     """Run a packet through a ruleset at a hook; one that forward or output accepts goes on to postrouting."""
     machine = _machines.get(id(ruleset))
     if machine is None:

@@ -105,17 +105,17 @@ class ProbedLab(Generic[Agents]):
     """A running lab with agents of any object source, and the probes of tests."""
 
     def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: Agents) -> None:
-        self.fabric = fabric
+        self.topology = fabric
         self.servers = servers
         self.cluster = cluster
 
     def pod(self, path: str) -> str:
         namespace, name = path.split("/")
-        return self.fabric.pod_namespace(namespace, name)
+        return self.topology.pod_namespace(namespace, name)
 
     def address(self, path: str, family: int) -> str:
         namespace, name = path.split("/")
-        addresses = self.fabric.pods[namespace, name].addresses
+        addresses = self.topology.pods[namespace, name].addresses
         return next(address for address in addresses if (":" in address) == (family == 6))
 
     def ask(self, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, ProbeResult]:

@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 
 from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.objects import ObjectRef
-from nfagent.reporting.conditions import policy_standing
+from nfagent.reporting.conditions import policy_conditions
 from nfagent.reporting.lease import COLLECTION, RENEW_SECONDS
 from nfagent.reporting.notice import Notice, object_path
 from nfagent.reporting.reporter import ClusterReporter
-from tests.support.fake_apiserver import Clock, Store, Time
+from tests.support.fake_apiserver import ObjectStore, SkewedClock, SteppedTime
 
 A_POLL = 1.2 * RENEW_SECONDS
 LEASE = f"{COLLECTION}/nfagent"
 DB = ObjectRef("NetworkPolicy", "shop", "db")
 BROKEN = Notice(about=DB, reason="FailsClosed", message="spec.ingress[0]: is not a port")
 EGRESS = ObjectRef("EgressNATPolicy", "", "default")
-ENFORCED = policy_standing(EgressNATPolicy(name="default", action="NoSNAT"))
+ENFORCED = policy_conditions(EgressNATPolicy(name="default", action="NoSNAT"))
 HOUR = 3600.0
 
 
@@ -28,8 +28,8 @@ class ReportingCluster:
     """A fake API server, its clock, and running agents."""
 
     def __init__(self, jitter: Callable[[], float]) -> None:
-        self.time = Time()
-        self.store = Store(self.time)
+        self.time = SteppedTime()
+        self.store = ObjectStore(self.time)
         self.nodes = 0  # 0: those that run an agent
         self._random = jitter
         self.reporters: dict[str, ClusterReporter] = {}
@@ -37,11 +37,11 @@ class ReportingCluster:
 
     def start(self, *names: str, publishes: bool = True) -> None:
         for number, name in enumerate(names, len(self._tasks)):
-            clock = Clock(self.time, started=-77.0 * number, skew=31.0 * number)
+            clock = SkewedClock(self.time, started=-77.0 * number, skew=31.0 * number)
             reporter = ClusterReporter(self.store.client(name), clock, name, self._count, self._random)
             self.reporters[name] = reporter
             if publishes:
-                reporter.say([BROKEN])
+                reporter.publish([BROKEN])
             self._tasks[name] = asyncio.create_task(reporter.run())
 
     async def stop(self, name: str) -> None:
@@ -59,7 +59,7 @@ class ReportingCluster:
 
     @property
     def leaders(self) -> list[str]:
-        return [name for name, reporter in self.reporters.items() if reporter.leads]
+        return [name for name, reporter in self.reporters.items() if reporter.is_leader]
 
     def owned(self, ref: ObjectRef, **content: object) -> None:
         self.store.put(object_path(ref), content)

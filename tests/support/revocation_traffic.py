@@ -110,7 +110,7 @@ def present(lab: ManifestLab, documents: Iterable[Document], policies: Sequence[
         lab.cluster.place("policies.yaml", as_text(policies))
     else:
         (lab.cluster.manifests / "policies.yaml").unlink(missing_ok=True)
-    lab.cluster.settle()
+    lab.cluster.wait_until_enforced()
 
 
 def line(
@@ -161,7 +161,7 @@ def dropped(agent: LabAgent) -> int:
 @contextlib.contextmanager
 def connections(lab: ManifestLab, node: str) -> Iterator[ConntrackClient]:
     """Open a node's conntrack table."""
-    opened = ConntrackClient(functools.partial(netns.inside, lab.fabric.node_namespace(node), open_socket))
+    opened = ConntrackClient(functools.partial(netns.inside, lab.topology.node_namespace(node), open_socket))
     try:
         yield opened
     finally:
@@ -204,14 +204,14 @@ class Watch:
         wait_until(lambda: all(suspected_at(agent) > began for agent in agents.values()))
         self.committed = {node: suspected_at(agent) for node, agent in agents.items()}
         assert all(when > began for when in self.committed.values()), "no address was put under re-check"
-        lab.cluster.calm()
+        lab.cluster.wait_for_recheck()
         self.watch_on()
 
     def watch_on(self) -> None:
         """Wait for further packets: sent on the ended connections, arrived on the others."""
-        wanted = {stream: stream.sent + LATER[stream.line.protocol] for stream in self.ended}
+        wanted = {stream: stream.sent + LATER[stream.plan.protocol] for stream in self.ended}
         wait_until(lambda: all(stream.sent >= enough for stream, enough in wanted.items()))
-        assert [str(stream.line) for stream, enough in wanted.items() if stream.sent < enough] == [], (
+        assert [str(stream.plan) for stream, enough in wanted.items() if stream.sent < enough] == [], (
             "a connection sends no more"
         )
         TrafficStreams.wait_for(_HEARD, *self.kept)
@@ -223,7 +223,7 @@ class Watch:
         for stream, node in self.ended.items():
             after = [when - self.committed[node] for when in stream.passed_after(self.committed[node])]
             if after:
-                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {stream.line}")
+                found.append(f"{len(after)} packets until {max(after) * 1e3:.1f} ms after: {stream.plan}")
         return found
 
     @property
@@ -231,19 +231,19 @@ class Watch:
         """Describe the kept connections that lost a UDP packet; TCP retransmits lost ones."""
         found = []
         for stream in self.kept:
-            numbers = stream.numbers() if stream.line.protocol == "udp" else []
+            numbers = stream.numbers() if stream.plan.protocol == "udp" else []
             if numbers != list(range(1, len(numbers) + 1)):
                 lost = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
-                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {stream.line}")
+                found.append(f"{len(numbers)} of {max(numbers)} packets came, not {lost[:5]}: {stream.plan}")
         return found
 
     def tracked(self, lab: ManifestLab) -> dict[TrafficStream, set[str]]:
         """Return the nodes that have a conntrack entry of each connection."""
         known: dict[TrafficStream, set[str]] = {stream: set() for stream in (*self.ended, *self.kept)}
         owners = {address: lab.pod(path) for path, pod in PODS.items() for address in pod.addresses}
-        for plan in lab.fabric.nodes.values():
-            owners |= dict.fromkeys(plan.addresses, lab.fabric.node_namespace(plan.name))
-        for node in lab.fabric.nodes:
+        for plan in lab.topology.nodes.values():
+            owners |= dict.fromkeys(plan.addresses, lab.topology.node_namespace(plan.name))
+        for node in lab.topology.nodes:
             # Client ports are used again while conntrack still has the entry of an earlier connection.
             found = {
                 (owners.get(one.client), one.client_port, owners.get(one.server), one.server_port, one.protocol, family)
@@ -251,7 +251,7 @@ class Watch:
                 for family in [family_of(one.client)]
             }
             for stream, nodes in known.items():
-                planned = stream.line
+                planned = stream.plan
                 client, server = (planned.client, stream.client_port), (planned.server, planned.listens or planned.port)
                 if (*client, *server, PROTOCOLS[planned.protocol], family_of(planned.address)) in found:
                     nodes.add(node)
@@ -260,15 +260,15 @@ class Watch:
     def mistracked(self, lab: ManifestLab) -> list[str]:
         """Describe the ended connections with a conntrack entry, and the kept ones without."""
         tracked = self.tracked(lab)
-        left = [f"left: {stream.line}" for stream, node in self.ended.items() if node in tracked[stream]]
-        missing = {stream: passed(lab, stream.line) - tracked[stream] for stream in self.kept}
-        return left + [f"gone from {sorted(nodes)}: {stream.line}" for stream, nodes in missing.items() if nodes]
+        left = [f"left: {stream.plan}" for stream, node in self.ended.items() if node in tracked[stream]]
+        missing = {stream: passed(lab, stream.plan) - tracked[stream] for stream in self.kept}
+        return left + [f"gone from {sorted(nodes)}: {stream.plan}" for stream, nodes in missing.items() if nodes]
 
 
 def passed(lab: ManifestLab, planned: StreamPlan) -> set[str]:
     """Return the nodes that a connection of two Pods passes."""
     ends = {planned.client, planned.server}
-    return {pod.node for pod in lab.fabric.pods.values() if lab.pod("/".join(pod.key)) in ends}
+    return {pod.node for pod in lab.topology.pods.values() if lab.pod("/".join(pod.key)) in ends}
 
 
 @contextlib.contextmanager

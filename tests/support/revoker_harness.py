@@ -116,10 +116,10 @@ class Fakes:
         self._elements.clear()
 
     @property
-    def suspects(self) -> dict[str, int]:
+    def recheck_addresses(self) -> dict[str, int]:
         return dict(self.recheck)
 
-    def permits(self, flow: Flow) -> bool:
+    def is_allowed(self, flow: Flow) -> bool:
         self.questions.append(flow)
         self.meanwhile("evaluate")
         return flow.source not in self.denied
@@ -128,7 +128,7 @@ class Fakes:
         self.asked.append(address)
         return address in self.own
 
-    def absolve(self, judged: Mapping[str, int]) -> None:
+    def clear_recheck(self, judged: Mapping[str, int]) -> None:
         self._do("clear")
         self.recheck = {address: change for address, change in self.recheck.items() if judged.get(address) != change}
 

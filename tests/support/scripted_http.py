@@ -28,7 +28,7 @@ Part: TypeAlias = bytes | asyncio.Event | Fault
 _LONGEST_HEAD = 65_536
 
 
-class Bell:
+class EventBell:
     """Wakes a waiting test after each event."""
 
     def __init__(self) -> None:
@@ -69,8 +69,8 @@ class ScriptedReply(msgspec.Struct):
 class HttpScript:
     """The server; `asked`: all requests in the order of arrival."""
 
-    def __init__(self, bell: Bell) -> None:
-        self.asked: list[ReceivedRequest] = []
+    def __init__(self, bell: EventBell) -> None:
+        self.requests: list[ReceivedRequest] = []
         self.port = 0
         self._bell = bell
         self._steps: list[ScriptedReply] = []
@@ -104,7 +104,7 @@ class HttpScript:
 
     def of(self, path: str) -> list[ReceivedRequest]:
         """Return the requests for a path."""
-        return [asked for asked in self.asked if asked.path == path]
+        return [asked for asked in self.requests if asked.path == path]
 
     async def nth(self, path: str, number: int) -> ReceivedRequest:
         """Wait for the first, second, ... request for a path."""
@@ -142,7 +142,7 @@ class HttpScript:
 
     async def _answer(self, asked: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer a request; return whether the connection stays open."""
-        self.asked.append(asked)
+        self.requests.append(asked)
         step = self._step(asked)
         self._bell.ring()
         if step is None:
@@ -202,9 +202,9 @@ async def _read_head(reader: asyncio.StreamReader) -> ReceivedRequest:
 
 
 @asynccontextmanager
-async def http_script(bell: Bell | None = None) -> AsyncIterator[HttpScript]:
+async def http_script(bell: EventBell | None = None) -> AsyncIterator[HttpScript]:
     """Run a server; close its socket and connections at the end."""
-    server = HttpScript(bell or Bell())
+    server = HttpScript(bell or EventBell())
     await server.listen()
     try:
         yield server

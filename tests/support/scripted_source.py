@@ -13,8 +13,8 @@ from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
 from nfagent.kube.reflector_requests import Key, ObjectChange
 from nfagent.model.gvk import RESOURCES, Resource
-from tests.support.apiserver_documents import Document, Holder, added, encoded, end_mark, pod, status
-from tests.support.scripted_http import Bell, HttpScript, http_script
+from tests.support.apiserver_documents import Document, RecordingSink, added, encoded, end_mark, pod, status
+from tests.support.scripted_http import EventBell, HttpScript, http_script
 
 BY_KIND = {resource.kind: resource for resource in RESOURCES}
 PODS, POLICIES, EGRESS = BY_KIND["Pod"], BY_KIND["NetworkPolicy"], BY_KIND["EgressNATPolicy"]
@@ -26,10 +26,10 @@ GONE = status(410, "Expired", "too old resource version")
 A, B, C = pod("a", 1), pod("b", 2), pod("c", 6)
 
 
-class HandClock:
+class SteppedClock:
     """Time that passes when the test says so. `pauses` is every wait, in order, as long as it is meant to be."""
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: EventBell) -> None:
         self.now = 1000.0
         self.pauses: list[float] = []
         self._bell = bell
@@ -39,7 +39,7 @@ class HandClock:
         return self.now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        assert not event.is_set(), "nobody ends these pauses"
+        assert not event.is_set(), "no event ends these pauses"
         if seconds <= 0:
             await asyncio.sleep(0)
             return False
@@ -68,26 +68,26 @@ class HandClock:
         return self.pauses[number - 1]
 
 
-class Stage:
+class InformersHarness:
     """The EventSink of one agent with a scripted server, and the objects that it holds."""
 
-    def __init__(self, script: HttpScript, bell: Bell, nodes: int = 10) -> None:
+    def __init__(self, script: HttpScript, bell: EventBell, nodes: int = 10) -> None:
         self.script = script
         self.bell = bell
-        self.clock = HandClock(bell)
-        self.holder = Holder()
+        self.clock = SteppedClock(bell)
+        self.holder = RecordingSink()
         self.syncs: list[str] = []
         self.nodes = nodes
 
     def held(self, kind: str) -> Collection[Key]:
         """Return the keys of a kind; of Nodes as many as the cluster of the test has."""
-        return [("", f"node-{number}") for number in range(self.nodes)] if kind == "Node" else self.holder.held(kind)
+        return [("", f"node-{number}") for number in range(self.nodes)] if kind == "Node" else self.holder.keys(kind)
 
-    async def take(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         self.holder.take(changes)
         self.bell.ring()
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self.syncs.append(self.holder.names)
         self.bell.ring()
 
@@ -123,12 +123,12 @@ def api_server(script: HttpScript) -> ApiClient:
 @asynccontextmanager
 async def waiting(
     *resources: Resource, nodes: int = 10, jitter: float = 0.5, read_timeout: float = PATIENT
-) -> AsyncIterator[tuple[Stage, Informers]]:
+) -> AsyncIterator[tuple[InformersHarness, Informers]]:
     """Put a source before a scripted server that is ready; it doesn't run yet."""
-    bell = Bell()
+    bell = EventBell()
     async with http_script(bell) as script:
         script.on("/readyz", b"ok", lasting=True)
-        stage = Stage(script, bell, nodes)
+        stage = InformersHarness(script, bell, nodes)
         server = api_server(script)
         source = Informers(
             server,
@@ -159,7 +159,7 @@ async def running(source: Informers) -> AsyncIterator[None]:
 @asynccontextmanager
 async def following(
     *resources: Resource, nodes: int = 10, jitter: float = 0.5, read_timeout: float = PATIENT
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[InformersHarness]:
     async with (
         waiting(*resources, nodes=nodes, jitter=jitter, read_timeout=read_timeout) as (stage, source),
         running(source),
@@ -167,7 +167,7 @@ async def following(
         yield stage
 
 
-def alone(server: ApiClientProtocol, stage: Stage) -> Informers:
+def alone(server: ApiClientProtocol, stage: InformersHarness) -> Informers:
     return Informers(server, stage.clock, stage, stage.held, resources=(PODS,), jitter=lambda: 0.5)
 
 
@@ -176,5 +176,5 @@ def initial(*objects: Document, version: str = "5") -> bytes:
     return added(*objects) + end_mark(version)
 
 
-def refuse_initial_events(stage: Stage) -> None:
+def refuse_initial_events(stage: InformersHarness) -> None:
     stage.script.on(PODS.path, encoded(status(422, "Invalid")), status=422, query={"sendInitialEvents": "true"})

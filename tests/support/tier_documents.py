@@ -19,7 +19,7 @@ EVERY_POD = PodPeer(ALL, namespaces=ALL)
 WEB_LABELS: Document = {"matchLabels": {"app": "web"}}
 SHOP_LABELS: Document = {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}
 BAD_SELECTOR: Document = {"matchExpressions": [{"key": "app", "operator": "Like", "values": ["web"]}]}
-EVERYBODY: Document = {"namespaces": {}}
+ALL_NAMESPACES: Document = {"namespaces": {}}
 
 
 def written(kind: str, name: str, spec: Document) -> Document:
@@ -28,16 +28,16 @@ def written(kind: str, name: str, spec: Document) -> Document:
 
 def anp(**spec: Any) -> TierPolicy:  # noqa: ANN401 - a document's own fields
     """Read an AdminNetworkPolicy; what isn't given is good."""
-    good = {"priority": 5, "subject": EVERYBODY}
+    good = {"priority": 5, "subject": ALL_NAMESPACES}
     return decode_admin_policy(written("AdminNetworkPolicy", "p", good | spec))
 
 
 def banp(**spec: Any) -> TierPolicy:  # noqa: ANN401 - a document's own fields
-    return decode_baseline_policy(written("BaselineAdminNetworkPolicy", "default", {"subject": EVERYBODY} | spec))
+    return decode_baseline_policy(written("BaselineAdminNetworkPolicy", "default", {"subject": ALL_NAMESPACES} | spec))
 
 
 def cnp(**spec: Any) -> TierPolicy:  # noqa: ANN401 - a document's own fields
-    good = {"tier": "Admin", "priority": 5, "subject": EVERYBODY}
+    good = {"tier": "Admin", "priority": 5, "subject": ALL_NAMESPACES}
     return decode_cluster_policy(written("ClusterNetworkPolicy", "p", good | spec))
 
 
@@ -45,7 +45,7 @@ Read = Callable[..., TierPolicy]
 READERS: dict[str, Read] = {"AdminNetworkPolicy": anp, "BaselineAdminNetworkPolicy": banp, "ClusterNetworkPolicy": cnp}
 
 
-class Version:
+class TierKind:
     """How one kind writes a rule; everything but what a test is about is good."""
 
     def __init__(self, kind: str) -> None:
@@ -59,7 +59,7 @@ class Version:
         """Read a rule between two good ones, which have to stay as they are."""
         peers = {"ingress": "from", "egress": "to"}[direction]
         around = {"action": "Deny", peers: [{"namespaces": SHOP_LABELS}]}
-        told = {"action": action, peers: [EVERYBODY]} | (fields or {})
+        told = {"action": action, peers: [ALL_NAMESPACES]} | (fields or {})
         found = self.read(**{direction: [around, told, around]})
         first, rule, last = found.ingress if direction == "ingress" else found.egress
         assert first == last == TierRule("deny", (PodPeer(ALL, namespaces=SHOP),))
@@ -83,5 +83,5 @@ class Version:
         return said.removeprefix(start)
 
 
-VERSIONS = {kind: Version(kind) for kind in READERS}
+VERSIONS = {kind: TierKind(kind) for kind in READERS}
 ANP, BANP, CNP = VERSIONS.values()

@@ -24,7 +24,7 @@ from nfagent.model.netaddr import family_of
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
-from tests.support.nft_interpreter import HookName, Result, opening, run, seen_at
+from tests.support.nft_interpreter import HookName, PacketResult, opening, run, seen_at
 
 Document = dict[str, Any]
 
@@ -126,7 +126,7 @@ def hops(flow: Flow, cluster: ClusterState) -> Iterator[tuple[str, HookName]]:
         yield destination, "input" if flow.destination in owners else "forward"
 
 
-class Scene:
+class TwoNodeCluster:
     """Both nodes' views of the same objects."""
 
     def __init__(
@@ -158,7 +158,7 @@ class Scene:
         ends = self.address(source, family), self.address(destination, family)
         return Flow(*ends, protocol, int(number) if slash else None)
 
-    def results(self, flow: Flow) -> list[Result]:
+    def results(self, flow: Flow) -> list[PacketResult]:
         """Return the result of a flow's first packet at every node on its path."""
         return [
             run(self.views[name].ruleset(), hook, seen_at(hook, opening(flow)))

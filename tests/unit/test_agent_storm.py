@@ -18,7 +18,7 @@ from nfagent.model.objects import ObjectRef, Pod
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.transaction import Transaction
-from tests.support.fake_nftables import FakeKernel, Refused
+from tests.support.fake_nftables import FakeNftables, Refused
 from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
 
 COMMIT_TURNS = 10
@@ -37,7 +37,7 @@ class TurnKernel:
     """A fake kernel whose commits take turns of the event loop."""
 
     def __init__(self, told: list[str]) -> None:
-        self.fake = FakeKernel()
+        self.fake = FakeNftables()
         self.commits: list[Transaction] = []
         self._told = told
 
@@ -47,7 +47,7 @@ class TurnKernel:
     async def read(self) -> Ruleset:
         return self.fake.ruleset
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 
     async def apply(self, transaction: Transaction) -> None:
@@ -110,7 +110,7 @@ async def running() -> AsyncIterator[Stage]:
     tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.count())]
     try:
         async with asyncio.timeout(DEADLINE):
-            await stage.intake.take([decoded(document) for document in SCENE])
+            await stage.intake.apply([decoded(document) for document in SCENE])
             await stage.quiet()
             assert stage.kernel.fake.ruleset == ABSENT
             stage.intake.open()
@@ -147,19 +147,19 @@ def churn() -> Iterator[Item | ObjectRef]:
 
 
 async def in_one_batch(stage: Stage) -> None:
-    await stage.intake.take(churn())
+    await stage.intake.apply(churn())
 
 
 async def in_a_thousand_batches(stage: Stage) -> None:
     for event in churn():
-        await stage.intake.take([event])
+        await stage.intake.apply([event])
         await asyncio.sleep(0)
 
 
 async def by_many_at_once(stage: Stage) -> None:
     """Apply the events in several tasks, as a source for each kind would."""
     events = list(churn())
-    await asyncio.gather(*(stage.intake.take(events[start : start + 10]) for start in range(0, EVENTS, 10)))
+    await asyncio.gather(*(stage.intake.apply(events[start : start + 10]) for start in range(0, EVENTS, 10)))
 
 
 @pytest.mark.parametrize(
@@ -175,14 +175,14 @@ def test_a_burst_causes_few_transactions_and_its_newest_state_wins(storm: Callab
             # One transaction at a time during the burst, one for the last change, one that was under way.
             assert 1 <= len(stage.kernel.commits) - before <= lasted // COMMIT_TURNS + 2
             # There is no revoker here: the test clears the addresses that the burst put under re-check.
-            stage.desired.absolve(stage.desired.suspects)
+            stage.desired.clear_recheck(stage.desired.recheck_addresses)
             stage.reconciler.wake()
             await stage.quiet()
             expected = DesiredState("a")
             for event in [*map(decoded, SCENE), *churn()]:
                 expected.remove(event) if isinstance(event, ObjectRef) else expected.put(event)
             assert stage.kernel.fake.ruleset == expected.ruleset()
-            assert not stage.desired.touched
+            assert not stage.desired.dirty
             assert (stage.reconciler.status.in_sync, stage.reconciler.status.failures) == (True, 0)
 
     asyncio.run(body())
@@ -193,7 +193,7 @@ def test_events_of_a_burst_are_committed_before_its_end() -> None:
         async with running() as stage:
             before = len(stage.kernel.commits)
             for number, event in enumerate(churn()):
-                await stage.intake.take([event])
+                await stage.intake.apply([event])
                 await asyncio.sleep(0)
                 if number == 10 * COMMIT_TURNS:
                     assert len(stage.kernel.commits) > before
@@ -207,7 +207,7 @@ def test_an_idle_reconciler_commits_an_event_without_any_pause() -> None:
             for event in list(churn())[:5]:
                 stage.clock.now += 1
                 stage.told.clear()
-                await stage.intake.take([event])
+                await stage.intake.apply([event])
                 await stage.quiet()
                 assert stage.told == ["apply", "wait"]
 
@@ -260,7 +260,7 @@ async def taking(
     task = asyncio.create_task(bystander.run())
     try:
         await asyncio.sleep(0)
-        await asyncio.gather(*map(intake.take, batches))
+        await asyncio.gather(*map(intake.apply, batches))
         bystander.seen.append(len(listed.taken))
     finally:
         task.cancel()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nfagent.decode.registry import CLUSTER_SCOPED, DECODERS
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.file_content import FileContent, read_documents
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -42,7 +42,11 @@ def test_an_example_is_valid_and_has_policies_for_its_node(name: str) -> None:
             id="the Namespace decides for its own",
         ),
         pytest.param(
-            "shop/api", "ops/prometheus:9090", False, '"nobody else" denies', id="the baseline where no policy isolates"
+            "shop/api",
+            "ops/prometheus:9090",
+            False,
+            '"no other client" denies',
+            id="the baseline where no policy isolates",
         ),
         pytest.param("shop/api", "169.254.169.254:80", False, '"no metadata service" denies', id="no metadata service"),
     ],

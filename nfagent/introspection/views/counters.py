@@ -9,13 +9,13 @@ import msgspec
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.chunks import whole
 from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
-from nfagent.introspection.view_filter import ViewFilter, local_addresses, unjudged
+from nfagent.introspection.view_filter import ViewFilter, local_addresses, why_no_policy_applies
 from nfagent.introspection.views.json_value import View
 from nfagent.model.objects import Direction
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import PolicySetKey
-from nfagent.state.pod_lookup import pod_of
+from nfagent.state.pod_lookup import find_pod
 
 
 class CounterView(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ def counters_parts(
     desired: DesiredState, values: Mapping[str, CounterValue], scope: ViewFilter, standing: Freshness = WHOLE
 ) -> CountersView:
     """Return packets and bytes by verdict, direction and policies. Raises UsageError for a Pod that doesn't exist."""
-    wanted = {key for address in local_addresses(desired, scope) for key in desired.classes_of(address)}
+    wanted = {key for address in local_addresses(desired, scope) for key in desired.policy_sets_of(address)}
     keys = sorted({found for key in wanted for found in _verdict_keys(key)}, key=lambda found: found.name)
     counted = [(found, value) for found in keys if (value := values.get(found.name)) is not None]
     missing = sorted({found.name for key in wanted for found in _certain_keys(key)} - values.keys())
@@ -96,9 +96,9 @@ def _no_counters(desired: DesiredState, scope: ViewFilter) -> str:
     """Return why a scope has no counters: rules are made per address, and a Pod may have none yet."""
     cluster = desired.cluster
     if scope.pod:
-        pod = pod_of(cluster, scope.pod)
+        pod = find_pod(cluster, scope.pod)
         none = f"no policy isolates Pod {scope.pod}" if pod.addresses else f"Pod {scope.pod} has no address yet"
-        return f"no counters: {unjudged(pod) or none}"
+        return f"no counters: {why_no_policy_applies(pod) or none}"
     waiting = any(
         not cluster.pods[key].addresses for key in cluster.local if not scope.namespace or key[0] == scope.namespace
     )

@@ -8,15 +8,15 @@ from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.introspection.chunks import in_steps, whole
 from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
-from nfagent.introspection.view_filter import ViewFilter, elsewhere, unjudged
+from nfagent.introspection.view_filter import ViewFilter, other_node_text, why_no_policy_applies
 from nfagent.introspection.views.json_value import View
 from nfagent.model.admin_policy import Policy, TierRule
 from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.networkpolicy import NetworkPolicy, Rule
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef, Pod
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.state.cluster import Identity, identity_of
-from nfagent.state.pod_lookup import pod_of
+from nfagent.state.pod_lookup import find_pod
 
 NO_SUBJECT = "nobody"  # codespell:ignore nobody
 """`selects` of a policy whose subject can't be decoded: it selects no Pod."""
@@ -102,7 +102,7 @@ class PolicyLookup:
             return ()
         index, identity = self._desired.index, identity_of(pod)
         if identity not in self._found:
-            selecting = (policy for policy in index.judging(pod) if index.selects(policy, identity))
+            selecting = (policy for policy in index.policies_for(pod) if index.selects(policy, identity))
             self._found[identity] = tuple(sorted(selecting, key=lambda policy: policy.ref))
         return self._found[identity]
 
@@ -131,15 +131,15 @@ def policies_parts(
     desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], standing: Freshness = WHOLE
 ) -> PoliciesView:
     """Return the view, its lists made while they are written. Raises UsageError for a Pod that doesn't exist."""
-    pod = pod_of(desired.cluster, scope.pod) if scope.pod else None
+    pod = find_pod(desired.cluster, scope.pod) if scope.pod else None
     wanted = _policies_in(desired, scope, pod)
-    away = pod is not None and pod.node != desired.cluster.node and not unjudged(pod)
+    away = pod is not None and pod.node != desired.cluster.node and not why_no_policy_applies(pod)
     unknown = note = ""
     if pod is not None and away:
-        words = f"{elsewhere(pod)}: what is enforced for it isn't known here; ask there"
+        words = f"{other_node_text(pod)}: what is enforced for it isn't known here; ask there"
         unknown, note = ("", words) if wanted else (words, "")
-    found = head(standing, unknown, none=not wanted and not (pod is not None and unjudged(pod)))
-    policies = in_order(wanted, _evaluation_order)
+    found = head(standing, unknown, none=not wanted and not (pod is not None and why_no_policy_applies(pod)))
+    policies = sort_in_slices(wanted, _evaluation_order)
     return PoliciesView(
         complete=found["complete"],
         unknown=found["unknown"],
@@ -167,12 +167,12 @@ def _no_policies(desired: DesiredState, scope: ViewFilter, pod: Pod | None, stan
     """Return what it means that there is no policy to show, as far as that is known."""
     if standing.unknown:
         return f"no policies{' for ' + scope.words if scope.words else ''} so far: what is allowed isn't known yet"
-    if standing.unenforced and not (pod is not None and unjudged(pod)):
+    if standing.unenforced and not (pod is not None and why_no_policy_applies(pod)):
         return f"no policies{' for ' + scope.words if scope.words else ''}, but the kernel holds other rules than these"
     if pod is not None:
         here = pod.node == desired.cluster.node
         none = f"no policy selects Pod {scope.pod}: its policies allow every connection"
-        return unjudged(pod) or (none if here else f"no policy that is known here selects Pod {scope.pod}")
+        return why_no_policy_applies(pod) or (none if here else f"no policy that is known here selects Pod {scope.pod}")
     if not scope.namespace:
         return "no policies: every connection is allowed"
     everywhere = len(desired.index.in_namespace(""))
@@ -210,7 +210,7 @@ def _egress_in(desired: DesiredState, scope: ViewFilter) -> list[EgressNATPolicy
     policies = list(desired.egress.policies.values())
     if not scope.pod:
         return [] if scope.namespace else policies
-    pod = pod_of(desired.cluster, scope.pod)
+    pod = find_pod(desired.cluster, scope.pod)
     labels = dict(pod.labels), dict(desired.cluster.namespace_labels(pod.namespace))
     return [policy for policy in policies if not policy.sources or any(one.selects(*labels) for one in policy.sources)]
 

@@ -13,7 +13,7 @@ from nfagent.introspection.chunks import deferred, in_steps, text_in_steps, whol
 from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views.json_value import View
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.objects import FLAGGED, TABLE_FLAGS, UNFLAGGED, Ruleset
 from nfagent.nftables.render import Annotate, table_parts
 
@@ -61,7 +61,7 @@ def _objects(ruleset: Ruleset) -> dict[str, Any]:
     """Return a ruleset's objects, in the order of their names, as msgspec writes structs."""
     shown = msgspec.structs.asdict(ruleset)
     shown["sets"] = {
-        name: {**msgspec.structs.asdict(item), "elements": in_steps(map(_builtins, in_order(item.elements)))}
+        name: {**msgspec.structs.asdict(item), "elements": in_steps(map(_builtins, sort_in_slices(item.elements)))}
         for name, item in sorted(ruleset.sets.items())
     }
     shown["maps"] = {name: deferred(partial(_builtins, item)) for name, item in sorted(ruleset.maps.items())}

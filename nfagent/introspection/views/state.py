@@ -14,7 +14,7 @@ from nfagent.introspection.views.policies import PolicyLookup, isolated_by, tier
 from nfagent.model.admin_policy import Policy
 from nfagent.model.egress_nat import DEFAULT_POLICY
 from nfagent.model.objects import DIRECTIONS, Direction, Node, Pod
-from nfagent.model.slices import in_order
+from nfagent.model.slices import sort_in_slices
 
 
 class StateCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,8 +121,8 @@ def state_parts(
     summary = scope.form == "summary"
     wanted = [] if summary else pods_in(desired, scope)
     policies = PolicyLookup(desired)
-    nodes = in_order([] if summary else list(cluster.nodes.values()), lambda node: node.name)
-    pods = in_order(wanted, lambda pod: (pod.namespace, pod.name))
+    nodes = sort_in_slices([] if summary else list(cluster.nodes.values()), lambda node: node.name)
+    pods = sort_in_slices(wanted, lambda pod: (pod.namespace, pod.name))
     return StateView(
         **head(standing),
         nothing="" if wanted or summary else f"no {scope.words or 'Pods'}{' so far' if standing.unknown else ''}",

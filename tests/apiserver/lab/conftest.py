@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.agents_apiserver import standing
+from nfagent.lab.agents_apiserver import kind_status
 from nfagent.lab.binaries import ControlPlaneBinaries
 from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
@@ -58,9 +58,9 @@ def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) 
         assets=assets,
     ) as running:
         running.client.put_all([*shipped_definitions(), *tier_definitions()])
-        running.servers.listen(pod_endpoints(running.fabric, LISTENS))
+        running.servers.listen(pod_endpoints(running.topology, LISTENS))
         running.servers.listen(
-            Endpoint(running.fabric.outside_namespace(host.name), address, "tcp", 443)
+            Endpoint(running.topology.outside_namespace(host.name), address, "tcp", 443)
             for host in OUTSIDE
             for address in host.addresses
         )
@@ -72,7 +72,7 @@ def all_kinds(lab: ApiLab) -> None:
     """Wait, once, until both agents watch all of LATE: for the rest of their pause."""
     agents = lab.cluster.agents.values()
     wait_until(
-        lambda: all(standing(agent, kind)["phase"] == "watching" for agent in agents for kind in LATE), _LATE_SECONDS
+        lambda: all(kind_status(agent, kind)["phase"] == "watching" for agent in agents for kind in LATE), _LATE_SECONDS
     )
 
 

@@ -29,7 +29,7 @@ def from_namespaces(**labels: str) -> list[Document]:
 
 def seen(lab: ApiLab, host: int) -> list[str]:
     """Return the source that an outside host sees for x/a, by family: 'pod' or 'node'."""
-    pod, node = lab.fabric.pods["x", "a"], lab.fabric.nodes[lab.fabric.pods["x", "a"].node]
+    pod, node = lab.topology.pods["x", "a"], lab.topology.nodes[lab.topology.pods["x", "a"].node]
     probes = [Probe(lab.pod("x/a"), address, "tcp", 443) for address in OUTSIDE[host].addresses]
     came = [outcome.seen_from for outcome in lab.ask(probes).values()]
     return ["node" if source in node.addresses else "pod" if source in pod.addresses else "unknown" for source in came]
@@ -50,7 +50,7 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
     lab: ApiLab,
 ) -> None:
     lab.cluster.put(policy_document("x", "p", podSelector=A, ingress=from_pods(role="friend")))
-    lab.fabric.add_pod(FRIEND)
+    lab.topology.add_pod(FRIEND)
     try:
         lab.cluster.put(pod_document(FRIEND, {"role": "friend"}))
         assert lab.reach("y/friend", "x/a") == {True}
@@ -61,10 +61,10 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
         lab.cluster.delete(pod_document(FRIEND))
         assert lab.reach("y/friend", "x/a") == {False}, "no Pod has the address"
     finally:
-        lab.fabric.remove_pod("y", "friend")
-    lab.fabric.add_pod(STRANGER)
+        lab.topology.remove_pod("y", "friend")
+    lab.topology.add_pod(STRANGER)
     try:
-        lab.servers.listen(pod_endpoints(lab.fabric, [("tcp", 80)])[-2:])
+        lab.servers.listen(pod_endpoints(lab.topology, [("tcp", 80)])[-2:])
         lab.cluster.put(
             pod_document(STRANGER, {"role": "stranger"}),
             policy_document("y", "q", podSelector={"matchLabels": {"role": "stranger"}}, policyTypes=["Ingress"]),
@@ -76,7 +76,7 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
         assert lab.reach("x/b", "y/stranger") == {True}
     finally:
         lab.servers.stop(lab.pod("y/stranger"))
-        lab.fabric.remove_pod("y", "stranger")
+        lab.topology.remove_pod("y", "stranger")
 
 
 def test_a_namespace_that_is_relabelled_takes_its_pods_along(lab: ApiLab) -> None:
@@ -137,7 +137,7 @@ def test_explain_asks_the_server_for_services_when_it_is_asked(lab: ApiLab) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_pod_reaches_every_other_without_a_policy(lab: ApiLab, family: int) -> None:
-    pods = [f"{pod.namespace}/{pod.name}" for pod in lab.fabric.pods.values()]
+    pods = [f"{pod.namespace}/{pod.name}" for pod in lab.topology.pods.values()]
     expected = {
         Probe(lab.pod(source), lab.address(destination, family), "tcp", 80): True
         for source in pods

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.agents_apiserver import standing
+from nfagent.lab.agents_apiserver import kind_status
 from tests.support.apiserver_labs import DEPLOY, ApiLab, may, read_documents
 from tests.support.packet_labs import Document, policy_document, wait_until
 
@@ -52,7 +52,7 @@ def waiting(
     """Return an agent on node b that may not read NetworkPolicies, its start, and the node's table before it."""
     before = lab.client.inventory()
     lab.cluster.put(KEPT)
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     own = lab.cluster.agent("b")
     own.stop()
     table = {"before": own.nft("-s", "list", "table", "inet", "nfagent")}
@@ -63,11 +63,11 @@ def waiting(
     with lab.plane.client(token=token) as account:
         wait_until(lambda: may(account, "list", "pods") and may(account, "list", "configmaps", name="ip-masq-agent"))
     kubeconfig: Path = lab.plane.kubeconfig("limited", token=token)
-    agent = LabAgent(lab.fabric, "b", ("--kubeconfig", str(kubeconfig)), tmp_path_factory.mktemp("limited"))
+    agent = LabAgent(lab.topology, "b", ("--kubeconfig", str(kubeconfig)), tmp_path_factory.mktemp("limited"))
     with ThreadPoolExecutor(1) as pool:
         start = pool.submit(agent.start, None, 90.0)
         try:
-            wait_until(lambda: "NetworkPolicy" in agent.said, 30.0)
+            wait_until(lambda: "NetworkPolicy" in agent.stderr_text, 30.0)
             yield agent, start, table
         finally:
             # The thread ends with its agent.
@@ -82,11 +82,11 @@ Waiting = tuple[LabAgent, Future[None], dict[str, str]]
 def test_it_says_which_kind_and_why(waiting: Waiting) -> None:
     agent, start, _ = waiting
     assert not start.done()
-    found = standing(agent, "NetworkPolicy")
+    found = kind_status(agent, "NetworkPolicy")
     assert not found["synced"]
     for words in ("403", "networkpolicies", "system:serviceaccount:nfagent:limited"):
         assert words in found["trouble"]
-        assert words in agent.said
+        assert words in agent.stderr_text
     shown = json.loads(agent.run("dump", "state", "-o", "json").stdout)
     assert shown["agent"]["apiserver"]["resources"]["NetworkPolicy"]["trouble"] == found["trouble"]
     assert not shown["agent"]["reconcile"]["in_sync"]
@@ -94,8 +94,8 @@ def test_it_says_which_kind_and_why(waiting: Waiting) -> None:
 
 def test_the_table_stays_as_it_was_and_is_enforced(lab: ApiLab, waiting: Waiting) -> None:
     agent, _, table = waiting
-    wait_until(lambda: standing(agent, "Pod")["synced"])
-    assert standing(agent, "Pod")["synced"], "the rest was read"
+    wait_until(lambda: kind_status(agent, "Pod")["synced"])
+    assert kind_status(agent, "Pod")["synced"], "the rest was read"
     assert agent.nft("-s", "list", "table", "inet", "nfagent") == table["before"]
     assert lab.reach("x/a", "x/b") == {False}
     assert lab.reach("x/a", "y/a") == {True}, "a policy that couldn't be read isn't guessed"
@@ -107,8 +107,8 @@ def test_with_the_right_it_goes_on_without_a_restart(lab: ApiLab, waiting: Waiti
     grant["metadata"]["name"], grant["roleRef"]["name"] = "granted", "nfagent"
     lab.client.put(grant)
     start.result(60.0)
-    assert standing(agent, "NetworkPolicy")["trouble"] == ""
+    assert kind_status(agent, "NetworkPolicy")["trouble"] == ""
     assert agent.nft("-s", "list", "table", "inet", "nfagent") != table["before"]
     assert lab.reach("x/a", "x/b") == {False}
     assert lab.reach("x/a", "y/a") == {False}
-    assert "all kinds are watched again" in agent.said
+    assert "all kinds are watched again" in agent.stderr_text

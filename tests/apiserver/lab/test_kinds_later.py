@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.agents_apiserver import standing
+from nfagent.lab.agents_apiserver import kind_status
 from nfagent.lab.probe import Probe
 from nfagent.model.netaddr import FAMILIES
 from nfagent.verdicts.records import Record, decode
@@ -46,7 +46,7 @@ CLUSTER = tier(
 @pytest.mark.parametrize("kind", LATE)
 def test_it_is_followed_on_both_nodes(lab: ApiLab, kind: str) -> None:
     for agent in lab.cluster.agents.values():
-        assert (standing(agent, kind)["phase"], standing(agent, kind)["trouble"]) == ("watching", "")
+        assert (kind_status(agent, kind)["phase"], kind_status(agent, kind)["trouble"]) == ("watching", "")
 
 
 @pytest.mark.usefixtures("tidy")
@@ -71,11 +71,11 @@ def test_towards_the_destinations_of_an_egress_policy_pods_keep_their_addresses(
         "metadata": {"name": "out"},
         "spec": {"action": "NoSNAT", "destinations": destinations},
     }
-    assert sources() == set(lab.fabric.nodes["a"].addresses)
+    assert sources() == set(lab.topology.nodes["a"].addresses)
     lab.cluster.put(policy)
-    assert sources() == set(lab.fabric.pods["x", "a"].addresses)
+    assert sources() == set(lab.topology.pods["x", "a"].addresses)
     lab.cluster.delete(policy)
-    assert sources() == set(lab.fabric.nodes["a"].addresses)
+    assert sources() == set(lab.topology.nodes["a"].addresses)
 
 
 @pytest.mark.usefixtures("tidy")
@@ -90,6 +90,8 @@ def test_logging_that_is_switched_on_writes_a_record_of_a_denied_connection(lab:
     assert records() == []
     lab.cluster.put(logging_document(allow=False, deny=True))
     assert lab.reach("y/a", "x/a") == {False}
-    wait_until(lambda: {record.connection.dest_ip for record in records()} >= set(lab.fabric.pods["x", "a"].addresses))
+    wait_until(
+        lambda: {record.connection.dest_ip for record in records()} >= set(lab.topology.pods["x", "a"].addresses)
+    )
     wanted = {(lab.address("y/a", family), lab.address("x/a", family)) for family in FAMILIES}
     assert {(one.connection.src_ip, one.connection.dest_ip) for one in records()} == wanted

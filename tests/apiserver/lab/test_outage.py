@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.agents_apiserver import all_follow
+from nfagent.lab.agents_apiserver import all_are_watching
 from nfagent.lab.continuous_probe import ContinuousProbe
 from nfagent.lab.probe import Probe
 from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
@@ -116,13 +116,13 @@ def standing_still(agent: LabAgent) -> Iterator[None]:
 def story(lab: ApiLab, all_kinds: None) -> Iterator[Story]:  # noqa: ARG001 - among others, a tier is in force meanwhile
     before = lab.client.inventory()
     lab.cluster.put(*KEPT, *GONE)
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     # An agent ends with the thread that started it.
     with ThreadPoolExecutor(1) as pool:
         try:
             yield tell(lab, pool)
         finally:
-            if not lab.plane.runs:
+            if not lab.plane.is_running:
                 lab.plane.start()
             lab.cluster.agent("b").stop()
     lab.cluster.agent("b").start()
@@ -133,7 +133,7 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
     story, (a, b) = Story(), lab.cluster.agents.values()
     story.rules.append(kept_rules(a))
     story.before = a.ask("/v1/dump/state")["agent"]["reconcile"]
-    heard = len(a.said)
+    heard = len(a.stderr_text)
     version = lab.client.list("networking.k8s.io/v1", "NetworkPolicy")[0]["metadata"]["resourceVersion"]
     with ContinuousProbe(lab.servers, expectations(lab)) as probe, TrafficStreams(0.005) as talks:
         speakers: tuple[StreamSender, StreamSender] = ("client", "server")
@@ -141,16 +141,16 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
             StreamPlan(
                 client=lab.pod("y/b"), server=lab.pod("x/a"), address=address, protocol="udp", port=7000, speaker=who
             )
-            for address, who in zip(lab.fabric.pods["x", "a"].addresses, speakers, strict=True)
+            for address, who in zip(lab.topology.pods["x", "a"].addresses, speakers, strict=True)
         ]
         live = [talks.open(line) for line in lines]
         talks.wait_for(5, *live)
         lab.plane.kill()
-        said = len(b.said)
+        said = len(b.stderr_text)
         b.stop()
         start = pool.submit(b.start, None, 90.0)
-        wait_until(lambda: "can't be reached" in a.said[heard:] and "can't be reached" in b.said[said:])
-        story.begun = b.said[said:]
+        wait_until(lambda: "can't be reached" in a.stderr_text[heard:] and "can't be reached" in b.stderr_text[said:])
+        story.begun = b.stderr_text[said:]
         probe.wait_for(ROUNDS)
         assert not start.done()
         with standing_still(a):
@@ -161,17 +161,17 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
             lab.plane.compact()
             story.expired = expired(lab, version)
         start.result()
-        lab.cluster.settle(GONE)
+        lab.cluster.wait_until_enforced(GONE)
         story.late = {
             path: lab.reach("x/b", path) for path in ("y/a", "y/b", "z/a", "z/b")
         }  # two Pods of each node, by now
-        lab.cluster.calm()
-        wait_until(lambda: all_follow([a, b]))
+        lab.cluster.wait_for_recheck()
+        wait_until(lambda: all_are_watching([a, b]))
         probe.wait_for(1)
         talks.close(*live)
-        story.lost = {str(talk.line): len(set(range(1, talk.sent + 1)) - set(talk.numbers())) for talk in live}
+        story.lost = {str(talk.plan): len(set(range(1, talk.sent + 1)) - set(talk.numbers())) for talk in live}
     story.wrong, story.asked = probe.wrong, probe.asked
-    story.said = a.said[heard:]
+    story.said = a.stderr_text[heard:]
     story.rules.append(kept_rules(a))
     story.after = a.ask("/v1/dump/state")["agent"]["reconcile"]
     return story

@@ -27,7 +27,7 @@ def test_a_masquerade_list_that_breaks_stays_in_force_over_a_restart(lab: ApiLab
         probe = Probe(lab.pod("x/a"), OUTSIDE[0].addresses[0], "tcp", 443)
         return {outcome.seen_from for outcome in lab.ask([probe], 3.0).values()}
 
-    agent, pod = lab.cluster.agent("a"), lab.fabric.pods["x", "a"].addresses[0]
+    agent, pod = lab.cluster.agent("a"), lab.topology.pods["x", "a"].addresses[0]
     lab.cluster.put(config_map('nonMasqueradeCIDRs: ["198.51.100.0/24"]'))
     assert sources() == {pod}
     if stopped:
@@ -35,12 +35,12 @@ def test_a_masquerade_list_that_breaks_stays_in_force_over_a_restart(lab: ApiLab
     lab.cluster.put(config_map('nonMasqueradeCIDRs: ["198.51.100.0/33"]'))
     agent.stop()
     agent.start()
-    lab.cluster.calm()
+    lab.cluster.wait_for_recheck()
     assert sources() == {pod}, "without a list, it would be masqueraded"
     [problem] = agent.ask("/v1/dump/state")["problems"]
     assert problem["reason"].startswith("is not a CIDR")
     lab.cluster.delete(config_map(""))
     agent.stop()
     agent.start()
-    wait_until(lambda: sources() == {lab.fabric.nodes["a"].addresses[0]})
-    assert sources() == {lab.fabric.nodes["a"].addresses[0]}
+    wait_until(lambda: sources() == {lab.topology.nodes["a"].addresses[0]})
+    assert sources() == {lab.topology.nodes["a"].addresses[0]}

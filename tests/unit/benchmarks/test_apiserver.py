@@ -16,7 +16,7 @@ from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, PODS, Synth
 from benchmarks.suites.apiserver import commit_waits, linear_fit
 from benchmarks.suites.apiserver_child import RecordedCommits
 from nfagent.clock import SystemClock
-from nfagent.decode.fast_pod import quick_pod_json
+from nfagent.decode.fast_pod import decode_pod_json
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kube.client import ApiClient
@@ -56,7 +56,7 @@ def test_an_event_without_commit_is_an_error() -> None:
 
 def test_a_synthetic_pod_document_decodes_to_its_pod_and_has_a_real_size() -> None:
     for pod in synthetic(SMALL, 1).pods:
-        assert quick_pod_json(written(pod, 77)) == (pod, "77")
+        assert decode_pod_json(written(pod, 77)) == (pod, "77")
         assert 3_000 < len(written(pod, 77)) < 5_000
         assert sum(sizes(pod).values()) < len(written(pod, 77))
 
@@ -64,7 +64,7 @@ def test_a_synthetic_pod_document_decodes_to_its_pod_and_has_a_real_size() -> No
 @pytest.mark.parametrize("stage", [*LIFE, "unready"])
 def test_a_pod_is_decoded_at_every_stage_of_its_life(stage: Stage) -> None:
     pod = synthetic(SMALL, 1).pods[0]
-    read = quick_pod_json(written(pod, 1, stage))
+    read = decode_pod_json(written(pod, 1, stage))
     assert read is not None
     assert (read[0].node == "") == (stage == "pending")
     assert bool(read[0].addresses) == (stage not in {"pending", "scheduled", "creating"})
@@ -77,7 +77,7 @@ def test_a_rollout_s_events_leave_the_cluster_as_it_was() -> None:
     known = {(pod.namespace, pod.name): pod for pod in cluster.pods}
     before, changed = dict(known), Counter[bool]()
     for change in itertools.islice(cluster_mix(cluster), EVENTS_A_ROLLOUT):
-        read = quick_pod_json(change.body(1))
+        read = decode_pod_json(change.body(1))
         assert read is not None
         key = (read[0].namespace, read[0].name)
         assert (key in known) == (change.event_type != b"ADDED")
@@ -103,11 +103,11 @@ class Sink:
         self.whole = asyncio.Event()
         self.changes = 0
 
-    async def take(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
         for change in changes:
             self.changes += self.desired.remove(change) if isinstance(change, ObjectRef) else self.desired.put(change)
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self.whole.set()
 
 
@@ -122,7 +122,7 @@ def follow(body: Callable[[SyntheticAPIServer, Sink, Informers], Awaitable[None]
             return access
 
         sink, asked = Sink(), ApiClient(find, environment={})
-        source = Informers(asked, SystemClock(), sink, sink.desired.held)
+        source = Informers(asked, SystemClock(), sink, sink.desired.keys)
         following = asyncio.create_task(source.run())
         try:
             async with asyncio.timeout(SECONDS):
@@ -182,7 +182,7 @@ def test_pages_follow_each_other_without_a_gap() -> None:
         asked, found, query = ApiClient(find, environment={}), list[list[str]](), {"limit": "70"}
         try:
             while "continue" in query or not found:
-                page = msgspec.json.decode((await asked.ask("GET", PODS, query=query)).body)
+                page = msgspec.json.decode((await asked.request("GET", PODS, query=query)).body)
                 found.append([item["metadata"]["name"] for item in page["items"]])
                 query = {
                     "limit": "70",

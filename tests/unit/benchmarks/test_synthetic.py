@@ -69,7 +69,7 @@ def test_names_and_addresses_are_unique_and_in_their_node_s_ranges() -> None:
     assert len(set(addresses)) == len(addresses)
     nodes = {node.name: node for node in cluster.nodes}
     for pod in cluster.pods:
-        assert [any(cidr.holds(one) for cidr in nodes[pod.node].pod_cidrs) for one in pod.addresses] == [True, True]
+        assert [any(cidr.contains(one) for cidr in nodes[pod.node].pod_cidrs) for one in pod.addresses] == [True, True]
 
 
 def test_pods_share_identities() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nfagent.checkpoint.codec import (
-    CheckpointedKind,
+    CheckpointedObject,
     CheckpointHeader,
     decode_header,
     decode_record,
@@ -34,7 +34,7 @@ POLICY = decode_network_policy(
         },
     }
 )
-LINE = encode_record(POLICY.ref, CheckpointedKind(POLICY, "f.yaml"))
+LINE = encode_record(POLICY.ref, CheckpointedObject(POLICY, "f.yaml"))
 
 
 def line(payload: dict[str, Any]) -> bytes:
@@ -69,7 +69,7 @@ def test_every_object_is_kept_that_can_be_the_cause_of_a_rule(item: Item, *, kep
 def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
     written = item()
     del written["item"]["egress"], written["item"]["problem"]
-    assert decode_record(line(written)) == (POLICY.ref, CheckpointedKind(POLICY, "f.yaml"))
+    assert decode_record(line(written)) == (POLICY.ref, CheckpointedObject(POLICY, "f.yaml"))
 
 
 @pytest.mark.parametrize(

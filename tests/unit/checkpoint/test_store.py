@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from nfagent.checkpoint.journal import Journal
-from nfagent.checkpoint.store import CheckpointStore, forget
+from nfagent.checkpoint.store import CheckpointStore, delete_checkpoints
 from nfagent.errors import HostError
 from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.gvk import Item
@@ -32,7 +32,7 @@ HERE, THERE = Pod("shop", "web", node="a"), Pod("shop", "db", node="b")
 
 
 def take(store: CheckpointStore, *changes: Item | ObjectRef, file: str = "") -> None:
-    assert tuple(store.noted(changes, lambda _: file)) == changes
+    assert tuple(store.record(changes, lambda _: file)) == changes
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def remember(folder: Path, *changes: Item | ObjectRef, node: str = "a", so
     """Run a store that records these changes, and closes."""
     async with running(folder, node, source) as store:
         take(store, *changes)
-        store.settle()
+        store.mark_synced()
 
 
 async def recalled(folder: Path, refs: Iterable[ObjectRef] = (SHOP.ref, OPS.ref, HERE.ref, THERE.ref)) -> list[Item]:
@@ -109,8 +109,8 @@ def test_an_invalid_field_keeps_its_last_good_value_after_a_restart(tmp_path: Pa
         await remember(tmp_path, good)
         damaged = Node("a", (("role", UNREADABLE),), unread=("labels", "addresses"))
         async with running(tmp_path) as store:
-            [item] = store.noted([damaged])
-            store.settle()
+            [item] = store.record([damaged])
+            store.mark_synced()
         assert isinstance(item, Node)
         assert (item.labels, item.addresses) == (good.labels, good.addresses)
         assert await recalled(tmp_path, [good.ref]) == [item], "and so after one more restart"
@@ -125,7 +125,7 @@ def test_an_invalid_subject_keeps_its_last_good_value_after_a_restart(tmp_path: 
 
     async def start() -> Item | ObjectRef:
         async with running(tmp_path) as store:
-            [given] = store.noted([msgspec.structs.replace(before, subject=None)])
+            [given] = store.record([msgspec.structs.replace(before, subject=None)])
             return given
 
     assert asyncio.run(start()) == before
@@ -137,12 +137,12 @@ def test_of_manifests_it_knows_the_file(tmp_path: Path) -> None:
             take(store, SHOP, file="f.yaml")
             take(store, OPS, HERE, file="g.yaml")
             take(store, SHOP, file="h.yaml")
-            store.settle()
+            store.mark_synced()
         async with running(tmp_path) as store:
             assert store.of_files() == {"h.yaml": {SHOP.ref: SHOP}, "g.yaml": {OPS.ref: OPS, HERE.ref: HERE}}
             assert (store.knows("Namespace"), store.knows("NetworkPolicy")) == (True, False)
             take(store, SHOP, file="h.yaml")
-            store.settle()
+            store.mark_synced()
             assert (store.of_object(SHOP.ref), store.of_files(), store.knows("Namespace")) == (None, {}, False)
 
     asyncio.run(body())
@@ -152,7 +152,7 @@ def test_written_changes_survive_a_kill_of_the_agent(tmp_path: Path) -> None:
     async def body() -> None:
         async with running(tmp_path) as store:
             take(store, SHOP, OPS)
-            store.settle()
+            store.mark_synced()
             await until_written(store)
             content = only_file(tmp_path).read_bytes()
         folder = tmp_path / "copy"
@@ -184,7 +184,7 @@ def test_a_damaged_entry_affects_no_other_and_is_logged(tmp_path: Path, caplog: 
             assert store.status()["problem"] == "1 of 3 entries can't be decoded; the others stay in force"
             assert [store.of_object(ref) for ref in (SHOP.ref, OPS.ref, HERE.ref)] == [SHOP, None, HERE]
             take(store, SHOP, HERE)
-            store.settle()
+            store.mark_synced()
             await until_written(store)
             assert store.status()["damaged"] == 1
             assert store.status()["problem"] == ""
@@ -204,7 +204,7 @@ def test_an_invalid_file_is_set_aside_and_logged(tmp_path: Path, content: bytes)
         async with running(tmp_path) as store:
             assert "the file is not used" in store.status()["problem"]
             take(store, OPS)
-            store.settle()
+            store.mark_synced()
             await until_written(store)
         assert path.with_name(f"{path.name}.unreadable").read_bytes() == content
         assert await recalled(tmp_path) == [OPS]
@@ -259,7 +259,7 @@ def test_many_changes_of_few_objects_do_not_grow_the_file_for_ever(tmp_path: Pat
     async def body() -> None:
         versions = [Namespace("shop", (("v", str(number)),)) for number in range(40)]
         async with running(tmp_path) as store:
-            store.settle()
+            store.mark_synced()
             await until_written(store)
             for version in versions * 100:
                 take(store, version)
@@ -281,7 +281,7 @@ def test_a_write_error_is_logged_once_and_the_write_is_repeated(
     async def body() -> None:
         async with running(place / "state") as store:
             take(store, SHOP)
-            store.settle()
+            store.mark_synced()
             await until(lambda: "can't be written" in store.status()["problem"])
             place.unlink()
             await until_written(store)
@@ -327,7 +327,7 @@ def test_a_stalled_disk_is_logged_and_delays_neither_the_loop_nor_the_end(
     async def body() -> None:
         async with running(tmp_path) as store:
             take(store, SHOP)
-            store.settle()
+            store.mark_synced()
             await until(lambda: "no response from the disk" in store.status()["problem"])
             take(store, OPS)
             assert store.status()["pending"] == 2
@@ -356,7 +356,7 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
         async with writing(store):
             assert "can't be read: no response from the disk" in store.status()["problem"]
             take(store, OPS)
-            store.settle()
+            store.mark_synced()
             answer.set()
             await until_written(store)
         assert await recalled(tmp_path) == [OPS]
@@ -377,7 +377,7 @@ def test_another_file_type_in_its_place_is_logged_and_blocks_neither_start_nor_e
         async with running(tmp_path) as store:
             assert f"{path} can't be read: " in store.status()["problem"]
             take(store, OPS)
-            store.settle()
+            store.mark_synced()
         assert time.monotonic() - began < 5, "opening it didn't block"
 
     asyncio.run(body())
@@ -402,11 +402,15 @@ def test_forgetting_deletes_all_files_and_nothing_else(tmp_path: Path) -> None:
     asyncio.run(remember(tmp_path, SHOP))
     asyncio.run(remember(tmp_path, SHOP, node="b"))
     (tmp_path / "other").touch()
-    assert (forget(tmp_path), forget(tmp_path), forget(tmp_path / "none")) == (2, 0, 0)
+    assert (delete_checkpoints(tmp_path), delete_checkpoints(tmp_path), delete_checkpoints(tmp_path / "none")) == (
+        2,
+        0,
+        0,
+    )
     assert names(tmp_path) == ["other"]
 
 
 def test_a_failed_deletion_is_reported(tmp_path: Path) -> None:
     (tmp_path / "last-good-folder").mkdir()
     with pytest.raises(HostError, match="can't be deleted"):
-        forget(tmp_path)
+        delete_checkpoints(tmp_path)

@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nfagent.cli.agent_client import NoAgentError, ask, ask_parts, listening
+from nfagent.cli.agent_client import NoAgentError, get_json, is_listening, post_lines
 from nfagent.cli.backends import AgentBackend
 from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.explain.explanation import Explanation, explain
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
 from nfagent.policy.options import PolicyOptions
-from nfagent.simulate.codec import question
-from nfagent.simulate.job import SimulationPart, SimulationRequest, begin_trial
+from nfagent.simulate.codec import encode_request
+from nfagent.simulate.job import SimulationPart, SimulationRequest, start_simulation
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.state.cluster import ClusterState
@@ -38,9 +38,9 @@ class Echo:
         cluster = ClusterState("node-a")
         return explain(cluster, PolicyIndex(cluster), source, destination)
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         cluster = ClusterState("node-a")
-        return begin_trial(cluster, PolicyIndex(cluster), PolicyOptions(), given, delete=delete)
+        return start_simulation(cluster, PolicyIndex(cluster), PolicyOptions(), given, delete=delete)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_request_and_answer_arrive_complete(path: Path) -> None:
     with running(Echo(), path):
-        assert listening(path)
-        assert ask(path, "/v1/dump/state", {"namespace": "a&b=c", "pod": "ä/ö"}) == {
+        assert is_listening(path)
+        assert get_json(path, "/v1/dump/state", {"namespace": "a&b=c", "pod": "ä/ö"}) == {
             "name": "state",
             "namespace": "a&b=c",
             "pod": "ä/ö",
@@ -70,7 +70,7 @@ def test_the_error_of_the_agent_is_raised_with_its_message(
     path: Path, question: str, parameters: dict[str, str], words: str
 ) -> None:
     with running(Echo(), path), pytest.raises(UsageError, match=words):
-        ask(path, question, parameters)
+        get_json(path, question, parameters)
 
 
 WALL = PolicyFile(
@@ -81,7 +81,7 @@ WALL = PolicyFile(
 
 def test_a_streamed_answer_arrives_line_by_line(path: Path) -> None:
     with running(Echo(), path):
-        lines = list(ask_parts(path, "/v1/try", question(SimulationRequest((WALL,)), [])))
+        lines = list(post_lines(path, "/v1/try", encode_request(SimulationRequest((WALL,)), [])))
     parts = [msgspec.json.decode(line, type=SimulationPart) for line in lines]
     assert parts[-1].outcome is not None
     assert parts[-1].outcome.policies == ("NetworkPolicy shop/wall",)
@@ -92,7 +92,7 @@ def test_a_streamed_answer_arrives_line_by_line(path: Path) -> None:
     [
         (
             "/v1/try",
-            question(SimulationRequest((WALL,), delete=True), []),
+            encode_request(SimulationRequest((WALL,), delete=True), []),
             "there is no NetworkPolicy shop/wall to remove",
         ),
         ("/v1/later", b"", "the running agent is older than this command; systemctl restart nfagent"),
@@ -101,19 +101,19 @@ def test_a_streamed_answer_arrives_line_by_line(path: Path) -> None:
 )
 def test_a_refused_request_raises_instead_of_streaming(path: Path, where: str, body: bytes, words: str) -> None:
     with running(Echo(), path), pytest.raises(UsageError, match=words):
-        list(ask_parts(path, where, body))
+        list(post_lines(path, where, body))
 
 
 def test_without_a_socket_no_agent_listens(path: Path) -> None:
-    assert not listening(path)
+    assert not is_listening(path)
     with pytest.raises(NoAgentError, match=str(path)):
-        ask(path, "/v1/dump/state", {})
+        get_json(path, "/v1/dump/state", {})
 
 
 def test_behind_a_stale_socket_no_agent_listens(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    assert not listening(path)
+    assert not is_listening(path)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_behind_a_stale_socket_no_agent_listens(path: Path) -> None:
 @pytest.mark.parametrize(
     "question_of",
     [
-        lambda path: ask(path, "/v1/dump/state", {}),
+        lambda path: get_json(path, "/v1/dump/state", {}),
         lambda path: list(AgentBackend(path).simulate(SimulationRequest((WALL,)), [])),
     ],
     ids=["a view", "a trial"],

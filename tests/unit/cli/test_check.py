@@ -16,7 +16,7 @@ from nfagent.cli import check_host
 from nfagent.cli.check import _text
 from nfagent.cli.check_host import Check
 from nfagent.errors import HostError
-from nfagent.kube.credentials import CredentialPaths, find_access
+from nfagent.kube.credentials import CredentialPaths, find_client_config
 from tests.support.disk_images import fill, hung, tmpfs
 from tests.unit.cli.called import Call
 
@@ -34,7 +34,9 @@ def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        find_access, "__kwdefaults__", {"environment": os.environ, "places": CredentialPaths(Path("/nowhere"), ())}
+        find_client_config,
+        "__kwdefaults__",
+        {"environment": os.environ, "places": CredentialPaths(Path("/nowhere"), ())},
     )
 
 

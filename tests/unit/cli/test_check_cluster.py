@@ -28,7 +28,7 @@ from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.served_versions import OPTIONAL
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
-from tests.support.two_node_cluster import Document, Scene, pod
+from tests.support.two_node_cluster import Document, TwoNodeCluster, pod
 
 DEADLINE = 60.0
 ACCOUNT = "system:serviceaccount:net:agent"
@@ -92,7 +92,9 @@ class Agent:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._desired = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20), pod("shop/far", "b", 10)).views["a"]
+        self._desired = TwoNodeCluster(
+            pod("shop/web", "a", 10), pod("shop/db", "a", 20), pod("shop/far", "b", 10)
+        ).views["a"]
 
     async def view(self, name: str, scope: ViewFilter) -> View:
         assert name == "state"
@@ -101,7 +103,7 @@ class Agent:
     async def explain(self, source: str, destination: str) -> Explanation:
         raise UsageError(f"{source} to {destination}")
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         raise UsageError(f"{given} {delete}")
 
 

@@ -11,7 +11,7 @@ from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.agent_status import AgentStateView, AgentStatus
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import PoliciesView, policies_view, state_view
-from tests.support.two_node_cluster import Document, Scene
+from tests.support.two_node_cluster import Document, TwoNodeCluster
 
 GATEWAYS: Document = {
     "kind": "NetworkGatewayGroup",
@@ -44,7 +44,7 @@ def facts_of(agent: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
-    scene = Scene(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
+    scene = TwoNodeCluster(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
     lines = state_lines(scene.views["a"])
     assert (
         "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
@@ -54,7 +54,7 @@ def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> N
 
 
 def test_without_objects_it_is_the_default_list() -> None:
-    lines = state_lines(Scene().views["a"])
+    lines = state_lines(TwoNodeCluster().views["a"])
     assert any(line.startswith("masquerade  on, not towards") and line.endswith("(default list)") for line in lines)
     assert not any(line.startswith("services") for line in lines)
 
@@ -67,13 +67,15 @@ def test_without_objects_it_is_the_default_list() -> None:
     ],
 )
 def test_the_state_says_which_families_are_translated(settings: MasqueradeSettings, begin: str) -> None:
-    lines = state_lines(Scene(masquerade=settings).views["a"])
+    lines = state_lines(TwoNodeCluster(masquerade=settings).views["a"])
     assert [line.startswith(begin) for line in lines if line.startswith("masquerade")] == [True]
 
 
 def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:
     reference = {"name": "gw", "namespace": "ops"}
-    scene = Scene(egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS)
+    scene = TwoNodeCluster(
+        egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS
+    )
     assert policies_lines(scene.views["a"]) == [
         "no policies: every connection is allowed",
         "",

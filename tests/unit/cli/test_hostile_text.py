@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.cli.output import emit, remark_problems
+from nfagent.cli.output import emit, write_problems
 from nfagent.errors import ValidationIssue
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, decode, encode, timestamp
@@ -172,7 +172,7 @@ def test_a_record_is_one_escaped_line_that_decodes_to_itself(call: Call, tmp_pat
 
 def test_a_problem_is_one_line_of_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
     for text in HOSTILE.values():
-        remark_problems([ValidationIssue(place=text, object=text, field=text, value=text, reason=text)])
+        write_problems([ValidationIssue(place=text, object=text, field=text, value=text, reason=text)])
         captured = capsys.readouterr()
         assert_tame(captured.err)
         assert len(captured.err.splitlines()) == 1

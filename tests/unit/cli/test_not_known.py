@@ -7,9 +7,9 @@ import json
 import pytest
 
 from nfagent.desired.state import DesiredState
-from nfagent.introspection.freshness import WHOLE, Freshness, standing_of
+from nfagent.introspection.freshness import WHOLE, Freshness, freshness_of
 from nfagent.nftables.objects import ABSENT
-from tests.support.two_node_cluster import Document, Scene, labelled, namespace, pod, policy, tier_policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy, tier_policy
 from tests.unit.cli.agents import Kernel, introspection, running
 from tests.unit.cli.called import Call, Said
 
@@ -38,7 +38,7 @@ UNREAD = Freshness(unread=("Namespace", "Pod", "NetworkPolicy", "Node"), trouble
 def said(
     call: Call, *arguments: str, desired: DesiredState | None = None, standing: Freshness = WHOLE, services: str = ""
 ) -> Said:
-    with running(introspection(desired or Scene(*DOCUMENTS).views["a"], standing=standing, services=services)):
+    with running(introspection(desired or TwoNodeCluster(*DOCUMENTS).views["a"], standing=standing, services=services)):
         return call(*arguments)
 
 
@@ -169,7 +169,7 @@ KNOWN = {
 @pytest.mark.parametrize(("arguments", "words"), KNOWN.values(), ids=KNOWN)
 def test_a_known_absence_is_stated_precisely(call: Call, arguments: tuple[str, ...], words: str) -> None:
     guard = tier_policy("AdminNetworkPolicy", "guard", {"namespaces": labelled(team="none")}, priority=1)
-    answer = said(call, "dump", *arguments, desired=Scene(*DOCUMENTS, guard).views["a"])
+    answer = said(call, "dump", *arguments, desired=TwoNodeCluster(*DOCUMENTS, guard).views["a"])
     assert (answer.code, answer.err) == (0, "")
     assert words in answer.out.splitlines()
 
@@ -181,7 +181,7 @@ def test_a_pod_without_rules_is_reported(call: Call) -> None:
 
 
 def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
-    view = Scene(*DOCUMENTS).views["a"]
+    view = TwoNodeCluster(*DOCUMENTS).views["a"]
     with running(introspection(view, Kernel(ABSENT))):
         answer = call("dump", "counters")
     assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
@@ -194,7 +194,7 @@ RESOURCES = {
     "Pod": {"synced": True, "trouble": "https://192.0.2.1: connection refused", "heard_seconds_ago": HOUR},
     "Node": {"synced": True, "trouble": "", "heard_seconds_ago": 3.0},
 }
-STALE = standing_of(RESOURCES, int(7 * HOUR * 1e9), "", whole=True)
+STALE = freshness_of(RESOURCES, int(7 * HOUR * 1e9), "", whole=True)
 SINCE = "Pod: watch interrupted, last update 60 min ago (1970-01-01T06:00:00Z); keeping the last known state: https://"
 
 
@@ -253,7 +253,7 @@ HELD = {
 def test_the_absence_of_policies_is_unknown_while_the_kernel_holds_other_rules(
     call: Call, arguments: tuple[str, ...], words: str
 ) -> None:
-    desired = Scene(namespace("shop"), pod("shop/web", "a", 10)).views["a"]
+    desired = TwoNodeCluster(namespace("shop"), pod("shop/web", "a", 10)).views["a"]
     answer = said(call, "dump", *arguments, desired=desired, standing=REFUSED)
     assert (answer.code, answer.out) == (2, f"{words}\n")
     assert answer.err.count("the kernel doesn't hold these rules: Device or resource busy") == 1
@@ -268,7 +268,7 @@ def test_unreadable_services_leave_the_verdict_unknown(call: Call) -> None:
 
 
 def test_a_partially_read_cluster_is_shown_as_such(call: Call) -> None:
-    part = Scene(*DOCUMENTS).views["a"]
+    part = TwoNodeCluster(*DOCUMENTS).views["a"]
     answer = said(call, "dump", "state", desired=part, standing=UNREAD)
     assert [line.split()[0] for line in answer.out.splitlines() if line.endswith("as far as it was read")] == [
         "cluster",

@@ -17,7 +17,7 @@ from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
 from nfagent.manifests.snapshot import read_state
 from nfagent.simulate import job
-from nfagent.simulate.job import begin_trial
+from nfagent.simulate.job import start_simulation
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.verdicts.log_file import RotatingFile
@@ -345,7 +345,7 @@ def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
 
 
 def test_too_many_pairs_are_refused_with_a_hint(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "MOST_FLOWS", 3)
+    monkeypatch.setattr(job, "MAX_FLOWS", 3)
     said = tried(call, WALL, "--pods")
     assert (said.code, said.out) == (2, "")
     assert "more than 3 connections to evaluate; narrow them with -n NS" in said.err
@@ -364,8 +364,8 @@ class FolderAgent:
     async def explain(self, source: str, destination: str) -> Explanation:
         raise UsageError(f"{source} {destination}")
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
-        return begin_trial(self.desired.cluster, self.desired.index, self.desired.choices, given, delete=delete)
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+        return start_simulation(self.desired.cluster, self.desired.index, self.desired.choices, given, delete=delete)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from nfagent.model.objects import Namespace, ObjectRef, Pod
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Goto, Ruleset
 from nfagent.nftables.transaction import Transaction
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
 
 QUIET_TURNS = 400
@@ -56,7 +56,7 @@ class SlowKernel:
     """A fake kernel whose commits take turns of the event loop; records every committed ruleset."""
 
     def __init__(self) -> None:
-        self.fake = FakeKernel()
+        self.fake = FakeNftables()
         self.held: list[Ruleset] = []
 
     async def difference(self, wanted: Ruleset) -> Transaction:
@@ -72,7 +72,7 @@ class SlowKernel:
     async def read(self) -> Ruleset:
         return self.fake.ruleset
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 
 
@@ -120,7 +120,7 @@ async def running(step: float, scene: Iterable[Item] = SCENE) -> AsyncIterator[S
     tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.meddle())]
     try:
         async with asyncio.timeout(DEADLINE):
-            await stage.intake.take(scene)
+            await stage.intake.apply(scene)
             stage.intake.open()
             await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset() != ABSENT
@@ -149,7 +149,7 @@ def rulesets_after(batch: list[Item | ObjectRef], step: float, scene: Iterable[I
 
     async def body() -> list[Ruleset]:
         async with running(step, scene) as stage:
-            await stage.intake.take(batch)
+            await stage.intake.apply(batch)
             await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset()
             return list(stage.kernel.held)
@@ -243,12 +243,12 @@ def work_of(batch: list[Item]) -> int:
     desired = DesiredState("a")
     for item in SCENE:
         desired.put(item)
-    desired.take()
+    desired.drain_changes()
 
     def work() -> None:
         for item in batch:
             desired.put(item)
-        desired.take()
+        desired.drain_changes()
 
     return calls(work)
 
@@ -264,13 +264,13 @@ def test_a_peer_that_loses_its_policy_and_finds_another_in_one_batch_has_the_pod
     first, second = file_of_policies(1), file_of_policies(2)[1:]
     for item in [*SCENE, *first]:
         desired.put(item)
-    desired.take()
+    desired.drain_changes()
     desired.remove(ObjectRef("NetworkPolicy", "shop", "p0000"))
     desired.remove(ObjectRef("Pod", "shop", "last"))
     desired.put(Pod("shop", "late", (("app", "last"),), "b", ("10.64.0.77",), workload_name="late"))
     desired.put(second[0])
     desired.remove(ObjectRef("Pod", "shop", "late"))
     desired.put(Pod("shop", "later", (("app", "last"),), "b", ("10.64.0.78",), workload_name="later"))
-    desired.absolve(desired.suspects)
+    desired.clear_recheck(desired.recheck_addresses)
     assert desired.ruleset() == desired.rebuilt().ruleset()
     assert {"10.64.0.78"} in [item.elements for item in desired.ruleset().sets.values()]

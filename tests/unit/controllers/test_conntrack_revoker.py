@@ -108,7 +108,7 @@ def test_an_address_that_changes_during_a_round_stays_under_re_check(when: str, 
                         loop.call_soon_threadsafe(stage.revoker.committed)
 
             fakes.meanwhile = change
-            stage.clock.resting = lambda: rested.append((fakes.live, fakes.suspects))
+            stage.clock.resting = lambda: rested.append((fakes.live, fakes.recheck_addresses))
             if committed:
                 await stage.commit(rests=2)
             else:
@@ -164,7 +164,9 @@ def test_after_a_failure_addresses_stay_under_re_check_and_the_round_is_retried_
 
             def note() -> None:
                 error_said = stage.revoker.status.last_error
-                seen.append((fakes.journal[:], len(fakes.table), set(fakes.blocked), fakes.suspects, error_said))
+                seen.append(
+                    (fakes.journal[:], len(fakes.table), set(fakes.blocked), fakes.recheck_addresses, error_said)
+                )
                 fakes.journal.clear()
 
             stage.clock.resting = note

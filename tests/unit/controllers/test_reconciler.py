@@ -17,7 +17,7 @@ from nfagent.errors import KernelError, WireError
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
 from nfagent.nftables.transaction import ChangeElements, Transaction
-from tests.support.fake_nftables import FakeKernel, Refused
+from tests.support.fake_nftables import FakeNftables, Refused
 
 TURNS = 30
 """Turns of the event loop after which all callbacks have run."""
@@ -37,7 +37,7 @@ class SlowKernel:
     """A fake of the RulesetKernel protocol. `gate` delays calls; `faults` refuses the next ones."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
-        self.fake = FakeKernel(ruleset)
+        self.fake = FakeNftables(ruleset)
         self.gate = asyncio.Event()
         self.gate.set()
         self.faults = 0
@@ -66,7 +66,7 @@ class SlowKernel:
         except Refused as refusal:
             raise KernelError(str(refusal)) from None
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
         self.worded += 1
         return ()
 
@@ -107,24 +107,24 @@ class FakeRuleset:
     def prepare(self) -> Iterator[None]:
         yield from ()
 
-    def take(self) -> Transaction:
+    def drain_changes(self) -> Transaction:
         self.asked += 1
         before, self._synced = self._synced, self.wanted
         return diff(before, self.wanted)
 
-    def settle(self) -> None:
+    def mark_synced(self) -> None:
         self._synced = self.wanted
 
     def ruleset(self) -> Ruleset:
         self.asked += 1
         return self.wanted
 
-    def distrusted(self) -> Transaction:
+    def recheck_all(self) -> Transaction:
         self.rechecks += 1
         return self.recheck
 
     @property
-    def touched(self) -> bool:
+    def dirty(self) -> bool:
         return self._synced != self.wanted
 
 
@@ -132,11 +132,11 @@ class FakeGuard:
     """Implements reconciler.ChangeGuard: objects while a test sets a reason."""
 
     def __init__(self) -> None:
-        self.doubts = False
+        self.must_check = False
         self.reason = ""
 
     def objection(self, held: Ruleset, wanted: Ruleset) -> str:
-        self.doubts = bool(self.reason)
+        self.must_check = bool(self.reason)
         return self.reason if held != wanted else ""
 
 
@@ -181,7 +181,7 @@ class Stage:
     async def others_write(self, ruleset: Ruleset, by: str = "") -> None:
         """Change the table as another program, with a notification."""
         self.kernel.fake.ruleset = ruleset
-        self.reconciler.changed(by)
+        self.reconciler.mark_changed(by)
         await self.turn()
 
     async def passes(self, seconds: float) -> None:
@@ -190,7 +190,7 @@ class Stage:
 
     def object(self, reason: str) -> None:
         """Set the guard's reason; '' for none."""
-        self.guard.reason, self.guard.doubts = reason, bool(reason)
+        self.guard.reason, self.guard.must_check = reason, bool(reason)
 
     def _hold(self) -> None:
         self.holds += 1
@@ -375,7 +375,7 @@ def test_a_difference_is_checked_for_a_listing_variant_only_where_it_can_be_one(
             def changed_again() -> None:
                 stage.kernel.reading = lambda: None
                 if again:
-                    stage.reconciler.changed("nft (process 4711)")
+                    stage.reconciler.mark_changed("nft (process 4711)")
 
             stage.kernel.reading = changed_again
             await stage.others_write(current)
@@ -398,8 +398,8 @@ async def test_an_earlier_program_is_not_named_for_a_later_drift_without_a_notif
 async def test_a_reported_program_is_named_though_later_notifications_were_lost() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = ABSENT
-        stage.reconciler.changed("nft (process 4711)")
-        stage.reconciler.changed()
+        stage.reconciler.mark_changed("nft (process 4711)")
+        stage.reconciler.mark_changed()
         await stage.turn()
         assert stage.reconciler.status.drift_by == "nft (process 4711)"
 
@@ -462,7 +462,7 @@ async def test_a_change_by_another_program_during_a_comparison_causes_another_on
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.gate.clear()
         await stage.others_write(ABSENT)
-        stage.reconciler.changed()
+        stage.reconciler.mark_changed()
         stage.kernel.gate.set()
         await stage.turn()
         await stage.passes(0.05)
@@ -471,7 +471,7 @@ async def test_a_change_by_another_program_during_a_comparison_causes_another_on
 
 @pytest.mark.parametrize(
     "notify",
-    [Reconciler.changed, Reconciler.distrust],
+    [Reconciler.mark_changed, Reconciler.invalidate],
     ids=["another program changed the table", "the comparison is outdated"],
 )
 def test_nothing_is_written_before_the_first_wake_where(notify: Callable[[Reconciler], None]) -> None:
@@ -540,7 +540,7 @@ async def test_an_own_change_does_not_postpone_the_next_comparison() -> None:
 async def test_after_invalidate_the_kernel_is_read_before_the_next_transaction() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.kernel.fake.ruleset = holding("10.0.0.6")
-        stage.reconciler.distrust()
+        stage.reconciler.invalidate()
         await stage.turn()
         assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), 2)
         assert stage.reconciler.status.drifts == 1
@@ -596,11 +596,11 @@ def test_invalidate_causes_another_comparison(moment: str) -> None:
         async with running(holding("10.0.0.1")) as stage:
             stage.kernel.gate.clear()
             if moment.endswith("read"):
-                stage.reconciler.distrust()
+                stage.reconciler.invalidate()
                 await stage.turn()
             await stage.want(holding("10.0.0.2"))
             reads = stage.kernel.reads
-            stage.reconciler.distrust()
+            stage.reconciler.invalidate()
             stage.kernel.gate.set()
             await stage.passes(0.05)
             assert stage.kernel.reads == reads + 1
@@ -647,7 +647,7 @@ async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - ea
         "fail": lambda: setattr(stage.kernel, "faults", what),
         "hold back": stage.kernel.gate.clear,
         "let go": stage.kernel.gate.set,
-        "distrust": stage.reconciler.distrust,
+        "distrust": stage.reconciler.invalidate,
         "pass": lambda: stage.passes(what),
     }
     done = actions[verb]()
@@ -713,9 +713,9 @@ def test_after_the_guard_s_objection_ends_pending_changes_take_effect() -> None:
 def test_a_guard_without_an_objection_does_not_delay_the_round() -> None:
     async def body() -> None:
         async with running(holding("10.0.0.1")) as stage:
-            stage.guard.doubts = True
+            stage.guard.must_check = True
             await stage.want(holding("10.0.0.2"))
-            assert (stage.current, stage.guard.doubts) == (holding("10.0.0.2"), False)
+            assert (stage.current, stage.guard.must_check) == (holding("10.0.0.2"), False)
 
     asyncio.run(body())
 

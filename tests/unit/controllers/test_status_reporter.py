@@ -14,7 +14,7 @@ from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.objects import NetworkLogging, Node, ObjectRef
 from nfagent.reporting.notice import object_path
 from nfagent.reporting.problems import NodeFaults
-from tests.support.fake_apiserver import Clock, Store, Time
+from tests.support.fake_apiserver import ObjectStore, SkewedClock, SteppedTime
 from tests.support.reporting_agents import DB, EGRESS, scenario
 
 FLAWED = decode_network_policy(
@@ -25,7 +25,7 @@ FLAWED = decode_network_policy(
 )
 
 
-class CountingClock(Clock):
+class CountingClock(SkewedClock):
     """A clock that counts calls of `wait`."""
 
     waits = 0
@@ -39,8 +39,8 @@ class Stage:
     """The state of one agent, and the Events that the API server has."""
 
     def __init__(self) -> None:
-        self.time = Time()
-        self.store = Store(self.time)
+        self.time = SteppedTime()
+        self.store = ObjectStore(self.time)
         self.desired = DesiredState("n1")
         self.faults: dict[ObjectRef, tuple[ValidationIssue, ...]] = {}
         self.troubles = NodeFaults()
@@ -84,7 +84,7 @@ async def test_a_new_fault_is_reported_within_seconds_on_its_object() -> None:
         stage.desired.put(NetworkLogging())
         await stage.time.passes(3.0)
         assert stage.reasons() == [("NetworkLogging", "UpdateNetworkLogging"), ("NetworkPolicy", "FailsClosed")]
-        stage.troubles = NodeFaults(refused="EBUSY")
+        stage.troubles = NodeFaults(commit_error="EBUSY")
         await stage.time.passes(15.0)
         assert ("Node", "RulesRefused") in stage.reasons()
 

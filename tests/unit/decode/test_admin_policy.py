@@ -15,10 +15,10 @@ from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
 from tests.conformance import load_conformance
 from tests.support.tier_documents import (
     ALL,
+    ALL_NAMESPACES,
     BAD_SELECTOR,
     BANP,
     EVERY_POD,
-    EVERYBODY,
     READERS,
     SHOP,
     SHOP_LABELS,
@@ -27,7 +27,7 @@ from tests.support.tier_documents import (
     WEB_LABELS,
     Document,
     Read,
-    Version,
+    TierKind,
     anp,
     banp,
     cnp,
@@ -80,7 +80,7 @@ def test_a_whole_admin_network_policy_is_read() -> None:
 def test_a_whole_baseline_admin_network_policy_is_read() -> None:
     found = banp(
         subject={"namespaces": SHOP_LABELS},
-        ingress=[{"action": "Deny", "from": [EVERYBODY]}],
+        ingress=[{"action": "Deny", "from": [ALL_NAMESPACES]}],
         egress=[{"action": "Allow", "to": [{"nodes": {}}], "ports": [{"portNumber": {"port": 53, "protocol": "UDP"}}]}],
     )
     assert found == TierPolicy(
@@ -108,7 +108,7 @@ def test_a_whole_cluster_network_policy_is_read(tier: str, found: str) -> None:
         subject={"pods": {"podSelector": WEB_LABELS}},
         ingress=[
             {"action": "Accept", "from": [{"pods": {"podSelector": {}}}], "protocols": protocols},
-            {"action": "Pass", "from": [EVERYBODY], "protocols": [{"destinationNamedPort": "http"}]},
+            {"action": "Pass", "from": [ALL_NAMESPACES], "protocols": [{"destinationNamedPort": "http"}]},
         ],
         egress=[{"action": "Deny", "to": [{"networks": ["203.0.113.7/32"]}]}],
     )
@@ -177,7 +177,7 @@ def closed(found: TierPolicy) -> tuple[str, ...]:
     ],
 )
 def test_too_many_rules_close_the_directions_that_have_rules(
-    version: Version, rules: Document, directions: tuple[str, ...]
+    version: TierKind, rules: Document, directions: tuple[str, ...]
 ) -> None:
     many = {direction: found * (version.most + 1) for direction, found in rules.items()}
     found = version.read(subject={"namespaces": SHOP_LABELS}, **many)
@@ -202,7 +202,7 @@ def test_too_many_rules_close_the_directions_that_have_rules(
     ],
 )
 def test_rules_that_are_no_list_close_their_direction(
-    version: Version, rules: Document, directions: tuple[str, ...]
+    version: TierKind, rules: Document, directions: tuple[str, ...]
 ) -> None:
     found = version.read(**rules)
     assert closed(found) == directions
@@ -212,7 +212,7 @@ def test_rules_that_are_no_list_close_their_direction(
 
 
 @each_version
-def test_a_field_of_the_spec_that_is_not_known_closes_both_directions(version: Version) -> None:
+def test_a_field_of_the_spec_that_is_not_known_closes_both_directions(version: TierKind) -> None:
     found = version.read(ingres=[DENY_SHOP])
     assert closed(found) == ("ingress", "egress")
     assert "spec.ingres: is not a field here; write only " in str(found.problem)

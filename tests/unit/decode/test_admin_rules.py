@@ -10,16 +10,16 @@ from nfagent.model.admin_policy import TierRule
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, PolicyPort
 from tests.support.tier_documents import (
+    ALL_NAMESPACES,
     ANP,
     BAD_SELECTOR,
     BANP,
     CNP,
-    EVERYBODY,
     READERS,
     VERSIONS,
     Document,
     Read,
-    Version,
+    TierKind,
 )
 
 each_kind = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
@@ -29,7 +29,7 @@ BAD_PEERS: dict[str, tuple[Any, str]] = {
     "a rule without peers": (None, ".to: is missing; write peers, `namespaces: {}` for every Pod"),
     "an empty list of peers": ([], ".to: is empty; write peers, `namespaces: {}` for every Pod"),
     "peers that are no list": ({"namespaces": {}}, ".to: is not a list"),
-    "peers beside an empty one": ([EVERYBODY, {}], ".to[1]: is empty; write namespaces, pods, nodes or networks"),
+    "peers beside an empty one": ([ALL_NAMESPACES, {}], ".to[1]: is empty; write namespaces, pods, nodes or networks"),
     "a peer that is null": ([None], ".to[0]: is missing; write namespaces, pods, nodes or networks"),
     "a peer of text": (["all"], ".to[0] 'all': is not a mapping"),
     "a peer whose only field is null": ([{"namespaces": None}], ".to[0]: is empty; write namespaces"),
@@ -41,7 +41,7 @@ BAD_PEERS: dict[str, tuple[Any, str]] = {
         ".to[0]: has namespaces and nodes side by side; write one of them",
     ),
     "domainNames": (
-        [EVERYBODY, {"domainNames": ["k.io"]}],
+        [ALL_NAMESPACES, {"domainNames": ["k.io"]}],
         ".to[1].domainNames: is not supported yet; write networks with the addresses of these names",
     ),
     "an operator that isn't one": (
@@ -95,27 +95,27 @@ BAD_PEERS: dict[str, tuple[Any, str]] = {
 
 @each_version
 @pytest.mark.parametrize(("peers", "message"), BAD_PEERS.values(), ids=BAD_PEERS)
-def test_a_fault_in_a_peer_closes_its_rule(version: Version, peers: object, message: str) -> None:
+def test_a_fault_in_a_peer_closes_its_rule(version: TierKind, peers: object, message: str) -> None:
     assert message in version.fault({"to": peers})
 
 
 @each_version
 @pytest.mark.parametrize("peer", ["nodes", "networks", "domainNames"])
-def test_ingress_knows_only_pods_as_peers(version: Version, peer: str) -> None:
+def test_ingress_knows_only_pods_as_peers(version: TierKind, peer: str) -> None:
     value = {"nodes": {}, "networks": ["10.0.0.0/8"], "domainNames": ["k.io"]}[peer]
     said = version.fault({"from": [{peer: value}]}, "ingress")
     assert said == f".from[0].{peer}: is not a field here; write namespaces or pods"
 
 
 @pytest.mark.parametrize("version", [ANP, BANP], ids=["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"])
-def test_v1alpha1_asks_for_both_selectors(version: Version) -> None:
+def test_v1alpha1_asks_for_both_selectors(version: TierKind) -> None:
     said = version.fault({"to": [{"pods": {"podSelector": {}}}]})
     assert said == ".to[0].pods.namespaceSelector: is missing; write {} for every Namespace"
 
 
 @each_version
 @pytest.mark.parametrize("count", [25, 26, 100, 101])
-def test_the_number_of_peers_has_a_limit(version: Version, count: int) -> None:
+def test_the_number_of_peers_has_a_limit(version: TierKind, count: int) -> None:
     peers = [{"namespaces": {"matchLabels": {"n": str(number)}}} for number in range(count)]
     if count <= version.most:
         rule = version.rule("Deny", {"to": peers})
@@ -181,7 +181,7 @@ BAD_V1ALPHA1_PORTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("version", [ANP, BANP], ids=["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"])
 @pytest.mark.parametrize(("ports", "message"), BAD_V1ALPHA1_PORTS.values(), ids=BAD_V1ALPHA1_PORTS)
-def test_a_fault_in_a_v1alpha1_port_closes_its_rule(version: Version, ports: object, message: str) -> None:
+def test_a_fault_in_a_v1alpha1_port_closes_its_rule(version: TierKind, ports: object, message: str) -> None:
     assert message in version.fault({"ports": ports})
 
 
@@ -260,7 +260,7 @@ def test_a_v1alpha1_port_is_of_tcp_where_it_says_nothing_and_takes_every_name() 
 
 @each_version
 @pytest.mark.parametrize("count", [25, 26, 100, 101])
-def test_the_number_of_ports_has_a_limit(version: Version, count: int) -> None:
+def test_the_number_of_ports_has_a_limit(version: TierKind, count: int) -> None:
     if version is CNP:
         ports: list[Document] = [{"tcp": {"destinationPort": {"number": number + 1}}} for number in range(count)]
     else:
@@ -275,20 +275,20 @@ def test_the_number_of_ports_has_a_limit(version: Version, count: int) -> None:
 
 @each_version
 @pytest.mark.parametrize("peer", [{"nodes": {}}, {"networks": ["10.0.0.0/8"]}], ids=["nodes", "networks"])
-def test_a_named_port_beside_a_peer_without_names_closes_the_rule(version: Version, peer: Document) -> None:
+def test_a_named_port_beside_a_peer_without_names_closes_the_rule(version: TierKind, peer: Document) -> None:
     if version is CNP:
         ports: list[Document] = [{"tcp": {"destinationPort": {"number": 80}}}, {"destinationNamedPort": "http"}]
     else:
         ports = [{"portNumber": {"port": 80}}, {"namedPort": "http"}]
-    said = version.fault({"to": [EVERYBODY, peer], version.ports: ports})
+    said = version.fault({"to": [ALL_NAMESPACES, peer], version.ports: ports})
     reason = "is a port's name, and nodes and networks have none; write a number, or two rules"
     assert said == f".{version.ports}[1]: {reason}"
-    assert version.rule("Deny", {"to": [EVERYBODY, peer], version.ports: ports[:1]}).problem is None
-    assert version.rule("Deny", {"to": [EVERYBODY], version.ports: ports}).problem is None
+    assert version.rule("Deny", {"to": [ALL_NAMESPACES, peer], version.ports: ports[:1]}).problem is None
+    assert version.rule("Deny", {"to": [ALL_NAMESPACES], version.ports: ports}).problem is None
 
 
 @each_version
-def test_a_rule_with_a_field_that_is_not_known_is_closed(version: Version) -> None:
+def test_a_rule_with_a_field_that_is_not_known_is_closed(version: TierKind) -> None:
     said = version.fault({"when": "night"})
     assert said == f".when 'night': is not a field here; write only name, action, to and {version.ports}"
     other = "ports" if version is CNP else "protocols"
@@ -298,7 +298,7 @@ def test_a_rule_with_a_field_that_is_not_known_is_closed(version: Version) -> No
     for key in numbers:
         said = version.fault({key: "night"})
         assert said == f": has a key that is no text; write only name, action, to and {version.ports}"
-    said = version.fault({"to": [EVERYBODY]}, "ingress")
+    said = version.fault({"to": [ALL_NAMESPACES]}, "ingress")
     assert said == f".to: is not a field here; write only name, action, from and {version.ports}"
 
 
@@ -306,19 +306,19 @@ NAME_OF_400_BYTES = "\U0001f40b" * 100
 
 
 @each_version
-def test_a_rules_name_is_counted_in_characters_not_bytes(version: Version) -> None:
+def test_a_rules_name_is_counted_in_characters_not_bytes(version: TierKind) -> None:
     assert version.rule("Deny", {"name": NAME_OF_400_BYTES}).name == NAME_OF_400_BYTES
     assert version.fault({"name": "x" * 101}).endswith("': has 101 characters; write at most 100")
     assert version.fault({"name": 5}) == ".name '5': is not a string; put it in quotes"
 
 
 @each_version
-def test_a_rule_that_is_closed_keeps_its_name(version: Version) -> None:
+def test_a_rule_that_is_closed_keeps_its_name(version: TierKind) -> None:
     rule = version.rule("Deny", {"name": "friends", "to": [{}]})
     assert (rule.name, rule.action, rule.peers, rule.ports) == ("friends", "deny", (), ())
 
 
-UNKNOWN_ACTIONS: dict[str, tuple[Version, Any, str]] = {
+UNKNOWN_ACTIONS: dict[str, tuple[TierKind, Any, str]] = {
     "Log": (ANP, "Log", ".action 'Log': is not an action here; write Allow, Deny or Pass"),
     "v1alpha2's Accept in v1alpha1": (ANP, "Accept", ".action 'Accept': is not an action here; write Allow, Deny or P"),
     "small letters": (ANP, "allow", ".action 'allow': is not an action here"),
@@ -331,7 +331,7 @@ UNKNOWN_ACTIONS: dict[str, tuple[Version, Any, str]] = {
 
 
 @pytest.mark.parametrize(("version", "action", "message"), UNKNOWN_ACTIONS.values(), ids=UNKNOWN_ACTIONS)
-def test_a_rule_whose_action_is_not_known_denies_everything(version: Version, action: str, message: str) -> None:
+def test_a_rule_whose_action_is_not_known_denies_everything(version: TierKind, action: str, message: str) -> None:
     rule = version.rule(action)
     assert rule == TierRule("deny", problem=rule.problem)
     assert message in str(rule.problem)

@@ -32,7 +32,7 @@ def test_news_are_the_difference_between_two_looks(history: list[tuple[int, list
     for step in [*history, None]:
         if step is None:
             now = {problem for problems in model.values() for problem in problems}
-            assert tuple(map(set, kept.news())) == (now - seen, seen - now)
+            assert tuple(map(set, kept.drain_changes())) == (now - seen, seen - now)
             seen = now
             continue
         owner, found = step
@@ -47,14 +47,14 @@ def test_who_has_none_can_not_be_forgotten_twice() -> None:
     del kept["a"]
     with pytest.raises(KeyError):
         del kept["a"]
-    assert kept.news() == ([], [])
+    assert kept.drain_changes() == ([], [])
 
 
 def test_news_come_in_the_order_of_their_words() -> None:
     kept = IssueTracker[int]()
     for number in (2, 0, 1):
         kept[number] = (PROBLEMS[number],)
-    assert kept.news() == ([PROBLEMS[0], PROBLEMS[1], PROBLEMS[2]], [])
+    assert kept.drain_changes() == ([PROBLEMS[0], PROBLEMS[1], PROBLEMS[2]], [])
 
 
 def closed(number: int) -> dict[str, Any]:
@@ -85,14 +85,14 @@ class Followed:
     def __init__(self, faulty: int) -> None:
         self._reflector = Reflector(POLICIES, lambda _: ())
         documents = [closed(number) for number in range(faulty)]
-        list(self._reflector.take_chunk(initial_list(*documents)))
+        list(self._reflector.feed_watch(initial_list(*documents)))
 
     def change(self) -> None:
         sound = {**policy("shop/sound", labelled(app="web")), "apiVersion": "networking.k8s.io/v1"}
-        assert list(self._reflector.take_chunk(event("ADDED", sound)))
+        assert list(self._reflector.feed_watch(event("ADDED", sound)))
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        return self._reflector.problems.news()
+        return self._reflector.problems.drain_changes()
 
 
 class Read:
@@ -108,7 +108,7 @@ class Read:
         assert self._folder.update("sound.json", json.dumps(sound))
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
-        return self._folder.issues.news()
+        return self._folder.issues.drain_changes()
 
 
 @pytest.mark.parametrize("source", [Followed, Read], ids=["an API server", "a folder"])

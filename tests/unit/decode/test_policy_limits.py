@@ -7,7 +7,7 @@ import pytest
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.decode.policy_limits import MOST_PAIRS, MOST_RULES, MOST_SELECTORS, MOST_VALUES, MOST_WIDE
 from nfagent.model.selectors import Requirement
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "a", 11, app="db")
@@ -101,7 +101,7 @@ def test_one_policy_may_have_only_so_many(listed: object, most: int, said: str) 
 def test_it_denies_its_own_pods_and_no_others() -> None:
     large = policy("shop/large", labelled(app="web"), types=["Ingress"], ingress=rules(MOST_RULES + 1))
     other = policy("shop/other", labelled(app="db"), types=["Ingress"], ingress=rules(1))
-    scene = Scene(WEB, DB, SPY, large, other)
+    scene = TwoNodeCluster(WEB, DB, SPY, large, other)
     assert not scene.passes("ops/spy", "shop/web", "80/tcp")
     assert scene.passes("ops/spy", "shop/db", "80/tcp")
     assert scene.passes("shop/web", "ops/spy", "80/tcp")

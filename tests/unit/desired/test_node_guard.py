@@ -61,21 +61,21 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
 def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a column
     desired = seen(name, *documents)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
-    assert bool(guard.doubts and guard.objection(held, desired.ruleset())) == objects
-    assert guard.doubts == objects
-    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).doubts
+    assert bool(guard.must_check and guard.objection(held, desired.ruleset())) == objects
+    assert guard.must_check == objects
+    assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).must_check
 
 
 def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_removed() -> None:
     desired = seen("a", WEB, CLOSED)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
     assert guard.objection(ABSENT, desired.ruleset()) == ""
-    assert not guard.doubts
+    assert not guard.must_check
     made = decoded(node("a"))
     desired.put(made)
-    assert not guard.doubts
+    assert not guard.must_check
     desired.remove(made.ref)
-    assert guard.doubts
+    assert guard.must_check
 
 
 def test_the_message_names_the_isolated_addresses_and_the_option_to_set() -> None:

@@ -13,7 +13,7 @@ from nfagent.nftables.objects import ServicePort
 UPLINK = Interface(2, "eth0")
 VETH = Interface(7, "cali1", "veth")
 BRIDGE = Interface(5, "cbr0", "bridge")
-WORLD = [Route((2, 3), near=False)]
+WORLD = [Route((2, 3), on_link=False)]
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ WORLD = [Route((2, 3), near=False)]
         ([VETH], [Route((9,))], set(), ""),
         ([BRIDGE], [Route((5,))], {"cbr0"}, ""),
         ([BRIDGE, Interface(7, "veth1", "veth", 5), Interface(8, "tap1", "tun", 5)], [Route((5,))], {"cbr0"}, ""),
-        ([VETH], [Route((7,), near=False), Route((7,))], {"cali1"}, ""),
+        ([VETH], [Route((7,), on_link=False), Route((7,))], {"cali1"}, ""),
         ([], [Route((2,))], set(), "it also leads to other hosts"),
         ([Interface(2, "eth0", "veth")], [Route((2,))], set(), "it also leads to other hosts"),
         ([Interface(2, "br0", "bridge")], [Route((2,))], set(), "it also leads to other hosts"),
-        ([VETH], [Route((7,), near=False)], set(), ""),
+        ([VETH], [Route((7,), on_link=False)], set(), ""),
         ([Interface(3, "eth1", "veth")], [Route((3,))], set(), "it also leads to other hosts"),
         ([BRIDGE, Interface(3, "eth1", "", 5)], [Route((5,))], set(), "its port eth1 may lead to other hosts"),
         ([BRIDGE, Interface(3, "vx0", "vxlan", 5)], [Route((5,))], set(), "its port vx0 may lead to other hosts"),

@@ -12,12 +12,12 @@ from nfagent.model.objects import ObjectRef
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element
 from nfagent.nftables.transaction import ChangeElements, Transaction
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import later, opening, reply, run
 from tests.support.two_node_cluster import (
     DECODERS,
     Document,
-    Scene,
+    TwoNodeCluster,
     labelled,
     namespace,
     node,
@@ -87,13 +87,13 @@ LOGGED: Document = {
     "metadata": {"name": "default"},
     "spec": {"cluster": {"allow": {"log": True}, "deny": {"log": True}}},
 }
-Change = Callable[[Scene], object]
+Change = Callable[[TwoNodeCluster], object]
 
 
 def come(*documents: Document) -> Change:
     """Return the event of a new or changed object."""
 
-    def change(scene: Scene) -> None:
+    def change(scene: TwoNodeCluster) -> None:
         for document in documents:
             scene.put(document)
 
@@ -119,13 +119,13 @@ def moved_node(name: str, address: str) -> Document:
     return found | {"status": {"addresses": [{"type": "InternalIP", "address": address}]}}
 
 
-def settled(scene: Scene) -> DesiredState:
+def settled(scene: TwoNodeCluster) -> DesiredState:
     """Commit everything, and clear the addresses to re-check."""
     view = scene.views["a"]
-    view.take()
-    view.absolve(view.suspects)
-    view.take()
-    assert (view.suspects, view.touched) == ({}, False)
+    view.drain_changes()
+    view.clear_recheck(view.recheck_addresses)
+    view.drain_changes()
+    assert (view.recheck_addresses, view.dirty) == ({}, False)
     return view
 
 
@@ -416,7 +416,7 @@ PEERS: dict[str, tuple[list[Document], Change, str]] = {
 }
 
 
-def addresses(scene: Scene, whose: str) -> set[str]:
+def addresses(scene: TwoNodeCluster, whose: str) -> set[str]:
     """Return the addresses of Pods by their names alone; an address is itself."""
     by_name = {found.name: found.addresses for found in scene.views["a"].cluster.pods.values()}
     return {address for word in whose.split() for address in by_name.get(word, (word,))}
@@ -426,11 +426,11 @@ def addresses(scene: Scene, whose: str) -> set[str]:
 def test_a_change_puts_those_addresses_under_re_check_whose_connections_it_may_revoke(
     before: list[Document], change: Change, whose: str
 ) -> None:
-    scene = Scene(*CLUSTER, *before)
+    scene = TwoNodeCluster(*CLUSTER, *before)
     view = settled(scene)
     change(scene)
-    view.take()
-    assert view.suspects.keys() == addresses(scene, whose)
+    view.drain_changes()
+    assert view.recheck_addresses.keys() == addresses(scene, whose)
 
 
 def held(view: DesiredState, name: str) -> set[Element]:
@@ -438,11 +438,11 @@ def held(view: DesiredState, name: str) -> set[Element]:
 
 
 def test_addresses_to_re_check_are_in_the_sets_of_their_family_from_the_transaction_of_the_change_on() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
     assert [held(view, name) for name in ("recheck4", "recheck6", "rechecking")] == [set(), set(), set()]
-    transaction = view.take()
+    transaction = view.drain_changes()
     assert {command.set for command in transaction if isinstance(command, ChangeElements)} == {
         *("isolated", "recheck4", "recheck6", "rechecking")
     }
@@ -454,43 +454,47 @@ def test_addresses_to_re_check_are_in_the_sets_of_their_family_from_the_transact
 
 
 def test_families_are_under_re_check_while_an_address_of_theirs_is() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
-    suspects = view.suspects
-    for address in sorted(suspects, key=family_of):
-        view.absolve({address: suspects[address]})
-        view.take()
-        assert held(view, "rechecking") == {family_of(left) for left in view.suspects}
+    view.drain_changes()
+    addresses_before = view.recheck_addresses
+    for address in sorted(addresses_before, key=family_of):
+        view.clear_recheck({address: addresses_before[address]})
+        view.drain_changes()
+        assert held(view, "rechecking") == {family_of(left) for left in view.recheck_addresses}
     assert not any(held(view, name) for name in ("recheck4", "recheck6", "rechecking"))
 
 
 def test_a_second_address_of_a_family_keeps_it_under_re_check() -> None:
-    scene = Scene(*CLUSTER, CLOSED)
+    scene = TwoNodeCluster(*CLUSTER, CLOSED)
     view = settled(scene)
     scene.put(pod("shop/web", "a", 10, app="none"))
     scene.put(policy("shop/p", labelled(app="db")))
     scene.put(policy("shop/q", labelled(app="free")))
-    view.take()
-    assert view.suspects.keys() == addresses(scene, "db free")
-    view.absolve({address: number for address, number in view.suspects.items() if address in addresses(scene, "db")})
+    view.drain_changes()
+    assert view.recheck_addresses.keys() == addresses(scene, "db free")
+    view.clear_recheck(
+        {address: number for address, number in view.recheck_addresses.items() if address in addresses(scene, "db")}
+    )
     assert held(view, "rechecking") == {4, 6}
-    assert view.suspects.keys() == addresses(scene, "free")
+    assert view.recheck_addresses.keys() == addresses(scene, "free")
 
 
 def test_a_cleared_address_leaves_the_sets_in_the_next_transaction_and_is_not_added_again() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
-    view.absolve(view.suspects)
-    deleted = {(command.set, element) for command in elements(view.take(), "delete") for element in command.elements}
+    view.drain_changes()
+    view.clear_recheck(view.recheck_addresses)
+    deleted = {
+        (command.set, element) for command in elements(view.drain_changes(), "delete") for element in command.elements
+    }
     assert deleted == {
         *(("recheck4", "10.64.0.10"), ("recheck6", "2001:db8:0:a::10")),
         *(("rechecking", 4), ("rechecking", 6)),
     }
-    assert (view.suspects, view.touched, view.take()) == ({}, False, ())
+    assert (view.recheck_addresses, view.dirty, view.drain_changes()) == ({}, False, ())
 
 
 def elements(transaction: Transaction, verb: str) -> list[ChangeElements]:
@@ -500,73 +504,73 @@ def elements(transaction: Transaction, verb: str) -> list[ChangeElements]:
 
 
 def test_an_address_is_not_cleared_if_a_later_change_concerns_it_again() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
     scene.put(policy("shop/q", labelled(app="db")))
-    view.take()
-    judged = view.suspects
+    view.drain_changes()
+    judged = view.recheck_addresses
     scene.put(guard(rule("Deny")))
-    view.take()
-    view.absolve(judged)
-    assert view.suspects.keys() == addresses(scene, "web")
+    view.drain_changes()
+    view.clear_recheck(judged)
+    assert view.recheck_addresses.keys() == addresses(scene, "web")
     assert held(view, "recheck4") == {"10.64.0.10"}
-    view.absolve(view.suspects)
-    assert view.suspects == {}
+    view.clear_recheck(view.recheck_addresses)
+    assert view.recheck_addresses == {}
 
 
 def test_clearing_an_address_twice_or_one_that_is_not_re_checked_changes_nothing() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
-    judged = view.suspects
-    view.absolve(judged)
-    view.take()
-    view.absolve({**judged, "10.64.0.99": 1})
-    assert (view.suspects, view.touched) == ({}, False)
+    view.drain_changes()
+    judged = view.recheck_addresses
+    view.clear_recheck(judged)
+    view.drain_changes()
+    view.clear_recheck({**judged, "10.64.0.99": 1})
+    assert (view.recheck_addresses, view.dirty) == ({}, False)
 
 
 def test_the_whole_ruleset_has_the_addresses_that_transactions_added_and_not_those_removed() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
-    kernel = FakeKernel(view.ruleset())
+    kernel = FakeNftables(view.ruleset())
     scene.put(CLOSED)
     assert held(view, "recheck4") == set()
-    kernel.apply(view.take())
+    kernel.apply(view.drain_changes())
     assert kernel.ruleset == view.ruleset()
-    view.absolve(view.suspects)
-    kernel.apply(view.take())
+    view.clear_recheck(view.recheck_addresses)
+    kernel.apply(view.drain_changes())
     assert kernel.ruleset == view.ruleset()
 
 
 def test_a_change_that_was_not_drained_adds_no_address_to_re_check() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.settle()
-    view.take()
-    assert view.suspects == {}
+    view.mark_synced()
+    view.drain_changes()
+    assert view.recheck_addresses == {}
 
 
 def test_a_full_compile_has_no_address_to_re_check() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
-    assert view.suspects != {}
-    assert view.rebuilt().suspects == {}
+    view.drain_changes()
+    assert view.recheck_addresses != {}
+    assert view.rebuilt().recheck_addresses == {}
 
 
 # Distrust: what the kernel let pass before isn't known.
 
 
 def test_invalidation_re_checks_every_local_pod_that_policies_select() -> None:
-    scene = Scene(*CLUSTER, CLOSED, floor(rule("Deny"), subject=pods(app="db")))
+    scene = TwoNodeCluster(*CLUSTER, CLOSED, floor(rule("Deny"), subject=pods(app="db")))
     view = settled(scene)
-    added = {(command.set, element) for command in elements(view.distrusted(), "add") for element in command.elements}
+    added = {(command.set, element) for command in elements(view.recheck_all(), "add") for element in command.elements}
     judged = addresses(scene, "web db")
-    assert view.suspects.keys() == judged
+    assert view.recheck_addresses.keys() == judged
     assert added == {
         *((f"recheck{family_of(address)}", address) for address in judged),
         *(("rechecking", 4), ("rechecking", 6)),
@@ -574,39 +578,39 @@ def test_invalidation_re_checks_every_local_pod_that_policies_select() -> None:
 
 
 def test_invalidation_returns_its_own_commands() -> None:
-    scene = Scene(*CLUSTER, CLOSED)
+    scene = TwoNodeCluster(*CLUSTER, CLOSED)
     view = settled(scene)
-    kernel = FakeKernel(view.ruleset())
-    kernel.apply(view.distrusted())
+    kernel = FakeNftables(view.ruleset())
+    kernel.apply(view.recheck_all())
     assert kernel.ruleset == view.ruleset()
-    assert view.take() == ()
+    assert view.drain_changes() == ()
 
 
 def test_invalidation_returns_new_addresses_only() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
+    view.drain_changes()
     scene.put(policy("shop/q", labelled(app="db")))
-    view.settle()
-    added = {element for command in elements(view.distrusted(), "add") for element in command.elements}
+    view.mark_synced()
+    added = {element for command in elements(view.recheck_all(), "add") for element in command.elements}
     assert added == addresses(scene, "db")
-    assert view.suspects.keys() == addresses(scene, "web db")
+    assert view.recheck_addresses.keys() == addresses(scene, "web db")
 
 
 def test_after_a_restart_the_addresses_that_were_to_be_re_checked_are_re_checked() -> None:
-    scene = Scene(*CLUSTER)
+    scene = TwoNodeCluster(*CLUSTER)
     view = settled(scene)
-    kernel = FakeKernel()
+    kernel = FakeNftables()
     kernel.apply(diff(ABSENT, view.ruleset()))
     scene.put(CLOSED)
-    kernel.apply(view.take())
+    kernel.apply(view.drain_changes())
     fresh = view.rebuilt()
     difference = diff(kernel.ruleset, fresh.ruleset())
-    fresh.settle()
-    kernel.apply((*difference, *fresh.distrusted()))
+    fresh.mark_synced()
+    kernel.apply((*difference, *fresh.recheck_all()))
     assert kernel.ruleset == fresh.ruleset()
-    assert fresh.suspects.keys() == addresses(scene, "web")
+    assert fresh.recheck_addresses.keys() == addresses(scene, "web")
 
 
 # What it is for: packets of a live connection.
@@ -614,35 +618,35 @@ def test_after_a_restart_the_addresses_that_were_to_be_re_checked_are_re_checked
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_32_a_live_connection_ends_with_the_change_in_both_directions_and_others_go_on(family: int) -> None:
-    scene = Scene(*CLUSTER, OPEN_TO_CACHE)
+    scene = TwoNodeCluster(*CLUSTER, OPEN_TO_CACHE)
     view = settled(scene)
     revoked = scene.flow("shop/cache", "shop/web", "80/tcp", family)
     others = [scene.flow(*ends, "80/tcp", family) for ends in (("ops/mon", "shop/db"), ("shop/web", "outside"))]
     come(CLOSED)(scene)
-    view.take()
+    view.drain_changes()
     ruleset = view.ruleset()
     assert [run(ruleset, "forward", packet).verdict for packet in (later(revoked), reply(revoked))] == ["drop", "drop"]
     assert all(run(ruleset, "forward", packet).accepted for flow in others for packet in (later(flow), reply(flow)))
-    assert (view.permits(revoked), [view.permits(flow) for flow in others]) == (False, [True, True])
+    assert (view.is_allowed(revoked), [view.is_allowed(flow) for flow in others]) == (False, [True, True])
 
 
 def test_32_what_is_allowed_at_a_pod_under_re_check_goes_on_named_ports_included() -> None:
     by_name = {"from": [from_pods(app="cache")], "ports": [{"port": "http"}]}
-    scene = Scene(*CLUSTER, policy("shop/q", labelled(app="db"), types=["Ingress"]))
+    scene = TwoNodeCluster(*CLUSTER, policy("shop/q", labelled(app="db"), types=["Ingress"]))
     view = settled(scene)
     scene.put(web(by_name))
-    view.take()
+    view.drain_changes()
     flow = scene.flow("shop/cache", "shop/web", "80/tcp")
     assert all(run(view.ruleset(), "forward", packet).accepted for packet in (opening(flow), later(flow), reply(flow)))
 
 
 def test_32_once_re_checked_live_connections_bypass_the_policies_again() -> None:
-    scene = Scene(*CLUSTER, OPEN_TO_CACHE)
+    scene = TwoNodeCluster(*CLUSTER, OPEN_TO_CACHE)
     view = settled(scene)
     scene.put(CLOSED)
-    view.take()
-    view.absolve(view.suspects)
-    view.take()
+    view.drain_changes()
+    view.clear_recheck(view.recheck_addresses)
+    view.drain_changes()
     flow = scene.flow("shop/cache", "shop/web", "80/tcp")
     for packet in (later(flow), reply(flow)):
         result = run(view.ruleset(), "forward", packet)

@@ -44,16 +44,16 @@ BASELINE = TierPolicy(
 
 def test_a_log_prefix_outlives_its_rule_until_another_rule_has_the_name() -> None:
     desired = DesiredState("a")
-    assert desired.origin(DENIED) is None
+    assert desired.verdict_key(DENIED) is None
     desired.put(WEB)
     desired.put(POLICY)
     origin = VerdictKey("deny", "ingress", (POLICY.ref,))
-    assert (origin.prefix, desired.origin(DENIED)) == (DENIED, origin)
+    assert (origin.prefix, desired.verdict_key(DENIED)) == (DENIED, origin)
     desired.remove(POLICY.ref)
     desired.put(Node("b"))
-    assert desired.origin(DENIED) == origin
+    assert desired.verdict_key(DENIED) == origin
     desired.put(POLICY)
-    assert desired.origin(DENIED) == origin
+    assert desired.verdict_key(DENIED) == origin
 
 
 def test_only_the_latest_thousand_rules_that_are_gone_are_remembered() -> None:
@@ -62,10 +62,10 @@ def test_only_the_latest_thousand_rules_that_are_gone_are_remembered() -> None:
     policies = [NetworkPolicy(namespace="shop", name=f"p{number}") for number in range(1100)]
     for policy in policies:
         desired.put(policy)
-        desired.take()
+        desired.drain_changes()
         desired.remove(policy.ref)
-        desired.take()
-    remembered = [policy for policy in policies if desired.origin(f"deny ingress shop/{policy.name}") is not None]
+        desired.drain_changes()
+    remembered = [policy for policy in policies if desired.verdict_key(f"deny ingress shop/{policy.name}") is not None]
     assert remembered == policies[-1024:]
 
 
@@ -82,10 +82,10 @@ def test_the_whole_ruleset_is_the_same_value_until_something_changes() -> None:
 
 def test_drained_changes_are_not_returned_again() -> None:
     desired = DesiredState("a")
-    desired.settle()
+    desired.mark_synced()
     desired.put(WEB)
     desired.put(POLICY)
-    taken = [(desired.touched, desired.take() != ()) for _ in range(2)]
+    taken = [(desired.dirty, desired.drain_changes() != ()) for _ in range(2)]
     assert taken == [(True, True), (False, False)]
 
 
@@ -93,12 +93,12 @@ def test_what_is_added_and_removed_between_two_drains_is_no_change() -> None:
     desired = DesiredState("a")
     for item in (WEB, POLICY):
         desired.put(item)
-    desired.settle()
+    desired.mark_synced()
     desired.remove(POLICY.ref)
     desired.remove(WEB.ref)
     desired.put(WEB)
     desired.put(POLICY)
-    assert desired.take() == ()
+    assert desired.drain_changes() == ()
 
 
 def test_put_and_remove_return_whether_anything_changed() -> None:
@@ -139,9 +139,9 @@ def test_the_keys_of_a_kind_follow_its_objects(item: Item) -> None:
     desired = DesiredState("a")
     held = []
     for happens in (desired.put, lambda item: desired.remove(item.ref)):
-        held.append(list(desired.held(item.ref.kind)))
+        held.append(list(desired.keys(item.ref.kind)))
         happens(item)
-    held.append(list(desired.held(item.ref.kind)))
+    held.append(list(desired.keys(item.ref.kind)))
     assert held == [[], [(item.ref.namespace, item.ref.name)], []]
 
 
@@ -156,17 +156,17 @@ def test_counting_and_finding_keys_of_ten_thousand_policies_does_not_iterate_ove
     desired.put(ADMIN)
     began = process_time()
     for _ in range(1_000):
-        held = desired.held("NetworkPolicy")
+        held = desired.keys("NetworkPolicy")
         assert len(held) == 10_000
         assert ("shop", "p9999") in held
         assert ("shop", "q") not in held
-        assert list(desired.held("AdminNetworkPolicy")) == [("", "guard")]
+        assert list(desired.keys("AdminNetworkPolicy")) == [("", "guard")]
     assert process_time() - began < 0.8, "a millisecond each"
-    assert ("", "guard") not in set(desired.held("NetworkPolicy"))
+    assert ("", "guard") not in set(desired.keys("NetworkPolicy"))
 
 
 def test_a_kind_that_is_not_read_has_no_keys() -> None:
-    assert list(DesiredState("a").held("Secret")) == []
+    assert list(DesiredState("a").keys("Secret")) == []
 
 
 def test_removing_a_pod_that_is_not_there_changes_nothing() -> None:
@@ -199,10 +199,10 @@ def test_a_policy_of_the_tiers_comes_and_goes_by_its_kind_like_any_object() -> N
     before = desired.ruleset()
     origin = VerdictKey("deny", "ingress", (ADMIN.ref,))
     assert [desired.put(ADMIN), desired.put(ADMIN)] == [True, False]
-    assert desired.origin("deny ingress anp.guard") == origin
+    assert desired.verdict_key("deny ingress anp.guard") == origin
     assert desired.ruleset().counters - before.counters == {"deny/ingress/anp.guard"}
     assert [desired.remove(ADMIN.ref), desired.remove(ADMIN.ref)] == [True, False]
-    assert (desired.origin("deny ingress anp.guard"), desired.ruleset()) == (origin, before)
+    assert (desired.verdict_key("deny ingress anp.guard"), desired.ruleset()) == (origin, before)
 
 
 def test_a_policy_of_the_tiers_whose_subject_can_not_be_read_any_more_keeps_it() -> None:
@@ -243,5 +243,5 @@ def test_the_policy_sets_of_a_pod_are_by_direction_the_policies_that_apply(
     desired = DesiredState("a")
     for item in (*policies, WEB):
         desired.put(item)
-    found = desired.classes_of(WEB.addresses[0])
+    found = desired.policy_sets_of(WEB.addresses[0])
     assert [(key.direction, len(key.policies), len(key.admin), len(key.baseline)) for key in found] == classes

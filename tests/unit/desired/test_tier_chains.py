@@ -11,7 +11,7 @@ from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.nftables.objects import Chain, Goto, Jump, Return, Ruleset
 from nfagent.nftables.render import rule_text
 from nfagent.nftables.transaction import AddRule, FlushChain
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, tier_policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "a", 11, app="db")
@@ -34,11 +34,11 @@ def rule(action: str, *peers: Document) -> Document:
     return {"action": action, "from": list(peers or (ALL_PODS,))}
 
 
-def ruleset(scene: Scene) -> Ruleset:
+def ruleset(scene: TwoNodeCluster) -> Ruleset:
     return scene.views["a"].ruleset()
 
 
-def remove(scene: Scene, kind: str, namespace: str, name: str) -> None:
+def remove(scene: TwoNodeCluster, kind: str, namespace: str, name: str) -> None:
     for view in scene.views.values():
         view.remove(ObjectRef(kind, namespace, name))
 
@@ -73,13 +73,13 @@ def verdicts(chain: Chain) -> list[str]:
     ],
 )
 def test_a_policy_set_jumps_to_its_tiers_in_order(documents: list[Document], chain: str, leads: list[str]) -> None:
-    made = ruleset(Scene(WEB, *documents))
+    made = ruleset(TwoNodeCluster(WEB, *documents))
     assert made.maps["ingress4"].elements == {"10.64.0.10": chain}
     assert verdicts(made.chains[chain]) == leads
 
 
 def test_what_a_rule_of_a_tier_does_is_a_goto_or_a_return() -> None:
-    made = ruleset(Scene(WEB, guard(rule("Allow"), rule("Deny"), rule("Pass"))))
+    made = ruleset(TwoNodeCluster(WEB, guard(rule("Allow"), rule("Deny"), rule("Pass"))))
     decided = [found.verdict for found in made.chains[SECTION].rules]
     assert decided == [
         verdict
@@ -89,14 +89,14 @@ def test_what_a_rule_of_a_tier_does_is_a_goto_or_a_return() -> None:
 
 
 def test_policy_sets_of_several_namespaces_share_a_tier_chain() -> None:
-    made = ruleset(Scene(WEB, MON, policy("shop/p"), guard(rule("Deny"))))
+    made = ruleset(TwoNodeCluster(WEB, MON, policy("shop/p"), guard(rule("Deny"))))
     jumping = [name for name, chain in made.chains.items() if any(r.verdict == Jump(SECTION) for r in chain.rules)]
     assert sorted(jumping) == ["ingress/admin_anp.guard", "ingress/admin_anp.guard/shop/p"]
     assert [name for name in made.chains if name.startswith("admin/")] == [SECTION]
 
 
 def test_a_tier_chain_is_removed_with_its_last_policy_set() -> None:
-    scene = Scene(WEB, MON, policy("shop/p"), guard(rule("Deny")))
+    scene = TwoNodeCluster(WEB, MON, policy("shop/p"), guard(rule("Deny")))
     remove(scene, "Pod", "shop", "web")
     assert SECTION in ruleset(scene).chains
     remove(scene, "Pod", "ops", "mon")
@@ -107,7 +107,7 @@ def test_a_tier_chain_is_removed_with_its_last_policy_set() -> None:
 
 
 def test_a_tier_chain_returns_unchanged() -> None:
-    scene = Scene(WEB, guard(rule("Deny"), rule("Allow", OTHERS)))
+    scene = TwoNodeCluster(WEB, guard(rule("Deny"), rule("Allow", OTHERS)))
     before = ruleset(scene)
     remove(scene, "AdminNetworkPolicy", "", "guard")
     assert SECTION not in ruleset(scene).chains
@@ -125,7 +125,7 @@ def families(made: Ruleset, chain: str) -> list[str]:
 
 
 def test_a_tier_chain_has_rules_for_the_families_of_all_its_policy_sets() -> None:
-    scene = Scene(one_family("shop/old", "10.64.0.10"), guard(rule("Deny")), policy("shop/p"))
+    scene = TwoNodeCluster(one_family("shop/old", "10.64.0.10"), guard(rule("Deny")), policy("shop/p"))
     assert families(ruleset(scene), SECTION) == ["ip"]
     scene.put(one_family("ops/new", "2001:db8:0:a::9"))
     assert families(ruleset(scene), SECTION) == ["ip", "ip6"]
@@ -135,7 +135,7 @@ def test_a_tier_chain_has_rules_for_the_families_of_all_its_policy_sets() -> Non
 
 
 def test_a_changed_policy_of_a_tier_changes_its_tier_chain_and_no_policy_set() -> None:
-    scene = Scene(WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny")))
+    scene = TwoNodeCluster(WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny")))
     before = ruleset(scene)
     scene.put(guard(rule("Deny", OTHERS), rule("Deny")))
     touched = {
@@ -152,7 +152,7 @@ def test_another_priority_is_another_tier_chain() -> None:
             "ClusterNetworkPolicy", "b", ALL_PODS, tier="Admin", priority=priority, ingress=[rule("Accept")]
         )
 
-    scene = Scene(WEB, guard(rule("Deny")), second(2))
+    scene = TwoNodeCluster(WEB, guard(rule("Deny")), second(2))
     assert "admin/ingress/anp.guard_cnp.b" in ruleset(scene).chains
     scene.put(second(0))
     sections = [name for name in ruleset(scene).chains if name.startswith("admin/")]
@@ -161,7 +161,7 @@ def test_another_priority_is_another_tier_chain() -> None:
 
 def test_rules_that_can_not_be_read_are_written_as_what_they_became() -> None:
     unknown: Document = {"newer": {}}
-    made = ruleset(Scene(WEB, guard(rule("Allow", unknown), rule("Pass", unknown))))
+    made = ruleset(TwoNodeCluster(WEB, guard(rule("Allow", unknown), rule("Pass", unknown))))
     assert [rule_text(found) for found in made.chains[SECTION].rules] == [
         'goto deny/ingress/anp.guard comment "anp.guard ingress[1]"'
     ]
@@ -169,13 +169,15 @@ def test_rules_that_can_not_be_read_are_written_as_what_they_became() -> None:
 
 
 def test_a_tier_chain_whose_rules_match_nothing_is_empty_and_decides_nothing() -> None:
-    scene = Scene(WEB, guard(rule("Allow", {"newer": {}})))
+    scene = TwoNodeCluster(WEB, guard(rule("Allow", {"newer": {}})))
     assert ruleset(scene).chains[SECTION] == Chain()
     assert scene.passes("outside", "shop/web", "80/tcp")
 
 
 def test_a_verdict_chain_exists_while_a_rule_goes_to_it() -> None:
-    scene = Scene(WEB, DB, MON, policy("shop/p", ingress=[{}]), policy("shop/q", labelled(app="db"), ingress=[{}]))
+    scene = TwoNodeCluster(
+        WEB, DB, MON, policy("shop/p", ingress=[{}]), policy("shop/q", labelled(app="db"), ingress=[{}])
+    )
     chains = ruleset(scene).chains
     assert {name for name in chains if name.startswith(("allow/", "deny/"))} == {
         *("allow/ingress/shop/p", "allow/ingress/shop/q", "deny/ingress/shop/p", "deny/ingress/shop/p_q")
@@ -187,7 +189,7 @@ def test_a_verdict_chain_exists_while_a_rule_goes_to_it() -> None:
 
 
 def test_a_verdict_chain_is_replaced_with_the_rule_that_decides() -> None:
-    scene = Scene(WEB, guard(rule("Allow")))
+    scene = TwoNodeCluster(WEB, guard(rule("Allow")))
     assert ruleset(scene).counters == STANDING | {"allow/ingress/anp.guard"}
     scene.put(guard(rule("Deny")))
     assert ruleset(scene).counters == STANDING | {"deny/ingress/anp.guard"}
@@ -196,7 +198,7 @@ def test_a_verdict_chain_is_replaced_with_the_rule_that_decides() -> None:
 
 
 def test_switching_the_log_changes_verdict_chains_only() -> None:
-    scene = Scene(
+    scene = TwoNodeCluster(
         WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny", OTHERS), rule("Allow")), floor(rule("Deny"))
     )
     before = ruleset(scene)

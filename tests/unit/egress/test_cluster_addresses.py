@@ -19,7 +19,7 @@ from nfagent.model.objects import Node, ObjectRef, Pod, ServiceCIDR
 from nfagent.nftables.matches import AddressInSet
 from nfagent.nftables.transaction import ChangeElements
 from nfagent.state.cluster import ClusterState
-from tests.support.fake_nftables import FakeKernel
+from tests.support.fake_nftables import FakeNftables
 
 
 def node(name: str, *cidrs: str, labels: tuple[tuple[str, str], ...] = ()) -> Node:
@@ -39,7 +39,7 @@ def desired(*items: Item, settings: MasqueradeSettings | None = None) -> Desired
     made = DesiredState("a", settings)
     for item in items:
         made.put(item)
-    made.take()
+    made.drain_changes()
     return made
 
 
@@ -108,7 +108,7 @@ def test_both_rules_ask_the_set_while_it_has_elements() -> None:
 def test_an_event_of_a_pod_is_its_own_elements(event: Item | ObjectRef, expected: set[tuple[str, str, str]]) -> None:
     made = desired(HERE, FAR, remote("stays", "100.70.0.2", "2001:db8:7::2"))
     made.remove(event) if isinstance(event, ObjectRef) else made.put(event)
-    transaction = made.take()
+    transaction = made.drain_changes()
     assert all(isinstance(command, ChangeElements) for command in transaction)
     told = [command for command in transaction if isinstance(command, ChangeElements)]
     assert {(one.verb, one.set, str(element)) for one in told for element in one.elements} == expected
@@ -181,17 +181,17 @@ EVENTS = st.one_of(
 
 @given(st.lists(st.tuples(EVENTS, st.booleans()), max_size=20))
 def test_what_is_outside_is_what_no_range_holds(history: list[tuple[Item | ObjectRef, bool]]) -> None:
-    made, kernel = DesiredState("a"), FakeKernel()
-    made.settle()
-    kernel = FakeKernel(made.ruleset())
+    made, kernel = DesiredState("a"), FakeNftables()
+    made.mark_synced()
+    kernel = FakeNftables(made.ruleset())
     for event, taken in history:
         made.remove(event) if isinstance(event, ObjectRef) else made.put(event)
         if taken:
-            kernel.apply(made.take())
+            kernel.apply(made.drain_changes())
             assert kernel.ruleset == made.ruleset()
     ranges = [item for known in made.cluster.nodes.values() for item in known.pod_cidrs]
     held = {address for pod in made.cluster.pods.values() for address in pod.addresses}
-    assert outside(made) == {address for address in held if not any(item.holds(address) for item in ranges)}
+    assert outside(made) == {address for address in held if not any(item.contains(address) for item in ranges)}
 
 
 def calls(work: Callable[[], object]) -> int:
@@ -226,8 +226,8 @@ def test_an_event_costs_the_same_however_many_pods_are_outside(event: Item) -> N
     def cost(count: int) -> int:
         made = desired(HERE, node("b", "10.64.1.0/24"), *scattered(count))
         made.put(remote("first", "102.0.0.1"))
-        made.take()
-        return calls(lambda: (made.put(event), made.take()))
+        made.drain_changes()
+        return calls(lambda: (made.put(event), made.drain_changes()))
 
     assert cost(4000) <= cost(40) + 20
 

@@ -15,7 +15,7 @@ from nfagent.nftables.base_chains import recheck_sets
 from nfagent.nftables.interface_sets import link_sets
 from nfagent.nftables.objects import Masquerade
 from tests.support.nft_interpreter import later, run, stray
-from tests.support.two_node_cluster import Document, Scene, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, pod, policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
@@ -158,22 +158,22 @@ def test_translated(
     documents: tuple[Document, ...],
     translated: bool,  # noqa: FBT001 - a table's column
 ) -> None:
-    scene = Scene(WEB, DB, *documents, masquerade=SERVICES)
+    scene = TwoNodeCluster(WEB, DB, *documents, masquerade=SERVICES)
     assert scene.translates(source, destination, family=family) == translated
 
 
 def test_only_a_first_packet_is_masqueraded_and_no_dropped_one() -> None:
-    scene = Scene(WEB)
+    scene = TwoNodeCluster(WEB)
     flow = scene.flow("shop/web", "outside", "80/tcp")
     ruleset = scene.views["a"].ruleset()
     assert not run(ruleset, "forward", later(flow)).translated
     assert not run(ruleset, "forward", stray(flow, "untracked")).translated
-    denied = Scene(WEB, policy("shop/p", types=["Egress"]))
+    denied = TwoNodeCluster(WEB, policy("shop/p", types=["Egress"]))
     assert not denied.translates("shop/web", "outside")
 
 
 def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
-    scene = Scene(WEB, DB)
+    scene = TwoNodeCluster(WEB, DB)
     ruleset = scene.views["a"].ruleset()
     assert not scene.translates("shop/db", "shop/web")
     elsewhere = scene.flow("shop/db", "outside", "80/tcp")
@@ -182,7 +182,7 @@ def test_another_nodes_pods_are_that_nodes_to_translate() -> None:
 
 
 def test_switched_off_there_is_neither_chain_nor_set() -> None:
-    ruleset = Scene(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
+    ruleset = TwoNodeCluster(WEB, masquerade=MasqueradeSettings(enabled=False)).views["a"].ruleset()
     assert "masquerade-pods" not in ruleset.chains
     assert ruleset.sets.keys() == {*dict(recheck_sets()), *dict(link_sets()), "isolated", "podpairs4", "podpairs6"}
 
@@ -198,7 +198,7 @@ def test_switched_off_there_is_neither_chain_nor_set() -> None:
     ],
 )
 def test_families(settings: MasqueradeSettings, translated: list[int]) -> None:
-    scene = Scene(WEB, masquerade=settings)
+    scene = TwoNodeCluster(WEB, masquerade=settings)
     assert [family for family in (4, 6) if scene.translates("shop/web", "outside", family=family)] == translated
     view = state_view(scene.views["a"], ViewFilter(), ())["masquerade"]
     assert (view["families"], view["enabled"]) == (translated, bool(translated))
@@ -206,18 +206,20 @@ def test_families(settings: MasqueradeSettings, translated: list[int]) -> None:
 
 @pytest.mark.parametrize("random_fully", [True, False])
 def test_ports_are_chosen_as_configured(random_fully: bool) -> None:  # noqa: FBT001 - a table's column
-    ruleset = Scene(WEB, masquerade=MasqueradeSettings(random_fully=random_fully)).views["a"].ruleset()
+    ruleset = TwoNodeCluster(WEB, masquerade=MasqueradeSettings(random_fully=random_fully)).views["a"].ruleset()
     verdicts = [rule.verdict for rule in ruleset.chains["masquerade-pods"].rules]
     assert verdicts == [Masquerade(random_fully), Masquerade(random_fully)]
 
 
 def test_reserved_ranges_are_exempt_by_setting() -> None:
-    assert Scene(WEB).translates("shop/web", "203.0.113.9")
-    assert not Scene(WEB, masquerade=MasqueradeSettings(all_reserved_ranges=True)).translates("shop/web", "203.0.113.9")
+    assert TwoNodeCluster(WEB).translates("shop/web", "203.0.113.9")
+    assert not TwoNodeCluster(WEB, masquerade=MasqueradeSettings(all_reserved_ranges=True)).translates(
+        "shop/web", "203.0.113.9"
+    )
 
 
 def test_additions_and_removals_change_the_plan() -> None:
-    scene = Scene(WEB)
+    scene = TwoNodeCluster(WEB)
     held = []
     for document in (egress("more", "203.0.113.0/24"), services("more", "203.0.113.0/24")):
         scene.put(document)
@@ -230,5 +232,5 @@ def test_additions_and_removals_change_the_plan() -> None:
 
 def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:
     overlap = config("nonMasqueradeCIDRs: [10.0.0.0/8, 10.64.0.0/16, 10.64.0.0/24, 11.0.0.0/8]")
-    sets = Scene(WEB, overlap).views["a"].ruleset().sets
+    sets = TwoNodeCluster(WEB, overlap).views["a"].ruleset().sets
     assert sets["nonmasq4"].elements == {parse_cidr("10.0.0.0/7"), parse_cidr("169.254.0.0/16")}

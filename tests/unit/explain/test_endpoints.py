@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.explain.endpoints import FlowQuery, in_words, read_query
+from nfagent.explain.endpoints import FlowQuery, describe_address, read_query
 from nfagent.explain.service_routes import find_routes
-from nfagent.state.pod_lookup import pod_of
-from tests.support.two_node_cluster import Document, Scene, pod, port, service
+from nfagent.state.pod_lookup import find_pod
+from tests.support.two_node_cluster import Document, TwoNodeCluster, pod, port, service
 
 PODS = (
     pod("shop/web", "a", 10, app="web"),
@@ -40,11 +40,11 @@ SERVICES = (
 
 
 def asked(source: str, destination: str, *documents: Document) -> FlowQuery:
-    return read_query(Scene(*PODS, *documents).views["a"].cluster, source, destination)
+    return read_query(TwoNodeCluster(*PODS, *documents).views["a"].cluster, source, destination)
 
 
 def complaint(source: str, destination: str, *documents: Document) -> str:
-    cluster = Scene(*PODS, *documents).views["a"].cluster
+    cluster = TwoNodeCluster(*PODS, *documents).views["a"].cluster
     with pytest.raises(UsageError) as caught:
         find_routes(cluster, read_query(cluster, source, destination))
     return str(caught.value)
@@ -306,15 +306,15 @@ def test_errors_about_a_service_name_the_problem(source: str, destination: str, 
 
 
 def test_a_pod_is_found_by_its_path() -> None:
-    cluster = Scene(*PODS).views["a"].cluster
-    assert pod_of(cluster, "shop/web") == cluster.pods["shop", "web"]
+    cluster = TwoNodeCluster(*PODS).views["a"].cluster
+    assert find_pod(cluster, "shop/web") == cluster.pods["shop", "web"]
     with pytest.raises(UsageError, match=r"'web' is not a Pod's name; write NAMESPACE/POD"):
-        pod_of(cluster, "web")
+        find_pod(cluster, "web")
 
 
 def test_an_address_is_described_by_its_pod_or_node() -> None:
-    cluster = Scene(*PODS).views["a"].cluster
-    assert [in_words(cluster, address) for address in (WEB, DB6, "192.168.0.1", OUTSIDE)] == [
+    cluster = TwoNodeCluster(*PODS).views["a"].cluster
+    assert [describe_address(cluster, address) for address in (WEB, DB6, "192.168.0.1", OUTSIDE)] == [
         f"shop/web ({WEB})",
         f"shop/db ({DB6})",
         "node a (192.168.0.1)",

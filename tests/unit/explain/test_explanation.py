@@ -9,11 +9,11 @@ from textwrap import dedent
 import msgspec
 import pytest
 
-from nfagent.explain.explanation import Explanation, explain, explain_flow, explaining, explanation_view
-from nfagent.model.slices import result
+from nfagent.explain.explanation import Explanation, explain, explain_flow, explain_in_steps, explanation_view
+from nfagent.model.slices import run_to_end
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, port, service, tier_policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, port, service, tier_policy
 
 PODS = (
     pod("shop/web", "a", 10, app="web"),
@@ -39,7 +39,7 @@ GUARD = tier_policy(
 
 
 def asked(source: str, destination: str, *documents: Document) -> Explanation:
-    view = Scene(*PODS, *documents).views["a"]
+    view = TwoNodeCluster(*PODS, *documents).views["a"]
     return explain(view.cluster, view.index, source, destination)
 
 
@@ -337,7 +337,7 @@ def test_a_pod_of_the_host_network_is_its_node() -> None:
 
 
 def test_choices_are_followed() -> None:
-    view = Scene(*PODS, OUT).views["a"]
+    view = TwoNodeCluster(*PODS, OUT).views["a"]
     ends = ("shop/web", "192.168.0.1:80")
     assert not explain(view.cluster, view.index, *ends).allowed
     chosen = explain(view.cluster, view.index, *ends, PolicyOptions(own_node="allowed"))
@@ -346,7 +346,7 @@ def test_choices_are_followed() -> None:
 
 
 def test_a_flow_is_explained_as_packets_have_it() -> None:
-    view = Scene(*PODS, SQL, FROM_WEB).views["a"]
+    view = TwoNodeCluster(*PODS, SQL, FROM_WEB).views["a"]
     found = explain_flow(view.cluster, view.index, Flow("10.64.0.10", "10.64.1.20", "udp", 53))
     assert (found.connection, found.verdict) == ("shop/web (10.64.0.10) -> shop/db (10.64.1.20):53/udp", "denied")
     called = explain_flow(view.cluster, view.index, Flow("10.64.0.10", "10.96.0.20", "tcp", 3306))
@@ -386,21 +386,23 @@ def test_the_view_has_everything_as_json_can_hold_it() -> None:
     ],
 )
 def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination: str, verdict: str) -> None:
-    view = Scene(pod("shop/web", "a", 10, app="web")).views["a"]
+    view = TwoNodeCluster(pod("shop/web", "a", 10, app="web")).views["a"]
     shown = explanation_view(explain(view.cluster, view.index, source, destination))
     assert (shown["verdict"], bool(shown["allowed"])) == (verdict, False)
 
 
 def test_a_drop_independent_of_policies_is_denied_without_suggestions() -> None:
-    view = Scene(*PODS, OUT, FROM_WEB).views["a"]
-    steps = explaining(view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed")
-    found = result(steps)
+    view = TwoNodeCluster(*PODS, OUT, FROM_WEB).views["a"]
+    steps = explain_in_steps(
+        view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed"
+    )
+    found = run_to_end(steps)
     assert (found.verdict, found.lines) == ("denied", ("dropped: 5432 is closed",))
 
 
 def test_a_group_that_policies_deny_is_denied() -> None:
     closed = policy("shop/closed", types=["Egress"])
-    view = Scene(pod("shop/web", "a", 10, app="web"), closed).views["a"]
+    view = TwoNodeCluster(pod("shop/web", "a", 10, app="web"), closed).views["a"]
     assert explain(view.cluster, view.index, "shop/web", "224.0.0.251:5353/udp").verdict == "denied"
     found = explain(view.cluster, view.index, "shop/web", "fe80::1")
     assert found.lines == ("dropped: link-local addresses are never forwarded, not even between Pods",)

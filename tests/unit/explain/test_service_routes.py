@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.explain.endpoints import read_query
 from nfagent.explain.service_routes import ServiceRoutes, find_routes
-from tests.support.two_node_cluster import Document, Scene, pod, port, service
+from tests.support.two_node_cluster import Document, TwoNodeCluster, pod, port, service
 
 CLIENT, HERE, THERE = "10.64.0.10", "10.64.0.11", "10.64.1.12"
 CLIENT6, THERE6 = "2001:db8:0:a::10", "2001:db8:0:b::12"
@@ -26,7 +26,7 @@ def web(**spec: Any) -> Document:  # noqa: ANN401 - a document's own fields
 
 
 def routes(source: str, destination: str, *documents: Document) -> ServiceRoutes:
-    cluster = Scene(*PODS, *documents).views["a"].cluster
+    cluster = TwoNodeCluster(*PODS, *documents).views["a"].cluster
     return find_routes(cluster, read_query(cluster, source, destination))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nfagent.explain.short_phrasing import reason
-from nfagent.policy.evaluator import judge
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, tier_policy
+from nfagent.policy.evaluator import evaluate_direction
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, tier_policy
 
 WEB = [{"podSelector": labelled(app="web")}]
 ELSE = [{"podSelector": labelled(app="else")}]
@@ -83,9 +83,9 @@ CASES = [
 
 @pytest.mark.parametrize(("documents", "expected"), CASES)
 def test_the_reason_names_what_decided(documents: tuple[Document, ...], expected: str) -> None:
-    scene = Scene(pod("shop/web", "a", 10, app="web"), pod("shop/db", "b", 20, app="db"), *documents)
+    scene = TwoNodeCluster(pod("shop/web", "a", 10, app="web"), pod("shop/db", "b", 20, app="db"), *documents)
     view = scene.views["b"]
-    side = judge(
+    side = evaluate_direction(
         view.cluster,
         view.index.policies.values(),
         scene.flow("shop/web", "shop/db", "80/tcp"),

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from nfagent.desired import policy_sets, recheck
 from nfagent.desired.set_members import SetMembership
 from nfagent.model.admin_policy import Policy
-from nfagent.nftables.policy_chains import RenderedChain, class_chain
+from nfagent.nftables.policy_chains import RenderedChain, render_policy_set
 from nfagent.policy.compiler import CompiledRule, PolicySetKey
 from nfagent.policy.evaluator import Flow, FlowVerdict, evaluate
 from nfagent.policy.options import PolicyOptions
@@ -28,9 +28,9 @@ def without_the_last_rule(patch: pytest.MonkeyPatch) -> None:
     """Compile every policy set without the last rule of its NetworkPolicies."""
 
     def cut(key: PolicySetKey, rules: Iterable[CompiledRule], *rest: Any, **options: Any) -> RenderedChain:  # noqa: ANN401 - passed on
-        return class_chain(key, tuple(rules)[:-1], *rest, **options)
+        return render_policy_set(key, tuple(rules)[:-1], *rest, **options)
 
-    patch.setattr(policy_sets, "class_chain", cut)
+    patch.setattr(policy_sets, "render_policy_set", cut)
 
 
 def without_recheck(patch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def failing(patch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_options: object) -> RenderedChain:
         raise LookupError("no such set")
 
-    patch.setattr(policy_sets, "class_chain", fail)
+    patch.setattr(policy_sets, "render_policy_set", fail)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:

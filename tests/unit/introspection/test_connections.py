@@ -19,7 +19,7 @@ from nfagent.introspection import http_log, http_server
 from nfagent.introspection.connections import ConnectionLimits
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
-from nfagent.simulate.codec import question
+from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationRequest
 from tests.support.packet_labs import wait_until
 from tests.unit.introspection.test_http_server import DEADLINE, OPEN, Told
@@ -95,7 +95,7 @@ async def serving(
 
 
 async def answers(path: Path) -> bool:
-    """Tell whether somebody who asks is answered."""
+    """Return whether a request is answered."""
     async with connected(path, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as peer:
         return (await peer.ended()).startswith(b"HTTP/1.1 200 OK")
 
@@ -112,7 +112,7 @@ POST = b"POST /v1/try HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
         pytest.param(POST + b"{", id="a part of a body"),
         pytest.param(GET, id="a whole question, and no other after it"),
         pytest.param(GET + GET[:20], id="a question, and a part of another"),
-        pytest.param(POST.replace(b"/try", b"/none") + b"x", id="a part of a body that nobody asked for"),
+        pytest.param(POST.replace(b"/try", b"/none") + b"x", id="a part of an unexpected body"),
     ],
 )
 def test_a_connection_ends_that_sends(path: Path, sent: bytes) -> None:
@@ -208,7 +208,7 @@ def test_bodies_that_are_sent_at_once_share_their_room_and_who_comes_too_late_is
                         assert said.startswith(b"HTTP/1.1 503 ")
                         assert b"other requests use all 64 MiB for request bodies; try again in a minute" in said
                     assert await answers(path), "who sends none is answered meanwhile"
-            asked = question(SimulationRequest((OPEN,)), [])
+            asked = encode_request(SimulationRequest((OPEN,)), [])
             async with connected(path, long_body(len(asked)) + asked) as peer:
                 assert (await peer.reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
@@ -259,7 +259,7 @@ GARBAGE = {
     "a length and chunks": POST.replace(b"Host: a", b"Transfer-Encoding: chunked"),
     "a chunk without a length": POST.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked") + b"zzz\r\n",
     "a chunk of a negative length": POST.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked") + b"-5\r\n",
-    "an encoding that nobody has": POST.replace(b"Host: a", b"Content-Encoding: zip") + b"x" * 100,
+    "an unknown encoding": POST.replace(b"Host: a", b"Content-Encoding: zip") + b"x" * 100,
     "gzip that is none": POST.replace(b"Host: a", b"Content-Encoding: gzip") + b"x" * 100,
     "a path that is none": b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "a host that is none": b"GET /v1/dump/state HTTP/1.1\r\nHost: [[[\r\n\r\n",

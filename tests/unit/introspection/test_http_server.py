@@ -21,11 +21,11 @@ from nfagent.introspection import http_server
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
 from nfagent.policy.evaluator import Flow
-from nfagent.simulate.codec import MOST_BYTES, question
-from nfagent.simulate.job import SimulationPart, SimulationRequest, begin_trial
+from nfagent.simulate.codec import MAX_REQUEST_BYTES, encode_request
+from nfagent.simulate.job import SimulationPart, SimulationRequest, start_simulation
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import ObservedFlow, PolicySimulation
-from tests.support.two_node_cluster import Scene, pod, policy
+from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 
 DEADLINE = 60.0
 Answer = tuple[int, Any]
@@ -36,7 +36,7 @@ class Told:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ViewFilter]] = []
-        self.view_of = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20), policy("shop/all")).views["a"]
+        self.view_of = TwoNodeCluster(pod("shop/web", "a", 10), pod("shop/db", "a", 20), policy("shop/all")).views["a"]
 
     async def view(self, name: str, scope: ViewFilter) -> View:
         self.asked.append((name, scope))
@@ -52,9 +52,9 @@ class Told:
     async def explain(self, source: str, destination: str) -> Explanation:
         return explain(self.view_of.cluster, self.view_of.index, source, destination)
 
-    def begin_trial(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+    def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         view = self.view_of
-        return begin_trial(view.cluster, view.index, view.choices, given, delete=delete)
+        return start_simulation(view.cluster, view.index, view.choices, given, delete=delete)
 
 
 @asynccontextmanager
@@ -157,9 +157,11 @@ def tried(path: Path, body: bytes) -> Answer:
 
 def test_a_trial_is_answered_line_by_line(path: Path) -> None:
     flows = [
-        ObservedFlow(Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20)).flow("shop/web", "shop/db", "80/tcp"), 2)
+        ObservedFlow(
+            TwoNodeCluster(pod("shop/web", "a", 10), pod("shop/db", "a", 20)).flow("shop/web", "shop/db", "80/tcp"), 2
+        )
     ]
-    status, body = tried(path, question(SimulationRequest((OPEN,)), flows))
+    status, body = tried(path, encode_request(SimulationRequest((OPEN,)), flows))
     parts = [msgspec.json.decode(line, type=SimulationPart) for line in body.splitlines()]
     assert (status, parts[0].total) == (200, 1)
     assert [(change.source, change.after) for part in parts for change in part.changes] == [
@@ -173,7 +175,7 @@ def test_a_trial_may_be_about_many_flows(path: Path) -> None:
         ObservedFlow(Flow(f"198.51.{number >> 8}.{number & 255}", "2001:db8::1", "tcp", 80), 1)
         for number in range(20_000)
     ]
-    body = question(SimulationRequest((OPEN,)), flows)
+    body = encode_request(SimulationRequest((OPEN,)), flows)
     assert len(body) > 2**20
     status, answered = tried(path, body)
     last = msgspec.json.decode(answered.splitlines()[-1], type=SimulationPart)
@@ -185,13 +187,13 @@ def test_a_trial_may_be_about_many_flows(path: Path) -> None:
     [
         (b"", "not a simulation request"),
         (b"[]", "not a simulation request"),
-        (question(SimulationRequest(()), []), "the files hold no policy"),
+        (encode_request(SimulationRequest(()), []), "the files hold no policy"),
         (
-            question(SimulationRequest((PolicyFile("x", OPEN.text.replace("all", "al")),), delete=True), []),
+            encode_request(SimulationRequest((PolicyFile("x", OPEN.text.replace("all", "al")),), delete=True), []),
             "did you mean shop/all?",
         ),
-        (question(SimulationRequest((OPEN,)), []) + b"\n[1]", "not a simulation request"),
-        (b"x" * (MOST_BYTES + 1), "more than 32 MiB of connections; narrow them with --since or -n NS"),
+        (encode_request(SimulationRequest((OPEN,)), []) + b"\n[1]", "not a simulation request"),
+        (b"x" * (MAX_REQUEST_BYTES + 1), "more than 32 MiB of connections; narrow them with --since or -n NS"),
     ],
     ids=["nothing", "something else", "no policy", "nothing to remove", "no flows behind it", "too much"],
 )
@@ -201,9 +203,9 @@ def test_a_trial_that_can_not_be_made_says_why(path: Path, body: bytes, words: s
     assert words in msgspec.json.decode(content)["error"]
 
 
-def test_who_asks_and_goes_away_harms_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    scene = Scene(pod("shop/web", "a", 10), pod("shop/db", "a", 20))
-    body = question(
+def test_a_client_that_disconnects_leaves_no_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scene = TwoNodeCluster(pod("shop/web", "a", 10), pod("shop/db", "a", 20))
+    body = encode_request(
         SimulationRequest((OPEN,)),
         [ObservedFlow(scene.flow("shop/web", "shop/db", f"{port}/tcp"), 1) for port in range(5000)],
     )
@@ -215,7 +217,7 @@ def test_who_asks_and_goes_away_harms_nobody(path: Path, caplog: pytest.LogCaptu
             writer.write(head + body)
             await reader.readline()
             writer.close()
-            return await posted(path, question(SimulationRequest((OPEN,)), []))
+            return await posted(path, encode_request(SimulationRequest((OPEN,)), []))
 
     assert asyncio.run(ask())[0] == 200
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []

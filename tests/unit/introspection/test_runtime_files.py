@@ -1,4 +1,4 @@
-"""The agent's socket, its folder and its lock, where somebody removes or opens them."""
+"""The agent's socket, its folder and its lock, where another program removes them or opens them to others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nfagent.introspection import http_server
 from nfagent.introspection.connections import ConnectionLimits
 from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.kernel import table_lock
-from nfagent.kernel.table_lock import claim_table, holder
+from nfagent.kernel.table_lock import acquire_table, holder
 from nfagent.system.readiness import ReadinessNotifier
 from tests.unit.introspection.test_connections import GET, answers
 from tests.unit.introspection.test_http_server import DEADLINE, Told
@@ -51,7 +51,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "agent.sock"
-        self.claim = claim_table()
+        self.claim = acquire_table()
 
     async def __aenter__(self) -> Self:
         clock = SystemClock()
@@ -74,7 +74,7 @@ def test_what_is_removed_is_made_again_and_said(folder: Path, removed: str, capl
             assert [mode_of(folder), mode_of(kept.path)] == [0o700, 0o600]
             assert holder() == os.getpid()
             with pytest.raises(HostError, match=f"another agent holds .*process {os.getpid()}"):
-                claim_table()
+                acquire_table()
             await kept.upkeep.look()
         assert list_of(folder) == []
 
@@ -181,7 +181,7 @@ def test_a_socket_is_not_made_where_others_could_replace_it(tmp_path: Path, obst
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o722, 0o757])
-def test_a_folder_that_others_may_write_to_is_mended_and_said(
+def test_a_folder_that_others_may_write_to_is_closed_to_them_and_reported(
     tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Whoever asks a lot holds nobody up: how much is done from one turn of the event loop to the next."""
+"""Long answers share the event loop: the longest slice from one turn of the loop to the next."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nfagent.kernel.table_listings import SharedListing
 from nfagent.model.objects import Namespace, Node, Pod
 from nfagent.model.services import Service, ServicePort
 from nfagent.nftables.objects import ABSENT
-from nfagent.simulate.codec import question
+from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationRequest
 from nfagent.simulate.policy_files import PolicyFile
-from nfagent.system.gc_tuning import spare_collections
+from nfagent.system.gc_tuning import relax_collection
 from nfagent.time_slices import TimeSlices
 from tests.support.two_node_cluster import DECODERS, labelled, policy
 from tests.unit.cli.agents import Kernel, introspection
@@ -47,7 +47,7 @@ class Ticking:
 
 
 @pytest.mark.parametrize(("step", "most"), [(0.001, 9), (0.005, 2), (0.02, 1)])
-def test_everybody_else_has_a_turn_after_some_milliseconds(step: float, most: int) -> None:
+def test_other_tasks_have_a_turn_after_some_milliseconds(step: float, most: int) -> None:
     made: list[int] = []
     seen: list[int] = []
 
@@ -64,7 +64,7 @@ def test_everybody_else_has_a_turn_after_some_milliseconds(step: float, most: in
     async def body() -> list[int]:
         watching = asyncio.create_task(look())
         await asyncio.sleep(0)
-        given = [number async for batch in TimeSlices(0.008, Ticking(step)).taken(steps()) for number in batch]
+        given = [number async for batch in TimeSlices(0.008, Ticking(step)).slices(steps()) for number in batch]
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
@@ -84,7 +84,7 @@ def test_a_hundred_answers_at_once_do_one_turns_work_in_a_turn() -> None:
             yield number
 
     async def answer(turns: TimeSlices) -> None:
-        async for _ in turns.taken(steps()):
+        async for _ in turns.slices(steps()):
             pass
 
     async def look() -> None:
@@ -114,9 +114,9 @@ def test_who_asks_at_once_shares_what_was_asked_after_them() -> None:
             return await asked[-1]
 
         shared = SharedListing(ask)
-        first = asyncio.create_task(shared.answer())
+        first = asyncio.create_task(shared.read())
         await news.get()
-        later = [asyncio.create_task(shared.answer()) for _ in range(99)]
+        later = [asyncio.create_task(shared.read()) for _ in range(99)]
         for _ in range(5):
             await asyncio.sleep(0)
         assert len(asked) == 1
@@ -141,8 +141,8 @@ def test_a_question_that_failed_is_asked_again_for_the_next() -> None:
     async def body() -> int:
         shared = SharedListing(ask)
         with pytest.raises(OSError, match="once"):
-            await shared.answer()
-        return await shared.answer()
+            await shared.read()
+        return await shared.read()
 
     assert asyncio.run(body()) == 5
 
@@ -178,7 +178,7 @@ def large() -> Iterator[DesiredState]:
     desired.ruleset()
     # As the agent does once its state is whole: a collection of garbage is nothing that a question did.
     thresholds = gc.get_threshold()
-    spare_collections()
+    relax_collection()
     gc.collect()
     gc.freeze()
     yield desired
@@ -215,7 +215,7 @@ WALL = PolicyFile(
 
 
 async def tried(session: aiohttp.ClientSession) -> int:
-    body = question(SimulationRequest((WALL,), pods=True, namespace="space-4"), [])
+    body = encode_request(SimulationRequest((WALL,), pods=True, namespace="space-4"), [])
     async with session.post("/v1/try", data=body) as response:
         return len(await response.read())
 

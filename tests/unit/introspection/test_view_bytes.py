@@ -18,7 +18,7 @@ from nfagent.introspection.freshness import Freshness, StaleResource
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import annotation, counters_view, policies_parts, ruleset_parts, state_parts
 from nfagent.nftables.parse import CounterValue
-from tests.support.two_node_cluster import Scene
+from tests.support.two_node_cluster import TwoNodeCluster
 from tests.unit.introspection.test_views import DOCUMENTS, EGRESS, FLOOR, GUARD, HELD, PROBLEM, changed
 
 FOLDER = Path(__file__).parent / "view_bytes"
@@ -33,7 +33,7 @@ OTHER_PROBLEM = ValidationIssue(reason="is not YAML", place="g.yaml")
 
 def views() -> dict[str, object]:
     """Return every view of a cluster that has each kind of object, by the name of its file."""
-    desired = Scene(*DOCUMENTS, *EGRESS, GUARD, FLOOR).views["a"]
+    desired = TwoNodeCluster(*DOCUMENTS, *EGRESS, GUARD, FLOOR).views["a"]
     problems = (PROBLEM, OTHER_PROBLEM)
     names = sorted(desired.ruleset().counters)
     counted = {name: CounterValue(number, 60 * number) for number, name in enumerate(names)}

@@ -27,7 +27,7 @@ from nfagent.model.objects import Pod
 from nfagent.nftables.matches import ServerPort, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Accept, Chain, Drop, Goto, Hook, NamedSet, Rule, Ruleset, VerdictMap
 from nfagent.nftables.parse import CounterValue
-from tests.support.two_node_cluster import Scene, labelled, namespace, pod, policy, tier_policy
+from tests.support.two_node_cluster import TwoNodeCluster, labelled, namespace, pod, policy, tier_policy
 
 ALL = ViewFilter()
 PROBLEM = ValidationIssue(
@@ -59,7 +59,7 @@ GUARD = tier_policy(
             "action": "Deny",
             "from": [{"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}],
         },
-        {"action": "Alow", "from": [{"namespaces": {}}]},
+        {"action": "Alow", "from": [{"namespaces": {}}]},  # codespell:ignore
     ],
 )
 FLOOR = tier_policy(
@@ -69,7 +69,7 @@ FLOOR = tier_policy(
 
 @pytest.fixture
 def view() -> DesiredState:
-    return Scene(*DOCUMENTS).views["a"]
+    return TwoNodeCluster(*DOCUMENTS).views["a"]
 
 
 def as_json(found: View) -> View:
@@ -144,7 +144,7 @@ EGRESS = (
 
 @pytest.fixture
 def leaving() -> DesiredState:
-    return Scene(*DOCUMENTS, *EGRESS).views["a"]
+    return TwoNodeCluster(*DOCUMENTS, *EGRESS).views["a"]
 
 
 def test_the_state_says_where_the_masquerade_list_comes_from_and_the_services_ranges(leaving: DesiredState) -> None:
@@ -235,7 +235,7 @@ def test_policies_say_whom_they_isolate_here_and_what_they_allow(view: DesiredSt
 
 @pytest.fixture
 def tiers() -> DesiredState:
-    return Scene(*DOCUMENTS, GUARD, FLOOR).views["a"]
+    return TwoNodeCluster(*DOCUMENTS, GUARD, FLOOR).views["a"]
 
 
 def test_policies_of_the_tiers_are_shown_in_the_order_in_which_they_are_asked(tiers: DesiredState) -> None:
@@ -399,7 +399,7 @@ def test_a_pods_part_of_the_ruleset_has_its_sections_and_what_these_lead_to(tier
 
 
 @pytest.mark.parametrize(
-    "scope", [ViewFilter(pod="shop/far"), ViewFilter(namespace="none")], ids=["elsewhere", "nobody"]
+    "scope", [ViewFilter(pod="shop/far"), ViewFilter(namespace="none")], ids=["another node", "no Pod"]
 )
 def test_who_is_not_of_this_node_has_no_part(view: DesiredState, scope: ViewFilter) -> None:
     part = scoped(view, view.ruleset(), scope)
@@ -420,7 +420,9 @@ def test_a_pod_that_is_not_there_is_an_error_in_every_view() -> None:
 
 
 def test_of_two_pods_with_one_address_both_have_the_elements() -> None:
-    both = Scene(pod("shop/aa", "a", 10), pod("shop/bb", "a", 10), policy("shop/all", types=["Ingress"])).views["a"]
+    both = TwoNodeCluster(
+        pod("shop/aa", "a", 10), pod("shop/bb", "a", 10), policy("shop/all", types=["Ingress"])
+    ).views["a"]
     ruleset = both.ruleset()
     for path in ("shop/aa", "shop/bb"):
         assert set(scoped(both, ruleset, ViewFilter(pod=path)).maps) == {"ingress4", "ingress6"}
@@ -506,7 +508,9 @@ def changed(**fields: object) -> Ruleset:
         ),
     ],
 )
-def test_every_difference_has_its_words_and_the_commands_that_mend_it(kernel: Ruleset, differences: list[str]) -> None:
+def test_every_difference_has_its_words_and_the_commands_that_remove_it(
+    kernel: Ruleset, differences: list[str]
+) -> None:
     found = as_json(diff_view(kernel, HELD))
     assert (found["equal"], found["differences"]) == (False, differences)
     assert found["commands"]
@@ -582,7 +586,7 @@ def test_for_a_node_s_counters_other_nodes_pods_are_not_gone_through(view: Desir
 )
 def test_of_a_pod_without_an_address_it_is_not_said_that_no_policy_isolates_it(scope: ViewFilter, words: str) -> None:
     waiting = {**pod("shop/new", "a", 10), "status": {"phase": "Pending"}}
-    desired = Scene(waiting, pod("ops/mon", "a", 30), policy("shop/all")).views["a"]
+    desired = TwoNodeCluster(waiting, pod("ops/mon", "a", 30), policy("shop/all")).views["a"]
     assert as_json(counters_view(desired, {}, scope))["nothing"] == f"no counters: {words}"
 
 
@@ -597,8 +601,8 @@ def test_counters_of_the_tiers_are_shown_by_kind(tiers: DesiredState) -> None:
     ]
 
 
-def test_a_policys_counter_is_shown_once_for_all_its_classes() -> None:
-    shared = Scene(
+def test_the_counter_of_a_policy_is_shown_once_for_all_policy_sets() -> None:
+    shared = TwoNodeCluster(
         pod("shop/web", "a", 10, app="web"),
         pod("shop/db", "a", 20, app="db"),
         policy("shop/all", types=["Ingress"], ingress=[{}]),

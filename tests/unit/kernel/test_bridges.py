@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.kernel.bridges import filtered_families, in_words
+from nfagent.kernel.bridges import describe_bridges, filtered_families
 from nfagent.model.netaddr import Family
 from nfagent.netlink.rtnl_link import Interface
 
@@ -35,4 +35,7 @@ def test_a_bridge_is_filtered_where(
 
 
 def test_bridges_are_named_each_with_its_families() -> None:
-    assert in_words({("docker0", 4), ("cbr0", 6), ("cbr0", 4)}) == "bridge cbr0 (IPv4, IPv6), bridge docker0 (IPv4)"
+    assert (
+        describe_bridges({("docker0", 4), ("cbr0", 6), ("cbr0", 4)})
+        == "bridge cbr0 (IPv4, IPv6), bridge docker0 (IPv4)"
+    )

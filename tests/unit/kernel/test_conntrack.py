@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from nfagent.errors import HostError, KernelError
-from nfagent.kernel.conntrack import ConntrackClient, room_for_ways
+from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entry
 from tests.support.ctnetlink_dump import INTERRUPTED, IPV4, IPV6, MULTI, NEW, Connection, entry_body
@@ -486,4 +486,4 @@ def test_the_size_of_the_sets_of_revoked_tuples_is_that_of_conntrack(
     path = tmp_path / "nf_conntrack_max"
     if limit is not None:
         path.write_text(limit)
-    assert room_for_ways(path) == size
+    assert revoked_set_size(path) == size

@@ -20,7 +20,7 @@ import pytest
 
 from nfagent.errors import HostError
 from nfagent.kernel import table_lock
-from nfagent.kernel.table_lock import TableLock, claim_table, holder
+from nfagent.kernel.table_lock import TableLock, acquire_table, holder
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -92,7 +92,9 @@ def lock_file() -> Path:
     return Path(f"/run/nfagent/nfagent-{namespace.st_dev}-{namespace.st_ino}.lock")
 
 
-AGENT = "from nfagent.kernel.table_lock import claim_table; c = claim_table(); print('claimed', flush=True); input()"
+AGENT = (
+    "from nfagent.kernel.table_lock import acquire_table; lock = acquire_table(); print('claimed', flush=True); input()"
+)
 
 
 @contextmanager
@@ -118,20 +120,20 @@ def test_without_a_lock_there_is_no_holder() -> None:
 
 
 def test_a_lock_is_held_until_it_is_closed() -> None:
-    with closing(claim_table()):
+    with closing(acquire_table()):
         assert holder() == os.getpid()
         with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {os.getpid()}; "):
-            claim_table()
+            acquire_table()
     assert holder() is None
     assert not lock_file().exists()
-    claim_table().close()
+    acquire_table().close()
 
 
 def test_another_holder_is_named_with_the_command_that_stops_it() -> None:
     with claimed_elsewhere() as process:
         assert holder() == process
         with pytest.raises(HostError) as caught:
-            claim_table()
+            acquire_table()
         assert str(caught.value) == (
             f"another agent holds table inet nfagent in this network namespace: process {process}; "
             f"stop it (systemctl stop nfagent, or kill {process}), then start again"
@@ -143,19 +145,19 @@ def test_a_lock_ends_with_its_process() -> None:
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         assert holder() is None
-        claim_table().close()
+        acquire_table().close()
 
 
 def test_the_holder_can_be_read_any_number_of_times() -> None:
-    with closing(claim_table()):
+    with closing(acquire_table()):
         assert {holder() for _ in range(12)} == {os.getpid()}
 
 
 def test_a_refused_lock_leaves_no_socket_open() -> None:
-    with closing(claim_table()):
+    with closing(acquire_table()):
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a folder of the kernel's
         with pytest.raises(HostError):
-            claim_table()
+            acquire_table()
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -180,33 +182,33 @@ def libc(name: str, *arguments: int) -> None:
 
 
 def test_every_network_namespace_has_its_own_lock() -> None:
-    with closing(claim_table()):
+    with closing(acquire_table()):
         assert elsewhere(holder) is None
-        with closing(elsewhere(claim_table)) as other:
+        with closing(elsewhere(acquire_table)) as other:
             assert isinstance(other, TableLock)
             assert holder() == os.getpid()
 
 
 def test_an_ordinary_user_cannot_keep_an_agent_from_starting() -> None:
-    claim_table().close()
+    acquire_table().close()
     with claimed_elsewhere(BUSY_USER, str(lock_file())):
         assert holder() is None
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert holder() == os.getpid()
 
 
 def test_an_ordinary_user_cannot_disturb_a_running_agent() -> None:
-    with closing(claim_table()) as ours:
+    with closing(acquire_table()) as ours:
         assert ours.address is not None
         ours.address.close()
         with claimed_elsewhere(BUSY_USER, str(lock_file())):
             assert holder() == os.getpid()
             with pytest.raises(HostError, match=f"process {os.getpid()}; "):
-                claim_table()
+                acquire_table()
 
 
 def test_an_address_bound_by_a_user_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with claimed_elsewhere(BUSY_USER, str(lock_file())), closing(claim_table()):
+    with claimed_elsewhere(BUSY_USER, str(lock_file())), closing(acquire_table()):
         assert caplog.messages == [
             "unix address @nfagent/inet/nfagent is bound by a non-root process (Address already in use); ignored"
         ]
@@ -215,7 +217,7 @@ def test_an_address_bound_by_a_user_is_logged(caplog: pytest.LogCaptureFixture) 
 def test_socket_names_that_look_like_rows_of_proc_keep_no_agent_from_starting() -> None:
     with socket.socket() as roots, claimed_elsewhere(FORGING_USER, str(os.fstat(roots.fileno()).st_ino)):
         assert holder() is None
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert holder() == os.getpid()
 
 
@@ -223,7 +225,7 @@ def test_where_unix_sockets_cannot_be_listed_the_file_alone_counts(monkeypatch: 
     monkeypatch.setattr(table_lock, "NETLINK_SOCK_DIAG", 31)
     with claimed_elsewhere(OLD_AGENT):
         assert holder() is None
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert holder() == os.getpid()
 
 
@@ -236,19 +238,19 @@ def test_a_user_s_socket_inherited_by_a_process_of_root_is_no_agent() -> None:
     )
     with claimed_elsewhere(program):
         assert holder() is None
-        claim_table().close()
+        acquire_table().close()
 
 
 def test_an_agent_of_an_earlier_version_holds_the_table() -> None:
     with claimed_elsewhere(OLD_AGENT) as process:
         assert holder() == process
         with pytest.raises(HostError, match=f"another agent holds table inet nfagent .* process {process}; "):
-            claim_table()
-    claim_table().close()
+            acquire_table()
+    acquire_table().close()
 
 
 def test_an_agent_keeps_earlier_versions_from_starting() -> None:
-    with closing(claim_table()):
+    with closing(acquire_table()):
         done = subprocess.run(
             [sys.executable, "-c", OLD_AGENT], capture_output=True, text=True, check=False, timeout=DEADLINE
         )
@@ -258,7 +260,7 @@ def test_an_agent_keeps_earlier_versions_from_starting() -> None:
 def test_only_root_can_open_the_lock() -> None:
     before = os.umask(0)
     try:
-        with closing(claim_table()):
+        with closing(acquire_table()):
             found = lock_file().stat()
             assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o600)
     finally:
@@ -275,9 +277,9 @@ def test_only_root_can_open_the_lock() -> None:
     ],
 )
 def test_a_file_that_is_not_a_lock_of_root_is_replaced(plant: Callable[[Path], object]) -> None:
-    claim_table().close()
+    acquire_table().close()
     plant(lock_file())
-    with closing(claim_table()):
+    with closing(acquire_table()):
         found = lock_file().lstat()
         assert (found.st_uid, found.st_mode) == (0, stat.S_IFREG | 0o600)
         assert holder() == os.getpid()
@@ -289,18 +291,18 @@ def test_the_lock_file_of_a_crashed_agent_is_locked_again() -> None:
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         assert lock_file().exists()
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert holder() == os.getpid()
 
 
 def test_lock_files_of_other_namespaces_are_deleted_unless_an_agent_runs_there() -> None:
     with claimed_elsewhere() as process:
         kept = lock_file()
-        elsewhere(lambda: claim_table().close())
+        elsewhere(lambda: acquire_table().close())
         assert (kept.exists(), holder()) == (True, process)
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
-        elsewhere(lambda: claim_table().close())
+        elsewhere(lambda: acquire_table().close())
         assert not kept.exists()
 
 
@@ -314,7 +316,7 @@ class TestFolder:
         return folder
 
     def test_it_is_created_for_root_only(self, folder: Path) -> None:
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     def test_a_mode_that_lets_others_write_is_changed_and_logged(
@@ -322,7 +324,7 @@ class TestFolder:
     ) -> None:
         folder.mkdir()
         folder.chmod(0o1777)
-        with closing(claim_table()):
+        with closing(acquire_table()):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert caplog.messages == [f"{folder} was writable by other users (mode 1777); mode is 0700 now"]
 
@@ -330,9 +332,9 @@ class TestFolder:
         folder.mkdir()
         os.chown(folder, 65534, 65534)
         with pytest.raises(HostError, match=f"{folder} belongs to user 65534, .*: rm -r {folder}"):
-            claim_table()
+            acquire_table()
 
     def test_a_link_is_refused(self, folder: Path, tmp_path: Path) -> None:
         folder.symlink_to(tmp_path)
         with pytest.raises(HostError, match=f"cannot lock .*: .*{folder}"):
-            claim_table()
+            acquire_table()

@@ -24,7 +24,7 @@ class Server:
         self._statuses = list(statuses)
         self.asked: list[str] = []
 
-    async def ask(self, method: str, path: str, **_headers: str) -> ApiResponse:  # noqa: ARG002 - the protocol has it
+    async def request(self, method: str, path: str, **_headers: str) -> ApiResponse:  # noqa: ARG002 - the protocol has it
         self.asked.append(path)
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
         if not status:

@@ -102,7 +102,7 @@ def test_a_request_has_method_target_headers_and_body() -> None:
     async def story() -> None:
         groups = (("Impersonate-Group", "a"), ("Impersonate-Group", "b"))
         async with serving(told) as port, asking(f"http://127.0.0.1:{port}/k8s", headers=groups) as api:
-            answer = await api.ask(
+            answer = await api.request(
                 "PATCH",
                 "/api/v1/pods",
                 query={"fieldSelector": "metadata.name=a&b", "limit": 5},
@@ -117,8 +117,8 @@ def test_a_request_has_method_target_headers_and_body() -> None:
             assert (said["Content-Type"], said["Accept"]) == ("application/merge-patch+json", "application/yaml")
             assert (said["User-Agent"], said["Accept-Encoding"]) == (f"nfagent/{__version__}", "identity")
             assert "Authorization" not in said
-            assert read(await api.ask("POST", "/x", body=b"as it is"))["body"] == "as it is"
-            assert "Content-Type" not in read(await api.ask("GET", "/x"))
+            assert read(await api.request("POST", "/x", body=b"as it is"))["body"] == "as it is"
+            assert "Content-Type" not in read(await api.request("GET", "/x"))
 
     run(story())
 
@@ -142,7 +142,7 @@ def test_every_status_is_a_response(status: int, headers: dict[str, str], retry_
 
     async def story() -> None:
         async with serving(answer) as port, asking(f"http://127.0.0.1:{port}") as api:
-            assert await api.ask("GET", "/") == ApiResponse(status, b"said", retry_after)
+            assert await api.request("GET", "/") == ApiResponse(status, b"said", retry_after)
             async with api.stream("/", None, DEADLINE) as stream:
                 assert (stream.status, stream.retry_after, await stream.read()) == (status, retry_after, b"said")
 
@@ -156,9 +156,9 @@ def test_a_response_with_a_known_etag_is_not_sent_again() -> None:
 
     async def story() -> None:
         async with serving(answer) as port, asking(f"http://127.0.0.1:{port}") as api:
-            first = await api.ask("GET", "/")
+            first = await api.request("GET", "/")
             assert first == ApiResponse(200, b"said", etag='"x"')
-            assert await api.ask("GET", "/", etag=first.etag) == ApiResponse(304, b"", etag='"x"')
+            assert await api.request("GET", "/", etag=first.etag) == ApiResponse(304, b"", etag='"x"')
 
     run(story())
 
@@ -303,13 +303,13 @@ def test_a_server_that_does_not_listen_is_unreachable() -> None:
             port = free.getsockname()[1]
         async with asking(f"http://127.0.0.1:{port}") as api:
             with pytest.raises(UnreachableError) as caught:
-                await api.ask("GET", "/")
+                await api.request("GET", "/")
             assert str(caught.value) == (
                 AT.format(port=port) + "can't be reached: Connection refused; check that it runs, and its address"
             )
         async with asking("https://api.nowhere.invalid:6443") as api:
             with pytest.raises(UnreachableError, match=r"its name can't be resolved: .*; check its spelling"):
-                await api.ask("GET", "/")
+                await api.request("GET", "/")
 
     run(story())
 
@@ -323,7 +323,7 @@ def test_a_response_timeout_is_reported() -> None:
     async def story() -> None:
         async with scripted(script) as port, asking(f"http://127.0.0.1:{port}", None, 0.05) as api:
             with pytest.raises(ClusterError, match=r"no whole response within 0\.05 s; is it overloaded"):
-                await api.ask("GET", "/")
+                await api.request("GET", "/")
 
     run(story())
 
@@ -346,9 +346,9 @@ def test_after_a_401_credentials_are_resolved_again_and_the_request_is_repeated_
                 return ClientConfig(server=f"http://127.0.0.1:{port}", origin="o", authorization=f"Bearer {len(found)}")
 
             api = ApiClient(find, environment={})
-            assert (await api.ask("POST", "/", body={})).status == 200
+            assert (await api.request("POST", "/", body={})).status == 200
             assert asked == ["Bearer 1", "Bearer 2"]
-            assert (await api.access()).authorization == "Bearer 2"
+            assert (await api.client_config()).authorization == "Bearer 2"
             found.append(1)
             asked.clear()
             async with api.stream("/", None, DEADLINE) as stream:
@@ -369,8 +369,8 @@ def test_a_repeated_401_is_returned() -> None:
 
     async def story() -> None:
         async with serving(answer) as port, asking(f"http://127.0.0.1:{port}") as api:
-            assert await api.ask("GET", "/1") == ApiResponse(401, b"no")
-            assert await api.ask("GET", "/2") == ApiResponse(401, b"no")
+            assert await api.request("GET", "/1") == ApiResponse(401, b"no")
+            assert await api.request("GET", "/2") == ApiResponse(401, b"no")
             assert asked == ["/1", "/1", "/2"], "what was tried just now isn't tried with every request"
 
     run(story())
@@ -381,9 +381,9 @@ def test_a_token_file_that_rotates_is_used_at_once(tmp_path: Path) -> None:
         file = tmp_path / "token"
         file.write_text("one")
         async with serving(told) as port, asking(f"http://127.0.0.1:{port}", token_file=str(file)) as api:
-            assert read(await api.ask("GET", "/"))["Authorization"] == "Bearer one"
+            assert read(await api.request("GET", "/"))["Authorization"] == "Bearer one"
             file.write_text("two")
-            assert read(await api.ask("GET", "/"))["Authorization"] == "Bearer two"
+            assert read(await api.request("GET", "/"))["Authorization"] == "Bearer two"
 
     run(story())
 
@@ -409,21 +409,21 @@ def test_tls_checks_the_server_against_the_ca_and_its_name(authority: Authority,
                 {"ca": ca, "tls_server_name": "kubernetes.default.svc"},
             ):
                 async with asking(at, **fields) as api:
-                    assert (await api.ask("GET", "/")).status == 200
+                    assert (await api.request("GET", "/")).status == 200
             async with asking(at, ca=ca, tls_server_name="other") as api:
                 with pytest.raises(ClusterError, match=r"its certificate is for another name: .*; set tls-server-name"):
-                    await api.ask("GET", "/")
+                    await api.request("GET", "/")
             other = Authority(tmp_path).file
             async with asking(at, ca_file=str(other)) as api:
                 with pytest.raises(ClusterError, match=rf"isn't trusted by {other}: .*; set the CA") as caught:
-                    await api.ask("GET", "/")
+                    await api.request("GET", "/")
                 assert not isinstance(caught.value, UnreachableError)
             async with asking(at) as api:
                 with pytest.raises(ClusterError, match=r"isn't trusted by the system's CAs: .*; set the CA"):
-                    await api.ask("GET", "/")
+                    await api.request("GET", "/")
             async with asking(f"http://127.0.0.1:{port}") as api:
                 with pytest.raises(ClusterError, match=r"is it https|without a response"):
-                    await api.ask("GET", "/")
+                    await api.request("GET", "/")
 
     run(story())
 
@@ -439,7 +439,9 @@ def test_after_a_401_over_tls_the_request_is_repeated_on_a_new_connection(author
     async def story() -> None:
         tls = authority.serving()
         async with serving(answer, tls) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
-            assert (await api.ask("GET", "/")).status == 200, "the server knows a connection by its first certificate"
+            assert (await api.request("GET", "/")).status == 200, (
+                "the server knows a connection by its first certificate"
+            )
             assert len(seen) == 2
 
     run(story())
@@ -449,7 +451,7 @@ def test_https_to_an_http_server_is_reported() -> None:
     async def story() -> None:
         async with serving(told) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
             with pytest.raises(ClusterError, match=r"TLS handshake failed: .*; is it https"):
-                await api.ask("GET", "/")
+                await api.request("GET", "/")
 
     run(story())
 
@@ -458,8 +460,8 @@ def test_an_insecure_connection_is_logged_once(authority: Authority, caplog: pyt
     async def story() -> None:
         tls = authority.serving()
         async with serving(told, tls) as port, asking(f"https://127.0.0.1:{port}", insecure=True) as api:
-            assert (await api.ask("GET", "/")).status == 200
-            assert (await api.ask("GET", "/")).status == 200
+            assert (await api.request("GET", "/")).status == 200
+            assert (await api.request("GET", "/")).status == 200
 
     run(story())
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -483,15 +485,15 @@ def test_a_rotated_client_certificate_is_used_by_the_next_connection(authority: 
         async with serving(who, authority.serving(clients=True)) as port:
             at, ca = f"https://127.0.0.1:{port}", authority.file.read_text()
             async with asking(at, ca=ca, **shown) as api:
-                assert (await api.ask("GET", "/")).body == b"first"
+                assert (await api.request("GET", "/")).body == b"first"
                 following.rename(current)
-                assert (await api.ask("GET", "/")).body == b"second"
+                assert (await api.request("GET", "/")).body == b"second"
             pem = (tmp_path / "current.pem").read_text()
             async with asking(at, ca=ca, certificate=pem, key=pem) as api:
-                assert (await api.ask("GET", "/")).body == b"second", "from a text, too"
+                assert (await api.request("GET", "/")).body == b"second", "from a text, too"
             async with asking(at, ca=ca) as api:
                 with pytest.raises(ClusterError, match="no client certificate"):
-                    await api.ask("GET", "/")
+                    await api.request("GET", "/")
 
     run(story())
 
@@ -544,7 +546,7 @@ def test_https_requests_use_a_tunnel_and_verify_the_certificate(authority: Autho
                 authorization="Bearer t",
             ) as api,
         ):
-            said = read(await api.ask("GET", "/version"))
+            said = read(await api.request("GET", "/version"))
             assert (said["target"], said["Authorization"]) == ("/version", "Bearer t")
             assert lines[0].startswith("CONNECT api.example:6443 ")
             assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in lines
@@ -562,7 +564,7 @@ def test_http_requests_use_the_proxy_of_the_environment() -> None:
             scripted(proxying(lines, port)) as proxy,
             asking("http://api.example:8080", {"HTTP_PROXY": f"127.0.0.1:{proxy}"}) as api,
         ):
-            assert (await api.ask("GET", "/version")).status == 200
+            assert (await api.request("GET", "/version")).status == 200
             assert lines[0] == "GET http://api.example:8080/version HTTP/1.1"
 
     run(story())
@@ -572,7 +574,7 @@ def test_a_failing_proxy_is_reported_without_its_password() -> None:
     async def complaint(proxy: str) -> ClusterError:
         async with asking("https://api.example:6443", proxy=proxy) as api:
             with pytest.raises(ClusterError) as caught:
-                await api.ask("GET", "/")
+                await api.request("GET", "/")
             return caught.value
 
     async def story() -> None:

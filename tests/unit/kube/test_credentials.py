@@ -14,7 +14,7 @@ import yaml
 
 from nfagent.errors import ClusterError
 from nfagent.kube import credentials as module
-from nfagent.kube.credentials import ClientConfig, CredentialPaths, find_access
+from nfagent.kube.credentials import ClientConfig, CredentialPaths, find_client_config
 
 SECRET = "s3cret-value"  # noqa: S105 - one to look for in messages
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -61,7 +61,7 @@ def test_the_setting_has_precedence_and_is_read_by_a_child_process(
     in_pod["KUBECONFIG"] = str(config(tmp_path / "other"))
     (tmp_path / "yaml.py").write_text("raise SystemExit")
     in_pod["PYTHONPATH"] = str(tmp_path)  # a plugin may need it, the child doesn't heed it
-    found = run(find_access(f"{tmp_path}/none:{file}", environment=in_pod, places=places))
+    found = run(find_client_config(f"{tmp_path}/none:{file}", environment=in_pod, places=places))
     assert found == ClientConfig(
         server="https://mine:6443",
         origin=f"kubeconfig {file}, context prod",
@@ -76,7 +76,7 @@ def test_the_variable_has_precedence_over_the_service_account_and_a_token_file_r
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     in_pod["KUBECONFIG"] = str(config(tmp_path / "theirs", exec={"command": "/bin/false", "apiVersion": "x"}))
-    found = run(find_access(token_file="~/token", environment=in_pod, places=places))  # noqa: S106 - a path
+    found = run(find_client_config(token_file="~/token", environment=in_pod, places=places))  # noqa: S106 - a path
     assert found.origin == f"$KUBECONFIG {tmp_path}/theirs, context prod"
     assert (found.token_file, found.means) == (str(Path("~/token").expanduser()), f"token file {Path.home()}/token")
 
@@ -85,7 +85,7 @@ def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_wi
     tmp_path: Path, places: CredentialPaths, in_pod: dict[str, str]
 ) -> None:
     config(places.node_files[0])
-    found = run(find_access(environment=in_pod | {"KUBECONFIG": f"{tmp_path}/none"}, places=places))
+    found = run(find_client_config(environment=in_pod | {"KUBECONFIG": f"{tmp_path}/none"}, places=places))
     assert found == ClientConfig(
         server="https://10.96.0.1:443",
         origin="in-cluster service account",
@@ -97,12 +97,12 @@ def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_wi
 
 def test_a_pods_server_can_have_an_ipv6_address(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     in_pod["KUBERNETES_SERVICE_HOST"] = "fd00::1"
-    assert run(find_access(environment=in_pod, places=places)).server == "https://[fd00::1]:443"
+    assert run(find_client_config(environment=in_pod, places=places)).server == "https://[fd00::1]:443"
 
 
 def test_missing_credentials_are_reported_with_the_places(tmp_path: Path, places: CredentialPaths) -> None:
     with pytest.raises(ClusterError) as caught:
-        run(find_access(environment={"KUBECONFIG": "/none"}, places=places))
+        run(find_client_config(environment={"KUBECONFIG": "/none"}, places=places))
     assert str(caught.value) == (
         "no credentials for an API server; looked for the setting kubeconfig (empty);"
         " $KUBECONFIG (/none: no such file);"
@@ -113,12 +113,12 @@ def test_missing_credentials_are_reported_with_the_places(tmp_path: Path, places
 
 def test_with_a_context_the_service_account_is_skipped(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match=r"a Pod's service account \(not with the setting context\)"):
-        run(find_access(context="prod", environment=in_pod, places=places))
+        run(find_client_config(context="prod", environment=in_pod, places=places))
 
 
 def test_a_named_kubeconfig_must_exist(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match="kubeconfig /none: no such file; name an existing one"):
-        run(find_access("/none", environment=in_pod, places=places))
+        run(find_client_config("/none", environment=in_pod, places=places))
 
 
 def test_the_first_of_the_nodes_files_is_used_and_its_error_is_one_line(
@@ -127,7 +127,7 @@ def test_the_first_of_the_nodes_files_is_used_and_its_error_is_one_line(
     file = config(places.node_files[0])
     config(places.node_files[1])
     with pytest.raises(ClusterError) as caught:
-        run(find_access(context="test", environment=POD, places=places))
+        run(find_client_config(context="test", environment=POD, places=places))
     assert str(caught.value) == f"kubeconfig {file}: has no context 'test'; it has: prod"
 
 
@@ -142,7 +142,7 @@ def test_a_hanging_plugin_is_killed_when_its_caller_is_cancelled(tmp_path: Path,
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        finding = asyncio.create_task(find_access(str(file), environment=dict(os.environ), places=places))
+        finding = asyncio.create_task(find_client_config(str(file), environment=dict(os.environ), places=places))
         try:
             assert await reader.readexactly(1) == b"\n"
             finding.cancel()
@@ -188,10 +188,10 @@ def test_a_child_process_that_can_not_start_is_reported_and_tried_again(
             with pytest.raises(
                 ClusterError, match=r"mine: the child process that reads it can't be started: Too many open"
             ):
-                await find_access(str(file), environment={}, places=places)
+                await find_client_config(str(file), environment={}, places=places)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        found = await find_access(str(file), environment={}, places=places)
+        found = await find_client_config(str(file), environment={}, places=places)
         assert found.server == "https://mine:6443"
 
     run(body())

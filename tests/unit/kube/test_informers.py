@@ -13,7 +13,7 @@ import pytest
 
 from nfagent.kube.reflector_requests import ObjectChange
 from tests.support.apiserver_documents import Document, added, bookmark, broken_pod, encoded, error, page, status
-from tests.support.scripted_http import Bell, Fault, http_script
+from tests.support.scripted_http import EventBell, Fault, http_script
 from tests.support.scripted_source import (
     EGRESS,
     GONE,
@@ -22,7 +22,7 @@ from tests.support.scripted_source import (
     A,
     B,
     C,
-    Stage,
+    InformersHarness,
     alone,
     api_server,
     following,
@@ -39,7 +39,7 @@ def test_lists_are_streamed_where_the_server_serves_that() -> None:
             stage.script.on(PODS.path, initial(A, B), "silent", query={"sendInitialEvents": "true"})
             await stage.in_sync()
             assert stage.syncs == ["a b"]
-            assert "limit" not in stage.script.asked[0].query
+            assert "limit" not in stage.script.requests[0].query
 
     asyncio.run(body())
 
@@ -69,24 +69,24 @@ def test_a_cut_watch_continues_from_the_last_bookmark() -> None:
     asyncio.run(body())
 
 
-def on_a_watch(stage: Stage) -> None:
+def on_a_watch(stage: InformersHarness) -> None:
     stage.script.on(PODS.path, initial(A), "cut")
     stage.script.on(PODS.path, encoded(GONE), status=410, query={"resourceVersion": "5"})
 
 
-def as_an_event(stage: Stage) -> None:
+def as_an_event(stage: InformersHarness) -> None:
     stage.script.on(PODS.path, initial(A) + error(410, "Expired"), "silent")
 
 
-def on_an_initial_stream(stage: Stage) -> None:
+def on_an_initial_stream(stage: InformersHarness) -> None:
     stage.script.on(PODS.path, encoded(GONE), status=410, query={"sendInitialEvents": "true"})
 
 
-def in_an_initial_stream(stage: Stage) -> None:
+def in_an_initial_stream(stage: InformersHarness) -> None:
     stage.script.on(PODS.path, added(A), error(410, "Expired"), "silent")
 
 
-def between_two_pages(stage: Stage) -> None:
+def between_two_pages(stage: InformersHarness) -> None:
     refuse_initial_events(stage)
     stage.script.on(PODS.path, page(A, rest="t1"), query={"limit": "5000"})
     stage.script.on(PODS.path, encoded(GONE), status=410, query={"continue": "t1"})
@@ -98,7 +98,7 @@ def between_two_pages(stage: Stage) -> None:
     [on_a_watch, as_an_event, on_an_initial_stream, in_an_initial_stream, between_two_pages],
     ids=lambda mode: mode.__name__.replace("_", " "),
 )
-def test_410_in_the_middle_of_anything_leads_to_a_new_list(gone: Callable[[Stage], None]) -> None:
+def test_410_in_the_middle_of_anything_leads_to_a_new_list(gone: Callable[[InformersHarness], None]) -> None:
     async def body() -> None:
         async with following() as stage:
             gone(stage)
@@ -290,10 +290,10 @@ def test_a_reload_during_an_outage_ends_after_it() -> None:
     asyncio.run(body())
 
 
-class Unhurried(Stage):
+class Unhurried(InformersHarness):
     """Takes one change in a turn of the event loop, as EventApplier does in a storm."""
 
-    async def take(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         for change in changes:
             self.holder.take([change])
             self.bell.ring()
@@ -303,7 +303,7 @@ class Unhurried(Stage):
 @pytest.mark.parametrize("turns", range(6))
 def test_a_reload_during_a_list_removes_nothing(turns: int) -> None:
     async def body() -> None:
-        bell = Bell()
+        bell = EventBell()
         async with http_script(bell) as script:
             stage = Unhurried(script, bell)
             server = api_server(script)
@@ -341,9 +341,9 @@ class TestServices:
                 stage.script.on(self.PATH, page(self.service("x"), rest="t"), query={"limit": "5000"})
                 stage.script.on(self.PATH, page(self.service("y")), query={"continue": "t"})
                 await asyncio.gather(source.read_services(), source.read_services())
-                assert (stage.holder.names, len(stage.script.asked)) == ("x y", 2)
+                assert (stage.holder.names, len(stage.script.requests)) == ("x y", 2)
                 await source.read_services()
-                assert len(stage.script.asked) == 2
+                assert len(stage.script.requests) == 2
                 stage.script.on(self.PATH, page(self.service("y")))
                 stage.clock.advance(11)
                 await source.read_services()
@@ -392,7 +392,7 @@ class TestServices:
                 stage.script.on(self.PATH, encoded(GONE if gone else {}), status=410 if gone else 403, lasting=True)
                 await source.read_services()
                 assert stage.holder.names == "x"
-                assert len(stage.script.asked) == {"refused": 2, "away": 1, "always expired": 4}[ways]
+                assert len(stage.script.requests) == {"refused": 2, "away": 1, "always expired": 4}[ways]
 
         asyncio.run(body())
         assert "list of Services failed" in caplog.text

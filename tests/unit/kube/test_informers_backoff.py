@@ -17,7 +17,7 @@ from nfagent.kube.client import ApiResponse
 from nfagent.kube.credentials import ClientConfig
 from nfagent.model.gvk import RESOURCES
 from tests.support.apiserver_documents import added, encoded, page, status
-from tests.support.scripted_http import Bell, Fault, HttpScript
+from tests.support.scripted_http import EventBell, Fault, HttpScript
 from tests.support.scripted_source import (
     EGRESS,
     EGRESS_POLICY,
@@ -26,7 +26,7 @@ from tests.support.scripted_source import (
     POLICIES,
     A,
     C,
-    Stage,
+    InformersHarness,
     alone,
     following,
     initial,
@@ -45,7 +45,7 @@ def test_429_waits_for_retry_after_and_a_jitter(jitter: float) -> None:
             assert await stage.clock.paused(1) == 7 + 5 * jitter
             stage.clock.advance(6.9)
             await asyncio.sleep(0)
-            assert len(stage.script.asked) == 1
+            assert len(stage.script.requests) == 1
             stage.clock.advance(5)
             await stage.in_sync()
 
@@ -88,7 +88,7 @@ def test_an_empty_watch_is_requested_again(fault: Fault) -> None:
     asyncio.run(body())
 
 
-async def opened(stage: Stage, number: int, *parts: bytes | Fault) -> None:
+async def opened(stage: InformersHarness, number: int, *parts: bytes | Fault) -> None:
     """Respond to the first, second, ... request; a minute passes before these parts and the end."""
     gate = asyncio.Event()
     stage.script.on(PODS.path, gate, *parts)
@@ -224,7 +224,7 @@ class Elsewhere:
     def __init__(self) -> None:
         self.tries = 0
 
-    async def access(self) -> ClientConfig:
+    async def client_config(self) -> ClientConfig:
         return ClientConfig(server="https://balancer", origin="the test")
 
     async def close(self) -> None:
@@ -236,15 +236,15 @@ class Elsewhere:
         self.tries += 1
         raise UnreachableError(f"{path}?{query} in {read_timeout}")
 
-    async def ask(self, method: str, path: str, *, accept: str = "", etag: str = "") -> ApiResponse:
+    async def request(self, method: str, path: str, *, accept: str = "", etag: str = "") -> ApiResponse:
         assert (method, path, accept, etag) == ("GET", "/readyz", "", "")
         return ApiResponse(200, b"ok")
 
 
 def test_a_server_that_only_answers_probes_is_not_retried_in_a_loop() -> None:
     async def body() -> None:
-        bell = Bell()
-        stage = Stage(HttpScript(bell), bell)
+        bell = EventBell()
+        stage = InformersHarness(HttpScript(bell), bell)
         server = Elsewhere()
         async with running(alone(server, stage)):
             for number in (1, 2, 3):
@@ -528,7 +528,7 @@ def test_a_list_that_is_cut_off_repeatedly_is_logged_once(caplog: pytest.LogCapt
 class Ringing(logging.Handler):
     """Rings at every line of the log."""
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: EventBell) -> None:
         super().__init__()
         self._bell = bell
 

@@ -12,8 +12,8 @@ from nfagent.kube.informers import Informers
 from nfagent.kube.reflector_requests import ObjectChange
 from nfagent.model.objects import ObjectRef
 from tests.support.apiserver_documents import added, bookmark, encoded, end_mark, event, page, status
-from tests.support.scripted_http import Bell, Part, http_script
-from tests.support.scripted_source import GONE, POLICIES, Stage, api_server, initial, running
+from tests.support.scripted_http import EventBell, Part, http_script
+from tests.support.scripted_source import GONE, POLICIES, InformersHarness, api_server, initial, running
 from tests.support.two_node_cluster import labelled
 from tests.support.two_node_cluster import policy as network_policy
 
@@ -22,14 +22,14 @@ FIRST = network_policy("shop/p", labelled(app="web"))
 MORE = [network_policy(f"shop/{name}", labelled(app="web")) for name in NAMES]
 
 
-class Batches(Stage):
+class Batches(InformersHarness):
     """Keeps the names of each batch."""
 
     batches: list[str]
 
-    async def take(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         given = len(self.holder.given)
-        await super().take(changes)
+        await super().apply(changes)
         given_now = self.holder.given[given:]
         names = [(change if isinstance(change, ObjectRef) else change.ref).name for change in given_now]
         if names:
@@ -39,7 +39,7 @@ class Batches(Stage):
 @asynccontextmanager
 async def holding_one() -> AsyncIterator[Batches]:
     """Watch policies, one of which is in the state, until the server has compacted the version."""
-    bell = Bell()
+    bell = EventBell()
     async with http_script(bell) as script:
         stage = Batches(script, bell)
         stage.batches = []

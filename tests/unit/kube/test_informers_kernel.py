@@ -15,9 +15,9 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.apiserver_documents import encoded, pod
-from tests.support.fake_nftables import FakeKernel, Refused
-from tests.support.scripted_http import Bell, HttpScript, http_script
-from tests.support.scripted_source import GONE, PODS, POLICIES, Stage, api_server, initial, running
+from tests.support.fake_nftables import FakeNftables, Refused
+from tests.support.scripted_http import EventBell, HttpScript, http_script
+from tests.support.scripted_source import GONE, PODS, POLICIES, InformersHarness, api_server, initial, running
 from tests.support.two_node_cluster import labelled
 from tests.support.two_node_cluster import policy as network_policy
 
@@ -25,8 +25,8 @@ from tests.support.two_node_cluster import policy as network_policy
 class Kernel:
     """tests.support.fake_nftables with the reconciler's protocol. `commits` has every transaction."""
 
-    def __init__(self, bell: Bell) -> None:
-        self.fake = FakeKernel()
+    def __init__(self, bell: EventBell) -> None:
+        self.fake = FakeNftables()
         self.commits: list[Transaction] = []
         self._bell = bell
 
@@ -36,7 +36,7 @@ class Kernel:
     async def difference(self, wanted: Ruleset) -> Transaction:
         return diff(self.fake.ruleset, wanted)
 
-    async def listed_otherwise(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 
     async def apply(self, transaction: Transaction) -> None:
@@ -65,10 +65,10 @@ class Standstill:
         return event.is_set()
 
 
-class Node(Stage):
+class Node(InformersHarness):
     """An agent with a state and a kernel, wired as nfagent.agent does."""
 
-    def __init__(self, script: HttpScript, bell: Bell) -> None:
+    def __init__(self, script: HttpScript, bell: EventBell) -> None:
         super().__init__(script, bell)
         self.desired = DesiredState("a")
         self.kernel = Kernel(bell)
@@ -76,15 +76,15 @@ class Node(Stage):
         self.intake = EventApplier(self.desired, self.clock, self.reconciler.wake)
 
     def held(self, kind: str) -> Collection[Key]:
-        return self.desired.held(kind)
+        return self.desired.keys(kind)
 
-    async def take(self, changes: Iterable[ObjectChange]) -> None:
-        await self.intake.take(changes)
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+        await self.intake.apply(changes)
         self.bell.ring()
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self.intake.open()
-        super().gathered()
+        super().on_synced()
 
 
 WEB, DB = pod("web", 1, "10.64.0.1", app="web"), pod("db", 2, "10.64.0.20", app="db")
@@ -95,7 +95,7 @@ FROM_DB = {"ingress": [{"from": [{"podSelector": labelled(app="db")}]}], "types"
 
 def test_the_kernel_is_written_after_the_sync_and_a_relist_writes_only_the_difference() -> None:
     async def body() -> None:
-        bell = Bell()
+        bell = EventBell()
         async with http_script(bell) as script:
             node = Node(script, bell)
             server = api_server(script)
@@ -111,16 +111,16 @@ def test_the_kernel_is_written_after_the_sync_and_a_relist_writes_only_the_diffe
                     assert (node.kernel.commits, node.kernel.fake.ruleset) == ([], ABSENT)
                     gate.set()
                     await bell.until(lambda: node.kernel.fake.ruleset == node.desired.ruleset())
-                    node.desired.absolve(node.desired.suspects)  # codespell:ignore absolve,suspects
+                    node.desired.clear_recheck(node.desired.recheck_addresses)  # codespell:ignore absolve,suspects
                     node.reconciler.wake()
-                    await bell.until(lambda: not node.desired.touched)
+                    await bell.until(lambda: not node.desired.dirty)
                     told, ruleset = len(node.kernel.commits), node.kernel.fake.ruleset
 
                     await script.refuse()
                     for number in range(1, 6):
                         await node.clock.paused(number)
                         node.clock.advance(5)
-                    assert (len(node.kernel.commits), node.desired.touched) == (told, False)
+                    assert (len(node.kernel.commits), node.desired.dirty) == (told, False)
                     assert node.kernel.fake.ruleset == ruleset
 
                     script.on(PODS.path, encoded(GONE), status=410)

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from nfagent.kube.rbac import LEASE, LEASES_NAMESPACE, NEEDS, TESTED_MINOR, Permission
+from nfagent.kube.rbac import LEASE_NAME, LEASES_NAMESPACE, REQUIREMENTS, TESTED_MINOR, Permission
 from nfagent.model.gvk import RESOURCES, SERVICES
 from nfagent.reporting import lease
 from nfagent.reporting.conditions import KINDS
 
 ROOT = Path(__file__).parents[3]
-NEEDED = [permission for need in NEEDS for permission in need.permissions]
+NEEDED = [permission for need in REQUIREMENTS for permission in need.permissions]
 
 
 def granted() -> Iterator[Permission]:
@@ -42,7 +42,7 @@ def test_nothing_is_needed_twice() -> None:
 
 
 def test_exactly_the_watched_resources_are_vital() -> None:
-    vital = {(need.group, need.resource, need.namespace, need.name) for need in NEEDS if need.vital}
+    vital = {(need.group, need.resource, need.namespace, need.name) for need in REQUIREMENTS if need.vital}
     assert vital == {
         (
             each.group,
@@ -52,16 +52,16 @@ def test_exactly_the_watched_resources_are_vital() -> None:
         )
         for each in RESOURCES
     }
-    assert all(need.verbs == ("list", "watch") for need in NEEDS if need.vital)
+    assert all(need.verbs == ("list", "watch") for need in REQUIREMENTS if need.vital)
 
 
 def test_services_are_listed_and_not_watched() -> None:
-    assert [need.verbs for need in NEEDS if need.resource == SERVICES.plural] == [("list",)]
+    assert [need.verbs for need in REQUIREMENTS if need.resource == SERVICES.plural] == [("list",)]
 
 
 def test_the_lease_is_the_one_of_the_leader_election() -> None:
-    assert (LEASES_NAMESPACE, LEASE) == (lease.NAMESPACE, lease.NAME)
-    leases = {(need.group, need.resource, need.namespace) for need in NEEDS if need.resource == "leases"}
+    assert (LEASES_NAMESPACE, LEASE_NAME) == (lease.NAMESPACE, lease.NAME)
+    leases = {(need.group, need.resource, need.namespace) for need in REQUIREMENTS if need.resource == "leases"}
     assert {f"/apis/{group}/v1/namespaces/{namespace}/{plural}" for group, plural, namespace in leases} == {
         lease.COLLECTION
     }
@@ -69,7 +69,7 @@ def test_the_lease_is_the_one_of_the_leader_election() -> None:
 
 def test_status_is_written_of_the_kinds_that_have_conditions() -> None:
     plurals = {f"{each.plural}/status" for each in RESOURCES if each.kind in KINDS}
-    assert {need.resource for need in NEEDS if "/" in need.resource} == plurals
+    assert {need.resource for need in REQUIREMENTS if "/" in need.resource} == plurals
 
 
 def test_the_newest_version_that_is_named_as_tested_is_the_one_that_tests_run() -> None:

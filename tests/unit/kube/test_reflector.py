@@ -17,7 +17,7 @@ from nfagent.model.gvk import RESOURCES, Item
 from nfagent.model.objects import ObjectRef, Pod
 from tests.support.apiserver_documents import (
     Document,
-    Holder,
+    RecordingSink,
     added,
     bookmark,
     broken_pod,
@@ -37,8 +37,8 @@ class Followed:
     """A reflector, and a holder of the objects that it returns."""
 
     def __init__(self, kind: str = "Pod", page_size: int = 5000, last_good: LastGoodVersions | None = None) -> None:
-        self.holder = Holder()
-        self.reflector = Reflector(BY_KIND[kind], self.holder.held, page_size=page_size, last_good=last_good)
+        self.holder = RecordingSink()
+        self.reflector = Reflector(BY_KIND[kind], self.holder.keys, page_size=page_size, last_good=last_good)
 
     @property
     def query(self) -> dict[str, str]:
@@ -55,8 +55,8 @@ def streamed(*chunks: bytes) -> Step:
         request = followed.reflector.request(300)
         assert request.watch, "a list was asked for"
         for chunk in chunks:
-            followed.holder.take(followed.reflector.take_chunk(chunk))
-            if followed.reflector.setback is not None:
+            followed.holder.take(followed.reflector.feed_watch(chunk))
+            if followed.reflector.failure is not None:
                 return
 
     return step
@@ -72,8 +72,8 @@ def paged(body: bytes) -> Step:
 
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
-        followed.holder.take(followed.reflector.take_part(body))
-        if followed.reflector.setback is None:
+        followed.holder.take(followed.reflector.feed_page(body))
+        if followed.reflector.failure is None:
             followed.holder.take(followed.reflector.end_page())
 
     return step
@@ -85,7 +85,7 @@ def parts(body: bytes) -> Step:
     def step(followed: Followed) -> None:
         assert not followed.reflector.request(300).watch, "a watch was asked for"
         for start in range(0, len(body), 50):
-            followed.holder.take(followed.reflector.take_part(body[start : start + 50]))
+            followed.holder.take(followed.reflector.feed_page(body[start : start + 50]))
 
     return step
 
@@ -95,13 +95,15 @@ def refused(code: int, body: object = None, retry_after: float | None = None) ->
 
     def step(followed: Followed) -> None:
         followed.reflector.request(300)
-        followed.holder.take(followed.reflector.refuse(code, b"" if body is None else encoded(body), retry_after))
+        followed.holder.take(
+            followed.reflector.end_with_error(code, b"" if body is None else encoded(body), retry_after)
+        )
 
     return step
 
 
 def looked_again(followed: Followed) -> None:
-    followed.reflector.look_again()
+    followed.reflector.relist()
 
 
 def play(steps: Iterable[Step], kind: str = "Pod", last_good: LastGoodVersions | None = None) -> Followed:
@@ -409,7 +411,7 @@ def test_following(steps: list[Step], outcome: Outcome) -> None:
     found = Outcome(
         holder.names,
         reflector.phase,
-        reflector.setback.kind if reflector.setback is not None else None,
+        reflector.failure.kind if reflector.failure is not None else None,
         reflector.version if outcome.version is not None else None,
         holder.gone,
         reflector.synced,
@@ -534,7 +536,7 @@ def test_of_config_maps_only_the_one_is_listed_and_watched() -> None:
 def test_a_list_of_one_namespace_removes_nothing_of_another() -> None:
     held = [("kube-system", "ip-masq-agent"), ("shop", "other")]
     reflector = Reflector(BY_KIND["ConfigMap"], lambda _: held)
-    assert list(reflector.take_chunk(end_mark("5"))) == [ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")]
+    assert list(reflector.feed_watch(end_mark("5"))) == [ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")]
 
 
 def test_the_ip_masq_agent_configuration_comes_and_goes() -> None:
@@ -557,14 +559,14 @@ WAITS = {
 
 @pytest.mark.parametrize(("step", "seconds"), WAITS.values(), ids=WAITS)
 def test_retry_after_is_read_from(step: Step, seconds: float | None) -> None:
-    setback = play([SYNCED, step]).reflector.setback
+    setback = play([SYNCED, step]).reflector.failure
     assert setback is not None
     assert (setback.kind, setback.retry_after) == ("busy", seconds)
 
 
 @pytest.mark.parametrize(("code", "advice"), [(401, "credentials"), (403, "deploy/rbac.yaml")])
 def test_401_and_403_have_advice(code: int, advice: str) -> None:
-    setback = play([refused(code, status(code, "No", "said the server"))]).reflector.setback
+    setback = play([refused(code, status(code, "No", "said the server"))]).reflector.failure
     assert setback is not None
     assert "said the server" in setback.reason
     assert advice in setback.reason
@@ -572,13 +574,13 @@ def test_401_and_403_have_advice(code: int, advice: str) -> None:
 
 def test_a_failure_is_cleared_by_the_next_response() -> None:
     followed = play([SYNCED, refused(500), streamed(bookmark("6"))])
-    assert followed.reflector.setback is None
+    assert followed.reflector.failure is None
 
 
 def test_initial_events_without_end_mark_are_a_failure() -> None:
     followed = play([streamed(added(pod("a"))), ended])
-    assert followed.reflector.setback is not None
-    assert followed.reflector.setback.kind == "refused"
+    assert followed.reflector.failure is not None
+    assert followed.reflector.failure.kind == "refused"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 31, 64, 1000])
@@ -591,7 +593,7 @@ def test_a_stream_decodes_to_the_same_objects_for_every_split(size: int) -> None
 def test_changes_of_a_chunk_are_returned_before_its_version_is_kept() -> None:
     """A caller that is cancelled between two changes requests the second one again."""
     followed = play([SYNCED])
-    changes = followed.reflector.take_chunk(added(pod("c", 6), pod("d", 7)))
+    changes = followed.reflector.feed_watch(added(pod("c", 6), pod("d", 7)))
     assert followed.reflector.version == "5"
     for expected in ("5", "6"):
         next(changes)
@@ -627,8 +629,8 @@ class TestMissing:
     def test_a_kind_that_is_missing_at_the_start_counts_as_missing_at_once(self) -> None:
         followed = self.play(NOT_FOUND)
         assert (followed.reflector.missing, followed.reflector.synced) == (True, True)
-        assert followed.reflector.setback is not None
-        assert followed.reflector.setback.kind == "missing"
+        assert followed.reflector.failure is not None
+        assert followed.reflector.failure.kind == "missing"
 
     def test_is_watched_after_the_next_discovery(self) -> None:
         followed = self.play(NOT_FOUND, looked_again)
@@ -644,8 +646,8 @@ class TestMissing:
         for _ in range(2):
             NOT_FOUND(followed)
             assert (followed.holder.names, followed.reflector.missing) == ("e", False)
-            assert followed.reflector.setback is not None
-            assert followed.reflector.setback.kind == "refused"
+            assert followed.reflector.failure is not None
+            assert followed.reflector.failure.kind == "refused"
         NOT_FOUND(followed)
         assert (followed.holder.names, followed.reflector.missing) == ("", True)
 
@@ -667,8 +669,8 @@ class TestMissing:
     def test_a_kind_that_every_cluster_has_is_never_missing(self) -> None:
         followed = play([NOT_FOUND])
         assert (followed.reflector.missing, followed.reflector.synced) == (False, False)
-        assert followed.reflector.setback is not None
-        assert followed.reflector.setback.kind == "refused"
+        assert followed.reflector.failure is not None
+        assert followed.reflector.failure.kind == "refused"
 
     def test_other_error_statuses_do_not_make_a_kind_missing(self) -> None:
         followed = self.play(refused(403))
@@ -795,7 +797,7 @@ def test_a_kind_served_only_in_other_versions_keeps_its_objects() -> None:
     synced = streamed(added(good_policy("a", 1)) + end_mark("5"))
     followed = play([synced, ended, *[withheld] * 4], "EgressNATPolicy")
     assert (followed.holder.names, followed.reflector.missing) == ("a", False)
-    assert followed.reflector.setback == WatchFailure("refused", "served as v2")
+    assert followed.reflector.failure == WatchFailure("refused", "served as v2")
     for _ in range(3):
         NOT_FOUND(followed)
     assert followed.reflector.missing, "it is gone with its definition"
@@ -879,13 +881,13 @@ def test_a_long_object_is_decoded_ahead_of_time(size: int) -> None:
     worked, taken = 0, 0
     for start in range(0, len(body), size):
         chunk = body[start : start + size]
-        plain.holder.take(plain.reflector.take_chunk(chunk))
+        plain.holder.take(plain.reflector.feed_watch(chunk))
         if (work := ahead.reflector.predecoder.work(chunk)) is not None:
             worked += 1
             work()
-        taken += steps(lambda: ahead.holder.take(ahead.reflector.take_chunk(chunk)))  # noqa: B023 - called at once
+        taken += steps(lambda: ahead.holder.take(ahead.reflector.feed_watch(chunk)))  # noqa: B023 - called at once
     assert ahead.reflector.version == plain.reflector.version
-    assert ahead.holder.held("NetworkPolicy") == plain.holder.held("NetworkPolicy")
+    assert ahead.holder.keys("NetworkPolicy") == plain.holder.keys("NetworkPolicy")
     if size < len(body):
         assert worked == 1
         assert taken < 4000, "the peers were read before"
@@ -896,5 +898,5 @@ def test_a_long_line_that_is_no_event_is_a_failure() -> None:
     for chunk in (b"x" * LONG, b"y\n"):
         if (work := followed.reflector.predecoder.work(chunk)) is not None:
             work()
-        followed.holder.take(followed.reflector.take_chunk(chunk))
-    assert followed.reflector.setback is not None
+        followed.holder.take(followed.reflector.feed_watch(chunk))
+    assert followed.reflector.failure is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nfagent.errors import DecodeError
 from nfagent.kube.rbac import Permission
-from nfagent.kube.self_review import User, access_review, decode_access, decode_user, decode_version
+from nfagent.kube.self_review import User, access_review, decode_access_review, decode_user, decode_version
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_version_that_is_not_kubernetes_1_is_an_error(major: str, minor: str) 
         decode_version(json.dumps({"major": major, "minor": minor}).encode())
 
 
-@pytest.mark.parametrize("decode", [decode_access, decode_user, decode_version])
+@pytest.mark.parametrize("decode", [decode_access_review, decode_user, decode_version])
 @given(body=st.binary() | st.builds(lambda value: json.dumps(value).encode(), st.dictionaries(st.text(), st.text())))
 def test_a_body_is_decoded_or_reported(decode: Callable[[bytes], object], body: bytes) -> None:
     with contextlib.suppress(DecodeError):

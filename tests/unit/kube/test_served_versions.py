@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nfagent.kube.served_versions import OPTIONAL, decode_group, decode_resources, servings
+from nfagent.kube.served_versions import OPTIONAL, decode_group, decode_resources, resource_availability
 from nfagent.model.gvk import RESOURCES
 
 LOGGING = next(each for each in OPTIONAL if each.kind == "NetworkLogging")
@@ -39,12 +39,14 @@ GROUP = "networking.gke.io"
     ],
 )
 def test_a_kind_is_served(served: set[tuple[str, str]], words: str) -> None:
-    assert [str(each) for each in servings(frozenset(served), [LOGGING])] == [words]
+    assert [str(each) for each in resource_availability(frozenset(served), [LOGGING])] == [words]
 
 
 def test_every_optional_kind_has_an_availability() -> None:
-    assert [each.resource for each in servings(frozenset())] == [each for each in RESOURCES if each.optional]
-    assert all(each.absent for each in servings(frozenset()))
+    assert [each.resource for each in resource_availability(frozenset())] == [
+        each for each in RESOURCES if each.optional
+    ]
+    assert all(each.absent for each in resource_availability(frozenset()))
 
 
 def test_where_discovery_is_not_aggregated_a_group_names_versions_and_a_version_its_kinds() -> None:

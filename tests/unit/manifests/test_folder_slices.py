@@ -19,9 +19,9 @@ from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.desired.state import DesiredState
+from nfagent.manifests.folder_source import FolderSource
 from nfagent.manifests.index import ManifestEvent
 from nfagent.manifests.parser_process import LARGE
-from nfagent.manifests.source import FolderSource
 
 FILES, POLICIES = 20, 100
 LONGEST = 0.02
@@ -35,10 +35,10 @@ class Sink:
         self.desired = DesiredState("a")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def take(self, changes: Iterable[ManifestEvent]) -> None:
-        await self._intake.take(changes)
+    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
+        await self._intake.apply(changes)
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         self._intake.open()
 
 
@@ -129,7 +129,7 @@ def test_the_loop_is_not_blocked_by(ask: Ask, tmp_path: Path) -> None:
             write(manifests, "web")
         async with counted() as turns:
             await ask(source, manifests)
-        assert len(sink.desired.held("NetworkPolicy")) == FILES * POLICIES
+        assert len(sink.desired.keys("NetworkPolicy")) == FILES * POLICIES
         assert turns.longest < LONGEST, f"{turns.longest * 1000:.0f} ms"
         assert turns.count > FILES
 

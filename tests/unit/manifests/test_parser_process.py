@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import ValidationIssue
-from nfagent.manifests import parser_process, yaml_loader
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests import parser_process
+from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_scan import read_folder
 from nfagent.manifests.index import ManifestIndex
 from nfagent.manifests.parser_process import LARGE, LARGEST_OBJECT, end_children
@@ -98,7 +98,7 @@ def test_a_file_above_the_size_limit_is_not_read_and_keeps_its_objects(tmp_path:
 
 
 def test_a_text_above_the_size_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_loader, "LARGEST_FILE", len(NODE) - 1)
+    monkeypatch.setattr("nfagent.manifests.document_parser.LARGEST_FILE", len(NODE) - 1)
     assert str(read_documents("f.yaml", NODE)).startswith("f.yaml: is larger than 256 MiB, and is not read")
 
 

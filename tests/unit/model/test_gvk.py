@@ -50,9 +50,9 @@ def test_of_config_maps_one_is_asked_for() -> None:
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.kind)
 def test_only_a_config_maps_namespace_narrows_what_a_resource_holds(resource: Resource) -> None:
     elsewhere = ObjectRef(resource.kind, "" if resource.kind in CLUSTER_SCOPED else "shop", "x")
-    assert resource.holds(elsewhere) == (resource.kind != "ConfigMap")
-    assert resource.holds(ObjectRef(resource.kind, resource.namespace, "x"))
-    assert not resource.holds(ObjectRef("Secret", resource.namespace, "x"))
+    assert resource.contains(elsewhere) == (resource.kind != "ConfigMap")
+    assert resource.contains(ObjectRef(resource.kind, resource.namespace, "x"))
+    assert not resource.contains(ObjectRef("Secret", resource.namespace, "x"))
 
 
 @pytest.mark.parametrize(("kind", "group"), [("Pod", ""), ("NetworkPolicy", "networking.k8s.io")])

@@ -76,7 +76,7 @@ def test_entries_of_a_kernel_are_read() -> None:
         ("10.0.0.1", "10.0.0.2", "10.0.0.2", 99, None, None, None, 0, 0x3BC1308A, 0x188),
         ("10.0.0.1", "10.0.9.2", "10.0.9.2", 17, 1, 9, 9, 9, 0xD02B3C53, 0x18A),
     ]
-    assert [entry.translated for entry in part.entries] == [True, True, False, False, False]
+    assert [entry.is_dnat for entry in part.entries] == [True, True, False, False, False]
 
 
 @little_endian

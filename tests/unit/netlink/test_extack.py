@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, attribute
-from nfagent.netlink.extack import Acknowledgement, decode_answer
+from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 
 CAPPED, TLVS = 0x100, 0x200
 WORDS = attribute(1, b"no such thing\0")
@@ -47,7 +47,7 @@ def reply(error: int, flags: int, behind: bytes = b"", *, asked: int = 16) -> Me
     ],
 )
 def test_an_answer_is_read(message: Message, answer: Acknowledgement) -> None:
-    assert decode_answer(message) == answer
+    assert decode_acknowledgement(message) == answer
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_an_answer_is_read(message: Message, answer: Acknowledgement) -> None:
 )
 def test_what_is_no_answer_is_refused(message: Message) -> None:
     with pytest.raises(WireError):
-        decode_answer(message)
+        decode_acknowledgement(message)

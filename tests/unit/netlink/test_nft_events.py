@@ -8,7 +8,13 @@ import pytest
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, attribute, message, nfgen
-from nfagent.netlink.nft_events import CommitOrigin, decode_committer, decode_generation, decode_table_size, names_table
+from nfagent.netlink.nft_events import (
+    CommitOrigin,
+    decode_commit_origin,
+    decode_generation,
+    decode_table_size,
+    mentions_table,
+)
 
 NEWTABLE, NEWGEN = 10 << 8 | 0, 10 << 8 | 15
 GENERATION = attribute(1, struct.pack("!I", 7))
@@ -35,7 +41,7 @@ def generation(*attributes: bytes) -> bytes:
     ],
 )
 def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: bytes, *, named: bool) -> None:
-    assert names_table(datagram) is named
+    assert mentions_table(datagram) is named
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: byt
     ],
 )
 def test_newgen_names_the_process_that_committed(attributes: tuple[bytes, ...], words: str) -> None:
-    committer = decode_committer(generation(*attributes))
+    committer = decode_commit_origin(generation(*attributes))
     assert committer is not None
     assert str(committer) == words
 
@@ -59,12 +65,12 @@ def test_newgen_names_the_process_that_committed(attributes: tuple[bytes, ...], 
     [pytest.param(table("nfagent"), id="a table"), pytest.param(b"", id="nothing")],
 )
 def test_a_message_other_than_newgen_has_no_committer(datagram: bytes) -> None:
-    assert decode_committer(datagram) is None
+    assert decode_commit_origin(datagram) is None
 
 
 def test_a_process_id_of_another_size_is_a_wire_error() -> None:
     with pytest.raises(WireError, match="a process id of 2 bytes, not 4"):
-        decode_committer(generation(attribute(2, b"\0\1")))
+        decode_commit_origin(generation(attribute(2, b"\0\1")))
 
 
 def test_an_unknown_committer_is_empty_text() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Family
 from nfagent.netlink.codec import Message, attribute, attributes, messages, nested
-from nfagent.netlink.rtnl_link import RTM_NEWLINK, Interface, decode_link, encode_listing
+from nfagent.netlink.rtnl_link import RTM_NEWLINK, Interface, decode_link, encode_link_dump
 
 NAME, MASTER, LINKINFO, KIND, DATA = 3, 10, 18, 1, 2
 NF_CALL_IPTABLES, NF_CALL_IP6TABLES = 36, 37
@@ -106,7 +106,7 @@ def test_any_bytes_are_an_interface_or_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize("master", [0, 7], ids=["anywhere", "on one bridge"])
 def test_a_listing_asks_for_a_kind(master: int) -> None:
-    [request] = messages(encode_listing(5, "veth", master))
+    [request] = messages(encode_link_dump(5, "veth", master))
     assert (request.type, request.flags, request.sequence) == (18, 0x301, 5)
     asked = dict(attributes(request.payload, 16))
     assert dict(attributes(asked[LINKINFO])) == {KIND: b"veth"}
@@ -114,5 +114,5 @@ def test_a_listing_asks_for_a_kind(master: int) -> None:
 
 
 def test_a_listing_of_all_asks_for_no_kind() -> None:
-    [request] = messages(encode_listing(5))
+    [request] = messages(encode_link_dump(5))
     assert LINKINFO not in dict(attributes(request.payload, 16))

@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, attribute, messages
-from nfagent.netlink.unix_diag import SOCK_DIAG_BY_FAMILY, UnixSocket, decode_socket, encode_listing
+from nfagent.netlink.unix_diag import SOCK_DIAG_BY_FAMILY, UnixSocket, decode_socket, encode_socket_dump
 
 
 def told(inode: int, *said: bytes) -> Message:
@@ -25,7 +25,7 @@ def test_a_socket_without_a_name_has_none() -> None:
 
 
 def test_all_sockets_in_all_states_are_asked_for_with_their_names() -> None:
-    (asked,) = messages(encode_listing(5))
+    (asked,) = messages(encode_socket_dump(5))
     assert (asked.type, asked.flags, asked.sequence) == (SOCK_DIAG_BY_FAMILY, 0x301, 5)
     assert asked.payload == struct.pack("=BBHIIIII", 1, 0, 0, 0xFFFFFFFF, 0, 1, 0, 0)
 

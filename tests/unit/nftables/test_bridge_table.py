@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nfagent.errors import WireError
-from nfagent.nftables.bridge_table import EXPECTED, parse_frames
+from nfagent.nftables.bridge_table import EXPECTED, parse_bridge_table
 
 OURS = {"family": "bridge", "table": "nfagent"}
 CHAIN = {"name": "prerouting-frames", "type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"}
@@ -45,14 +45,14 @@ def listing(changed: Entries) -> str:
 
 
 def test_the_listing_of_an_unchanged_table_is_the_expected_one_with_its_number_of_dropped_frames() -> None:
-    found = parse_frames(listing(entries()))
+    found = parse_bridge_table(listing(entries()))
     assert (found.objects, found.dropped) == (EXPECTED, 7)
 
 
 def test_the_order_of_objects_other_than_rules_is_ignored() -> None:
     table = entries()
     table[2], table[3] = table[3], table[2]
-    assert parse_frames(listing(table)).objects == EXPECTED
+    assert parse_bridge_table(listing(table)).objects == EXPECTED
 
 
 CHANGES: dict[str, Callable[[Entries], object]] = {
@@ -71,7 +71,7 @@ CHANGES: dict[str, Callable[[Entries], object]] = {
 def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) -> None:
     table = entries()
     change(table)
-    assert parse_frames(listing(table)).objects != EXPECTED
+    assert parse_bridge_table(listing(table)).objects != EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_any_change_of_the_table_is_seen(change: Callable[[Entries], object]) ->
 )
 def test_text_that_is_not_a_listing_is_refused(text: str) -> None:
     with pytest.raises(WireError, match="not a listing of table bridge nfagent"):
-        parse_frames(text)
+        parse_bridge_table(text)

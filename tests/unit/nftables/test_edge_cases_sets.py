@@ -13,7 +13,7 @@ from nfagent.nftables.objects import Element, LinkName, Masquerade, PortRange, R
 from nfagent.nftables.render import set_properties, table_text
 from tests.properties.strategies import desired, worlds
 from tests.support.edge_cases import BOTH, CLUSTER, blocks, cidrs
-from tests.support.two_node_cluster import NODES, Document, Scene, policy
+from tests.support.two_node_cluster import NODES, Document, TwoNodeCluster, policy
 
 
 def rulesets(world: list[Item]) -> list[Ruleset]:
@@ -45,7 +45,7 @@ def test_24_no_set_of_several_fields_has_intervals(world: list[Item]) -> None:
 
 
 def isolating(*peers: Document) -> Ruleset:
-    return Scene(*CLUSTER, policy("shop/p", types=BOTH, ingress=[{"from": list(peers)}])).views["a"].ruleset()
+    return TwoNodeCluster(*CLUSTER, policy("shop/p", types=BOTH, ingress=[{"from": list(peers)}])).views["a"].ruleset()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_host_bits_make_no_other_set(spelt: list[Document], plain: list[Document
     ],
 )
 def test_a_mapped_cidr_is_refused_with_what_to_write_instead(cidr: str) -> None:
-    scene = Scene(*CLUSTER, policy("shop/p", types=["Ingress"], ingress=[{"from": cidrs(cidr)}]))
+    scene = TwoNodeCluster(*CLUSTER, policy("shop/p", types=["Ingress"], ingress=[{"from": cidrs(cidr)}]))
     [found] = scene.views["a"].index.policies.values()
     assert f"cidr '{cidr}': is an IPv4-mapped IPv6 CIDR; write it as an IPv4 CIDR" in str(found.problem)
     assert not scene.passes("ops/spy", "shop/web", "80/tcp")

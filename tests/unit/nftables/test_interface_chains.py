@@ -16,8 +16,8 @@ from nfagent.nftables.matches import CtDirection
 from nfagent.nftables.objects import Element, LinkName, Ruleset, ServicePort
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
-from tests.support.fake_nftables import FakeKernel
-from tests.support.nft_interpreter import Conntrack, HookName, Seen, State, opening, run
+from tests.support.fake_nftables import FakeNftables
+from tests.support.nft_interpreter import Conntrack, HookName, HookPacket, State, opening, run
 
 VXLAN = ServicePort("udp", 8472)
 LINKS = NodeInterfaces(frozenset({"cali1"}), frozenset({VXLAN}))
@@ -39,13 +39,15 @@ def wanted(links: NodeInterfaces = LINKS, choices: PolicyOptions | None = None) 
     return desired
 
 
-def dropped(ruleset: Ruleset, hook: HookName, packet: Seen) -> str:
+def dropped(ruleset: Ruleset, hook: HookName, packet: HookPacket) -> str:
     """Return the counter of the drop that a packet meets; '' where it passes."""
     result = run(ruleset, hook, packet)
     return "" if result.accepted else result.counters[-1]
 
 
-def packet(source: str, destination: str, protocol: str = "udp", port: int = 8472, *, link: str = "cali1") -> Seen:
+def packet(
+    source: str, destination: str, protocol: str = "udp", port: int = 8472, *, link: str = "cali1"
+) -> HookPacket:
     return opening(Flow(source, destination, protocol, port))._replace(link=link)
 
 
@@ -90,7 +92,7 @@ def packet(source: str, destination: str, protocol: str = "udp", port: int = 847
         "another node's Pod to another port",
     ],
 )
-def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: Seen, counter: str) -> None:
+def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: HookPacket, counter: str) -> None:
     for choices in (PolicyOptions(), PolicyOptions(own_node="allowed")):
         assert dropped(wanted(choices=choices).ruleset(), hook, seen) == counter
 
@@ -107,7 +109,7 @@ def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: Seen, cou
     ],
     ids=["from a Pod", "without a conntrack entry", "an error", "its own source", "from elsewhere"],
 )
-def test_a_source_is_held_against_a_pods_interface(hook: HookName, seen: Seen, counter: str) -> None:
+def test_a_source_is_held_against_a_pods_interface(hook: HookName, seen: HookPacket, counter: str) -> None:
     assert dropped(wanted().ruleset(), hook, seen) == counter
     assert dropped(wanted(choices=PolicyOptions(unrouted_sources="judged")).ruleset(), hook, seen) == ""
 
@@ -123,7 +125,7 @@ def near(
     *,
     state: State = "new",
     way: CtDirection = "original",
-) -> Seen:
+) -> HookPacket:
     seen = packet(POD_FE80, NODE_FE80, protocol, port)._replace(icmpv6_type=kind, hop_limit=hop_limit)
     return seen._replace(conntrack=seen.conntrack._replace(state=state, way=way))
 
@@ -169,7 +171,7 @@ def near(
         "from a source of its own",
     ],
 )
-def test_packets_that_the_node_accepts_from_link_local_sources_of_pods(seen: Seen, passes: bool) -> None:  # noqa: FBT001 - a column
+def test_packets_that_the_node_accepts_from_link_local_sources_of_pods(seen: HookPacket, passes: bool) -> None:  # noqa: FBT001 - a column
     assert dropped(wanted().ruleset(), "input", seen) == ("" if passes else "drop/link-local")
     assert dropped(wanted(choices=PolicyOptions(own_node="allowed")).ruleset(), "input", seen) == ""
 
@@ -284,8 +286,8 @@ def test_after_any_change_the_kernel_has_the_ruleset_of_a_fresh_start(
     masquerade: bool,  # noqa: FBT001 - drawn
 ) -> None:
     desired = DesiredState("a", MasqueradeSettings(enabled=masquerade))
-    kernel = FakeKernel(desired.ruleset())
-    desired.settle()
+    kernel = FakeNftables(desired.ruleset())
+    desired.mark_synced()
     for change in changes:
         match change:
             case NodeInterfaces():
@@ -294,5 +296,5 @@ def test_after_any_change_the_kernel_has_the_ruleset_of_a_fresh_start(
                 desired.remove(change)
             case _:
                 desired.put(change)
-        kernel.apply(desired.take())
+        kernel.apply(desired.drain_changes())
         assert kernel.ruleset.sets == desired.ruleset().sets == desired.rebuilt().ruleset().sets

@@ -27,21 +27,21 @@ def refs(namespace: str, *policies: str) -> tuple[ObjectRef, ...]:
 
 def test_20_namespace_and_policy_never_run_together() -> None:
     chains = {
-        names.class_chain(PolicySetKey("ingress", refs("a", "bc"))),
-        names.class_chain(PolicySetKey("ingress", refs("ab", "c"))),
-        names.class_chain(PolicySetKey("ingress", refs("a", "b-c"))),
-        names.class_chain(PolicySetKey("ingress", refs("a", "b", "c"))),
-        names.class_chain(PolicySetKey("ingress", refs("a", "b.c"))),
-        names.class_chain(PolicySetKey("egress", refs("a", "bc"))),
+        names.policy_set_chain(PolicySetKey("ingress", refs("a", "bc"))),
+        names.policy_set_chain(PolicySetKey("ingress", refs("ab", "c"))),
+        names.policy_set_chain(PolicySetKey("ingress", refs("a", "b-c"))),
+        names.policy_set_chain(PolicySetKey("ingress", refs("a", "b", "c"))),
+        names.policy_set_chain(PolicySetKey("ingress", refs("a", "b.c"))),
+        names.policy_set_chain(PolicySetKey("egress", refs("a", "bc"))),
     }
     assert len(chains) == 6
 
 
 def test_names_read_as_what_they_are() -> None:
     key = PolicySetKey("ingress", refs("shop", "db", "default-deny"))
-    assert names.class_chain(key) == "ingress/shop/db_default-deny"
-    assert names.outcome_name("deny", "ingress", key.policies) == "deny/ingress/shop/db_default-deny"
-    assert names.outcome_name("allow", "egress", refs("shop", "db")) == "allow/egress/shop/db"
+    assert names.policy_set_chain(key) == "ingress/shop/db_default-deny"
+    assert names.verdict_chain_name("deny", "ingress", key.policies) == "deny/ingress/shop/db_default-deny"
+    assert names.verdict_chain_name("allow", "egress", refs("shop", "db")) == "allow/egress/shop/db"
     assert names.log_prefix("deny", "ingress", refs("shop", "db", "x")) == "deny ingress shop/db_x"
 
 
@@ -73,16 +73,17 @@ def tiers(*policies: str) -> tuple[ObjectRef, ...]:
     ],
 )
 def test_a_policy_set_is_named_by_its_tiers_in_order_of_evaluation(key: PolicySetKey, name: str) -> None:
-    assert names.class_chain(key) == name
+    assert names.policy_set_chain(key) == name
 
 
 def test_names_of_tier_chains_verdict_chains_and_prefixes() -> None:
     both = tiers("anp.a", "cnp.a")
-    assert names.section_chain(TierChainKey("admin", "ingress", both)) == "admin/ingress/anp.a_cnp.a"
+    assert names.tier_chain_name(TierChainKey("admin", "ingress", both)) == "admin/ingress/anp.a_cnp.a"
     assert (
-        names.section_chain(TierChainKey("baseline", "egress", tiers("banp.default"))) == "baseline/egress/banp.default"
+        names.tier_chain_name(TierChainKey("baseline", "egress", tiers("banp.default")))
+        == "baseline/egress/banp.default"
     )
-    assert names.outcome_name("deny", "egress", both[:1]) == "deny/egress/anp.a"
+    assert names.verdict_chain_name("deny", "egress", both[:1]) == "deny/egress/anp.a"
     assert names.log_prefix("allow", "ingress", both[1:]) == "allow ingress cnp.a"
 
 
@@ -110,14 +111,14 @@ def test_20_no_two_policy_sets_tier_chains_or_verdicts_share_a_name(
         PolicySetKey("ingress", tuple(msgspec.structs.replace(ref, namespace=space) for ref in some), admin, baseline)
         for some, space, admin, baseline in drawn
     ]
-    classes = {key: names.class_chain(key) for key in keys if key.policies or key.sections}
+    classes = {key: names.policy_set_chain(key) for key in keys if key.policies or key.tier_chains}
     assert len(set(classes.values())) == len(classes)
-    sections = {section: names.section_chain(section) for key in keys for section in key.sections}
+    sections = {section: names.tier_chain_name(section) for key in keys for section in key.tier_chains}
     assert len(set(sections.values())) == len(sections)
     deciding = {
         refs for key in keys for refs in (key.policies, *((ref,) for ref in (*key.admin, *key.baseline))) if refs
     }
-    assert len({names.outcome_name("deny", "ingress", refs) for refs in deciding}) == len(deciding)
+    assert len({names.verdict_chain_name("deny", "ingress", refs) for refs in deciding}) == len(deciding)
     assert not set(classes.values()) & set(sections.values())
 
 
@@ -126,8 +127,8 @@ def test_21_the_longest_names_fit_and_stay_apart(policies: int) -> None:
     some = refs(LONGEST_NAMESPACE, *(f"{number:03}{LONGEST_NAME[3:]}" for number in range(policies)))
     other = refs(LONGEST_NAMESPACE, *(f"{number:03}{LONGEST_NAME[4:]}q" for number in range(policies)))
     for key in (PolicySetKey("egress", some), PolicySetKey("ingress", some)):
-        assert len(names.class_chain(key)) <= 255
-        assert len(names.outcome_name("deny", key.direction, key.policies)) <= 255
+        assert len(names.policy_set_chain(key)) <= 255
+        assert len(names.verdict_chain_name("deny", key.direction, key.policies)) <= 255
     assert len(names.log_prefix("allow", "ingress", some)) <= 127
     assert names.policies_name(some) != names.policies_name(other)
     assert names.policies_name(some).startswith(f"{LONGEST_NAMESPACE}/")
@@ -137,9 +138,11 @@ def test_21_the_longest_names_fit_and_stay_apart(policies: int) -> None:
 def test_21_names_that_are_keywords_never_stand_alone(name: str) -> None:
     key = PolicySetKey("ingress", refs(name, name))
     policy = ObjectRef("AdminNetworkPolicy", "", name)
-    made = [names.class_chain(key), names.class_chain(PolicySetKey("ingress", (), (policy,)))]
-    made += [names.section_chain(TierChainKey(tier, "ingress", (policy,))) for tier in TIER_NAMES]
-    made += [names.outcome_name(word, "ingress", by) for word in ("deny", "allow") for by in (key.policies, (policy,))]
+    made = [names.policy_set_chain(key), names.policy_set_chain(PolicySetKey("ingress", (), (policy,)))]
+    made += [names.tier_chain_name(TierChainKey(tier, "ingress", (policy,))) for tier in TIER_NAMES]
+    made += [
+        names.verdict_chain_name(word, "ingress", by) for word in ("deny", "allow") for by in (key.policies, (policy,))
+    ]
     for found in made:
         assert re.match(r"(ingress|admin|baseline|deny|allow)/", found)
 
@@ -157,13 +160,13 @@ def test_21_the_longest_names_of_tiers_fit_and_stay_apart(policies: int) -> None
         PolicySetKey("ingress", (), some),
         PolicySetKey("ingress", (), (), some),
     ]
-    made = [names.class_chain(key) for key in classes]
+    made = [names.policy_set_chain(key) for key in classes]
     made += [
-        names.section_chain(TierChainKey(tier, "ingress", policies))
+        names.tier_chain_name(TierChainKey(tier, "ingress", policies))
         for tier in TIER_NAMES
         for policies in (some, other)
     ]
-    made += [names.outcome_name("deny", "ingress", (ref,)) for ref in {*some, *other}]
+    made += [names.verdict_chain_name("deny", "ingress", (ref,)) for ref in {*some, *other}]
     assert len(set(made)) == len(made)
     assert max(map(len, made)) <= 255
     assert all(len(names.log_prefix("allow", "ingress", (ref,))) <= 127 for ref in some)

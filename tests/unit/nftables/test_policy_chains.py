@@ -11,7 +11,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Log, Ruleset
 from nfagent.nftables.transaction import Delete
 from tests.support.nft_interpreter import later, opening, reply, run, stray
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy, port, tier_policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, port, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "b", 10, app="db")
@@ -26,13 +26,13 @@ def logging(**switched: bool) -> Document:
     return {"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": {"cluster": cluster}}
 
 
-def ruleset(scene: Scene) -> Ruleset:
+def ruleset(scene: TwoNodeCluster) -> Ruleset:
     return scene.views["a"].ruleset()
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_31_replies_pass_under_deny_all(family: int) -> None:
-    scene = Scene(WEB, DB, CLOSED)
+    scene = TwoNodeCluster(WEB, DB, CLOSED)
     for flow in (
         scene.flow("outside", "shop/web", "80/tcp", family),
         scene.flow("shop/web", "outside", "53/udp", family),
@@ -76,7 +76,7 @@ def test_33_policies_apply_to_an_untracked_packet_by_its_own_addresses_and_ports
 ) -> None:
     web = pod("shop/web", "a", 10, (port(5353, "dns"),), app="web")
     rules = policy("shop/p", labelled(app="web"), types=["Ingress", "Egress"], ingress=[FROM_DB], egress=[TO_DNS])
-    scene = Scene(web, DB, pod("ops/free", "a", 20), rules)
+    scene = TwoNodeCluster(web, DB, pod("ops/free", "a", 20), rules)
     packet = stray(scene.flow(source, destination, sent, family), state)  # type: ignore[arg-type]
     counted = run(ruleset(scene), "forward", packet).counters
     assert [name for name in counted if name.startswith("deny/")] == ([] if accepted else [_denial(counted)])
@@ -88,7 +88,7 @@ def _denial(counted: tuple[str, ...]) -> str:
 
 
 def test_33_where_no_rule_names_a_peer_or_port_packets_without_a_connection_have_no_chain_of_their_own() -> None:
-    scene = Scene(WEB, policy("shop/p", ingress=[{}], types=["Ingress", "Egress"]))
+    scene = TwoNodeCluster(WEB, policy("shop/p", ingress=[{}], types=["Ingress", "Egress"]))
     assert [name for name in ruleset(scene).chains if name.startswith("stray/")] == []
     scene.put(policy("shop/p", ingress=[{"ports": [{"port": 80}]}], types=["Ingress", "Egress"]))
     assert [name for name in ruleset(scene).chains if name.startswith("stray/")] == ["stray/ingress/shop/p"]
@@ -99,7 +99,7 @@ def test_33_where_no_rule_names_a_peer_or_port_packets_without_a_connection_have
 
 @pytest.mark.parametrize("kind", ["icmp", "icmpv6"])
 def test_36_errors_about_allowed_connections_pass(kind: str) -> None:
-    scene = Scene(WEB, CLOSED)
+    scene = TwoNodeCluster(WEB, CLOSED)
     flow = scene.flow("outside", "shop/web", kind, 6 if kind == "icmpv6" else 4)
     packet = opening(flow)
     assert packet.protocol == kind
@@ -109,7 +109,7 @@ def test_36_errors_about_allowed_connections_pass(kind: str) -> None:
 
 
 def test_36_policies_apply_to_a_related_connection_that_is_not_an_error() -> None:
-    scene = Scene(WEB, CLOSED)
+    scene = TwoNodeCluster(WEB, CLOSED)
     packet = opening(scene.flow("outside", "shop/web", "20/tcp"))
     assert not run(
         ruleset(scene), "forward", packet._replace(conntrack=packet.conntrack._replace(state="related"))
@@ -118,7 +118,7 @@ def test_36_policies_apply_to_a_related_connection_that_is_not_an_error() -> Non
 
 @pytest.mark.parametrize("source", ["fe80::1", "shop/db"])
 def test_36_neighbour_discovery_is_never_blocked_and_echo_is(source: str) -> None:
-    scene = Scene(WEB, DB, CLOSED)
+    scene = TwoNodeCluster(WEB, DB, CLOSED)
     flow = scene.flow(source, "shop/web", "icmpv6", 6)
     for kind in ("nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-solicit"):
         assert run(ruleset(scene), "forward", stray(flow, "untracked", kind)).accepted
@@ -139,7 +139,7 @@ NOT_SANE = {
 def test_36_policies_apply_to_malformed_neighbour_discovery(
     hook: Literal["forward", "output"], fields: dict[str, Any]
 ) -> None:
-    scene = Scene(WEB, DB)
+    scene = TwoNodeCluster(WEB, DB)
     packet = stray(scene.flow("shop/db", "shop/web", "icmpv6", 6), "untracked", "nd-neighbor-solicit")
     assert run(ruleset(scene), hook, packet._replace(**fields)).accepted
     scene.put(CLOSED)
@@ -162,7 +162,7 @@ SENDERS = {
 def test_36_an_error_about_a_connection_is_let_pass_by_who_sends_it(
     client: str, server: str, sender: str, receiver: str, *, passes: bool
 ) -> None:
-    scene = Scene(WEB, DB, FREE, OTHER, FAR, CLOSED)
+    scene = TwoNodeCluster(WEB, DB, FREE, OTHER, FAR, CLOSED)
     first = opening(scene.flow(client, server, "80/tcp"))
     conntrack = first.conntrack._replace(state="related", confirmed=True)
     packet = opening(scene.flow(sender, receiver, "icmp"))._replace(conntrack=conntrack)
@@ -172,7 +172,7 @@ def test_36_an_error_about_a_connection_is_let_pass_by_who_sends_it(
 @pytest.mark.parametrize(("sender", "passes"), [("shop/web", False), ("shop/db", True)], ids=["client", "server"])
 def test_36_about_a_connection_without_an_answer_only_its_server_sends_errors(sender: str, passes: bool) -> None:  # noqa: FBT001 - a column
     closed = policy("shop/closed", types=["Egress"])
-    scene = Scene(WEB, DB, OTHER, closed)
+    scene = TwoNodeCluster(WEB, DB, OTHER, closed)
     first = opening(scene.flow("shop/web", "shop/db", "80/tcp"))
     conntrack = first.conntrack._replace(state="related", confirmed=True, answered=False)
     packet = opening(scene.flow(sender, "ops/other", "icmp"))._replace(conntrack=conntrack)
@@ -187,20 +187,20 @@ def test_28_policies_apply_to_the_tuple_after_dnat_of_a_service() -> None:
         types=["Egress"],
         egress=[{"to": [{"podSelector": labelled(app="db")}], "ports": [{"port": 5432}]}],
     )
-    scene = Scene(WEB, DB, allowed)
+    scene = TwoNodeCluster(WEB, DB, allowed)
     assert scene.passes("shop/web", "shop/db", "5432/tcp")
     assert not scene.passes("shop/web", "198.18.0.1", "80/tcp")
 
 
 def test_a_denial_is_counted_and_logged_once_by_the_policies_that_isolate() -> None:
-    scene = Scene(WEB, CLOSED, policy("shop/more", types=["Ingress"]), logging(deny=True))
+    scene = TwoNodeCluster(WEB, CLOSED, policy("shop/more", types=["Ingress"]), logging(deny=True))
     [result] = scene.results(scene.flow("outside", "shop/web", "80/tcp"))
     assert result.counters == ("deny/ingress/shop/closed_more",)
     assert result.logs == (Log("deny ingress shop/closed_more", 100),)
 
 
 def test_a_denied_reply_is_counted_as_any_and_logged_as_what_it_is() -> None:
-    scene = Scene(WEB, CLOSED, logging(deny=True))
+    scene = TwoNodeCluster(WEB, CLOSED, logging(deny=True))
     first = opening(scene.flow("outside", "shop/web", "80/tcp"))
     answer = first._replace(conntrack=first.conntrack._replace(way="reply"))
     result = run(ruleset(scene), "forward", answer)
@@ -209,7 +209,7 @@ def test_a_denied_reply_is_counted_as_any_and_logged_as_what_it_is() -> None:
 
 
 def test_an_allowed_connection_is_logged_by_its_first_packet_alone() -> None:
-    scene = Scene(WEB, policy("shop/p", ingress=[{}]), logging(allow=True))
+    scene = TwoNodeCluster(WEB, policy("shop/p", ingress=[{}]), logging(allow=True))
     flow = scene.flow("outside", "shop/web", "53/udp")
     first = opening(flow)
     again = first._replace(conntrack=first.conntrack._replace(confirmed=True))
@@ -219,7 +219,7 @@ def test_an_allowed_connection_is_logged_by_its_first_packet_alone() -> None:
 
 
 def test_without_logging_verdicts_are_counted_all_the_same() -> None:
-    scene = Scene(WEB, policy("shop/p", ingress=[{"ports": [{"port": 80}]}]))
+    scene = TwoNodeCluster(WEB, policy("shop/p", ingress=[{"ports": [{"port": 80}]}]))
     assert [result.logs for result in scene.results(scene.flow("outside", "shop/web", "81/tcp"))] == [()]
     [result] = scene.results(scene.flow("outside", "shop/web", "80/tcp"))
     assert (result.logs, result.counters) == ((), ("allow/ingress/shop/p",))
@@ -227,7 +227,7 @@ def test_without_logging_verdicts_are_counted_all_the_same() -> None:
 
 def test_traffic_between_two_pods_of_one_node_meets_both_ends() -> None:
     cache = pod("shop/cache", "a", 11, app="cache")
-    scene = Scene(
+    scene = TwoNodeCluster(
         WEB,
         cache,
         policy("shop/out", labelled(app="web"), egress=[{}], types=["Egress"]),
@@ -240,7 +240,7 @@ def test_traffic_between_two_pods_of_one_node_meets_both_ends() -> None:
 
 def test_pods_selected_by_the_same_policies_share_a_chain_and_peers_share_a_set() -> None:
     peers = [{"from": [{"podSelector": labelled(app="db")}]}]
-    scene = Scene(
+    scene = TwoNodeCluster(
         WEB,
         DB,
         pod("shop/web2", "a", 11, app="web"),
@@ -253,7 +253,7 @@ def test_pods_selected_by_the_same_policies_share_a_chain_and_peers_share_a_set(
 
 
 def test_an_added_peer_pod_changes_only_elements() -> None:
-    scene = Scene(
+    scene = TwoNodeCluster(
         WEB, DB, policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="db")}]}])
     )
     before = ruleset(scene)
@@ -265,27 +265,27 @@ def test_an_added_peer_pod_changes_only_elements() -> None:
 
 
 def test_a_pod_without_policy_is_in_no_map() -> None:
-    made = ruleset(Scene(WEB, DB))
+    made = ruleset(TwoNodeCluster(WEB, DB))
     assert [name for name, item in made.maps.items() if item.elements] == []
 
 
 def test_one_range_in_two_notations_is_two_sets_so_that_no_policy_changes_the_comment_of_another() -> None:
     first, second = {"ipBlock": {"cidr": "10.0.0.0/9"}}, {"ipBlock": {"cidr": "10.128.0.0/9"}}
     whole = policy("shop/whole", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
-    scene = Scene(WEB, policy("shop/halves", ingress=[{"from": [first, second]}]), whole)
+    scene = TwoNodeCluster(WEB, policy("shop/halves", ingress=[{"from": [first, second]}]), whole)
     before = ruleset(scene)
     scene.views["a"].remove(ObjectRef("NetworkPolicy", "shop", "whole"))
     assert Delete("table") not in diff(before, ruleset(scene))
 
 
-EVERYBODY: Document = {"namespaces": {}}
+ALL_PODS: Document = {"namespaces": {}}
 
 
 def tier(kind: str, name: str, *rules: tuple[str, Document], **more: object) -> Document:
     """Describe a policy about everybody's ingress; a rule is its action and its peer."""
     priority = {} if kind == "BaselineAdminNetworkPolicy" else {"priority": 5}
     ingress = [{"action": action, "from": [peer]} for action, peer in rules]
-    return tier_policy(kind, name, EVERYBODY, ingress=ingress, **priority, **more)
+    return tier_policy(kind, name, ALL_PODS, ingress=ingress, **priority, **more)
 
 
 def team(name: str) -> Document:
@@ -293,7 +293,7 @@ def team(name: str) -> Document:
 
 
 GUARD = tier("AdminNetworkPolicy", "guard", ("Allow", team("ops")), ("Pass", team("shop")), ("Deny", team("lab")))
-FLOOR = tier("BaselineAdminNetworkPolicy", "default", ("Deny", EVERYBODY))
+FLOOR = tier("BaselineAdminNetworkPolicy", "default", ("Deny", ALL_PODS))
 OPEN = policy("shop/open", labelled(app="web"), ingress=[{}])
 PODS = (WEB, DB, pod("ops/mon", "b", 11), pod("lab/toy", "b", 12))
 
@@ -322,7 +322,7 @@ PODS = (WEB, DB, pod("ops/mon", "b", 11), pod("lab/toy", "b", 12))
 def test_a_verdict_is_counted_and_logged_once_by_the_tier_that_gave_it(
     policies: list[Document], source: str, verdict: str
 ) -> None:
-    scene = Scene(*PODS, *policies, logging(allow=True, deny=True))
+    scene = TwoNodeCluster(*PODS, *policies, logging(allow=True, deny=True))
     passes = scene.passes(source, "shop/web", "80/tcp")
     assert passes != verdict.startswith("deny")
     *_, here = scene.results(scene.flow(source, "shop/web", "80/tcp"))
@@ -335,27 +335,27 @@ def test_a_verdict_is_counted_and_logged_once_by_the_tier_that_gave_it(
 @pytest.mark.parametrize(
     ("policies", "accepted"),
     [
-        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY))], True, id="where tiers only allow"),
-        pytest.param([tier("AdminNetworkPolicy", "p", ("Pass", EVERYBODY))], True, id="or pass on"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", ALL_PODS))], True, id="where tiers only allow"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Pass", ALL_PODS))], True, id="or pass on"),
         pytest.param([GUARD], True, id="where one denies others"),
         pytest.param([tier("AdminNetworkPolicy", "p", ("Deny", team("shop")))], False, id="not where one denies it"),
         pytest.param([FLOOR], False, id="nor where the baseline does"),
         pytest.param([GUARD, CLOSED], False, id="nor where one passes it on to a NetworkPolicy that isolates"),
-        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", EVERYBODY)), CLOSED], True, id="where one allows it"),
+        pytest.param([tier("AdminNetworkPolicy", "p", ("Allow", ALL_PODS)), CLOSED], True, id="where one allows it"),
         pytest.param(
-            [tier("AdminNetworkPolicy", "p", ("Deny", team("lab")), ("Allow", EVERYBODY)), FLOOR],
+            [tier("AdminNetworkPolicy", "p", ("Deny", team("lab")), ("Allow", ALL_PODS)), FLOOR],
             True,
             id="where the first rule that matches allows",
         ),
     ],
 )
 def test_33_a_packet_without_a_connection_passes_tiers(policies: list[Document], state: str, accepted: bool) -> None:  # noqa: FBT001 - a table's column
-    scene = Scene(*PODS, *policies)
+    scene = TwoNodeCluster(*PODS, *policies)
     packet = stray(scene.flow("shop/db", "shop/web", "80/tcp"), state)  # type: ignore[arg-type]
     assert run(ruleset(scene), "forward", packet).accepted == accepted
 
 
-DENY_80 = {"action": "Deny", "from": [EVERYBODY], "ports": [{"portNumber": {"protocol": "TCP", "port": 80}}]}
+DENY_80 = {"action": "Deny", "from": [ALL_PODS], "ports": [{"portNumber": {"protocol": "TCP", "port": 80}}]}
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -371,7 +371,7 @@ def test_35_a_fragment_without_a_connection_and_without_its_port_passes(
     accepted: bool,  # noqa: FBT001 - a table's column
     family: int,
 ) -> None:
-    scene = Scene(*PODS, tier_policy("AdminNetworkPolicy", "p", EVERYBODY, priority=5, ingress=rules))
+    scene = TwoNodeCluster(*PODS, tier_policy("AdminNetworkPolicy", "p", ALL_PODS, priority=5, ingress=rules))
     whole = stray(scene.flow("shop/db", "shop/web", "81/tcp", family), "untracked")
     assert run(ruleset(scene), "forward", whole).accepted
     result = run(ruleset(scene), "forward", whole._replace(fragment=True))

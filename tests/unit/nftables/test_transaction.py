@@ -33,10 +33,10 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
-    phases,
+    split_for_commit,
     transaction_text,
 )
-from tests.support.fake_nftables import FakeKernel, Refused
+from tests.support.fake_nftables import FakeNftables, Refused
 
 FORWARD = Hook("filter", "forward", 0)
 PEER = Rule((AddressInSet(CtAddress("client", 4), "peers"),), verdict=Goto("allow"))
@@ -178,7 +178,7 @@ def test_foreign_and_retyped_objects_are_removed_and_the_others_stay(before: Rul
     found = diff(before, FULL)
     lines = transaction_text(found).replace(" inet nfagent", "").splitlines()
     assert [line.partition(" {")[0] if "rule" not in line else " ".join(line.split()[:3]) for line in lines] == commands
-    kernel = FakeKernel(before)
+    kernel = FakeNftables(before)
     kernel.apply(found)
     assert kernel.ruleset == FULL
 
@@ -203,7 +203,7 @@ def test_anew_recreates_the_table_in_one_transaction() -> None:
 
 def test_a_replaced_object_is_one_phase() -> None:
     found = diff(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), FULL)
-    assert phases(found) == (found,)
+    assert split_for_commit(found) == (found,)
 
 
 def test_a_rule_at_the_end_is_appended_without_a_flush() -> None:
@@ -279,7 +279,7 @@ REFUSED: dict[str, tuple[Command, ...]] = {
 
 @pytest.mark.parametrize("commands", REFUSED.values(), ids=REFUSED)
 def test_the_fake_kernel_refuses_and_keeps_everything(commands: tuple[Command, ...]) -> None:
-    kernel = FakeKernel(FULL)
+    kernel = FakeNftables(FULL)
     with pytest.raises(Refused):
         kernel.apply((AddTable(), AddCounter("first"), *commands))
     assert kernel.ruleset == FULL

@@ -9,12 +9,12 @@ from nfagent.explain.explanation import explain_flow
 from nfagent.policy.evaluator import Flow, evaluate
 from tests.support.edge_cases import BOTH, CLUSTER, blocks, cidrs
 from tests.support.nft_interpreter import later, opening, reply, run
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
 WEB, CACHE, DB = "10.64.0.10", "10.64.0.11", "10.64.1.10"
 
 
-def verdict(scene: Scene, flow: Flow) -> bool:
+def verdict(scene: TwoNodeCluster, flow: Flow) -> bool:
     """Ask `evaluate`, `explain`, and the rules of node a, where all policies have their Pods; they have to agree."""
     view = scene.views["a"]
     said = {
@@ -32,7 +32,7 @@ def test_28_a_service_is_subject_to_the_policies_of_the_pod_and_port_behind_it()
     called = {"to": cidrs("198.18.0.0/16"), "ports": [{"port": 80}]}
     flow = Flow(WEB, CACHE, "tcp", 6379, translated=True)
     for rule, passes in ((behind, True), (called, False)):
-        scene = Scene(*CLUSTER, policy("shop/p", labelled(app="web"), types=["Egress"], egress=[rule]))
+        scene = TwoNodeCluster(*CLUSTER, policy("shop/p", labelled(app="web"), types=["Egress"], egress=[rule]))
         assert verdict(scene, flow) == passes
         answer = run(scene.views["a"].ruleset(), "forward", reply(flow))
         assert answer.accepted, "replies of what is established pass"
@@ -59,7 +59,7 @@ TO_ITSELF = [{"podSelector": labelled(app="web")}]
     ],
 )
 def test_policies_apply_to_a_hairpin_through_a_service_only(spec: Document, passes: bool) -> None:  # noqa: FBT001 - a column
-    scene = Scene(*CLUSTER, policy("shop/p", labelled(app="web"), **spec))
+    scene = TwoNodeCluster(*CLUSTER, policy("shop/p", labelled(app="web"), **spec))
     through = Flow(WEB, WEB, "tcp", 80, translated=True)
     assert verdict(scene, through) == passes
     # Its own address, directly: such packets never leave the Pod, so there are no rules to ask.
@@ -71,7 +71,7 @@ def test_policies_apply_to_a_hairpin_through_a_service_only(spec: Document, pass
 def test_30_behind_a_node_port_policies_see_the_address_that_arrives() -> None:
     # Node b took the connection in. By externalTrafficPolicy Cluster it puts its own address into the client's place.
     client = policy("shop/p", labelled(app="web"), ingress=[{"from": cidrs("203.0.113.0/24")}])
-    scene = Scene(*CLUSTER, client)
+    scene = TwoNodeCluster(*CLUSTER, client)
     assert scene.passes("outside", "shop/web", "80/tcp")
     assert not scene.passes("b", "shop/web", "80/tcp")
     scene.put(policy("shop/p", labelled(app="web"), ingress=[{"from": blocks({"cidr": "192.168.0.2/32"})}]))
@@ -103,15 +103,15 @@ REVOCATIONS: dict[str, tuple[tuple[Document, ...], Document]] = {
 def test_what_a_change_revokes_ends_in_both_directions_and_nothing_else_does(
     before: tuple[Document, ...], change: Document, protocol: str
 ) -> None:
-    scene = Scene(*CLUSTER, *before)
+    scene = TwoNodeCluster(*CLUSTER, *before)
     view = scene.views["a"]
-    view.take()
-    view.absolve(view.suspects)
+    view.drain_changes()
+    view.clear_recheck(view.recheck_addresses)
     revoked, kept = Flow(DB, WEB, protocol, 80), Flow(CACHE, WEB, protocol, 80)
     for flow in (revoked, kept):
         assert verdict(scene, flow)
     scene.put(change)
-    view.take()
+    view.drain_changes()
     for flow, passes in ((revoked, False), (kept, True)):
         assert verdict(scene, flow) == passes
         for packet in (opening(flow), later(flow), reply(flow)):
@@ -119,7 +119,7 @@ def test_what_a_change_revokes_ends_in_both_directions_and_nothing_else_does(
 
 
 def test_32_a_loosened_policy_lets_the_next_packet_of_what_was_dropped_pass() -> None:
-    scene = Scene(*CLUSTER, policy("shop/p", types=["Ingress"]))
+    scene = TwoNodeCluster(*CLUSTER, policy("shop/p", types=["Ingress"]))
     # Dropped before it was confirmed: conntrack has no entry of it, so each retry of a SYN is a first packet.
     assert not scene.passes("shop/db", "shop/web", "80/tcp")
     scene.put(policy("shop/p", types=["Ingress"], ingress=[{"from": [{"podSelector": {}}]}]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import FlowVerdict, evaluate
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
 
 def judged(source: str, destination: str, port: str, *policies: Document) -> FlowVerdict:
-    scene = Scene(pod("shop/web", "a", 10, app="web"), pod("shop/db", "b", 10, app="db"), *policies)
+    scene = TwoNodeCluster(pod("shop/web", "a", 10, app="web"), pod("shop/db", "b", 10, app="db"), *policies)
     view = scene.views["a"]
     return evaluate(view.cluster, view.index.policies.values(), scene.flow(source, destination, port))
 

@@ -9,8 +9,18 @@ from nfagent.model.objects import Direction, ObjectRef
 from nfagent.nftables.objects import PortRange, Ruleset
 from nfagent.nftables.transaction import AddRule
 from nfagent.policy.compiler import INLINE_RULES
-from tests.support.fake_nftables import FakeKernel
-from tests.support.two_node_cluster import Document, Scene, labelled, namespace, node, pod, policy, port, tier_policy
+from tests.support.fake_nftables import FakeNftables
+from tests.support.two_node_cluster import (
+    Document,
+    TwoNodeCluster,
+    labelled,
+    namespace,
+    node,
+    pod,
+    policy,
+    port,
+    tier_policy,
+)
 
 WEB = pod("shop/web", "a", 10, (port(8080, "http"),), app="web")
 FIRST = pod("shop/first", "a", 11, (port(8081, "http"),), app="a0")
@@ -34,7 +44,7 @@ def web(direction: Direction, peers: list[Document], some: list[Document]) -> Do
 
 
 def ruleset(*documents: Document) -> Ruleset:
-    return Scene(WEB, FIRST, LAST, OTHER, *documents).views["a"].ruleset()
+    return TwoNodeCluster(WEB, FIRST, LAST, OTHER, *documents).views["a"].ruleset()
 
 
 def cost(found: Ruleset) -> tuple[int, int]:
@@ -87,7 +97,7 @@ def test_each_of_many_peers_and_ports_matches_as_it_does_alone(
     passes: bool,  # noqa: FBT001 - a table's column
     family: int,
 ) -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, web("ingress", pods(400), ports(400)))
+    scene = TwoNodeCluster(WEB, FIRST, LAST, OTHER, web("ingress", pods(400), ports(400)))
     assert scene.passes(source, destination, sent, family) == passes
 
 
@@ -147,43 +157,43 @@ def test_a_large_policy_s_rules_are_in_one_chain_for_any_number_of_policy_sets()
 def test_a_policy_has_a_chain_of_its_own_by_the_number_of_its_rules(count: int, chains: list[str]) -> None:
     found = ruleset(open_policy(count), own("web"))
     assert sorted(name for name in found.chains if "policy/" in name) == chains
-    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(count), own("web"))
+    scene = TwoNodeCluster(WEB, FIRST, LAST, OTHER, open_policy(count), own("web"))
     assert scene.passes("shop/first", "shop/web", "80/tcp")
     assert not scene.passes("shop/other", "shop/web", "80/tcp")
 
 
 def test_a_policy_that_grows_and_shrinks_leaves_nothing_behind() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(INLINE_RULES))
+    scene = TwoNodeCluster(WEB, FIRST, LAST, OTHER, open_policy(INLINE_RULES))
     view = scene.views["a"]
-    kernel = FakeKernel(view.ruleset())
-    view.settle()
+    kernel = FakeNftables(view.ruleset())
+    view.mark_synced()
     few = view.ruleset()
     for count in (50, INLINE_RULES + 1, INLINE_RULES):
         scene.put(open_policy(count))
-        kernel.apply(view.take())
-        view.absolve(view.suspects)
-        kernel.apply(view.take())
+        kernel.apply(view.drain_changes())
+        view.clear_recheck(view.recheck_addresses)
+        kernel.apply(view.drain_changes())
         assert kernel.ruleset == view.ruleset() == view.rebuilt().ruleset()
     assert view.ruleset() == few
 
 
 def test_a_change_of_a_large_policy_writes_its_own_chains_alone() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(50), *members(5))
+    scene = TwoNodeCluster(WEB, FIRST, LAST, OTHER, open_policy(50), *members(5))
     view = scene.views["a"]
-    view.settle()
+    view.mark_synced()
     scene.put(open_policy(51))
-    written = {command.chain for command in view.take() if isinstance(command, AddRule)}
+    written = {command.chain for command in view.drain_changes() if isinstance(command, AddRule)}
     assert written == {"policy/ingress/shop/large", "stray/policy/ingress/shop/large"}
-    assert not view.suspects
+    assert not view.recheck_addresses
 
 
 def test_a_large_policy_that_allows_less_puts_its_pods_under_re_check() -> None:
-    scene = Scene(WEB, FIRST, LAST, OTHER, open_policy(50))
+    scene = TwoNodeCluster(WEB, FIRST, LAST, OTHER, open_policy(50))
     view = scene.views["a"]
-    view.settle()
+    view.mark_synced()
     scene.put(open_policy(49))
-    view.take()
-    assert {"10.64.0.10", "10.64.0.11"} <= view.suspects.keys()
+    view.drain_changes()
+    assert {"10.64.0.10", "10.64.0.11"} <= view.recheck_addresses.keys()
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
@@ -192,9 +202,9 @@ def test_pods_that_come_and_go_while_a_policy_is_away_leave_its_set_as_it_must_b
     direction: Direction, ports_listed: list[Document]
 ) -> None:
     large = web(direction, pods(2), ports_listed)
-    scene = Scene(WEB, FIRST, large)
+    scene = TwoNodeCluster(WEB, FIRST, large)
     view = scene.views["a"]
-    view.settle()
+    view.mark_synced()
     staying = pod("shop/stays", "b", 30, (port(80, "http"),), app="a0")
     for documents in ([pod("shop/comes", "b", 31, (port(80, "http"),), app="a1")], [staying]):
         view.remove(ObjectRef("NetworkPolicy", "shop", "p"))
@@ -207,9 +217,9 @@ def test_pods_that_come_and_go_while_a_policy_is_away_leave_its_set_as_it_must_b
 
 def test_a_pod_that_two_peers_of_a_rule_select_stays_until_neither_does() -> None:
     both = [{"podSelector": labelled(app="x")}, {"podSelector": labelled(tier="y")}]
-    scene = Scene(WEB, web("ingress", both, [{"port": 80}]))
-    kernel = FakeKernel(scene.views["a"].ruleset())
-    scene.views["a"].settle()
+    scene = TwoNodeCluster(WEB, web("ingress", both, [{"port": 80}]))
+    kernel = FakeNftables(scene.views["a"].ruleset())
+    scene.views["a"].mark_synced()
     for labels, passes in (
         ({"app": "x", "tier": "y"}, True),
         ({"app": "x"}, True),
@@ -217,7 +227,7 @@ def test_a_pod_that_two_peers_of_a_rule_select_stays_until_neither_does() -> Non
         ({"app": "other"}, False),
     ):
         scene.put(pod("shop/peer", "b", 30, (), **labels))
-        kernel.apply(scene.views["a"].take())
+        kernel.apply(scene.views["a"].drain_changes())
         assert kernel.ruleset == scene.views["a"].ruleset()
         assert scene.passes("shop/peer", "shop/web", "80/tcp") == passes
 
@@ -226,7 +236,7 @@ def test_pods_and_nodes_of_a_tier_s_rule_are_one_set() -> None:
     peers: list[Document] = [{"namespaces": labelled(team="red")}, {"nodes": {}}]
     rule = {"action": "Deny", "to": peers}
     guard = tier_policy("ClusterNetworkPolicy", "p", {"namespaces": {}}, priority=1, tier="Admin", egress=[rule])
-    scene = Scene(namespace("ops", team="red"), node("b"), WEB, LAST, guard)
+    scene = TwoNodeCluster(namespace("ops", team="red"), node("b"), WEB, LAST, guard)
     [found] = [item for name, item in scene.views["a"].ruleset().sets.items() if name.startswith("peers4/")]
     assert found.elements == {"10.64.1.20", "192.168.0.1", "192.168.0.2"}
     assert not scene.passes("shop/web", "ops/last", "80/tcp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.model.objects import ObjectRef
-from tests.support.two_node_cluster import Document, Scene, labelled, namespace, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy
 
 CALLER = pod("ops/caller", "b", 20, app="caller")
 PLACES = (namespace("shop"), namespace("ops"), CALLER)
@@ -30,18 +30,18 @@ def terminating(document: Document) -> Document:
     return document
 
 
-def reached(scene: Scene) -> tuple[bool, bool]:
+def reached(scene: TwoNodeCluster) -> tuple[bool, bool]:
     """Return whether the caller reaches the job's addresses: by IPv4, by IPv6."""
     return scene.passes("ops/caller", JOB4, "80/tcp"), scene.passes(CALLER6, JOB6, "80/tcp", 6)
 
 
-def reaches(scene: Scene) -> tuple[bool, bool]:
+def reaches(scene: TwoNodeCluster) -> tuple[bool, bool]:
     """Return whether who has the job's addresses reaches the caller: by IPv4, by IPv6."""
     return scene.passes(JOB4, "ops/caller", "80/tcp"), scene.passes(JOB6, "ops/caller", "80/tcp", 6)
 
 
 def test_42_policies_apply_to_each_address_of_a_pod_as_soon_as_it_has_it() -> None:
-    scene = Scene(*PLACES, CLOSED, FROM_JOBS)
+    scene = TwoNodeCluster(*PLACES, CLOSED, FROM_JOBS)
     for addresses, isolated in (
         ((), (False, False)),
         ((JOB4,), (True, False)),
@@ -56,7 +56,7 @@ def test_42_policies_apply_to_each_address_of_a_pod_as_soon_as_it_has_it() -> No
 
 @pytest.mark.parametrize("phase", ["Pending", "Running"])
 def test_a_pod_without_an_address_changes_nothing_in_the_kernel(phase: str) -> None:
-    scene = Scene(*PLACES, FROM_JOBS)
+    scene = TwoNodeCluster(*PLACES, FROM_JOBS)
     before = {name: view.ruleset() for name, view in scene.views.items()}
     scene.put(job(phase=phase))
     assert {name: view.ruleset() for name, view in scene.views.items()} == before
@@ -64,13 +64,13 @@ def test_a_pod_without_an_address_changes_nothing_in_the_kernel(phase: str) -> N
 
 def test_a_pod_without_an_address_delays_no_other_pod_of_its_policy() -> None:
     other = pod("shop/other", "a", 41, app="job")
-    scene = Scene(*PLACES, CLOSED, job(phase="Pending"), other)
+    scene = TwoNodeCluster(*PLACES, CLOSED, job(phase="Pending"), other)
     assert not scene.passes("ops/caller", "shop/other", "80/tcp")
     assert reached(scene) == (True, True)
 
 
 def test_a_pod_that_comes_back_with_another_address_leaves_the_first_one_free() -> None:
-    scene = Scene(*PLACES, CLOSED, FROM_JOBS, job("10.64.0.50"))
+    scene = TwoNodeCluster(*PLACES, CLOSED, FROM_JOBS, job("10.64.0.50"))
     assert not scene.passes("ops/caller", "10.64.0.50", "80/tcp")
     scene.put(job(JOB4, JOB6))
     assert scene.passes("ops/caller", "10.64.0.50", "80/tcp")
@@ -79,7 +79,7 @@ def test_a_pod_that_comes_back_with_another_address_leaves_the_first_one_free() 
 
 
 def test_41_a_terminating_pod_stays_isolated_until_it_is_gone() -> None:
-    scene = Scene(*PLACES, CLOSED, FROM_JOBS, job(JOB4, JOB6))
+    scene = TwoNodeCluster(*PLACES, CLOSED, FROM_JOBS, job(JOB4, JOB6))
     before = {name: view.ruleset() for name, view in scene.views.items()}
     scene.put(terminating(job(JOB4, JOB6)))
     assert {name: view.ruleset() for name, view in scene.views.items()} == before
@@ -90,5 +90,5 @@ def test_41_a_terminating_pod_stays_isolated_until_it_is_gone() -> None:
 
 
 def test_41_a_pod_that_reuses_the_address_of_one_family_leaves_the_other_free() -> None:
-    scene = Scene(*PLACES, CLOSED, job(JOB4, JOB6, phase="Failed"), job(JOB4, name="heir"))
+    scene = TwoNodeCluster(*PLACES, CLOSED, job(JOB4, JOB6, phase="Failed"), job(JOB4, name="heir"))
     assert reached(scene) == (False, True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
-from nfagent.reporting.conditions import gateway_standing, policy_standing, rejected_conditions
+from nfagent.reporting.conditions import gateway_conditions, policy_conditions, rejected_conditions
 from nfagent.reporting.notice import object_path
 from tests.support.reporting_agents import EGRESS, ENFORCED, HOUR, reporting_cluster, scenario
 
 
 @scenario
 async def test_conditions_that_change_during_a_write_are_written_next() -> None:
-    unsupported = policy_standing(EgressNATPolicy(name="default", action="SNAT"))
+    unsupported = policy_conditions(EgressNATPolicy(name="default", action="SNAT"))
     async with reporting_cluster() as cluster:
         cluster.owned(EGRESS)
         cluster.start("a", publishes=False)
@@ -19,10 +19,10 @@ async def test_conditions_that_change_during_a_write_are_written_next() -> None:
         def meanwhile(_who: str, method: str, path: str) -> None:
             if method == "PATCH" and path.endswith("/status"):
                 cluster.store.fault = lambda _who, _method, _path: None
-                cluster.reporters["a"].say([], [unsupported])
+                cluster.reporters["a"].publish([], [unsupported])
 
         cluster.store.fault = meanwhile
-        cluster.reporters["a"].say([], [ENFORCED])
+        cluster.reporters["a"].publish([], [ENFORCED])
         await cluster.time.passes(10.0)
         assert cluster.conditions(EGRESS)[1][1:3] == ("False", "NotSupported")
 
@@ -34,7 +34,7 @@ async def test_conditions_are_written_where_they_differ_and_those_of_other_write
         cluster.owned(EGRESS, spec={}, status={"conditions": [foreign]})
         cluster.start("a", "b", publishes=False)
         for reporter in cluster.reporters.values():
-            reporter.say([], [ENFORCED])
+            reporter.publish([], [ENFORCED])
         await cluster.time.passes(2 * HOUR)
         ours = [("Accepted", "True", "Accepted", 1), ("Programmed", "True", "Programmed", 1)]
         assert cluster.conditions(EGRESS) == [("Audited", "True", "x", 1), *ours]
@@ -47,14 +47,14 @@ async def test_a_new_generation_is_observed_and_a_changed_status_gets_a_transiti
     async with reporting_cluster() as cluster:
         cluster.owned(EGRESS, spec={"n": 1})
         cluster.start("a", publishes=False)
-        cluster.reporters["a"].say([], [ENFORCED])
+        cluster.reporters["a"].publish([], [ENFORCED])
         await cluster.time.passes(10.0)
         since = {
             one["type"]: one["lastTransitionTime"]
             for one in cluster.store.objects[object_path(EGRESS)]["status"]["conditions"]
         }
         cluster.owned(EGRESS, spec={"n": 2})
-        cluster.reporters["a"].say([], [policy_standing(EgressNATPolicy(name="default", action="SNAT"))])
+        cluster.reporters["a"].publish([], [policy_conditions(EgressNATPolicy(name="default", action="SNAT"))])
         await cluster.time.passes(10.0)
         assert cluster.conditions(EGRESS) == [
             ("Accepted", "True", "Accepted", 2),
@@ -73,7 +73,7 @@ async def test_conditions_that_another_client_overwrote_are_restored_within_minu
     async with reporting_cluster() as cluster:
         cluster.owned(EGRESS, spec={})
         cluster.start("a", publishes=False)
-        cluster.reporters["a"].say([], [ENFORCED])
+        cluster.reporters["a"].publish([], [ENFORCED])
         await cluster.time.passes(10.0)
         cluster.store.objects[object_path(EGRESS)]["status"]["conditions"] = []
         await cluster.time.passes(300.0)
@@ -88,7 +88,7 @@ async def test_unreadable_objects_and_gateways_have_false_conditions() -> None:
         cluster.owned(gateway.ref)
         cluster.start("a", publishes=False)
         problem = ValidationIssue(field="spec.action", value="No", reason="is not an action; write NoSNAT or SNAT")
-        cluster.reporters["a"].say([], [rejected_conditions(EGRESS, [problem]), gateway_standing(gateway)])
+        cluster.reporters["a"].publish([], [rejected_conditions(EGRESS, [problem]), gateway_conditions(gateway)])
         await cluster.time.passes(10.0)
         assert cluster.conditions(EGRESS) == [
             ("Accepted", "False", "Invalid", 1),
@@ -112,7 +112,7 @@ async def test_an_object_recreated_meanwhile_does_not_get_the_old_ones_condition
                 cluster.store.fault = lambda _who, _method, _path: None
 
         cluster.store.fault = recreate
-        cluster.reporters["a"].say([], [ENFORCED])
+        cluster.reporters["a"].publish([], [ENFORCED])
         await cluster.time.passes(5.0)
         assert cluster.conditions(EGRESS) == []
         await cluster.time.passes(10.0)

@@ -11,10 +11,10 @@ from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatew
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import (
     ObjectConditions,
-    gateway_standing,
-    policy_standing,
+    build_conditions,
+    gateway_conditions,
+    policy_conditions,
     rejected_conditions,
-    standings,
     status_apply,
 )
 from nfagent.reporting.notice import ObjectMeta
@@ -24,19 +24,19 @@ KNOWN = ObjectMeta("u1", "9", 3)
 FAULT = ValidationIssue(object="EgressNATPolicy x", field="spec.action", value="No", reason="is not an action")
 
 CONDITIONS = {
-    "NoSNAT for every Pod is programmed": (policy_standing(DEFAULT), "True", "True", "Programmed"),
+    "NoSNAT for every Pod is programmed": (policy_conditions(DEFAULT), "True", "True", "Programmed"),
     "SNAT isn't programmed yet": (
-        policy_standing(EgressNATPolicy(name="x", action="SNAT")),
+        policy_conditions(EgressNATPolicy(name="x", action="SNAT")),
         "True",
         "False",
         "NotSupported",
     ),
     "sources aren't programmed yet": (
-        policy_standing(EgressNATPolicy(name="x", action="NoSNAT", sources=(EgressSource(),))),
+        policy_conditions(EgressNATPolicy(name="x", action="NoSNAT", sources=(EgressSource(),))),
         *("True", "False", "NotSupported"),
     ),
     "gateways aren't programmed yet": (
-        gateway_standing(NetworkGatewayGroup("a", "b", ())),
+        gateway_conditions(NetworkGatewayGroup("a", "b", ())),
         "True",
         "False",
         "NotSupported",
@@ -83,26 +83,26 @@ def test_the_condition_of_a_rejected_object_has_the_hint() -> None:
 
 
 def test_the_body_has_the_uid_of_the_object() -> None:
-    body = applied(gateway_standing(NetworkGatewayGroup("ns", "gw", ())), [])
+    body = applied(gateway_conditions(NetworkGatewayGroup("ns", "gw", ())), [])
     assert body is not None
     assert (body["apiVersion"], body["kind"]) == ("networking.gke.io/v1", "NetworkGatewayGroup")
     assert body["metadata"] == {"name": "gw", "namespace": "ns", "uid": "u1"}
 
 
 def test_conditions_that_are_already_set_are_not_written() -> None:
-    found = written(policy_standing(DEFAULT), [])
-    assert applied(policy_standing(DEFAULT), [{"type": "Other"}, *reversed(found)], now="later") is None
+    found = written(policy_conditions(DEFAULT), [])
+    assert applied(policy_conditions(DEFAULT), [{"type": "Other"}, *reversed(found)], now="later") is None
 
 
 def test_only_a_status_that_changes_is_a_transition() -> None:
-    found = written(policy_standing(DEFAULT), [])
-    unsupported = policy_standing(EgressNATPolicy(name="default", action="SNAT"))
+    found = written(policy_conditions(DEFAULT), [])
+    unsupported = policy_conditions(EgressNATPolicy(name="default", action="SNAT"))
     assert [one["lastTransitionTime"] for one in written(unsupported, found, now="later")] == ["now", "later"]
 
 
 def test_a_new_generation_is_observed_without_a_transition() -> None:
-    found = written(policy_standing(DEFAULT), [])
-    later = written(policy_standing(DEFAULT), found, ObjectMeta("u1", "10", 4), "later")
+    found = written(policy_conditions(DEFAULT), [])
+    later = written(policy_conditions(DEFAULT), found, ObjectMeta("u1", "10", 4), "later")
     assert [(one["observedGeneration"], one["lastTransitionTime"]) for one in later] == [(4, "now")] * 2
 
 
@@ -116,22 +116,22 @@ def test_a_new_generation_is_observed_without_a_transition() -> None:
     ],
 )
 def test_unreadable_conditions_are_replaced(found: list[Any]) -> None:
-    assert [one["lastTransitionTime"] for one in written(policy_standing(DEFAULT), found)] == ["now"] * 2
+    assert [one["lastTransitionTime"] for one in written(policy_conditions(DEFAULT), found)] == ["now"] * 2
 
 
 def test_conditions_differ_where_the_object_differs() -> None:
     other = EgressNATPolicy(name="default", action="SNAT", sources=(EgressSource(),))
     plain = EgressNATPolicy(name="default", action="SNAT")
-    assert policy_standing(plain) == policy_standing(EgressNATPolicy(name="default", action="SNAT"))
-    assert policy_standing(plain) != policy_standing(other)
+    assert policy_conditions(plain) == policy_conditions(EgressNATPolicy(name="default", action="SNAT"))
+    assert policy_conditions(plain) != policy_conditions(other)
 
 
 def test_every_object_of_a_kind_with_conditions_has_them_once() -> None:
     gateway, lost = NetworkGatewayGroup("a", "gw", ()), ObjectRef("EgressNATPolicy", "", "lost")
     kept = EgressNATPolicy(name="kept", action="NoSNAT")
     faults = {gateway.ref: [FAULT], kept.ref: [FAULT], lost: [FAULT], ObjectRef("NetworkPolicy", "a", "b"): [FAULT]}
-    assert standings(faults, [DEFAULT, kept], [gateway]) == [
-        policy_standing(DEFAULT),
+    assert build_conditions(faults, [DEFAULT, kept], [gateway]) == [
+        policy_conditions(DEFAULT),
         rejected_conditions(gateway.ref, [FAULT]),
         rejected_conditions(kept.ref, [FAULT]),
         rejected_conditions(lost, [FAULT]),

@@ -12,8 +12,8 @@ import pytest
 from nfagent.model.objects import NetworkLogging, ObjectRef
 from nfagent.reporting.lease import LEASE_SECONDS
 from nfagent.reporting.notice import Notice, object_path
-from nfagent.reporting.problems import NodeFaults, logging_statement, node_statements
-from tests.support.fake_apiserver import Fault, Said, refusal, unreachable
+from nfagent.reporting.problems import NodeFaults, logging_notice, node_notices
+from tests.support.fake_apiserver import Fault, StoreReply, refusal, unreachable
 from tests.support.reporting_agents import A_POLL, BROKEN, DB, HOUR, reporting_cluster, scenario
 
 
@@ -22,7 +22,7 @@ async def test_one_of_several_agents_writes_cluster_events_and_each_writes_those
     async with reporting_cluster() as cluster:
         cluster.start("a", "b", "c")
         for name, reporter in cluster.reporters.items():
-            reporter.say([BROKEN, *node_statements(name, NodeFaults(verdict_log="no group"))])
+            reporter.publish([BROKEN, *node_notices(name, NodeFaults(verdict_log="no group"))])
         await cluster.time.passes(60.0)
         assert len(cluster.leaders) == 1
         assert {request.who for request in cluster.store.asked("POST", "shop/events")} == set(cluster.leaders)
@@ -54,7 +54,7 @@ async def test_an_event_has_the_fields_that_kubectl_reads() -> None:
 async def test_a_node_event_has_the_uid_that_kubelet_writes_and_needs_no_request() -> None:
     async with reporting_cluster() as cluster:
         cluster.start("n1", publishes=False)
-        cluster.reporters["n1"].say(node_statements("n1", NodeFaults(refused="EBUSY")))
+        cluster.reporters["n1"].publish(node_notices("n1", NodeFaults(commit_error="EBUSY")))
         await cluster.time.passes(20.0)
         (event,) = cluster.store.events()
         assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1"}
@@ -78,7 +78,7 @@ async def test_an_active_notice_is_repeated_as_one_event_within_the_ttl_of_event
 async def test_a_notice_that_ended_is_not_repeated() -> None:
     async with reporting_cluster("a") as cluster:
         await cluster.time.passes(1.0)
-        cluster.reporters["a"].say([])
+        cluster.reporters["a"].publish([])
         await cluster.time.passes(4 * HOUR)
         assert cluster.messages() == [(BROKEN.message, 1)]
 
@@ -113,7 +113,7 @@ async def test_a_notice_about_a_deleted_object_is_not_published(name: str) -> No
     async with reporting_cluster() as cluster:
         cluster.start("a", publishes=False)
         about = ObjectRef("NetworkPolicy", "shop", name)
-        cluster.reporters["a"].say([Notice(about=about, reason="FailsClosed", message="no")])
+        cluster.reporters["a"].publish([Notice(about=about, reason="FailsClosed", message="no")])
         await cluster.time.passes(60.0)
         assert len(cluster.store.events()) == (name == "db")
         assert cluster.reporters["a"].status()["events"]["gone"] == (name != "db")
@@ -139,7 +139,7 @@ async def test_a_terminating_namespace_does_not_delay_other_events() -> None:
         cluster.owned(other)
         ending = refusal(403, "it is being terminated", "NamespaceTerminating")
         cluster.store.fault = lambda _who, method, path: ending if method == "POST" and "shop/events" in path else None
-        cluster.reporters["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
+        cluster.reporters["a"].publish([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
         await cluster.time.passes(60.0)
         assert cluster.messages() == [("web", 1)]
         assert len(cluster.store.asked("POST", "shop/events")) == 1
@@ -154,7 +154,7 @@ async def test_an_event_that_the_server_rejects_does_not_delay_others() -> None:
         cluster.store.fault = lambda _who, method, path: (
             refusal(422) if method == "POST" and "shop/ev" in path else None
         )
-        cluster.reporters["a"].say([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
+        cluster.reporters["a"].publish([BROKEN, Notice(about=other, reason="FailsClosed", message="web")])
         await cluster.time.passes(60.0)
         assert cluster.messages() == [("web", 1)]
         assert len(cluster.store.asked("POST", "shop/events")) == 1
@@ -164,8 +164,8 @@ async def test_an_event_that_the_server_rejects_does_not_delay_others() -> None:
 FAILURES = {
     "a server that can't be reached": unreachable(),
     "a server that doesn't respond": lambda _who, _method, _path: TimeoutError(),
-    "a server that is overloaded": lambda _who, _method, _path: Said(429, b"", 30.0),
-    "a server that fails": lambda _who, _method, _path: Said(503, b"<html>"),
+    "a server that is overloaded": lambda _who, _method, _path: StoreReply(429, b"", 30.0),
+    "a server that fails": lambda _who, _method, _path: StoreReply(503, b"<html>"),
 }
 
 
@@ -198,7 +198,7 @@ async def test_a_lost_response_to_a_repetition_does_not_count_twice() -> None:
 async def test_retry_after_is_respected() -> None:
     async with reporting_cluster("a") as cluster:
         await cluster.time.passes(1.0)
-        cluster.store.fault = lambda _who, method, _path: Said(429, b"", 300.0) if method == "PATCH" else None
+        cluster.store.fault = lambda _who, method, _path: StoreReply(429, b"", 300.0) if method == "PATCH" else None
         await cluster.time.passes(1000.0)
         asked = [request.at for request in cluster.store.asked("PATCH", "/events")]
         assert len(asked) == 2
@@ -212,7 +212,7 @@ async def test_a_success_resets_the_backoff() -> None:
         pauses = []
         for outage in (1000.0, 1500.0):
             before = cluster.time.now
-            cluster.store.fault = lambda _who, method, _path: Said(503) if method == "PATCH" else None
+            cluster.store.fault = lambda _who, method, _path: StoreReply(503) if method == "PATCH" else None
             await cluster.time.passes(outage)
             cluster.store.fault = lambda _who, _method, _path: None
             await cluster.time.passes(60.0)
@@ -230,7 +230,7 @@ async def test_after_an_outage_the_agents_of_a_large_cluster_spread_their_retrie
         cluster.store.fault = unreachable()
         cluster.start(*names, publishes=False)
         for name, reporter in cluster.reporters.items():
-            reporter.say(node_statements(name, NodeFaults(refused="EBUSY")))
+            reporter.publish(node_notices(name, NodeFaults(commit_error="EBUSY")))
         await cluster.time.passes(25.0)
         cluster.store.fault = lambda _who, _method, _path: None
         back = cluster.time.now
@@ -247,18 +247,18 @@ def test_forbidden_events_are_logged_once_and_retried_rarely(caplog: pytest.LogC
     async def body() -> None:
         async with reporting_cluster("a") as cluster:
             others = [Notice(about=DB, reason=f"Other{number}", message="no") for number in range(30)]
-            cluster.reporters["a"].say([BROKEN, *others])
+            cluster.reporters["a"].publish([BROKEN, *others])
             cluster.store.fault = lambda _who, _method, path: refusal(403, "forbidden") if "/events" in path else None
             await cluster.time.passes(2 * HOUR)
             assert 10 < len(cluster.store.asked(within="/events")) < 20
-            cluster.reporters["a"].say([BROKEN])
+            cluster.reporters["a"].publish([BROKEN])
             assert "deploy/rbac.yaml" in cluster.reporters["a"].status()["last_error"]
             warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
             assert len(warnings) == 1
             cluster.store.fault = lambda _who, _method, _path: None
             await cluster.time.passes(900.0)
             assert [message for message, _ in cluster.messages()] == [BROKEN.message]
-            cluster.reporters["a"].say([BROKEN, *others])
+            cluster.reporters["a"].publish([BROKEN, *others])
             await cluster.time.passes(60.0)
             assert caplog.messages.count("Events: requests succeed again") == 1
 
@@ -279,7 +279,7 @@ async def test_an_agent_that_loses_the_lease_before_a_write_does_not_write() -> 
             asked.append(method)
 
         cluster.store.fault = late
-        cluster.reporters["a"].say([BROKEN])
+        cluster.reporters["a"].publish([BROKEN])
         await cluster.time.turn()
         assert asked == ["GET"]
         assert cluster.leaders == []
@@ -290,11 +290,11 @@ async def test_an_agent_that_loses_the_lease_before_a_write_does_not_write() -> 
 async def test_an_agent_that_loses_the_lease_between_two_writes_omits_the_second(answer: int) -> None:
     async with reporting_cluster("a") as cluster:
         await cluster.time.passes(1.0)
-        cluster.reporters["a"].say([])
+        cluster.reporters["a"].publish([])
         await cluster.time.passes(HOUR)
         wrote: list[str] = []
 
-        def late(_who: str, method: str, path: str) -> Said | None:
+        def late(_who: str, method: str, path: str) -> StoreReply | None:
             if "/events" not in path:
                 return None
             wrote.append(method)
@@ -302,7 +302,7 @@ async def test_an_agent_that_loses_the_lease_between_two_writes_omits_the_second
             return refusal(answer)
 
         cluster.store.fault = late
-        cluster.reporters["a"].say([BROKEN])
+        cluster.reporters["a"].publish([BROKEN])
         await cluster.time.turn()
         assert wrote == ["POST"]
         assert cluster.leaders == []
@@ -311,13 +311,13 @@ async def test_an_agent_that_loses_the_lease_between_two_writes_omits_the_second
 @scenario
 async def test_a_once_notice_is_written_once_by_the_leader_and_again_when_it_returns() -> None:
     logging_object = ObjectRef("NetworkLogging", "", "default")
-    news = logging_statement(NetworkLogging())
+    news = logging_notice(NetworkLogging())
     async with reporting_cluster() as cluster:
         cluster.start("a", "b", publishes=False)
         for round_ in range(3):
             cluster.owned(logging_object, spec={"round": round_})
             for reporter in cluster.reporters.values():
-                reporter.say([] if round_ == 1 else [news])
+                reporter.publish([] if round_ == 1 else [news])
             await cluster.time.passes(700.0)
         told = [(event["reason"], event["type"], event["count"]) for event in cluster.store.events()]
         assert told == [("UpdateNetworkLogging", "Normal", 1)] * 2
@@ -335,7 +335,7 @@ async def test_many_notices_at_once_are_rate_limited_and_none_is_lost() -> None:
         for ref in policies:
             cluster.owned(ref)
         cluster.start("a", publishes=False)
-        cluster.reporters["a"].say(Notice(about=ref, reason="FailsClosed", message="no") for ref in policies)
+        cluster.reporters["a"].publish(Notice(about=ref, reason="FailsClosed", message="no") for ref in policies)
         await cluster.time.passes(1.0)
         assert len(cluster.store.events()) == 25
         await cluster.time.passes(200.0)

@@ -17,14 +17,14 @@ from nfagent.reporting.lease import (
     first_poll_delay,
     poll_interval,
 )
-from tests.support.fake_apiserver import Said, refusal, unreachable
+from tests.support.fake_apiserver import StoreReply, refusal, unreachable
 from tests.support.reporting_agents import A_POLL, HOUR, LEASE, reporting_cluster, scenario
 
 MANY = 15_000
 
 
 def test_without_its_namespace_the_election_waits_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
-    def lacking(_who: str, method: str, path: str) -> Said | None:
+    def lacking(_who: str, method: str, path: str) -> StoreReply | None:
         return refusal(404) if (method, path) == ("POST", COLLECTION) else None
 
     async def body() -> None:

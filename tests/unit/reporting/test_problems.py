@@ -15,9 +15,9 @@ from nfagent.model.objects import LoggingSwitch, NetworkLogging, Node, ObjectRef
 from nfagent.reporting.notice import Notice
 from nfagent.reporting.problems import (
     NodeFaults,
-    cluster_statements,
-    logging_statement,
-    node_statements,
+    cluster_notices,
+    logging_notice,
+    node_notices,
     rejected_notice,
 )
 
@@ -33,18 +33,18 @@ def admin_policy(**spec: object) -> dict[str, Any]:
 
 
 def notice_of(policy: Policy) -> Notice:
-    (said,) = cluster_statements({policy.ref: policy.problems}, {policy.ref: policy}, None)
+    (said,) = cluster_notices({policy.ref: policy.problems}, {policy.ref: policy}, None)
     return said
 
 
 def test_a_policy_that_can_be_enforced_has_no_notice() -> None:
     policies: list[Policy] = [decode_network_policy(network_policy()), decode_admin_policy(admin_policy())]
-    assert cluster_statements({}, {policy.ref: policy for policy in policies}, None) == []
+    assert cluster_notices({}, {policy.ref: policy for policy in policies}, None) == []
 
 
 def test_a_policy_whose_new_version_is_unreadable_is_rejected_and_does_not_fail_closed() -> None:
     policy = decode_network_policy(network_policy())
-    (said,) = cluster_statements({policy.ref: [FAULT]}, {policy.ref: policy}, None)
+    (said,) = cluster_notices({policy.ref: [FAULT]}, {policy.ref: policy}, None)
     assert said == rejected_notice(policy.ref, [FAULT])
 
 
@@ -52,7 +52,7 @@ def test_the_notice_of_a_partly_unreadable_node_names_the_field() -> None:
     node = decode_node(
         {"kind": "Node", "metadata": {"name": "n2"}, "status": {"addresses": [{"type": "ExternalIP", "address": ""}]}}
     )
-    (said,) = cluster_statements({node.ref: node.problems}, {node.ref: node}, None)
+    (said,) = cluster_notices({node.ref: node.problems}, {node.ref: node}, None)
     assert (said.about, said.event_type, said.reason) == (ObjectRef("Node", "", "n2"), "Warning", "CannotBeRead")
     assert said.message == (
         "Part of the object can't be read: status.addresses[0].address: is empty; delete the entry, or write an "
@@ -64,7 +64,7 @@ def test_the_notice_of_a_partly_unreadable_node_names_the_field() -> None:
 def test_an_object_whose_new_version_is_unreadable_is_rejected_and_not_partial() -> None:
     node = Node("n2", problems=(FAULT,))
     other = ValidationIssue(object="Node n2", reason="is something else")
-    (said,) = cluster_statements({node.ref: (other,)}, {node.ref: node}, None)
+    (said,) = cluster_notices({node.ref: (other,)}, {node.ref: node}, None)
     assert said == rejected_notice(node.ref, (other,))
 
 
@@ -138,11 +138,11 @@ def test_the_notice_of_an_unreadable_object_has_the_reason_and_what_is_in_force(
 def test_logging_has_a_notice_while_in_force_and_another_while_its_new_version_is_unreadable() -> None:
     logging = NetworkLogging()
     other = ObjectRef("NetworkLogging", "", "other")
-    assert cluster_statements({}, {}, logging) == [logging_statement(logging)]
-    assert cluster_statements({logging.ref: [FAULT]}, {}, logging) == [rejected_notice(logging.ref, [FAULT])]
-    assert cluster_statements({other: [FAULT]}, {}, logging) == [
+    assert cluster_notices({}, {}, logging) == [logging_notice(logging)]
+    assert cluster_notices({logging.ref: [FAULT]}, {}, logging) == [rejected_notice(logging.ref, [FAULT])]
+    assert cluster_notices({other: [FAULT]}, {}, logging) == [
         rejected_notice(other, [FAULT]),
-        logging_statement(logging),
+        logging_notice(logging),
     ]
 
 
@@ -162,7 +162,7 @@ def test_logging_has_a_notice_while_in_force_and_another_while_its_new_version_i
 def test_the_notice_of_logging_that_was_set_is_of_type_normal(
     allow: LoggingSwitch, deny: LoggingSwitch, words: str
 ) -> None:
-    said = logging_statement(NetworkLogging(allow, deny))
+    said = logging_notice(NetworkLogging(allow, deny))
     assert (said.about.name, said.event_type, said.reason, said.once) == (
         "default",
         "Normal",
@@ -173,20 +173,20 @@ def test_the_notice_of_logging_that_was_set_is_of_type_normal(
 
 
 def test_a_node_without_faults_has_no_notice() -> None:
-    assert node_statements("n1", NodeFaults()) == []
+    assert node_notices("n1", NodeFaults()) == []
 
 
 def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     faults = NodeFaults(
-        refused="EBUSY",
+        commit_error="EBUSY",
         verdict_log="group taken",
-        unended="no ctnetlink",
-        unheard="no socket",
-        unjudged="bridge cbr0 (IPv4)",
-        mending="sysctl -w x=1",
-        held="there is no Node n1",
+        revocation_error="no ctnetlink",
+        monitor_error="no socket",
+        unfiltered_bridges="bridge cbr0 (IPv4)",
+        fix_command="sysctl -w x=1",
+        hold_reason="there is no Node n1",
     )
-    said = node_statements("n1", faults)
+    said = node_notices("n1", faults)
     assert {(one.about, one.scope) for one in said} == {(ObjectRef("Node", "", "n1"), "node")}
     assert [one.reason for one in said] == [
         "RulesRefused",

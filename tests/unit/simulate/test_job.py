@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.errors import UsageError
-from nfagent.manifests.policy_files import read_given
+from nfagent.manifests.policy_file_reader import decode_policies
 from nfagent.policy.evaluator import Flow
 from nfagent.simulate import job
-from nfagent.simulate.codec import question, read_question
-from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, begin_trial, in_turns
+from nfagent.simulate.codec import decode_request, encode_request
+from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.policy_files import PolicyFile
 from nfagent.simulate.simulation import ObservedFlow
-from tests.support.two_node_cluster import Scene, labelled, pod, policy
+from tests.support.two_node_cluster import TwoNodeCluster, labelled, pod, policy
 
 WALL = PolicyFile(
     "wall.yaml",
@@ -43,32 +43,35 @@ ASKED = st.builds(
 )
 
 
-def work(scene: Scene, asked: SimulationRequest, *seen: ObservedFlow) -> SimulationJob:
+def work(scene: TwoNodeCluster, asked: SimulationRequest, *seen: ObservedFlow) -> SimulationJob:
     view = scene.views["a"]
-    given = read_given(asked.files)
-    trial = begin_trial(view.cluster, view.index, view.choices, given, delete=asked.delete)
+    given = decode_policies(asked.files)
+    trial = start_simulation(view.cluster, view.index, view.choices, given, delete=asked.delete)
     return SimulationJob(trial, given, asked, seen)
 
 
-def parts(scene: Scene, asked: SimulationRequest, *seen: ObservedFlow, seconds: float = 60.0) -> list[SimulationPart]:
-    return [part for part in in_turns(work(scene, asked, *seen), seconds) if part is not None]
+def parts(
+    scene: TwoNodeCluster, asked: SimulationRequest, *seen: ObservedFlow, seconds: float = 60.0
+) -> list[SimulationPart]:
+    return [part for part in run_in_slices(work(scene, asked, *seen), seconds) if part is not None]
 
 
 @settings(deadline=None, max_examples=50)
 @given(ASKED, st.lists(SEEN, max_size=3), st.sampled_from([1, 700]))
 def test_a_request_survives_encoding(asked: SimulationRequest, seen: list[ObservedFlow], times: int) -> None:
-    arrived, flows = read_question(question(asked, seen * times))
+    arrived, flows = decode_request(encode_request(asked, seen * times))
     assert arrived == asked
     assert list(flows) == seen * times
     assert list(flows) == seen * times, "they can be gone through again"
 
 
 @given(
-    st.binary(max_size=60) | st.binary(max_size=60).map(lambda line: question(SimulationRequest(()), ()) + b"\n" + line)
+    st.binary(max_size=60)
+    | st.binary(max_size=60).map(lambda line: encode_request(SimulationRequest(()), ()) + b"\n" + line)
 )
 def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
     with suppress(UsageError):
-        asked, flows = read_question(body)
+        asked, flows = decode_request(body)
         assert isinstance(asked, SimulationRequest)
         assert all(isinstance(seen, ObservedFlow) for seen in flows)
 
@@ -77,13 +80,13 @@ def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
     "ends", [("10.64.0.10", "nonsense"), ("10.0.0.256", "10.64.0.10"), ("", "")], ids=["to", "from", "both"]
 )
 def test_a_flow_with_an_invalid_address_is_refused(ends: tuple[str, str]) -> None:
-    body = question(SimulationRequest((WALL,)), [ObservedFlow(Flow(*ends, "tcp", 80), 1)])
+    body = encode_request(SimulationRequest((WALL,)), [ObservedFlow(Flow(*ends, "tcp", 80), 1)])
     with pytest.raises(UsageError, match="is not an IP address"):
-        list(read_question(body)[1])
+        list(decode_request(body)[1])
 
 
 def test_the_first_part_has_the_total_and_the_last_part_the_result() -> None:
-    scene = Scene(*PODS[:2])
+    scene = TwoNodeCluster(*PODS[:2])
     seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3, "", "shop/p10")
     first, last = parts(scene, SimulationRequest((WALL,), pods=True), seen)
     both_ways_in_both_families_by_port_and_ping = 2 * 2 * 2
@@ -97,11 +100,11 @@ def test_the_first_part_has_the_total_and_the_last_part_the_result() -> None:
 
 
 def test_slices_of_one_step_have_the_same_result() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     asked = SimulationRequest((WALL,), pods=True)
     seen = ObservedFlow(scene.flow("outside", "shop/p10", "80/tcp"), 3)
     whole = parts(scene, asked, seen)
-    turns = list(in_turns(work(scene, asked, seen), 0.0))
+    turns = list(run_in_slices(work(scene, asked, seen), 0.0))
     assert turns.index(None) == 0, "there is no part while planning"
     told = [part for part in turns if part is not None]
     assert len(told) > whole[0].total
@@ -110,25 +113,25 @@ def test_slices_of_one_step_have_the_same_result() -> None:
 
 
 def test_parts_survive_encoding() -> None:
-    scene = Scene(*PODS, policy("shop/more", labelled(app="p10")))
+    scene = TwoNodeCluster(*PODS, policy("shop/more", labelled(app="p10")))
     for part in parts(scene, SimulationRequest((WALL,), pods=True)):
         assert msgspec.json.decode(msgspec.json.encode(part), type=SimulationPart) == part
 
 
 def test_too_many_flows_are_refused_before_any_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(*PODS)
-    monkeypatch.setattr(job, "MOST_FLOWS", 100)
-    turns = in_turns(work(scene, SimulationRequest((WALL,), pods=True)), 60.0)
+    scene = TwoNodeCluster(*PODS)
+    monkeypatch.setattr(job, "MAX_FLOWS", 100)
+    turns = run_in_slices(work(scene, SimulationRequest((WALL,), pods=True)), 60.0)
     with pytest.raises(UsageError, match="more than 100 connections to evaluate; narrow them with -n NS") as refused:
         next(turns)
     assert "--since" in str(refused.value)
-    monkeypatch.setattr(job, "MOST_FLOWS", 120)
+    monkeypatch.setattr(job, "MAX_FLOWS", 120)
     assert parts(scene, SimulationRequest((WALL,), pods=True))[0].total == 120
 
 
 def test_the_first_part_has_the_problems_unless_policies_are_deleted() -> None:
     broken = PolicyFile(WALL.name, WALL.text.replace("spec: {}", "spec: {ingress: 1}"))
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     assert [problem.place for problem in parts(scene, SimulationRequest((broken,)))[0].problems] == ["wall.yaml:1"]
     scene.put(policy("shop/wall"))
     assert parts(scene, SimulationRequest((broken,), delete=True))[0].problems == ()
@@ -136,4 +139,4 @@ def test_the_first_part_has_the_problems_unless_policies_are_deleted() -> None:
 
 def test_deleting_a_missing_policy_is_refused() -> None:
     with pytest.raises(UsageError, match="there is no NetworkPolicy shop/wall to remove"):
-        work(Scene(*PODS), SimulationRequest((WALL,), delete=True))
+        work(TwoNodeCluster(*PODS), SimulationRequest((WALL,), delete=True))

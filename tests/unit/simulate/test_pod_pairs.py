@@ -13,7 +13,7 @@ from nfagent.simulate.simulation import ObservedFlow
 from tests.support.two_node_cluster import (
     DECODERS,
     Document,
-    Scene,
+    TwoNodeCluster,
     labelled,
     namespace,
     pod,
@@ -31,7 +31,7 @@ TO_DB = policy("shop/db", labelled(app="db"), ingress=[{"ports": [{"port": 5432}
 FROM_WEB = policy("shop/web", labelled(app="web"), types=["Egress"])
 
 
-def survey(scene: Scene, *documents: Document, namespace: str = "") -> PodPairEnumerator:
+def survey(scene: TwoNodeCluster, *documents: Document, namespace: str = "") -> PodPairEnumerator:
     view = scene.views["a"]
     put: list[Policy] = []
     for document in documents:
@@ -48,7 +48,7 @@ def flows(found: PodPairEnumerator) -> list[ObservedFlow]:
     return [seen for seen in found.flows() if seen is not None]
 
 
-def pairs(scene: Scene, found: PodPairEnumerator) -> set[str]:
+def pairs(scene: TwoNodeCluster, found: PodPairEnumerator) -> set[str]:
     cluster = scene.views["a"].cluster
     names = [[cluster.holder(end) for end in (seen.flow.source, seen.flow.destination)] for seen in flows(found)]
     return {" ".join(pod.ref.path for pod in ends if pod is not None) for ends in names}
@@ -69,12 +69,12 @@ def pairs(scene: Scene, found: PodPairEnumerator) -> set[str]:
 def test_pairs_have_an_end_that_the_patch_affects(
     documents: tuple[Document, ...], where: str, expected: set[str]
 ) -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     assert pairs(scene, survey(scene, *documents, namespace=where)) == expected
 
 
 def test_pods_that_a_policy_selected_before_count_too() -> None:
-    scene = Scene(*PODS, TO_DB)
+    scene = TwoNodeCluster(*PODS, TO_DB)
     assert pairs(scene, survey(scene, policy("shop/db", labelled(app="web")))) == {
         "shop/web shop/db",
         "ops/probe shop/db",
@@ -84,7 +84,7 @@ def test_pods_that_a_policy_selected_before_count_too() -> None:
 
 
 def test_a_pair_is_evaluated_in_both_families_with_every_kind_of_traffic() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     found = [seen for seen in flows(survey(scene, TO_DB)) if seen.flow.source == scene.address("shop/web")]
     assert [(str(seen.flow), seen.traffic) for seen in found] == [
         ("10.64.0.10 -> 10.64.1.20:5432/tcp", "5432/tcp"),
@@ -99,7 +99,7 @@ def test_pods_without_an_address_of_their_own_are_left_out() -> None:
     ended["status"]["phase"] = "Succeeded"
     host = pod("shop/host", "a", 50, app="db")
     host["spec"]["hostNetwork"] = True
-    scene = Scene(*PODS, ended, host)
+    scene = TwoNodeCluster(*PODS, ended, host)
     found = survey(scene, TO_DB)
     assert pairs(scene, found) == {"shop/web shop/db", "ops/probe shop/db"}
     assert found.judged == 1
@@ -122,7 +122,7 @@ LOGGED = [
 def test_pods_missing_in_the_log_are_counted(
     there: tuple[Document, ...], put: tuple[Document, ...], expected: tuple[int, int]
 ) -> None:
-    found = survey(Scene(*PODS, *there), *put)
+    found = survey(TwoNodeCluster(*PODS, *there), *put)
     assert (found.judged, found.unlogged) == expected
 
 
@@ -134,7 +134,7 @@ def test_the_subject_of_a_tier_is_found_in_every_namespace() -> None:
         priority=1,
         ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
     )
-    scene = Scene(namespace("ops", team="red"), *PODS)
+    scene = TwoNodeCluster(namespace("ops", team="red"), *PODS)
     assert pairs(scene, survey(scene, guard)) == {"shop/web ops/probe", "shop/db ops/probe"}
 
 

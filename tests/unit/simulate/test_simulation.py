@@ -11,7 +11,7 @@ from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
 from nfagent.simulate.patch import PolicyPatch, removal_patch
 from nfagent.simulate.simulation import FlowChange, ObservedFlow, PolicySimulation
-from tests.support.two_node_cluster import DECODERS, Document, Scene, labelled, pod, policy, tier_policy
+from tests.support.two_node_cluster import DECODERS, Document, TwoNodeCluster, labelled, pod, policy, tier_policy
 
 PODS = (
     pod("shop/web", "a", 10, app="web"),
@@ -53,7 +53,7 @@ def putting(*documents: Document) -> PolicyPatch:
     return PolicyPatch(put=tuple(map(read, documents)))
 
 
-def trial_of(scene: Scene, patch: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
+def trial_of(scene: TwoNodeCluster, patch: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
     view = scene.views["a"]
     return PolicySimulation(view.cluster, view.index, patch, choices)
 
@@ -171,12 +171,12 @@ CASES = [
 def test_a_change_has_the_flipped_ends_and_the_deciding_policies(
     documents: tuple[Document, ...], patch: PolicyPatch, port: str, expected: tuple[str, ...]
 ) -> None:
-    scene = Scene(*PODS, *documents)
+    scene = TwoNodeCluster(*PODS, *documents)
     assert told(trial_of(scene, patch).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
 
 
 def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     change = trial_of(scene, putting(WALL)).judge(ObservedFlow(scene.flow("outside", "shop/db", "53/udp", 6), count=7))
     assert change is not None
     assert (change.source, change.destination) == ("2606:4700::1", "shop/db (2001:db8:0:b::20)")
@@ -184,7 +184,7 @@ def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
 
 
 def test_flows_are_counted_by_what_becomes_of_them() -> None:
-    scene = Scene(*PODS, FROM_WEB)
+    scene = TwoNodeCluster(*PODS, FROM_WEB)
     tried = trial_of(scene, putting(policy("shop/db", labelled(app="db"), ingress=[{"ports": [{"port": 80}]}])))
     for source, destination, port in (
         ("shop/web", "shop/db", "5432/tcp"),
@@ -205,7 +205,7 @@ def test_flows_are_counted_by_what_becomes_of_them() -> None:
     ids=["the same Pod", "another Pod has its address now", "no Pod had it"],
 )
 def test_an_end_that_lost_its_pod_is_counted_and_judged_by_its_address(source: str, gone: int) -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     tried = trial_of(scene, putting(SHUT))
     seen = ObservedFlow(scene.flow("shop/web", "shop/db", "80/tcp"), 1, source, "shop/db")
     assert told(tried.judge(seen))[0] == "allowed > denied"
@@ -213,17 +213,17 @@ def test_an_end_that_lost_its_pod_is_counted_and_judged_by_its_address(source: s
 
 
 def test_nothing_is_applied() -> None:
-    scene = Scene(*PODS, FROM_WEB)
+    scene = TwoNodeCluster(*PODS, FROM_WEB)
     view = scene.views["a"]
     before, generation = dict(view.index.policies), view.generation
     flow = scene.flow("shop/web", "shop/db", "5432/tcp")
     assert trial_of(scene, putting(WALL, GUARD)).judge(ObservedFlow(flow)) is not None
-    assert (view.index.policies, view.generation, view.touched) == (before, generation, view.touched)
+    assert (view.index.policies, view.generation, view.dirty) == (before, generation, view.dirty)
     assert scene.passes("shop/web", "shop/db", "5432/tcp")
 
 
 def test_a_flow_is_judged_by_the_state_of_its_moment() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     tried = trial_of(scene, putting(WALL))
     seen = ObservedFlow(scene.flow("shop/web", "shop/db", "5432/tcp"))
     assert tried.judge(seen) is not None
@@ -234,7 +234,7 @@ def test_a_flow_is_judged_by_the_state_of_its_moment() -> None:
 
 
 def test_what_no_policy_judges_never_changes() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     tried = trial_of(scene, putting(WALL, SHUT, policy("shop/out", types=["Egress"])))
     same = scene.address("shop/web")
     for flow in (Flow(same, same, "tcp", 80), scene.flow("b", "shop/db", "80/tcp"), scene.flow("a", "b", "80/tcp")):
@@ -243,7 +243,7 @@ def test_what_no_policy_judges_never_changes() -> None:
 
 
 def test_51_the_choice_about_the_own_node_counts() -> None:
-    scene = Scene(*PODS)
+    scene = TwoNodeCluster(*PODS)
     flow = scene.flow("shop/web", "a", "80/tcp")
     assert trial_of(scene, putting(SHUT)).judge(ObservedFlow(flow)) is not None
     assert trial_of(scene, putting(SHUT), PolicyOptions(own_node="allowed")).judge(ObservedFlow(flow)) is None
@@ -254,9 +254,9 @@ def test_51_the_choice_about_the_own_node_counts() -> None:
 
 
 def test_policies_that_are_there_already_are_named() -> None:
-    scene = Scene(*PODS, FROM_WEB)
-    assert trial_of(scene, putting(FROM_WEB, WALL)).amended.idle == (ObjectRef("NetworkPolicy", "shop", "db"),)
-    assert trial_of(scene, putting(policy("shop/db", labelled(app="db")))).amended.idle == ()
+    scene = TwoNodeCluster(*PODS, FROM_WEB)
+    assert trial_of(scene, putting(FROM_WEB, WALL)).patched.idle == (ObjectRef("NetworkPolicy", "shop", "db"),)
+    assert trial_of(scene, putting(policy("shop/db", labelled(app="db")))).patched.idle == ()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_policies_that_are_there_already_are_named() -> None:
     ids=["a name misspelt", "another namespace", "a policy of a tier", "another kind"],
 )
 def test_a_missing_policy_can_not_be_removed(ref: ObjectRef, hint: str) -> None:
-    index = Scene(*PODS, FROM_WEB, GUARD).views["a"].index
+    index = TwoNodeCluster(*PODS, FROM_WEB, GUARD).views["a"].index
     with pytest.raises(UsageError) as refused:
         removal_patch(index, [ref])
     assert hint in str(refused.value)

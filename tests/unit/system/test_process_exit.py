@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.system.process_exit import end_within
+from nfagent.system.process_exit import exit_within
 from tests.support.disk_images import hung
 
 HANGING = """
 import asyncio, os, sys
 from nfagent.cli.run import _log_to_stderr
-from nfagent.system.process_exit import end_within
+from nfagent.system.process_exit import exit_within
 _log_to_stderr("info")
 
 async def main():
     asyncio.get_running_loop().run_in_executor(None, os.stat, sys.argv[1])
-    end_within(0.5)
+    exit_within(0.5)
 
 asyncio.run(main())
 """
@@ -44,4 +44,4 @@ def test_a_stop_without_a_thread_has_no_time_limit(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    end_within(60)
+    exit_within(60)

@@ -103,12 +103,12 @@ def test_systemd_waits_longer_than_the_agent_does(total: float) -> None:
 def test_a_status_is_sent_again_only_after_a_change(said: Callable[[], list[str]]) -> None:
     readiness = ReadinessNotifier(Waits())
     for status in ("enforcing", "enforcing", "nothing is changed: x", "enforcing"):
-        readiness.settled(status)
+        readiness.compared(status)
     assert said() == [READY, "STATUS=nothing is changed: x", "STATUS=enforcing"]
 
 
 def test_a_line_break_in_a_problem_does_not_start_another_state(said: Callable[[], list[str]]) -> None:
-    ReadinessNotifier(Waits()).settled("API server: x\nMAINPID=1\x1b[2J")
+    ReadinessNotifier(Waits()).compared("API server: x\nMAINPID=1\x1b[2J")
     assert said() == ["READY=1\nSTATUS=API server: x\\nMAINPID=1\\x1b[2J"]
 
 
@@ -123,17 +123,17 @@ class Reload:
 
     def synced(self) -> None:
         """Record a comparison, before or after everything was read again."""
-        self.readiness.settled()
+        self.readiness.compared()
 
     def everything_was_read(self) -> None:
-        self.readiness.whole()
+        self.readiness.reread_done()
         self.read.set()
 
     def compare(self) -> None:
         self.compared += 1
 
     async def run(self, *meanwhile: Callable[[], None]) -> None:
-        self.readiness.settled()
+        self.readiness.compared()
         self.clock.meanwhile = list(meanwhile)
         await self.readiness.await_reload(self.read, self.compare)
 

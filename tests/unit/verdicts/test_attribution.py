@@ -18,7 +18,7 @@ from nfagent.nftables.objects import Ruleset
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.verdicts.attribution import Attributor, flow_of
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode
-from tests.support.two_node_cluster import Document, Scene, labelled, pod, policy
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
 NOW = 1_592_083_771_000_000_000
 TCP, UDP, ICMP, GRE, ICMPV6, SCTP = 6, 17, 1, 47, 58, 132
@@ -37,8 +37,8 @@ LOGGING = {
 }
 
 
-def scene(*documents: Document) -> Scene:
-    return Scene(pod("shop/web", "a", 10, app="web"), pod("shop/db", "a", 20, app="db"), *documents)
+def scene(*documents: Document) -> TwoNodeCluster:
+    return TwoNodeCluster(pod("shop/web", "a", 10, app="web"), pod("shop/db", "a", 20, app="db"), *documents)
 
 
 def ports(source: int, destination: int) -> bytes:
@@ -208,7 +208,7 @@ def test_a_prefix_that_no_rule_ever_had_is_unknown() -> None:
 
 def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
     view = scene(FROM_WEB).views["a"]
-    view.take()
+    view.drain_changes()
     attributor = Attributor(view)
     view.remove(ObjectRef("Pod", "shop", "db"))
     record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2)))
@@ -294,7 +294,7 @@ def under_tiers(*documents: Document) -> DesiredState:
     view = scene(LOGGING, *documents).views["a"]
     for item in (FIRST, SECOND, BASE):
         view.put(item)
-    view.take()
+    view.drain_changes()
     return view
 
 

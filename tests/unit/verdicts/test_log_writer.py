@@ -135,8 +135,8 @@ def test_a_disk_that_does_not_answer_is_a_problem_before_there_is_a_line(
         now[0] += 11
         assert writer.problem != ""
         assert writer.problem == "the disk of the verdict log hasn't answered for more than 10 s"
-        writer.say()
-        writer.say()
+        writer.report_problem()
+        writer.report_problem()
         assert caplog.messages == [f"{writer.problem}; lost_lines=0"]
         writer.close(seconds=0.05)
 
@@ -328,13 +328,13 @@ def test_an_unwritable_log_is_detected_without_a_line_and_recovers(tmp_path: Pat
     file: RotatingFile
     with obstacle(name, tmp_path / "log") as path:
         file = RotatingFile(path)
-        file.look()
+        file.check_disk()
         assert PLACES[name] in file.problem
         assert file.lost_lines == 0
         file.write(lines(1))
         assert file.lost_lines == 1
         assert PLACES[name] in file.problem
-    file.look()
+    file.check_disk()
     assert file.problem == "", "without another line"
     file.write(lines(2))
     file.close()
@@ -343,7 +343,7 @@ def test_an_unwritable_log_is_detected_without_a_line_and_recovers(tmp_path: Pat
 
 def test_a_disk_check_creates_nothing(path: Path) -> None:
     file = RotatingFile(path.parent / "network" / "policy_action.log")
-    file.look()
+    file.check_disk()
     assert file.problem == ""
     assert list(path.parent.iterdir()) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import UsageError, ValidationIssue
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import list_folders
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
 from nfagent.model.networkpolicy import NetworkPolicy
@@ -26,7 +26,7 @@ _SHOWN = 5
 _KINDS = ("NetworkPolicy", *SHORT_KINDS)
 
 
-def given_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
+def read_policy_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
     """Read files, the manifests in folders, and standard input for `-`. Raises UsageError."""
     if paths.count(_STDIN) > 1:
         raise UsageError("standard input can be read only once; give `-f -` once")
@@ -36,7 +36,7 @@ def given_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
     return files
 
 
-def read_given(files: Iterable[PolicyFile]) -> PolicyFiles:
+def decode_policies(files: Iterable[PolicyFile]) -> PolicyFiles:
     """Decode the policies in files. Raises UsageError for other objects, unreadable ones, and duplicates."""
     places: dict[ObjectRef, str] = {}
     policies: list[Policy] = []

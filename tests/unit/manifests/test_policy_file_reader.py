@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import UsageError
-from nfagent.manifests.policy_files import MAX_BYTES, given_files, read_given
+from nfagent.manifests.policy_file_reader import MAX_BYTES, decode_policies, read_policy_files
 from nfagent.simulate.policy_files import PolicyFile
 
 POLICY = """
@@ -35,13 +35,13 @@ def files(*texts: str) -> list[PolicyFile]:
 
 
 def test_policies_of_every_kind_are_read_from_all_files() -> None:
-    given = read_given(files(POLICY, GUARD))
+    given = decode_policies(files(POLICY, GUARD))
     assert [str(policy.ref) for policy in given.policies] == ["NetworkPolicy shop/wall", "AdminNetworkPolicy guard"]
     assert given.problems == ()
 
 
 def test_a_policy_that_fails_closed_is_returned_with_its_issue() -> None:
-    given = read_given(files(BROKEN))
+    given = decode_policies(files(BROKEN))
     assert [policy.name for policy in given.policies] == ["wall"]
     [problem] = given.problems
     assert (problem.place, problem.value) == ("1.yaml:2", "10.0.0.0/33")
@@ -76,7 +76,7 @@ def test_a_policy_that_fails_closed_is_returned_with_its_issue() -> None:
 )
 def test_objects_that_can_not_be_tried_are_named_in_the_error(texts: tuple[str, ...], words: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
-        read_given(files(*texts))
+        decode_policies(files(*texts))
     assert [word for word in words if word not in str(refused.value)] == []
 
 
@@ -88,7 +88,7 @@ def test_files_folders_and_standard_input_are_read(tmp_path: Path, monkeypatch: 
     for ignored in ("readme.txt", ".hidden.yaml"):
         (tmp_path / "more" / ignored).write_text("no")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"4")))
-    found = given_files([str(tmp_path / "one.yaml"), str(tmp_path / "more"), "-"])
+    found = read_policy_files([str(tmp_path / "one.yaml"), str(tmp_path / "more"), "-"])
     assert [(Path(file.name).name, file.text) for file in found] == [
         ("one.yaml", "1"),
         ("three.json", "3"),
@@ -115,11 +115,11 @@ def test_errors_of_unreadable_files_tell_what_to_do(
     if content:
         (tmp_path / "file.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=words):
-        given_files(paths)
+        read_policy_files(paths)
 
 
 def test_only_regular_files_of_a_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "wall.yaml").write_text(POLICY)
     (tmp_path / "z.yaml").symlink_to("/proc/kmsg")
     with pytest.raises(UsageError, match=r"z\.yaml is in a file system of the kernel's own"):
-        given_files([str(tmp_path)])
+        read_policy_files([str(tmp_path)])

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from nfagent.decode.core import document_field
-from nfagent.decode.ignored_kinds import misspelt_namespace
-from nfagent.decode.registry import CLUSTER_SCOPED, decoder, references
-from nfagent.decode.schema import known_fields
+from nfagent.decode.crd_validation import known_fields
+from nfagent.decode.registry import CLUSTER_SCOPED, find_decoder, possible_refs
+from nfagent.decode.unknown_kinds import misspelt_namespace
 from nfagent.errors import ObjectError, ValidationIssue
+from nfagent.manifests.document_parser import Document
 from nfagent.manifests.list_items import is_container, is_list
 from nfagent.manifests.parser_process import LARGEST_OBJECT, ObjectTooLarge, ParserError, file_entries
-from nfagent.manifests.yaml_loader import Document
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 
@@ -80,7 +80,7 @@ def _collect(name: str, entries: Iterable[Document]) -> FileContent:
             problem = msgspec.structs.replace(error.problem, place=place)
             problems.append(problem)
             about = found.named if isinstance(found, ObjectTooLarge) else found
-            named = references(about) if isinstance(about, dict) and not is_container(about) else frozenset()
+            named = possible_refs(about) if isinstance(about, dict) and not is_container(about) else frozenset()
             refused |= dict.fromkeys(named, problem)
             unnamed |= not named
             continue
@@ -118,7 +118,7 @@ def _read(found: object) -> Item | str | None:
     document = _named(found)
     if isinstance(document, ValidationIssue):
         raise ObjectError(document)
-    decode = decoder(document)
+    decode = find_decoder(document)
     return f"{document['apiVersion']} {document['kind']}" if decode is None else decode(document)
 
 
@@ -127,9 +127,9 @@ def _decode_large(found: ObjectTooLarge) -> str:
     document = _named(found.named)
     if isinstance(document, ValidationIssue):
         raise ObjectError(document)
-    if decoder(document) is None:
+    if find_decoder(document) is None:
         return f"{document['apiVersion']} {document['kind']}"
-    owner = next(iter(references(document)), document["kind"])
+    owner = next(iter(possible_refs(document)), document["kind"])
     reason = f"is larger than {LARGEST_OBJECT >> 20} MiB as JSON ({found.size >> 20} MiB); an API server takes 1.5 MiB"
     raise ObjectError(ValidationIssue(object=str(owner), reason=reason))
 

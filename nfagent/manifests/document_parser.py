@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from nfagent.decode.yaml_values import YamlError, twice, yaml_documents
+from nfagent.decode.yaml_values import YamlError, duplicate_key_error, yaml_documents
 from nfagent.errors import ValidationIssue
 from nfagent.system.regular_file import LARGEST_FILE, TOO_LARGE
 
@@ -74,7 +74,9 @@ def _load_json(text: str) -> Iterator[Document]:
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError(twice(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)))
+        raise ValueError(
+            duplicate_key_error(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        )
     return made
 
 

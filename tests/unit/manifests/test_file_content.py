@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nfagent.errors import ValidationIssue
-from nfagent.manifests.documents import FileContent, read_documents
+from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.objects import Node, ObjectRef, Pod
 

@@ -25,11 +25,11 @@ _SLICE = 1000
 class EventSink(Protocol):
     """Receives the changes of objects."""
 
-    async def take(self, changes: Iterable[ManifestEvent]) -> None:
+    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
         """Apply changes in their order; following continues when it returns."""
         ...
 
-    def gathered(self) -> None:
+    def on_synced(self) -> None:
         """Handle, once, that everything was read."""
         ...
 
@@ -53,7 +53,7 @@ class FolderSource:
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the issues that appeared and those resolved since the last call; the cost grows with both."""
-        return self._folder.issues.news()
+        return self._folder.issues.drain_changes()
 
     async def start(self) -> None:
         """Read everything, with the checkpoint of the previous process for what can't be read. Raises UsageError.
@@ -62,10 +62,10 @@ class FolderSource:
         """
         await self._last_good.open(f"manifests {self._path.absolute()}")
         self._folder = ManifestIndex(self._last_good.of_files())
-        await self._take(self._folder.adopt_look(await self._first_scan()))
+        await self._take(self._folder.apply_scan(await self._first_scan()))
         self._folder.forget_last_good()
-        self._last_good.settle()
-        self._sink.gathered()
+        self._last_good.mark_synced()
+        self._sink.on_synced()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -76,7 +76,7 @@ class FolderSource:
         """Read everything again; what can't be read keeps its last good content."""
         try:
             async with self._folder.scan_lock:
-                await self._take(self._folder.adopt_look(await self._disk.scan(self._path, self._folder)))
+                await self._take(self._folder.apply_scan(await self._disk.scan(self._path, self._folder)))
         except (UsageError, OSError) as error:
             log.error("reload failed: %s; the last good objects stay in force", error)
 
@@ -107,11 +107,11 @@ class FolderSource:
         # All objects but Pods take effect together; Pods, of which there may be many, don't delay them.
         pods: list[ManifestEvent] = []
         others: list[ManifestEvent] = []
-        for count, event in enumerate(self._last_good.noted(events, self._folder.holder), 1):
+        for count, event in enumerate(self._last_good.record(events, self._folder.holder), 1):
             (pods if _is_pod(event) else others).append(event)
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
-        await self._sink.take(chain(others, pods))
+        await self._sink.apply(chain(others, pods))
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from nfagent.decode.fast_pod import quick_pod_event, quick_pod_json
-from nfagent.decode.registry import DECODERS, reference
+from nfagent.decode.fast_pod import decode_pod_event, decode_pod_json
+from nfagent.decode.registry import DECODERS, object_ref
 from nfagent.errors import ObjectError, ValidationIssue
 from nfagent.model.gvk import Item, Resource
 from nfagent.model.objects import ObjectRef
@@ -32,20 +32,20 @@ class DecodedObject(msgspec.Struct, frozen=True, gc=False):
     problems: tuple[ValidationIssue, ...] = ()
 
 
-Reader = Callable[[bytes | msgspec.Raw], DecodedObject | ValidationIssue]
+ObjectDecoder = Callable[[bytes | msgspec.Raw], DecodedObject | ValidationIssue]
 """Decodes one object; returns a ValidationIssue without a valid name. Never raises."""
 
-EventReader = Callable[[bytes], tuple[str, DecodedObject] | None]
+EventDecoder = Callable[[bytes], tuple[str, DecodedObject] | None]
 """Decodes type and object of a watch event; returns None if the event must be decoded in two steps."""
 
 
-def event_reader(resource: Resource) -> EventReader:
+def event_decoder(resource: Resource) -> EventDecoder:
     """Return the decoder of a resource's watch events in one step; only Pods have one, which parses the bytes once."""
     return _pod_event if resource.kind == "Pod" else _two_steps
 
 
 def _pod_event(line: bytes) -> tuple[str, DecodedObject] | None:
-    quick = quick_pod_event(line)
+    quick = decode_pod_event(line)
     return None if quick is None else (quick[0], DecodedObject(quick[1].ref, quick[2], quick[1]))
 
 
@@ -53,21 +53,21 @@ def _two_steps(_line: bytes) -> None:
     return None
 
 
-def reader(resource: Resource) -> Reader:
+def object_decoder(resource: Resource) -> ObjectDecoder:
     """Return the decoder of a resource's objects."""
     careful = _careful_reader(resource)
     return _pod_reader(careful) if resource.kind == "Pod" else careful
 
 
-def _pod_reader(careful: Reader) -> Reader:
+def _pod_reader(careful: ObjectDecoder) -> ObjectDecoder:
     def read(raw: bytes | msgspec.Raw) -> DecodedObject | ValidationIssue:
-        quick = quick_pod_json(raw)
+        quick = decode_pod_json(raw)
         return careful(raw) if quick is None else DecodedObject(quick[0].ref, quick[1], quick[0])
 
     return read
 
 
-def _careful_reader(resource: Resource) -> Reader:
+def _careful_reader(resource: Resource) -> ObjectDecoder:
     decode = DECODERS[resource.api_version, resource.kind]
 
     def read(raw: bytes | msgspec.Raw) -> DecodedObject | ValidationIssue:
@@ -76,7 +76,7 @@ def _careful_reader(resource: Resource) -> Reader:
             return ValidationIssue(
                 object=resource.kind, reason="is not a JSON object; the API server sent something else"
             )
-        ref = reference(document)
+        ref = object_ref(document)
         if ref is None:
             return ValidationIssue(
                 object=resource.kind, field="metadata.name", reason="is missing, so the object is unknown"

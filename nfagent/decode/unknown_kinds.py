@@ -60,7 +60,7 @@ class KindMistake(msgspec.Struct, frozen=True):
     kinds: tuple[str, ...]
 
 
-def mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> KindMistake | None:
+def kind_mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> KindMistake | None:
     """Return the mistake in a kind that isn't read; None for a valid kind of other software.
 
     read: (apiVersion, kind) of all kinds that nfagent reads

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.decode.core import careful_pod
-from nfagent.decode.reader import DecodedObject, reader
+from nfagent.decode.core import decode_pod_by_field
+from nfagent.decode.object_decoder import DecodedObject, object_decoder
 from nfagent.errors import ValidationIssue
 from nfagent.model.gvk import RESOURCES
 from nfagent.model.objects import ObjectRef
@@ -17,7 +17,7 @@ BY_KIND = {resource.kind: resource for resource in RESOURCES}
 
 
 def read(kind: str, document: object) -> DecodedObject | ValidationIssue:
-    return reader(BY_KIND[kind])(encoded(document))
+    return object_decoder(BY_KIND[kind])(encoded(document))
 
 
 def found(kind: str, document: object) -> DecodedObject:
@@ -60,13 +60,15 @@ PODS = {
 @pytest.mark.parametrize("document", PODS.values(), ids=PODS)
 def test_a_pod_is_the_same_quickly_and_carefully_read(document: Document) -> None:
     answer = found("Pod", document)
-    assert answer == DecodedObject(answer.ref, "7", careful_pod({"apiVersion": "v1", "kind": "Pod", **document}))
+    assert answer == DecodedObject(
+        answer.ref, "7", decode_pod_by_field({"apiVersion": "v1", "kind": "Pod", **document})
+    )
     assert answer.item is not None
     assert answer.ref == answer.item.ref
 
 
 def test_most_pods_are_read_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfagent.decode.reader._document", None)  # the careful way would fall over it
+    monkeypatch.setattr("nfagent.decode.object_decoder._document", None)  # the careful way would fall over it
     assert found("Pod", pod("web")).ref == ObjectRef("Pod", "shop", "web")
 
 
