@@ -35,6 +35,13 @@ def test_every_package_is_in_the_architectures_table(package: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_benchmark_suite_that_a_document_names_exists(document: Path) -> None:
+    suites = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks" / "suites").glob("*.py"))
+    named = set(re.findall(r"\bONLY=([\w-]+)", document.read_text(encoding="utf-8")))
+    assert named - set(re.findall(r'@bench\(\s*"([\w-]+)"', suites)) == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [path for path in linked if not (document.parent / path).exists()] == []
