@@ -17,8 +17,8 @@ RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
 DEV_PACKAGES := $(RUN_PACKAGES) netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
-# What Python packages nfagent runs on, and what the tools here are: exact versions, with the hashes of their files.
-# `make lock` writes both anew from the lower bounds in setup.cfg. pip takes them from where this machine has it look.
+# Exact versions of nfagent's Python packages, and of the tools, with the hashes of their files.
+# `make lock` writes both anew from the lower bounds in setup.cfg. pip uses the index that this machine configures.
 RUN_LOCK := requirements.txt
 DEV_LOCK := requirements-dev.txt
 
@@ -29,7 +29,7 @@ settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
 unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
 
-# $(call packages,NAMES): install those that are missing; who isn't root is told of them.
+# $(call packages,NAMES): install those that are missing; without root, name them.
 define packages
 missing=
 for package in $(1); do
@@ -53,7 +53,7 @@ $(1) install --quiet --require-hashes --requirement $(2)
 $(1) install --quiet --no-deps --no-build-isolation $(3)
 endef
 
-# $(call lock,FILE,WORDS): a lock anew, which names neither this machine nor where its pip looks.
+# $(call lock,FILE,WORDS): write a lock file anew, without paths and package indexes of this machine.
 lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
@@ -209,7 +209,7 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 modules:
 	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
 
-# Of LATEST nothing is kept: what is newest is asked at each run.
+# LATEST=1 installs the newest versions again at each run.
 ifdef LATEST
 .PHONY: $(VENV)/ready
 endif

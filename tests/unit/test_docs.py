@@ -1,4 +1,4 @@
-"""Tests and files that the documents name exist."""
+"""Tests, modules and files that the documents name exist."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MODULES = [
+    "/" + path.relative_to(ROOT).as_posix()
+    for folder in ("nfagent", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+]
 TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
@@ -16,6 +21,24 @@ TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     named = set(re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8")))
     assert named - TESTS == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_that_a_document_names_exists(document: Path) -> None:
+    named = re.findall(r"`([\w/]+\.py)`", document.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(module.endswith("/" + name) for module in MODULES)] == []
+
+
+@pytest.mark.parametrize("package", sorted(path.name for path in (ROOT / "nfagent").iterdir() if path.is_dir()))
+def test_every_package_is_in_the_architectures_table(package: str) -> None:
+    assert package == "__pycache__" or f"| `{package}/` |" in (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_benchmark_suite_that_a_document_names_exists(document: Path) -> None:
+    suites = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks" / "suites").glob("*.py"))
+    named = set(re.findall(r"\bONLY=([\w-]+)", document.read_text(encoding="utf-8")))
+    assert named - set(re.findall(r'@bench\(\s*"([\w-]+)"', suites)) == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
