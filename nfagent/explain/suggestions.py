@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from typing import cast
 
 from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
-from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
-from nfagent.model.admin_policy import Action, Policy, TierPolicy
+from nfagent.explain.policy_edits import (
+    AddPolicyRule,
+    AddPort,
+    AddTierRule,
+    FixField,
+    NewPolicy,
+    RemoveRules,
+    Suggestion,
+)
+from nfagent.model.admin_policy import Policy, TierAction, TierPolicy
 from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
 from nfagent.model.objects import ObjectRef, Protocol
 from nfagent.policy.evaluator import DirectionVerdict, Flow, TierResult
@@ -88,7 +96,7 @@ class _SuggestionBuilder:
         faults = {ref: fault for ref in stage.policies for fault in self._policies[ref].problems}
         for ref in stage.policies:
             if ref not in faults:
-                return (AddRule(self._direction, ref, self._peer, self._port),)
+                return (AddPolicyRule(self._direction, ref, self._peer, self._port),)
         ref, fault = next(iter(faults.items()))
         fixed = FixField(self._direction, ref, fault.field, fault.reason, self._peer, self._port)
         return (fixed, NewPolicy(self._direction, self._pods, self._peer, self._port))
@@ -105,7 +113,7 @@ class _SuggestionBuilder:
             found.append(NewPolicy(self._direction, self._pods, self._peer, self._port))
         return (*found, *self.precede(stage, "allow"))
 
-    def precede(self, stage: TierResult, action: Action) -> tuple[Suggestion, ...]:
+    def precede(self, stage: TierResult, action: TierAction) -> tuple[Suggestion, ...]:
         """Return a rule that precedes the decisive one; none if no rule of a tier can select the other end."""
         decider = stage.rules[-1]
         policy = self._policies[decider.policy]

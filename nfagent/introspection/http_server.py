@@ -62,7 +62,7 @@ class AnswerProvider(Protocol):
         ...
 
 
-class Serving:
+class SocketServer:
     """Serves requests at a socket's path."""
 
     def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: ConnectionLimits) -> None:
@@ -128,7 +128,7 @@ class Serving:
 
 async def serve(
     path: Path, answers: AnswerProvider, turns: TimeSlices | None = None, limits: ConnectionLimits | None = None
-) -> Serving:
+) -> SocketServer:
     """Serve at a socket path until `cleanup`. Raises HostError.
 
     turns: the time slices that long answers share with other work
@@ -173,7 +173,7 @@ async def serve(
     await runner.setup()
     if runner.server is None:
         raise HostError(f"cannot listen at {path}: aiohttp has no server")
-    serving = Serving(path, runner, runner.server, limits)
+    serving = SocketServer(path, runner, runner.server, limits)
     try:
         serving.open()
     except (OSError, HostError) as error:

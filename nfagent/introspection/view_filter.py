@@ -40,11 +40,11 @@ class ViewFilter(msgspec.Struct, frozen=True):
         return f"Pod {self.pod}" if self.pod else f"Pods of namespace {self.namespace}" if self.namespace else ""
 
 
-def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: Freshness) -> None:
+def check_scope(desired: DesiredState, view: str, scope: ViewFilter, freshness: Freshness) -> None:
     """Check that a view can be made for this part. Raises UsageError, with what is known and what to do next."""
-    if standing.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
+    if freshness.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
         known = "; `nfagent dump kernel` shows what is in force" if view != "kernel" else ""
-        raise UsageError(f"dump {view} can't answer yet: {standing.unknown}{known}")
+        raise UsageError(f"dump {view} can't answer yet: {freshness.unknown}{known}")
     if not scope.words:
         return
     if view == "diff":
@@ -54,7 +54,7 @@ def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: F
     except UsageError as error:
         # It may exist, and only be unread.
         what = f"Pod {scope.pod}" if scope.pod else f"namespace {scope.namespace}"
-        raise UsageError(f"{what} isn't known yet: {standing.unknown}" if standing.unknown else str(error)) from None
+        raise UsageError(f"{what} isn't known yet: {freshness.unknown}" if freshness.unknown else str(error)) from None
     if view in _OF_THIS_KERNEL:
         _check_here(desired, scope)
 

@@ -28,7 +28,7 @@ from nfagent.lab import netns
 from nfagent.lab.agents import LabAgent, LabCluster
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
@@ -38,7 +38,7 @@ from nfagent.manifests.snapshot import read_state
 TAG = "demo"
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
 _POLICY = "policy-db.yaml"
-_PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("tcp", 5432)]
+_PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("tcp", 5432)]
 _TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
 _STREAM, _STREAMED = 7000, 100

@@ -27,7 +27,7 @@ from nfagent.lab import netns, raw_packets
 from nfagent.lab.topology import NetnsTopology
 from nfagent.model.netaddr import family_of
 
-Protocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp"]
+ProbeProtocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp"]
 
 NONCE = struct.Struct("!I")
 DOMAINS: dict[int, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -46,11 +46,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     netns: str
     address: str
-    protocol: Protocol
+    protocol: ProbeProtocol
     port: int = 0
 
 
-def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
+def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[ProbeProtocol, int]]) -> list[Endpoint]:
     """Return the endpoints of every Pod, on each of its addresses, for protocols and ports like ('tcp', 80)."""
     wanted = list(ports)
     return [

@@ -21,7 +21,7 @@ import msgspec
 
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Listeners, Protocol
+from nfagent.lab.listeners import Listeners, ProbeProtocol
 
 # When a probe is repeated, in seconds. A SYN is retransmitted only after a second, so TCP opens another connection.
 _AGAIN = (0.2, 0.4)
@@ -36,7 +36,7 @@ class Probe(msgspec.Struct, frozen=True):
 
     source: str
     destination: str
-    protocol: Protocol
+    protocol: ProbeProtocol
     port: int = 0
 
 

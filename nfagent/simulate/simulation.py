@@ -20,7 +20,7 @@ from nfagent.simulate.patch import PatchedPolicies, PolicyPatch
 from nfagent.state.cluster import ClusterState, identity_of
 from nfagent.state.policy_index import PolicyIndex
 
-Verdict: TypeAlias = Literal["allowed", "denied"]
+VerdictName: TypeAlias = Literal["allowed", "denied"]
 FlowSource: TypeAlias = Literal["log", "pods"]
 """Source of a flow: the verdict log, or the enumeration of all pairs of Pods."""
 
@@ -74,8 +74,8 @@ class FlowChange(msgspec.Struct, frozen=True):
     traffic: str
     origin: FlowSource
     count: int
-    before: Verdict
-    after: Verdict
+    before: VerdictName
+    after: VerdictName
     turned: tuple[FlippedEnd, ...]
 
 
@@ -164,7 +164,7 @@ def _is_gone(path: str, holder: Pod | None) -> bool:
     return path != "" and (holder is None or holder.ref.path != path)
 
 
-def _verdict(verdict: FlowVerdict) -> Verdict:
+def _verdict(verdict: FlowVerdict) -> VerdictName:
     return "allowed" if verdict.allowed else "denied"
 
 

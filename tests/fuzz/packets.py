@@ -14,7 +14,7 @@ from typing import Self
 from nfagent.errors import NfagentError
 from nfagent.lab import netns
 from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan
@@ -33,7 +33,7 @@ _SLOTS = "slots"
 _SECONDS = 0.25
 _LIVING = 24
 _FRESH = 8
-_PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
+_PROTOCOLS: dict[str, ProbeProtocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
 # Thousands of probes: their conntrack entries must expire before their source ports are used again.
 _SHORT_TIMEOUTS = {
     "netfilter/nf_conntrack_udp_timeout": "5",

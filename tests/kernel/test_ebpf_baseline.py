@@ -14,7 +14,7 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab import ebpf_baseline, netns
 from nfagent.lab.ebpf_baseline import EbpfPath, address_key, build, link_of, policy_key
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import grid
@@ -22,10 +22,10 @@ from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel
 
-PORTS: tuple[tuple[Protocol, int], ...] = (("tcp", 80), ("tcp", 81), ("udp", 80), ("sctp", 80), ("icmp", 0))
+PORTS: tuple[tuple[ProbeProtocol, int], ...] = (("tcp", 80), ("tcp", 81), ("udp", 80), ("sctp", 80), ("icmp", 0))
 CLIENT, SERVER, STRANGER = ("x", "a"), ("x", "b"), ("y", "a")
 CLIENTS, STRANGERS = 1001, 1002
-Reach = dict[int, set[tuple[Protocol, int]]]
+Reach = dict[int, set[tuple[ProbeProtocol, int]]]
 """Family -> protocols and ports that are reached."""
 
 
@@ -77,7 +77,7 @@ def reached(
     return found
 
 
-def both(*ports: tuple[Protocol, int]) -> Reach:
+def both(*ports: tuple[ProbeProtocol, int]) -> Reach:
     return {4: set(ports), 6: set(ports)}
 
 

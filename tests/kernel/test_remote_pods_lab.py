@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
@@ -19,7 +19,7 @@ from tests.support.packet_labs import ManifestLab, as_text, pod_plans
 pytestmark = pytest.mark.kernel
 
 FAULTS = Path(__file__).parent.parent / "faults"
-PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
 EVERYTHING = {
     "apiVersion": "v1",

@@ -13,7 +13,7 @@ import pytest
 
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import OutsideHost, gateway, grid
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the lab makes network namespaces: run the tests as root"),
 ]
 
-PORTS: tuple[tuple[Protocol, int], ...] = (
+PORTS: tuple[tuple[ProbeProtocol, int], ...] = (
     ("tcp", 80),
     ("tcp", 81),
     ("udp", 80),
@@ -32,7 +32,7 @@ PORTS: tuple[tuple[Protocol, int], ...] = (
     ("sctp", 81),
     ("icmp", 0),
 )
-PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp", "icmp")
+PROTOCOLS: tuple[ProbeProtocol, ...] = ("tcp", "udp", "sctp", "icmp")
 ONE_EACH = tuple((protocol, 0 if protocol == "icmp" else 80) for protocol in PROTOCOLS)
 
 
@@ -74,7 +74,9 @@ def members(fabric: NetnsTopology) -> dict[str, tuple[str, ...]]:
     }
 
 
-def probes_between(fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable[tuple[Protocol, int]]) -> list[Probe]:
+def probes_between(
+    fabric: NetnsTopology, ends: tuple[str, str], ports: Iterable[tuple[ProbeProtocol, int]]
+) -> list[Probe]:
     """Return probes from one Pod 'namespace/name' to another, to each of its addresses."""
     source, destination = (tuple(end.split("/")) for end in ends)
     return [
@@ -124,7 +126,7 @@ def test_every_pod_reaches_every_pod_with_every_protocol_and_family(fabric: Netn
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("pair", [("x/a", "x/c"), ("x/a", "x/b")], ids=["Pods of one node", "Pods of two nodes"])
 def test_a_packet_that_the_forward_hook_drops_is_not_reached(
-    fabric: NetnsTopology, servers: Listeners, pair: tuple[str, str], protocol: Protocol
+    fabric: NetnsTopology, servers: Listeners, pair: tuple[str, str], protocol: ProbeProtocol
 ) -> None:
     what = {"icmp": ("icmp type echo-request", "icmpv6 type echo-request")}.get(protocol, (f"meta l4proto {protocol}",))
     probes = probes_between(fabric, pair, ONE_EACH)
@@ -137,7 +139,7 @@ def test_a_packet_that_the_forward_hook_drops_is_not_reached(
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_the_servers_port_in_conntracks_reply_tuple_matches_the_first_packet(
-    fabric: NetnsTopology, servers: Listeners, protocol: Protocol
+    fabric: NetnsTopology, servers: Listeners, protocol: ProbeProtocol
 ) -> None:
     load(fabric, "n1", f"meta l4proto {protocol} ct reply proto-src 80 drop")
     outcomes = run_probes(servers, probes_between(fabric, ("x/a", "x/c"), PORTS))
@@ -178,14 +180,14 @@ def test_a_lost_first_packet_is_no_denial(fabric: NetnsTopology, servers: Listen
 
 @pytest.mark.parametrize("port", [("tcp", 9), ("udp", 9)], ids=["tcp", "udp"])
 def test_a_closed_port_is_refused_rather_than_silent(
-    fabric: NetnsTopology, servers: Listeners, port: tuple[Protocol, int]
+    fabric: NetnsTopology, servers: Listeners, port: tuple[ProbeProtocol, int]
 ) -> None:
     outcomes = run_probes(servers, probes_between(fabric, ("x/a", "x/b"), [port]))
     assert [(outcome.reached, outcome.error) for outcome in outcomes.values()] == [(False, "Connection refused")] * 2
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_masquerade_is_seen_by_the_host_outside(protocol: Protocol) -> None:
+def test_masquerade_is_seen_by_the_host_outside(protocol: ProbeProtocol) -> None:
     nodes, pods, _outside = grid()
     host = OutsideHost("web", ("192.0.2.100", "2001:db8:ffff::100"), routes_to_pods=False)
     with NetnsTopology(nodes, pods, [host], tag="tp") as fabric, Listeners() as servers:
@@ -225,7 +227,7 @@ def test_a_stopped_server_answers_no_more_and_the_others_do(fabric: NetnsTopolog
     ids=lambda value: {True: "on one connection", False: "each a connection"}.get(value, value),
 )
 def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
-    fabric: NetnsTopology, protocol: Protocol, *, live: bool
+    fabric: NetnsTopology, protocol: ProbeProtocol, *, live: bool
 ) -> None:
     (probe, *_) = probes_between(fabric, ("x/a", "x/c"), [(protocol, 0 if protocol == "icmp" else 80)])
     load(fabric, "n1", "counter")

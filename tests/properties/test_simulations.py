@@ -28,7 +28,7 @@ def patches(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
     goes: bool = draw(st.booleans())
     if known and goes:
         taken: list[ObjectRef] = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
-        return PolicyPatch(taken=tuple(taken))
+        return PolicyPatch(removed=tuple(taken))
     put: list[Policy] = draw(st.lists(judging(), min_size=1, max_size=3, unique_by=lambda policy: policy.ref))
     return PolicyPatch(put=tuple(put))
 
@@ -38,7 +38,7 @@ def patched(world: list[Item], patch: PolicyPatch) -> DesiredState:
     made = desired("a", world)
     for policy in patch.put:
         made.put(policy)
-    for ref in patch.taken:
+    for ref in patch.removed:
         made.remove(ref)
     return made
 

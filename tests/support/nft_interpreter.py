@@ -64,10 +64,10 @@ from nfagent.nftables.objects import (
     Masquerade,
     NamedSet,
     PortRange,
+    ProtocolPort,
     Return,
     Rule,
     Ruleset,
-    ServicePort,
     Verdict,
     VmapLookup,
 )
@@ -432,8 +432,8 @@ def _by_element(match: NamedPort | PacketNamedPort | FromInterface | ToPort, ite
     return _named_port(match, item)
 
 
-def _service(packet: HookPacket) -> ServicePort | None:
-    return ServicePort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
+def _service(packet: HookPacket) -> ProtocolPort | None:
+    return ProtocolPort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
 
 
 def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:

@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.lab.agents_apiserver import kind_status
 from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
 from tests.support.apiserver_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
 from tests.support.packet_labs import namespace_document, pod_document, wait_until
@@ -23,7 +23,9 @@ PODS = tuple(
     for last, (namespace, name) in enumerate(((x, y) for x in "xyz" for y in "abc"), start=10)
     for number, node in ((0, "a") if last % 2 == 0 else (1, "b"),)
 )
-LISTENS: list[tuple[Protocol, int]] = [(protocol, port) for port in (80, 81) for protocol in ("tcp", "udp", "sctp")]
+LISTENS: list[tuple[ProbeProtocol, int]] = [
+    (protocol, port) for port in (80, 81) for protocol in ("tcp", "udp", "sctp")
+]
 PORTS = [
     {"containerPort": port, "name": f"serve-{port}-{protocol}", "protocol": protocol.upper()}
     for protocol, port in LISTENS

@@ -68,7 +68,7 @@ STATUS = msgspec.convert(
 def introspection(
     desired: DesiredState,
     kernel: Kernel | None = None,
-    standing: Freshness = WHOLE,
+    freshness: Freshness = WHOLE,
     *,
     services: str = "",
     turns: TimeSlices | None = None,
@@ -79,7 +79,7 @@ def introspection(
     async def read_services() -> str:
         return services
 
-    reports = AnswerSources(lambda: standing, lambda: (), lambda: STATUS, read_services)
+    reports = AnswerSources(lambda: freshness, lambda: (), lambda: STATUS, read_services)
     return AgentAnswerer(desired, TableListings(listings.ruleset, listings.counters), turns or TimeSlices(), reports)
 
 

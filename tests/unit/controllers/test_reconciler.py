@@ -135,7 +135,7 @@ class FakeGuard:
         self.must_check = False
         self.reason = ""
 
-    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+    def hold_reason(self, held: Ruleset, wanted: Ruleset) -> str:
         self.must_check = bool(self.reason)
         return self.reason if held != wanted else ""
 

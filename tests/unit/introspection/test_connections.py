@@ -86,7 +86,7 @@ async def connected(path: Path, sent: bytes = b"") -> AsyncIterator[Peer]:
 @asynccontextmanager
 async def serving(
     path: Path, limits: ConnectionLimits, answers: http_server.AnswerProvider | None = None
-) -> AsyncIterator[http_server.Serving]:
+) -> AsyncIterator[http_server.SocketServer]:
     served = await http_server.serve(path, answers or Told(), limits=limits)
     try:
         yield served

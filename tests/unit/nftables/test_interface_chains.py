@@ -13,13 +13,13 @@ from nfagent.model.netaddr import disjoint, parse_cidr
 from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.nftables.interface_sets import FRAMES
 from nfagent.nftables.matches import CtDirection
-from nfagent.nftables.objects import Element, LinkName, Ruleset, ServicePort
+from nfagent.nftables.objects import Element, LinkName, ProtocolPort, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
 from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import Conntrack, HookName, HookPacket, State, opening, run
 
-VXLAN = ServicePort("udp", 8472)
+VXLAN = ProtocolPort("udp", 8472)
 LINKS = NodeInterfaces(frozenset({"cali1"}), frozenset({VXLAN}))
 POD, FAR_POD = "10.64.0.10", "10.64.1.10"
 NEAR, FAR = "192.168.0.1", "192.168.0.2"
@@ -257,7 +257,7 @@ def test_what_a_table_holds_is_what_was_known() -> None:
 
 
 NAMES = st.frozensets(st.sampled_from(["cali1", "cali2", "cbr0"]))
-PORTS = st.frozensets(st.sampled_from([VXLAN, ServicePort("udp", 6081)]))
+PORTS = st.frozensets(st.sampled_from([VXLAN, ProtocolPort("udp", 6081)]))
 CHANGES = st.lists(
     st.one_of(
         st.builds(NodeInterfaces, NAMES, PORTS, st.booleans()),

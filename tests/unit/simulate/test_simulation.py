@@ -117,7 +117,7 @@ CASES = [
     ),
     pytest.param(
         (FROM_WEB, FLOOR),
-        PolicyPatch(taken=(ObjectRef("NetworkPolicy", "shop", "db"),)),
+        PolicyPatch(removed=(ObjectRef("NetworkPolicy", "shop", "db"),)),
         "5432/tcp",
         (
             "allowed > denied",
@@ -130,7 +130,7 @@ CASES = [
     ),
     pytest.param(
         (FROM_WEB,),
-        PolicyPatch(taken=(ObjectRef("NetworkPolicy", "shop", "db"),)),
+        PolicyPatch(removed=(ObjectRef("NetworkPolicy", "shop", "db"),)),
         "80/tcp",
         (
             "denied > allowed",
