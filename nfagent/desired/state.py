@@ -172,7 +172,7 @@ class DesiredState:
         return self._live.drain_changes()
 
     def mark_synced(self) -> None:
-        """Forget the changes: the caller compares the kernel's whole table with the ruleset."""
+        """Discard pending changes: the caller compares the kernel's whole table with the ruleset."""
         self._finish()
         self._live.mark_synced()
 

@@ -59,7 +59,7 @@ class AgentAnswerer:
     def __init__(
         self, desired: DesiredState, listings: TableListings, turns: TimeSlices, reports: AnswerSources
     ) -> None:
-        """Take the state, the kernel's listings, the time slices for long answers, and the other sources."""
+        """Store the state, the kernel's listings, the time slices for long answers, and the other sources."""
         self._desired = desired
         self._listings = listings
         self._turns = turns

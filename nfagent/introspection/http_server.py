@@ -66,7 +66,7 @@ class SocketServer:
     """Serves requests at a socket's path."""
 
     def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: ConnectionLimits) -> None:
-        """Take a runner that is set up; `open` starts to listen."""
+        """Store a runner that is set up; `open` starts to listen."""
         self._path = path
         self._runner = runner
         self._protocol = protocol

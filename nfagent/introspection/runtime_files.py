@@ -38,7 +38,7 @@ class RuntimeFiles:
         readiness: ReadinessNotifier,
         problems: Callable[[], list[str]],
     ) -> None:
-        """Take socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
+        """Store socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
         self.problem = ""
         self._serving = serving
         self._claim = claim
@@ -56,7 +56,7 @@ class RuntimeFiles:
             await self._clock.wait(never, _CHECK_SECONDS)
 
     async def check(self) -> None:
-        """Make again what was removed; log and report what is wrong."""
+        """Create removed files again; log and report what is wrong."""
         problem = ""
         try:
             opened = await self._checked()
@@ -92,7 +92,7 @@ class RuntimeFiles:
         return looking.result()
 
     def _renewed(self) -> socket.socket | None:
-        """Make again what was removed; return the new socket, if any. Raises OSError, HostError."""
+        """Create removed files again; return the new socket, if any. Raises OSError, HostError."""
         if self._claim.renew():
             log.warning("the lock file of this agent's table was removed; created and locked it again")
         return self._serving.bound_again()

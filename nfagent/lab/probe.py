@@ -112,7 +112,7 @@ def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = 0.
         with select.epoll() as epoll:
             _Round(epoll, attempts).run(servers, deadline)
         # The kernel answers ICMP, often before the listener has read the request.
-        servers.settle()
+        servers.wait_idle()
         return {attempt.probe: attempt.outcome(servers) for attempt in attempts}
     finally:
         _close(attempts)
@@ -138,7 +138,7 @@ class _Round:
         # On a busy machine, answers wait for the listeners' thread or for this one, not for the network.
         end = time.monotonic() + _PATIENCE
         while self._open and time.monotonic() < end:
-            servers.settle()
+            servers.wait_idle()
             late = self._epoll.poll(_QUIET)
             if not late:
                 return

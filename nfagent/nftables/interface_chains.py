@@ -30,12 +30,12 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastFrame,
-    OnesAddress,
     PacketPort,
     ToPort,
+    UnicastDestination,
     Within,
 )
 from nfagent.nftables.objects import Accept, Chain, Drop, Goto, Hook, Jump, Return, Rule
@@ -100,7 +100,7 @@ def frames_chain() -> Chain:
     forward hook drops all other copies: a forged reply would make the connection established.
     """
     drop = Rule(
-        (MulticastFrame(), FromInterface(POD_LINKS), OnesAddress()),
+        (MulticastFrame(), FromInterface(POD_LINKS), UnicastDestination()),
         counter=MULTICAST_COUNTER,
         verdict=Drop(),
         comment="for one host, in a frame for many",
@@ -153,7 +153,7 @@ def _link_local_chain() -> Chain:
     return Chain(
         (
             Rule(
-                (Icmpv6Type(_DISCOVERY), *SANE, LongestPayload(LONGEST_SOLICITATION)),
+                (Icmpv6Type(_DISCOVERY), *SANE, MaxPayload(LONGEST_SOLICITATION)),
                 verdict=Return(),
                 comment="neighbour discovery",
             ),

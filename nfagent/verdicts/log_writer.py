@@ -115,7 +115,7 @@ class LogWriter:
             self.report_problem()
 
     def reopen(self) -> None:
-        """Have the file reopened: the next lines go to the file that the path then names."""
+        """Reopen the file: the next lines go to the file that the path then names."""
         with self._wakeup:
             self._reopening = True
             self._wakeup.notify()

@@ -38,7 +38,7 @@ def settings(number: int) -> Document:
 
 def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
     """Count the lists that the server had to ask etcd for, by resource."""
-    metrics = client.insist("GET", "/metrics").text
+    metrics = client.ask_retrying("GET", "/metrics").text
     return {name: int(count) for name, count in _COUNTED.findall(metrics)}
 
 

@@ -170,7 +170,7 @@ class PacketLab:
         return tuple(self._link_scope.reached(calls, _SECONDS))
 
     def compared(self, oracles: Oracles) -> Iterator[Finding]:
-        """Let both agents compare their kernel's table with the desired ruleset; yield the differences."""
+        """Compare both agents' kernel tables with the desired rulesets; yield the differences."""
         for name, agent in self._cluster.agents.items():
             view = agent.ask("/v1/dump/diff")
             if not view["equal"]:

@@ -104,14 +104,14 @@ def test_a_filter_without_matches_is_unknown(call: Call, view: str, scope: tuple
 def test_the_diff_can_not_be_filtered(call: Call) -> None:
     answer = said(call, "dump", "diff", "-n", "shop")
     assert (answer.code, answer.out) == (2, "")
-    assert "diff compares the whole table, not a part of it; leave -n and --pod away" in answer.err
+    assert "diff compares the whole table, not a part of it; omit -n and --pod" in answer.err
 
 
 @pytest.mark.parametrize("view", ["ruleset", "kernel", "counters"])
 @pytest.mark.parametrize(
     ("scope", "words"),
     [
-        (("--pod", "far/cat"), "Pod far/cat is on node b: its rules and counters are there, and not known here"),
+        (("--pod", "far/cat"), "Pod far/cat is on node b: rules and counters of a Pod are known on its own node only"),
         (("-n", "far"), "no Pod of namespace far is on this node, a: "),
     ],
     ids=["a Pod", "a namespace"],

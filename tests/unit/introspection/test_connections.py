@@ -216,7 +216,7 @@ def test_bodies_that_are_sent_at_once_share_their_room_and_who_comes_too_late_is
 
 
 def resident() -> int:
-    """Give this process's memory in bytes."""
+    """Return this process's memory in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
