@@ -85,7 +85,7 @@ class Agent:
             settings.masquerade_settings(),
             settings.logging.group,
             settings.policy,
-            ways=revoked_set_size(),
+            reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
         self._nft_monitor = NftMonitor()
@@ -153,7 +153,7 @@ class Agent:
         try:
             await self._read_table()
             self._subscribe_to_changes()  # before the first comparison: a change after it is reported
-            turns = TimeSlices()
+            time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
                 lambda: self._source.problems,
@@ -161,8 +161,8 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
             )
-            answers = AgentAnswerer(self._desired, TableListings(), turns, reports)
-            serving = await http_server.serve(self._settings.socket_path, answers, turns)
+            answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
+            serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()

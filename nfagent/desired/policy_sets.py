@@ -55,10 +55,10 @@ class PolicySets:
         members: SetMembership,
         *,
         log: LogConfig,
-        choices: PolicyOptions,
+        policy_options: PolicyOptions,
     ) -> None:
         """Start without Pods."""
-        self._levels = AddressLevels(live, choices)
+        self._levels = AddressLevels(live, policy_options)
         live.add_set(ISOLATED, isolated_set())
         self._cluster = cluster
         self._index = index

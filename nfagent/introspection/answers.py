@@ -57,12 +57,12 @@ class AgentAnswerer:
     """Answers requests from one agent's state."""
 
     def __init__(
-        self, desired: DesiredState, listings: TableListings, turns: TimeSlices, reports: AnswerSources
+        self, desired: DesiredState, listings: TableListings, time_slices: TimeSlices, reports: AnswerSources
     ) -> None:
         """Store the state, the kernel's listings, the time slices for long answers, and the other sources."""
         self._desired = desired
         self._listings = listings
-        self._turns = turns
+        self._time_slices = time_slices
         self._reports = reports
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
@@ -98,9 +98,9 @@ class AgentAnswerer:
         desired = self._desired
         try:
             steps = explain_in_steps(
-                desired.cluster, desired.index, source, destination, desired.choices, desired.barred
+                desired.cluster, desired.index, source, destination, desired.policy_options, desired.barred
             )
-            found = await self._turns.result(steps)
+            found = await self._time_slices.result(steps)
         except UsageError as error:
             raise _with_age(error, freshness, trouble) from None
         unknown = (*([_unread(trouble)] if trouble else []), *([freshness.unenforced] if freshness.unenforced else []))
@@ -112,9 +112,9 @@ class AgentAnswerer:
         """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         freshness = self._whole("try")
         desired = self._desired
-        trial = start_simulation(desired.cluster, desired.index, desired.choices, given, delete=delete)
-        trial.notes = freshness.notes
-        return trial
+        simulation = start_simulation(desired.cluster, desired.index, desired.policy_options, given, delete=delete)
+        simulation.notes = freshness.notes
+        return simulation
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
         """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""
@@ -137,7 +137,7 @@ class AgentAnswerer:
         return freshness
 
     async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, freshness: Freshness) -> RulesetView:
-        kept = await self._turns.result(scoping(self._desired, ruleset, scope))
+        kept = await self._time_slices.result(scoping(self._desired, ruleset, scope))
         return ruleset_parts(kept, annotation(self._desired), scope, freshness)
 
 

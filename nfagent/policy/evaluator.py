@@ -162,7 +162,7 @@ def evaluate(
     cluster: ClusterState,
     policies: Iterable[Policy],
     flow: Flow,
-    choices: PolicyOptions = _DEFAULTS,
+    policy_options: PolicyOptions = _DEFAULTS,
 ) -> FlowVerdict:
     """Return the verdict on a flow: egress at the source Pod and ingress at the destination Pod must both allow it.
 
@@ -176,7 +176,7 @@ def evaluate(
     everything = list(policies)
     egress = ingress = None
     exempt = []
-    if source is not None and choices.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
+    if source is not None and policy_options.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
         exempt.append(f"a Pod may always reach its own node, {source.node}: own_node = allowed")
     elif source is not None:
         egress = _evaluate_pods(cluster, everything, flow, cluster.holders(flow.source), "egress")

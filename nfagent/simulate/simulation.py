@@ -111,7 +111,7 @@ class PolicySimulation:
     """
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, choices: PolicyOptions = _DEFAULTS
+        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, policy_options: PolicyOptions = _DEFAULTS
     ) -> None:
         """Evaluate against this state, which the caller keeps up to date."""
         self.cluster = cluster
@@ -120,13 +120,13 @@ class PolicySimulation:
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
         self._index = index
-        self._choices = choices
+        self._policy_options = policy_options
 
     def judge(self, seen: ObservedFlow) -> FlowChange | None:
         """Evaluate and count a flow; return its change, None where the verdict stays."""
         flow = seen.flow
         ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
-        judging = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
+        pods = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
         counts = self.log if seen.origin == "log" else self.pods
         counts.judged += 1
         counts.gone += any(map(_is_gone, (seen.source, seen.destination), ends))
@@ -136,9 +136,9 @@ class PolicySimulation:
         ):
             counts.untouched += 1
             return None
-        now, then = self._index.policies_for(*judging), self.patched.policies_for(*judging)
-        before = evaluate(self.cluster, now, flow, self._choices)
-        after = evaluate(self.cluster, then, flow, self._choices)
+        now, then = self._index.policies_for(*pods), self.patched.policies_for(*pods)
+        before = evaluate(self.cluster, now, flow, self._policy_options)
+        after = evaluate(self.cluster, then, flow, self._policy_options)
         if before.allowed == after.allowed:
             return None
         counts.denied += before.allowed

@@ -24,9 +24,9 @@ _CACHED = {resource.plural for resource in RESOURCES} - {"configmaps"}
 
 
 @pytest.fixture(scope="module")
-def plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def plane(binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     scratch, flags = tmp_path_factory.mktemp("unstreamed"), ("--feature-gates=WatchList=false",)
-    with ControlPlane(scratch, flags=flags, uncached=("configmaps",), assets=assets) as started:
+    with ControlPlane(scratch, flags=flags, uncached=("configmaps",), binaries=binaries) as started:
         yield started
 
 

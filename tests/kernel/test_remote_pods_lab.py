@@ -61,14 +61,14 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (manifests / "objs.json").write_text(json.dumps(objects), encoding="utf-8")
     (manifests / "masquerade.yaml").write_text(as_text([EVERYTHING]), encoding="utf-8")
     with (
-        NetnsTopology(nodes, pods, (OUTSIDE,), tag="t") as fabric,
+        NetnsTopology(nodes, pods, (OUTSIDE,), tag="t") as topology,
         Listeners() as servers,
-        LabCluster(fabric, manifests, folder / "agents") as cluster,
+        LabCluster(topology, manifests, folder / "agents") as cluster,
     ):
-        servers.listen(pod_endpoints(fabric, PROTOCOLS))
-        namespace = fabric.outside_namespace("outside")
+        servers.listen(pod_endpoints(topology, PROTOCOLS))
+        namespace = topology.outside_namespace("outside")
         servers.listen(Endpoint(namespace, address, "tcp", 80) for address in OUTSIDE.addresses)
-        yield ManifestLab(fabric, servers, cluster)
+        yield ManifestLab(topology, servers, cluster)
 
 
 def asked(lab: ManifestLab, family: int) -> list[ProbeResult]:

@@ -44,11 +44,11 @@ def patched(world: list[Item], patch: PolicyPatch) -> DesiredState:
 
 
 def allows(view: DesiredState, flow: Flow) -> bool:
-    return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+    return evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed
 
 
 def simulation_of(view: DesiredState, patch: PolicyPatch) -> PolicySimulation:
-    return PolicySimulation(view.cluster, view.index, patch, view.choices)
+    return PolicySimulation(view.cluster, view.index, patch, view.policy_options)
 
 
 def policies_of(view: DesiredState) -> dict[ObjectRef, Policy]:

@@ -66,7 +66,7 @@ def running_api_lab(
     documents: Iterable[Document] = (),
     *,
     uncached: Sequence[str] = (),
-    assets: ControlPlaneBinaries | None = None,
+    binaries: ControlPlaneBinaries | None = None,
 ) -> Iterator[ApiLab]:
     """Build a lab whose API server holds the nodes and `documents` before the agents start.
 
@@ -80,7 +80,7 @@ def running_api_lab(
             address=API_HOST.addresses[0],
             netns=fabric.outside_namespace(API_HOST.name),
             uncached=uncached,
-            assets=assets,
+            binaries=binaries,
         ) as plane,
         plane.client() as client,
     ):

@@ -44,7 +44,7 @@ _LATE_SECONDS = 110.0
 
 
 @pytest.fixture(scope="package")
-def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+def lab(binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """Return the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
 
     It is a minute at most until the agents find the kinds whose definitions came after them.
@@ -57,7 +57,7 @@ def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) 
         OUTSIDE,
         documents,
         uncached=("networkpolicies.networking.k8s.io",),
-        assets=assets,
+        binaries=binaries,
     ) as running:
         running.client.put_all([*shipped_definitions(), *tier_definitions()])
         running.servers.listen(pod_endpoints(running.topology, LISTENS))

@@ -71,7 +71,7 @@ def introspection(
     freshness: Freshness = WHOLE,
     *,
     services: str = "",
-    turns: TimeSlices | None = None,
+    time_slices: TimeSlices | None = None,
 ) -> AgentAnswerer:
     """Return an agent's answerer; `services` is why Services can't be read."""
     listings = kernel or Kernel(desired.ruleset())
@@ -80,7 +80,9 @@ def introspection(
         return services
 
     reports = AnswerSources(lambda: freshness, lambda: (), lambda: STATUS, read_services)
-    return AgentAnswerer(desired, TableListings(listings.ruleset, listings.counters), turns or TimeSlices(), reports)
+    return AgentAnswerer(
+        desired, TableListings(listings.ruleset, listings.counters), time_slices or TimeSlices(), reports
+    )
 
 
 @contextmanager

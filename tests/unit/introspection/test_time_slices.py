@@ -240,7 +240,7 @@ QUESTIONS: dict[str, Ask] = {
 async def _served(desired: DesiredState, path: Path, *, held: bool) -> AsyncIterator[None]:
     kernel = Kernel(desired.ruleset() if held else ABSENT)
     turns = TimeSlices()
-    runner = await http_server.serve(path, introspection(desired, kernel, turns=turns), turns)
+    runner = await http_server.serve(path, introspection(desired, kernel, time_slices=turns), turns)
     try:
         yield
     finally:

@@ -306,13 +306,13 @@ def test_51_a_pod_that_calls_its_own_node_is_evaluated_or_allowed_by_setting(
 ) -> None:
     assert outcome(judged(*policies, destination="a", family=family).egress) == expected
     free = PolicyOptions(own_node="allowed")
-    own = judged(*policies, destination="a", family=family, choices=free)
+    own = judged(*policies, destination="a", family=family, policy_options=free)
     assert (own.allowed, own.egress, own.exempt) == (
         True,
         None,
         "a Pod may always reach its own node, a: own_node = allowed",
     )
     for other in ("b", "outside", "shop/db"):
-        found = judged(*policies, destination=other, family=family, choices=free)
+        found = judged(*policies, destination=other, family=family, policy_options=free)
         assert found.exempt == ""
         assert found == judged(*policies, destination=other, family=family)
