@@ -33,7 +33,7 @@ class RuntimeFiles:
     def __init__(
         self,
         serving: SocketServer,
-        claim: TableLock,
+        table_lock: TableLock,
         clock: SystemClock,
         readiness: ReadinessNotifier,
         problems: Callable[[], list[str]],
@@ -41,7 +41,7 @@ class RuntimeFiles:
         """Store socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
         self.problem = ""
         self._serving = serving
-        self._claim = claim
+        self._table_lock = table_lock
         self._clock = clock
         self._readiness = readiness
         self._problems = problems
@@ -93,6 +93,6 @@ class RuntimeFiles:
 
     def _renewed(self) -> socket.socket | None:
         """Create removed files again; return the new socket, if any. Raises OSError, HostError."""
-        if self._claim.renew():
+        if self._table_lock.renew():
             log.warning("the lock file of this agent's table was removed; created and locked it again")
         return self._serving.bound_again()

@@ -215,11 +215,11 @@ class TestEnd:
     def test_in_a_lab_every_node_reaches_it_and_both_processes_end_with_it(
         self, binaries: ControlPlaneBinaries, tmp_path: Path
     ) -> None:
-        with NetnsTopology(NODES, outside=(API,), tag="ta") as fabric:
-            inside = fabric.outside_namespace("api")
+        with NetnsTopology(NODES, outside=(API,), tag="ta") as topology:
+            inside = topology.outside_namespace("api")
             with ControlPlane(tmp_path, address=API.addresses[0], netns=inside, binaries=binaries) as plane:
                 assert len(processes_of(tmp_path)) == 2
-                for name in (inside, *map(fabric.node_namespace, fabric.nodes)):
+                for name in (inside, *map(topology.node_namespace, topology.nodes)):
                     with plane.client(netns=name) as client:
                         assert client.ask("GET", "/readyz").ok, name
                 plane.compact()

@@ -59,7 +59,7 @@ def counters_parts(
     missing = sorted({found.name for key in wanted for found in _certain_keys(key)} - values.keys())
     none = "" if wanted else _no_counters(desired, scope)
     if none and freshness.unenforced:
-        none = "no counters of the policies of now, but the kernel holds other rules than theirs"
+        none = "no counters of the current policies; the kernel has rules of other policies"
     return CountersView(
         **head(freshness, _missing_counters(missing) if missing else "", none=bool(none)),
         nothing="" if counted else none or "no counters in the kernel",

@@ -22,7 +22,7 @@ from nfagent.nftables.parse import CounterValue
 from nfagent.time_slices import TimeSlices
 
 
-class Kernel:
+class FakeListings:
     """The content of a table; `listed` counts how often it was read."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
@@ -67,14 +67,14 @@ STATUS = msgspec.convert(
 
 def introspection(
     desired: DesiredState,
-    kernel: Kernel | None = None,
+    kernel: FakeListings | None = None,
     freshness: Freshness = WHOLE,
     *,
     services: str = "",
     time_slices: TimeSlices | None = None,
 ) -> AgentAnswerer:
     """Return an agent's answerer; `services` is why Services can't be read."""
-    listings = kernel or Kernel(desired.ruleset())
+    listings = kernel or FakeListings(desired.ruleset())
 
     async def read_services() -> str:
         return services

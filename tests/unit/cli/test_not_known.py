@@ -10,7 +10,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.introspection.freshness import WHOLE, Freshness, freshness_of
 from nfagent.nftables.objects import ABSENT
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy, tier_policy
-from tests.unit.cli.agents import Kernel, introspection, running
+from tests.unit.cli.agents import FakeListings, introspection, running
 from tests.unit.cli.called import Call, Said
 
 
@@ -184,7 +184,7 @@ def test_a_pod_without_rules_is_reported(call: Call) -> None:
 
 def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
     view = TwoNodeCluster(*DOCUMENTS).views["a"]
-    with running(introspection(view, Kernel(ABSENT))):
+    with running(introspection(view, FakeListings(ABSENT))):
         answer = call("dump", "counters")
     assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
     assert "the kernel doesn't have the counter deny/ingress/shop/db" in answer.err
@@ -243,10 +243,10 @@ HELD = {
         ("policies", "-n", "shop"),
         "no policies for Pods of namespace shop, but the kernel holds other rules than these",
     ),
-    "counters": (("counters",), "no counters of the policies of now, but the kernel holds other rules than theirs"),
+    "counters": (("counters",), "no counters of the current policies; the kernel has rules of other policies"),
     "counters of a Pod": (
         ("counters", "--pod", "shop/web"),
-        "no counters of the policies of now, but the kernel holds other rules than theirs",
+        "no counters of the current policies; the kernel has rules of other policies",
     ),
 }
 
