@@ -70,7 +70,7 @@ class Session:
             report.table(self._stage, rows)
             report.notes(self._stage, rows)
         if bench.name in self._skipped:
-            self._stage.say(f"skipped: {self._skipped[bench.name]}")
+            self._stage.text(f"skipped: {self._skipped[bench.name]}")
         if bench.name in self.failed:
             self._stage.fail(self.failed[bench.name])
         self._rows += rows
@@ -135,8 +135,8 @@ def _summary(stage: DemoOutput, done: report.Report, seconds: float) -> None:
     targets = [one for row in done.rows for one in row.targets]
     machine = done.machine
     stage.step(f"{sum(one.met for one in targets)} of {len(targets)} targets met, in {seconds:.0f} s")
-    stage.say(f"{machine.cores} cores of {machine.processor}, {machine.memory_mib:,} MiB, Linux {machine.kernel},")
-    stage.say(f"Python {machine.python}; load {machine.load} at the start, seed {done.seed}")
+    stage.text(f"{machine.cores} cores of {machine.processor}, {machine.memory_mib:,} MiB, Linux {machine.kernel},")
+    stage.text(f"Python {machine.python}; load {machine.load} at the start, seed {done.seed}")
 
 
 for module in MODULES:

@@ -100,7 +100,7 @@ def notes(stage: DemoOutput, rows: Sequence[Summary]) -> None:
     """Show the notes of rows."""
     for row in rows:
         if row.note:
-            stage.say(f"{row.name}: {row.note}")
+            stage.text(f"{row.name}: {row.note}")
 
 
 def target_text(target: TargetResult) -> str:

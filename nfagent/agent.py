@@ -85,11 +85,11 @@ class Agent:
             settings.masquerade_settings(),
             settings.logging.group,
             settings.policy,
-            ways=revoked_set_size(),
+            reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
-        self._drift = NftMonitor()
-        self._kernel = NftClient(monitor=self._drift)
+        self._nft_monitor = NftMonitor()
+        self._kernel = NftClient(monitor=self._nft_monitor)
         self._reconciler = Reconciler(
             self._kernel,
             self._clock,
@@ -111,77 +111,79 @@ class Agent:
             own=is_local_address,
             undivided=self._reconciler.undivided,
         )
-        self._intake = EventApplier(self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided)
+        self._event_applier = EventApplier(
+            self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
+        )
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._reading = NflogReader(self._nflog, self._clock, self._log_verdicts)
+        self._nflog_reader = NflogReader(self._nflog, self._clock, self._log_verdicts)
         self._verdict_log = LogWriter(
             RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
         self._bridges = BridgeWatch()
-        self._frames = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
         self._ready = False
-        self._gathered = asyncio.Event()
-        self._last_good = CheckpointStore(Path(settings.state_dir), settings.node_name)
+        self._source_synced = asyncio.Event()
+        self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Return the source of objects, and the status reporter where the source is an API server."""
         settings = self._settings
         if settings.manifests:
-            return FolderSource(Path(settings.manifests), self, self._last_good), None
+            return FolderSource(Path(settings.manifests), self, self._checkpoint), None
         server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
-        source = Informers(server, self._clock, self, self._desired.keys, self._last_good)
+        source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
         return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
-        claim = acquire_table()
+        table_lock = acquire_table()
         # Without these a signal during the start would end the process at once, and leave a credential plugin running.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
-        start_limit = asyncio.create_task(self._readiness.await_start(self._gathered))
+        start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         try:
             await self._read_table()
             self._subscribe_to_changes()  # before the first comparison: a change after it is reported
-            turns = TimeSlices()
+            time_slices = TimeSlices()
             reports = AnswerSources(
-                self._standing,
+                self._freshness,
                 lambda: self._source.problems,
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
             )
-            answers = AgentAnswerer(self._desired, TableListings(), turns, reports)
-            serving = await http_server.serve(self._settings.socket_path, answers, turns)
-            upkeep = RuntimeFiles(serving, claim, self._clock, self._readiness, self._file_problems)
-            upkeep_task = asyncio.create_task(upkeep.run())
+            answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
+            serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
+            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
+            files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
             try:
                 if await self._start_source():
                     await self._run_parts()
             finally:
                 systemd.notify("STOPPING=1")
-                upkeep_task.cancel()
-                await upkeep.finish()
+                files_task.cancel()
+                await runtime_files.finish()
                 await serving.cleanup()
                 self._nflog.close()
                 self._verdict_log.close()
         finally:
             start_limit.cancel()
             await self._source.close()
-            await self._last_good.close()
+            await self._checkpoint.close()
             self._connections.close()
             self._kernel.close()
-            self._drift.close()
-            claim.close()
+            self._nft_monitor.close()
+            table_lock.close()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -208,13 +210,13 @@ class Agent:
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._reload()),
-                tasks.create_task(self._reading.run()),
+                tasks.create_task(self._nflog_reader.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
-                tasks.create_task(self._frames.run()),
+                tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
-                tasks.create_task(self._last_good.run()),
+                tasks.create_task(self._checkpoint.run()),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._report(self._reporter)))
@@ -224,7 +226,7 @@ class Agent:
 
     async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
         """Apply changes to the desired state, in their order."""
-        await self._intake.apply(changes)
+        await self._event_applier.apply(changes)
         self._notify_link_monitor()
         self._log_problems()
 
@@ -232,11 +234,11 @@ class Agent:
         """Begin to write to the kernel: the source has read everything once."""
         self._warn_about_node()
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
-        self._gathered.set()
-        self._intake.open()
+        self._source_synced.set()
+        self._event_applier.open()
 
     async def _follow_links(self) -> None:
-        await self._gathered.wait()
+        await self._source_synced.wait()
         await self._links.run()
 
     def _notify_link_monitor(self) -> None:
@@ -245,18 +247,18 @@ class Agent:
             self._links.pods_changed()
 
     def _links_changed(self, links: NodeInterfaces) -> None:
-        if self._desired.follow_links(links) and self._gathered.is_set():
+        if self._desired.follow_links(links) and self._source_synced.is_set():
             self._reconciler.wake()
 
     async def _report(self, reporter: StatusReporter) -> None:
-        await self._gathered.wait()
+        await self._source_synced.wait()
         await reporter.run()
 
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
-        kept = self._last_good.problem
-        return [self._reading.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
+        kept = self._checkpoint.problem
+        return [self._nflog_reader.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -264,9 +266,9 @@ class Agent:
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
-            verdict_log=self._reading.problem or self._verdict_log.problem,
+            verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
-            monitor_error=self._drift.problem,
+            monitor_error=self._nft_monitor.problem,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -291,7 +293,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
-        self._frames.compare_if_changed()
+        self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
             collect_and_freeze()
@@ -303,7 +305,7 @@ class Agent:
             self._readiness.compared()
 
     def _held(self) -> None:
-        self._frames.compare_if_changed()
+        self._bridge_table.compare_if_changed()
         if self._reconciler.compared:
             self._readiness.compared(f"nothing is changed: {self._reconciler.status.held}")
 
@@ -323,13 +325,13 @@ class Agent:
     def _subscribe_to_changes(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
         resync = self._settings.reconcile.resync_seconds
-        listening = self._drift.listen(self._changed)
+        listening = self._nft_monitor.listen(self._changed)
         self._reconciler.compare_every(resync if listening else min(resync, _POLL_SECONDS))
 
     def _changed(self, committer: CommitOrigin) -> None:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.mark_changed(str(committer))
-        self._frames.mark_changed()
+        self._bridge_table.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -348,28 +350,28 @@ class Agent:
         if cluster.node not in cluster.nodes:
             log.warning("%s", advice(cluster.node, cluster.nodes))
 
-    def _standing(self) -> Freshness:
+    def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
         refused = status.last_error or status.held
         if not (refused or self._ready):
             refused = "they aren't committed yet"
         resources = self._source.status().get("apiserver", {}).get("resources", {})
-        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._gathered.is_set())
+        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._source_synced.is_set())
 
     def _status(self) -> AgentStatus:
-        reconcile, drift = self._reconciler.status, self._drift
+        reconcile, drift = self._reconciler.status, self._nft_monitor
         log_fields = self._verdict_log.status() | msgspec.structs.asdict(self._nflog.counters)
-        log_fields["problem"] = self._reading.problem or self._verdict_log.problem
+        log_fields["problem"] = self._nflog_reader.problem or self._verdict_log.problem
         return AgentStatus(
-            reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._intake.busy),
+            reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
             drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
             bridges=self._bridges.status(),
-            frames=self._frames.status(),
+            frames=self._bridge_table.status(),
             links=self._links.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
             **self._source.status(),
-            last_good=self._last_good.status(),
+            last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
             verdict_log=VerdictLogStatus(

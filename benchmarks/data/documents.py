@@ -10,7 +10,7 @@ from typing import Any
 from nfagent.model.gvk import Item
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import Range
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, Peer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, Peer, PolicyPort
 from nfagent.model.objects import ContainerPort, Namespace, Node, Pod
 from nfagent.model.selectors import Selector
 
@@ -102,7 +102,7 @@ def _policy(policy: NetworkPolicy) -> Document:
     return _document("networking.k8s.io/v1", "NetworkPolicy", metadata, spec, {})
 
 
-def _rule(rule: Rule, peers: str) -> Document:
+def _rule(rule: NetworkPolicyRule, peers: str) -> Document:
     return {peers: [_peer(peer) for peer in rule.peers], "ports": [_policy_port(port) for port in rule.ports]}
 
 

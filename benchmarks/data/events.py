@@ -15,7 +15,7 @@ from benchmarks.data.synthetic import FARM, Deployment, Synthetic
 from nfagent.decode.core import named_labels
 from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Namespace, ObjectRef, Pod
 from nfagent.model.selectors import Requirement, Selector
 
@@ -67,7 +67,7 @@ def relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
 def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:
     """Yield events that create a policy which isolates all local Pods of `farm`, and delete it: 100 at the largest."""
     for pair in range((count + 1) // 2):
-        metrics = Rule(
+        metrics = NetworkPolicyRule(
             peers=(PodPeer(Selector((Requirement("app", "In", ("prometheus",)),)), namespaces=Selector()),),
             ports=(PolicyPort("tcp", name="metrics"),),
         )

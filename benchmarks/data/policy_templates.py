@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from nfagent.model.netaddr import parse_cidr
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import METADATA_NAME, Protocol
 from nfagent.model.selectors import Requirement, Selector
 
@@ -47,7 +47,7 @@ def default_deny(app: AppNamespace, turn: int) -> NetworkPolicy:
 
 def same_namespace(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows traffic between the Namespace's Pods, in both directions."""
-    every_pod = (Rule(peers=(PodPeer(Selector(), namespace=app.name),)),)
+    every_pod = (NetworkPolicyRule(peers=(PodPeer(Selector(), namespace=app.name),)),)
     return NetworkPolicy(
         namespace=app.name,
         name=f"same-namespace-{turn}",
@@ -61,20 +61,22 @@ def dns(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows all Pods to reach the cluster's DNS."""
     where = Selector((Requirement(METADATA_NAME, "In", ("kube-system",)),))
     who = Selector((Requirement("k8s-app", "In", ("kube-dns",)),))
-    rule = Rule(peers=(PodPeer(who, namespaces=where),), ports=(port(53, "udp"), port(53)))
+    rule = NetworkPolicyRule(peers=(PodPeer(who, namespaces=where),), ports=(port(53, "udp"), port(53)))
     return NetworkPolicy(namespace=app.name, name=f"dns-{turn}", isolates=("egress",), egress=(rule,))
 
 
 def web_to_api(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows web to reach api on a named port."""
-    rule = Rule(peers=(PodPeer(labels(app="web"), namespace=app.name),), ports=(PolicyPort("tcp", name="http"),))
+    rule = NetworkPolicyRule(
+        peers=(PodPeer(labels(app="web"), namespace=app.name),), ports=(PolicyPort("tcp", name="http"),)
+    )
     return NetworkPolicy(namespace=app.name, name=f"web-to-api-{turn}", pods=labels(app="api"), ingress=(rule,))
 
 
 def api_to_db(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows api and worker to reach the database."""
     clients = Selector((Requirement("app", "In", ("api", "worker")),))
-    rule = Rule(peers=(PodPeer(clients, namespace=app.name),), ports=(port(5432),))
+    rule = NetworkPolicyRule(peers=(PodPeer(clients, namespace=app.name),), ports=(port(5432),))
     return NetworkPolicy(namespace=app.name, name=f"api-to-db-{turn}", pods=labels(app="db"), ingress=(rule,))
 
 
@@ -83,13 +85,15 @@ def internet_to_web(app: AppNamespace, turn: int) -> NetworkPolicy:
     number = app.number % _BLOCKS
     four = IpBlock(parse_cidr("0.0.0.0/0"), (parse_cidr(f"10.{number}.0.0/16"), parse_cidr("169.254.0.0/16")))
     six = IpBlock(parse_cidr("2000::/3"), (parse_cidr(f"2001:db8:{number:x}::/48"),))
-    rule = Rule(peers=(four, six), ports=(port(8080),))
+    rule = NetworkPolicyRule(peers=(four, six), ports=(port(8080),))
     return NetworkPolicy(namespace=app.name, name=f"internet-to-web-{turn}", pods=labels(app="web"), ingress=(rule,))
 
 
 def partner_team(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows another team's web Pods to reach api."""
-    rule = Rule(peers=(PodPeer(labels(app="web"), namespaces=labels(team=app.partner)),), ports=(port(8080),))
+    rule = NetworkPolicyRule(
+        peers=(PodPeer(labels(app="web"), namespaces=labels(team=app.partner)),), ports=(port(8080),)
+    )
     return NetworkPolicy(namespace=app.name, name=f"partner-team-{turn}", pods=labels(app="api"), ingress=(rule,))
 
 
@@ -97,7 +101,7 @@ def monitoring(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows Prometheus to reach all Pods with a metrics port."""
     where = Selector((Requirement(METADATA_NAME, "In", ("monitoring",)),))
     peer = PodPeer(labels(app="prometheus"), namespaces=where)
-    rule = Rule(peers=(peer,), ports=(PolicyPort("tcp", name="metrics"),))
+    rule = NetworkPolicyRule(peers=(peer,), ports=(PolicyPort("tcp", name="metrics"),))
     return NetworkPolicy(namespace=app.name, name=f"monitoring-{turn}", ingress=(rule,))
 
 
@@ -106,8 +110,8 @@ def worker_out(app: AppNamespace, turn: int) -> NetworkPolicy:
     outside = IpBlock(parse_cidr("0.0.0.0/0"), (parse_cidr("10.0.0.0/8"), parse_cidr("172.16.0.0/12")))
     partner = IpBlock(parse_cidr(f"198.51.{app.number % _BLOCKS}.0/24"))
     rules = (
-        Rule(peers=(outside,), ports=(port(443),)),
-        Rule(peers=(partner,), ports=(PolicyPort("tcp", 8000, 8100),)),
+        NetworkPolicyRule(peers=(outside,), ports=(port(443),)),
+        NetworkPolicyRule(peers=(partner,), ports=(PolicyPort("tcp", 8000, 8100),)),
     )
     return NetworkPolicy(
         namespace=app.name, name=f"worker-out-{turn}", pods=labels(app="worker"), isolates=("egress",), egress=rules
@@ -117,7 +121,7 @@ def worker_out(app: AppNamespace, turn: int) -> NetworkPolicy:
 def web_to_partner(app: AppNamespace, turn: int) -> NetworkPolicy:
     """Return a policy that allows web to reach another team's api on a named port."""
     peer = PodPeer(labels(app="api"), namespaces=labels(team=app.partner))
-    rule = Rule(peers=(peer,), ports=(PolicyPort("tcp", name="http"),))
+    rule = NetworkPolicyRule(peers=(peer,), ports=(PolicyPort("tcp", name="http"),))
     return NetworkPolicy(
         namespace=app.name,
         name=f"web-to-partner-{turn}",

@@ -25,7 +25,7 @@ from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Direction, Labels, Namespace, Pod
 from nfagent.model.selectors import Selector
 from nfagent.nftables.diff import diff
@@ -140,11 +140,19 @@ def policies() -> tuple[NetworkPolicy, ...]:
     server_policy = functools.partial(NetworkPolicy, namespace=BENCH, pods=servers)
     return (
         NetworkPolicy(namespace=BENCH, name="default-deny", isolates=("ingress", "egress")),
-        egress_policy(name="dns", egress=(Rule((dns,), (port(53, "udp"), port(53))),)),
-        egress_policy(name="https", egress=(Rule((IpBlock(parse_cidr("198.51.100.0/24")),), (port(443),)),)),
-        server_policy(name="metrics", ingress=(Rule((PodPeer(Selector(), namespace="monitoring"),), (port(9090),)),)),
-        egress_policy(name="to-servers", pods=clients, egress=(Rule((PodPeer(servers, namespace=BENCH),), traffic),)),
-        server_policy(name="to-servers-in", ingress=(Rule((PodPeer(clients, namespace=BENCH),), traffic),)),
+        egress_policy(name="dns", egress=(NetworkPolicyRule((dns,), (port(53, "udp"), port(53))),)),
+        egress_policy(
+            name="https", egress=(NetworkPolicyRule((IpBlock(parse_cidr("198.51.100.0/24")),), (port(443),)),)
+        ),
+        server_policy(
+            name="metrics", ingress=(NetworkPolicyRule((PodPeer(Selector(), namespace="monitoring"),), (port(9090),)),)
+        ),
+        egress_policy(
+            name="to-servers", pods=clients, egress=(NetworkPolicyRule((PodPeer(servers, namespace=BENCH),), traffic),)
+        ),
+        server_policy(
+            name="to-servers-in", ingress=(NetworkPolicyRule((PodPeer(clients, namespace=BENCH),), traffic),)
+        ),
     )
 
 

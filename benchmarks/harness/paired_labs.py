@@ -90,7 +90,7 @@ class Scenario(msgspec.Struct, frozen=True):
         return document(_pod(self.client, labels))
 
 
-class Written(msgspec.Struct, frozen=True):
+class ChangeTimes(msgspec.Struct, frozen=True):
     """When a change was sent, or renamed into place, and when the API server responded; by time.monotonic()."""
 
     at: float
@@ -100,7 +100,7 @@ class Written(msgspec.Struct, frozen=True):
 class ChangeWriter(Protocol):
     """Writes changes to an agent's source."""
 
-    def make(self, change: ChangeKind) -> Written:
+    def make(self, change: ChangeKind) -> ChangeTimes:
         """Write a change."""
         ...
 
@@ -135,13 +135,13 @@ class _ApiChangeWriter:
             "Pod relabelled: blocked": ("PATCH", pod, {"metadata": {"labels": {_FRIEND: "no"}}}, MERGE),
         }
 
-    def make(self, change: ChangeKind) -> Written:
+    def make(self, change: ChangeKind) -> ChangeTimes:
         method, path, body, content_type = self._requests[change]
         at = time.monotonic()
         reply = self._client.ask(method, path, body, content_type=content_type)
         answered = time.monotonic()
         reply.document(change)
-        return Written(at, answered)
+        return ChangeTimes(at, answered)
 
 
 class _FolderChangeWriter:
@@ -157,16 +157,16 @@ class _FolderChangeWriter:
             "Pod relabelled: blocked": (self._pod, msgspec.json.encode(scenario.client_document(friend=False))),
         }
 
-    def make(self, change: ChangeKind) -> Written:
+    def make(self, change: ChangeKind) -> ChangeTimes:
         if change == "policy deleted":
             at = time.monotonic()
             self._policy.unlink()
-            return Written(at)
+            return ChangeTimes(at)
         path, content = self._files[change]
         self._beside.write_bytes(content)
         at = time.monotonic()
         self._beside.rename(path)
-        return Written(at)
+        return ChangeTimes(at)
 
 
 def small() -> Scenario:

@@ -68,7 +68,7 @@ _GROUPS = {
 Command: TypeAlias = dict[str, Any]
 
 
-class Serving(msgspec.Struct, frozen=True):
+class ListeningPort(msgspec.Struct, frozen=True):
     """The server's first line: its port."""
 
     port: int
@@ -338,7 +338,7 @@ def _status(code: int, reason: str, message: str) -> bytes:
 
 async def _main(pods: int, seed: int, *, streaming: bool) -> None:
     server = SyntheticAPIServer(synthetic(SIZES_SERVED[pods], seed), streaming=streaming)
-    _say(Serving(await server.serve()))
+    _say(ListeningPort(await server.serve()))
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
         _say(await server.do(msgspec.json.decode(line)))

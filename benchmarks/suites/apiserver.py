@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.data.synthetic import NODE
 from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
-from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, Done, Serving
+from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, Done, ListeningPort
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from benchmarks.suites.apiserver_child import PlainDecode, RecordedCommits, Start, Usage
@@ -167,7 +167,7 @@ class ServerRun:
         with ChildProcess(
             self.topology, "benchmarks.harness.synthetic_apiserver", str(self.sizes.pods), str(self.run.seed), *flags
         ) as child:
-            yield child, child.receive(Serving).port
+            yield child, child.receive(ListeningPort).port
 
     def parts(self, port: int) -> ChildProcess:
         """Start the agent's parts."""

@@ -308,13 +308,13 @@ def main(*, quick: bool, json_path: Path | None, seed: int) -> None:
     stage.table(header, lines)
     for result in found:
         for source, one in result.idle.items():
-            stage.say(
+            stage.text(
                 f"{result.scenario}, {source}: {one.rss:.0f} MiB, {one.rest:.2f} % of a core over {one.seconds:.0f} s"
             )
         gaps = [one.gap for one in result.measurements]
         accuracy = f"{statistics.median(gaps):.2f} ms, at worst {max(gaps):.2f} ms"
-        stage.say(f"{result.scenario}: load {result.load[0]} to {result.load[1]}; accuracy {accuracy}")
-    stage.say(f"Felix: {_ELSEWHERE}; 127 to 153 MiB at 5,000 Pods, 1.5 to 2 % of a core when idle")
+        stage.text(f"{result.scenario}: load {result.load[0]} to {result.load[1]}; accuracy {accuracy}")
+    stage.text(f"Felix: {_ELSEWHERE}; 127 to 153 MiB at 5,000 Pods, 1.5 to 2 % of a core when idle")
 
 
 if __name__ == "__main__":

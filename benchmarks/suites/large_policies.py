@@ -14,7 +14,7 @@ from benchmarks.results import Row, at_most
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
 from nfagent.lab import netns
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector
 from nfagent.nftables.diff import diff
@@ -33,7 +33,7 @@ def _labelled(value: str) -> Selector:
 
 def policy(name: str, peers: int, ports: int) -> NetworkPolicy:
     """Return a policy on the Pod, of one rule with so many peers and ports; no two ports are adjacent."""
-    rule = Rule(
+    rule = NetworkPolicyRule(
         tuple(PodPeer(_labelled(f"{name}-{number}"), namespace="shop") for number in range(peers)),
         tuple(PolicyPort("tcp", 2 * number + 1, 2 * number + 1) for number in range(ports)),
     )

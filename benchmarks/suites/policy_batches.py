@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from nfagent.desired.state import DesiredState
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector
 
@@ -30,7 +30,7 @@ def one_file(count: int) -> list[NetworkPolicy]:
             namespace="shop",
             name=f"p{number:04}",
             pods=_labelled("web"),
-            ingress=(Rule(peers=(PodPeer(_labelled(f"db{number}"), namespace="shop"),)),),
+            ingress=(NetworkPolicyRule(peers=(PodPeer(_labelled(f"db{number}"), namespace="shop"),)),),
         )
         for number in range(count)
     ]

@@ -37,15 +37,15 @@ def is_listening(path: Path) -> bool:
     return True
 
 
-def get_json(path: Path, question: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Return the agent's answer to a GET of the path `question`, such as `/v1/dump/state`.
+def get_json(path: Path, route: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Return the agent's answer to a GET of the path `route`, such as `/v1/dump/state`.
 
     Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
     doesn't answer.
     """
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", f"{question}?{urlencode(parameters)}")
+        connection.request("GET", f"{route}?{urlencode(parameters)}")
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -55,11 +55,11 @@ def get_json(path: Path, question: str, parameters: Mapping[str, str]) -> dict[s
     return _answer(path, response.status, body)
 
 
-def post_lines(path: Path, question: str, body: bytes) -> Iterator[bytes]:
+def post_lines(path: Path, route: str, body: bytes) -> Iterator[bytes]:
     """Yield the lines of the agent's answer to a POST of `body`, as they arrive. Raises what `get_json` raises."""
     connection = _UnixConnection(path)
     try:
-        connection.request("POST", question, body)
+        connection.request("POST", route, body)
         response = connection.getresponse()
         if response.status == http.client.NOT_FOUND:
             raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")

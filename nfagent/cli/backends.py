@@ -151,7 +151,7 @@ class FolderBackend:
         """Return the verdict on a connection."""
         write_problems(self.problems)
         return explanation_view(
-            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.choices)
+            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.policy_options)
         )
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
@@ -159,8 +159,10 @@ class FolderBackend:
         write_problems(self.problems)
         given = decode_policies(asked.files)
         desired = self.desired
-        trial = start_simulation(desired.cluster, desired.index, desired.choices, given, delete=asked.delete)
-        return (part for part in run_in_slices(SimulationJob(trial, given, asked, seen)) if part is not None)
+        simulation = start_simulation(
+            desired.cluster, desired.index, desired.policy_options, given, delete=asked.delete
+        )
+        return (part for part in run_in_slices(SimulationJob(simulation, given, asked, seen)) if part is not None)
 
 
 class KernelBackend:

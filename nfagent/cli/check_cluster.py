@@ -100,10 +100,10 @@ def _shortened(error: NfagentError, access: ClientConfig) -> str:
 
 
 def _credentials(access: ClientConfig, now: float) -> Check:
-    words = f"{access.origin}: {access.means or 'none'}"
+    words = f"{access.origin}: {access.auth_method or 'none'}"
     ends = list(_ends(access, now))
     found = "; ".join([words, *(text for text, _ in ends)])
-    if not access.means:
+    if not access.auth_method:
         fix = "give its user a token, a client certificate or an exec plugin, or set token_file"
         return Check("credentials", "warn", f"{found}: requests are anonymous", fix)
     if any(soon for _, soon in ends):

@@ -49,13 +49,13 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     if process is not None:
         raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {stop_command(process)}")
     kernel = NftClient()
-    claim = acquire_table()  # no agent can start meanwhile
+    table_lock = acquire_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
         kernel.apply_now(diff(found, ABSENT))
         frames = kernel.run_commands_now(remove_bridge_table)
     finally:
-        claim.close()
+        table_lock.close()
         kernel.close()
     return _counts(found) if found.exists else None, frames
 

@@ -14,12 +14,12 @@ from nfagent.cli.tables import paint, table
 from nfagent.errors import ValidationIssue
 from nfagent.model.plurals import counted
 from nfagent.simulate.job import SimulationResult
-from nfagent.simulate.simulation import FlowChange, FlowCounts, Verdict
+from nfagent.simulate.simulation import FlowChange, FlowCounts, VerdictName
 
 _HEADER = ("flow", "traffic", "count", "before", "after", "why")
 _TRAFFIC_SHOWN = 6
 _ENDS_SHOWN = 3
-_ORDER: dict[Verdict, int] = {"denied": 0, "allowed": 1}
+_ORDER: dict[VerdictName, int] = {"denied": 0, "allowed": 1}
 
 
 class _Row(msgspec.Struct):
@@ -32,8 +32,8 @@ class _Row(msgspec.Struct):
     destinations: dict[str, None]
     traffic: str
     count: int
-    before: Verdict
-    after: Verdict
+    before: VerdictName
+    after: VerdictName
     why: str
 
     @property

@@ -96,10 +96,10 @@ class ChangeGuard(Protocol):
 
     @property
     def must_check(self) -> bool:
-        """Return whether `objection` must be called, with the current ruleset."""
+        """Return whether `hold_reason` must be called, with the current ruleset."""
         ...
 
-    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+    def hold_reason(self, held: Ruleset, wanted: Ruleset) -> str:
         """Return why the table must stay unchanged; '' where it may be changed."""
         ...
 
@@ -295,7 +295,7 @@ class Reconciler:
             return True
         self._trusted, self._drifted = True, False
         began = self._clock.monotonic()
-        held = self.status.held = self._guard.objection(await self._kernel.read(), self._wanted.ruleset())
+        held = self.status.held = self._guard.hold_reason(await self._kernel.read(), self._wanted.ruleset())
         self._compared(began)
         if not held:
             self._trusted = False

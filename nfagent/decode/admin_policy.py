@@ -27,8 +27,8 @@ from nfagent.model.admin_policy import (
     LAST_PRIORITY,
     NO_PRIORITY,
     UNPLACED,
-    Action,
     Tier,
+    TierAction,
     TierKind,
     TierPeer,
     TierPolicy,
@@ -57,7 +57,7 @@ class _Kind(msgspec.Struct, frozen=True, kw_only=True):
     name: TierKind
     tier: Tier | None
     fields: tuple[str, ...]
-    actions: dict[str, Action]
+    actions: dict[str, TierAction]
     most: int
     ports: str
     decode_port: Callable[[DocumentField], PolicyPort]
@@ -204,7 +204,7 @@ def _rules(spec: DocumentField, direction: Direction, kind: _Kind) -> tuple[Tier
 
 
 def _rule(field: DocumentField, direction: Direction, kind: _Kind) -> TierRule:
-    action: Action = "deny"
+    action: TierAction = "deny"
     name = ""
     try:
         action = _action(field / "action", kind)
@@ -216,7 +216,7 @@ def _rule(field: DocumentField, direction: Direction, kind: _Kind) -> TierRule:
         return TierRule("allow" if action == "allow" else "deny", name=name, problem=error.problem)
 
 
-def _action(field: DocumentField, kind: _Kind) -> Action:
+def _action(field: DocumentField, kind: _Kind) -> TierAction:
     for name, action in kind.actions.items():
         if field.value == name:
             return action

@@ -12,7 +12,7 @@ from nfagent.decode.core import document_field, namespaced_name
 from nfagent.decode.crd_validation import at_most, entries, known_fields
 from nfagent.decode.fields import DocumentField
 from nfagent.decode.selectors import decode_selector
-from nfagent.model.egress_nat import Action, EgressNATPolicy, EgressSource, NetworkGatewayGroup
+from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
 
@@ -21,7 +21,7 @@ _MOST_DESTINATIONS = 1024
 _MOST_SOURCES = 64
 _MOST_ADDRESSES = 64
 
-_ACTIONS: tuple[Action, ...] = get_args(Action)
+_ACTIONS: tuple[EgressAction, ...] = get_args(EgressAction)
 
 
 def decode_egress_policy(document: dict[str, Any]) -> EgressNATPolicy:
@@ -39,7 +39,7 @@ def decode_egress_policy(document: dict[str, Any]) -> EgressNATPolicy:
     )
 
 
-def _action(field: DocumentField) -> Action:
+def _action(field: DocumentField) -> EgressAction:
     for known in _ACTIONS:
         if field.value == known:
             return known
@@ -81,7 +81,7 @@ def _source(field: DocumentField) -> EgressSource:
     return EgressSource(decode_selector(pods), decode_selector(namespaces))
 
 
-def _gateway(field: DocumentField, action: Action) -> ObjectRef | None:
+def _gateway(field: DocumentField, action: EgressAction) -> ObjectRef | None:
     if field.missing:
         return None
     if action != "SNAT":

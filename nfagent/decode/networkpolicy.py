@@ -18,10 +18,10 @@ from nfagent.model.netaddr import subtract
 from nfagent.model.networkpolicy import (
     IpBlock,
     NetworkPolicy,
+    NetworkPolicyRule,
     Peer,
     PodPeer,
     PolicyPort,
-    Rule,
 )
 from nfagent.model.objects import Direction
 from nfagent.model.selectors import Selector
@@ -35,8 +35,8 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
     namespace, name = namespaced_name(top)
     spec = top / "spec"
     pods, isolates = Selector(), _BOTH
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
+    ingress: tuple[NetworkPolicyRule, ...] = ()
+    egress: tuple[NetworkPolicyRule, ...] = ()
     errors: list[ValidationIssue] = []
     # Each part by itself: an error in one must not hide selected Pods and directions of the others.
     try:
@@ -72,13 +72,15 @@ def _policy_types(spec: DocumentField) -> tuple[Direction, ...]:
     return tuple(direction for direction in _BOTH if direction.capitalize() in given)
 
 
-def _rules(field: DocumentField, peers: str, namespace: str) -> tuple[Rule, ...]:
+def _rules(field: DocumentField, peers: str, namespace: str) -> tuple[NetworkPolicyRule, ...]:
     found = []
     for rule in field.items():
         # `form:` for `from:` would allow every peer; kubectl refuses it too.
         known_fields(rule, peers, "ports")
         peer = dict.fromkeys(_peer(entry, namespace) for entry in (rule / peers).items())
-        found.append(Rule(tuple(peer), tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items()))))
+        found.append(
+            NetworkPolicyRule(tuple(peer), tuple(dict.fromkeys(_port(entry) for entry in (rule / "ports").items())))
+        )
     return tuple(found)
 
 

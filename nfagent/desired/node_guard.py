@@ -47,7 +47,7 @@ class UnknownNodeGuard:
             return False
         return not (self._allowed or self._harmless)
 
-    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+    def hold_reason(self, held: Ruleset, wanted: Ruleset) -> str:
         """Return why the table must not be replaced; '' if it may be, which holds until a Node of that name appears."""
         if not self.must_check:
             return ""

@@ -16,7 +16,7 @@ from nfagent.model.netaddr import FAMILIES, Range, family_of, join, single, text
 from nfagent.model.objects import Node, Pod
 from nfagent.nftables import names
 from nfagent.nftables.interface_sets import FRAMES, NODES, POD_LINKS, POD_RANGES, PORTLESS, TUNNELS, link_sets
-from nfagent.nftables.objects import Chain, LinkName, Ruleset, ServicePort
+from nfagent.nftables.objects import Chain, LinkName, ProtocolPort, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
 
@@ -37,7 +37,7 @@ class NodeInterfaces(msgspec.Struct, frozen=True):
     """
 
     pod_links: frozenset[str] = frozenset()
-    tunnels: frozenset[ServicePort] = frozenset()
+    tunnels: frozenset[ProtocolPort] = frozenset()
     portless: bool = False
     bridged: bool = False
     shared: tuple[tuple[str, str], ...] = ()
@@ -49,7 +49,7 @@ def held_links(ruleset: Ruleset) -> NodeInterfaces:
     nodes = (ruleset.sets.get(names.set_name(NODES, family)) for family in FAMILIES)
     return NodeInterfaces(
         frozenset(link.name for link in links if isinstance(link, LinkName)),
-        frozenset(port for port in tunnels if isinstance(port, ServicePort)),
+        frozenset(port for port in tunnels if isinstance(port, ProtocolPort)),
         portless=any(item is not None and bool(item.elements) for item in nodes),
         bridged=FRAMES in ruleset.chains,
     )

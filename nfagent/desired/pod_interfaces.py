@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.netlink.rtnl_link import Interface
 from nfagent.netlink.rtnl_route import Route
-from nfagent.nftables.objects import ServicePort
+from nfagent.nftables.objects import ProtocolPort
 
 _OF_PODS = {"veth", "tun", "netkit"}
 _PORTLESS = {"ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "ip6gre", "ip6gretap", "ip6erspan"}
@@ -46,7 +46,7 @@ def node_links(
     return NodeInterfaces(
         pod_links=frozenset(counted),
         bridged="bridge" in counted.values(),
-        tunnels=frozenset(ServicePort("udp", link.port) for link in active if link.port),
+        tunnels=frozenset(ProtocolPort("udp", link.port) for link in active if link.port),
         portless=any(link.kind in _PORTLESS for link in active),
         shared=tuple(sorted(shared.items())),
     )

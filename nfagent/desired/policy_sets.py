@@ -55,10 +55,10 @@ class PolicySets:
         members: SetMembership,
         *,
         log: LogConfig,
-        choices: PolicyOptions,
+        policy_options: PolicyOptions,
     ) -> None:
         """Start without Pods."""
-        self._levels = AddressLevels(live, choices)
+        self._levels = AddressLevels(live, policy_options)
         live.add_set(ISOLATED, isolated_set())
         self._cluster = cluster
         self._index = index
@@ -183,13 +183,19 @@ class PolicySets:
         variant = names.untracked_chain(name)
         if untracked or needs_untracked_chain(rules):
             self._chains.put(
-                variant, render_policy_set(key, rules, families, "packet", sections=tier_chains, strays=untracked)
+                variant,
+                render_policy_set(
+                    key, rules, families, "packet", tier_chains=tier_chains, untracked_tier_chains=untracked
+                ),
             )
             self._chains.put(
-                name, render_policy_set(key, rules, families, "connection", sections=tier_chains, strays=untracked)
+                name,
+                render_policy_set(
+                    key, rules, families, "connection", tier_chains=tier_chains, untracked_tier_chains=untracked
+                ),
             )
         else:
-            self._chains.put(name, render_policy_set(key, rules, families, sections=tier_chains))
+            self._chains.put(name, render_policy_set(key, rules, families, tier_chains=tier_chains))
             self._chains.drop(variant)
 
     def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:

@@ -37,14 +37,14 @@ class RecheckSets:
     addresses: address -> number of the last change that may have revoked a connection of it
     """
 
-    def __init__(self, live: RulesetTracker, members: SetMembership, ways: int = FLOW_SET_SIZE) -> None:
-        """Add the empty sets; `ways`: the number of reply tuples that fit into the sets of each family."""
+    def __init__(self, live: RulesetTracker, members: SetMembership, reply_tuples: int = FLOW_SET_SIZE) -> None:
+        """Add the empty sets; `reply_tuples`: the number of reply tuples that fit into the sets of each family."""
         self._live = live
         self._members = members
         self.addresses: dict[str, int] = {}
         self._families: RefCounts[Family] = RefCounts()
         self._change = 0
-        for name, shape in recheck_sets(ways):
+        for name, shape in recheck_sets(reply_tuples):
             live.add_set(name, shape)
 
     def note_changes(self) -> bool:

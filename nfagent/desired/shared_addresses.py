@@ -16,10 +16,10 @@ from nfagent.policy.options import PolicyOptions
 class AddressLevels:
     """The levels beyond the first, each with the number of addresses that need it."""
 
-    def __init__(self, live: RulesetTracker, choices: PolicyOptions) -> None:
+    def __init__(self, live: RulesetTracker, policy_options: PolicyOptions) -> None:
         """Start without levels."""
         self._live = live
-        self._choices = choices
+        self._policy_options = policy_options
         self._users: RefCounts[int] = RefCounts()
 
     def acquire(self, policy_sets: int) -> None:
@@ -28,14 +28,14 @@ class AddressLevels:
             if self._users.acquire(level):
                 for name, item in verdict_maps(level):
                     self._live.add_map(name, item.family)
-                for name, chain in base_chains(self._choices, level):
+                for name, chain in base_chains(self._policy_options, level):
                     self._live.put_chain(name, chain)
 
     def release(self, policy_sets: int) -> None:
         """Remove an address that had this many policy sets in one direction."""
         for level in range(1, policy_sets):
             if self._users.release(level):
-                for name, _ in base_chains(self._choices, level):
+                for name, _ in base_chains(self._policy_options, level):
                     self._live.drop_chain(name)
                 for name, _ in verdict_maps(level):
                     self._live.drop_map(name)

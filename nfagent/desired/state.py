@@ -55,14 +55,14 @@ class DesiredState:
         node: str,
         masquerade: MasqueradeSettings | None = None,
         log_group: int = 100,
-        choices: PolicyOptions | None = None,
-        ways: int = FLOW_SET_SIZE,
+        policy_options: PolicyOptions | None = None,
+        reply_tuples: int = FLOW_SET_SIZE,
     ) -> None:
         """Start empty, seen from a node.
 
-        ways: how many reply tuples of ended connections the sets of each family can hold
+        reply_tuples: how many reply tuples of ended connections the sets of each family can hold
         """
-        self.choices = choices or PolicyOptions()
+        self.policy_options = policy_options or PolicyOptions()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
         self.egress = EgressState()
@@ -76,16 +76,16 @@ class DesiredState:
         self._members = SetMembership(self.cluster, self.index, self._live)
         log = LogConfig(group=log_group)
         self._policy_sets = PolicySets(
-            self.cluster, self.index, self._live, self._members, log=log, choices=self.choices
+            self.cluster, self.index, self._live, self._members, log=log, policy_options=self.policy_options
         )
         for counter in BASE_COUNTERS:
             self._live.put_counter(counter)
-        for name, chain in base_chains(self.choices):
+        for name, chain in base_chains(self.policy_options):
             self._live.put_chain(name, chain)
         self._live.maps.update(verdict_maps())
         self._links = InterfaceSets(self._live, self.cluster, frames_chain())
-        self._ways = ways
-        self._recheck = RecheckSets(self._live, self._members, ways)
+        self._reply_tuples = reply_tuples
+        self._recheck = RecheckSets(self._live, self._members, reply_tuples)
         self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
 
     def put(self, item: Item) -> bool:
@@ -172,7 +172,7 @@ class DesiredState:
         return self._live.drain_changes()
 
     def mark_synced(self) -> None:
-        """Forget the changes: the caller compares the kernel's whole table with the ruleset."""
+        """Discard pending changes: the caller compares the kernel's whole table with the ruleset."""
         self._finish()
         self._live.mark_synced()
 
@@ -209,7 +209,7 @@ class DesiredState:
         if self._links.drops_outgoing(flow):
             return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
-        verdict = evaluate(self.cluster, self.index.policies_for(*ends[0], *ends[1]), flow, self.choices)
+        verdict = evaluate(self.cluster, self.index.policies_for(*ends[0], *ends[1]), flow, self.policy_options)
         sides = zip(ends, (verdict.egress, verdict.ingress), strict=True)
         if verdict.barred:
             return False
@@ -225,7 +225,9 @@ class DesiredState:
 
     def rebuilt(self) -> DesiredState:
         """Compute the same state from the objects alone."""
-        fresh = DesiredState(self.cluster.node, self._masquerade_settings, self._log_group, self.choices, self._ways)
+        fresh = DesiredState(
+            self.cluster.node, self._masquerade_settings, self._log_group, self.policy_options, self._reply_tuples
+        )
         items: list[Item] = [*self.cluster.nodes.values(), *self.cluster.namespaces.values()]
         items += [*self.cluster.pods.values(), *self.cluster.services.values()]
         items += [*self.cluster.service_ranges.values(), *self.index.policies.values(), *self.egress.objects.values()]

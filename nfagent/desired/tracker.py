@@ -143,13 +143,13 @@ class RulesetTracker:
         self._counter_before.setdefault(name, True)
 
     def drain_changes(self) -> Transaction:
-        """Return the changes since the last `drain_changes` or `mark_synced` as a transaction, and forget them."""
+        """Return the changes since the last `drain_changes` or `mark_synced` as a transaction, and discard them."""
         before, after = self.changes()
         self.mark_synced()
         return diff(before, after)
 
     def mark_synced(self) -> None:
-        """Forget the changes: the caller compares the kernel's whole table with `ruleset`."""
+        """Discard pending changes: the caller compares the kernel's whole table with `ruleset`."""
         self._set_before.clear()
         self._elements_before.clear()
         self._map_before.clear()

@@ -72,7 +72,7 @@ class ClusterAddresses:
         return not (self._stale or self._candidates or self._unchecked)
 
     def steps(self) -> Iterator[list[str]]:
-        """Do the pending work; each step yields the addresses that were added to `outside` or removed from it."""
+        """Apply pending changes; each step yields the addresses that were added to `outside` or removed from it."""
         while not self.up_to_date:
             if self._stale:
                 for _ in self._find_ranges():

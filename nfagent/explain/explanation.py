@@ -52,10 +52,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, choices: PolicyOptions = _DEFAULTS
+    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, policy_options: PolicyOptions = _DEFAULTS
 ) -> Explanation:
     """Explain a connection. Raises UsageError for an end that can't be parsed or found."""
-    return run_to_end(explain_in_steps(cluster, index, source, destination, choices))
+    return run_to_end(explain_in_steps(cluster, index, source, destination, policy_options))
 
 
 def explain_in_steps(  # noqa: PLR0917 - the state, and the query
@@ -63,18 +63,18 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     index: PolicyIndex,
     source: str,
     destination: str,
-    choices: PolicyOptions = _DEFAULTS,
-    bars: Callable[[Flow], str] = lambda _: "",
+    policy_options: PolicyOptions = _DEFAULTS,
+    bar_reason: Callable[[Flow], str] = lambda _: "",
 ) -> Generator[None, None, Explanation]:
     """Return the same as `explain`, in steps of one Pod: a Service may have thousands.
 
     The Pods are those at the start; each is evaluated with the policies at its own step.
 
-    bars: returns why rules drop a flow independent of policies; '' if the policies decide
+    bar_reason: returns why rules drop a flow independent of policies; '' if the policies decide
     """
     query = read_query(cluster, source, destination)
     found = yield from find_routes_in_steps(cluster, query)
-    explainer = FlowExplainer(cluster, index, choices, bars)
+    explainer = FlowExplainer(cluster, index, policy_options, bar_reason)
     target = query.target
     servers = None
     if target is not None:
@@ -92,10 +92,10 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
 
 
 def explain_flow(
-    cluster: ClusterState, index: PolicyIndex, flow: Flow, choices: PolicyOptions = _DEFAULTS
+    cluster: ClusterState, index: PolicyIndex, flow: Flow, policy_options: PolicyOptions = _DEFAULTS
 ) -> Explanation:
     """Explain a flow as packets have it after DNAT of a Service's address."""
-    explainer = FlowExplainer(cluster, index, choices)
+    explainer = FlowExplainer(cluster, index, policy_options)
     judged = explainer.explain(ServiceRoute(flow, flow))
     connection = (
         f"{describe_address(cluster, flow.source)} -> {with_port(describe_address(cluster, flow.destination), flow)}"

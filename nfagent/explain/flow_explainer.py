@@ -59,24 +59,24 @@ class FlowExplainer:
         self,
         cluster: ClusterState,
         index: PolicyIndex,
-        choices: PolicyOptions,
-        bars: Callable[[Flow], str] = lambda _: "",
+        policy_options: PolicyOptions,
+        bar_reason: Callable[[Flow], str] = lambda _: "",
     ) -> None:
         self._cluster = cluster
         self._index = index
-        self._choices = choices
-        self._bars = bars
+        self._policy_options = policy_options
+        self._bar_reason = bar_reason
 
     def explain(self, route: ServiceRoute, servers: PodPeer | None = None) -> ExplainedFlow:
         """Evaluate both ends of a route, each with the flow that it sees; `servers` selects the Service's Pods."""
         flow = route.arriving
-        barred = self._bars(flow)
+        barred = self._bar_reason(flow)
         if barred:
             return ExplainedFlow(route.leaving, flow, FlowVerdict(flow, None, None, barred=barred), ())
         policies = self._policies(route.leaving.source, flow.destination)
-        verdict = evaluate(self._cluster, policies, flow, self._choices)
+        verdict = evaluate(self._cluster, policies, flow, self._policy_options)
         if route.leaving != flow:
-            left = evaluate(self._cluster, policies, route.leaving, self._choices)
+            left = evaluate(self._cluster, policies, route.leaving, self._policy_options)
             exempt = "; ".join(dict.fromkeys(words for words in (left.exempt, verdict.exempt) if words))
             verdict = FlowVerdict(flow, left.egress, verdict.ingress, exempt, left.barred or verdict.barred)
         found = ExplainedFlow(route.leaving, flow, verdict, ())

@@ -36,9 +36,9 @@ def side_lines(side: DirectionVerdict, flow: Flow, policies: Mapping[ObjectRef, 
     """
     phrases = _TierPhrases(side.direction, flow, policies)
     lines = []
-    for stage in side.stages:
-        described = phrases.network(stage) if stage.tier == "network" else phrases.tier(stage)
-        lines += _tagged(stage.tier, described)
+    for tier_result in side.stages:
+        described = phrases.network(tier_result) if tier_result.tier == "network" else phrases.tier(tier_result)
+        lines += _tagged(tier_result.tier, described)
     if side.decided is None:
         why = "no policy decides" if side.stages else f"no policy applies to its {side.direction}"
         lines += _tagged("default", [f"{why}: allowed"])
@@ -59,13 +59,13 @@ class _TierPhrases:
         self._policies = policies
         self._preposition, self._other = ("from", "source") if direction == "ingress" else ("to", "destination")
 
-    def network(self, stage: TierResult) -> list[str]:
+    def network(self, tier_result: TierResult) -> list[str]:
         """Return lines about the NetworkPolicies: those that allow; if none does, all, with the closest rules."""
-        if stage.verdict == "deny":
-            return self._without_match(stage)
+        if tier_result.verdict == "deny":
+            return self._without_match(tier_result)
         lines = []
         others = []
-        for policy, rules in _by_policy(stage.policies, stage.rules):
+        for policy, rules in _by_policy(tier_result.policies, tier_result.rules):
             matching = [self._rule(rule) for rule in rules if rule.outcome == "matches"]
             if not matching:
                 others.append(policy)
@@ -76,27 +76,30 @@ class _TierPhrases:
         if not others:
             return lines
         if len(others) <= _SHORT_LIST:
-            return [*lines, *(f"{self._head(policy)}; {self._no_match(policy, stage.rules)}" for policy in others)]
+            return [
+                *lines,
+                *(f"{self._head(policy)}; {self._no_match(policy, tier_result.rules)}" for policy in others),
+            ]
         return [*lines, f"{len(others)} more NetworkPolicies isolate {self._direction}; none of their rules matches"]
 
-    def tier(self, stage: TierResult) -> list[str]:
+    def tier(self, tier_result: TierResult) -> list[str]:
         """Return lines about an admin tier: the rule that matched, or the closest rules."""
-        if not stage.verdict:
-            return self._without_match(stage)
-        decider = stage.rules[-1]
-        before = stage.policies[: stage.policies.index(decider.policy)]
+        if not tier_result.verdict:
+            return self._without_match(tier_result)
+        decider = tier_result.rules[-1]
+        before = tier_result.policies[: tier_result.policies.index(decider.policy)]
         lines = []
         if len(before) == 1:
-            lines = [f"{self._head(before[0])}; {self._no_match(before[0], stage.rules)}"]
+            lines = [f"{self._head(before[0])}; {self._no_match(before[0], tier_result.rules)}"]
         elif before:
-            evaluated = sum(rule.policy != decider.policy for rule in stage.rules)
+            evaluated = sum(rule.policy != decider.policy for rule in tier_result.rules)
             lines = [f"{len(before)} policies before it; {self._no_rule_of(evaluated, one=False)}"]
-        then = "; the next tier decides" if stage.verdict == "pass" else ""
+        then = "; the next tier decides" if tier_result.verdict == "pass" else ""
         return [*lines, f"{self._head(decider.policy)}; {self._rule(decider)}{then}"]
 
-    def _without_match(self, stage: TierResult) -> list[str]:
+    def _without_match(self, tier_result: TierResult) -> list[str]:
         """Return lines about policies without a matching rule: the closest first, and the number of the rest."""
-        evaluated = _by_policy(stage.policies, stage.rules)
+        evaluated = _by_policy(tier_result.policies, tier_result.rules)
         evaluated.sort(key=lambda entry: all(rule.outcome == "peer" for rule in entry[1]))
         shown, rest = evaluated[:_POLICIES_SHOWN], evaluated[_POLICIES_SHOWN:]
         most = max(_SHORT_LIST, min(MISSES_SHOWN, _MISSES_IN_ALL // len(shown)))
@@ -107,19 +110,19 @@ class _TierPhrases:
                 continue
             lines.append(f"{self._head(policy)}; {self._no_match(policy, missed)}")
             near = sorted(missed, key=lambda rule: rule.outcome == "peer")
-            if stage.tier != "network" and len(near) > _SHORT_LIST:
+            if tier_result.tier != "network" and len(near) > _SHORT_LIST:
                 # Another tier decides: of many rules here, only the closest ones are of interest.
                 near = [rule for rule in near if rule.outcome != "peer"]
             lines += [f"  {self._rule(rule)}" for rule in near[:most]]
             lines += _and_more(len(near) - most, "that don't match")
         if rest:
             count = sum(len(missed) for _, missed in rest)
-            lines.append(f"{self._rest(len(rest), stage)}; {self._no_rule_of(count, one=len(rest) == 1)}")
+            lines.append(f"{self._rest(len(rest), tier_result)}; {self._no_rule_of(count, one=len(rest) == 1)}")
         return lines
 
-    def _rest(self, count: int, stage: TierResult) -> str:
+    def _rest(self, count: int, tier_result: TierResult) -> str:
         """Return the number of policies that aren't listed, as text."""
-        if stage.tier == "network":
+        if tier_result.tier == "network":
             return "1 more policy isolates it" if count == 1 else f"{count} more policies isolate it"
         return "1 more policy has rules for it" if count == 1 else f"{count} more policies have rules for it"
 

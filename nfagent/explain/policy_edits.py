@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.model.admin_policy import LAST_PRIORITY, Action, Tier
+from nfagent.model.admin_policy import LAST_PRIORITY, Tier, TierAction
 from nfagent.model.networkpolicy import IpBlock, Peer, PodPeer, PolicyPort
 from nfagent.model.objects import Direction, ObjectRef
 
@@ -35,7 +35,7 @@ class AddPort(PolicyEdit, frozen=True, tag=True):
         return f"add {self.port} to {self.direction} rule {self.rule + 1} of {self.policy}"
 
 
-class AddRule(PolicyEdit, frozen=True, tag=True):
+class AddPolicyRule(PolicyEdit, frozen=True, tag="AddRule"):
     """Adds a rule to a NetworkPolicy that isolates the Pod; no port: a rule without ports."""
 
     policy: ObjectRef
@@ -74,7 +74,7 @@ class AddTierRule(PolicyEdit, frozen=True, tag=True):
 
     policy: ObjectRef
     rule: int
-    action: Action
+    action: TierAction
     peer: Peer
     port: PolicyPort | None
     tier: Tier
@@ -143,7 +143,7 @@ class FixField(PolicyEdit, frozen=True, tag=True):
         return f"fix {where} (it {self.reason}), and {then}"
 
 
-Suggestion: TypeAlias = AddPort | AddRule | NewPolicy | AddTierRule | RemoveRules | FixField
+Suggestion: TypeAlias = AddPort | AddPolicyRule | NewPolicy | AddTierRule | RemoveRules | FixField
 """Any change that reverses a verdict."""
 
 

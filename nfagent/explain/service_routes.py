@@ -76,8 +76,8 @@ class _ServicePath:
         self._client = client
         self._flow = flow
         self._family = family_of(client)
-        self._home = self._node_of(client)
-        self._entry = target.node or self._home
+        self._client_node = self._node_of(client)
+        self._entry = target.node or self._client_node
         self._external = target.address_kind in {"external", "node"}
         policy = target.service.external if self._external else target.service.internal
         self._local = policy == "Local" and not target.service.headless
@@ -110,7 +110,7 @@ class _ServicePath:
     @property
     def _local_only(self) -> bool:
         """Whether only Pods on the entry node get traffic; its own clients reach all Pods by external addresses."""
-        return self._local and bool(self._entry) and not (self._external and self._home == self._entry)
+        return self._local and bool(self._entry) and not (self._external and self._client_node == self._entry)
 
     def _eligible(self) -> list[Pod]:
         """Return the Pods that the traffic policy allows."""
@@ -126,7 +126,7 @@ class _ServicePath:
         protocol = self._target.port.protocol
         translated = not self._target.service.headless
         direct = Flow(self._client, address, protocol, port, translated)
-        leaving = self._flow if self._flow is not None and self._target.node not in {"", self._home} else direct
+        leaving = self._flow if self._flow is not None and self._target.node not in {"", self._client_node} else direct
         seen = self._seen_by(pod)
         return ServiceRoute(
             leaving, direct if seen == self._client else Flow(seen, address, protocol, port, translated)

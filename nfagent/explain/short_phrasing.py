@@ -25,8 +25,8 @@ def reason(side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
     return _allow_reason(decided) if decided.verdict == "allow" else _isolation_reason(decided, policies)
 
 
-def _tier_reason(stage: TierResult, side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
-    decider = stage.rules[-1]
+def _tier_reason(tier_result: TierResult, side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
+    decider = tier_result.rules[-1]
     policy = policies[decider.policy]
     if isinstance(policy, TierPolicy):
         if policy.problem is not None:
@@ -36,29 +36,31 @@ def _tier_reason(stage: TierResult, side: DirectionVerdict, policies: Mapping[Ob
     return f"{_position(decider)} in {decider.policy} {_ACTIONS[decider.action]} it"
 
 
-def _allow_reason(stage: TierResult) -> str:
-    first, *others = [rule for rule in stage.rules if rule.outcome == "matches"]
+def _allow_reason(tier_result: TierResult) -> str:
+    first, *others = [rule for rule in tier_result.rules if rule.outcome == "matches"]
     also = f" (and {len(others)} more)" if others else ""
     return f"{_position(first)} in {first.policy} allows it{also}"
 
 
-def _isolation_reason(stage: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
+def _isolation_reason(tier_result: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
     """Return the policies that isolate; for a single one, also how close its rules came."""
-    if len(stage.policies) > 1:
-        named = [ref.path for ref in stage.policies[:_NAMED]]
-        more = len(stage.policies) - _NAMED
+    if len(tier_result.policies) > 1:
+        named = [ref.path for ref in tier_result.policies[:_NAMED]]
+        more = len(tier_result.policies) - _NAMED
         listed = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
-        return f"{len(stage.policies)} NetworkPolicies isolate it ({listed}); none of their rules matches"
-    [ref] = stage.policies
+        return f"{len(tier_result.policies)} NetworkPolicies isolate it ({listed}); none of their rules matches"
+    [ref] = tier_result.policies
     if policies[ref].problem is not None:
         return f"{ref} can't be read: it fails closed"
-    if not stage.rules:
+    if not tier_result.rules:
         return f"{ref} isolates it; it has no rules"
-    near = next((rule for rule in stage.rules if rule.outcome == "port"), None)
+    near = next((rule for rule in tier_result.rules if rule.outcome == "port"), None)
     if near is not None:
         return f"{ref} isolates it; {_position(near)} has other ports"
     return f"{ref} isolates it; " + (
-        "its only rule doesn't match" if len(stage.rules) == 1 else f"none of its {len(stage.rules)} rules matches"
+        "its only rule doesn't match"
+        if len(tier_result.rules) == 1
+        else f"none of its {len(tier_result.rules)} rules matches"
     )
 
 

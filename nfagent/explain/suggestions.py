@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from typing import cast
 
 from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
-from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
-from nfagent.model.admin_policy import Action, Policy, TierPolicy
+from nfagent.explain.policy_edits import (
+    AddPolicyRule,
+    AddPort,
+    AddTierRule,
+    FixField,
+    NewPolicy,
+    RemoveRules,
+    Suggestion,
+)
+from nfagent.model.admin_policy import Policy, TierAction, TierPolicy
 from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort
 from nfagent.model.objects import ObjectRef, Protocol
 from nfagent.policy.evaluator import DirectionVerdict, Flow, TierResult
@@ -73,41 +81,41 @@ class _SuggestionBuilder:
         """Return a policy that isolates the Pod and allows nothing."""
         return NewPolicy(self._direction, self._pods)
 
-    def remove_rules(self, stage: TierResult) -> RemoveRules:
+    def remove_rules(self, tier_result: TierResult) -> RemoveRules:
         """Return the removal of all NetworkPolicy rules that match."""
-        rules = tuple((rule.policy, rule.index) for rule in stage.rules if rule.outcome == "matches")
+        rules = tuple((rule.policy, rule.index) for rule in tier_result.rules if rule.outcome == "matches")
         changed = [policy for policy, _ in rules]
-        emptied = any(changed.count(rule.policy) == rule.total for rule in stage.rules)
+        emptied = any(changed.count(rule.policy) == rule.total for rule in tier_result.rules)
         return RemoveRules(self._direction, rules, keep_type=emptied and self._direction == "egress")
 
-    def allow_in_network_tier(self, stage: TierResult) -> tuple[Suggestion, ...]:
+    def allow_in_network_tier(self, tier_result: TierResult) -> tuple[Suggestion, ...]:
         """Return changes of the NetworkPolicies: a port for a rule whose peers match, else a new rule."""
-        near = next((rule for rule in stage.rules if rule.outcome == "port"), None)
+        near = next((rule for rule in tier_result.rules if rule.outcome == "port"), None)
         if near is not None and self._port is not None:
             return (AddPort(self._direction, near.policy, near.index, self._port),)
-        faults = {ref: fault for ref in stage.policies for fault in self._policies[ref].problems}
-        for ref in stage.policies:
+        faults = {ref: fault for ref in tier_result.policies for fault in self._policies[ref].problems}
+        for ref in tier_result.policies:
             if ref not in faults:
-                return (AddRule(self._direction, ref, self._peer, self._port),)
+                return (AddPolicyRule(self._direction, ref, self._peer, self._port),)
         ref, fault = next(iter(faults.items()))
         fixed = FixField(self._direction, ref, fault.field, fault.reason, self._peer, self._port)
         return (fixed, NewPolicy(self._direction, self._pods, self._peer, self._port))
 
-    def allow_before_tier(self, stage: TierResult) -> tuple[Suggestion, ...]:
+    def allow_before_tier(self, tier_result: TierResult) -> tuple[Suggestion, ...]:
         """Return changes that allow it before the denying rule of a tier is reached, or that fix that rule."""
-        decider = stage.rules[-1]
+        decider = tier_result.rules[-1]
         policy = self._policies[decider.policy]
         found: list[Suggestion] = []
         fault = policy.rules(self._direction)[decider.index].problem if isinstance(policy, TierPolicy) else None
         if fault is not None:
             found.append(FixField(self._direction, decider.policy, fault.field, fault.reason))
-        if stage.tier == "baseline":
+        if tier_result.tier == "baseline":
             found.append(NewPolicy(self._direction, self._pods, self._peer, self._port))
-        return (*found, *self.precede(stage, "allow"))
+        return (*found, *self.precede(tier_result, "allow"))
 
-    def precede(self, stage: TierResult, action: Action) -> tuple[Suggestion, ...]:
+    def precede(self, tier_result: TierResult, action: TierAction) -> tuple[Suggestion, ...]:
         """Return a rule that precedes the decisive one; none if no rule of a tier can select the other end."""
-        decider = stage.rules[-1]
+        decider = tier_result.rules[-1]
         policy = self._policies[decider.policy]
         unselectable = self._direction == "ingress" and isinstance(self._peer, IpBlock)
         if not isinstance(policy, TierPolicy) or unselectable:

@@ -39,14 +39,14 @@ _DIFF_TRIES, _DIFF_PAUSE = 5, 0.05
 class AnswerSources(msgspec.Struct, frozen=True):
     """Functions that return what isn't in DesiredState.
 
-    standing: how complete and how old the state is
-    problems: what is wrong with objects
-    status:   of the agent's parts
-    services: reads the Services that `explain` needs; returns why they can't be read, or ''
+    freshness: how complete and how old the state is
+    problems:  what is wrong with objects
+    status:    of the agent's parts
+    services:  reads the Services that `explain` needs; returns why they can't be read, or ''
     as_written: removes from a listing the differences that only this nft version's wording makes
     """
 
-    standing: Callable[[], Freshness]
+    freshness: Callable[[], Freshness]
     problems: Callable[[], tuple[ValidationIssue, ...]]
     status: Callable[[], AgentStatus]
     services: Callable[[], Awaitable[str]]
@@ -57,62 +57,64 @@ class AgentAnswerer:
     """Answers requests from one agent's state."""
 
     def __init__(
-        self, desired: DesiredState, listings: TableListings, turns: TimeSlices, reports: AnswerSources
+        self, desired: DesiredState, listings: TableListings, time_slices: TimeSlices, reports: AnswerSources
     ) -> None:
-        """Take the state, the kernel's listings, the time slices for long answers, and the other sources."""
+        """Store the state, the kernel's listings, the time slices for long answers, and the other sources."""
         self._desired = desired
         self._listings = listings
-        self._turns = turns
+        self._time_slices = time_slices
         self._reports = reports
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
         """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
-        standing = self._reports.standing()
+        freshness = self._reports.freshness()
         try:
-            check_scope(self._desired, name, scope, standing)
+            check_scope(self._desired, name, scope, freshness)
         except UsageError as error:
-            raise _with_age(error, standing) from None
+            raise _with_age(error, freshness) from None
         match name:
             case "state":
-                view = state_parts(self._desired, scope, self._reports.problems(), standing)
+                view = state_parts(self._desired, scope, self._reports.problems(), freshness)
                 return with_agent(view, self._reports.status())
             case "policies":
-                return policies_parts(self._desired, scope, self._reports.problems(), standing)
+                return policies_parts(self._desired, scope, self._reports.problems(), freshness)
             case "ruleset":
-                return await self._ruleset(self._desired.ruleset(), scope, standing)
+                return await self._ruleset(self._desired.ruleset(), scope, freshness)
             case "kernel":
                 # The kernel was read: that the agent hasn't read the whole cluster makes this view no less complete.
-                known = msgspec.structs.replace(standing, unread=())
+                known = msgspec.structs.replace(freshness, unread=())
                 return await self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
                 listed, wanted = await self._both()
-                return diff_parts(self._reports.as_written(listed, wanted), wanted, standing)
+                return diff_parts(self._reports.as_written(listed, wanted), wanted, freshness)
             case "counters":
-                return counters_parts(self._desired, await self._listings.counters(), scope, standing)
+                return counters_parts(self._desired, await self._listings.counters(), scope, freshness)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
 
     async def explain(self, source: str, destination: str) -> Explanation:
         """Return the verdict on a connection. Raises UsageError."""
-        standing = self._whole("explain")
+        freshness = self._whole("explain")
         trouble = await self._reports.services()
         desired = self._desired
         try:
             steps = explain_in_steps(
-                desired.cluster, desired.index, source, destination, desired.choices, desired.barred
+                desired.cluster, desired.index, source, destination, desired.policy_options, desired.barred
             )
-            found = await self._turns.result(steps)
+            found = await self._time_slices.result(steps)
         except UsageError as error:
-            raise _with_age(error, standing, trouble) from None
-        unknown = (*([_unread(trouble)] if trouble else []), *([standing.unenforced] if standing.unenforced else []))
-        return msgspec.structs.replace(found, unknown=(*unknown, *found.unknown), notes=tuple(map(str, standing.stale)))
+            raise _with_age(error, freshness, trouble) from None
+        unknown = (*([_unread(trouble)] if trouble else []), *([freshness.unenforced] if freshness.unenforced else []))
+        return msgspec.structs.replace(
+            found, unknown=(*unknown, *found.unknown), notes=tuple(map(str, freshness.stale))
+        )
 
     def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
-        standing = self._whole("try")
+        freshness = self._whole("try")
         desired = self._desired
-        trial = start_simulation(desired.cluster, desired.index, desired.choices, given, delete=delete)
-        trial.notes = standing.notes
-        return trial
+        simulation = start_simulation(desired.cluster, desired.index, desired.policy_options, given, delete=delete)
+        simulation.notes = freshness.notes
+        return simulation
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
         """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""
@@ -129,19 +131,19 @@ class AgentAnswerer:
 
     def _whole(self, command: str) -> Freshness:
         """Return the freshness of a cluster that was read whole. Raises UsageError for one that wasn't."""
-        standing = self._reports.standing()
-        if standing.unknown:
-            raise UsageError(f"{command} has no verdict yet: {standing.unknown}")
-        return standing
+        freshness = self._reports.freshness()
+        if freshness.unknown:
+            raise UsageError(f"{command} has no verdict yet: {freshness.unknown}")
+        return freshness
 
-    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, standing: Freshness) -> RulesetView:
-        kept = await self._turns.result(scoping(self._desired, ruleset, scope))
-        return ruleset_parts(kept, annotation(self._desired), scope, standing)
+    async def _ruleset(self, ruleset: Ruleset, scope: ViewFilter, freshness: Freshness) -> RulesetView:
+        kept = await self._time_slices.result(scoping(self._desired, ruleset, scope))
+        return ruleset_parts(kept, annotation(self._desired), scope, freshness)
 
 
-def _with_age(error: UsageError, standing: Freshness, trouble: str = "") -> UsageError:
+def _with_age(error: UsageError, freshness: Freshness, trouble: str = "") -> UsageError:
     """Return the error with a note that the known state may be old."""
-    more = (*map(str, standing.stale), *([_unread(trouble)] if trouble else []))
+    more = (*map(str, freshness.stale), *([_unread(trouble)] if trouble else []))
     return UsageError("; ".join((str(error), *more)))
 
 

@@ -22,7 +22,7 @@ from nfagent.introspection.http_log import MalformedRequest, log
 BACKLOG = 128
 """Connections that wait in the kernel beside those that are accepted."""
 _PAUSE_SECONDS = 1.0
-_SAY_SECONDS = 60.0
+_REPORT_SECONDS = 60.0
 _SHARE = 4
 """Connections use at most this fraction (1/n) of the file descriptors."""
 
@@ -135,7 +135,7 @@ class SocketListener:
             min(limits.most, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE))
         )
         self._connections: set[ServerConnection] = set()
-        self._said = -_SAY_SECONDS
+        self._reported_at = -_REPORT_SECONDS
         self._accepting = asyncio.create_task(self._accept())
 
     @property
@@ -163,7 +163,7 @@ class SocketListener:
                 opened, _ = await loop.sock_accept(self._socket)
             except OSError as error:
                 self._free.release()
-                self._say(error)
+                self._report(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             connection = ServerConnection(self._protocol(), self._limits, self._over)
@@ -179,7 +179,7 @@ class SocketListener:
             self._connections.remove(connection)
             self._free.release()
 
-    def _say(self, error: OSError) -> None:
-        if monotonic() - self._said >= _SAY_SECONDS:
-            self._said = monotonic()
+    def _report(self, error: OSError) -> None:
+        if monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = monotonic()
             log.warning("cannot accept connections on the agent's socket, retrying: %s", error.strerror or error)

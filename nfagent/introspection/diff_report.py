@@ -35,7 +35,7 @@ def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
     return found
 
 
-def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) -> DiffView:
+def diff_parts(kernel: Ruleset, wanted: Ruleset, freshness: Freshness = WHOLE) -> DiffView:
     """Return the view, made while it is written: both rulesets are immutable, of one moment each."""
     written = 0
 
@@ -46,7 +46,7 @@ def diff_parts(kernel: Ruleset, wanted: Ruleset, standing: Freshness = WHOLE) ->
             yield None if command is None else command.text()
 
     return DiffView(
-        **head(standing),
+        **head(freshness),
         commands=in_steps(commands()),
         differences=in_steps(_differences(kernel, wanted)),
         equal=deferred(lambda: not written),

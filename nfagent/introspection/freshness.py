@@ -115,13 +115,13 @@ def freshness_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refuse
     return Freshness(unread or ("the manifests",), "; ".join(troubles_now), tuple(stale))
 
 
-def head(standing: Freshness, *unknown: str, none: bool = False) -> dict[str, Any]:
+def head(freshness: Freshness, *unknown: str, none: bool = False) -> dict[str, Any]:
     """Return the fields of ViewHead; an `unknown` that is '' is left out.
 
     none: the view says that there is nothing, which isn't known where the kernel holds other rules
     """
-    found = [words for words in (standing.unknown, *unknown, standing.unenforced if none else "") if words]
-    return {"complete": not found, "unknown": found, "notes": [note for note in standing.notes if note not in found]}
+    found = [words for words in (freshness.unknown, *unknown, freshness.unenforced if none else "") if words]
+    return {"complete": not found, "unknown": found, "notes": [note for note in freshness.notes if note not in found]}
 
 
 def _named(kinds: tuple[str, ...]) -> str:

@@ -8,8 +8,8 @@ from time import monotonic
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-_SAY_SECONDS = 60.0
-_MOST_WORDS = 200
+_REPORT_SECONDS = 60.0
+_MAX_MESSAGE = 200
 
 
 class MalformedRequest(Exception):  # noqa: N818 - never caught: it is the exc_info of log records
@@ -26,20 +26,20 @@ class OncePerMinuteFilter(logging.Filter):
         """Start with nothing logged."""
         super().__init__()
         self._left_out = 0
-        self._last = -_SAY_SECONDS
+        self._last = -_REPORT_SECONDS
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a record."""
         if record.levelno < logging.WARNING:
             return False
-        if monotonic() - self._last < _SAY_SECONDS:
+        if monotonic() - self._last < _REPORT_SECONDS:
             self._left_out += 1
             return False
         self._last = monotonic()
         more, self._left_out = (f" (and {self._left_out} more before, not logged)" if self._left_out else ""), 0
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, _PEERS_FAULTS):
-            words = ascii(str(error)[:_MOST_WORDS]) if str(error).strip() else type(error).__name__
+            words = ascii(str(error)[:_MAX_MESSAGE]) if str(error).strip() else type(error).__name__
             record.levelno, record.levelname = logging.WARNING, "WARNING"
             record.exc_info = record.exc_text = None
             record.msg, record.args = "malformed request on the agent's socket: %s%s", (words, more)

@@ -62,11 +62,11 @@ class AnswerProvider(Protocol):
         ...
 
 
-class Serving:
+class SocketServer:
     """Serves requests at a socket's path."""
 
     def __init__(self, path: Path, runner: web.AppRunner, protocol: web.Server, limits: ConnectionLimits) -> None:
-        """Take a runner that is set up; `open` starts to listen."""
+        """Store a runner that is set up; `open` starts to listen."""
         self._path = path
         self._runner = runner
         self._protocol = protocol
@@ -127,36 +127,39 @@ class Serving:
 
 
 async def serve(
-    path: Path, answers: AnswerProvider, turns: TimeSlices | None = None, limits: ConnectionLimits | None = None
-) -> Serving:
+    path: Path, answers: AnswerProvider, time_slices: TimeSlices | None = None, limits: ConnectionLimits | None = None
+) -> SocketServer:
     """Serve at a socket path until `cleanup`. Raises HostError.
 
-    turns: the time slices that long answers share with other work
+    time_slices: the time slices that long answers share with other work
     """
     application = web.Application(middlewares=[_errors])
-    turns = turns or TimeSlices()
+    time_slices = time_slices or TimeSlices()
     bodies = RequestBodies()
     limits = limits or ConnectionLimits()
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
         scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
-        return await _stream(request, turns.slices(encoded(await answers.view(request.match_info["view"], scope))))
+        return await _stream(
+            request, time_slices.slices(encoded(await answers.view(request.match_info["view"], scope)))
+        )
 
     async def explain(request: web.Request) -> web.StreamResponse:
         found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return await _stream(request, turns.slices(encoded(explanation_parts(found))))
+        return await _stream(request, time_slices.slices(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
         async with bodies.read(request) as body:
             _read_whole(request)
             asked, seen = decode_request(body)
             given = await asyncio.to_thread(decode_policies, asked.files)
-            trial = answers.start_simulation(given, delete=asked.delete)
+            simulation = answers.start_simulation(given, delete=asked.delete)
             lines = (
-                b"" if part is None else _line(part) for part in run_in_slices(SimulationJob(trial, given, asked, seen))
+                b"" if part is None else _line(part)
+                for part in run_in_slices(SimulationJob(simulation, given, asked, seen))
             )
-            return await _stream(request, turns.slices(lines), "application/x-ndjson")
+            return await _stream(request, time_slices.slices(lines), "application/x-ndjson")
 
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)
@@ -173,7 +176,7 @@ async def serve(
     await runner.setup()
     if runner.server is None:
         raise HostError(f"cannot listen at {path}: aiohttp has no server")
-    serving = Serving(path, runner, runner.server, limits)
+    serving = SocketServer(path, runner, runner.server, limits)
     try:
         serving.open()
     except (OSError, HostError) as error:
@@ -231,14 +234,14 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _stream(
-    request: web.Request, turns: AsyncIterator[list[bytes]], content_type: str = "application/json"
+    request: web.Request, batches: AsyncIterator[list[bytes]], content_type: str = "application/json"
 ) -> web.StreamResponse:
     """Write an answer while it is made; other tasks run after each part."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await asyncio.sleep(0)  # looking up the objects has taken a time slice already
     # The client may have closed the connection.
     with suppress(ConnectionResetError):
-        async for made in turns:
+        async for made in batches:
             part = b"".join(made)
             if part and not response.prepared:
                 await response.prepare(request)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from nfagent.clock import SystemClock
 from nfagent.errors import HostError
-from nfagent.introspection.http_server import Serving
+from nfagent.introspection.http_server import SocketServer
 from nfagent.kernel.table_lock import TableLock
 from nfagent.system.daemon_thread import DaemonThread
 from nfagent.system.readiness import ReadinessNotifier
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 _STALLED_SECONDS = 5.0
 _FINISH_SECONDS = 1.0
 
@@ -32,16 +32,16 @@ class RuntimeFiles:
 
     def __init__(
         self,
-        serving: Serving,
-        claim: TableLock,
+        serving: SocketServer,
+        table_lock: TableLock,
         clock: SystemClock,
         readiness: ReadinessNotifier,
         problems: Callable[[], list[str]],
     ) -> None:
-        """Take socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
+        """Store socket, lock and notifier; `problems` returns what is wrong with the agent's other files."""
         self.problem = ""
         self._serving = serving
-        self._claim = claim
+        self._table_lock = table_lock
         self._clock = clock
         self._readiness = readiness
         self._problems = problems
@@ -52,14 +52,14 @@ class RuntimeFiles:
         """Check until cancelled."""
         never = asyncio.Event()
         while True:
-            await self.look()
-            await self._clock.wait(never, _LOOK_SECONDS)
+            await self.check()
+            await self._clock.wait(never, _CHECK_SECONDS)
 
-    async def look(self) -> None:
-        """Make again what was removed; log and report what is wrong."""
+    async def check(self) -> None:
+        """Create removed files again; log and report what is wrong."""
         problem = ""
         try:
-            opened = await self._looked()
+            opened = await self._checked()
             if opened is not None:
                 await self._serving.renew(opened)
                 log.warning("the agent's socket was removed; created it again")
@@ -82,7 +82,7 @@ class RuntimeFiles:
             if opened is not None:
                 opened.close()
 
-    async def _looked(self) -> socket.socket | None:
+    async def _checked(self) -> socket.socket | None:
         """Wait for the thread's check, or for one that still runs. Raises OSError, HostError."""
         looking = self._looking = self._looking or self._worker.run(self._renewed)
         done, _ = await asyncio.wait([looking], timeout=_STALLED_SECONDS)
@@ -92,7 +92,7 @@ class RuntimeFiles:
         return looking.result()
 
     def _renewed(self) -> socket.socket | None:
-        """Make again what was removed; return the new socket, if any. Raises OSError, HostError."""
-        if self._claim.renew():
+        """Create removed files again; return the new socket, if any. Raises OSError, HostError."""
+        if self._table_lock.renew():
             log.warning("the lock file of this agent's table was removed; created and locked it again")
         return self._serving.bound_again()

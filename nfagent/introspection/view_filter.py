@@ -15,6 +15,7 @@ from nfagent.nftables.objects import TABLE_FLAGS, Chain, Rule, Ruleset
 from nfagent.nftables.render import rule_text
 from nfagent.state.pod_lookup import close_names, find_pod
 
+_ELSEWHERE = "rules and counters of a Pod are known on its own node only; run the command there"
 _NODES_NAMED = 3
 _RULES_A_STEP = 256
 _SET, _QUOTED = re.compile(r"@(\S+) "), re.compile(r'"([^"]*)"')
@@ -40,21 +41,21 @@ class ViewFilter(msgspec.Struct, frozen=True):
         return f"Pod {self.pod}" if self.pod else f"Pods of namespace {self.namespace}" if self.namespace else ""
 
 
-def check_scope(desired: DesiredState, view: str, scope: ViewFilter, standing: Freshness) -> None:
+def check_scope(desired: DesiredState, view: str, scope: ViewFilter, freshness: Freshness) -> None:
     """Check that a view can be made for this part. Raises UsageError, with what is known and what to do next."""
-    if standing.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
+    if freshness.unknown and view not in {"state", "policies"} and (view != "kernel" or scope.words):
         known = "; `nfagent dump kernel` shows what is in force" if view != "kernel" else ""
-        raise UsageError(f"dump {view} can't answer yet: {standing.unknown}{known}")
+        raise UsageError(f"dump {view} can't answer yet: {freshness.unknown}{known}")
     if not scope.words:
         return
     if view == "diff":
-        raise UsageError("diff compares the whole table, not a part of it; leave -n and --pod away")
+        raise UsageError("diff compares the whole table, not a part of it; omit -n and --pod")
     try:
         _check_exists(desired, scope)
     except UsageError as error:
         # It may exist, and only be unread.
         what = f"Pod {scope.pod}" if scope.pod else f"namespace {scope.namespace}"
-        raise UsageError(f"{what} isn't known yet: {standing.unknown}" if standing.unknown else str(error)) from None
+        raise UsageError(f"{what} isn't known yet: {freshness.unknown}" if freshness.unknown else str(error)) from None
     if view in _OF_THIS_KERNEL:
         _check_here(desired, scope)
 
@@ -91,16 +92,13 @@ def _check_here(desired: DesiredState, scope: ViewFilter) -> None:
     if scope.pod:
         pod = find_pod(desired.cluster, scope.pod)
         if pod.node != here:
-            raise UsageError(f"{other_node_text(pod)}: its rules and counters are there, and not known here; ask there")
+            raise UsageError(f"{other_node_text(pod)}: {_ELSEWHERE}")
         return
     members = (desired.cluster.members[one] for one in desired.cluster.by_namespace.get(scope.namespace, ()))
     nodes = {pod.node for pods in members for pod in pods.values()}
     if nodes and here not in nodes:
         named = ", ".join(sorted(nodes - {""})[:_NODES_NAMED]) or "no node yet"
-        raise UsageError(
-            f"no Pod of namespace {scope.namespace} is on this node, {here}: their rules and counters are where they "
-            f"are, and not known here; ask there ({named})"
-        )
+        raise UsageError(f"no Pod of namespace {scope.namespace} is on this node, {here}: {_ELSEWHERE} ({named})")
 
 
 def other_node_text(pod: Pod) -> str:

@@ -22,7 +22,7 @@ from nfagent.nftables.bridge_table import (
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-Run: TypeAlias = Callable[[str], str]
+RunCommands: TypeAlias = Callable[[str], str]
 """Runs commands by libnftables and returns its output."""
 _ABSENT_MESSAGE = "No such file or directory"
 _TRIES = 3
@@ -32,7 +32,7 @@ NOT_FILTERED = "tagged and encapsulated frames (VLAN, QinQ, PPPoE, MPLS) between
 class TextCommands(Protocol):
     """Runs nft commands on the kernel's tables."""
 
-    async def run_commands(self, call: Callable[[Run], _T]) -> _T:
+    async def run_commands(self, call: Callable[[RunCommands], _T]) -> _T:
         """Call a function that runs commands, while no transaction is under way; return its result."""
         ...
 
@@ -100,7 +100,7 @@ class BridgeTableReconciler:
         """Return the last known state, for `dump state`."""
         return {"table": BRIDGE_TABLE, **msgspec.to_builtins(self._state)}
 
-    def _refresh_now(self, run: Run) -> BridgeTableState:
+    def _refresh_now(self, run: RunCommands) -> BridgeTableState:
         if not self._dropping:
             if remove_bridge_table(run):
                 log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
@@ -112,7 +112,7 @@ class BridgeTableReconciler:
             found = self._write_now(run)
         return BridgeTableState("dropped", found.dropped or 0)
 
-    def _write_now(self, run: Run) -> BridgeTableListing:
+    def _write_now(self, run: RunCommands) -> BridgeTableListing:
         for _ in range(_TRIES):
             before = generation()
             run(TABLE_TEXT)
@@ -126,7 +126,7 @@ class BridgeTableReconciler:
         raise KernelError(f"another program keeps changing table {BRIDGE_TABLE}")
 
 
-def remove_bridge_table(run: Run) -> bool:
+def remove_bridge_table(run: RunCommands) -> bool:
     """Delete the table; return whether it existed. Raises KernelError, HostError."""
     found = read_bridge_table(run)
     if found is not None:
@@ -134,7 +134,7 @@ def remove_bridge_table(run: Run) -> bool:
     return found is not None
 
 
-def read_bridge_table(run: Run) -> BridgeTableListing | None:
+def read_bridge_table(run: RunCommands) -> BridgeTableListing | None:
     """Return the table, None without it; an unreadable listing is empty. Raises KernelError, HostError."""
     try:
         text = run(f"list table {BRIDGE_TABLE}")

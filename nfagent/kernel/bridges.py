@@ -61,7 +61,7 @@ def filtered_families(bridge: Interface, sysctls: dict[Family, str | None]) -> t
              exists, and the bridge's own option has no effect
     """
     return tuple(
-        family for family, value in sysctls.items() if value is not None and (value != "0" or family in bridge.calls)
+        family for family, value in sysctls.items() if value is not None and (value != "0" or family in bridge.nf_call)
     )
 
 

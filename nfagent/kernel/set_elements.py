@@ -19,7 +19,7 @@ from nfagent.model.netaddr import Range
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_elements import Batch, ElementRequest, MapElement, encode_batch, is_elements_only
-from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Element, LinkName, PortRange, ServicePort
+from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Element, LinkName, PortRange, ProtocolPort
 from nfagent.nftables.render import element_text
 from nfagent.nftables.transaction import Transaction
 
@@ -214,5 +214,5 @@ def _element_description(element: Element | MapElement) -> str:
     match element:
         case (str(address), str(chain)):
             return f"{address} : goto {chain}"
-        case str() | int() | Range() | PortRange() | LinkName() | ServicePort() | (_, _, _) | (_, _, _, _, _):
+        case str() | int() | Range() | PortRange() | LinkName() | ProtocolPort() | (_, _, _) | (_, _, _, _, _):
             return element_text(element)

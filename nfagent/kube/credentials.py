@@ -30,7 +30,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     server:          URL without a slash at its end
     origin:          where this was found, for messages: `kubeconfig /etc/nfagent/kubeconfig, context prod`
-    means:           the authentication method, for messages; empty for none
+    auth_method:     the authentication method, for messages; empty for none
     ca, ca_file:     PEM of the trusted CAs, or its file; with neither, the system's CAs are trusted
     certificate, certificate_file, key, key_file: client certificate and key, as PEM or as a file
     authorization:   value of the Authorization header; a readable token_file (bearer token) has precedence
@@ -44,7 +44,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     server: str
     origin: str
-    means: str = ""
+    auth_method: str = ""
     ca: str = ""
     ca_file: str = ""
     certificate: str = ""
@@ -110,7 +110,7 @@ async def find_client_config(
     if not token_file:
         return access
     path = _absolute(token_file)
-    return msgspec.structs.replace(access, token_file=str(path), authorization="", means=f"token file {path}")
+    return msgspec.structs.replace(access, token_file=str(path), authorization="", auth_method=f"token file {path}")
 
 
 async def _found(
@@ -161,7 +161,7 @@ def _in_cluster(environment: Mapping[str, str], folder: Path) -> ClientConfig | 
     return ClientConfig(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         origin="in-cluster service account",
-        means=f"token file {token}",
+        auth_method=f"token file {token}",
         ca_file=str(ca) if ca.exists() else "",
         token_file=str(token),
     )

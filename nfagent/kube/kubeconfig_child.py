@@ -163,7 +163,7 @@ def _user_fields(user: Section, folder: Path, place: str) -> Section:
         "key_file": key_file,
         "token_file": str(folder / token_file) if token_file else "",
         "headers": [header for header in headers if header[1]],
-        "means": f"token file {folder / token_file}" if token_file else certified,
+        "auth_method": f"token file {folder / token_file}" if token_file else certified,
     }
 
 
@@ -181,8 +181,10 @@ async def _authentication(user: Section, folder: Path, place: str, cluster: Call
     if not authorization:
         return {}
     static = "token" if authorization.startswith("Bearer") else "password"
-    means = f"auth-provider {provider_name}" if provider_name else static
-    return {"authorization": authorization} | ({} if "tokenFile" in user else {"means": f"{means} in the kubeconfig"})
+    auth_method = f"auth-provider {provider_name}" if provider_name else static
+    return {"authorization": authorization} | (
+        {} if "tokenFile" in user else {"auth_method": f"{auth_method} in the kubeconfig"}
+    )
 
 
 async def _loaded_authorization(user: Section, place: str) -> str | None:
@@ -227,7 +229,7 @@ async def _exec_credentials(plugin: object, folder: Path, place: str, cluster: C
         raise UnresolvedError(f"{shown} returned neither a token nor a client certificate")
     if bool(certificate) != bool(key):
         raise UnresolvedError(f"{shown} returned only one of clientCertificateData, clientKeyData")
-    fields: Section = {"means": f"exec plugin {plugin['command']}", "token_file": ""}
+    fields: Section = {"auth_method": f"exec plugin {plugin['command']}", "token_file": ""}
     if token:
         fields["authorization"] = f"Bearer {token}"
     if certificate:

@@ -49,7 +49,7 @@ def no_progress(_said: str) -> None:
     """Ignore the progress."""
 
 
-def find(say: Callable[[str], None] = no_progress, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
+def find(progress: Callable[[str], None] = no_progress, checkout: Path = CHECKOUT) -> ControlPlaneBinaries:
     """Return the binaries; build them where they are missing: minutes the first time, seconds later.
 
     Raises HostError, which names the packages to install, or the build's error.
@@ -63,10 +63,10 @@ def find(say: Callable[[str], None] = no_progress, checkout: Path = CHECKOUT) ->
     build = checkout / "build"
     if not _is_built(sources, build):
         _check_go()
-        with _alone(build, say):
+        with _alone(build, progress):
             # Another process may have built them meanwhile.
             if not _is_built(sources, build):
-                _build(sources, build, say)
+                _build(sources, build, progress)
     return _in_folder(build)
 
 
@@ -109,7 +109,7 @@ def _check_go() -> None:
 
 
 @contextlib.contextmanager
-def _alone(build: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _alone(build: Path, progress: Callable[[str], None]) -> Iterator[None]:
     build.mkdir(exist_ok=True)
     with (build / "control-plane.lock").open("w", encoding="ascii") as lock:
         end, told = time.monotonic() + _BUILD_SECONDS, False
@@ -123,31 +123,31 @@ def _alone(build: Path, say: Callable[[str], None]) -> Iterator[None]:
                         f"another build of kube-apiserver holds {lock.name} for more than {_BUILD_SECONDS} s"
                     ) from None
             if not told:
-                say("waiting for another process that builds etcd and kube-apiserver")
+                progress("waiting for another process that builds etcd and kube-apiserver")
                 told = True
             time.sleep(_POLL_SECONDS)
         # Closing the file, or the end of the process, releases the lock.
         yield
 
 
-def _build(sources: Path, build: Path, say: Callable[[str], None]) -> None:
-    say("building etcd and kube-apiserver: five minutes the first time on two cores")
+def _build(sources: Path, build: Path, progress: Callable[[str], None]) -> None:
+    progress("building etcd and kube-apiserver: five minutes the first time on two cores")
     scratch, log = build / "control-plane.new", build / "control-plane.log"
     # A build that was killed may have left its folder.
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         (scratch / "tmp").mkdir(parents=True)
         (scratch / "bin").mkdir()
-        _run_go(sources, scratch, log, say)
+        _run_go(sources, scratch, log, progress)
         for name in _NAMES:
             (scratch / "bin" / name).rename(build / name)
         _stamp(build).write_text(_digest(sources), encoding="ascii")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    say("etcd and kube-apiserver are built")
+    progress("etcd and kube-apiserver are built")
 
 
-def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None]) -> None:
+def _run_go(sources: Path, scratch: Path, log: Path, progress: Callable[[str], None]) -> None:
     # The build ends with this process, and after the timeout where the network hangs. Not by SIGINT: background jobs
     # of a shell script ignore it, and so would the compilers.
     command = ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
@@ -173,7 +173,7 @@ def _run_go(sources: Path, scratch: Path, log: Path, say: Callable[[str], None])
                 said.append(line)
                 # -v names every package that is compiled.
                 if len(said) % _STEP == 0:
-                    say(f"etcd and kube-apiserver: {len(said)} packages")
+                    progress(f"etcd and kube-apiserver: {len(said)} packages")
         process.wait()
     except BaseException:
         _end(process)
@@ -205,7 +205,7 @@ def _link_flags(sources: Path) -> str:
     return f"-s -w -X {version}.gitVersion={found[1]} -X {version}.gitMajor={found[2]} -X {version}.gitMinor={found[3]}"
 
 
-def _tell(said: str) -> None:
+def _print_progress(said: str) -> None:
     sys.stdout.write(f"==> {said}\n")
     sys.stdout.flush()
 
@@ -215,13 +215,13 @@ def main(checkout: Path = CHECKOUT) -> int:
     # SIGTERM ends it as Ctrl-C does, so that the compilers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        found = find(no_progress if "--quiet" in sys.argv else _tell, checkout)
+        found = find(no_progress if "--quiet" in sys.argv else _print_progress, checkout)
     except HostError as error:
-        _tell(str(error))
+        _print_progress(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    _tell(f"etcd and kube-apiserver: {found.etcd.parent}")
+    _print_progress(f"etcd and kube-apiserver: {found.etcd.parent}")
     return 0
 
 

@@ -50,7 +50,7 @@ class ControlPlane:
         users: Mapping[str, Sequence[str]] | None = None,
         flags: Sequence[str] = (),
         uncached: Sequence[str] = (),
-        assets: ControlPlaneBinaries | None = None,
+        binaries: ControlPlaneBinaries | None = None,
     ) -> None:
         """Set the options; `up()` starts the processes.
 
@@ -63,7 +63,7 @@ class ControlPlane:
         Raises HostError where the binaries are missing.
         """
         self.address, self.netns = address, netns
-        self._assets = assets or find()
+        self._binaries = binaries or find()
         self._scratch = scratch.absolute()
         self._credentials = Credentials(self._scratch, users or {})
         # A watch cache of size 0 turns it off.
@@ -140,7 +140,7 @@ class ControlPlane:
             # No Service `kubernetes` leads to this server.
             "endpoint-reconciler-type": "none",
         }
-        self._processes.start("kube-apiserver", [str(self._assets.kube_apiserver), *_flags(options), *self._flags])
+        self._processes.start("kube-apiserver", [str(self._binaries.kube_apiserver), *_flags(options), *self._flags])
         self._await_ready()
 
     def kill(self) -> None:
@@ -196,7 +196,7 @@ class ControlPlane:
             "initial-cluster": f"lab={peer}",
             "log-level": "warn",
         }
-        self._processes.start("etcd", [str(self._assets.etcd), "--unsafe-no-fsync", *_flags(options)])
+        self._processes.start("etcd", [str(self._binaries.etcd), "--unsafe-no-fsync", *_flags(options)])
 
     def _await_ready(self) -> None:
         end = time.monotonic() + _READY_SECONDS

@@ -28,7 +28,7 @@ from nfagent.lab import netns
 from nfagent.lab.agents import LabAgent, LabCluster
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
@@ -38,7 +38,7 @@ from nfagent.manifests.snapshot import read_state
 TAG = "demo"
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
 _POLICY = "policy-db.yaml"
-_PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("tcp", 5432)]
+_PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("tcp", 5432)]
 _TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
 _STREAM, _STREAMED = 7000, 100
@@ -122,7 +122,7 @@ class _Demo:
         self._expect(not left, f"left behind: {', '.join(left)}")
         self._result["seconds"] = round(time.monotonic() - began, 1)
         if not left:
-            self._printer.say("agents stopped, network namespaces removed")
+            self._printer.text("agents stopped, network namespaces removed")
         self._close()
         return self._result
 
@@ -140,7 +140,7 @@ class _Demo:
         rows = [[f"{pod.namespace}/{pod.name}", pod.node, *pod.addresses] for pod in pods]
         rows.append([OUTSIDE.name, "(no node)", *OUTSIDE.addresses])
         self._printer.table(["Pod", "node", "addresses"], rows)
-        self._printer.say(f"topology built, {len(nodes)} agents ready after {time.monotonic() - began:.1f} s")
+        self._printer.text(f"topology built, {len(nodes)} agents ready after {time.monotonic() - began:.1f} s")
 
     def _before(self) -> None:
         self._printer.step("Without a NetworkPolicy every Pod reaches every Pod")
@@ -188,7 +188,7 @@ class _Demo:
         lossless = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         as_promised = not after["db"] and after["web"] > 0 and lossless
         if as_promised:
-            self._printer.say("the connection that the policy denies ended with the commit; the other lost no packet")
+            self._printer.text("the connection that the policy denies ended with the commit; the other lost no packet")
         self._result["live"] = {"revoked_after_commit": after["db"], "allowed_after_commit": after["web"]}
         self._expect(as_promised, "a denied connection went on, or an allowed one lost packets")
 
@@ -277,10 +277,10 @@ class _Demo:
             closed = watch_change(source, address, "tcp", 5432, want=False, deadline=5.0)
         self._printer.command(f"nft '{damage}'", [])
         if opened is None:
-            self._printer.say("no packet from guest/visitor reached shop/db")
+            self._printer.text("no packet from guest/visitor reached shop/db")
         elif closed is not None:
             took = (closed - began) * 1000
-            self._printer.say(
+            self._printer.text(
                 f"guest/visitor reached shop/db, and was denied again {took:.0f} ms after the command started"
             )
         shown = self._await(lambda: self._output(agent, "dump", "state"), lambda text: "last by nft (process" in text)
@@ -318,7 +318,7 @@ class _Demo:
 
     def _close(self) -> None:
         every = [value for times in self._result["latency_ms"].values() for value in times]
-        self._printer.closing(
+        self._printer.summary(
             f"From change to packet: median {statistics.median(every):.1f} ms, slowest {max(every):.1f} ms "
             f"({len(every)} changes). The demo took {self._result['seconds']} s.",
             as_expected=self._result["as_expected"],

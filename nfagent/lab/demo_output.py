@@ -29,7 +29,7 @@ class DemoOutput:
         self._steps += 1
         self._write(f"\n{self._paint('1', f'{self._steps}. {words}')}")
 
-    def say(self, words: str) -> None:
+    def text(self, words: str) -> None:
         """Write a sentence."""
         self._write(f"{_INDENT}{words}")
 
@@ -71,7 +71,7 @@ class DemoOutput:
         """Write a result that isn't the expected one."""
         self._write(f"{_INDENT}{self.bad('NOT AS EXPECTED:')} {words}")
 
-    def closing(self, words: str, *, as_expected: bool) -> None:
+    def summary(self, words: str, *, as_expected: bool) -> None:
         """Write the last line: whether all results are as expected."""
         verdict = self.good("All as expected.") if as_expected else self.bad("Some results not as expected.")
         self._write(f"\n{verdict} {words}")

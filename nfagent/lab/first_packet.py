@@ -18,7 +18,7 @@ import time
 from nfagent.errors import UsageError
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Protocol
+from nfagent.lab.listeners import ProbeProtocol
 
 _INTERVAL = 0.001
 # How long a probe waits for its answer: far above a lab's round trip, far below a SYN's first retransmission.
@@ -26,7 +26,14 @@ _PATIENCE = 0.25
 
 
 def watch_change(
-    source: str, destination: str, protocol: Protocol, port: int, *, want: bool, deadline: float, live: bool = False
+    source: str,
+    destination: str,
+    protocol: ProbeProtocol,
+    port: int,
+    *,
+    want: bool,
+    deadline: float,
+    live: bool = False,
 ) -> float | None:
     """Send a probe about every millisecond until the verdict is the wanted one.
 

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from nfagent.lab import raw_packets
-from nfagent.lab.listeners import ABORT, DOMAINS, ICMP_NUMBERS, NONCE, Protocol
+from nfagent.lab.listeners import ABORT, DOMAINS, ICMP_NUMBERS, NONCE, ProbeProtocol
 from nfagent.model.netaddr import family_of
 
 _FIRST_PORT = 32768
@@ -200,7 +200,7 @@ class IcmpFlow(LabFlow):
                 yield nonce
 
 
-_FLOWS: dict[Protocol, Callable[[str, int], LabFlow]] = {
+_FLOWS: dict[ProbeProtocol, Callable[[str, int], LabFlow]] = {
     "tcp": TcpFlow,
     "udp": UdpFlow,
     "sctp": SctpFlow,
@@ -208,7 +208,7 @@ _FLOWS: dict[Protocol, Callable[[str, int], LabFlow]] = {
 }
 
 
-def open_flow(protocol: Protocol, address: str, port: int) -> LabFlow:
+def open_flow(protocol: ProbeProtocol, address: str, port: int) -> LabFlow:
     """Return a new flow in the network namespace of the calling thread.
 
     Raises OSError, also where there is no route to the address.

@@ -40,7 +40,7 @@ class LabApiClient(ResourceClient):
     def list(self, api_version: str, kind: str, namespace: str = "") -> list[Document]:
         """Read all objects of a kind, in a Namespace or in all. Raises ClusterError."""
         path = self.resource({"apiVersion": api_version, "kind": kind}).path(namespace)
-        items: list[Document] = self.insist("GET", path).document(f"list {kind}")["items"]
+        items: list[Document] = self.ask_retrying("GET", path).document(f"list {kind}")["items"]
         return items
 
     def create(self, document: Document) -> Document:
@@ -140,7 +140,7 @@ class LabApiClient(ResourceClient):
 
     def _apply(self, document: Document) -> HttpReply:
         query = {"fieldManager": _FIELD_MANAGER, "force": "true"}
-        return self.insist("PATCH", self.path(document), document, query=query, content_type=_APPLY)
+        return self.ask_retrying("PATCH", self.path(document), document, query=query, content_type=_APPLY)
 
     def _await_served(self, definition: Document) -> None:
         def is_established(found: Document | None) -> bool:

@@ -27,7 +27,7 @@ from nfagent.lab import netns, raw_packets
 from nfagent.lab.topology import NetnsTopology
 from nfagent.model.netaddr import family_of
 
-Protocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp"]
+ProbeProtocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp"]
 
 NONCE = struct.Struct("!I")
 DOMAINS: dict[int, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -46,11 +46,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     netns: str
     address: str
-    protocol: Protocol
+    protocol: ProbeProtocol
     port: int = 0
 
 
-def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[Protocol, int]]) -> list[Endpoint]:
+def pod_endpoints(topology: NetnsTopology, ports: Iterable[tuple[ProbeProtocol, int]]) -> list[Endpoint]:
     """Return the endpoints of every Pod, on each of its addresses, for protocols and ports like ('tcp', 80)."""
     wanted = list(ports)
     return [
@@ -74,7 +74,7 @@ class Listeners:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._closing = False
-        self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+        self._idle_waiters: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
         # Held while sockets are read, so that no other thread closes one meanwhile.
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="lab servers", daemon=True)
@@ -117,10 +117,10 @@ class Listeners:
         """Return and delete the source address of a probe, also where its answer was lost; None for an unseen one."""
         return self._seen.pop(nonce, None)
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until all packets that have arrived so far are read."""
         done = threading.Event()
-        self._settling.put(done)
+        self._idle_waiters.put(done)
         os.eventfd_write(self._wake, 1)
         if not done.wait(_PATIENCE):
             raise KernelError(f"the thread of the lab's servers didn't respond within {_PATIENCE:.0f} s")
@@ -137,8 +137,8 @@ class Listeners:
     def _serve(self) -> None:
         while not self._closing:
             self._read(self._epoll.poll())
-            while not self._settling.empty():
-                done = self._settling.get()
+            while not self._idle_waiters.empty():
+                done = self._idle_waiters.get()
                 self._read(self._epoll.poll(0))
                 done.set()
 

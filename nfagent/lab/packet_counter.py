@@ -90,7 +90,7 @@ class PacketCounter:
         self.read_pending()
         if self._lost:
             raise KernelError(
-                f"{self._lost} {'packet' if self._lost == 1 else 'packets'} not counted: call look() more often"
+                f"{self._lost} {'packet' if self._lost == 1 else 'packets'} not counted: call read_pending() more often"
             )
         return list(self._arrived)
 

@@ -21,7 +21,7 @@ import msgspec
 
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Listeners, Protocol
+from nfagent.lab.listeners import Listeners, ProbeProtocol
 
 # When a probe is repeated, in seconds. A SYN is retransmitted only after a second, so TCP opens another connection.
 _AGAIN = (0.2, 0.4)
@@ -36,7 +36,7 @@ class Probe(msgspec.Struct, frozen=True):
 
     source: str
     destination: str
-    protocol: Protocol
+    protocol: ProbeProtocol
     port: int = 0
 
 
@@ -112,7 +112,7 @@ def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = 0.
         with select.epoll() as epoll:
             _Round(epoll, attempts).run(servers, deadline)
         # The kernel answers ICMP, often before the listener has read the request.
-        servers.settle()
+        servers.wait_idle()
         return {attempt.probe: attempt.outcome(servers) for attempt in attempts}
     finally:
         _close(attempts)
@@ -138,7 +138,7 @@ class _Round:
         # On a busy machine, answers wait for the listeners' thread or for this one, not for the network.
         end = time.monotonic() + _PATIENCE
         while self._open and time.monotonic() < end:
-            servers.settle()
+            servers.wait_idle()
             late = self._epoll.poll(_QUIET)
             if not late:
                 return

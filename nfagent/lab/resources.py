@@ -14,7 +14,7 @@ from nfagent.lab.discovery import ServedResource
 from nfagent.lab.https import HttpReply, HttpsClient
 
 Document: TypeAlias = dict[str, Any]
-Thing = TypeVar("Thing")
+_T = TypeVar("_T")
 
 MERGE = "application/merge-patch+json"
 WAIT_SECONDS = 30.0
@@ -54,7 +54,7 @@ class ResourceClient(HttpsClient):
         meta = document["metadata"]
         return self.resource(document).path(meta.get("namespace", "default"), meta["name"])
 
-    def insist(self, method: str, path: str, body: object = None, **options: Any) -> HttpReply:  # noqa: ANN401 - as ask
+    def ask_retrying(self, method: str, path: str, body: object = None, **options: Any) -> HttpReply:  # noqa: ANN401 - as ask
         """Send a request as `ask` does, and repeat it on status 429: a new kind's storage may still be starting."""
         end = time.monotonic() + WAIT_SECONDS
         while (reply := self.ask(method, path, body, **options)).status == http.client.TOO_MANY_REQUESTS:
@@ -70,7 +70,7 @@ class ResourceClient(HttpsClient):
         paths = set[str]()
         for resource in kinds.values():
             if resource.verbs >= {"list", "delete"} and resource.group not in _THE_SERVERS_OWN:
-                listed = self.insist("GET", resource.path(), accept=_LIST).document(f"list {resource.plural}")
+                listed = self.ask_retrying("GET", resource.path(), accept=_LIST).document(f"list {resource.plural}")
                 metas = (item["metadata"] for item in listed["items"] or ())
                 paths |= {resource.path(meta.get("namespace", ""), meta["name"]) for meta in metas}
         return frozenset(paths)
@@ -106,7 +106,7 @@ class ResourceClient(HttpsClient):
             self.ask("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE)
 
 
-def each(things: Sequence[Thing], act: Callable[[Thing], None], parallel: int) -> None:
+def each(things: Sequence[_T], act: Callable[[_T], None], parallel: int) -> None:
     """Call a function for each item, in several threads; raises the first exception."""
     with ThreadPoolExecutor(parallel) as threads:
         for _ in threads.map(act, things):

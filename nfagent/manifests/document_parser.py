@@ -13,7 +13,7 @@ from nfagent.decode.yaml_values import YamlError, duplicate_key_error, yaml_docu
 from nfagent.errors import ValidationIssue
 from nfagent.system.regular_file import LARGEST_FILE, TOO_LARGE
 
-Document: TypeAlias = tuple[int, Any]
+LocatedDocument: TypeAlias = tuple[int, Any]
 """The line where a document starts, from 1, and its content: mappings, lists, strings, numbers, booleans, None."""
 
 
@@ -24,7 +24,7 @@ _MAX_DIGITS = 20
 """Digits and sign of a 64-bit integer."""
 
 
-def parse(name: str, text: str) -> list[Document] | ValidationIssue:
+def parse(name: str, text: str) -> list[LocatedDocument] | ValidationIssue:
     """Return the documents of a file, or an issue with its place where they can't be parsed. Never raises."""
     if len(text) > LARGEST_FILE:
         return ValidationIssue(place=name, reason=TOO_LARGE)
@@ -54,7 +54,7 @@ def _syntax_issue(name: str, language: str, reason: str, line: int | None) -> Va
     return ValidationIssue(place=place, reason=f"is not valid {language}: {' '.join(reason.split())}")
 
 
-def _load_json(text: str) -> Iterator[Document]:
+def _load_json(text: str) -> Iterator[LocatedDocument]:
     """Yield JSON documents one after the other: the YAML parser rejects some valid JSON."""
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique_keys, parse_int=_integer, parse_float=_finite, parse_constant=_finite

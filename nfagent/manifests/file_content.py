@@ -12,7 +12,7 @@ from nfagent.decode.crd_validation import known_fields
 from nfagent.decode.registry import CLUSTER_SCOPED, find_decoder, possible_refs
 from nfagent.decode.unknown_kinds import misspelt_namespace
 from nfagent.errors import ObjectError, ValidationIssue
-from nfagent.manifests.document_parser import Document
+from nfagent.manifests.document_parser import LocatedDocument
 from nfagent.manifests.list_items import is_container, is_list
 from nfagent.manifests.parser_process import LARGEST_OBJECT, ObjectTooLarge, ParserError, file_entries
 from nfagent.model.gvk import Item
@@ -65,7 +65,7 @@ def read_documents(name: str, text: str) -> FileContent | ValidationIssue:
         return error.problem
 
 
-def _collect(name: str, entries: Iterable[Document]) -> FileContent:
+def _collect(name: str, entries: Iterable[LocatedDocument]) -> FileContent:
     items: dict[ObjectRef, tuple[Item, int]] = {}
     refused: dict[ObjectRef, ValidationIssue] = {}
     unknown_fields: dict[ObjectRef, ValidationIssue] = {}

@@ -21,7 +21,7 @@ from nfagent.system.regular_file import refuse_pseudo_file_system
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
-Identity: TypeAlias = tuple[int, int]
+FolderIdentity: TypeAlias = tuple[int, int]
 """Device and inode."""
 _Kind: TypeAlias = Literal["folder", "link", "other"]
 
@@ -39,7 +39,7 @@ class FolderListing(msgspec.Struct):
     """
 
     files: dict[str, Path] = msgspec.field(default_factory=dict)
-    listed: dict[str, Identity] = msgspec.field(default_factory=dict)
+    listed: dict[str, FolderIdentity] = msgspec.field(default_factory=dict)
     unlisted: dict[str, OSError] = msgspec.field(default_factory=dict)
     links: set[str] = msgspec.field(default_factory=set)
     duplicates: set[str] = msgspec.field(default_factory=set)
@@ -88,7 +88,7 @@ def name_in(folder: Path, path: Path) -> str:
 def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None = None) -> FolderListing:
     """List a folder and its subfolders, linked ones included, each once; or only the folders with these names."""
     found = FolderListing()
-    known: set[Identity] = set()
+    known: set[FolderIdentity] = set()
     level = [folder]
     while level:
         below: list[tuple[bool, Path]] = []
@@ -132,7 +132,7 @@ def folder_state(folder: Path, calls: BoundedCalls) -> frozenset[tuple[object, .
     return frozenset(state)
 
 
-def identity_of(folder: Path) -> Identity:
+def identity_of(folder: Path) -> FolderIdentity:
     """Return a folder's identity. Raises OSError where it is no folder, or can't be read."""
     found = folder.stat()
     if not stat.S_ISDIR(found.st_mode):
@@ -144,7 +144,7 @@ def _note_files(found: FolderListing, folder: Path, paths: list[Path]) -> None:
     found.files |= {name_in(folder, path): path for path in paths if is_manifest(folder, path)}
 
 
-def _list_folder(place: Path) -> tuple[Identity, list[tuple[str, _Kind]]]:
+def _list_folder(place: Path) -> tuple[FolderIdentity, list[tuple[str, _Kind]]]:
     opened = os.open(place, _FOLDER_FLAGS)
     try:
         refuse_pseudo_file_system(opened)

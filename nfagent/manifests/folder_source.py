@@ -22,7 +22,7 @@ _SLICE = 1000
 """Objects that are applied before other tasks run: some milliseconds."""
 
 
-class EventSink(Protocol):
+class ManifestEventSink(Protocol):
     """Receives the changes of objects."""
 
     async def apply(self, changes: Iterable[ManifestEvent]) -> None:
@@ -37,7 +37,7 @@ class EventSink(Protocol):
 class FolderSource:
     """Reads and follows one folder."""
 
-    def __init__(self, folder: Path, sink: EventSink, last_good: CheckpointStore) -> None:
+    def __init__(self, folder: Path, sink: ManifestEventSink, last_good: CheckpointStore) -> None:
         """Start without objects; `start` reads the folder, and `last_good` keeps its objects for the next process."""
         self._path = folder
         self._folder = ManifestIndex()

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from nfagent.errors import UsageError, ValidationIssue
-from nfagent.manifests.folder_listing import Identity, identity_of, is_manifest
+from nfagent.manifests.folder_listing import FolderIdentity, identity_of, is_manifest
 from nfagent.manifests.folder_scan import read_files, unreadable_folder
 from nfagent.manifests.index import FolderScan, ManifestEvent, ManifestIndex
 from nfagent.manifests.inotify import FolderWatch, changed_paths
@@ -58,7 +58,7 @@ class FolderReader:
             scan = await self.run(partial(read_files, folder, known, paths, self.calls))
         return scan
 
-    async def identity(self, folder: Path) -> Identity:
+    async def identity(self, folder: Path) -> FolderIdentity:
         """Return the folder's identity: a watch stays with the folder that it was created for. Raises OSError."""
         return await self.run(lambda: self.calls.ask(lambda: identity_of(folder), ("identity", folder)))
 
@@ -121,7 +121,7 @@ async def follow(
                     pause.note(known, paths)
 
 
-async def _is_same_folder(disk: FolderReader, folder: Path, watched: Identity) -> bool:
+async def _is_same_folder(disk: FolderReader, folder: Path, watched: FolderIdentity) -> bool:
     try:
         return await disk.identity(folder) == watched
     except OSError:

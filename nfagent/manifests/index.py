@@ -19,7 +19,7 @@ from nfagent.checkpoint.codec import with_in_force_note
 from nfagent.decode.issue_tracker import IssueTracker
 from nfagent.errors import ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
-from nfagent.manifests.folder_listing import Identity
+from nfagent.manifests.folder_listing import FolderIdentity
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.slices import sort_in_slices
@@ -61,7 +61,7 @@ class FolderScan(msgspec.Struct, frozen=True):
     readings: tuple[FileReading, ...] = ()
     uncertain: bool = False
     folder_issues: tuple[ValidationIssue, ...] = ()
-    identities: dict[str, Identity] | None = None
+    identities: dict[str, FolderIdentity] | None = None
 
 
 class ManifestIndex:
@@ -83,7 +83,7 @@ class ManifestIndex:
         self._last_good = {name: _from_checkpoint(items) for name, items in (last_good or {}).items()}
         self.digests: dict[str, str] = {}
         """File -> digest of the text that was read last, valid or not: shows that a change was seen."""
-        self.identities: dict[str, Identity] = {}
+        self.identities: dict[str, FolderIdentity] = {}
         """Folder -> its identity when its files were read last."""
         self.uncertain = False
         """Something could not be read: its objects stay in force."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nfagent.manifests.document_parser import Document
+from nfagent.manifests.document_parser import LocatedDocument
 
 
-def entries(documents: Iterable[Document]) -> Iterator[Document]:
+def entries(documents: Iterable[LocatedDocument]) -> Iterator[LocatedDocument]:
     """Return all documents, lists replaced by their items; items of typed lists may omit kind and apiVersion."""
     for line, document in documents:
         if document is None:

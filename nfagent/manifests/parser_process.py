@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from nfagent.errors import DecodeError, ValidationIssue
-from nfagent.manifests.document_parser import Document, parse
+from nfagent.manifests.document_parser import LocatedDocument, parse
 from nfagent.manifests.list_items import entries
 
 LARGE = 512 * 1024
@@ -92,7 +92,7 @@ def end_children() -> None:
     _CHILDREN.end()
 
 
-def file_entries(name: str, text: str) -> Iterator[Document]:
+def file_entries(name: str, text: str) -> Iterator[LocatedDocument]:
     """Yield the objects of a file, lists expanded. Raises ParserError, also after some objects."""
     if len(text) >= LARGE:
         child = _start_child(name, text)
@@ -120,7 +120,7 @@ def _start_child(name: str, text: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def _child_entries(name: str, child: subprocess.Popen[bytes]) -> Iterator[Document]:
+def _child_entries(name: str, child: subprocess.Popen[bytes]) -> Iterator[LocatedDocument]:
     _CHILDREN.add(child)
     try:
         for line in child.stdout or ():
@@ -139,7 +139,7 @@ def _child_entries(name: str, child: subprocess.Popen[bytes]) -> Iterator[Docume
             child.stdout.close()
 
 
-def _decoded(line: bytes) -> Document | ValidationIssue | None:
+def _decoded(line: bytes) -> LocatedDocument | ValidationIssue | None:
     found = msgspec.json.decode(line)
     if found is None:
         return None

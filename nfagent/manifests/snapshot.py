@@ -18,11 +18,11 @@ def read_state(
     node: str,
     masquerade: MasqueradeSettings,
     log_group: int,
-    choices: PolicyOptions | None = None,
+    policy_options: PolicyOptions | None = None,
 ) -> tuple[DesiredState, tuple[ValidationIssue, ...]]:
     """Return the desired state of the node's agent, and the issues of the files. Raises UsageError."""
     known = ManifestIndex()
-    desired = DesiredState(node, masquerade, log_group, choices)
+    desired = DesiredState(node, masquerade, log_group, policy_options)
     for event in read_folder(folder, known):
         if isinstance(event, ObjectRef):
             desired.remove(event)

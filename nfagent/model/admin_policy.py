@@ -20,7 +20,7 @@ from nfagent.model.objects import Direction, ObjectRef
 from nfagent.model.selectors import Selector
 
 Tier: TypeAlias = Literal["admin", "baseline"]
-Action: TypeAlias = Literal["allow", "deny", "pass"]
+TierAction: TypeAlias = Literal["allow", "deny", "pass"]
 """v1alpha1's Allow and v1alpha2's Accept are one."""
 
 TierKind: TypeAlias = Literal["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"]
@@ -60,7 +60,7 @@ class TierRule(msgspec.Struct, frozen=True):
     problem: why the rule is invalid. An invalid allow rule matches nothing; any other denies everything
     """
 
-    action: Action
+    action: TierAction
     peers: tuple[TierPeer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
     name: str = ""

@@ -12,7 +12,7 @@ from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
 from nfagent.model.selectors import Selector
 
-Action: TypeAlias = Literal["NoSNAT", "SNAT"]
+EgressAction: TypeAlias = Literal["NoSNAT", "SNAT"]
 
 
 DEFAULT_POLICY = "default"
@@ -45,7 +45,7 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    action: Action
+    action: EgressAction
     destinations: tuple[Range, ...] = ()
     sources: tuple[EgressSource, ...] = ()
     gateway: ObjectRef | None = None

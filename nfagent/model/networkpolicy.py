@@ -68,7 +68,7 @@ class PolicyPort(msgspec.Struct, frozen=True, order=True):
         return f"{span}/{self.protocol}"
 
 
-class Rule(msgspec.Struct, frozen=True):
+class NetworkPolicyRule(msgspec.Struct, frozen=True):
     """One rule: no peers means every peer, no ports means every port (docs/semantics.md, edge case 7)."""
 
     peers: tuple[Peer, ...] = ()
@@ -92,8 +92,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pods: Selector = Selector()
     isolates: tuple[Direction, ...] = ("ingress",)
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
+    ingress: tuple[NetworkPolicyRule, ...] = ()
+    egress: tuple[NetworkPolicyRule, ...] = ()
     problem: ValidationIssue | None = None
 
     @property
@@ -106,7 +106,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """The problem of the policy, if any."""
         return () if self.problem is None else (self.problem,)
 
-    def rules(self, direction: Direction) -> tuple[Rule, ...]:
+    def rules(self, direction: Direction) -> tuple[NetworkPolicyRule, ...]:
         """Return the rules of one direction; empty if the policy doesn't isolate in this direction."""
         if direction not in self.isolates:
             return ()

@@ -21,7 +21,7 @@ import msgspec
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Range
 from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, attribute, message, nested, nfgen
-from nfagent.nftables.objects import TABLE, Element, LinkName, PortRange, ServicePort
+from nfagent.nftables.objects import TABLE, Element, LinkName, PortRange, ProtocolPort
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction
 
 ElementCommand: TypeAlias = ChangeElements | ChangeMapElements
@@ -207,7 +207,7 @@ def _key_bytes(element: object) -> bytes:
             return _packed(element)
         case LinkName(name):
             return _link(name)
-        case ServicePort(protocol, port):
+        case ProtocolPort(protocol, port):
             return _service(protocol, port)
         case tuple():
             return _concatenated(element)

@@ -23,25 +23,25 @@ _KIND, _DATA = 1, 2  # IFLA_INFO_*
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _UP = 1  # IFF_UP
 _PORTS = {"vxlan": 15, "geneve": 5, "bareudp": 1}  # IFLA_VXLAN_PORT, IFLA_GENEVE_PORT, IFLA_BAREUDP_PORT
-_CALLS: dict[int, Family] = {36: 4, 37: 6}  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
+_NF_CALL: dict[int, Family] = {36: 4, 37: 6}  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
 _INDEX = struct.Struct("=i")
 
 
 class Interface(msgspec.Struct, frozen=True, gc=False):
     """A network interface.
 
-    kind:   IFLA_INFO_KIND: 'bridge', 'veth' and so on; '' for an interface without one
-    master: index of the bridge (or bond, or VRF) that it is a port of; 0 without one
-    calls:  families whose frames a bridge passes to netfilter by its own option, independent of sysctls
-    up:     IFF_UP is set
-    port:   UDP port of a tunnel (vxlan, geneve, bareudp); 0 for any other interface
+    kind:    IFLA_INFO_KIND: 'bridge', 'veth' and so on; '' for an interface without one
+    master:  index of the bridge (or bond, or VRF) that it is a port of; 0 without one
+    nf_call: families whose frames a bridge passes to netfilter by its own option, independent of sysctls
+    up:      IFF_UP is set
+    port:    UDP port of a tunnel (vxlan, geneve, bareudp); 0 for any other interface
     """
 
     index: int
     name: str
     kind: str = ""
     master: int = 0
-    calls: tuple[Family, ...] = ()
+    nf_call: tuple[Family, ...] = ()
     up: bool = False
     port: int = 0
 
@@ -73,7 +73,7 @@ def decode_link(found: Message) -> Interface:
         name=_text(found_attributes.get(_NAME, b"")),
         kind=kind,
         master=_number(found_attributes[_MASTER]) if _MASTER in found_attributes else 0,
-        calls=tuple(family for option, family in _CALLS.items() if any(options.get(option, b"")))
+        nf_call=tuple(family for option, family in _NF_CALL.items() if any(options.get(option, b"")))
         if kind == "bridge"
         else (),
         up=bool(flags & _UP),

@@ -65,7 +65,7 @@ BASE_COUNTERS = (
 _ENDS: tuple[CtEnd, CtEnd] = ("client", "server")
 
 
-def base_chains(choices: PolicyOptions, level: int = 0) -> Iterator[tuple[str, Chain]]:
+def base_chains(policy_options: PolicyOptions, level: int = 0) -> Iterator[tuple[str, Chain]]:
     """Yield the chains that every ruleset has; for a level above 0, those that look up the maps of this level.
 
     A Pod address with several policy sets has an entry in the maps of several levels.
@@ -73,11 +73,11 @@ def base_chains(choices: PolicyOptions, level: int = 0) -> Iterator[tuple[str, C
     policy_hooks: list[tuple[Direction, HookName]] = [(direction, "forward") for direction in DIRECTIONS]
     policy_hooks += [(direction, "output") for direction in DIRECTIONS]
     output_rules = () if level else tuple(map(_revoked_rule, FAMILIES))
-    if choices.own_node == "judged":
+    if policy_options.own_node == "judged":
         policy_hooks.append(("egress", "input"))
         output_rules += tuple(rule for family in FAMILIES for rule in _host_reply_rules(family, level))
     for direction, hook in policy_hooks:
-        chain = _policy_base_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, choices)
+        chain = _policy_base_chain(direction, Hook("filter", hook, _PRIORITY[direction]), level, policy_options)
         yield names.at_level(f"{hook}-{direction}", level), chain
     if output_rules:
         yield names.at_level("output-revoked", level), Chain(output_rules, Hook("filter", "output", EGRESS_PRIORITY))
@@ -87,16 +87,16 @@ def base_chains(choices: PolicyOptions, level: int = 0) -> Iterator[tuple[str, C
         yield error_chain(direction, level, untracked)
     if not level:
         yield from link_scope_chains()
-        yield from interface_chains.link_chains(choices, EGRESS_PRIORITY)
+        yield from interface_chains.link_chains(policy_options, EGRESS_PRIORITY)
 
 
-def _policy_base_chain(direction: Direction, hook: Hook, level: int, choices: PolicyOptions) -> Chain:
+def _policy_base_chain(direction: Direction, hook: Hook, level: int, policy_options: PolicyOptions) -> Chain:
     end: CtEnd = "client" if direction == "egress" else "server"
-    source_rules: tuple[Rule, ...] = (_spoofed(hook, choices),) if direction == "egress" and not level else ()
+    source_rules: tuple[Rule, ...] = (_spoofed(hook, policy_options),) if direction == "egress" and not level else ()
     if hook.name == "output":
         source_rules = (Rule((FibLocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
-    first, interface_rules = _interface_rules(direction, hook, choices) if not level else ((), ())
+    first, interface_rules = _interface_rules(direction, hook, policy_options) if not level else ((), ())
     forward_drops = (*map(_revoked_rule, FAMILIES), *multicast_rules()) if forwarding else ()
     untracked = names.at_level(f"stray-{direction}", level)
     no_recheck = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
@@ -121,13 +121,15 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, choices: Po
 
 
 def _interface_rules(
-    direction: Direction, hook: Hook, choices: PolicyOptions
+    direction: Direction, hook: Hook, policy_options: PolicyOptions
 ) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
     """Return the rules on the incoming interface: those before the early accepts, and those after them."""
     if direction == "ingress" or hook.name == "output":
         return (), ()
     if hook.name == "input":
-        return tuple(interface_chains.first_input_rules(choices)), tuple(interface_chains.input_rules(choices))
+        return tuple(interface_chains.first_input_rules(policy_options)), tuple(
+            interface_chains.input_rules(policy_options)
+        )
     return (), tuple(interface_chains.forward_rules())
 
 
@@ -150,14 +152,14 @@ def _not_in_recheck(family: Family) -> tuple[Match, ...]:
     return (ConntrackState(("established",)), *unchanged)
 
 
-def _spoofed(hook: Hook, choices: PolicyOptions) -> Rule:
+def _spoofed(hook: Hook, policy_options: PolicyOptions) -> Rule:
     """Return the rule that drops packets with a source address of the node: no policy would apply to them.
 
     The node's own packets pass neither hook, except input on the loopback interface (docs/semantics.md, edge case 39).
     """
     if hook.name == "input":
         return interface_chains.spoofed(NotLoopback())
-    return interface_chains.spoofed(*interface_chains.not_from_pod_link(choices))
+    return interface_chains.spoofed(*interface_chains.not_from_pod_link(policy_options))
 
 
 def _revoked_rule(family: Family) -> Rule:
@@ -176,17 +178,17 @@ def _revoked_rule(family: Family) -> Rule:
     )
 
 
-def recheck_sets(ways: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:
+def recheck_sets(reply_tuples: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:
     """Yield the sets of the re-check of established connections, without elements.
 
-    ways: capacity of the sets of revoked reply tuples, for each family
+    reply_tuples: capacity of the sets of revoked reply tuples, for each family
     """
     yield RECHECKING, NamedSet("family", 4, comment="families of which any address is judged again")
     for family in FAMILIES:
         yield names.set_name(RECHECK, family), NamedSet("address", family, comment="whose connections are judged again")
         yield (
             names.set_name(REVOKED, family),
-            NamedSet("flow", family, comment="ways of servers in ended connections", size=ways),
+            NamedSet("flow", family, comment="ways of servers in ended connections", size=reply_tuples),
         )
 
 

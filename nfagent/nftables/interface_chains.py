@@ -30,12 +30,12 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastFrame,
-    OnesAddress,
     PacketPort,
     ToPort,
+    UnicastDestination,
     Within,
 )
 from nfagent.nftables.objects import Accept, Chain, Drop, Goto, Hook, Jump, Return, Rule
@@ -60,37 +60,37 @@ def forward_rules() -> Iterator[Rule]:
     yield Rule((FromInterface(POD_LINKS),), verdict=Jump(_FORWARD))
 
 
-def first_input_rules(choices: PolicyOptions) -> Iterator[Rule]:
+def first_input_rules(policy_options: PolicyOptions) -> Iterator[Rule]:
     """Yield the rules for packets to the node itself that come before the early accepts.
 
     None if Pods always reach their node: there is no policy to bypass.
     """
-    if choices.own_node == "judged":
+    if policy_options.own_node == "judged":
         yield Rule((Within(IpAddress("saddr", 6), (LINK_LOCAL,)), FromInterface(POD_LINKS)), verdict=Jump(_LINK_LOCAL))
 
 
-def input_rules(choices: PolicyOptions) -> Iterator[Rule]:
+def input_rules(policy_options: PolicyOptions) -> Iterator[Rule]:
     """Yield the rules for packets to the node itself that come after the early accepts."""
     yield from _tunnel_rules(_TUNNELS_INPUT)
-    if choices.drops_unrouted:
+    if policy_options.drops_unrouted:
         yield _unrouted(FromInterface(POD_LINKS), FibUnrouted())
 
 
-def link_chains(choices: PolicyOptions, priority: int) -> Iterator[tuple[str, Chain]]:
+def link_chains(policy_options: PolicyOptions, priority: int) -> Iterator[tuple[str, Chain]]:
     """Yield the chains that these rules refer to, and the input base chain if policies don't apply to input.
 
     priority: of this base chain
     """
-    yield _FORWARD, Chain((*_tunnel_rules(_TUNNELS_FORWARD), *_source_check(choices)))
-    if choices.drops_unrouted:
+    yield _FORWARD, Chain((*_tunnel_rules(_TUNNELS_FORWARD), *_source_check(policy_options)))
+    if policy_options.drops_unrouted:
         yield _UNROUTED, Chain((spoofed(), _unrouted()))
     yield _TUNNELS_FORWARD, Chain(tuple(_tunnel_drop(_is_node("daddr", family)) for family in FAMILIES))
     yield _TUNNELS_INPUT, Chain((_tunnel_drop(FromInterface(POD_LINKS)), *map(_from_pods, FAMILIES)))
-    if choices.own_node == "judged":
+    if policy_options.own_node == "judged":
         yield _LINK_LOCAL, _link_local_chain()
     else:
         established = Rule((ConntrackState(("established",)),), verdict=Accept())
-        yield "input-podlinks", Chain((established, *input_rules(choices)), Hook("filter", "input", priority))
+        yield "input-podlinks", Chain((established, *input_rules(policy_options)), Hook("filter", "input", priority))
 
 
 def frames_chain() -> Chain:
@@ -100,7 +100,7 @@ def frames_chain() -> Chain:
     forward hook drops all other copies: a forged reply would make the connection established.
     """
     drop = Rule(
-        (MulticastFrame(), FromInterface(POD_LINKS), OnesAddress()),
+        (MulticastFrame(), FromInterface(POD_LINKS), UnicastDestination()),
         counter=MULTICAST_COUNTER,
         verdict=Drop(),
         comment="for one host, in a frame for many",
@@ -120,13 +120,13 @@ def spoofed(*matches: Match) -> Rule:
     return Rule((*matches, FibLocalSource()), counter=SPOOFED_COUNTER, verdict=Drop(), comment=comment)
 
 
-def not_from_pod_link(choices: PolicyOptions) -> tuple[Match, ...]:
+def not_from_pod_link(policy_options: PolicyOptions) -> tuple[Match, ...]:
     """Return the match that excludes packets which `forward_rules` check already: one check of the source is enough."""
-    return (FromInterface(POD_LINKS, negated=True),) if choices.drops_unrouted else ()
+    return (FromInterface(POD_LINKS, negated=True),) if policy_options.drops_unrouted else ()
 
 
-def _source_check(choices: PolicyOptions) -> Iterator[Rule]:
-    if choices.drops_unrouted:
+def _source_check(policy_options: PolicyOptions) -> Iterator[Rule]:
+    if policy_options.drops_unrouted:
         yield Rule((FibUnrouted(),), verdict=Goto(_UNROUTED))
 
 
@@ -153,7 +153,7 @@ def _link_local_chain() -> Chain:
     return Chain(
         (
             Rule(
-                (Icmpv6Type(_DISCOVERY), *SANE, LongestPayload(LONGEST_SOLICITATION)),
+                (Icmpv6Type(_DISCOVERY), *SANE, MaxPayload(LONGEST_SOLICITATION)),
                 verdict=Return(),
                 comment="neighbour discovery",
             ),

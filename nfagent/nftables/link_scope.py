@@ -21,8 +21,8 @@ from nfagent.nftables.matches import (
     Icmpv6Code,
     Icmpv6Type,
     IpAddress,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     Within,
@@ -65,12 +65,12 @@ def discovery() -> tuple[Rule, ...]:
     listeners = message(("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"))
     return (
         Rule(
-            (hosts, *SANE, LongestPayload(LONGEST_SOLICITATION)),
+            (hosts, *SANE, MaxPayload(LONGEST_SOLICITATION)),
             verdict=Accept(),
             comment="neighbour discovery is never blocked",
         ),
         Rule(
-            (routers, *SANE, from_router, LongestPayload(_LONGEST_ADVERTISEMENT)),
+            (routers, *SANE, from_router, MaxPayload(_LONGEST_ADVERTISEMENT)),
             verdict=Accept(),
             comment="neither is a router's part of it",
         ),

@@ -61,7 +61,7 @@ class HopLimit(msgspec.Struct, frozen=True, tag=True):
     hop_limit: int
 
 
-class LongestPayload(msgspec.Struct, frozen=True, tag=True):
+class MaxPayload(msgspec.Struct, frozen=True, tag="LongestPayload"):
     """`ip6 length <=`: the maximum number of bytes after the IPv6 header, extension headers included."""
 
     size: int
@@ -79,7 +79,7 @@ class MulticastAddress(msgspec.Struct, frozen=True, tag=True):
     """`fib daddr type { broadcast, multicast }`: the destination is a broadcast or multicast address."""
 
 
-class OnesAddress(msgspec.Struct, frozen=True, tag=True):
+class UnicastDestination(msgspec.Struct, frozen=True, tag="OnesAddress"):
     """`fib daddr type { unicast, local }`: the destination is one host, which may be this node."""
 
 
@@ -240,11 +240,11 @@ Match: TypeAlias = (
     | PairInSet
     | Within
     | HopLimit
-    | LongestPayload
+    | MaxPayload
     | MulticastFrame
     | FromBridge
     | MulticastAddress
-    | OnesAddress
+    | UnicastDestination
     | L4Proto
     | ServerPort
     | ServerPortIn

@@ -124,7 +124,7 @@ class LinkName(msgspec.Struct, frozen=True, order=True):
     name: str
 
 
-class ServicePort(msgspec.Struct, frozen=True, order=True):
+class ProtocolPort(msgspec.Struct, frozen=True, order=True):
     """A port of a protocol, at any address."""
 
     protocol: Protocol
@@ -136,12 +136,14 @@ PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
 PairElement: TypeAlias = tuple[str, str]
-Element: TypeAlias = str | Range | PortElement | PortRange | Family | FlowElement | PairElement | LinkName | ServicePort
+Element: TypeAlias = (
+    str | Range | PortElement | PortRange | Family | FlowElement | PairElement | LinkName | ProtocolPort
+)
 
 
 def address_of(element: Element) -> str:
     """Return the first address in an element; '' for a range, and for an element without an address."""
-    if isinstance(element, Range | PortRange | int | LinkName | ServicePort):
+    if isinstance(element, Range | PortRange | int | LinkName | ProtocolPort):
         return ""
     return element if isinstance(element, str) else element[0]
 

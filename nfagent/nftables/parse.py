@@ -34,10 +34,10 @@ from nfagent.nftables.objects import (
     Masquerade,
     NamedSet,
     PortRange,
+    ProtocolPort,
     Return,
     Rule,
     Ruleset,
-    ServicePort,
     SetKind,
     Verdict,
     VerdictMap,
@@ -234,7 +234,7 @@ def _element(kind: SetKind, entry: Any) -> Element:
         return LinkName(msgspec.convert(entry, str))
     if kind == "service":
         protocol, port = entry["concat"]
-        return ServicePort(protocol_name(protocol), int(port))
+        return ProtocolPort(protocol_name(protocol), int(port))
     return parse_range(entry)
 
 

@@ -16,14 +16,14 @@ from nfagent.nftables.matches import (
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     NotLoopback,
-    OnesAddress,
     PacketPort,
     PacketPortIn,
+    UnicastDestination,
 )
 
 FLOW_KEYS: dict[bytes, Family] = {
@@ -82,7 +82,7 @@ def _ipv6_match(field: str, operator: str, right: Any) -> Match | None:
         case "hoplimit", "==":
             return HopLimit(int(right))
         case "length", "<=":
-            return LongestPayload(int(right))
+            return MaxPayload(int(right))
     return None
 
 
@@ -108,7 +108,7 @@ def _fib_match(result: Any, flags: tuple[Any, ...], right: Any) -> Match | None:
     if (result, flags, right) == ("type", ("daddr",), _GROUP):
         return MulticastAddress()
     if (result, flags, right) == ("type", ("daddr",), _ONE):
-        return OnesAddress()
+        return UnicastDestination()
     if (result, flags) == ("oif", ("saddr", "iif")) and right is False:
         return FibUnrouted()
     return None

@@ -116,25 +116,27 @@ def render_policy_set(
     families: tuple[Family, ...],
     reading: AddressSource = "connection",
     *,
-    sections: Collection[TierChainKey] = (),
-    strays: Collection[TierChainKey] = (),
+    tier_chains: Collection[TierChainKey] = (),
+    untracked_tier_chains: Collection[TierChainKey] = (),
 ) -> RenderedChain:
     """Return the chain of a policy set, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline.
 
     A tier chain without a verdict returns; without any verdict the packet passes.
 
-    rules:    of NetworkPolicies without a tier chain of their own
-    sections: the tier chains to jump to
-    strays:   those tier chains that have another chain for untracked packets
+    rules:                 of NetworkPolicies without a tier chain of their own
+    tier_chains:           the tier chains to jump to
+    untracked_tier_chains: those tier chains that have another chain for untracked packets
     """
     rules = tuple(rules)
     jumps: dict[str, list[Rule]] = {"admin": [], "policy": [], "baseline": []}
-    for section in sections:
-        chain_name = names.tier_chain_name(section)
-        untracked = reading == "packet" and section in strays
-        jumps[section.tier].append(Rule(verdict=Jump(names.untracked_chain(chain_name) if untracked else chain_name)))
+    for tier_chain in tier_chains:
+        chain_name = names.tier_chain_name(tier_chain)
+        untracked = reading == "packet" and tier_chain in untracked_tier_chains
+        jumps[tier_chain.tier].append(
+            Rule(verdict=Jump(names.untracked_chain(chain_name) if untracked else chain_name))
+        )
     before, after = jumps["admin"], jumps["baseline"]
-    if reading == "connection" and (strays or needs_untracked_chain(rules)):
+    if reading == "connection" and (untracked_tier_chains or needs_untracked_chain(rules)):
         untracked_rule = Rule(
             (ConntrackState(("invalid", "related", "untracked")),),
             verdict=Goto(names.untracked_chain(names.policy_set_chain(key))),

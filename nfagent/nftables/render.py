@@ -21,10 +21,10 @@ from nfagent.nftables.objects import (
     Masquerade,
     NamedSet,
     PortRange,
+    ProtocolPort,
     Return,
     Rule,
     Ruleset,
-    ServicePort,
     Verdict,
     VerdictMap,
     VmapLookup,
@@ -185,7 +185,7 @@ def element_order(element: Element) -> tuple[int, int, str, int]:
         return (element, 0, "", 0)
     if isinstance(element, LinkName):
         return (0, 0, element.name, 0)
-    if isinstance(element, ServicePort):
+    if isinstance(element, ProtocolPort):
         return (0, 0, element.protocol, element.port)
     if isinstance(element, Range):
         return (element.family, element.first, "", 0)
@@ -208,7 +208,7 @@ def element_text(element: Element) -> str:
         return NFPROTO[element]
     if isinstance(element, LinkName):
         return f'"{element.name}"'
-    if isinstance(element, ServicePort):
+    if isinstance(element, ProtocolPort):
         return f"{element.protocol} . {element.port}"
     if isinstance(element, tuple):
         return " . ".join(map(str, element))

@@ -25,13 +25,12 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     NamedPort,
     NotLoopback,
-    OnesAddress,
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
@@ -40,6 +39,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     ToPort,
+    UnicastDestination,
     UnknownExpr,
     Within,
 )
@@ -47,14 +47,14 @@ from nfagent.nftables.matches import (
 _IP = {4: "ip", 6: "ip6"}
 NFPROTO = {4: "ipv4", 6: "ipv6"}
 """Families by the names of `meta nfproto`."""
-_Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | LongestPayload | Within
+_Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | MaxPayload | Within
 _CONSTANT: dict[type[Match], str] = {
     FibLocalSource: "fib saddr type local",
     NotLoopback: 'iifname != "lo"',
     FromBridge: 'meta iifkind "bridge"',
     MulticastFrame: "meta pkttype { broadcast, multicast }",
     MulticastAddress: "fib daddr type { broadcast, multicast }",
-    OnesAddress: "fib daddr type { unicast, local }",
+    UnicastDestination: "fib daddr type { unicast, local }",
     FibUnrouted: "fib saddr . iif oif missing",
 }
 _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
@@ -90,7 +90,7 @@ def match_text(match: Match) -> str:
             | FromBridge()
             | MulticastFrame()
             | MulticastAddress()
-            | OnesAddress()
+            | UnicastDestination()
             | FibUnrouted()
         ):
             return _CONSTANT[type(match)]
@@ -124,7 +124,7 @@ def _header_text(match: _Header) -> str:
             return f"icmpv6 code {code}"
         case HopLimit(hops):
             return f"ip6 hoplimit {hops}"
-        case LongestPayload(size):
+        case MaxPayload(size):
             return f"ip6 length <= {size}"
         case Within(key, ranges):
             return f"{key_text(key)} {_one_of(tuple(map(str, ranges)))}"

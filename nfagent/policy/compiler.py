@@ -13,16 +13,16 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.model.admin_policy import Action, NodePeer, Policy, Tier, TierPolicy, TierRule
+from nfagent.model.admin_policy import NodePeer, Policy, Tier, TierAction, TierPolicy, TierRule
 from nfagent.model.netaddr import Family, Range, disjoint, subtract
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, PortProtocol, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort, PortProtocol
 from nfagent.model.objects import DIRECTIONS, Direction, Node, ObjectRef, Pod, Protocol
 from nfagent.policy.merged_peers import AnyOf, PortNumbers, any_of, join_ports, peers_of
 from nfagent.state.cluster import ClusterState, identity_of
 from nfagent.state.peer_index import peer_selects
 from nfagent.state.policy_index import PolicyIndex
 
-PortElement: TypeAlias = tuple[str, Protocol, int]
+PodPort: TypeAlias = tuple[str, Protocol, int]
 """A resolved named port of one Pod: address, protocol, number."""
 
 
@@ -72,7 +72,7 @@ class CompiledRule(msgspec.Struct, frozen=True):
     index: int
     peer: CompiledPeer | None = None
     port: PolicyPort | PortNumbers | NamedPorts | None = None
-    action: Action = "allow"
+    action: TierAction = "allow"
     name: str = ""
 
 
@@ -163,16 +163,18 @@ class CompiledPolicies:
 
 
 def _compile(policy: Policy, direction: Direction) -> Iterator[CompiledRule]:
-    rules: tuple[Rule | TierRule, ...] = policy.rules(direction)
+    rules: tuple[NetworkPolicyRule | TierRule, ...] = policy.rules(direction)
     for number, rule in enumerate(rules):
         yield from _compile_rule(policy, direction, number, rule)
 
 
-def _compile_rule(policy: Policy, direction: Direction, number: int, rule: Rule | TierRule) -> Iterator[CompiledRule]:
+def _compile_rule(
+    policy: Policy, direction: Direction, number: int, rule: NetworkPolicyRule | TierRule
+) -> Iterator[CompiledRule]:
     """Merge a rule's peers, and its ports by protocol: at most two peers remain, addresses and ranges."""
     if isinstance(rule, TierRule) and rule.matches_nothing:
         return
-    action: Action = rule.action if isinstance(rule, TierRule) else "allow"
+    action: TierAction = rule.action if isinstance(rule, TierRule) else "allow"
     name = rule.name if isinstance(rule, TierRule) else ""
     for peer in _peers(rule):
         for port in join_ports(rule.ports):
@@ -197,7 +199,7 @@ def _selected(policy: Policy) -> PodPeer | None:
     return policy.subject
 
 
-def _peers(rule: Rule | TierRule) -> list[CompiledPeer | None]:
+def _peers(rule: NetworkPolicyRule | TierRule) -> list[CompiledPeer | None]:
     if not rule.peers:
         return [None]
     named = tuple(peer for peer in rule.peers if isinstance(peer, PodPeer | NodePeer))
@@ -226,7 +228,7 @@ def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> 
         yield from pod.addresses
 
 
-def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PortElement]:
+def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PodPort]:
     """Resolve a named port on every Pod that may serve it; an element of two Pods, or of two peers, twice."""
     for pod in _may_serve(cluster, index, ports):
         yield from pod_port_elements(cluster, ports, pod)
@@ -252,7 +254,7 @@ def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iter
                 yield pod
 
 
-def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Iterator[PortElement]:
+def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Iterator[PodPort]:
     """Resolve a named port on one Pod."""
     if ports.local and pod.node != cluster.node:
         return

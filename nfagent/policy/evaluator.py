@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.model.admin_policy import Action, Policy, Tier, TierPolicy, TierRule
+from nfagent.model.admin_policy import Policy, Tier, TierAction, TierPolicy, TierRule
 from nfagent.model.netaddr import endpoint, is_link_local
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.model.weighted_cache import WeightedCache
 from nfagent.policy.matching import EVERY_POD, FlowEndpoint, PodLabels, port_matches
@@ -69,7 +69,7 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     total: int
     words: str
     outcome: RuleMatch
-    action: Action = "allow"
+    action: TierAction = "allow"
     name: str = ""
 
 
@@ -84,7 +84,7 @@ class TierResult(msgspec.Struct, frozen=True):
     tier: EvaluatedTier
     policies: tuple[ObjectRef, ...]
     rules: tuple[RuleOutcome, ...]
-    verdict: Action | Literal[""]
+    verdict: TierAction | Literal[""]
 
     @property
     def final(self) -> bool:
@@ -162,7 +162,7 @@ def evaluate(
     cluster: ClusterState,
     policies: Iterable[Policy],
     flow: Flow,
-    choices: PolicyOptions = _DEFAULTS,
+    policy_options: PolicyOptions = _DEFAULTS,
 ) -> FlowVerdict:
     """Return the verdict on a flow: egress at the source Pod and ingress at the destination Pod must both allow it.
 
@@ -176,7 +176,7 @@ def evaluate(
     everything = list(policies)
     egress = ingress = None
     exempt = []
-    if source is not None and choices.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
+    if source is not None and policy_options.own_node == "allowed" and _is_node_of(cluster, source, flow.destination):
         exempt.append(f"a Pod may always reach its own node, {source.node}: own_node = allowed")
     elif source is not None:
         egress = _evaluate_pods(cluster, everything, flow, cluster.holders(flow.source), "egress")
@@ -225,7 +225,7 @@ class _RuleMatcher:
         self._flow = flow
         self._other = FlowEndpoint(cluster, flow.source if direction == "ingress" else flow.destination)
 
-    def match(self, policy: Policy, rule: Rule | TierRule) -> RuleMatch:
+    def match(self, policy: Policy, rule: NetworkPolicyRule | TierRule) -> RuleMatch:
         """Return whether a rule matches, or what doesn't match."""
         if rule.peers and not any(map(self._other.selected_by, rule.peers)):
             return "peer"
@@ -242,7 +242,7 @@ class _RuleMatcher:
                 return "matches"
         return "port"
 
-    def _servers(self, policy: Policy, rule: Rule | TierRule) -> tuple[Pod, ...]:
+    def _servers(self, policy: Policy, rule: NetworkPolicyRule | TierRule) -> tuple[Pod, ...]:
         """Return the Pods that resolve named ports: those at the destination that the rule selects."""
         if self.direction == "egress":
             return self._other.pods_selected_by(rule.peers or (EVERY_POD,))
@@ -275,7 +275,7 @@ def _evaluate_network(matcher: _RuleMatcher, policies: list[NetworkPolicy]) -> T
     """Evaluate every rule: one that matches is enough, and all that match are reported."""
     refs: list[ObjectRef] = []
     outcomes: list[RuleOutcome] = []
-    verdict: Action = "deny"
+    verdict: TierAction = "deny"
     for policy in policies:
         ref, rules = policy.ref, policy.rules(matcher.direction)
         refs.append(ref)
@@ -303,8 +303,8 @@ def _evaluate_tier(matcher: _RuleMatcher, tier: Tier, policies: list[TierPolicy]
     return TierResult(tier, refs, tuple(outcomes), "")
 
 
-def _rule_text(rule: Rule | TierRule) -> str:
-    if isinstance(rule, Rule) or rule.problem is None:
+def _rule_text(rule: NetworkPolicyRule | TierRule) -> str:
+    if isinstance(rule, NetworkPolicyRule) or rule.problem is None:
         return str(rule)
     peers = "no peer" if rule.matches_nothing else str(rule)
     return f"{peers}, as it can't be read: {rule.problem.reason}"

@@ -76,7 +76,7 @@ class LeaderElector:
         return self._lease_state.holder
 
     async def run(self) -> None:
-        """Take part until cancelled; then release the Lease."""
+        """Acquire and renew the Lease until cancelled; then release it."""
         try:
             pause = first_poll_delay(self._nodes(), self._jitter())
             while True:

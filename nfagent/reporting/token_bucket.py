@@ -22,7 +22,7 @@ class TokenBucket:
         return max(0.0, (1.0 - self._level) / self._rate)
 
     def take(self, now: float) -> None:
-        """Take a token; one that is taken too early makes the level negative and is paid back later."""
+        """Remove a token; one removed too early makes the level negative and delays the next ones."""
         self._fill(now)
         self._level -= 1.0
 

@@ -76,31 +76,31 @@ class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def start_simulation(
-    cluster: ClusterState, index: PolicyIndex, choices: PolicyOptions, given: PolicyFiles, *, delete: bool
+    cluster: ClusterState, index: PolicyIndex, policy_options: PolicyOptions, given: PolicyFiles, *, delete: bool
 ) -> PolicySimulation:
     """Return the simulation of policies, or of their deletion. Raises UsageError where one to delete is missing."""
     if delete:
         return PolicySimulation(
-            cluster, index, removal_patch(index, (policy.ref for policy in given.policies)), choices
+            cluster, index, removal_patch(index, (policy.ref for policy in given.policies)), policy_options
         )
-    return PolicySimulation(cluster, index, PolicyPatch(put=given.policies), choices)
+    return PolicySimulation(cluster, index, PolicyPatch(put=given.policies), policy_options)
 
 
 class SimulationJob:
     """A simulation of the whole request, step by step."""
 
     def __init__(
-        self, trial: PolicySimulation, given: PolicyFiles, asked: SimulationRequest, logged: Iterable[ObservedFlow]
+        self, simulation: PolicySimulation, given: PolicyFiles, asked: SimulationRequest, logged: Iterable[ObservedFlow]
     ) -> None:
         """Create the job; `plan` comes first, then `judge`.
 
         logged: the flows of the log; they are iterated twice
         """
-        self._trial = trial
+        self._simulation = simulation
         self._problems = () if asked.delete else given.problems
         self._asked = asked
         self._logged = logged
-        self._pairs = PodPairEnumerator(trial.cluster, trial.patched, asked.namespace)
+        self._pairs = PodPairEnumerator(simulation.cluster, simulation.patched, asked.namespace)
         self._total = 0
         self._found: list[FlowChange] = []
 
@@ -121,7 +121,7 @@ class SimulationJob:
     def judge(self) -> Iterator[None]:
         """Evaluate one flow in each step."""
         for flow in self._all():
-            change = self._trial.judge(flow) if flow is not None else None
+            change = self._simulation.judge(flow) if flow is not None else None
             if change is not None:
                 self._found.append(change)
             yield
@@ -133,25 +133,25 @@ class SimulationJob:
     def next_part(self) -> SimulationPart:
         """Return the changes found since the last part."""
         found, self._found = tuple(self._found), []
-        return SimulationPart(self._total, self._trial.log.judged + self._trial.pods.judged, changes=found)
+        return SimulationPart(self._total, self._simulation.log.judged + self._simulation.pods.judged, changes=found)
 
     def last_part(self) -> SimulationPart:
         """Return the last part, with the result."""
-        trial, pairs = self._trial, self._pairs
+        simulation, pairs = self._simulation, self._pairs
         outcome = SimulationResult(
-            policies=tuple(map(str, trial.patched.patch.refs)),
-            idle=tuple(map(str, trial.patched.idle)),
+            policies=tuple(map(str, simulation.patched.patch.refs)),
+            idle=tuple(map(str, simulation.patched.idle)),
             judged=pairs.judged,
             unlogged=pairs.unlogged,
-            log=trial.log,
-            pods=trial.pods if self._asked.pods else None,
-            notes=trial.notes,
+            log=simulation.log,
+            pods=simulation.pods if self._asked.pods else None,
+            notes=simulation.notes,
         )
         return msgspec.structs.replace(self.next_part(), outcome=outcome)
 
     def _check_namespace(self) -> None:
         """Raise UsageError for an unknown namespace: "no flow would change" would be misleading."""
-        cluster, namespace = self._trial.cluster, self._asked.namespace
+        cluster, namespace = self._simulation.cluster, self._asked.namespace
         if namespace and not self._total and namespace not in {*cluster.namespaces, *cluster.by_namespace}:
             raise UsageError(
                 f"there is no namespace {namespace}, and no flow with an end in it",

@@ -20,17 +20,17 @@ _SUGGESTED = 3
 class PolicyPatch(msgspec.Struct, frozen=True):
     """A policy change.
 
-    put:   policies that are added, or replace those of their name
-    taken: the policies that are removed
+    put:     policies that are added, or replace those of their name
+    removed: the policies that are removed
     """
 
     put: tuple[Policy, ...] = ()
-    taken: tuple[ObjectRef, ...] = ()
+    removed: tuple[ObjectRef, ...] = ()
 
     @property
     def refs(self) -> tuple[ObjectRef, ...]:
         """The policies that are added, replaced or removed."""
-        return (*(policy.ref for policy in self.put), *self.taken)
+        return (*(policy.ref for policy in self.put), *self.removed)
 
 
 def removal_patch(index: PolicyIndex, refs: Iterable[ObjectRef]) -> PolicyPatch:
@@ -41,7 +41,7 @@ def removal_patch(index: PolicyIndex, refs: Iterable[ObjectRef]) -> PolicyPatch:
             near = " or ".join(_near(index, ref))
             hint = f"did you mean {near}?" if near else "`nfagent dump policies` lists all policies"
             raise UsageError(f"there is no {ref} to remove", hint=hint)
-    return PolicyPatch(taken=wanted)
+    return PolicyPatch(removed=wanted)
 
 
 class PatchedPolicies:

@@ -30,7 +30,7 @@ OTHER = "other ports"
 """The label of the port that stands for all ports that no rule names: rules treat all of them, and ICMP, alike."""
 
 
-class Kind(msgspec.Struct, frozen=True):
+class FlowKind(msgspec.Struct, frozen=True):
     """A kind of traffic: one port that stands for all ports with the same verdict.
 
     traffic: the label of these ports; '' for the port alone
@@ -121,7 +121,7 @@ def _between(clients: _Group, servers: _Group) -> Iterator[ObservedFlow | None]:
         yield None
 
 
-def _flows(client: Pod, server: Pod, kinds_of_traffic: Iterable[Kind]) -> Iterator[ObservedFlow]:
+def _flows(client: Pod, server: Pod, kinds_of_traffic: Iterable[FlowKind]) -> Iterator[ObservedFlow]:
     for here in client.addresses:
         for there in server.addresses:
             if family_of(here) != family_of(there):
@@ -131,19 +131,19 @@ def _flows(client: Pod, server: Pod, kinds_of_traffic: Iterable[Kind]) -> Iterat
             yield ObservedFlow(Flow(here, there, "icmpv6" if family_of(there) == 6 else "icmp"))
 
 
-def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[Kind, ...]:
+def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[FlowKind, ...]:
     """Return one port for each kind of traffic that rules can tell apart at a Pod: declared ports, ranges, any other.
 
     ports:    the ports of rules, by number or all of a protocol
     declared: the ports that the Pod's containers declare; rules may refer to them by name
     """
-    found: list[Kind] = []
-    ranges: list[Kind] = []
+    found: list[FlowKind] = []
+    ranges: list[FlowKind] = []
     other = None
     for protocol in _PROTOCOLS:
         spans = [(port.first or 1, port.last or _LAST_PORT) for port in ports if port.protocol == protocol]
         own = sorted({port.port for port in declared if port.protocol == protocol})
-        found += [Kind(protocol, port) for port in own]
+        found += [FlowKind(protocol, port) for port in own]
         alike: set[frozenset[tuple[int, int]]] = set()
         for first, last in _parts([*spans, *((port, port) for port in own)]):
             covering = frozenset(span for span in spans if span[0] <= first <= span[1])
@@ -151,13 +151,13 @@ def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> 
                 continue
             alike.add(covering)
             if covering:
-                ranges.append(Kind(protocol, first, str(PolicyPort(protocol, first, last))))
+                ranges.append(FlowKind(protocol, first, str(PolicyPort(protocol, first, last))))
             elif other is None:
-                other = Kind(protocol, first, OTHER)
+                other = FlowKind(protocol, first, OTHER)
     return (*found, *ranges, *([other] if other is not None else []))
 
 
-def _weight(key: tuple[frozenset[PolicyPort], tuple[ContainerPort, ...]], found: tuple[Kind, ...]) -> int:
+def _weight(key: tuple[frozenset[PolicyPort], tuple[ContainerPort, ...]], found: tuple[FlowKind, ...]) -> int:
     return len(key[0]) + len(key[1]) + len(found)
 
 

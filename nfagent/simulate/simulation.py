@@ -20,7 +20,7 @@ from nfagent.simulate.patch import PatchedPolicies, PolicyPatch
 from nfagent.state.cluster import ClusterState, identity_of
 from nfagent.state.policy_index import PolicyIndex
 
-Verdict: TypeAlias = Literal["allowed", "denied"]
+VerdictName: TypeAlias = Literal["allowed", "denied"]
 FlowSource: TypeAlias = Literal["log", "pods"]
 """Source of a flow: the verdict log, or the enumeration of all pairs of Pods."""
 
@@ -74,8 +74,8 @@ class FlowChange(msgspec.Struct, frozen=True):
     traffic: str
     origin: FlowSource
     count: int
-    before: Verdict
-    after: Verdict
+    before: VerdictName
+    after: VerdictName
     turned: tuple[FlippedEnd, ...]
 
 
@@ -111,7 +111,7 @@ class PolicySimulation:
     """
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, choices: PolicyOptions = _DEFAULTS
+        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, policy_options: PolicyOptions = _DEFAULTS
     ) -> None:
         """Evaluate against this state, which the caller keeps up to date."""
         self.cluster = cluster
@@ -120,13 +120,13 @@ class PolicySimulation:
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
         self._index = index
-        self._choices = choices
+        self._policy_options = policy_options
 
     def judge(self, seen: ObservedFlow) -> FlowChange | None:
         """Evaluate and count a flow; return its change, None where the verdict stays."""
         flow = seen.flow
         ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
-        judging = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
+        pods = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
         counts = self.log if seen.origin == "log" else self.pods
         counts.judged += 1
         counts.gone += any(map(_is_gone, (seen.source, seen.destination), ends))
@@ -136,9 +136,9 @@ class PolicySimulation:
         ):
             counts.untouched += 1
             return None
-        now, then = self._index.policies_for(*judging), self.patched.policies_for(*judging)
-        before = evaluate(self.cluster, now, flow, self._choices)
-        after = evaluate(self.cluster, then, flow, self._choices)
+        now, then = self._index.policies_for(*pods), self.patched.policies_for(*pods)
+        before = evaluate(self.cluster, now, flow, self._policy_options)
+        after = evaluate(self.cluster, then, flow, self._policy_options)
         if before.allowed == after.allowed:
             return None
         counts.denied += before.allowed
@@ -164,7 +164,7 @@ def _is_gone(path: str, holder: Pod | None) -> bool:
     return path != "" and (holder is None or holder.ref.path != path)
 
 
-def _verdict(verdict: FlowVerdict) -> Verdict:
+def _verdict(verdict: FlowVerdict) -> VerdictName:
     return "allowed" if verdict.allowed else "denied"
 
 

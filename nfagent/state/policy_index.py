@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import msgspec
 
 from nfagent.model.admin_policy import Policy, TierRule
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.state.cluster import ClusterDelta, ClusterState, Identity, PodKey, identity_of, labels_of
 from nfagent.state.peer_index import PeerIndex, peer_selects
@@ -225,7 +225,7 @@ class PolicyIndex:
 
 def pod_peers(policy: Policy) -> set[PodPeer]:
     """Return the Pod peers that a policy's rules name, each once."""
-    rules: tuple[Rule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
+    rules: tuple[NetworkPolicyRule | TierRule, ...] = (*policy.rules("ingress"), *policy.rules("egress"))
     return {peer for rule in rules for peer in rule.peers if isinstance(peer, PodPeer)}
 
 

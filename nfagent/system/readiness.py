@@ -36,13 +36,13 @@ class ReadinessNotifier:
         self._side_problem = ""
         self._settled = asyncio.Event()
 
-    async def await_start(self, gathered: asyncio.Event) -> None:
+    async def await_start(self, synced: asyncio.Event) -> None:
         """Report READY where the cluster can't be read for long: the API server may be one of this node's Pods.
 
         The time counts from the start of the process: a credential plugin may take a minute.
         """
         left = max(0.0, READ_TIMEOUT_SECONDS - systemd.process_age())
-        if not await self._clock.wait(gathered, left):
+        if not await self._clock.wait(synced, left):
             log.warning(
                 "cluster not read within %.0f s; keeping the existing rules until it is read", READ_TIMEOUT_SECONDS
             )

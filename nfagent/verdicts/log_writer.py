@@ -22,7 +22,7 @@ QUEUE_FULL = "queue full"
 STOPPED = "stopped before it was written"
 _QUEUE_BYTES = 16 * 1024 * 1024
 _STALLED_SECONDS = 10.0
-_LOOK_SECONDS = 10.0
+_CHECK_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
 """The same problem is logged at most once in this time, however often it comes and goes."""
 _MAX_REPORTED = 16
@@ -115,7 +115,7 @@ class LogWriter:
             self.report_problem()
 
     def reopen(self) -> None:
-        """Have the file reopened: the next lines go to the file that the path then names."""
+        """Reopen the file: the next lines go to the file that the path then names."""
         with self._wakeup:
             self._reopening = True
             self._wakeup.notify()
@@ -168,7 +168,7 @@ class LogWriter:
     def _take(self) -> bool:
         """Wait for lines and take all, or until the disk is to be checked; return False once closed and empty."""
         with self._wakeup:
-            woken = self._wakeup.wait_for(lambda: self._queue or self._reopening or self._closing, _LOOK_SECONDS)
+            woken = self._wakeup.wait_for(lambda: self._queue or self._reopening or self._closing, _CHECK_SECONDS)
             if not self._queue:
                 self._since = self._monotonic()
             reopening, self._reopening = self._reopening, False

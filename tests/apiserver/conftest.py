@@ -13,7 +13,7 @@ from nfagent.lab.kube_client import LabApiClient
 
 
 @pytest.fixture(scope="session")
-def assets() -> ControlPlaneBinaries:
+def binaries() -> ControlPlaneBinaries:
     """Return etcd and kube-apiserver; waits for their build, where one is under way."""
     try:
         return find()
@@ -22,9 +22,9 @@ def assets() -> ControlPlaneBinaries:
 
 
 @pytest.fixture(scope="session")
-def control_plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Return an API server on loopback; its limitranges have no cache, so that `compact` ends old watches of them."""
-    with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), assets=assets) as plane:
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), uncached=("limitranges",), binaries=binaries) as plane:
         yield plane
 
 

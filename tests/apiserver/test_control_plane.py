@@ -204,28 +204,28 @@ class TestLife:
 
 class TestEnd:
     def test_a_server_that_does_not_start_says_why_and_nothing_is_left(
-        self, assets: ControlPlaneBinaries, tmp_path: Path
+        self, binaries: ControlPlaneBinaries, tmp_path: Path
     ) -> None:
-        plane = ControlPlane(tmp_path, flags=("--no-such-flag",), assets=assets)
+        plane = ControlPlane(tmp_path, flags=("--no-such-flag",), binaries=binaries)
         with pytest.raises(ClusterError, match="unknown flag: --no-such-flag"):
             plane.up()
         assert processes_of(tmp_path) == []
 
     @pytest.mark.kernel
     def test_in_a_lab_every_node_reaches_it_and_both_processes_end_with_it(
-        self, assets: ControlPlaneBinaries, tmp_path: Path
+        self, binaries: ControlPlaneBinaries, tmp_path: Path
     ) -> None:
-        with NetnsTopology(NODES, outside=(API,), tag="ta") as fabric:
-            inside = fabric.outside_namespace("api")
-            with ControlPlane(tmp_path, address=API.addresses[0], netns=inside, assets=assets) as plane:
+        with NetnsTopology(NODES, outside=(API,), tag="ta") as topology:
+            inside = topology.outside_namespace("api")
+            with ControlPlane(tmp_path, address=API.addresses[0], netns=inside, binaries=binaries) as plane:
                 assert len(processes_of(tmp_path)) == 2
-                for name in (inside, *map(fabric.node_namespace, fabric.nodes)):
+                for name in (inside, *map(topology.node_namespace, topology.nodes)):
                     with plane.client(netns=name) as client:
                         assert client.ask("GET", "/readyz").ok, name
                 plane.compact()
         assert processes_of(tmp_path) == []
 
-    @pytest.mark.usefixtures("assets")
+    @pytest.mark.usefixtures("binaries")
     def test_both_processes_end_with_the_process_that_started_them(self, tmp_path: Path) -> None:
         program = (
             "import os, pathlib, signal, sys\n"

@@ -24,9 +24,9 @@ _CACHED = {resource.plural for resource in RESOURCES} - {"configmaps"}
 
 
 @pytest.fixture(scope="module")
-def plane(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def plane(binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     scratch, flags = tmp_path_factory.mktemp("unstreamed"), ("--feature-gates=WatchList=false",)
-    with ControlPlane(scratch, flags=flags, uncached=("configmaps",), assets=assets) as started:
+    with ControlPlane(scratch, flags=flags, uncached=("configmaps",), binaries=binaries) as started:
         yield started
 
 
@@ -38,7 +38,7 @@ def settings(number: int) -> Document:
 
 def lists_of_etcd(client: LabApiClient) -> dict[str, int]:
     """Count the lists that the server had to ask etcd for, by resource."""
-    metrics = client.insist("GET", "/metrics").text
+    metrics = client.ask_retrying("GET", "/metrics").text
     return {name: int(count) for name, count in _COUNTED.findall(metrics)}
 
 

@@ -121,7 +121,7 @@ def _close(stage: DemoOutput, done: report.Report) -> None:
     failed = {failed.case for failed in done.failures}
     cases = sum(row.cases for row in done.rows if row.by == "suite")
     verdict = f"{cases} cases" if done.good else f"{len(failed)} of {cases} cases failed: {', '.join(sorted(failed))}"
-    stage.closing(f"{verdict}, {done.seconds:.0f} s.", as_expected=done.good)
+    stage.summary(f"{verdict}, {done.seconds:.0f} s.", as_expected=done.good)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Session:
             names = ", ".join(result.reading for result in failed or results)
             asked = counted(sum(result.asked for result in results), "probe")
             self._stage.progress("")
-            self._stage.say(f"{case.id}  {words}  {names}: {asked}")
+            self._stage.text(f"{case.id}  {words}  {names}: {asked}")
         self._stage.progress(bar(done, self._of, case.id) if done < self._of else "")
 
 

@@ -96,4 +96,4 @@ def _probes(failures: Sequence[Failed]) -> Iterator[str]:
 
 def _say(stage: DemoOutput, lines: Iterable[str]) -> None:
     for text in lines:
-        stage.say(text)
+        stage.text(text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from nfagent.decode.registry import object_ref
-from nfagent.lab.listeners import Protocol
+from nfagent.lab.listeners import ProbeProtocol
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
@@ -24,7 +24,7 @@ State: TypeAlias = Mapping[ObjectRef, Document]
 
 # cyclonus gives its nodes no address; these are the ones that the tiers' suites give to nodes of the same names.
 _NODE_ADDRESSES = {"a": ["192.0.2.1", "2001:db8:ffff::1"], "b": ["192.0.2.2", "2001:db8:ffff::2"]}
-_PROTOCOLS: dict[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
+_PROTOCOLS: dict[str, ProbeProtocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 _UNKNOWN = "-"
 
 
@@ -33,7 +33,7 @@ class Probe(NamedTuple):
 
     source: str
     destination: str
-    protocol: Protocol
+    protocol: ProbeProtocol
     port: int
     allowed: bool
 
@@ -90,7 +90,7 @@ class Suite(NamedTuple):
     name: str
     nodes: tuple[Node, ...]
     base: State
-    listens: Mapping[str, tuple[tuple[Protocol, int], ...]]
+    listens: Mapping[str, tuple[tuple[ProbeProtocol, int], ...]]
     cases: tuple[Case, ...]
 
 
@@ -102,7 +102,7 @@ class Place(NamedTuple):
     node: str
     addresses: tuple[str, ...]
     host: bool
-    listens: tuple[tuple[Protocol, int], ...]
+    listens: tuple[tuple[ProbeProtocol, int], ...]
 
     def address(self, family: Family) -> str:
         return next(address for address in self.addresses if family_of(address) == family)
@@ -224,7 +224,7 @@ def _pod_document(pod: Document) -> Document:
     }
 
 
-def _listener(written: str) -> tuple[Protocol, int]:
+def _listener(written: str) -> tuple[ProbeProtocol, int]:
     protocol, _, port = written.partition("/")
     return _PROTOCOLS[protocol], int(port)
 

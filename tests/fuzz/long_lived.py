@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from nfagent.errors import KernelError
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Protocol
+from nfagent.lab.listeners import ProbeProtocol
 from nfagent.policy.evaluator import Flow
 
 
@@ -68,7 +68,7 @@ class LongLivedConnections:
 
     def _open(self, flow: Flow) -> LabFlow | None:
         where = self._namespace_of(flow.source)
-        protocol: Protocol = "tcp" if flow.protocol == "tcp" else "udp"
+        protocol: ProbeProtocol = "tcp" if flow.protocol == "tcp" else "udp"
         try:
             return netns.inside(where, functools.partial(open_flow, protocol, flow.destination, flow.port or 0))
         except OSError as error:

@@ -60,7 +60,7 @@ class Oracles:
     def allowed(self, flow: Flow) -> bool:
         """Return the evaluator's verdict."""
         view = self._nodes[NODES[0]].view
-        return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+        return evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed
 
     def is_allowed_by_address(self, flow: Flow, called: str) -> bool:
         """Return the evaluator's verdict on a flow that is sent to an address of the link with several receivers.
@@ -68,9 +68,9 @@ class Oracles:
         The client's egress applies to that address, the server's ingress to the client.
         """
         view = self._nodes[NODES[0]].view
-        judged = evaluate(view.cluster, view.index.policies.values(), flow, view.choices)
+        judged = evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options)
         calling = Flow(flow.source, called, flow.protocol, flow.port)
-        egress = evaluate(view.cluster, view.index.policies.values(), calling, view.choices)
+        egress = evaluate(view.cluster, view.index.policies.values(), calling, view.policy_options)
         return egress.allowed and (judged.ingress is None or judged.ingress.allowed)
 
     def passes(self, flow: Flow) -> bool:

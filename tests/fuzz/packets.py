@@ -14,7 +14,7 @@ from typing import Self
 from nfagent.errors import NfagentError
 from nfagent.lab import netns
 from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan
@@ -33,7 +33,7 @@ _SLOTS = "slots"
 _SECONDS = 0.25
 _LIVING = 24
 _FRESH = 8
-_PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
+_PROTOCOLS: dict[str, ProbeProtocol] = {"tcp": "tcp", "udp": "udp", "sctp": "sctp", "icmp": "icmp", "icmpv6": "icmp"}
 # Thousands of probes: their conntrack entries must expire before their source ports are used again.
 _SHORT_TIMEOUTS = {
     "netfilter/nf_conntrack_udp_timeout": "5",
@@ -170,7 +170,7 @@ class PacketLab:
         return tuple(self._link_scope.reached(calls, _SECONDS))
 
     def compared(self, oracles: Oracles) -> Iterator[Finding]:
-        """Let both agents compare their kernel's table with the desired ruleset; yield the differences."""
+        """Compare both agents' kernel tables with the desired rulesets; yield the differences."""
         for name, agent in self._cluster.agents.items():
             view = agent.ask("/v1/dump/diff")
             if not view["equal"]:

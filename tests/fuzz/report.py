@@ -67,7 +67,7 @@ class Progress:
             self._stage.progress(words)
         elif time.monotonic() - self._said > _LINE_SECONDS:
             self._said = time.monotonic()
-            self._stage.say(words)
+            self._stage.text(words)
 
 
 def progress_text(counts: Counts, left: float) -> str:
@@ -94,12 +94,12 @@ def show_report(stage: DemoOutput, report: Report) -> None:
         [(runner, what, f"{flows:{width},}", f"{cases:{width},}") for runner, what, flows, cases in asked],
     )
     if counts.again:
-        stage.say(f"{_counted(counts.again, 'flow')} repeated: packets had another verdict at first")
+        stage.text(f"{_counted(counts.again, 'flow')} repeated: packets had another verdict at first")
     if found is not None:
         _show_found(stage, found)
     lab = f"; {report.attachment} Pods" if report.attachment is not None else ""
     done = f"{_counted(counts.cases, 'case')}, {_counted(counts.steps, 'step')}, {report.seconds:.0f} s"
-    stage.closing(f"{done}; seed {report.seed}{lab}", as_expected=found is None)
+    stage.summary(f"{done}; seed {report.seed}{lab}", as_expected=found is None)
 
 
 def _counted(number: int, word: str) -> str:
@@ -111,22 +111,22 @@ def _show_found(stage: DemoOutput, found: Found) -> None:
     if found.repeated:
         (documents, fewer), (steps, few) = found.documents, found.steps
         before, after = f"{_counted(documents, 'document')} in {_counted(steps, 'step')}", f"{fewer} in {few}"
-        stage.say(f"shrunk from {before} to {after}: {found.folder}")
+        stage.text(f"shrunk from {before} to {after}: {found.folder}")
     else:
-        stage.say(f"the finding was not repeated; the case as it was drawn is in {found.folder}")
-    stage.say(f"replay: {found.replay}")
+        stage.text(f"the finding was not repeated; the case as it was drawn is in {found.folder}")
+    stage.text(f"replay: {found.replay}")
 
 
 def show_replayed(stage: DemoOutput, replayed: Replayed) -> None:
     """Show the verdicts, then and now."""
     then, now = replayed.then, replayed.now
     stage.progress("")
-    stage.say(f"{then.question or 'no flow'}, after step {then.step + 1} of {replayed.folder}")
+    stage.text(f"{then.question or 'no flow'}, after step {then.step + 1} of {replayed.folder}")
     runner = dict.fromkeys((*then.verdicts, *(now.verdicts if now is not None else ())))
     said = now.verdicts if now is not None else dict.fromkeys(runner, "agrees")
     stage.table(
         ("ORACLE", "THEN", "NOW"), [(judge, then.verdicts.get(judge, "-"), said.get(judge, "-")) for judge in runner]
     )
     if now is not None and now.place:
-        stage.say(now.place)
-    stage.closing("It fails." if now is not None else "It fails no longer.", as_expected=now is None)
+        stage.text(now.place)
+    stage.summary("It fails." if now is not None else "It fails no longer.", as_expected=now is None)

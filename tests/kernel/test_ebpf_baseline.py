@@ -14,7 +14,7 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab import ebpf_baseline, netns
 from nfagent.lab.ebpf_baseline import EbpfPath, address_key, build, link_of, policy_key
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import grid
@@ -22,15 +22,15 @@ from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel
 
-PORTS: tuple[tuple[Protocol, int], ...] = (("tcp", 80), ("tcp", 81), ("udp", 80), ("sctp", 80), ("icmp", 0))
+PORTS: tuple[tuple[ProbeProtocol, int], ...] = (("tcp", 80), ("tcp", 81), ("udp", 80), ("sctp", 80), ("icmp", 0))
 CLIENT, SERVER, STRANGER = ("x", "a"), ("x", "b"), ("y", "a")
 CLIENTS, STRANGERS = 1001, 1002
-Reach = dict[int, set[tuple[Protocol, int]]]
+Reach = dict[int, set[tuple[ProbeProtocol, int]]]
 """Family -> protocols and ports that are reached."""
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[NetnsTopology]:
+def topology() -> Iterator[NetnsTopology]:
     if lack := ebpf_baseline.missing():
         pytest.skip(lack)
     with NetnsTopology(*grid(), tag="tebpf") as built:
@@ -38,36 +38,36 @@ def fabric() -> Iterator[NetnsTopology]:
 
 
 @pytest.fixture(scope="module")
-def servers(fabric: NetnsTopology) -> Iterator[Listeners]:
+def servers(topology: NetnsTopology) -> Iterator[Listeners]:
     with Listeners() as serving:
-        serving.listen(pod_endpoints(fabric, PORTS))
+        serving.listen(pod_endpoints(topology, PORTS))
         yield serving
 
 
 @pytest.fixture
-def path(fabric: NetnsTopology) -> Iterator[EbpfPath]:
+def path(topology: NetnsTopology) -> Iterator[EbpfPath]:
     """Return the program, loaded on the server's node, where the clients' identities are known."""
-    with EbpfPath(fabric.node_namespace(fabric.pods[SERVER].node)) as loaded:
+    with EbpfPath(topology.node_namespace(topology.pods[SERVER].node)) as loaded:
         for pod, identity in ((CLIENT, CLIENTS), (STRANGER, STRANGERS)):
-            for address in fabric.pods[pod].addresses:
+            for address in topology.pods[pod].addresses:
                 loaded.identify(address, identity)
         yield loaded
 
 
 @pytest.fixture
-def server(fabric: NetnsTopology, path: EbpfPath) -> int:
+def server(topology: NetnsTopology, path: EbpfPath) -> int:
     """Attach the server's Pod; nothing is allowed yet."""
-    return path.attach(fabric.pod_namespace(*SERVER))
+    return path.attach(topology.pod_namespace(*SERVER))
 
 
 def reached(
-    fabric: NetnsTopology, servers: Listeners, source: tuple[str, str] = CLIENT, to: tuple[str, str] = SERVER
+    topology: NetnsTopology, servers: Listeners, source: tuple[str, str] = CLIENT, to: tuple[str, str] = SERVER
 ) -> Reach:
     """Return the ports that are reached, for each family."""
     found: Reach = {}
     probes = {
-        Probe(fabric.pod_namespace(*source), address, protocol, port): (6 if ":" in address else 4)
-        for address in fabric.pods[to].addresses
+        Probe(topology.pod_namespace(*source), address, protocol, port): (6 if ":" in address else 4)
+        for address in topology.pods[to].addresses
         for protocol, port in PORTS
     }
     for probe, outcome in run_probes(servers, probes, 0.4).items():
@@ -77,7 +77,7 @@ def reached(
     return found
 
 
-def both(*ports: tuple[Protocol, int]) -> Reach:
+def both(*ports: tuple[ProbeProtocol, int]) -> Reach:
     return {4: set(ports), 6: set(ports)}
 
 
@@ -87,24 +87,24 @@ NOTHING = both()
 
 @pytest.mark.usefixtures("server")
 def test_a_pod_without_entries_is_closed_in_both_directions_and_its_neighbours_are_free(
-    fabric: NetnsTopology, servers: Listeners
+    topology: NetnsTopology, servers: Listeners
 ) -> None:
-    assert reached(fabric, servers) == NOTHING
-    assert reached(fabric, servers, SERVER, CLIENT) == NOTHING
-    assert reached(fabric, servers, CLIENT, STRANGER) == EVERYTHING
+    assert reached(topology, servers) == NOTHING
+    assert reached(topology, servers, SERVER, CLIENT) == NOTHING
+    assert reached(topology, servers, CLIENT, STRANGER) == EVERYTHING
 
 
 def test_an_identity_is_allowed_on_a_port_of_a_protocol_and_nothing_else(
-    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+    topology: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS, 80, "tcp")
-    assert reached(fabric, servers) == both(("tcp", 80))
-    assert reached(fabric, servers, STRANGER) == NOTHING
+    assert reached(topology, servers) == both(("tcp", 80))
+    assert reached(topology, servers, STRANGER) == NOTHING
     path.allow(server, "ingress", CLIENTS, 80, "udp")
     path.allow(server, "ingress", CLIENTS, 80, "sctp")
     path.allow(server, "ingress", CLIENTS, protocol="icmp")
     path.allow(server, "ingress", CLIENTS, protocol="icmpv6")
-    assert reached(fabric, servers) == both(*(port for port in PORTS if port != ("tcp", 81)))
+    assert reached(topology, servers) == both(*(port for port in PORTS if port != ("tcp", 81)))
 
 
 @pytest.mark.parametrize(
@@ -117,52 +117,58 @@ def test_an_identity_is_allowed_on_a_port_of_a_protocol_and_nothing_else(
     ],
 )
 def test_a_wildcard_entry_allows(
-    fabric: NetnsTopology, servers: Listeners, *, path: EbpfPath, server: int, entry: tuple[int, int, str], reach: Reach
+    topology: NetnsTopology,
+    servers: Listeners,
+    *,
+    path: EbpfPath,
+    server: int,
+    entry: tuple[int, int, str],
+    reach: Reach,
 ) -> None:
     path.allow(server, "ingress", *entry)
-    assert reached(fabric, servers) == reach
+    assert reached(topology, servers) == reach
 
 
 def test_one_map_update_changes_the_verdict_of_the_next_connection(
-    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+    topology: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
-    assert reached(fabric, servers) == NOTHING
+    assert reached(topology, servers) == NOTHING
     path.allow(server, "ingress", CLIENTS)
-    assert reached(fabric, servers) == EVERYTHING
+    assert reached(topology, servers) == EVERYTHING
     assert path.revoke(server, "ingress", CLIENTS)
-    assert reached(fabric, servers) == NOTHING
+    assert reached(topology, servers) == NOTHING
     assert not path.revoke(server, "ingress", CLIENTS)
 
 
 def test_an_identity_that_moves_takes_its_rights_along(
-    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+    topology: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS)
-    for address in fabric.pods[CLIENT].addresses:
+    for address in topology.pods[CLIENT].addresses:
         assert path.forget(address)
-    assert reached(fabric, servers) == NOTHING
-    for cidr in fabric.nodes[fabric.pods[CLIENT].node].pod_cidrs:
+    assert reached(topology, servers) == NOTHING
+    for cidr in topology.nodes[topology.pods[CLIENT].node].pod_cidrs:
         path.identify(cidr, CLIENTS)
-    assert reached(fabric, servers) == EVERYTHING
-    for address in fabric.pods[CLIENT].addresses:
+    assert reached(topology, servers) == EVERYTHING
+    for address in topology.pods[CLIENT].addresses:
         path.identify(address, STRANGERS)
-    assert reached(fabric, servers) == NOTHING, "the longer prefix is the closer one"
+    assert reached(topology, servers) == NOTHING, "the longer prefix is the closer one"
 
 
 def test_egress_and_ingress_have_separate_verdicts(
-    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+    topology: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "egress", CLIENTS, 80, "tcp")
-    assert reached(fabric, servers, SERVER, CLIENT) == both(("tcp", 80))
-    assert reached(fabric, servers, SERVER, STRANGER) == NOTHING
-    assert reached(fabric, servers, CLIENT, SERVER) == NOTHING
+    assert reached(topology, servers, SERVER, CLIENT) == both(("tcp", 80))
+    assert reached(topology, servers, SERVER, STRANGER) == NOTHING
+    assert reached(topology, servers, CLIENT, SERVER) == NOTHING
 
 
 def test_an_established_connection_goes_on_after_its_entry_is_gone(
-    fabric: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
+    topology: NetnsTopology, servers: Listeners, path: EbpfPath, server: int
 ) -> None:
     path.allow(server, "ingress", CLIENTS)
-    client, address = fabric.pod_namespace(*CLIENT), fabric.pods[SERVER].addresses[0]
+    client, address = topology.pod_namespace(*CLIENT), topology.pods[SERVER].addresses[0]
     flow = netns.inside(client, functools.partial(open_flow, "tcp", address, 80))
     try:
         for keep in (True, False):
@@ -173,22 +179,22 @@ def test_an_established_connection_goes_on_after_its_entry_is_gone(
             assert heard == [nonce]
             if keep:
                 assert path.revoke(server, "ingress", CLIENTS)
-        assert reached(fabric, servers) == NOTHING
+        assert reached(topology, servers) == NOTHING
     finally:
         flow.close()
 
 
-def test_nothing_is_left_after_it(fabric: NetnsTopology, servers: Listeners) -> None:
-    node = fabric.node_namespace(fabric.pods[SERVER].node)
+def test_nothing_is_left_after_it(topology: NetnsTopology, servers: Listeners) -> None:
+    node = topology.node_namespace(topology.pods[SERVER].node)
     with EbpfPath(node) as path:
-        path.attach(fabric.pod_namespace(*SERVER))
+        path.attach(topology.pod_namespace(*SERVER))
         assert "clsact" in qdiscs(node)
         assert len(descriptors()) == 5  # three maps, two programs
-        assert reached(fabric, servers) == NOTHING
+        assert reached(topology, servers) == NOTHING
     assert "clsact" not in qdiscs(node)
     assert descriptors() == []
     assert not list(Path("/sys/fs/bpf").glob("**/*"))
-    assert reached(fabric, servers) == EVERYTHING
+    assert reached(topology, servers) == EVERYTHING
     path.close()
 
 
@@ -196,10 +202,10 @@ def test_closing_after_the_lab_is_down_succeeds() -> None:
     if lack := ebpf_baseline.missing():
         pytest.skip(lack)
     nodes, pods, _ = grid(nodes=1)
-    with NetnsTopology(nodes, pods[:1], tag="tebpf") as fabric:
-        path = EbpfPath(fabric.node_namespace("n1"))
+    with NetnsTopology(nodes, pods[:1], tag="tebpf") as topology:
+        path = EbpfPath(topology.node_namespace("n1"))
         path.__enter__()
-        path.attach(fabric.pod_namespace(*pods[0].key))
+        path.attach(topology.pod_namespace(*pods[0].key))
     path.close()
     assert descriptors() == []
 

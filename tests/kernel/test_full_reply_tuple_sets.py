@@ -82,7 +82,7 @@ class RevocationPipeline:
     """The desired state, the kernel, the reconciler and the revoker, as in the agent."""
 
     def __init__(self, capacity: int) -> None:
-        self.desired = DesiredState("a", ways=capacity)
+        self.desired = DesiredState("a", reply_tuples=capacity)
         self.kernel = NftClient()
         self.connections = ConntrackClient()
         self.reconciler = Reconciler(self.kernel, SystemClock(), self.desired, on_sync=self._synced)
@@ -171,7 +171,7 @@ def test_where_the_set_is_full_what_fits_is_ended_and_the_rest_stays_closed_unti
 )
 def test_a_smaller_set_of_an_earlier_start_is_enlarged_and_keeps_its_elements() -> None:
     async def body() -> None:
-        small, large = DesiredState("a").ruleset(), DesiredState("a", ways=4 * FLOW_SET_SIZE).ruleset()
+        small, large = DesiredState("a").ruleset(), DesiredState("a", reply_tuples=4 * FLOW_SET_SIZE).ruleset()
         with closing(NftClient()) as kernel:
             await kernel.apply(await kernel.difference(small))
         nft("add", "element", "inet", "nfagent", "revoked4", f"{{ {WAY} }}")
@@ -185,7 +185,7 @@ def test_a_smaller_set_of_an_earlier_start_is_enlarged_and_keeps_its_elements() 
 
 def test_a_set_that_is_larger_than_it_need_be_stays_and_keeps_what_it_remembers() -> None:
     async def body() -> None:
-        small, large = DesiredState("a").ruleset(), DesiredState("a", ways=4 * FLOW_SET_SIZE).ruleset()
+        small, large = DesiredState("a").ruleset(), DesiredState("a", reply_tuples=4 * FLOW_SET_SIZE).ruleset()
         with closing(NftClient()) as kernel:
             await kernel.apply(await kernel.difference(large))
             nft("add", "element", "inet", "nfagent", "revoked4", f"{{ {WAY} }}")

@@ -93,14 +93,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartLab]:
     (folder / "manifests").symlink_to("revision-0")
     nodes, pods = planned()
     with (
-        NetnsTopology(nodes, pods, [OUTSIDE], tag="t") as fabric,
+        NetnsTopology(nodes, pods, [OUTSIDE], tag="t") as topology,
         Listeners() as servers,
-        LabCluster(fabric, folder / "manifests", folder / "agents") as cluster,
+        LabCluster(topology, folder / "manifests", folder / "agents") as cluster,
     ):
-        servers.listen(pod_endpoints(fabric, [("tcp", 80)]))
-        outside = fabric.outside_namespace("outside")
+        servers.listen(pod_endpoints(topology, [("tcp", 80)]))
+        outside = topology.outside_namespace("outside")
         servers.listen([Endpoint(outside, OUTSIDE.addresses[0], "tcp", 443)])
-        yield RestartLab(fabric, servers, cluster)
+        yield RestartLab(topology, servers, cluster)
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def unprivileged_user() -> Iterator[None]:
 
 
 def root(call: Callable[[], object]) -> None:
-    """Do something as root."""
+    """Call a function as root."""
     os.seteuid(0)
     try:
         call()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, grid
 from tests.support.packet_labs import Document, ManifestLab, pod_document, running_lab
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kernel
 
 NODES, PODS, _ = grid()
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10", "fd00:99::10"))
-PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)]
+PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)]
 
 
 @pytest.fixture(scope="module")

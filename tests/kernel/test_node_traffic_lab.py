@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, grid
 from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
-PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])

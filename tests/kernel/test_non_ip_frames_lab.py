@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nfagent.kernel.bridge_table import BridgeTableReconciler, Run
+from nfagent.kernel.bridge_table import BridgeTableReconciler, RunCommands
 from nfagent.kernel.nft_client import NftClient
 from nfagent.lab import netns
 from nfagent.lab.agents import LabAgent
@@ -301,10 +301,10 @@ class OtherWords:
         self._kernel = kernel
         self._disturbs = disturbs
 
-    async def run_commands(self, call: Callable[[Run], Made]) -> Made:
+    async def run_commands(self, call: Callable[[RunCommands], Made]) -> Made:
         return await self._kernel.run_commands(lambda run: call(partial(self._run, run)))
 
-    def _run(self, run: Run, text: str) -> str:
+    def _run(self, run: RunCommands, text: str) -> str:
         answer = run(text).replace('"arp"', "2054")
         if "add rule" in text:
             self.written += 1

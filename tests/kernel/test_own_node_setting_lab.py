@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import Endpoint, Protocol
+from nfagent.lab.listeners import Endpoint, ProbeProtocol
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, grid
 from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
@@ -15,7 +15,7 @@ from tests.support.packet_labs import ManifestLab, namespace_document, pod_docum
 pytestmark = pytest.mark.kernel
 
 NODES, PODS, _ = grid()
-PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 CLOSED = policy_document("x", "closed", podSelector={}, policyTypes=["Ingress", "Egress"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from nfagent.errors import HostError
 from nfagent.lab import netns
 from nfagent.lab.ip_commands import BRIDGED
-from nfagent.lab.listeners import Protocol, pod_endpoints
+from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, grid
 from tests.support.packet_labs import (
@@ -32,7 +32,7 @@ WAYS: list[tuple[Attachment, Underlay]] = [
     ("routed", "vxlan"),
     ("bridge", "vxlan"),
 ]
-PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
+PROTOCOLS: tuple[ProbeProtocol, ...] = ("tcp", "udp")
 
 # Who is where: its name, its label, its node.
 PODS = [

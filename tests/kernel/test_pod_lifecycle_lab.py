@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import Protocol, pod_endpoints
+from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import PodPlan, grid
 from tests.support.packet_labs import (
@@ -26,7 +26,7 @@ NODES, _PODS, _OUTSIDE = grid()
 JOB = PodPlan("x", "job", "n1", ("10.244.1.10", "2001:db8:244:1::a"))
 NEAR = PodPlan("x", "near", "n1", ("10.244.1.11", "2001:db8:244:1::b"))
 FAR = PodPlan("x", "far", "n2", ("10.244.2.12", "2001:db8:244:2::c"))
-PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80)]
+PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80)]
 NO_CALLERS: set[tuple[str, int]] = set()
 BOTH = {("near", 4), ("near", 6), ("far", 4), ("far", 6)}
 

@@ -314,7 +314,7 @@ def test_a_refusal_ends_in_the_right_ruleset(
 
 
 def assert_refused(caplog: pytest.LogCaptureFixture, said: str) -> None:
-    """Look for one refusal, in these words, or for none."""
+    """Assert one refusal with this text, or none."""
     assert len(caplog.messages) == (said != ""), caplog.messages
     assert re.search(said, "".join(caplog.messages)), caplog.messages
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
@@ -19,7 +19,7 @@ from tests.support.packet_labs import ManifestLab, as_text, pod_plans
 pytestmark = pytest.mark.kernel
 
 FAULTS = Path(__file__).parent.parent / "faults"
-PROTOCOLS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
 EVERYTHING = {
     "apiVersion": "v1",
@@ -61,14 +61,14 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (manifests / "objs.json").write_text(json.dumps(objects), encoding="utf-8")
     (manifests / "masquerade.yaml").write_text(as_text([EVERYTHING]), encoding="utf-8")
     with (
-        NetnsTopology(nodes, pods, (OUTSIDE,), tag="t") as fabric,
+        NetnsTopology(nodes, pods, (OUTSIDE,), tag="t") as topology,
         Listeners() as servers,
-        LabCluster(fabric, manifests, folder / "agents") as cluster,
+        LabCluster(topology, manifests, folder / "agents") as cluster,
     ):
-        servers.listen(pod_endpoints(fabric, PROTOCOLS))
-        namespace = fabric.outside_namespace("outside")
+        servers.listen(pod_endpoints(topology, PROTOCOLS))
+        namespace = topology.outside_namespace("outside")
         servers.listen(Endpoint(namespace, address, "tcp", 80) for address in OUTSIDE.addresses)
-        yield ManifestLab(fabric, servers, cluster)
+        yield ManifestLab(topology, servers, cluster)
 
 
 def asked(lab: ManifestLab, family: int) -> list[ProbeResult]:

@@ -60,7 +60,7 @@ def addresses(document: Document) -> list[str]:
     return [found["ip"] for found in document["status"]["podIPs"]]
 
 
-class End:
+class ConnectionEnd:
     """One end of a connection."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -79,11 +79,11 @@ class End:
 
 
 @contextmanager
-def end(namespace: str, bound: tuple[str, int], peer: tuple[str, int]) -> Iterator[End]:
+def end(namespace: str, bound: tuple[str, int], peer: tuple[str, int]) -> Iterator[ConnectionEnd]:
     command = ["ip", "netns", "exec", namespace, sys.executable, "-c", ENDS, json.dumps([bound, peer])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield End(process)
+            yield ConnectionEnd(process)
         finally:
             process.kill()
 

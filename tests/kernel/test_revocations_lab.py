@@ -87,7 +87,7 @@ def admin(action: str) -> Document:
 
 
 def baseline() -> Document:
-    """Say, where no NetworkPolicy does, that east may not call the db."""
+    """Deny traffic from east to the db where no NetworkPolicy decides."""
     denying = admin("Deny")["spec"]
     del denying["priority"]
     return tier("v1alpha1", "BaselineAdminNetworkPolicy", "default", **denying)

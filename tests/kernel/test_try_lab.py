@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import Protocol, pod_endpoints
+from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
@@ -28,7 +28,7 @@ from tests.support.packet_labs import (
 pytestmark = pytest.mark.kernel
 
 NODES, PODS, _ = grid()
-PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
+PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("icmp", 0)]
 CLIENTS = ("y/a", "y/b", "z/a", "z/c")
 SUBJECT = {"matchLabels": {"pod": "a"}}
 FROM_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}

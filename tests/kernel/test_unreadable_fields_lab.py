@@ -62,17 +62,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     manifests.mkdir()
     (manifests / "cluster.yaml").write_text(as_text(CLUSTER), encoding="utf-8")
     with (
-        NetnsTopology(NODES, PODS, (OUTSIDE,), tag="t") as fabric,
+        NetnsTopology(NODES, PODS, (OUTSIDE,), tag="t") as topology,
         Listeners() as servers,
-        LabCluster(fabric, manifests, folder / "agents") as cluster,
+        LabCluster(topology, manifests, folder / "agents") as cluster,
     ):
-        servers.listen(pod_endpoints(fabric, [("tcp", 80)]))
-        outside = fabric.outside_namespace("outside")
+        servers.listen(pod_endpoints(topology, [("tcp", 80)]))
+        outside = topology.outside_namespace("outside")
         servers.listen(Endpoint(outside, address, "tcp", 443) for address in OUTSIDE.addresses)
         for node in NODES:
-            name = fabric.node_namespace(node.name)
+            name = topology.node_namespace(node.name)
             servers.listen(Endpoint(name, address, "tcp", KUBELET) for address in node.addresses)
-        yield ManifestLab(fabric, servers, cluster)
+        yield ManifestLab(topology, servers, cluster)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, Protocol
+from nfagent.lab.listeners import Endpoint, ProbeProtocol
 from nfagent.lab.probe import Probe
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.conntrack_table import count, forget
@@ -23,7 +23,7 @@ DNS: dict[Family, str] = {4: "169.254.20.10", 6: "fd00:ffff::10"}
 BESIDE: dict[Family, str] = {4: "169.254.20.11", 6: "fd00:ffff::11"}
 """Another address of the node, exempted as well."""
 
-QUERIES: tuple[Protocol, Protocol] = ("udp", "tcp")
+QUERIES: tuple[ProbeProtocol, ProbeProtocol] = ("udp", "tcp")
 PORT_53: list[Document] = [{"protocol": protocol.upper(), "port": 53} for protocol in QUERIES]
 EXEMPT = """
 table inet exempt {

@@ -44,7 +44,7 @@ def test_the_next_agent_commits_nothing(site: AgentSite, manifests: Path) -> Non
 
 
 def test_a_change_is_seen_as_commits(site: AgentSite) -> None:
-    """Hold the measure of the test above: a policy more is a generation more."""
+    """Assert that the test above can fail: one more policy is one more generation."""
     with site.agent(EARLIER):
         site.await_sync()
     (site.manifests / "more.yaml").write_text(GOLDENS[0].read_text().replace("nodeName: a", "nodeName: node-a"))

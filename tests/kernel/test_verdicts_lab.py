@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import OutsideHost, grid
 from nfagent.verdicts.records import Record, decode
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kernel
 
 NODES, PODS, _ = grid()
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
-PORTS: list[tuple[Protocol, int]] = [("tcp", 80), ("udp", 80), ("sctp", 80), ("icmp", 0)]
+PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("udp", 80), ("sctp", 80), ("icmp", 0)]
 SUBJECT = {"matchLabels": {"pod": "a"}}
 FROM_Y = policy_document(
     "x", "from-y", podSelector=SUBJECT, ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}]
@@ -87,7 +87,7 @@ def switch(lab: ManifestLab, *, allow: bool, deny: bool) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("protocol", "port"), PORTS)
 def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
-    lab: ManifestLab, protocol: Protocol, port: int, family: int
+    lab: ManifestLab, protocol: ProbeProtocol, port: int, family: int
 ) -> None:
     switch(lab, allow=False, deny=True)
     probe = Probe(lab.pod("z/c"), lab.address("x/a", family), protocol, port)

@@ -21,9 +21,9 @@ OPEN, CLOSED = 80, 81
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[tuple[NetnsTopology, Listeners]]:
-    with NetnsTopology([NODE], PODS, tag="tv") as fabric, Listeners() as servers:
-        servers.listen(pod_endpoints(fabric, [("tcp", OPEN)]))
-        yield fabric, servers
+    with NetnsTopology([NODE], PODS, tag="tv") as topology, Listeners() as servers:
+        servers.listen(pod_endpoints(topology, [("tcp", OPEN)]))
+        yield topology, servers
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def lab() -> Iterator[tuple[NetnsTopology, Listeners]]:
     ],
 )
 def test_a_round_finds(lab: tuple[NetnsTopology, Listeners], port: int, *, allowed: bool, found: str | None) -> None:
-    fabric, servers = lab
-    source = fabric.pod_namespace("x", "a")
+    topology, servers = lab
+    source = topology.pod_namespace("x", "a")
     probe = Probe(source, PODS[1].addresses[0], "tcp", port)
     with ContinuousProbe(servers, {probe: allowed}) as probing:
         probing.wait_for(1)

@@ -34,7 +34,7 @@ BETWEEN_NODES = {"flat": "eth0", "vlan": "eth0.100", "vxlan": "vxlan0"}
 
 
 @pytest.fixture(params=ATTACHMENTS)
-def fabric(request: pytest.FixtureRequest) -> Iterator[NetnsTopology]:
+def topology(request: pytest.FixtureRequest) -> Iterator[NetnsTopology]:
     with NetnsTopology(*grid(request.param), tag="tf") as built:
         yield built
 
@@ -60,13 +60,13 @@ def left_behind() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
-    """Clean up after a fabric that failed to."""
+    """Clean up after a topology that failed to."""
     yield
     netns.remove(left_behind())
 
 
-def output(fabric: NetnsTopology, namespace: str, *argv: str) -> str:
-    return subprocess.run(fabric.command(namespace, argv), check=True, capture_output=True, text=True).stdout
+def output(topology: NetnsTopology, namespace: str, *argv: str) -> str:
+    return subprocess.run(topology.command(namespace, argv), check=True, capture_output=True, text=True).stdout
 
 
 def ping(source: str, destination: str) -> bool:
@@ -75,9 +75,9 @@ def ping(source: str, destination: str) -> bool:
         return run_probes(servers, [probe])[probe].reached
 
 
-def test_a_pod_has_the_planned_addresses_and_no_other_global_one(fabric: NetnsTopology) -> None:
-    for pod in fabric.pods.values():
-        lines = output(fabric, fabric.pod_namespace(*pod.key), "ip", "-o", "address", "show", "scope", "global")
+def test_a_pod_has_the_planned_addresses_and_no_other_global_one(topology: NetnsTopology) -> None:
+    for pod in topology.pods.values():
+        lines = output(topology, topology.pod_namespace(*pod.key), "ip", "-o", "address", "show", "scope", "global")
         found = {line.split()[3].split("/")[0] for line in lines.splitlines()}
         assert found == set(pod.addresses)
 
@@ -102,31 +102,31 @@ def test_the_node_of_a_bridge_brings_its_frames_to_the_forward_hook() -> None:
                 assert setting.strip() == "1"
 
 
-def test_an_added_pod_is_reachable_and_a_removed_one_is_not(fabric: NetnsTopology) -> None:
+def test_an_added_pod_is_reachable_and_a_removed_one_is_not(topology: NetnsTopology) -> None:
     late = PodPlan("late", "pod", "n1", ("10.244.1.77", "2001:db8:244:1::77"))
-    near, far = fabric.pod_namespace("x", "b"), fabric.pod_namespace("x", "a")
-    fabric.add_pod(late)
+    near, far = topology.pod_namespace("x", "b"), topology.pod_namespace("x", "a")
+    topology.add_pod(late)
     assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
-    fabric.remove_pod("late", "pod")
+    topology.remove_pod("late", "pod")
     assert [ping(source, address) for source in (near, far) for address in late.addresses] == [False] * 4
-    fabric.add_pod(PodPlan("late", "again", "n1", late.addresses))
+    topology.add_pod(PodPlan("late", "again", "n1", late.addresses))
     assert [ping(source, address) for source in (near, far) for address in late.addresses] == [True] * 4
 
 
-def test_a_removed_pod_is_unreachable_while_a_socket_still_holds_its_namespace(fabric: NetnsTopology) -> None:
-    pod = fabric.pods["x", "a"]
+def test_a_removed_pod_is_unreachable_while_a_socket_still_holds_its_namespace(topology: NetnsTopology) -> None:
+    pod = topology.pods["x", "a"]
     with Listeners() as servers:
-        servers.listen([Endpoint(fabric.pod_namespace("x", "a"), pod.addresses[0], "udp", 53)])
-        fabric.remove_pod("x", "a")
-        probe = Probe(fabric.pod_namespace("x", "b"), pod.addresses[0], "udp", 53)
+        servers.listen([Endpoint(topology.pod_namespace("x", "a"), pod.addresses[0], "udp", 53)])
+        topology.remove_pod("x", "a")
+        probe = Probe(topology.pod_namespace("x", "b"), pod.addresses[0], "udp", 53)
         assert not run_probes(servers, [probe])[probe].reached
 
 
-def test_a_pod_that_is_there_already_is_refused_and_stays(fabric: NetnsTopology) -> None:
-    pod = fabric.pods["x", "a"]
+def test_a_pod_that_is_there_already_is_refused_and_stays(topology: NetnsTopology) -> None:
+    pod = topology.pods["x", "a"]
     with pytest.raises(UsageError, match="twice"):
-        fabric.add_pod(pod)
-    assert ping(fabric.pod_namespace("x", "b"), pod.addresses[0])
+        topology.add_pod(pod)
+    assert ping(topology.pod_namespace("x", "b"), pod.addresses[0])
 
 
 def test_an_outside_host_without_routes_receives_from_pods_but_cannot_answer() -> None:
@@ -159,20 +159,20 @@ def test_a_lab_of_one_family_is_of_that_family() -> None:
         assert ping(built.pod_namespace("d", "a"), "2001:db8:2::5")
 
 
-def received(fabric: NetnsTopology, node: str, device: str) -> int:
+def received(topology: NetnsTopology, node: str, device: str) -> int:
     """Return how many packets a device of a node has taken from its peers."""
     counters = f"/sys/class/net/{device}/statistics/rx_packets"
-    return int(output(fabric, fabric.node_namespace(node), "cat", counters))
+    return int(output(topology, topology.node_namespace(node), "cat", counters))
 
 
-def fragments(fabric: NetnsTopology) -> int:
+def fragments(topology: NetnsTopology) -> int:
     """Return how many fragments the nodes have made of packets."""
     made = 0
-    for node in fabric.nodes:
-        name = fabric.node_namespace(node)
+    for node in topology.nodes:
+        name = topology.node_namespace(node)
         # The names in one line, the numbers in the next.
-        names, numbers = (line.split() for line in output(fabric, name, "cat", "/proc/net/snmp").splitlines()[:2])
-        ipv6 = dict(line.split() for line in output(fabric, name, "cat", "/proc/net/snmp6").splitlines())
+        names, numbers = (line.split() for line in output(topology, name, "cat", "/proc/net/snmp").splitlines()[:2])
+        ipv6 = dict(line.split() for line in output(topology, name, "cat", "/proc/net/snmp6").splitlines())
         made += int(numbers[names.index("FragCreates")]) + int(ipv6["Ip6FragCreates"])
     return made
 
@@ -212,11 +212,11 @@ def echoed(address: str, payload: bytes) -> bytes:
         return sock.recv(4096)
 
 
-def test_nothing_is_left_after_it(fabric: NetnsTopology) -> None:
-    assert len(left_behind()) == 1 + len(fabric.nodes) + len(fabric.outside) + len(fabric.pods)
-    fabric.down()
+def test_nothing_is_left_after_it(topology: NetnsTopology) -> None:
+    assert len(left_behind()) == 1 + len(topology.nodes) + len(topology.outside) + len(topology.pods)
+    topology.down()
     assert left_behind() == []
-    fabric.down()
+    topology.down()
 
 
 def test_nothing_is_left_when_the_kernel_refuses_a_step() -> None:
@@ -275,8 +275,8 @@ def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
     assert netns.named("nfa-tfsweep-") == []
 
 
-def test_the_name_of_what_is_not_there_is_refused_with_what_is(fabric: NetnsTopology) -> None:
+def test_the_name_of_what_is_not_there_is_refused_with_what_is(topology: NetnsTopology) -> None:
     with pytest.raises(UsageError, match="no node 'n9' in this lab; it has 'n1', 'n2'"):
-        fabric.node_namespace("n9")
+        topology.node_namespace("n9")
     with pytest.raises(UsageError, match="no Pod"):
-        fabric.remove_pod("x", "none")
+        topology.remove_pod("x", "none")

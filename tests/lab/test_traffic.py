@@ -41,31 +41,31 @@ DROP = "insert rule inet foreign forward drop"
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Iterator[NetnsTopology]:
+def topology() -> Iterator[NetnsTopology]:
     with NetnsTopology(NODES, (CLIENT, SERVER), tag="tt") as built:
         yield built
 
 
 @pytest.fixture
-def node(fabric: NetnsTopology) -> Iterator[str]:
+def node(topology: NetnsTopology) -> Iterator[str]:
     """Return the node's namespace, with a table that tracks connections."""
-    name = fabric.node_namespace("n1")
-    nft(fabric, TABLE)
+    name = topology.node_namespace("n1")
+    nft(topology, TABLE)
     yield name
-    nft(fabric, "delete table inet foreign")
+    nft(topology, "delete table inet foreign")
 
 
-def nft(fabric: NetnsTopology, text: str) -> None:
-    command = fabric.command(fabric.node_namespace("n1"), ["nft", "-f", "-"])
+def nft(topology: NetnsTopology, text: str) -> None:
+    command = topology.command(topology.node_namespace("n1"), ["nft", "-f", "-"])
     subprocess.run(command, input=text, text=True, check=True, timeout=20)
 
 
 def line(
-    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int, *, answered: bool = True
+    topology: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int, *, answered: bool = True
 ) -> StreamPlan:
     return StreamPlan(
-        client=fabric.pod_namespace(*CLIENT.key),
-        server=fabric.pod_namespace(*SERVER.key),
+        client=topology.pod_namespace(*CLIENT.key),
+        server=topology.pod_namespace(*SERVER.key),
         address=SERVER.addresses[family == 6],
         protocol=protocol,
         port=7000,
@@ -79,13 +79,13 @@ def line(
 @pytest.mark.parametrize("speaker", ["client", "server"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
-    fabric: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int
+    topology: NetnsTopology, protocol: StreamProtocol, speaker: StreamSender, family: int
 ) -> None:
     began = time.monotonic()
     with TrafficStreams() as streams:
-        stream = streams.open(line(fabric, protocol, speaker, family))
+        stream = streams.open(line(topology, protocol, speaker, family))
         streams.wait_for(20, stream)
-        nft(fabric, DROP)
+        nft(topology, DROP)
         dropped = time.monotonic()
         streams.wait_until_sent(2, stream)
         arrivals = stream.arrivals()
@@ -103,10 +103,10 @@ def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
             assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_each_stream_has_its_own_count_which_stays_readable_when_it_is_closed(fabric: NetnsTopology) -> None:
+def test_each_stream_has_its_own_count_which_stays_readable_when_it_is_closed(topology: NetnsTopology) -> None:
     with TrafficStreams() as streams:
         first, second = (
-            streams.open(line(fabric, "udp", "client", 4, answered=answered)) for answered in (True, False)
+            streams.open(line(topology, "udp", "client", 4, answered=answered)) for answered in (True, False)
         )
         streams.wait_for(10, first, second)
         streams.close(first)
@@ -117,13 +117,13 @@ def test_each_stream_has_its_own_count_which_stays_readable_when_it_is_closed(fa
     assert second.numbers() == list(range(1, second.sent + 1))
 
 
-def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_namespace(fabric: NetnsTopology) -> None:
+def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_namespace(topology: NetnsTopology) -> None:
     address = NODES[0].addresses[0]
     with TrafficStreams() as streams:
         stream = streams.open(
             StreamPlan(
-                client=fabric.pod_namespace(*CLIENT.key),
-                server=fabric.node_namespace("n1"),
+                client=topology.pod_namespace(*CLIENT.key),
+                server=topology.node_namespace("n1"),
                 address=address,
                 protocol="udp",
                 port=7000,
@@ -133,18 +133,18 @@ def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_nam
             )
         )
         streams.wait_for(10, stream)
-        nft(fabric, "add table inet own { chain c { type filter hook input priority 0; udp dport 7000 drop; }; }")
+        nft(topology, "add table inet own { chain c { type filter hook input priority 0; udp dport 7000 drop; }; }")
         dropped = time.monotonic()
         streams.wait_until_sent(20, stream)
         assert stream.passed_after(dropped) == []
-        nft(fabric, "delete table inet own")
+        nft(topology, "delete table inet own")
         assert stream.received > 10
 
 
 @pytest.mark.usefixtures("node")
-def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(fabric: NetnsTopology) -> None:
+def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(topology: NetnsTopology) -> None:
     with TrafficStreams() as streams:
-        stream = streams.open(line(fabric, "udp", "client", 4))
+        stream = streams.open(line(topology, "udp", "client", 4))
         streams.wait_for(20, stream)
         committed = time.monotonic()
         streams.wait_for(20, stream)
@@ -157,18 +157,20 @@ def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(fabric: Ne
 
 
 @pytest.mark.usefixtures("node")
-def test_waiting_for_packets_that_do_not_arrive_raises(fabric: NetnsTopology, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_packets_that_do_not_arrive_raises(
+    topology: NetnsTopology, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(traffic_module, "_PATIENCE", 0.1)
     with TrafficStreams() as streams:
-        stream = streams.open(line(fabric, "udp", "client", 4))
-        nft(fabric, DROP)
+        stream = streams.open(line(topology, "udp", "client", 4))
+        nft(topology, DROP)
         with pytest.raises(KernelError, match=r"arrived instead of \d+: udp nfa-.*, 10\.244\.1\.11 port 7000"):
             streams.wait_for(1000, stream)
 
 
-def test_a_counter_sees_packets_to_any_address_with_its_port_only(fabric: NetnsTopology) -> None:
+def test_a_counter_sees_packets_to_any_address_with_its_port_only(topology: NetnsTopology) -> None:
     with TrafficStreams() as streams:
-        stream = streams.open(line(fabric, "udp", "client", 4))
+        stream = streams.open(line(topology, "udp", "client", 4))
         with (
             PacketCounter(stream.plan.server, 4, "udp", 7000) as same,
             PacketCounter(stream.plan.server, 4, "udp", 7001) as other_port,
@@ -181,13 +183,13 @@ def test_a_counter_sees_packets_to_any_address_with_its_port_only(fabric: NetnsT
             assert [one.arrivals() for one in (other_port, other_protocol, other_family, other_direction)] == [[]] * 4
 
 
-def test_the_time_of_a_destroyed_conntrack_entry_is_recorded(fabric: NetnsTopology, node: str) -> None:
+def test_the_time_of_a_destroyed_conntrack_entry_is_recorded(topology: NetnsTopology, node: str) -> None:
     table = ConntrackClient(functools.partial(netns.inside, node, open_socket))
     try:
         with TrafficStreams() as streams, ConntrackDestroyListener(node) as listener:
-            stream = streams.open(line(fabric, "udp", "client", 4, answered=False))
+            stream = streams.open(line(topology, "udp", "client", 4, answered=False))
             streams.wait_for(5, stream)
-            nft(fabric, DROP)
+            nft(topology, DROP)
             client = CLIENT.addresses[0]
             assert listener.destroyed_at(client, UDP, stream.client_port) is None
             before = time.monotonic()

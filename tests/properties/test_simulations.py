@@ -28,7 +28,7 @@ def patches(draw: st.DrawFn, view: DesiredState) -> PolicyPatch:
     goes: bool = draw(st.booleans())
     if known and goes:
         taken: list[ObjectRef] = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
-        return PolicyPatch(taken=tuple(taken))
+        return PolicyPatch(removed=tuple(taken))
     put: list[Policy] = draw(st.lists(judging(), min_size=1, max_size=3, unique_by=lambda policy: policy.ref))
     return PolicyPatch(put=tuple(put))
 
@@ -38,17 +38,17 @@ def patched(world: list[Item], patch: PolicyPatch) -> DesiredState:
     made = desired("a", world)
     for policy in patch.put:
         made.put(policy)
-    for ref in patch.taken:
+    for ref in patch.removed:
         made.remove(ref)
     return made
 
 
 def allows(view: DesiredState, flow: Flow) -> bool:
-    return evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+    return evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed
 
 
 def simulation_of(view: DesiredState, patch: PolicyPatch) -> PolicySimulation:
-    return PolicySimulation(view.cluster, view.index, patch, view.choices)
+    return PolicySimulation(view.cluster, view.index, patch, view.policy_options)
 
 
 def policies_of(view: DesiredState) -> dict[ObjectRef, Policy]:

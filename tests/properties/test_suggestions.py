@@ -9,10 +9,18 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from nfagent.explain.explanation import explain_flow
-from nfagent.explain.policy_edits import AddPort, AddRule, AddTierRule, FixField, NewPolicy, RemoveRules, Suggestion
+from nfagent.explain.policy_edits import (
+    AddPolicyRule,
+    AddPort,
+    AddTierRule,
+    FixField,
+    NewPolicy,
+    RemoveRules,
+    Suggestion,
+)
 from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
 from nfagent.model.gvk import Item
-from nfagent.model.networkpolicy import NetworkPolicy, PolicyPort, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PolicyPort
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.policy.evaluator import DirectionVerdict, Flow, evaluate
 from nfagent.state.cluster import ClusterState
@@ -23,7 +31,9 @@ from tests.properties.tier_strategies import tier_policies
 Policies = dict[ObjectRef, Policy]
 
 
-def with_rules(policy: Policy, direction: Direction, rules: tuple[Rule, ...] | tuple[TierRule, ...]) -> Policy:
+def with_rules(
+    policy: Policy, direction: Direction, rules: tuple[NetworkPolicyRule, ...] | tuple[TierRule, ...]
+) -> Policy:
     return msgspec.structs.replace(policy, **{direction: rules})
 
 
@@ -43,13 +53,13 @@ def changed(policies: Policies, suggestion: Suggestion) -> Iterator[Policies]:
     match suggestion:
         case AddPort(policy=ref, rule=index, port=port):
             rules = list(network(policies, ref).rules(way))
-            rules[index] = Rule(rules[index].peers, (*rules[index].ports, port))
+            rules[index] = NetworkPolicyRule(rules[index].peers, (*rules[index].ports, port))
             yield policies | {ref: with_rules(policies[ref], way, tuple(rules))}
-        case AddRule(policy=ref, peer=peer, port=port):
-            rule = Rule((peer,), listed(port))
+        case AddPolicyRule(policy=ref, peer=peer, port=port):
+            rule = NetworkPolicyRule((peer,), listed(port))
             yield policies | {ref: with_rules(policies[ref], way, (*network(policies, ref).rules(way), rule))}
         case NewPolicy(pods=pods, peer=peer, port=port):
-            allowed = () if peer is None else (Rule((peer,), listed(port)),)
+            allowed = () if peer is None else (NetworkPolicyRule((peer,), listed(port)),)
             new = NetworkPolicy(namespace=pods.namespace, name=f"new-{way}", pods=pods.pods, isolates=(way,))
             yield policies | {new.ref: with_rules(new, way, allowed)}
         case RemoveRules(rules=taken):
@@ -62,7 +72,7 @@ def changed(policies: Policies, suggestion: Suggestion) -> Iterator[Policies]:
             yield left
         case FixField(policy=ref, peer=peer, port=port) if peer is not None:
             fixed = msgspec.structs.replace(network(policies, ref), problem=None)
-            yield policies | {ref: with_rules(fixed, way, (Rule((peer,), listed(port)),))}
+            yield policies | {ref: with_rules(fixed, way, (NetworkPolicyRule((peer,), listed(port)),))}
         case AddTierRule():
             yield from with_tier_rule(policies, suggestion)
 

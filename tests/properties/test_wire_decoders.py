@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nfagent.errors import DecodeError, WireError
 from nfagent.netlink import codec, conntrack, nflog, nft_events, packet_header
 from nfagent.verdicts import records
-from tests.support.ctnetlink_dump import MULTI, NEW, Connection, entry_body
+from tests.support.ctnetlink_dump import MULTI, NEW, DumpEntry, entry_body
 
 U16 = st.integers(0, 0xFFFF)
 U32 = st.integers(0, 0xFFFF_FFFF)
@@ -47,11 +47,11 @@ PORTS = {"client_port": U16, "called_port": U16, "server_port": U16}
 NO_PORTS = dict.fromkeys(PORTS, st.none())
 
 
-def connections(address: st.SearchStrategy[str]) -> st.SearchStrategy[Connection]:
+def connections(address: st.SearchStrategy[str]) -> st.SearchStrategy[DumpEntry]:
     ends = {"client": address, "called": address, "server": address, "id": U32, "status": U32, "zone": U16}
     zone_of = st.sampled_from(["both", "reply"])
-    return st.builds(Connection, protocol=st.sampled_from([6, 17, 132]), zone_of=zone_of, **ends, **PORTS) | st.builds(
-        Connection, protocol=st.sampled_from([1, 58, 89]), zone_of=zone_of, **ends, **NO_PORTS
+    return st.builds(DumpEntry, protocol=st.sampled_from([6, 17, 132]), zone_of=zone_of, **ends, **PORTS) | st.builds(
+        DumpEntry, protocol=st.sampled_from([1, 58, 89]), zone_of=zone_of, **ends, **NO_PORTS
     )
 
 
@@ -147,7 +147,7 @@ def test_any_bytes_are_conntrack_entries_or_a_wire_error(raw: bytes, addresses: 
 
 
 @given(st.lists(CONNECTIONS, max_size=6), st.frozensets(V4 | V6, max_size=3))
-def test_the_entries_of_addresses_are_those_of_all_entries(many: list[Connection], addresses: frozenset[str]) -> None:
+def test_the_entries_of_addresses_are_those_of_all_entries(many: list[DumpEntry], addresses: frozenset[str]) -> None:
     datagram = b"".join(codec.message(NEW, MULTI, 1, entry_body(one)) for one in many)
 
     every = conntrack.decode_entries(datagram).entries
@@ -161,7 +161,7 @@ def test_the_entries_of_addresses_are_those_of_all_entries(many: list[Connection
 
 
 @given(CONNECTIONS)
-def test_an_entry_in_an_unusual_layout_reads_as_in_the_usual_one(connection: Connection) -> None:
+def test_an_entry_in_an_unusual_layout_reads_as_in_the_usual_one(connection: DumpEntry) -> None:
     body = entry_body(connection)
     original, reply, *rest = codec.attributes(body, codec.NFGEN_SIZE)
     turned = [codec.nested(kind, _turned(value)) for kind, value in (original, reply)]

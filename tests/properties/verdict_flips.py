@@ -11,10 +11,10 @@ from itertools import product
 import msgspec
 from hypothesis import strategies as st
 
-from nfagent.model.admin_policy import Action, NodePeer, Policy, TierKind, TierPeer, TierPolicy, TierRule
+from nfagent.model.admin_policy import NodePeer, Policy, TierAction, TierKind, TierPeer, TierPolicy, TierRule
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import DIRECTIONS, METADATA_NAME, ContainerPort, Labels, Namespace, Node, ObjectRef, Pod
 from nfagent.model.selectors import Requirement, Selector
 from tests.support.two_node_cluster import NODE_ADDRESSES
@@ -40,11 +40,14 @@ _NODES = tuple(map(NodePeer, _LABELLED))
 _NUMBER = (PolicyPort("tcp", PORT, PORT),)
 
 _RULES = (
-    *(Rule((peer,), ports) for peer, ports in product(_PODS, ((), _NUMBER, (PolicyPort("tcp", name="http"),)))),
-    *(Rule((peer,)) for peer in _BLOCKS[:2]),
-    Rule((), (PolicyPort("tcp", name="http"),)),
+    *(
+        NetworkPolicyRule((peer,), ports)
+        for peer, ports in product(_PODS, ((), _NUMBER, (PolicyPort("tcp", name="http"),)))
+    ),
+    *(NetworkPolicyRule((peer,)) for peer in _BLOCKS[:2]),
+    NetworkPolicyRule((), (PolicyPort("tcp", name="http"),)),
 )
-_ACTIONS: tuple[Action, ...] = ("allow", "deny", "pass")
+_ACTIONS: tuple[TierAction, ...] = ("allow", "deny", "pass")
 
 
 def _tier_rules(nameless: tuple[TierPeer, ...]) -> tuple[TierRule, ...]:

@@ -31,8 +31,8 @@ ACCOUNT = ("nfagent", "nfagent")
 class ApiLab(ProbedLab[ApiCluster]):
     """A running lab with its control plane."""
 
-    def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: ApiCluster, plane: ControlPlane) -> None:
-        super().__init__(fabric, servers, cluster)
+    def __init__(self, topology: NetnsTopology, servers: Listeners, cluster: ApiCluster, plane: ControlPlane) -> None:
+        super().__init__(topology, servers, cluster)
         self.plane = plane
 
     @property
@@ -66,28 +66,28 @@ def running_api_lab(
     documents: Iterable[Document] = (),
     *,
     uncached: Sequence[str] = (),
-    assets: ControlPlaneBinaries | None = None,
+    binaries: ControlPlaneBinaries | None = None,
 ) -> Iterator[ApiLab]:
     """Build a lab whose API server holds the nodes and `documents` before the agents start.
 
     The agents have the rights of deploy/rbac.yaml and no others. uncached: as ControlPlane has it.
     """
     with (
-        NetnsTopology(nodes, pods, [*outside, API_HOST], tag="t") as fabric,
+        NetnsTopology(nodes, pods, [*outside, API_HOST], tag="t") as topology,
         Listeners() as servers,
         ControlPlane(
             folder / "plane",
             address=API_HOST.addresses[0],
-            netns=fabric.outside_namespace(API_HOST.name),
+            netns=topology.outside_namespace(API_HOST.name),
             uncached=uncached,
-            assets=assets,
+            binaries=binaries,
         ) as plane,
         plane.client() as client,
     ):
         client.put_all([*map(node_document, nodes), *documents])
         kubeconfig = plane.kubeconfig("nfagent", token=account_token(plane, client))
-        with ApiCluster(fabric, kubeconfig, client, folder / "agents") as cluster:
-            yield ApiLab(fabric, servers, cluster, plane)
+        with ApiCluster(topology, kubeconfig, client, folder / "agents") as cluster:
+            yield ApiLab(topology, servers, cluster, plane)
 
 
 def account_token(plane: ControlPlane, client: LabApiClient) -> str:

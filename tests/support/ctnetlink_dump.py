@@ -15,7 +15,7 @@ IPV4, IPV6 = 2, 10  # NFPROTO_*
 ICMP, GRE, ICMPV6 = 1, 47, 58
 
 
-class Connection(msgspec.Struct, frozen=True):
+class DumpEntry(msgspec.Struct, frozen=True):
     """An entry to encode; its fields are those of ConntrackEntry.
 
     zone_of: the directions that have the zone: 'both', 'original' or 'reply'
@@ -34,7 +34,7 @@ class Connection(msgspec.Struct, frozen=True):
     status: int = 0x188
 
 
-def entry_body(connection: Connection) -> bytes:
+def entry_body(connection: DumpEntry) -> bytes:
     """Encode the payload of the entry's message."""
     family = IPV6 if ":" in connection.client else IPV4
     c = connection

@@ -28,19 +28,19 @@ class EdgeCase(NamedTuple):
     dropped: tuple[str, ...] = ()
     more: tuple[Document, ...] = ()
     family: int = 4
-    choices: PolicyOptions = PolicyOptions()
+    policy_options: PolicyOptions = PolicyOptions()
 
 
 def check(case: EdgeCase) -> TwoNodeCluster:
     """Check that the rules of both nodes, `evaluate` and `explain` have the expected verdict for every flow."""
-    scene = TwoNodeCluster(*CLUSTER, *case.more, *case.policies, choices=case.choices)
+    scene = TwoNodeCluster(*CLUSTER, *case.more, *case.policies, policy_options=case.policy_options)
     for written in (*case.passing, *case.dropped):
         source, destination, number = written.replace(">", " ").split()
         passes = scene.passes(source, destination, number, case.family)
         assert passes == (written in case.passing), written
         view = scene.views["a"]
         flow = scene.flow(source, destination, number, case.family)
-        assert explain_flow(view.cluster, view.index, flow, view.choices).allowed == passes, (
+        assert explain_flow(view.cluster, view.index, flow, view.policy_options).allowed == passes, (
             f"explain has another verdict: {written}"
         )
     return scene

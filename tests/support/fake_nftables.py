@@ -35,9 +35,9 @@ from nfagent.nftables.objects import (
     LinkName,
     NamedSet,
     PortRange,
+    ProtocolPort,
     Rule,
     Ruleset,
-    ServicePort,
     VerdictMap,
     VmapLookup,
 )
@@ -289,7 +289,7 @@ def _check_type(item: NamedSet, element: Element) -> None:
             family = family_of(element)
         case "range", Range():
             family = element.family
-        case ("family", 4 | 6) | ("link", LinkName()) | ("service", ServicePort()):
+        case ("family", 4 | 6) | ("link", LinkName()) | ("service", ProtocolPort()):
             return
         case "ports", PortRange() if 0 < element.first <= element.last < 65536:
             return

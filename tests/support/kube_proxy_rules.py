@@ -36,20 +36,20 @@ class ProxiedService(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def proxying(fabric: NetnsTopology, services: Sequence[ProxiedService]) -> Iterator[None]:
+def proxying(topology: NetnsTopology, services: Sequence[ProxiedService]) -> Iterator[None]:
     """Load every node's tables, and delete them at the end."""
-    nodes = tuple(fabric.nodes.values())
+    nodes = tuple(topology.nodes.values())
     try:
         for node in nodes:
-            _load(fabric, node, tables(node, nodes, services))
+            _load(topology, node, tables(node, nodes, services))
         yield
     finally:
         for node in nodes:
-            _load(fabric, node, tables(node, nodes, ()) + "delete table ip kube-proxy\ndelete table ip6 kube-proxy\n")
+            _load(topology, node, tables(node, nodes, ()) + "delete table ip kube-proxy\ndelete table ip6 kube-proxy\n")
 
 
-def _load(fabric: NetnsTopology, node: NodePlan, text: str) -> None:
-    command = fabric.command(fabric.node_namespace(node.name), ["nft", "-f", "-"])
+def _load(topology: NetnsTopology, node: NodePlan, text: str) -> None:
+    command = topology.command(topology.node_namespace(node.name), ["nft", "-f", "-"])
     subprocess.run(command, input=text, text=True, check=True, timeout=20)
 
 

@@ -37,13 +37,12 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
-    LongestPayload,
     Match,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     NamedPort,
     NotLoopback,
-    OnesAddress,
     PacketNamedPort,
     PacketPort,
     PacketPortIn,
@@ -52,6 +51,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     ToPort,
+    UnicastDestination,
     Within,
 )
 from nfagent.nftables.objects import (
@@ -64,10 +64,10 @@ from nfagent.nftables.objects import (
     Masquerade,
     NamedSet,
     PortRange,
+    ProtocolPort,
     Return,
     Rule,
     Ruleset,
-    ServicePort,
     Verdict,
     VmapLookup,
 )
@@ -309,7 +309,7 @@ def _ipv6_header(match: Match) -> Test | None:
             return lambda packet: packet.protocol == "icmpv6" and packet.icmpv6_code == code
         case HopLimit(hops):
             return lambda packet: packet.family == 6 and packet.hop_limit == hops
-        case LongestPayload(size):
+        case MaxPayload(size):
             return lambda packet: packet.family == 6 and packet.payload <= size
         case Within(key, ranges):
             return _within(_address(key), ranges)
@@ -337,7 +337,7 @@ def _arrival(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case MulticastAddress():
             return lambda packet: _is_group(packet.daddr)
-        case OnesAddress():
+        case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
         case FibUnrouted():
             return lambda packet: packet.unrouted
@@ -432,8 +432,8 @@ def _by_element(match: NamedPort | PacketNamedPort | FromInterface | ToPort, ite
     return _named_port(match, item)
 
 
-def _service(packet: HookPacket) -> ServicePort | None:
-    return ServicePort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
+def _service(packet: HookPacket) -> ProtocolPort | None:
+    return ProtocolPort(packet.protocol, packet.dport) if packet.protocol in {"tcp", "udp", "sctp"} else None  # type: ignore[arg-type]
 
 
 def _named_port(match: NamedPort | PacketNamedPort, item: NamedSet) -> Test:

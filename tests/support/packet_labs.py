@@ -104,8 +104,8 @@ def held(agent: LabAgent) -> Iterator[None]:
 class ProbedLab(Generic[Agents]):
     """A running lab with agents of any object source, and the probes of tests."""
 
-    def __init__(self, fabric: NetnsTopology, servers: Listeners, cluster: Agents) -> None:
-        self.topology = fabric
+    def __init__(self, topology: NetnsTopology, servers: Listeners, cluster: Agents) -> None:
+        self.topology = topology
         self.servers = servers
         self.cluster = cluster
 
@@ -164,8 +164,8 @@ def running_lab(
     manifests.mkdir()
     (manifests / "cluster.yaml").write_text(as_text([*map(node_document, nodes), *documents]), encoding="utf-8")
     with (
-        NetnsTopology(nodes, pods, outside, tag="t") as fabric,
+        NetnsTopology(nodes, pods, outside, tag="t") as topology,
         Listeners() as servers,
-        LabCluster(fabric, manifests, folder / "agents") as cluster,
+        LabCluster(topology, manifests, folder / "agents") as cluster,
     ):
-        yield ManifestLab(fabric, servers, cluster)
+        yield ManifestLab(topology, servers, cluster)

@@ -88,7 +88,7 @@ def tcp_listener(namespace: str, address: str, port: int) -> socket.socket:
 
 
 def accept(listener: socket.socket) -> socket.socket:
-    """Take the next connection."""
+    """Accept the next connection."""
     connection, _ = listener.accept()
     return _patient(_abortive(connection))
 

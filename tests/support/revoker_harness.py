@@ -16,7 +16,7 @@ from nfagent.netlink.packet_header import ICMP, ICMPV6, TCP
 from nfagent.nftables.objects import Element
 from nfagent.nftables.transaction import ChangeElements, Transaction
 from nfagent.policy.evaluator import Flow
-from tests.support.ctnetlink_dump import GRE, Connection, entry_body, tuple_members
+from tests.support.ctnetlink_dump import GRE, DumpEntry, entry_body, tuple_members
 
 TURNS = 30
 """Turns of the event loop after which all callbacks have run."""
@@ -33,7 +33,7 @@ def entry(
 ) -> ConntrackEntry:
     """Return a conntrack entry; `called` and `at` are address and port before a Service's translation."""
     numbered = protocol not in {ICMP, ICMPV6, GRE, ESP}
-    connection = Connection(
+    connection = DumpEntry(
         client=client,
         called=called or server,
         server=server,
@@ -165,7 +165,7 @@ class Clock:
         return event.is_set()
 
 
-class Stage:
+class RevokerSetup:
     """A revoker with its fakes."""
 
     def __init__(self, fakes: Fakes) -> None:
@@ -195,8 +195,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(fakes: Fakes) -> AsyncIterator[Stage]:
-    stage = Stage(fakes)
+async def running(fakes: Fakes) -> AsyncIterator[RevokerSetup]:
+    stage = RevokerSetup(fakes)
     task = asyncio.create_task(stage.revoker.run())
     try:
         yield stage

@@ -130,9 +130,12 @@ class TwoNodeCluster:
     """Both nodes' views of the same objects."""
 
     def __init__(
-        self, *documents: Document, masquerade: MasqueradeSettings | None = None, choices: PolicyOptions | None = None
+        self,
+        *documents: Document,
+        masquerade: MasqueradeSettings | None = None,
+        policy_options: PolicyOptions | None = None,
     ) -> None:
-        self.views = {name: DesiredState(name, masquerade, choices=choices) for name in NODES}
+        self.views = {name: DesiredState(name, masquerade, policy_options=policy_options) for name in NODES}
         for document in (*map(node, NODES), *documents):
             self.put(document)
 
@@ -169,7 +172,7 @@ class TwoNodeCluster:
         """Return the verdict; ruleset and evaluator must agree."""
         flow = self.flow(source, destination, port, family)
         view = self.views["a"]
-        evaluated = evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed
+        evaluated = evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed
         assert all(result.accepted for result in self.results(flow)) == evaluated, (
             f"ruleset and evaluator differ on {flow}"
         )

@@ -82,7 +82,7 @@ class TurnClock:
         return event.is_set()
 
 
-class Stage:
+class StormSetup:
     """Events, the desired state, a reconciler and a kernel, connected as in the agent."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Stage:
         self.kernel = TurnKernel(self.told)
         self.clock = TurnClock(self.told)
         self.reconciler = Reconciler(self.kernel, self.clock, self.desired)
-        self.intake = EventApplier(self.desired, self.clock, self.reconciler.wake)
+        self.applier = EventApplier(self.desired, self.clock, self.reconciler.wake)
 
     async def count(self) -> None:
         while True:
@@ -105,15 +105,15 @@ class Stage:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Stage]:
-    stage = Stage()
+async def running() -> AsyncIterator[StormSetup]:
+    stage = StormSetup()
     tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.count())]
     try:
         async with asyncio.timeout(DEADLINE):
-            await stage.intake.apply([decoded(document) for document in SCENE])
+            await stage.applier.apply([decoded(document) for document in SCENE])
             await stage.quiet()
             assert stage.kernel.fake.ruleset == ABSENT
-            stage.intake.open()
+            stage.applier.open()
             await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset()
             yield stage
@@ -146,26 +146,28 @@ def churn() -> Iterator[Item | ObjectRef]:
                 yield msgspec.structs.replace(peer, addresses=(f"10.66.{round_}.{name}",))
 
 
-async def in_one_batch(stage: Stage) -> None:
-    await stage.intake.apply(churn())
+async def in_one_batch(stage: StormSetup) -> None:
+    await stage.applier.apply(churn())
 
 
-async def in_a_thousand_batches(stage: Stage) -> None:
+async def in_a_thousand_batches(stage: StormSetup) -> None:
     for event in churn():
-        await stage.intake.apply([event])
+        await stage.applier.apply([event])
         await asyncio.sleep(0)
 
 
-async def by_many_at_once(stage: Stage) -> None:
+async def by_many_at_once(stage: StormSetup) -> None:
     """Apply the events in several tasks, as a source for each kind would."""
     events = list(churn())
-    await asyncio.gather(*(stage.intake.apply(events[start : start + 10]) for start in range(0, EVENTS, 10)))
+    await asyncio.gather(*(stage.applier.apply(events[start : start + 10]) for start in range(0, EVENTS, 10)))
 
 
 @pytest.mark.parametrize(
     "storm", [in_one_batch, in_a_thousand_batches, by_many_at_once], ids=lambda storm: storm.__name__
 )
-def test_a_burst_causes_few_transactions_and_its_newest_state_wins(storm: Callable[[Stage], Awaitable[None]]) -> None:
+def test_a_burst_causes_few_transactions_and_its_newest_state_wins(
+    storm: Callable[[StormSetup], Awaitable[None]],
+) -> None:
     async def body() -> None:
         async with running() as stage:
             before, turns = len(stage.kernel.commits), stage.turns
@@ -193,7 +195,7 @@ def test_events_of_a_burst_are_committed_before_its_end() -> None:
         async with running() as stage:
             before = len(stage.kernel.commits)
             for number, event in enumerate(churn()):
-                await stage.intake.apply([event])
+                await stage.applier.apply([event])
                 await asyncio.sleep(0)
                 if number == 10 * COMMIT_TURNS:
                     assert len(stage.kernel.commits) > before
@@ -207,7 +209,7 @@ def test_an_idle_reconciler_commits_an_event_without_any_pause() -> None:
             for event in list(churn())[:5]:
                 stage.clock.now += 1
                 stage.told.clear()
-                await stage.intake.apply([event])
+                await stage.applier.apply([event])
                 await stage.quiet()
                 assert stage.told == ["apply", "wait"]
 
@@ -252,15 +254,15 @@ async def taking(
 ) -> tuple[Listed, Bystander, list[int]]:
     """Apply batches concurrently, with a clock that adds `step` at each reading; also return when `wake` was called."""
     listed, woken = Listed(), list[int]()
-    intake = EventApplier(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
+    applier = EventApplier(listed, TurnClock([], step), lambda: woken.append(len(listed.taken)))
     if whole:
-        intake.open()
+        applier.open()
         woken.clear()
     bystander = Bystander(listed)
     task = asyncio.create_task(bystander.run())
     try:
         await asyncio.sleep(0)
-        await asyncio.gather(*map(intake.apply, batches))
+        await asyncio.gather(*map(applier.apply, batches))
         bystander.seen.append(len(listed.taken))
     finally:
         task.cancel()
@@ -305,7 +307,7 @@ def test_a_batch_is_fully_applied_before_the_next_one() -> None:
 
 def test_nothing_is_committed_before_the_first_events_are_applied() -> None:
     async def body() -> None:
-        stage = Stage()
+        stage = StormSetup()
         task = asyncio.create_task(stage.reconciler.run())
         try:
             await stage.quiet()

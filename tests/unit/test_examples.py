@@ -58,6 +58,6 @@ def test_the_tiers_example_is_decided_tier_by_tier(
     decisive: str,
 ) -> None:
     desired = read("tiers")
-    found = explain(desired.cluster, desired.index, source, destination, desired.choices)
+    found = explain(desired.cluster, desired.index, source, destination, desired.policy_options)
     assert found.allowed is allowed
     assert any(decisive in line and line.endswith("matches") for line in found.lines)

@@ -42,15 +42,15 @@ class CountersView(ViewHead, frozen=True, kw_only=True):
 
 
 def counters_view(
-    desired: DesiredState, values: Mapping[str, CounterValue], scope: ViewFilter, standing: Freshness = WHOLE
+    desired: DesiredState, values: Mapping[str, CounterValue], scope: ViewFilter, freshness: Freshness = WHOLE
 ) -> View:
     """Return the view as JSON decodes to. Raises UsageError for a Pod that doesn't exist."""
-    found: View = whole(counters_parts(desired, values, scope, standing))
+    found: View = whole(counters_parts(desired, values, scope, freshness))
     return found
 
 
 def counters_parts(
-    desired: DesiredState, values: Mapping[str, CounterValue], scope: ViewFilter, standing: Freshness = WHOLE
+    desired: DesiredState, values: Mapping[str, CounterValue], scope: ViewFilter, freshness: Freshness = WHOLE
 ) -> CountersView:
     """Return packets and bytes by verdict, direction and policies. Raises UsageError for a Pod that doesn't exist."""
     wanted = {key for address in local_addresses(desired, scope) for key in desired.policy_sets_of(address)}
@@ -58,10 +58,10 @@ def counters_parts(
     counted = [(found, value) for found in keys if (value := values.get(found.name)) is not None]
     missing = sorted({found.name for key in wanted for found in _certain_keys(key)} - values.keys())
     none = "" if wanted else _no_counters(desired, scope)
-    if none and standing.unenforced:
-        none = "no counters of the policies of now, but the kernel holds other rules than theirs"
+    if none and freshness.unenforced:
+        none = "no counters of the current policies; the kernel has rules of other policies"
     return CountersView(
-        **head(standing, _missing_counters(missing) if missing else "", none=bool(none)),
+        **head(freshness, _missing_counters(missing) if missing else "", none=bool(none)),
         nothing="" if counted else none or "no counters in the kernel",
         counters=[
             CounterView(

@@ -12,7 +12,7 @@ from nfagent.introspection.view_filter import ViewFilter, other_node_text, why_n
 from nfagent.introspection.views.json_value import View
 from nfagent.model.admin_policy import Policy, TierRule
 from nfagent.model.egress_nat import EgressNATPolicy
-from nfagent.model.networkpolicy import NetworkPolicy, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef, Pod
 from nfagent.model.slices import sort_in_slices
 from nfagent.state.cluster import Identity, identity_of
@@ -120,15 +120,15 @@ def tier_directions(policy: Policy) -> tuple[Direction, ...]:
 
 
 def policies_view(
-    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], standing: Freshness = WHOLE
+    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], freshness: Freshness = WHOLE
 ) -> View:
     """Return the view as JSON decodes to. Raises UsageError for a Pod that doesn't exist."""
-    found: View = whole(policies_parts(desired, scope, problems, standing))
+    found: View = whole(policies_parts(desired, scope, problems, freshness))
     return found
 
 
 def policies_parts(
-    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], standing: Freshness = WHOLE
+    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], freshness: Freshness = WHOLE
 ) -> PoliciesView:
     """Return the view, its lists made while they are written. Raises UsageError for a Pod that doesn't exist."""
     pod = find_pod(desired.cluster, scope.pod) if scope.pod else None
@@ -138,13 +138,13 @@ def policies_parts(
     if pod is not None and away:
         words = f"{other_node_text(pod)}: what is enforced for it isn't known here; ask there"
         unknown, note = ("", words) if wanted else (words, "")
-    found = head(standing, unknown, none=not wanted and not (pod is not None and why_no_policy_applies(pod)))
+    found = head(freshness, unknown, none=not wanted and not (pod is not None and why_no_policy_applies(pod)))
     policies = sort_in_slices(wanted, _evaluation_order)
     return PoliciesView(
         complete=found["complete"],
         unknown=found["unknown"],
         notes=[*found["notes"], *([note] if note else [])],
-        nothing="" if wanted else _no_policies(desired, scope, pod, standing),
+        nothing="" if wanted else _no_policies(desired, scope, pod, freshness),
         policies=in_steps(None if policy is None else _policy_view(desired, policy) for policy in policies),
         egress=[_egress_view(policy) for policy in _egress_in(desired, scope)],
         gateways=[
@@ -163,11 +163,11 @@ def _policies_in(desired: DesiredState, scope: ViewFilter, pod: Pod | None) -> l
     return list(index.in_namespace(scope.namespace) if scope.namespace else index.policies.values())
 
 
-def _no_policies(desired: DesiredState, scope: ViewFilter, pod: Pod | None, standing: Freshness) -> str:
+def _no_policies(desired: DesiredState, scope: ViewFilter, pod: Pod | None, freshness: Freshness) -> str:
     """Return what it means that there is no policy to show, as far as that is known."""
-    if standing.unknown:
+    if freshness.unknown:
         return f"no policies{' for ' + scope.words if scope.words else ''} so far: what is allowed isn't known yet"
-    if standing.unenforced and not (pod is not None and why_no_policy_applies(pod)):
+    if freshness.unenforced and not (pod is not None and why_no_policy_applies(pod)):
         return f"no policies{' for ' + scope.words if scope.words else ''}, but the kernel holds other rules than these"
     if pod is not None:
         here = pod.node == desired.cluster.node
@@ -226,13 +226,13 @@ def _egress_view(policy: EgressNATPolicy) -> EgressPolicyView:
     )
 
 
-def _rule_views(rules: tuple[Rule, ...] | tuple[TierRule, ...]) -> list[RuleView]:
+def _rule_views(rules: tuple[NetworkPolicyRule, ...] | tuple[TierRule, ...]) -> list[RuleView]:
     """Return rules: few at once, many while they are written."""
     shown = map(_rule_view, rules)
     return in_steps(shown) if len(rules) > _RULES_AT_ONCE else list(shown)
 
 
-def _rule_view(rule: Rule | TierRule) -> RuleView:
-    if isinstance(rule, Rule):
+def _rule_view(rule: NetworkPolicyRule | TierRule) -> RuleView:
+    if isinstance(rule, NetworkPolicyRule):
         return RuleView(action="allow", name="", about=str(rule), problem=None)
     return RuleView(action=rule.action, name=rule.name, about=str(rule), problem=rule.problem)

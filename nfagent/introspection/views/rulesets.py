@@ -42,14 +42,14 @@ def ruleset_view(ruleset: Ruleset, annotate: Annotate | None) -> View:
 
 
 def ruleset_parts(
-    ruleset: Ruleset, annotate: Annotate | None, scope: ViewFilter = _ALL, standing: Freshness = WHOLE
+    ruleset: Ruleset, annotate: Annotate | None, scope: ViewFilter = _ALL, freshness: Freshness = WHOLE
 ) -> RulesetView:
     """Return a ruleset, or a scope's part of it, made while it is written, in the form that the scope names."""
     wanted = {scope.form} if scope.form else {"text", "nft", "objects"}
     empty = ruleset.exists and bool(scope.words) and not ruleset.maps
     flagged = f"whether these rules are in force: {FLAGGED} ({UNFLAGGED})" if TABLE_FLAGS in ruleset.foreign else ""
     return RulesetView(
-        **head(standing, flagged),
+        **head(freshness, flagged),
         nothing=f"no rules for {scope.words}: no policy in this ruleset selects any of its addresses" if empty else "",
         text=text_in_steps(table_parts(ruleset, annotate)) if "text" in wanted else msgspec.UNSET,
         nft=text_in_steps(table_parts(ruleset)) if "nft" in wanted else msgspec.UNSET,

@@ -106,15 +106,15 @@ class StateView(ViewHead, frozen=True, kw_only=True):
 
 
 def state_view(
-    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], standing: Freshness = WHOLE
+    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], freshness: Freshness = WHOLE
 ) -> View:
     """Return the view as JSON decodes to. Raises UsageError for a Pod that doesn't exist."""
-    found: View = whole(state_parts(desired, scope, problems, standing))
+    found: View = whole(state_parts(desired, scope, problems, freshness))
     return found
 
 
 def state_parts(
-    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], standing: Freshness = WHOLE
+    desired: DesiredState, scope: ViewFilter, problems: tuple[ValidationIssue, ...], freshness: Freshness = WHOLE
 ) -> StateView:
     """Return the view, its lists made while they are written. Raises UsageError for a Pod that doesn't exist."""
     cluster = desired.cluster
@@ -124,8 +124,8 @@ def state_parts(
     nodes = sort_in_slices([] if summary else list(cluster.nodes.values()), lambda node: node.name)
     pods = sort_in_slices(wanted, lambda pod: (pod.namespace, pod.name))
     return StateView(
-        **head(standing),
-        nothing="" if wanted or summary else f"no {scope.words or 'Pods'}{' so far' if standing.unknown else ''}",
+        **head(freshness),
+        nothing="" if wanted or summary else f"no {scope.words or 'Pods'}{' so far' if freshness.unknown else ''}",
         node=cluster.node,
         known=cluster.node in cluster.nodes,
         counts=StateCounts(

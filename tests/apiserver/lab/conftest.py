@@ -8,7 +8,7 @@ import pytest
 
 from nfagent.lab.agents_apiserver import kind_status
 from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.listeners import Endpoint, Protocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
 from tests.support.apiserver_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
 from tests.support.packet_labs import namespace_document, pod_document, wait_until
@@ -23,7 +23,9 @@ PODS = tuple(
     for last, (namespace, name) in enumerate(((x, y) for x in "xyz" for y in "abc"), start=10)
     for number, node in ((0, "a") if last % 2 == 0 else (1, "b"),)
 )
-LISTENS: list[tuple[Protocol, int]] = [(protocol, port) for port in (80, 81) for protocol in ("tcp", "udp", "sctp")]
+LISTENS: list[tuple[ProbeProtocol, int]] = [
+    (protocol, port) for port in (80, 81) for protocol in ("tcp", "udp", "sctp")
+]
 PORTS = [
     {"containerPort": port, "name": f"serve-{port}-{protocol}", "protocol": protocol.upper()}
     for protocol, port in LISTENS
@@ -42,7 +44,7 @@ _LATE_SECONDS = 110.0
 
 
 @pytest.fixture(scope="package")
-def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+def lab(binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """Return the lab. Policies have no cache in its API server, so that their lists are pages and their watches expire.
 
     It is a minute at most until the agents find the kinds whose definitions came after them.
@@ -55,7 +57,7 @@ def lab(assets: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) 
         OUTSIDE,
         documents,
         uncached=("networkpolicies.networking.k8s.io",),
-        assets=assets,
+        binaries=binaries,
     ) as running:
         running.client.put_all([*shipped_definitions(), *tier_definitions()])
         running.servers.listen(pod_endpoints(running.topology, LISTENS))

@@ -22,7 +22,7 @@ from nfagent.nftables.parse import CounterValue
 from nfagent.time_slices import TimeSlices
 
 
-class Kernel:
+class FakeListings:
     """The content of a table; `listed` counts how often it was read."""
 
     def __init__(self, ruleset: Ruleset = ABSENT) -> None:
@@ -67,20 +67,22 @@ STATUS = msgspec.convert(
 
 def introspection(
     desired: DesiredState,
-    kernel: Kernel | None = None,
-    standing: Freshness = WHOLE,
+    kernel: FakeListings | None = None,
+    freshness: Freshness = WHOLE,
     *,
     services: str = "",
-    turns: TimeSlices | None = None,
+    time_slices: TimeSlices | None = None,
 ) -> AgentAnswerer:
     """Return an agent's answerer; `services` is why Services can't be read."""
-    listings = kernel or Kernel(desired.ruleset())
+    listings = kernel or FakeListings(desired.ruleset())
 
     async def read_services() -> str:
         return services
 
-    reports = AnswerSources(lambda: standing, lambda: (), lambda: STATUS, read_services)
-    return AgentAnswerer(desired, TableListings(listings.ruleset, listings.counters), turns or TimeSlices(), reports)
+    reports = AnswerSources(lambda: freshness, lambda: (), lambda: STATUS, read_services)
+    return AgentAnswerer(
+        desired, TableListings(listings.ruleset, listings.counters), time_slices or TimeSlices(), reports
+    )
 
 
 @contextmanager

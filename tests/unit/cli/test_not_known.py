@@ -10,7 +10,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.introspection.freshness import WHOLE, Freshness, freshness_of
 from nfagent.nftables.objects import ABSENT
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy, tier_policy
-from tests.unit.cli.agents import Kernel, introspection, running
+from tests.unit.cli.agents import FakeListings, introspection, running
 from tests.unit.cli.called import Call, Said
 
 
@@ -36,9 +36,11 @@ UNREAD = Freshness(unread=("Namespace", "Pod", "NetworkPolicy", "Node"), trouble
 
 
 def said(
-    call: Call, *arguments: str, desired: DesiredState | None = None, standing: Freshness = WHOLE, services: str = ""
+    call: Call, *arguments: str, desired: DesiredState | None = None, freshness: Freshness = WHOLE, services: str = ""
 ) -> Said:
-    with running(introspection(desired or TwoNodeCluster(*DOCUMENTS).views["a"], standing=standing, services=services)):
+    with running(
+        introspection(desired or TwoNodeCluster(*DOCUMENTS).views["a"], freshness=freshness, services=services)
+    ):
         return call(*arguments)
 
 
@@ -58,7 +60,7 @@ COMMANDS = {
 @pytest.mark.parametrize("form", ["text", "json", "yaml"])
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_of_an_agent_that_has_read_nothing_yet(call: Call, arguments: tuple[str, ...], form: str) -> None:
-    answer = said(call, *arguments, "-o", form, desired=NOTHING, standing=UNREAD)
+    answer = said(call, *arguments, "-o", form, desired=NOTHING, freshness=UNREAD)
     assert answer.code == 2
     assert "hasn't read the whole cluster yet (not yet Namespace, Pod, NetworkPolicy and 1 more kind" in answer.err
     assert "ask again when the line API server of `nfagent dump state` says ok" in answer.err
@@ -68,13 +70,13 @@ def test_of_an_agent_that_has_read_nothing_yet(call: Call, arguments: tuple[str,
 
 @pytest.mark.parametrize("view", ["state", "policies"])
 def test_json_of_an_incomplete_view_is_marked(call: Call, view: str) -> None:
-    answer = json.loads(said(call, "dump", view, "-o", "json", desired=NOTHING, standing=UNREAD).out)
+    answer = json.loads(said(call, "dump", view, "-o", "json", desired=NOTHING, freshness=UNREAD).out)
     assert (answer["complete"], len(answer["unknown"])) == (False, 1)
     assert "hasn't read the whole cluster" in answer["unknown"][0]
 
 
 def test_the_kernel_view_needs_no_cluster_state(call: Call) -> None:
-    answer = said(call, "dump", "kernel", desired=NOTHING, standing=UNREAD)
+    answer = said(call, "dump", "kernel", desired=NOTHING, freshness=UNREAD)
     assert (answer.code, answer.out.splitlines()[0]) == (0, "table inet nfagent {")
 
 
@@ -102,14 +104,14 @@ def test_a_filter_without_matches_is_unknown(call: Call, view: str, scope: tuple
 def test_the_diff_can_not_be_filtered(call: Call) -> None:
     answer = said(call, "dump", "diff", "-n", "shop")
     assert (answer.code, answer.out) == (2, "")
-    assert "diff compares the whole table, not a part of it; leave -n and --pod away" in answer.err
+    assert "diff compares the whole table, not a part of it; omit -n and --pod" in answer.err
 
 
 @pytest.mark.parametrize("view", ["ruleset", "kernel", "counters"])
 @pytest.mark.parametrize(
     ("scope", "words"),
     [
-        (("--pod", "far/cat"), "Pod far/cat is on node b: its rules and counters are there, and not known here"),
+        (("--pod", "far/cat"), "Pod far/cat is on node b: rules and counters of a Pod are known on its own node only"),
         (("-n", "far"), "no Pod of namespace far is on this node, a: "),
     ],
     ids=["a Pod", "a namespace"],
@@ -182,7 +184,7 @@ def test_a_pod_without_rules_is_reported(call: Call) -> None:
 
 def test_counters_that_the_kernel_lacks_are_not_none(call: Call) -> None:
     view = TwoNodeCluster(*DOCUMENTS).views["a"]
-    with running(introspection(view, Kernel(ABSENT))):
+    with running(introspection(view, FakeListings(ABSENT))):
         answer = call("dump", "counters")
     assert (answer.code, answer.out) == (2, "no counters in the kernel\n")
     assert "the kernel doesn't have the counter deny/ingress/shop/db" in answer.err
@@ -200,13 +202,13 @@ SINCE = "Pod: watch interrupted, last update 60 min ago (1970-01-01T06:00:00Z); 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_stale_views_show_since_when(call: Call, arguments: tuple[str, ...]) -> None:
-    answer = said(call, *arguments, standing=STALE)
+    answer = said(call, *arguments, freshness=STALE)
     assert f"warning: {SINCE}" in answer.err
     assert answer.code == (1 if arguments[0] == "explain" else 0)
 
 
 def test_a_missing_object_may_be_newer_than_a_stale_view(call: Call) -> None:
-    answer = said(call, "explain", "shop/web", "shop/new:80/tcp", standing=STALE)
+    answer = said(call, "explain", "shop/web", "shop/new:80/tcp", freshness=STALE)
     assert answer.code == 2
     assert "there is no Pod shop/new" in answer.err
     assert SINCE in answer.err
@@ -216,17 +218,17 @@ REFUSED = Freshness(refused="Device or resource busy")
 
 
 def test_enforcement_is_unknown_while_the_kernel_refuses(call: Call) -> None:
-    answer = said(call, "explain", "shop/web", "open/cat:80/tcp", standing=REFUSED)
+    answer = said(call, "explain", "shop/web", "open/cat:80/tcp", freshness=REFUSED)
     assert answer.code == 2
     assert answer.out.splitlines()[0].endswith(": not known (allowed by what is known)")
     assert "the kernel doesn't hold these rules: Device or resource busy; what it holds instead: `nf" in answer.err
-    found = json.loads(said(call, "explain", "shop/web", "open/cat:80/tcp", "-o", "json", standing=REFUSED).out)
+    found = json.loads(said(call, "explain", "shop/web", "open/cat:80/tcp", "-o", "json", freshness=REFUSED).out)
     assert (found["complete"], found["allowed"]) == (False, None)
 
 
 @pytest.mark.parametrize("view", ["state", "policies", "counters", "ruleset"])
 def test_uncommitted_rules_are_reported_with_the_desired_ruleset(call: Call, view: str) -> None:
-    answer = said(call, "dump", view, standing=REFUSED)
+    answer = said(call, "dump", view, freshness=REFUSED)
     assert answer.code == 0
     assert "warning: the kernel doesn't hold these rules: Device or resource busy" in answer.err
 
@@ -241,10 +243,10 @@ HELD = {
         ("policies", "-n", "shop"),
         "no policies for Pods of namespace shop, but the kernel holds other rules than these",
     ),
-    "counters": (("counters",), "no counters of the policies of now, but the kernel holds other rules than theirs"),
+    "counters": (("counters",), "no counters of the current policies; the kernel has rules of other policies"),
     "counters of a Pod": (
         ("counters", "--pod", "shop/web"),
-        "no counters of the policies of now, but the kernel holds other rules than theirs",
+        "no counters of the current policies; the kernel has rules of other policies",
     ),
 }
 
@@ -254,7 +256,7 @@ def test_the_absence_of_policies_is_unknown_while_the_kernel_holds_other_rules(
     call: Call, arguments: tuple[str, ...], words: str
 ) -> None:
     desired = TwoNodeCluster(namespace("shop"), pod("shop/web", "a", 10)).views["a"]
-    answer = said(call, "dump", *arguments, desired=desired, standing=REFUSED)
+    answer = said(call, "dump", *arguments, desired=desired, freshness=REFUSED)
     assert (answer.code, answer.out) == (2, f"{words}\n")
     assert answer.err.count("the kernel doesn't hold these rules: Device or resource busy") == 1
     assert answer.err.startswith("not known: ")
@@ -269,7 +271,7 @@ def test_unreadable_services_leave_the_verdict_unknown(call: Call) -> None:
 
 def test_a_partially_read_cluster_is_shown_as_such(call: Call) -> None:
     part = TwoNodeCluster(*DOCUMENTS).views["a"]
-    answer = said(call, "dump", "state", desired=part, standing=UNREAD)
+    answer = said(call, "dump", "state", desired=part, freshness=UNREAD)
     assert [line.split()[0] for line in answer.out.splitlines() if line.endswith("as far as it was read")] == [
         "cluster",
         "masquerade",

@@ -365,7 +365,9 @@ class FolderAgent:
         raise UsageError(f"{source} {destination}")
 
     def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
-        return start_simulation(self.desired.cluster, self.desired.index, self.desired.choices, given, delete=delete)
+        return start_simulation(
+            self.desired.cluster, self.desired.index, self.desired.policy_options, given, delete=delete
+        )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.listeners import Protocol
+from nfagent.lab.listeners import ProbeProtocol
 from nfagent.model.objects import ObjectRef
 from tests.conformance import load_conformance, small
 from tests.conformance.cover import cover, marks
@@ -59,7 +59,7 @@ def test_a_host_network_pod_has_its_nodes_addresses_and_serves_what_the_suite_sa
     content = small.content()
     content["pods"][1] |= {"hostNetwork": True, "ips": ["192.0.2.2", "2001:db8:ffff::2"], "listens": ["SCTP/9003"]}
     suite = read("small", content)
-    listens: tuple[tuple[Protocol, int], ...] = (("tcp", 80), ("sctp", 9003))
+    listens: tuple[tuple[ProbeProtocol, int], ...] = (("tcp", 80), ("sctp", 9003))
     expected = Place("x", "b", "b", ("192.0.2.2", "2001:db8:ffff::2"), host=True, listens=listens)
     assert places(suite, suite.base)["x/b"] == expected
 

@@ -94,7 +94,7 @@ class SteppingClock:
         return event.is_set()
 
 
-class Stage:
+class ApplierSetup:
     """An applier and a reconciler, and a task that wakes the reconciler all the time, as changes of others do."""
 
     def __init__(self, step: float) -> None:
@@ -102,7 +102,7 @@ class Stage:
         self.kernel = SlowKernel()
         clock = SteppingClock(step)
         self.reconciler = Reconciler(self.kernel, clock, self.desired)
-        self.intake = EventApplier(self.desired, clock, self.reconciler.wake, self.reconciler.undivided)
+        self.applier = EventApplier(self.desired, clock, self.reconciler.wake, self.reconciler.undivided)
 
     async def meddle(self) -> None:
         while True:
@@ -115,13 +115,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(step: float, scene: Iterable[Item] = SCENE) -> AsyncIterator[Stage]:
-    stage = Stage(step)
+async def running(step: float, scene: Iterable[Item] = SCENE) -> AsyncIterator[ApplierSetup]:
+    stage = ApplierSetup(step)
     tasks = [asyncio.create_task(stage.reconciler.run()), asyncio.create_task(stage.meddle())]
     try:
         async with asyncio.timeout(DEADLINE):
-            await stage.intake.apply(scene)
-            stage.intake.open()
+            await stage.applier.apply(scene)
+            stage.applier.open()
             await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset() != ABSENT
             stage.kernel.held.clear()
@@ -149,7 +149,7 @@ def rulesets_after(batch: list[Item | ObjectRef], step: float, scene: Iterable[I
 
     async def body() -> list[Ruleset]:
         async with running(step, scene) as stage:
-            await stage.intake.apply(batch)
+            await stage.applier.apply(batch)
             await stage.quiet()
             assert stage.kernel.fake.ruleset == stage.desired.ruleset()
             return list(stage.kernel.held)

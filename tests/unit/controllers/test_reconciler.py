@@ -135,12 +135,12 @@ class FakeGuard:
         self.must_check = False
         self.reason = ""
 
-    def objection(self, held: Ruleset, wanted: Ruleset) -> str:
+    def hold_reason(self, held: Ruleset, wanted: Ruleset) -> str:
         self.must_check = bool(self.reason)
         return self.reason if held != wanted else ""
 
 
-class Stage:
+class ReconcilerSetup:
     """A running reconciler with its fakes."""
 
     def __init__(self, kernel: SlowKernel, wanted: Ruleset) -> None:
@@ -200,8 +200,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(wanted: Ruleset, current: Ruleset = ABSENT, *, wake: bool = True) -> AsyncIterator[Stage]:
-    stage = Stage(SlowKernel(current), wanted)
+async def running(wanted: Ruleset, current: Ruleset = ABSENT, *, wake: bool = True) -> AsyncIterator[ReconcilerSetup]:
+    stage = ReconcilerSetup(SlowKernel(current), wanted)
     task = asyncio.create_task(stage.reconciler.run())
     if wake:
         stage.reconciler.wake()
@@ -324,7 +324,7 @@ async def test_a_change_does_not_wait_for_the_pause_after_a_refusal() -> None:
 
 @scenario
 async def test_the_pause_stays_at_its_limit_after_a_thousand_refusals() -> None:
-    stage = Stage(SlowKernel(), IMPOSSIBLE)
+    stage = ReconcilerSetup(SlowKernel(), IMPOSSIBLE)
     for _ in range(1100):
         assert await stage.reconciler.round() <= RETRY_MAX
     stage.desired.wanted = holding("10.0.0.1")
@@ -404,7 +404,7 @@ async def test_a_reported_program_is_named_though_later_notifications_were_lost(
         assert stage.reconciler.status.drift_by == "nft (process 4711)"
 
 
-def slow_to_read(stage: Stage, seconds: float) -> None:
+def slow_to_read(stage: ReconcilerSetup, seconds: float) -> None:
     """Make each comparison take so many seconds."""
     stage.kernel.reading = lambda: setattr(stage.clock, "now", stage.clock.now + seconds)
 
@@ -637,7 +637,7 @@ def numbered(numbers: frozenset[int]) -> Ruleset:
     return holding(*(f"10.0.0.{number}" for number in numbers))
 
 
-async def step(stage: Stage, verb: str, what: Any) -> None:  # noqa: ANN401 - each verb's own
+async def step(stage: ReconcilerSetup, verb: str, what: Any) -> None:  # noqa: ANN401 - each verb's own
     actions: dict[str, Callable[[], Awaitable[None] | None]] = {
         "want": lambda: stage.want(numbered(what)),
         "want the impossible": lambda: stage.want(IMPOSSIBLE),

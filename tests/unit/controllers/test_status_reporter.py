@@ -35,7 +35,7 @@ class CountingClock(SkewedClock):
         return await super().wait(event, seconds)
 
 
-class Stage:
+class ReporterSetup:
     """The state of one agent, and the Events that the API server has."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Stage:
         self.troubles = NodeFaults()
         self.clock = clock = CountingClock(self.time)
         # A source returns a new mapping each time.
-        self.voice = StatusReporter(
+        self.reporter = StatusReporter(
             self.desired, self.store.client("n1"), clock, lambda: dict(self.faults), lambda: self.troubles
         )
 
@@ -59,9 +59,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def speaking() -> AsyncIterator[Stage]:
-    stage = Stage()
-    task = asyncio.create_task(stage.voice.run())
+async def speaking() -> AsyncIterator[ReporterSetup]:
+    stage = ReporterSetup()
+    task = asyncio.create_task(stage.reporter.run())
     try:
         yield stage
         assert not task.done()

@@ -9,7 +9,7 @@ import pytest
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.errors import ObjectError
 from nfagent.model.netaddr import parse_cidr
-from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.selectors import Requirement, Selector
 
 Document = dict[str, Any]
@@ -40,12 +40,14 @@ def test_a_whole_policy_is_read() -> None:
         pods=WEB,
         isolates=("ingress", "egress"),
         ingress=(
-            Rule(
+            NetworkPolicyRule(
                 (PodPeer(Selector(), namespace="default"), PodPeer(Selector(), namespaces=Selector())),
                 (PolicyPort("tcp", 80, 90), PolicyPort("tcp", name="http")),
             ),
         ),
-        egress=(Rule((IpBlock(parse_cidr("10.0.0.0/8"), (parse_cidr("10.9.0.0/16"),)),), (PolicyPort("udp"),)),),
+        egress=(
+            NetworkPolicyRule((IpBlock(parse_cidr("10.0.0.0/8"), (parse_cidr("10.9.0.0/16"),)),), (PolicyPort("udp"),)),
+        ),
     )
 
 

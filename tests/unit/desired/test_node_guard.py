@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Ruleset, tuple[Document, ...], str, bool]] = {
 def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name: str, objects: bool) -> None:  # noqa: FBT001 - a column
     desired = seen(name, *documents)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
-    assert bool(guard.must_check and guard.objection(held, desired.ruleset())) == objects
+    assert bool(guard.must_check and guard.hold_reason(held, desired.ruleset())) == objects
     assert guard.must_check == objects
     assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).must_check
 
@@ -69,7 +69,7 @@ def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name:
 def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_removed() -> None:
     desired = seen("a", WEB, CLOSED)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
-    assert guard.objection(ABSENT, desired.ruleset()) == ""
+    assert guard.hold_reason(ABSENT, desired.ruleset()) == ""
     assert not guard.must_check
     made = decoded(node("a"))
     desired.put(made)
@@ -80,7 +80,7 @@ def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_remov
 
 def test_the_message_names_the_isolated_addresses_and_the_option_to_set() -> None:
     desired = seen("b", node("a"), CLOSED)
-    words = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address).objection(
+    words = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address).hold_reason(
         table(WEB, DB, CLOSED), desired.ruleset()
     )
     for part in ("no Node b", "known: a", "--node", "isolate 4 Pod addresses", "--allow-unknown-node"):
@@ -114,5 +114,5 @@ def test_the_name_of_another_machines_node_holds_the_table_where_this_machines_a
     there["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.9"}]
     desired = seen("a", here, there)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=lambda addresses: own if own in set(addresses) else "")
-    objection = guard.objection(table(WEB, CLOSED), desired.ruleset())
-    assert (said in objection, bool(objection)) == (True, bool(said))
+    hold_reason = guard.hold_reason(table(WEB, CLOSED), desired.ruleset())
+    assert (said in hold_reason, bool(hold_reason)) == (True, bool(said))

@@ -8,7 +8,7 @@ from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.pod_interfaces import node_links
 from nfagent.netlink.rtnl_link import Interface
 from nfagent.netlink.rtnl_route import Route
-from nfagent.nftables.objects import ServicePort
+from nfagent.nftables.objects import ProtocolPort
 
 UPLINK = Interface(2, "eth0")
 VETH = Interface(7, "cali1", "veth")
@@ -78,11 +78,11 @@ def test_a_pod_interface_leads_to_pods_only(
     [
         (
             Interface(9, "flannel.1", "vxlan", up=True, port=8472),
-            NodeInterfaces(tunnels=frozenset({ServicePort("udp", 8472)})),
+            NodeInterfaces(tunnels=frozenset({ProtocolPort("udp", 8472)})),
         ),
         (
             Interface(9, "genev_sys", "geneve", up=True, port=6081),
-            NodeInterfaces(tunnels=frozenset({ServicePort("udp", 6081)})),
+            NodeInterfaces(tunnels=frozenset({ProtocolPort("udp", 6081)})),
         ),
         (Interface(9, "flannel.1", "vxlan", port=8472), NodeInterfaces()),
         (Interface(9, "tunl0", "ipip", up=True), NodeInterfaces(portless=True)),

@@ -394,7 +394,7 @@ def test_what_never_leaves_a_link_is_not_called_allowed(source: str, destination
 def test_a_drop_independent_of_policies_is_denied_without_suggestions() -> None:
     view = TwoNodeCluster(*PODS, OUT, FROM_WEB).views["a"]
     steps = explain_in_steps(
-        view.cluster, view.index, "shop/web", "shop/db:5432", bars=lambda flow: f"{flow.port} is closed"
+        view.cluster, view.index, "shop/web", "shop/db:5432", bar_reason=lambda flow: f"{flow.port} is closed"
     )
     found = run_to_end(steps)
     assert (found.verdict, found.lines) == ("denied", ("dropped: 5432 is closed",))

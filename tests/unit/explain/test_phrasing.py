@@ -8,7 +8,7 @@ import pytest
 from nfagent.errors import ValidationIssue
 from nfagent.explain.phrasing import MISSES_SHOWN, side_lines
 from nfagent.model.admin_policy import Policy, TierRule
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.policy.evaluator import FlowVerdict
 from tests.unit.policy.tier_cluster import (
     DB,
@@ -39,7 +39,7 @@ BAD = "spec.podSelector '7': is not a mapping"
 CLOSED, WHY = "can't be read, so it fails closed and", "spec.ingress[0].from: is empty; write peers"
 
 
-def isolating(name: str, *rules: Rule, problem: ValidationIssue | None = None) -> NetworkPolicy:
+def isolating(name: str, *rules: NetworkPolicyRule, problem: ValidationIssue | None = None) -> NetworkPolicy:
     return NetworkPolicy(namespace="shop", name=name, pods=selecting(app="db"), ingress=rules, problem=problem)
 
 
@@ -55,12 +55,16 @@ def lines(*policies: Policy, port: str = "80/tcp") -> list[str]:
 CASES = [
     pytest.param((), ["  default   no policy applies to its ingress: allowed"], id="no policy applies"),
     pytest.param(
-        (isolating("db", Rule((FROM_DB,)), Rule((FROM_WEB,), ON_80), Rule((), ON_81)),),
+        (
+            isolating(
+                "db", NetworkPolicyRule((FROM_DB,)), NetworkPolicyRule((FROM_WEB,), ON_80), NetworkPolicyRule((), ON_81)
+            ),
+        ),
         [f"  network   NetworkPolicy shop/db isolates ingress; rule 2 of 3 allows from {WEB_WORDS} on 80/tcp: matches"],
         id="the rule that allows stands beside its policy, without those that don't",
     ),
     pytest.param(
-        (isolating("db", Rule(), Rule((FROM_WEB,)), Rule((), ON_81)),),
+        (isolating("db", NetworkPolicyRule(), NetworkPolicyRule((FROM_WEB,)), NetworkPolicyRule((), ON_81)),),
         [
             "  network   NetworkPolicy shop/db isolates ingress; rule 1 of 3 allows from anywhere: matches",
             f"              rule 2 of 3 allows from {WEB_WORDS}: matches",
@@ -70,9 +74,9 @@ CASES = [
     pytest.param(
         (
             isolating("a"),
-            isolating("b", Rule()),
-            isolating("c", Rule((FROM_DB,))),
-            isolating("d", *[Rule((), ON_81)] * 2),
+            isolating("b", NetworkPolicyRule()),
+            isolating("c", NetworkPolicyRule((FROM_DB,))),
+            isolating("d", *[NetworkPolicyRule((), ON_81)] * 2),
         ),
         [
             "  network   NetworkPolicy shop/b isolates ingress; rule 1 of 1 allows from anywhere: matches",
@@ -83,7 +87,10 @@ CASES = [
         id="policies that don't allow come behind the one that does",
     ),
     pytest.param(
-        (isolating("b", Rule()), *(isolating(name, *[Rule((), ON_81)] * 2) for name in ("a", "c", "d", "e"))),
+        (
+            isolating("b", NetworkPolicyRule()),
+            *(isolating(name, *[NetworkPolicyRule((), ON_81)] * 2) for name in ("a", "c", "d", "e")),
+        ),
         [
             "  network   NetworkPolicy shop/b isolates ingress; rule 1 of 1 allows from anywhere: matches",
             "            4 more NetworkPolicies isolate ingress; none of their rules matches",
@@ -91,7 +98,7 @@ CASES = [
         id="many of them are counted",
     ),
     pytest.param(
-        (isolating("db", Rule((FROM_DB,)), Rule((FROM_WEB,), ON_81)),),
+        (isolating("db", NetworkPolicyRule((FROM_DB,)), NetworkPolicyRule((FROM_WEB,), ON_81)),),
         [
             "  network   NetworkPolicy shop/db isolates ingress; none of its 2 rules matches",
             f"              rule 2 of 2 allows from {WEB_WORDS} on 81/tcp: port doesn't match",
@@ -100,7 +107,7 @@ CASES = [
         id="where no rule allows the nearest comes first",
     ),
     pytest.param(
-        (isolating("db", Rule((FROM_WEB,), ON_81)),),
+        (isolating("db", NetworkPolicyRule((FROM_WEB,), ON_81)),),
         [
             f"  network   NetworkPolicy shop/db isolates ingress; {ONLY} allows from {WEB_WORDS} on 81/tcp: {MISS}",
         ],
@@ -186,7 +193,7 @@ def test_a_policy_that_fails_closed_as_a_whole_is_not_said_to_have_one_rule() ->
 
 
 def test_a_rule_with_ports_is_about_no_ping() -> None:
-    (line,) = lines(isolating("db", Rule((FROM_WEB,), ON_80)), port="icmp")
+    (line,) = lines(isolating("db", NetworkPolicyRule((FROM_WEB,), ON_80)), port="icmp")
     assert line.endswith("on 80/tcp: it has ports, and icmp none")
 
 
@@ -195,7 +202,7 @@ def test_egress_is_about_destinations() -> None:
         namespace="shop",
         name="out",
         isolates=("egress",),
-        egress=(Rule((cidr("10.0.0.0/8"),), ON_81), Rule((FROM_WEB,))),
+        egress=(NetworkPolicyRule((cidr("10.0.0.0/8"),), ON_81), NetworkPolicyRule((FROM_WEB,))),
     )
     found = judged(out)
     assert found.egress is not None
@@ -207,7 +214,7 @@ def test_egress_is_about_destinations() -> None:
 
 
 def test_many_rules_are_shown_up_to_a_dozen_and_counted() -> None:
-    found = lines(isolating("db", *[Rule((FROM_DB,))] * 20, Rule((FROM_WEB,), ON_81)))
+    found = lines(isolating("db", *[NetworkPolicyRule((FROM_DB,))] * 20, NetworkPolicyRule((FROM_WEB,), ON_81)))
     assert found[0].endswith("none of its 21 rules matches")
     assert found[1].endswith("port doesn't match")
     assert len(found) == 1 + MISSES_SHOWN + 1
@@ -215,8 +222,8 @@ def test_many_rules_are_shown_up_to_a_dozen_and_counted() -> None:
 
 
 def test_many_policies_never_make_more_lines_than_a_screen_has() -> None:
-    policies = [isolating(f"p{number:02}", *[Rule((FROM_DB,))] * 30) for number in range(30)]
-    policies[20] = isolating("p20", *[Rule((FROM_DB,))] * 29, Rule((FROM_WEB,), ON_81))
+    policies = [isolating(f"p{number:02}", *[NetworkPolicyRule((FROM_DB,))] * 30) for number in range(30)]
+    policies[20] = isolating("p20", *[NetworkPolicyRule((FROM_DB,))] * 29, NetworkPolicyRule((FROM_WEB,), ON_81))
     found = lines(*policies)
     assert len(found) < 40
     assert found[0].startswith("  network   NetworkPolicy shop/p20 ")
@@ -244,8 +251,8 @@ def test_many_policies_never_make_more_lines_than_a_screen_has() -> None:
 def test_policies_that_are_not_named_are_counted_in_words_that_fit_their_number(
     rules: tuple[int, ...], expected: str
 ) -> None:
-    named = [isolating(f"a{number}", Rule((FROM_WEB,), ON_81)) for number in range(6)]
-    rest = [isolating(f"b{number}", *[Rule((FROM_DB,))] * count) for number, count in enumerate(rules)]
+    named = [isolating(f"a{number}", NetworkPolicyRule((FROM_WEB,), ON_81)) for number in range(6)]
+    rest = [isolating(f"b{number}", *[NetworkPolicyRule((FROM_DB,))] * count) for number, count in enumerate(rules)]
     assert lines(*named, *rest)[-1].strip() == expected
 
 
@@ -264,7 +271,7 @@ def test_policies_of_a_tier_that_are_not_named_are_counted_alike(rest: int, expe
 def test_a_rule_with_many_peers_and_ports_is_shortened() -> None:
     peers = tuple(cidr(f"10.0.{number}.0/24") for number in range(100))
     ports = tuple(numbered(number) for number in range(100, 200))
-    (line,) = lines(isolating("db", Rule(peers, ports)))
+    (line,) = lines(isolating("db", NetworkPolicyRule(peers, ports)))
     assert line.startswith(
         "  network   NetworkPolicy shop/db isolates ingress; rule 1 of 1 allows from 10.0.0.0/24 or 10.0.1.0/24"
     )

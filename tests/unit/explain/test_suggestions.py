@@ -9,7 +9,7 @@ from nfagent.errors import ValidationIssue
 from nfagent.explain.peer_naming import peer_for_address, peer_for_pod
 from nfagent.explain.suggestions import suggest
 from nfagent.model.admin_policy import Policy, TierPolicy, TierRule
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import UNREADABLE, Pod
 from tests.unit.policy.tier_cluster import (
     DB,
@@ -34,11 +34,11 @@ WEB_ON_80 = "pods app=web in namespace shop on 80/tcp"
 DB_PODS = "pods app=db in namespace shop"
 
 
-def isolating(name: str, *rules: Rule, problem: ValidationIssue | None = None) -> NetworkPolicy:
+def isolating(name: str, *rules: NetworkPolicyRule, problem: ValidationIssue | None = None) -> NetworkPolicy:
     return NetworkPolicy(namespace="shop", name=name, pods=selecting(app="db"), ingress=rules, problem=problem)
 
 
-def outward(name: str, *rules: Rule) -> NetworkPolicy:
+def outward(name: str, *rules: NetworkPolicyRule) -> NetworkPolicy:
     return NetworkPolicy(namespace="shop", name=name, pods=selecting(app="web"), isolates=("egress",), egress=rules)
 
 
@@ -79,17 +79,17 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
     ("policies", "expected"),
     [
         pytest.param(
-            (isolating("db", Rule((FROM_WEB,), ON_81)),),
+            (isolating("db", NetworkPolicyRule((FROM_WEB,), ON_81)),),
             ["add 80/tcp to ingress rule 1 of NetworkPolicy shop/db"],
             id="only the port is another",
         ),
         pytest.param(
-            (isolating("a"), isolating("db", Rule((), ON_81))),
+            (isolating("a"), isolating("db", NetworkPolicyRule((), ON_81))),
             ["add 80/tcp to ingress rule 1 of NetworkPolicy shop/db"],
             id="only the port is another, in one of two policies",
         ),
         pytest.param(
-            (isolating("a", problem=FAULT), isolating("db", Rule((PodPeer(selecting(app="x")),)))),
+            (isolating("a", problem=FAULT), isolating("db", NetworkPolicyRule((PodPeer(selecting(app="x")),)))),
             [f"add an ingress rule to NetworkPolicy shop/db that allows {WEB_ON_80}"],
             id="no peer matches: a policy that can be read",
         ),
@@ -146,17 +146,17 @@ ELSEWHERE = "or in one with the same subject and a priority below 10"
         pytest.param((last(allow()),), [ISOLATE], id="the baseline allows"),
         pytest.param((admin("p", 1, leave()),), [ISOLATE], id="the admin tier passes it on"),
         pytest.param(
-            (isolating("db", Rule((), ON_81), Rule((FROM_WEB,))),),
+            (isolating("db", NetworkPolicyRule((), ON_81), NetworkPolicyRule((FROM_WEB,))),),
             ["remove ingress rule 2 of NetworkPolicy shop/db"],
             id="one rule allows",
         ),
         pytest.param(
-            (isolating("a", Rule()), isolating("db", Rule(), Rule((FROM_WEB,)))),
+            (isolating("a", NetworkPolicyRule()), isolating("db", NetworkPolicyRule(), NetworkPolicyRule((FROM_WEB,)))),
             [f"remove ingress rule 1 of NetworkPolicy shop/a, {RULES[0]} and {RULES[1]}: {EACH}"],
             id="several rules allow",
         ),
         pytest.param(
-            (isolating("db", *[Rule()] * 9),),
+            (isolating("db", *[NetworkPolicyRule()] * 9),),
             [f"remove ingress {', '.join(RULES)} and 4 more: {EACH}"],
             id="many rules allow",
         ),
@@ -186,7 +186,7 @@ def test_no_rule_of_the_tiers_can_select_a_source_outside() -> None:
 
 
 def test_a_ping_needs_a_rule_without_ports() -> None:
-    assert said(isolating("db", Rule((FROM_WEB,), ON_80)), port="icmp") == [
+    assert said(isolating("db", NetworkPolicyRule((FROM_WEB,), ON_80)), port="icmp") == [
         (
             "add an ingress rule to NetworkPolicy shop/db that allows pods app=web in namespace shop on every port "
             "and protocol"
@@ -195,9 +195,9 @@ def test_a_ping_needs_a_rule_without_ports() -> None:
 
 
 def test_an_egress_policy_without_rules_isolates_only_where_its_types_say_so() -> None:
-    two = outward("web", Rule(), Rule((DB,), ON_81))
+    two = outward("web", NetworkPolicyRule(), NetworkPolicyRule((DB,), ON_81))
     assert said(two, egress=True) == ["remove egress rule 1 of NetworkPolicy shop/web"]
-    assert said(outward("web", Rule()), egress=True) == [
+    assert said(outward("web", NetworkPolicyRule()), egress=True) == [
         "remove egress rule 1 of NetworkPolicy shop/web; keep Egress in policyTypes"
     ]
 

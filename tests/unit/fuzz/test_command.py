@@ -111,11 +111,11 @@ def test_an_oracle_that_fails_on_one_flow_is_a_finding_with_that_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluate_or_fail(
-        cluster: ClusterState, policies: Iterable[Policy], flow: Flow, choices: PolicyOptions
+        cluster: ClusterState, policies: Iterable[Policy], flow: Flow, policy_options: PolicyOptions
     ) -> FlowVerdict:
         if flow.port == 99:
             raise LookupError("no such port")
-        return evaluate(cluster, policies, flow, choices)
+        return evaluate(cluster, policies, flow, policy_options)
 
     monkeypatch.setattr(oracles, "evaluate", evaluate_or_fail)
     found_case = json.loads(run(tmp_path, "--seed", "5", "-o", "json").output)["found"]

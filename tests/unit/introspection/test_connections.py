@@ -86,7 +86,7 @@ async def connected(path: Path, sent: bytes = b"") -> AsyncIterator[Peer]:
 @asynccontextmanager
 async def serving(
     path: Path, limits: ConnectionLimits, answers: http_server.AnswerProvider | None = None
-) -> AsyncIterator[http_server.Serving]:
+) -> AsyncIterator[http_server.SocketServer]:
     served = await http_server.serve(path, answers or Told(), limits=limits)
     try:
         yield served
@@ -216,7 +216,7 @@ def test_bodies_that_are_sent_at_once_share_their_room_and_who_comes_too_late_is
 
 
 def resident() -> int:
-    """Give this process's memory in bytes."""
+    """Return this process's memory in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -54,7 +54,7 @@ class Told:
 
     def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
         view = self.view_of
-        return start_simulation(view.cluster, view.index, view.choices, given, delete=delete)
+        return start_simulation(view.cluster, view.index, view.policy_options, given, delete=delete)
 
 
 @asynccontextmanager

@@ -69,13 +69,13 @@ def test_what_is_removed_is_made_again_and_said(folder: Path, removed: str, capl
     async def body() -> None:
         async with Kept(folder) as kept:
             remove(folder) if removed == "the folder" else remove(kept.path)
-            await kept.upkeep.look()
+            await kept.upkeep.check()
             assert await answers(kept.path)
             assert [mode_of(folder), mode_of(kept.path)] == [0o700, 0o600]
             assert holder() == os.getpid()
             with pytest.raises(HostError, match=f"another agent holds .*process {os.getpid()}"):
                 acquire_table()
-            await kept.upkeep.look()
+            await kept.upkeep.check()
         assert list_of(folder) == []
 
     run(body())
@@ -89,7 +89,7 @@ def test_a_connection_goes_on_while_the_socket_is_made_again(folder: Path) -> No
             writer.write(GET)
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
             shutil.rmtree(folder)
-            await kept.upkeep.look()
+            await kept.upkeep.check()
             writer.write(GET)
             await reader.readuntil(b"HTTP/1.1 200 OK\r\n")
             writer.transport.abort()
@@ -110,11 +110,11 @@ def test_what_is_in_the_folder_s_place_is_said_once_and_when_it_has_gone_the_soc
             put(obstacle, folder)
             before = found(folder)
             for _ in range(3):
-                await kept.upkeep.look()
+                await kept.upkeep.check()
                 assert str(folder) in kept.upkeep.problem
             assert found(folder) == before
             remove(folder)
-            await kept.upkeep.look()
+            await kept.upkeep.check()
             assert kept.upkeep.problem == ""
             assert await answers(kept.path)
 
@@ -226,9 +226,9 @@ def test_the_socket_of_another_process_is_left_alone(folder: Path) -> None:
             with closing(socket.socket(socket.AF_UNIX)) as other:
                 other.bind(str(kept.path))
                 other.listen()
-                await kept.upkeep.look()
+                await kept.upkeep.check()
                 assert "is another process's socket; give each agent its own runtime_dir" in kept.upkeep.problem
-            await kept.upkeep.look()
+            await kept.upkeep.check()
             assert await answers(kept.path)
 
     run(body())

@@ -27,7 +27,7 @@ from nfagent.simulate.policy_files import PolicyFile
 from nfagent.system.gc_tuning import relax_collection
 from nfagent.time_slices import TimeSlices
 from tests.support.two_node_cluster import DECODERS, labelled, policy
-from tests.unit.cli.agents import Kernel, introspection
+from tests.unit.cli.agents import FakeListings, introspection
 
 DEADLINE = 120.0
 PODS, LOCAL, POLICIES = 20_000, 100, 3_000
@@ -238,9 +238,9 @@ QUESTIONS: dict[str, Ask] = {
 
 @asynccontextmanager
 async def _served(desired: DesiredState, path: Path, *, held: bool) -> AsyncIterator[None]:
-    kernel = Kernel(desired.ruleset() if held else ABSENT)
+    kernel = FakeListings(desired.ruleset() if held else ABSENT)
     turns = TimeSlices()
-    runner = await http_server.serve(path, introspection(desired, kernel, turns=turns), turns)
+    runner = await http_server.serve(path, introspection(desired, kernel, time_slices=turns), turns)
     try:
         yield
     finally:

@@ -347,7 +347,7 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
 
 
 def many_rules(view: DesiredState, count: int) -> Ruleset:
-    """Give the ruleset with so many more rules in a Pod's chain."""
+    """Return the ruleset with so many more rules in a Pod's chain."""
     ruleset = view.ruleset()
     chain = ruleset.chains["ingress/shop/db"]
     more = tuple(Rule((ServerPort(port, port),), verdict=Goto("allow/ingress/shop/db")) for port in range(1, count + 1))

@@ -31,7 +31,7 @@ from nfagent.netlink.rtnl_link import Interface
 def test_a_bridge_is_filtered_where(
     own: tuple[Family, ...], switches: dict[Family, str | None], families: tuple[Family, ...]
 ) -> None:
-    assert filtered_families(Interface(7, "cbr0", "bridge", calls=own), switches) == families
+    assert filtered_families(Interface(7, "cbr0", "bridge", nf_call=own), switches) == families
 
 
 def test_bridges_are_named_each_with_its_families() -> None:

@@ -27,7 +27,7 @@ LOGGED = codec.message(0x0400, 0, 0, codec.nfgen(2, 100) + HEADER + codec.attrib
 NO_PACKETS: Callable[[list[LoggedPacket]], None] = lambda _packets: None  # noqa: E731 - a constant
 
 
-class Kernel:
+class SocketPeers:
     """The other ends of opened sockets; each is closed at the next turn, up to the first one that works."""
 
     def __init__(self, *, unread: bool, works_from: int = 1000) -> None:
@@ -90,7 +90,7 @@ def test_an_nflog_socket_is_opened_again_with_backoff_where_it(
     caplog: pytest.LogCaptureFixture, *, unread: bool
 ) -> None:
     async def body() -> None:
-        kernel, clock = Kernel(unread=unread), Clock()
+        kernel, clock = SocketPeers(unread=unread), Clock()
         source = NflogSource(100, opening=kernel.open)
         reading = NflogReader(source, clock, NO_PACKETS)
         task = asyncio.create_task(reading.run())
@@ -109,7 +109,7 @@ def test_an_nflog_socket_is_opened_again_with_backoff_where_it(
 
 def test_the_backoff_of_an_nflog_socket_starts_over_after_packets() -> None:
     async def body() -> None:
-        kernel, clock = Kernel(unread=False, works_from=3), Clock()
+        kernel, clock = SocketPeers(unread=False, works_from=3), Clock()
         clock.most = 3
         got = asyncio.Event()
         source = NflogSource(100, opening=kernel.open)
@@ -135,7 +135,7 @@ def test_a_notification_socket_is_closed_logged_and_reported_once_where_it(
     caplog: pytest.LogCaptureFixture, *, unread: bool
 ) -> None:
     async def body() -> None:
-        kernel, told = Kernel(unread=unread), list[CommitOrigin]()
+        kernel, told = SocketPeers(unread=unread), list[CommitOrigin]()
         watch = NftMonitor(opening=kernel.open)
         for times in range(1, 4):
             watch.open(told.append)

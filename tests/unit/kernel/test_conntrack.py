@@ -17,16 +17,16 @@ from nfagent.errors import HostError, KernelError
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entry
-from tests.support.ctnetlink_dump import INTERRUPTED, IPV4, IPV6, MULTI, NEW, Connection, entry_body
+from tests.support.ctnetlink_dump import INTERRUPTED, IPV4, IPV6, MULTI, NEW, DumpEntry, entry_body
 
 GET, DELETE = 0x0101, 0x0102
 TABLE = [
-    Connection("10.0.0.1", "10.96.0.1", "10.0.0.2", id=1),
-    Connection("10.0.0.1", "10.0.0.3", "10.0.0.3", id=2),
-    Connection("10.0.0.3", "10.0.0.1", "10.0.0.1", id=3),
-    Connection("10.0.0.4", "10.0.0.5", "10.0.0.5", id=4),
-    Connection("fd00::1", "fd00::2", "fd00::2", id=5),
-    Connection("fd00::3", "fd00::4", "fd00::4", id=6),
+    DumpEntry("10.0.0.1", "10.96.0.1", "10.0.0.2", id=1),
+    DumpEntry("10.0.0.1", "10.0.0.3", "10.0.0.3", id=2),
+    DumpEntry("10.0.0.3", "10.0.0.1", "10.0.0.1", id=3),
+    DumpEntry("10.0.0.4", "10.0.0.5", "10.0.0.5", id=4),
+    DumpEntry("fd00::1", "fd00::2", "fd00::2", id=5),
+    DumpEntry("fd00::3", "fd00::4", "fd00::4", id=6),
 ]
 
 
@@ -109,7 +109,7 @@ def dump_of(message: codec.Message) -> Dump:
     return Dump({IPV4: False, IPV6: True, 0: None}[message.payload[0]], address(1), address(2))
 
 
-def listing(connections: list[Connection], sequence: int, flags: int = 0) -> list[bytes]:
+def listing(connections: list[DumpEntry], sequence: int, flags: int = 0) -> list[bytes]:
     """Encode a dump: a datagram for each entry, with these flags, then the end."""
     entries = [codec.message(NEW, MULTI | flags, sequence, entry_body(one)) for one in connections]
     return [*entries, codec.message(codec.NLMSG_DONE, MULTI, sequence, bytes(4))]
@@ -125,18 +125,18 @@ def entries(*ids: int) -> list[ConntrackEntry]:
     return [decode_entry(entry_body(one)) for one in TABLE if one.id in ids]
 
 
-def of_family(v6: bool | None) -> list[Connection]:  # noqa: FBT001 - one of two families, or both
+def of_family(v6: bool | None) -> list[DumpEntry]:  # noqa: FBT001 - one of two families, or both
     return [one for one in TABLE if v6 in {None, ":" in one.client}]
 
 
-def as_asked(dump: Dump) -> list[Connection]:
+def as_asked(dump: Dump) -> list[DumpEntry]:
     """Filter correctly."""
     return [
         one for one in of_family(dump.v6) if dump.client in {None, one.client} and dump.server in {None, one.server}
     ]
 
 
-def inverted(dump: Dump) -> list[Connection]:
+def inverted(dump: Dump) -> list[DumpEntry]:
     """Return all entries except the requested ones, as Linux 6.18 does for IPv6."""
     return [
         one
@@ -145,22 +145,22 @@ def inverted(dump: Dump) -> list[Connection]:
     ]
 
 
-def no_servers(dump: Dump) -> list[Connection]:
+def no_servers(dump: Dump) -> list[DumpEntry]:
     """Return no entry for a server, as kernels that compare with 0.0.0.0."""
     return [] if dump.server is not None else as_asked(dump)
 
 
-def no_clients(dump: Dump) -> list[Connection]:
+def no_clients(dump: Dump) -> list[DumpEntry]:
     """Return no entry for a client."""
     return [] if dump.client is not None else as_asked(dump)
 
 
-def unfiltered(dump: Dump) -> list[Connection]:
+def unfiltered(dump: Dump) -> list[DumpEntry]:
     """Return all entries, as kernels before 5.8."""
     return of_family(dump.v6)
 
 
-def dumping(pick: Callable[[Dump], list[Connection]]) -> Answers:
+def dumping(pick: Callable[[Dump], list[DumpEntry]]) -> Answers:
     return lambda asked: listing(pick(dump_of(asked[0])), asked[0].sequence)
 
 
@@ -425,7 +425,7 @@ def deleting(refused: dict[int, int]) -> Answers:
     return answers
 
 
-MANY = [decode_entry(entry_body(Connection(client_port=number, id=number))) for number in range(1, 1_201)]
+MANY = [decode_entry(entry_body(DumpEntry(client_port=number, id=number))) for number in range(1, 1_201)]
 
 
 def test_deletions_are_sent_together_and_acknowledged_once() -> None:

@@ -65,7 +65,7 @@ def test_the_setting_has_precedence_and_is_read_by_a_child_process(
     assert found == ClientConfig(
         server="https://mine:6443",
         origin=f"kubeconfig {file}, context prod",
-        means="token in the kubeconfig",
+        auth_method="token in the kubeconfig",
         authorization=f"Bearer {SECRET}",
         sources=(str(file),),
     )
@@ -78,7 +78,10 @@ def test_the_variable_has_precedence_over_the_service_account_and_a_token_file_r
     in_pod["KUBECONFIG"] = str(config(tmp_path / "theirs", exec={"command": "/bin/false", "apiVersion": "x"}))
     found = run(find_client_config(token_file="~/token", environment=in_pod, places=places))  # noqa: S106 - a path
     assert found.origin == f"$KUBECONFIG {tmp_path}/theirs, context prod"
-    assert (found.token_file, found.means) == (str(Path("~/token").expanduser()), f"token file {Path.home()}/token")
+    assert (found.token_file, found.auth_method) == (
+        str(Path("~/token").expanduser()),
+        f"token file {Path.home()}/token",
+    )
 
 
 def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_without_a_file(
@@ -89,7 +92,7 @@ def test_a_service_account_has_precedence_over_the_nodes_files_and_a_variable_wi
     assert found == ClientConfig(
         server="https://10.96.0.1:443",
         origin="in-cluster service account",
-        means=f"token file {places.service_account}/token",
+        auth_method=f"token file {places.service_account}/token",
         ca_file=f"{places.service_account}/ca.crt",
         token_file=f"{places.service_account}/token",
     )

@@ -228,7 +228,7 @@ class Elsewhere:
         return ClientConfig(server="https://balancer", origin="the test")
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Ignore the call."""
 
     def stream(
         self, path: str, query: dict[str, str], read_timeout: float

@@ -22,7 +22,7 @@ from tests.support.two_node_cluster import labelled
 from tests.support.two_node_cluster import policy as network_policy
 
 
-class Kernel:
+class RecordingKernel:
     """tests.support.fake_nftables with the reconciler's protocol. `commits` has every transaction."""
 
     def __init__(self, bell: EventBell) -> None:
@@ -71,19 +71,19 @@ class Node(InformersHarness):
     def __init__(self, script: HttpScript, bell: EventBell) -> None:
         super().__init__(script, bell)
         self.desired = DesiredState("a")
-        self.kernel = Kernel(bell)
+        self.kernel = RecordingKernel(bell)
         self.reconciler = Reconciler(self.kernel, Standstill(), self.desired)
-        self.intake = EventApplier(self.desired, self.clock, self.reconciler.wake)
+        self.applier = EventApplier(self.desired, self.clock, self.reconciler.wake)
 
     def held(self, kind: str) -> Collection[Key]:
         return self.desired.keys(kind)
 
     async def apply(self, changes: Iterable[ObjectChange]) -> None:
-        await self.intake.apply(changes)
+        await self.applier.apply(changes)
         self.bell.ring()
 
     def on_synced(self) -> None:
-        self.intake.open()
+        self.applier.open()
         super().on_synced()
 
 

@@ -59,21 +59,21 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
     [
         pytest.param({}, {}, id="no credentials"),
         pytest.param(
-            {"token": "t"}, {"authorization": "Bearer t", "means": "token in the kubeconfig"}, id="a bearer token"
+            {"token": "t"}, {"authorization": "Bearer t", "auth_method": "token in the kubeconfig"}, id="a bearer token"
         ),
         pytest.param(
             {"username": "a", "password": "b"},
-            {"authorization": "Basic YTpi", "means": "password in the kubeconfig"},
+            {"authorization": "Basic YTpi", "auth_method": "password in the kubeconfig"},
             id="a password",
         ),
         pytest.param(
             {"tokenFile": "here/token"},
-            {"token_file": "{}/here/token", "means": "token file {}/here/token"},
+            {"token_file": "{}/here/token", "auth_method": "token file {}/here/token"},
             id="a token file, beside the kubeconfig",
         ),
         pytest.param(
             {"tokenFile": "/run/token", "token": "t"},
-            {"token_file": "/run/token", "authorization": "Bearer t", "means": "token file /run/token"},
+            {"token_file": "/run/token", "authorization": "Bearer t", "auth_method": "token file /run/token"},
             id="a token file has precedence over a token, which remains for when the file can't be read",
         ),
         pytest.param(
@@ -81,20 +81,20 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
             {
                 "certificate_file": "{}/pki/me.pem",
                 "key_file": "/me.key",
-                "means": "client certificate {}/pki/me.pem",
+                "auth_method": "client certificate {}/pki/me.pem",
             },
             id="certificates by their paths, so that they can rotate",
         ),
         pytest.param(
             {"client-certificate-data": PEM_DATA, "client-key-data": PEM_DATA, "client-certificate": "no"},
-            {"certificate": PEM, "key": PEM, "means": "client certificate in the kubeconfig"},
+            {"certificate": PEM, "key": PEM, "auth_method": "client certificate in the kubeconfig"},
             id="embedded certificates have precedence over paths",
         ),
         pytest.param(
             {"token": "t", "as": "jane", "as-uid": "7", "as-groups": ["a", "b"], "as-user-extra": {"why": ["x"]}},
             {
                 "authorization": "Bearer t",
-                "means": "token in the kubeconfig",
+                "auth_method": "token in the kubeconfig",
                 "headers": [
                     ("Impersonate-User", "jane"),
                     ("Impersonate-Uid", "7"),
@@ -107,7 +107,7 @@ def plugin(folder: Path, status: object = None, *, script: str = "", **said: obj
         ),
         pytest.param(
             {"auth-provider": {"name": "oidc", "config": {"id-token": "a.{jwt}.c"}}},
-            {"authorization": "Bearer a.{jwt}.c", "means": "auth-provider oidc in the kubeconfig"},
+            {"authorization": "Bearer a.{jwt}.c", "auth_method": "auth-provider oidc in the kubeconfig"},
             id="an id-token that hasn't expired",
         ),
     ],
@@ -158,7 +158,7 @@ def test_the_first_of_several_files_wins_and_paths_are_relative_to_their_file(tm
         "server": "https://second",
         "ca_file": f"{tmp_path}/b/ca.pem",
         "token_file": f"{tmp_path}/a/token",
-        "means": f"token file {tmp_path}/a/token",
+        "auth_method": f"token file {tmp_path}/a/token",
     }
     empty = tmp_path / "empty"
     empty.touch()
@@ -180,7 +180,7 @@ def test_a_plugin_prints_a_token_and_its_expiration(tmp_path: Path) -> None:
     user = plugin(tmp_path, {"token": "t", "expirationTimestamp": "2030-01-01T00:00:00Z"})
     found = read(write(tmp_path / "config", user=user))
     assert (found["authorization"], found["expires"]) == ("Bearer t", 1893456000)
-    assert found["means"] == "exec plugin ./plugin"
+    assert found["auth_method"] == "exec plugin ./plugin"
 
 
 def test_a_plugin_prints_a_certificate(tmp_path: Path) -> None:

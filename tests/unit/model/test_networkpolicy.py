@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.model.netaddr import parse_cidr
-from nfagent.model.networkpolicy import IpBlock, PodPeer, PolicyPort, Rule
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.selectors import Operator, Requirement, Selector
 from nfagent.policy.evaluator import Flow
 
@@ -56,9 +56,9 @@ WEB = Selector((Requirement("app", "In", ("web",)),))
         (PolicyPort("udp", 80, 90), "80-90/udp"),
         (PolicyPort("sctp"), "any/sctp"),
         (PolicyPort("tcp", name="http"), "http/tcp"),
-        (Rule(), "anywhere"),
+        (NetworkPolicyRule(), "anywhere"),
         (
-            Rule((PodPeer(WEB, namespace="shop"),), (PolicyPort("tcp", 80, 80), PolicyPort("udp"))),
+            NetworkPolicyRule((PodPeer(WEB, namespace="shop"),), (PolicyPort("tcp", 80, 80), PolicyPort("udp"))),
             "pods app=web in namespace shop on 80/tcp, any/udp",
         ),
         (Flow("10.0.0.1", "10.0.0.2", "tcp", 80), "10.0.0.1 -> 10.0.0.2:80/tcp"),

@@ -20,7 +20,7 @@ from nfagent.netlink.conntrack import (
     encode_dump,
 )
 from nfagent.netlink.extack import Acknowledgement
-from tests.support.ctnetlink_dump import GRE, INTERRUPTED, MULTI, NEW, Connection, entry_body, tuple_members
+from tests.support.ctnetlink_dump import GRE, INTERRUPTED, MULTI, NEW, DumpEntry, entry_body, tuple_members
 
 little_endian = pytest.mark.skipif(sys.byteorder == "big", reason="captured from a little-endian kernel")
 
@@ -121,15 +121,15 @@ def test_the_entries_of_addresses_are_picked_and_the_others_counted(
 @pytest.mark.parametrize(
     "connection",
     [
-        pytest.param(Connection(), id="a Service's"),
-        pytest.param(Connection(protocol=17, client="fd00::1", called="fd00::2", server="fd00::2"), id="IPv6"),
-        pytest.param(Connection(zone=7), id="a zone"),
-        pytest.param(Connection(zone=7, zone_of="reply"), id="a zone of replies"),
-        pytest.param(Connection(protocol=1, client_port=None, called_port=None, server_port=None), id="ICMP"),
-        pytest.param(Connection(protocol=89, client_port=None, called_port=None, server_port=None), id="OSPF"),
+        pytest.param(DumpEntry(), id="a Service's"),
+        pytest.param(DumpEntry(protocol=17, client="fd00::1", called="fd00::2", server="fd00::2"), id="IPv6"),
+        pytest.param(DumpEntry(zone=7), id="a zone"),
+        pytest.param(DumpEntry(zone=7, zone_of="reply"), id="a zone of replies"),
+        pytest.param(DumpEntry(protocol=1, client_port=None, called_port=None, server_port=None), id="ICMP"),
+        pytest.param(DumpEntry(protocol=89, client_port=None, called_port=None, server_port=None), id="OSPF"),
     ],
 )
-def test_what_is_written_is_read(connection: Connection) -> None:
+def test_what_is_written_is_read(connection: DumpEntry) -> None:
     entry = decode_entry(entry_body(connection))
 
     wanted = {name: value for name, value in msgspec.structs.asdict(connection).items() if name != "zone_of"}
@@ -137,18 +137,18 @@ def test_what_is_written_is_read(connection: Connection) -> None:
 
 
 def test_a_zone_of_requests_alone_does_not_name_an_entry() -> None:
-    assert decode_entry(entry_body(Connection(zone=7, zone_of="original"))).zone == 0
+    assert decode_entry(entry_body(DumpEntry(zone=7, zone_of="original"))).zone == 0
 
 
 def test_the_keys_of_gre_are_no_ports() -> None:
-    entry = decode_entry(entry_body(Connection(protocol=GRE)))
+    entry = decode_entry(entry_body(DumpEntry(protocol=GRE)))
 
     assert (entry.client_port, entry.called_port, entry.server_port) == (None, None, None)
     assert entry.reply == b"".join(tuple_members("10.0.0.2", "10.0.0.1", GRE, (None, None), request=False))
 
 
 def test_attributes_in_another_order_are_read_all_the_same() -> None:
-    body = entry_body(Connection())
+    body = entry_body(DumpEntry())
     members = [codec.nested(kind, value) for kind, value in codec.attributes(body, codec.NFGEN_SIZE)]
     turned = body[: codec.NFGEN_SIZE] + b"".join(reversed(members))
 
@@ -162,12 +162,12 @@ def test_attributes_in_another_order_are_read_all_the_same() -> None:
     "body",
     [
         pytest.param(
-            entry_body(Connection())[:4]
+            entry_body(DumpEntry())[:4]
             + codec.nested(14, *tuple_members("10.0.0.8", "10.0.0.9", 6, (1, 2), request=True))
-            + entry_body(Connection())[4:],
+            + entry_body(DumpEntry())[4:],
             id="with its master's tuple (CTA_TUPLE_MASTER) first",
         ),
-        pytest.param(b"\0" + entry_body(Connection())[1:], id="of a family that isn't told"),
+        pytest.param(b"\0" + entry_body(DumpEntry())[1:], id="of a family that isn't told"),
     ],
 )
 def test_an_entry_in_an_unusual_message_is_picked_too(body: bytes) -> None:
@@ -175,7 +175,7 @@ def test_an_entry_in_an_unusual_message_is_picked_too(body: bytes) -> None:
 
     for address in "10.0.0.1", "10.0.0.2":
         part = decode_entries(datagram, frozenset({address}))
-        assert (part.entries, part.others) == ([decode_entry(entry_body(Connection()))], 0)
+        assert (part.entries, part.others) == ([decode_entry(entry_body(DumpEntry()))], 0)
     assert decode_entries(datagram, frozenset({"10.0.0.8"})).entries == []
 
 
@@ -187,7 +187,7 @@ def error(errno: int) -> bytes:
     return codec.message(codec.NLMSG_ERROR, 0, 5, struct.pack("=i", -errno) + codec.message(0x0101, 0, 5, b""))
 
 
-ENTRY = codec.message(NEW, MULTI, 5, entry_body(Connection()))
+ENTRY = codec.message(NEW, MULTI, 5, entry_body(DumpEntry()))
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ ENTRY = codec.message(NEW, MULTI, 5, entry_body(Connection()))
         ),
         pytest.param(error(0), DumpChunk([], 0, done=True, interrupted=False, refusal=None), id="an acknowledgement"),
         pytest.param(
-            codec.message(NEW, MULTI | INTERRUPTED, 5, entry_body(Connection())) + done(),
-            DumpChunk([decode_entry(entry_body(Connection()))], 0, done=True, interrupted=True, refusal=None),
+            codec.message(NEW, MULTI | INTERRUPTED, 5, entry_body(DumpEntry())) + done(),
+            DumpChunk([decode_entry(entry_body(DumpEntry()))], 0, done=True, interrupted=True, refusal=None),
             id="an interruption that an entry tells of",
         ),
         pytest.param(
@@ -218,7 +218,7 @@ ENTRY = codec.message(NEW, MULTI, 5, entry_body(Connection()))
         ),
         pytest.param(
             codec.message(0x0102, 0, 5, b"other") + ENTRY,
-            DumpChunk([decode_entry(entry_body(Connection()))], 0, done=False, interrupted=False, refusal=None),
+            DumpChunk([decode_entry(entry_body(DumpEntry()))], 0, done=False, interrupted=False, refusal=None),
             id="a message of another type, passed over",
         ),
     ],
@@ -348,33 +348,33 @@ def test_a_filter_that_can_not_be_is_refused(family: Family | None, address: str
         encode_dump(family, 1, client=address)
 
 
-def named(connection: Connection) -> ConntrackEntry:
+def named(connection: DumpEntry) -> ConntrackEntry:
     return decode_entry(entry_body(connection))
 
 
 REPLY4 = codec.nested(2, *tuple_members("10.0.0.2", "10.0.0.1", 6, (8080, 40_000), request=False))
 PING_REPLY6 = codec.nested(2, *tuple_members("fd00::2", "fd00::1", 58, (None, None), request=False))
-PING = Connection("fd00::1", "fd00::2", "fd00::2", 58, None, None, None, id=0x01020304)
+PING = DumpEntry("fd00::1", "fd00::2", "fd00::2", 58, None, None, None, id=0x01020304)
 
 
 @pytest.mark.parametrize(
     ("connection", "family", "attributes"),
     [
-        pytest.param(Connection(), 2, [REPLY4, codec.attribute(12, b"\0\0\0\7")], id="by tuple and id"),
+        pytest.param(DumpEntry(), 2, [REPLY4, codec.attribute(12, b"\0\0\0\7")], id="by tuple and id"),
         pytest.param(
-            Connection(zone=258),
+            DumpEntry(zone=258),
             2,
             [REPLY4, codec.attribute(18, b"\1\2"), codec.attribute(12, b"\0\0\0\7")],
             id="by zone too",
         ),
         pytest.param(
-            Connection(zone=258, zone_of="reply"),
+            DumpEntry(zone=258, zone_of="reply"),
             2,
             [REPLY4, codec.attribute(18, b"\1\2"), codec.attribute(12, b"\0\0\0\7")],
             id="by the zone of its replies",
         ),
         pytest.param(
-            Connection(zone=258, zone_of="original"),
+            DumpEntry(zone=258, zone_of="original"),
             2,
             [REPLY4, codec.attribute(12, b"\0\0\0\7")],
             id="not by the zone of its requests",
@@ -382,7 +382,7 @@ PING = Connection("fd00::1", "fd00::2", "fd00::2", 58, None, None, None, id=0x01
         pytest.param(PING, 10, [PING_REPLY6, codec.attribute(12, b"\1\2\3\4")], id="by an echo reply"),
     ],
 )
-def test_a_deletion_names_the_entry(connection: Connection, family: int, attributes: list[bytes]) -> None:
+def test_a_deletion_names_the_entry(connection: DumpEntry, family: int, attributes: list[bytes]) -> None:
     (message,) = codec.messages(encode_delete(named(connection), 9, acknowledge=False))
 
     assert (message.type, message.flags, message.sequence) == (0x0102, codec.NLM_F_REQUEST, 9)
@@ -390,12 +390,12 @@ def test_a_deletion_names_the_entry(connection: Connection, family: int, attribu
 
 
 def test_a_deletion_may_ask_for_an_acknowledgement() -> None:
-    (message,) = codec.messages(encode_delete(named(Connection()), 9, acknowledge=True))
+    (message,) = codec.messages(encode_delete(named(DumpEntry()), 9, acknowledge=True))
 
     assert message.flags == codec.NLM_F_REQUEST | codec.NLM_F_ACK
 
 
 def test_an_entry_without_a_name_is_never_deleted() -> None:
-    nameless = msgspec.structs.replace(named(Connection()), reply=b"")
+    nameless = msgspec.structs.replace(named(DumpEntry()), reply=b"")
     with pytest.raises(WireError, match=r"10\.0\.0\.1 to 10\.0\.0\.2"):
         encode_delete(nameless, 1, acknowledge=False)

@@ -51,12 +51,12 @@ def test_a_veth_on_a_bridge_is_read() -> None:
     ids=["not told", "neither family", "IPv4", "both families"],
 )
 def test_what_a_bridge_shows_to_netfilter_by_its_own_option(options: tuple[bytes, ...], calls: tuple[Family]) -> None:
-    assert decode_link(bridge(*options)) == Interface(7, "cbr0", "bridge", calls=calls)
+    assert decode_link(bridge(*options)) == Interface(7, "cbr0", "bridge", nf_call=calls)
 
 
 def test_options_of_another_kind_are_not_a_bridge_s() -> None:
     vlan = told(3, nested(LINKINFO, attribute(KIND, b"vlan\0"), nested(DATA, attribute(NF_CALL_IPTABLES, b"\1"))))
-    assert decode_link(vlan).calls == ()
+    assert decode_link(vlan).nf_call == ()
 
 
 @pytest.mark.parametrize(

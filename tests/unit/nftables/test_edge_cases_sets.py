@@ -9,7 +9,7 @@ from hypothesis import given
 
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import Family, Range, family_of
-from nfagent.nftables.objects import Element, LinkName, Masquerade, PortRange, Ruleset, ServicePort
+from nfagent.nftables.objects import Element, LinkName, Masquerade, PortRange, ProtocolPort, Ruleset
 from nfagent.nftables.render import set_properties, table_text
 from tests.properties.strategies import desired, worlds
 from tests.support.edge_cases import BOTH, CLUSTER, blocks, cidrs
@@ -83,7 +83,7 @@ def family(element: Element) -> Family:
     assert not isinstance(element, int | PortRange)
     if isinstance(element, Range):
         return element.family
-    assert not isinstance(element, LinkName | ServicePort)
+    assert not isinstance(element, LinkName | ProtocolPort)
     return family_of(element if isinstance(element, str) else element[0])
 
 

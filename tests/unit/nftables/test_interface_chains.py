@@ -13,13 +13,13 @@ from nfagent.model.netaddr import disjoint, parse_cidr
 from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.nftables.interface_sets import FRAMES
 from nfagent.nftables.matches import CtDirection
-from nfagent.nftables.objects import Element, LinkName, Ruleset, ServicePort
+from nfagent.nftables.objects import Element, LinkName, ProtocolPort, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
 from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import Conntrack, HookName, HookPacket, State, opening, run
 
-VXLAN = ServicePort("udp", 8472)
+VXLAN = ProtocolPort("udp", 8472)
 LINKS = NodeInterfaces(frozenset({"cali1"}), frozenset({VXLAN}))
 POD, FAR_POD = "10.64.0.10", "10.64.1.10"
 NEAR, FAR = "192.168.0.1", "192.168.0.2"
@@ -30,8 +30,8 @@ def node(name: str, number: int) -> Node:
     return Node(name, addresses=(f"192.168.0.{number + 1}", f"fd00::{number + 1}"), pod_cidrs=ranges)
 
 
-def wanted(links: NodeInterfaces = LINKS, choices: PolicyOptions | None = None) -> DesiredState:
-    desired = DesiredState("a", choices=choices)
+def wanted(links: NodeInterfaces = LINKS, policy_options: PolicyOptions | None = None) -> DesiredState:
+    desired = DesiredState("a", policy_options=policy_options)
     desired.put(node("a", 0))
     desired.put(node("b", 1))
     desired.put(Pod("shop", "web", node="a", addresses=(POD,)))
@@ -93,8 +93,8 @@ def packet(
     ],
 )
 def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: HookPacket, counter: str) -> None:
-    for choices in (PolicyOptions(), PolicyOptions(own_node="allowed")):
-        assert dropped(wanted(choices=choices).ruleset(), hook, seen) == counter
+    for policy_options in (PolicyOptions(), PolicyOptions(own_node="allowed")):
+        assert dropped(wanted(policy_options=policy_options).ruleset(), hook, seen) == counter
 
 
 @pytest.mark.parametrize("hook", ["forward", "input"])
@@ -111,7 +111,7 @@ def test_only_nodes_send_to_the_tunnels_of_nodes(hook: HookName, seen: HookPacke
 )
 def test_a_source_is_held_against_a_pods_interface(hook: HookName, seen: HookPacket, counter: str) -> None:
     assert dropped(wanted().ruleset(), hook, seen) == counter
-    assert dropped(wanted(choices=PolicyOptions(unrouted_sources="judged")).ruleset(), hook, seen) == ""
+    assert dropped(wanted(policy_options=PolicyOptions(unrouted_sources="judged")).ruleset(), hook, seen) == ""
 
 
 NODE_FE80, POD_FE80 = "fe80::1", "fe80::2"
@@ -173,7 +173,7 @@ def near(
 )
 def test_packets_that_the_node_accepts_from_link_local_sources_of_pods(seen: HookPacket, passes: bool) -> None:  # noqa: FBT001 - a column
     assert dropped(wanted().ruleset(), "input", seen) == ("" if passes else "drop/link-local")
-    assert dropped(wanted(choices=PolicyOptions(own_node="allowed")).ruleset(), "input", seen) == ""
+    assert dropped(wanted(policy_options=PolicyOptions(own_node="allowed")).ruleset(), "input", seen) == ""
 
 
 def elements(desired: DesiredState, name: str) -> frozenset[Element]:
@@ -257,7 +257,7 @@ def test_what_a_table_holds_is_what_was_known() -> None:
 
 
 NAMES = st.frozensets(st.sampled_from(["cali1", "cali2", "cbr0"]))
-PORTS = st.frozensets(st.sampled_from([VXLAN, ServicePort("udp", 6081)]))
+PORTS = st.frozensets(st.sampled_from([VXLAN, ProtocolPort("udp", 6081)]))
 CHANGES = st.lists(
     st.one_of(
         st.builds(NodeInterfaces, NAMES, PORTS, st.booleans()),

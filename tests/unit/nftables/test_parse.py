@@ -24,14 +24,14 @@ from nfagent.nftables.matches import (
     Icmpv6Code,
     IpAddress,
     L4Proto,
-    LongestPayload,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     NamedPort,
     NotLoopback,
-    OnesAddress,
     PairInSet,
     SetUpdate,
+    UnicastDestination,
     UnknownExpr,
     Within,
 )
@@ -271,7 +271,7 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     ),
     "a packet for one host, by its routes": (
         [match({"fib": {"result": "type", "flags": ["daddr"]}}, {"set": ["unicast", "local"]})],
-        Rule((OnesAddress(),)),
+        Rule((UnicastDestination(),)),
     ),
     "a packet for a group, by its link": (
         [match({"meta": {"key": "pkttype"}}, {"set": ["broadcast", "multicast"]})],
@@ -294,7 +294,7 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
             match({"payload": {"protocol": "ip6", "field": "hoplimit"}}, 255),
             match({"payload": {"protocol": "ip6", "field": "length"}}, 64, "<="),
         ],
-        Rule((HopLimit(255), LongestPayload(64))),
+        Rule((HopLimit(255), MaxPayload(64))),
     ),
     "an address and a range": (
         [

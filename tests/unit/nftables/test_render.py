@@ -21,7 +21,7 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
-    LongestPayload,
+    MaxPayload,
     MulticastAddress,
     MulticastFrame,
     NamedPort,
@@ -103,7 +103,7 @@ FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
             "ip6 saddr { ::, fe80::/10 } ip6 hoplimit 1 icmpv6 code 0",
         ),
         (
-            Rule((Within(IpAddress("daddr", 6), (parse_cidr("fe80::/10"),)), LongestPayload(64))),
+            Rule((Within(IpAddress("daddr", 6), (parse_cidr("fe80::/10"),)), MaxPayload(64))),
             "ip6 daddr fe80::/10 ip6 length <= 64",
         ),
         (

@@ -40,7 +40,7 @@ def test_what_is_missing_or_another_set_is_left_to_the_comparison(listed: Rulese
 
 
 def test_both_families_have_the_given_capacity_after_a_fresh_compile_too() -> None:
-    desired = DesiredState("a", ways=LARGE)
+    desired = DesiredState("a", reply_tuples=LARGE)
     for each in (desired, desired.rebuilt()):
         assert {item.size for item in each.ruleset().sets.values() if item.kind == "flow"} == {LARGE}
     assert table_text(desired.ruleset()).count(f"size {LARGE}") == 2

@@ -18,8 +18,8 @@ def verdict(scene: TwoNodeCluster, flow: Flow) -> bool:
     """Ask `evaluate`, `explain`, and the rules of node a, where all policies have their Pods; they have to agree."""
     view = scene.views["a"]
     said = {
-        evaluate(view.cluster, view.index.policies.values(), flow, view.choices).allowed,
-        explain_flow(view.cluster, view.index, flow, view.choices).allowed,
+        evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed,
+        explain_flow(view.cluster, view.index, flow, view.policy_options).allowed,
         run(view.ruleset(), "forward", opening(flow)).accepted,
     }
     assert len(said) == 1, f"the readings differ on {flow}"

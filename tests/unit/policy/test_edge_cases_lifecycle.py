@@ -48,14 +48,14 @@ CASES = {
             "shop/web > shop/cache 80/tcp",
             "shop/web > outside 80/tcp",
         ),
-        choices=OWN_NODE_ALLOWED,
+        policy_options=OWN_NODE_ALLOWED,
     ),
     "[51] by IPv6 too, and with either setting the node reaches its Pods": EdgeCase(
         [CLOSED],
         passing=("shop/web > a 80/tcp", "shop/db > b icmpv6", "a > shop/web 80/tcp"),
         dropped=("shop/web > b 80/tcp", "b > shop/web 80/tcp"),
         family=6,
-        choices=OWN_NODE_ALLOWED,
+        policy_options=OWN_NODE_ALLOWED,
     ),
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from nfagent.errors import ValidationIssue
 from nfagent.model.admin_policy import Policy, TierRule
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import RuleOutcome
 from nfagent.policy.options import PolicyOptions
@@ -32,7 +32,7 @@ from tests.unit.policy.tier_cluster import (
 )
 
 UNKNOWN = ValidationIssue(reason="no field of the peer is known", field="spec.ingress[0].from[0]")
-OPEN = NetworkPolicy(namespace="shop", name="open", pods=selecting(app="db"), ingress=(Rule(),))
+OPEN = NetworkPolicy(namespace="shop", name="open", pods=selecting(app="db"), ingress=(NetworkPolicyRule(),))
 CLOSED = NetworkPolicy(namespace="shop", name="closed", pods=selecting(app="db"))
 SEALED = NetworkPolicy(namespace="shop", name="sealed", isolates=("ingress", "egress"))
 
@@ -186,7 +186,7 @@ def test_the_stages_are_the_evaluated_tiers_up_to_the_decisive_one() -> None:
 
 
 def test_a_tier_without_a_match_is_a_stage_and_one_without_policies_is_none() -> None:
-    strangers = (Rule((PodPeer(selecting(app="x"), ALL),)),)
+    strangers = (NetworkPolicyRule((PodPeer(selecting(app="x"), ALL),)),)
     closed = NetworkPolicy(namespace="shop", name="closed", ingress=strangers)
     about, silent = admin("p", 1, deny(DB)), admin("q", 1, egress=(deny(),))
     found = judged(about, silent, OPEN, closed, last(egress=(deny(DB),))).ingress
@@ -200,7 +200,9 @@ def test_a_tier_without_a_match_is_a_stage_and_one_without_policies_is_none() ->
 
 
 def test_isolating_policies_deny_together_and_a_policy_of_a_tier_alone() -> None:
-    other = NetworkPolicy(namespace="shop", name="other", ingress=(Rule((PodPeer(selecting(app="x"), ALL),)),))
+    other = NetworkPolicy(
+        namespace="shop", name="other", ingress=(NetworkPolicyRule((PodPeer(selecting(app="x"), ALL),)),)
+    )
     isolated = judged(admin("p", 1, leave()), CLOSED, other).ingress
     assert isolated is not None
     assert (isolated.denying, isolated.allowing) == ((CLOSED.ref, other.ref), ())
@@ -304,13 +306,13 @@ def test_51_a_pod_that_calls_its_own_node_is_evaluated_or_allowed_by_setting(
 ) -> None:
     assert outcome(judged(*policies, destination="a", family=family).egress) == expected
     free = PolicyOptions(own_node="allowed")
-    own = judged(*policies, destination="a", family=family, choices=free)
+    own = judged(*policies, destination="a", family=family, policy_options=free)
     assert (own.allowed, own.egress, own.exempt) == (
         True,
         None,
         "a Pod may always reach its own node, a: own_node = allowed",
     )
     for other in ("b", "outside", "shop/db"):
-        found = judged(*policies, destination=other, family=family, choices=free)
+        found = judged(*policies, destination=other, family=family, policy_options=free)
         assert found.exempt == ""
         assert found == judged(*policies, destination=other, family=family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nfagent.model.networkpolicy import NetworkPolicy, PodPeer, Rule
+from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Labels, Pod
 from nfagent.model.selectors import Requirement, Selector
 from nfagent.state.cluster import ClusterState
@@ -23,7 +23,7 @@ def test_matching_many_labels_with_many_selectors_costs_no_product_of_both() -> 
     index = PolicyIndex(cluster)
     index.follow(cluster.put(Pod("shop", "other", (("app", "other"),), "a", ("10.0.0.1",))))
     for number in range(1_000):
-        rule = Rule(peers=(PodPeer(without(f"peer-{number}"), namespace="shop"),))
+        rule = NetworkPolicyRule(peers=(PodPeer(without(f"peer-{number}"), namespace="shop"),))
         name, pods = f"policy-{number}", without(f"pod-{number}")
         index.put(NetworkPolicy(namespace="shop", name=name, pods=pods, ingress=(rule,)))
     began = time.thread_time()

@@ -159,15 +159,17 @@ def judged(
     port: str = "80/tcp",
     family: int = 4,
     translated: bool = False,
-    choices: PolicyOptions = PolicyOptions(),  # noqa: B008 - immutable
+    policy_options: PolicyOptions = PolicyOptions(),  # noqa: B008 - immutable
     more: tuple[Pod, ...] = (),
 ) -> FlowVerdict:
     state = cluster(*more)
     number, slash, protocol = port.rpartition("/")
     ends = address(state, source, family), address(state, destination, family)
     flow = Flow(*ends, protocol, int(number) if slash else None, translated)
-    found = evaluate(state, policies, flow, choices)
-    assert evaluate(state, reversed(policies), flow, choices) == found, "the order of the policies' arrival matters"
+    found = evaluate(state, policies, flow, policy_options)
+    assert evaluate(state, reversed(policies), flow, policy_options) == found, (
+        "the order of the policies' arrival matters"
+    )
     return found
 
 

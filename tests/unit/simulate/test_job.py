@@ -46,8 +46,8 @@ ASKED = st.builds(
 def work(scene: TwoNodeCluster, asked: SimulationRequest, *seen: ObservedFlow) -> SimulationJob:
     view = scene.views["a"]
     given = decode_policies(asked.files)
-    trial = start_simulation(view.cluster, view.index, view.choices, given, delete=asked.delete)
-    return SimulationJob(trial, given, asked, seen)
+    simulation = start_simulation(view.cluster, view.index, view.policy_options, given, delete=asked.delete)
+    return SimulationJob(simulation, given, asked, seen)
 
 
 def parts(

@@ -8,7 +8,7 @@ from nfagent.model.admin_policy import Policy
 from nfagent.model.networkpolicy import PolicyPort
 from nfagent.model.objects import ContainerPort
 from nfagent.simulate.patch import PatchedPolicies, PolicyPatch
-from nfagent.simulate.pod_pairs import Kind, PodPairEnumerator, kinds
+from nfagent.simulate.pod_pairs import FlowKind, PodPairEnumerator, kinds
 from nfagent.simulate.simulation import ObservedFlow
 from tests.support.two_node_cluster import (
     DECODERS,
@@ -139,32 +139,37 @@ def test_the_subject_of_a_tier_is_found_in_every_namespace() -> None:
 
 
 HTTP = ContainerPort("http", 80, "tcp")
-OTHER = Kind("tcp", 1, "other ports")
+OTHER = FlowKind("tcp", 1, "other ports")
 
 
 @pytest.mark.parametrize(
     ("ports", "declared", "expected"),
     [
         ([], (), [OTHER]),
-        ([], (HTTP,), [Kind("tcp", 80), OTHER]),
-        ([PolicyPort("tcp", 80, 80)], (HTTP,), [Kind("tcp", 80), OTHER]),
-        ([PolicyPort("udp", 53, 53)], (), [Kind("udp", 53, "53/udp"), OTHER]),
-        ([PolicyPort("tcp", 80, 90)], (HTTP,), [Kind("tcp", 80), Kind("tcp", 81, "81-90/tcp"), OTHER]),
+        ([], (HTTP,), [FlowKind("tcp", 80), OTHER]),
+        ([PolicyPort("tcp", 80, 80)], (HTTP,), [FlowKind("tcp", 80), OTHER]),
+        ([PolicyPort("udp", 53, 53)], (), [FlowKind("udp", 53, "53/udp"), OTHER]),
+        ([PolicyPort("tcp", 80, 90)], (HTTP,), [FlowKind("tcp", 80), FlowKind("tcp", 81, "81-90/tcp"), OTHER]),
         (
             [PolicyPort("tcp", 80, 90), PolicyPort("tcp", 85, 100)],
             (),
-            [Kind("tcp", 80, "80-84/tcp"), Kind("tcp", 85, "85-90/tcp"), Kind("tcp", 91, "91-100/tcp"), OTHER],
+            [
+                FlowKind("tcp", 80, "80-84/tcp"),
+                FlowKind("tcp", 85, "85-90/tcp"),
+                FlowKind("tcp", 91, "91-100/tcp"),
+                OTHER,
+            ],
         ),
-        ([PolicyPort("tcp", 1, 1)], (), [Kind("tcp", 1, "1/tcp"), Kind("tcp", 2, "other ports")]),
-        ([PolicyPort("tcp")], (), [Kind("tcp", 1, "1-65535/tcp"), Kind("udp", 1, "other ports")]),
-        ([PolicyPort("tcp", 65535, 65535)], (), [Kind("tcp", 65535, "65535/tcp"), OTHER]),
+        ([PolicyPort("tcp", 1, 1)], (), [FlowKind("tcp", 1, "1/tcp"), FlowKind("tcp", 2, "other ports")]),
+        ([PolicyPort("tcp")], (), [FlowKind("tcp", 1, "1-65535/tcp"), FlowKind("udp", 1, "other ports")]),
+        ([PolicyPort("tcp", 65535, 65535)], (), [FlowKind("tcp", 65535, "65535/tcp"), OTHER]),
         (
             [PolicyPort("tcp"), PolicyPort("udp"), PolicyPort("sctp")],
             (),
             [
-                Kind("tcp", 1, "1-65535/tcp"),
-                Kind("udp", 1, "1-65535/udp"),
-                Kind("sctp", 1, "1-65535/sctp"),
+                FlowKind("tcp", 1, "1-65535/tcp"),
+                FlowKind("udp", 1, "1-65535/udp"),
+                FlowKind("sctp", 1, "1-65535/sctp"),
             ],
         ),
     ],
@@ -182,6 +187,6 @@ OTHER = Kind("tcp", 1, "other ports")
     ],
 )
 def test_one_port_stands_for_all_that_rules_treat_alike(
-    ports: list[PolicyPort], declared: tuple[ContainerPort, ...], expected: list[Kind]
+    ports: list[PolicyPort], declared: tuple[ContainerPort, ...], expected: list[FlowKind]
 ) -> None:
     assert list(kinds(frozenset(ports), declared)) == expected

@@ -53,9 +53,11 @@ def putting(*documents: Document) -> PolicyPatch:
     return PolicyPatch(put=tuple(map(read, documents)))
 
 
-def trial_of(scene: TwoNodeCluster, patch: PolicyPatch, choices: PolicyOptions = PolicyOptions()) -> PolicySimulation:  # noqa: B008 - immutable
+def simulation_of(
+    scene: TwoNodeCluster, patch: PolicyPatch, policy_options: PolicyOptions | None = None
+) -> PolicySimulation:
     view = scene.views["a"]
-    return PolicySimulation(view.cluster, view.index, patch, choices)
+    return PolicySimulation(view.cluster, view.index, patch, policy_options or PolicyOptions())
 
 
 def told(change: FlowChange | None) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ CASES = [
     ),
     pytest.param(
         (FROM_WEB, FLOOR),
-        PolicyPatch(taken=(ObjectRef("NetworkPolicy", "shop", "db"),)),
+        PolicyPatch(removed=(ObjectRef("NetworkPolicy", "shop", "db"),)),
         "5432/tcp",
         (
             "allowed > denied",
@@ -130,7 +132,7 @@ CASES = [
     ),
     pytest.param(
         (FROM_WEB,),
-        PolicyPatch(taken=(ObjectRef("NetworkPolicy", "shop", "db"),)),
+        PolicyPatch(removed=(ObjectRef("NetworkPolicy", "shop", "db"),)),
         "80/tcp",
         (
             "denied > allowed",
@@ -172,12 +174,14 @@ def test_a_change_has_the_flipped_ends_and_the_deciding_policies(
     documents: tuple[Document, ...], patch: PolicyPatch, port: str, expected: tuple[str, ...]
 ) -> None:
     scene = TwoNodeCluster(*PODS, *documents)
-    assert told(trial_of(scene, patch).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
+    assert told(simulation_of(scene, patch).judge(ObservedFlow(scene.flow("shop/web", "shop/db", port)))) == expected
 
 
 def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
     scene = TwoNodeCluster(*PODS)
-    change = trial_of(scene, putting(WALL)).judge(ObservedFlow(scene.flow("outside", "shop/db", "53/udp", 6), count=7))
+    change = simulation_of(scene, putting(WALL)).judge(
+        ObservedFlow(scene.flow("outside", "shop/db", "53/udp", 6), count=7)
+    )
     assert change is not None
     assert (change.source, change.destination) == ("2606:4700::1", "shop/db (2001:db8:0:b::20)")
     assert (change.traffic, change.count, change.origin) == ("53/udp", 7, "log")
@@ -185,7 +189,7 @@ def test_a_change_says_who_is_at_its_ends_and_how_often_it_was_seen() -> None:
 
 def test_flows_are_counted_by_what_becomes_of_them() -> None:
     scene = TwoNodeCluster(*PODS, FROM_WEB)
-    tried = trial_of(scene, putting(policy("shop/db", labelled(app="db"), ingress=[{"ports": [{"port": 80}]}])))
+    tried = simulation_of(scene, putting(policy("shop/db", labelled(app="db"), ingress=[{"ports": [{"port": 80}]}])))
     for source, destination, port in (
         ("shop/web", "shop/db", "5432/tcp"),
         ("ops/probe", "shop/db", "80/tcp"),
@@ -206,7 +210,7 @@ def test_flows_are_counted_by_what_becomes_of_them() -> None:
 )
 def test_an_end_that_lost_its_pod_is_counted_and_judged_by_its_address(source: str, gone: int) -> None:
     scene = TwoNodeCluster(*PODS)
-    tried = trial_of(scene, putting(SHUT))
+    tried = simulation_of(scene, putting(SHUT))
     seen = ObservedFlow(scene.flow("shop/web", "shop/db", "80/tcp"), 1, source, "shop/db")
     assert told(tried.judge(seen))[0] == "allowed > denied"
     assert tried.log.gone == gone
@@ -217,14 +221,14 @@ def test_nothing_is_applied() -> None:
     view = scene.views["a"]
     before, generation = dict(view.index.policies), view.generation
     flow = scene.flow("shop/web", "shop/db", "5432/tcp")
-    assert trial_of(scene, putting(WALL, GUARD)).judge(ObservedFlow(flow)) is not None
+    assert simulation_of(scene, putting(WALL, GUARD)).judge(ObservedFlow(flow)) is not None
     assert (view.index.policies, view.generation, view.dirty) == (before, generation, view.dirty)
     assert scene.passes("shop/web", "shop/db", "5432/tcp")
 
 
 def test_a_flow_is_judged_by_the_state_of_its_moment() -> None:
     scene = TwoNodeCluster(*PODS)
-    tried = trial_of(scene, putting(WALL))
+    tried = simulation_of(scene, putting(WALL))
     seen = ObservedFlow(scene.flow("shop/web", "shop/db", "5432/tcp"))
     assert tried.judge(seen) is not None
     scene.put(FROM_WEB)
@@ -235,7 +239,7 @@ def test_a_flow_is_judged_by_the_state_of_its_moment() -> None:
 
 def test_what_no_policy_judges_never_changes() -> None:
     scene = TwoNodeCluster(*PODS)
-    tried = trial_of(scene, putting(WALL, SHUT, policy("shop/out", types=["Egress"])))
+    tried = simulation_of(scene, putting(WALL, SHUT, policy("shop/out", types=["Egress"])))
     same = scene.address("shop/web")
     for flow in (Flow(same, same, "tcp", 80), scene.flow("b", "shop/db", "80/tcp"), scene.flow("a", "b", "80/tcp")):
         assert tried.judge(ObservedFlow(flow)) is None
@@ -245,18 +249,18 @@ def test_what_no_policy_judges_never_changes() -> None:
 def test_51_the_choice_about_the_own_node_counts() -> None:
     scene = TwoNodeCluster(*PODS)
     flow = scene.flow("shop/web", "a", "80/tcp")
-    assert trial_of(scene, putting(SHUT)).judge(ObservedFlow(flow)) is not None
-    assert trial_of(scene, putting(SHUT), PolicyOptions(own_node="allowed")).judge(ObservedFlow(flow)) is None
+    assert simulation_of(scene, putting(SHUT)).judge(ObservedFlow(flow)) is not None
+    assert simulation_of(scene, putting(SHUT), PolicyOptions(own_node="allowed")).judge(ObservedFlow(flow)) is None
     scene.put(SHUT)
     opened = putting(policy("shop/open", labelled(app="web"), egress=[{}]))
-    assert trial_of(scene, opened).judge(ObservedFlow(flow)) is not None
-    assert trial_of(scene, opened, PolicyOptions(own_node="allowed")).judge(ObservedFlow(flow)) is None
+    assert simulation_of(scene, opened).judge(ObservedFlow(flow)) is not None
+    assert simulation_of(scene, opened, PolicyOptions(own_node="allowed")).judge(ObservedFlow(flow)) is None
 
 
 def test_policies_that_are_there_already_are_named() -> None:
     scene = TwoNodeCluster(*PODS, FROM_WEB)
-    assert trial_of(scene, putting(FROM_WEB, WALL)).patched.idle == (ObjectRef("NetworkPolicy", "shop", "db"),)
-    assert trial_of(scene, putting(policy("shop/db", labelled(app="db")))).patched.idle == ()
+    assert simulation_of(scene, putting(FROM_WEB, WALL)).patched.idle == (ObjectRef("NetworkPolicy", "shop", "db"),)
+    assert simulation_of(scene, putting(policy("shop/db", labelled(app="db")))).patched.idle == ()
 
 
 @pytest.mark.parametrize(
