@@ -162,11 +162,27 @@ def test_a_signal_ends_the_agent_which_closes_its_parts_in_order(site: Site, num
 
 def test_sighup_reads_the_manifests_again_and_notifies_systemd_when_it_begins_and_ends(site: Site) -> None:
     async def body() -> None:
-        running = asyncio.create_task(site.agent().run())
+        made = site.agent()
+        reload, reopen = made._source.reload, made._verdict_log.reopen  # noqa: SLF001 - the boundary to both
+        reread: list[str] = []
+
+        async def reloading() -> None:
+            await reload()
+            reread.append("manifests")
+
+        def reopening() -> None:
+            reopen()
+            reread.append("verdict log")
+
+        made._source.reload = reloading  # type: ignore[method-assign]  # noqa: SLF001
+        made._verdict_log.reopen = reopening  # type: ignore[method-assign]  # noqa: SLF001
+        running = asyncio.create_task(made.run())
         await site.await_state("STATUS=enforcing")
+        assert reread == []
         os.kill(os.getpid(), signal.SIGHUP)
         await site.await_state("RELOADING=1\nMONOTONIC_USEC=")
         await site.await_state("READY=1\nSTATUS=enforcing")
+        assert sorted(reread) == ["manifests", "verdict log"]
         assert not running.done()
         os.kill(os.getpid(), signal.SIGTERM)
         await running
