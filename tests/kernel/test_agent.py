@@ -125,6 +125,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
         monkeypatch.setattr("nfagent.agent.acquire_table", acquire_table)
         monkeypatch.setattr(http_server, "serve", serving)
+        gc.collect()  # sockets of earlier tests
         before, threads = open_sockets(), set(threading.enumerate())
         yield made
         gc.collect()  # libnftables closes its socket with its context
