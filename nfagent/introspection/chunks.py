@@ -36,6 +36,11 @@ class Deferred:
         self.make = make
 
 
+_FINISHED = frozenset((str, int, float, bool, type(None), list, tuple))
+_UNFINISHED = (TextLines, Deferred, Iterator)
+_WITH_FIELDS = (dict, msgspec.Struct)
+
+
 def in_steps(items: Iterable[_T | None]) -> list[_T]:
     """Return an unfinished list: its items are made one by one, and None means that none is ready yet."""
     return cast("list[_T]", iter(items))
@@ -62,7 +67,7 @@ def encoded(value: object) -> Iterator[bytes]:
         yield b'"'
     elif isinstance(value, Iterator):
         yield from _encode_items(value)
-    elif isinstance(value, dict | msgspec.Struct) and _is_unfinished(value):
+    elif isinstance(value, _WITH_FIELDS) and _is_unfinished(value):
         start = b"{"
         for name, item in _fields(value):
             yield start + _encode(name) + b":"
@@ -78,7 +83,7 @@ def _encode_items(items: Iterator[object]) -> Iterator[bytes]:
     for item in items:
         if item is None:
             yield b""
-        elif isinstance(item, dict | msgspec.Struct) and _is_unfinished(item):
+        elif isinstance(item, _WITH_FIELDS) and _is_unfinished(item):
             yield start
             yield from encoded(item)
             start = b","
@@ -97,10 +102,12 @@ def _fields(value: dict[str, object] | msgspec.Struct) -> Iterable[tuple[str, ob
 
 
 def _is_unfinished(value: dict[str, object] | msgspec.Struct) -> bool:
-    for _, item in _fields(value):
-        if isinstance(item, Iterator | TextLines | Deferred):
-            return True
-        if isinstance(item, dict | msgspec.Struct) and _is_unfinished(item):
+    # For every Pod of an answer: most fields are passed by their type alone.
+    items = value.values() if isinstance(value, dict) else [getattr(value, name) for name in value.__struct_fields__]
+    for item in items:
+        if type(item) in _FINISHED:
+            continue
+        if isinstance(item, _UNFINISHED) or (isinstance(item, _WITH_FIELDS) and _is_unfinished(item)):
             return True
     return False
 

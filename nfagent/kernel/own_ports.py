@@ -7,7 +7,8 @@ are recognised by it. libnftables doesn't expose its socket: the open files of t
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nfagent.netlink.codec import NETLINK_NETFILTER
@@ -15,30 +16,39 @@ from nfagent.netlink.codec import NETLINK_NETFILTER
 _OPEN_FILES = Path("/proc/self/fd")
 _MOST_CLOSED = 64
 """Notifications are read within milliseconds; 64 sockets are not opened and closed in that time."""
+_CLOSED_SECONDS = 10.0
+"""The kernel may give a free port id to a process of another PID namespace, whose commits are not our own."""
 
 
 class OwnPorts:
-    """The port ids of sockets that are open, and of the last ones that were closed.
+    """The port ids of sockets that are open, and of those that were closed in the last seconds.
 
     One thread at a time may call `keep`; any thread may call `owns`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Start without a known port id; the first `owns` reads them."""
+        self._monotonic = monotonic
         self._open: frozenset[int] = frozenset()
-        self._closed: tuple[int, ...] = ()
+        self._closed: dict[int, float] = {}  # port id -> when it is forgotten; replaced, never changed
 
     def owns(self, port: int) -> bool:
         """Return whether a socket of this process has, or had, a port id; reads the open files for an unknown one."""
-        if port not in self._open and port not in self._closed:
+        if port not in self._open and not self._is_kept(port):
             self._open = open_ports()
-        # `_closed` last: a socket may be closed while the open files are read.
-        return port in self._open or port in self._closed
+        # The kept ones last: a socket may be closed while the open files are read.
+        return port in self._open or self._is_kept(port)
 
     def keep(self) -> None:
         """Keep the port ids of the open sockets; call it before one of them that has committed is closed."""
-        fresh = open_ports().difference(self._closed)
-        self._closed = (*self._closed, *fresh)[-_MOST_CLOSED:]
+        until = self._monotonic() + _CLOSED_SECONDS
+        ports = open_ports()
+        kept = {port: end for port, end in self._closed.items() if port not in ports}
+        self._closed = dict([*kept.items(), *((port, until) for port in ports)][-_MOST_CLOSED:])
+        self._open = frozenset()  # read again by the next `owns`: one of them is about to be closed
+
+    def _is_kept(self, port: int) -> bool:
+        return self._closed.get(port, 0.0) > self._monotonic()
 
 
 def open_ports() -> frozenset[int]:

@@ -251,7 +251,7 @@ async def _exec_status(plugin: Section, folder: Path, shown: str, cluster: Calla
     if plugin.get("provideClusterInfo"):
         spec["cluster"] = cluster()
     info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
-    variables = {entry["name"]: entry["value"] for entry in _list(plugin.get("env"), f"{shown}: env")}
+    variables = dict(_variable(entry, shown) for entry in _list(plugin.get("env"), f"{shown}: env"))
     command = str(folder / plugin["command"]) if "/" in plugin["command"] else plugin["command"]
     arguments = _list(plugin.get("args"), f"{shown}: args")
     environment = os.environ | variables | {"KUBERNETES_EXEC_INFO": json.dumps(info)}
@@ -275,6 +275,13 @@ async def _exec_status(plugin: Section, folder: Path, shown: str, cluster: Calla
         raise UnresolvedError(f"{shown}: its output has apiVersion {credential['apiVersion']} instead of {version}")
     status = credential["status"]
     return status if isinstance(status, dict) else {}
+
+
+def _variable(entry: object, shown: str) -> tuple[str, str]:
+    name, value = (entry.get("name"), entry.get("value")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise UnresolvedError(f"{shown}: an entry of env has no name or no value", hint="write both as strings")
+    return name, value
 
 
 def _exec_cluster(cluster: Section, access: Section) -> Section:

@@ -125,6 +125,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
         monkeypatch.setattr("nfagent.agent.acquire_table", acquire_table)
         monkeypatch.setattr(http_server, "serve", serving)
+        gc.collect()  # sockets of earlier tests
         before, threads = open_sockets(), set(threading.enumerate())
         yield made
         gc.collect()  # libnftables closes its socket with its context
@@ -162,11 +163,27 @@ def test_a_signal_ends_the_agent_which_closes_its_parts_in_order(site: Site, num
 
 def test_sighup_reads_the_manifests_again_and_notifies_systemd_when_it_begins_and_ends(site: Site) -> None:
     async def body() -> None:
-        running = asyncio.create_task(site.agent().run())
+        made = site.agent()
+        reload, reopen = made._source.reload, made._verdict_log.reopen  # noqa: SLF001 - the boundary to both
+        reread: list[str] = []
+
+        async def reloading() -> None:
+            await reload()
+            reread.append("manifests")
+
+        def reopening() -> None:
+            reopen()
+            reread.append("verdict log")
+
+        made._source.reload = reloading  # type: ignore[method-assign]  # noqa: SLF001
+        made._verdict_log.reopen = reopening  # type: ignore[method-assign]  # noqa: SLF001
+        running = asyncio.create_task(made.run())
         await site.await_state("STATUS=enforcing")
+        assert reread == []
         os.kill(os.getpid(), signal.SIGHUP)
         await site.await_state("RELOADING=1\nMONOTONIC_USEC=")
         await site.await_state("READY=1\nSTATUS=enforcing")
+        assert sorted(reread) == ["manifests", "verdict log"]
         assert not running.done()
         os.kill(os.getpid(), signal.SIGTERM)
         await running

@@ -313,6 +313,19 @@ def test_the_port_ids_of_the_last_64_closed_sockets_are_kept() -> None:
     assert not ports.owns(0), "the kernel's own port id"
 
 
+def test_the_port_id_of_a_closed_socket_is_forgotten_after_ten_seconds() -> None:
+    now = 100.0
+    ports = OwnPorts(lambda: now)
+    with closing(netfilter_socket(blocking=False)) as opened:
+        opened.bind((0, 0))
+        port = opened.getsockname()[0]
+        assert ports.owns(port)
+        ports.keep()
+    assert ports.owns(port)
+    now += 10
+    assert not ports.owns(port), "another process may have it now"
+
+
 def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[socket.socket] = []
 

@@ -253,6 +253,13 @@ def test_a_plugin_receives_arguments_environment_and_the_cluster(tmp_path: Path)
         ),
         pytest.param(
             "",
+            {"token": SECRET},
+            {"env": [{"name": "A", "value": 7}]},
+            "./plugin: an entry of env has no name or no value",
+            id="a value of its env is a number",
+        ),
+        pytest.param(
+            "",
             None,
             {"command": "no-such-plugin", "installHint": "brew install it"},
             "no-such-plugin: No such file or directory; brew install it",
