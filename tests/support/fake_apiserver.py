@@ -135,7 +135,7 @@ def _applied(found: Body, body: Body) -> StoreReply:
 
 
 class StoreClient:
-    """One agent's client of the store. Satisfies reporting.request_retrier.Api."""
+    """One agent's client of the store. Satisfies reporting.request_retrier.ApiRequests."""
 
     def __init__(self, store: ObjectStore, who: str) -> None:
         self._store = store
@@ -205,7 +205,7 @@ class SteppedTime:
 
 
 class SkewedClock:
-    """One agent's clocks, with their own zero and skew. Satisfies reporting.request_retrier.Clock."""
+    """One agent's clocks, with their own zero and skew. Satisfies clock.WallClock."""
 
     def __init__(self, time: SteppedTime, *, started: float = 0.0, skew: float = 0.0) -> None:
         self._time = time
