@@ -260,7 +260,7 @@ def test_without_the_capability_the_error_has_a_hint() -> None:
     async def run() -> None:
         os.seteuid(65_534)
         try:
-            with pytest.raises(HostError, match="run as root"):
+            with pytest.raises(HostError, match="run nfagent with sudo"):
                 NflogSource(GROUP).open(Collector())
         finally:
             os.seteuid(0)

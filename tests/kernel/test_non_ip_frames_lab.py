@@ -216,7 +216,7 @@ def test_dropped_frames_are_counted_and_reported(lab: ManifestLab, agent: LabAge
     agent.nft("add", "table", "ip", "nfagent")
     agent.nft("delete", "table", "ip", "nfagent")  # of a table of this name: heard, and looked at
     wait_until(lambda: frames(agent)["dropped"] == after)
-    assert f"{after} frames dropped that no rule could judge" in agent.run("dump", "state").stdout
+    assert f"{after} frames dropped that no rule can match" in agent.run("dump", "state").stdout
 
 
 @pytest.mark.usefixtures("agent")

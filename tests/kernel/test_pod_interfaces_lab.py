@@ -519,7 +519,7 @@ def test_a_bridge_that_leads_elsewhere_no_longer_counts_and_is_named(lab: Manife
         [found] = [item for item in checks if item["name"] == "Pod interfaces"]
         assert found["result"] == "warn"
         assert f"cbr0 ({why})" in found["found"]
-        assert "reach the node from link-local ones whatever their policies" in found["found"]
+        assert "reach the node from link-local addresses past their policies" in found["found"]
     finally:
         netns.ip_batch(["link del elsewhere"], node)
     assert knows(lab, "podlinks", "cbr0")

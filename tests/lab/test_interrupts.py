@@ -10,6 +10,7 @@ import pytest
 from nfagent.lab.interrupts import deferred_interrupts
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
 def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: signal.Signals) -> None:
     done: list[str] = []

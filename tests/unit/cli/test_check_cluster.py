@@ -111,7 +111,7 @@ def ask(script: Script, runtime: Path, agent: Agent | None = None, **access: Any
     """Run the checks in a thread and a loop of their own, as the command does, beside what they ask."""
 
     async def asked(url: str) -> list[Check]:
-        way = msgspec.convert({"server": url, "origin": "test", "means": "token", **access}, ClientConfig)
+        way = msgspec.convert({"server": url, "origin": "test", "auth_method": "token", **access}, ClientConfig)
 
         async def find() -> ClientConfig:
             return way
@@ -226,7 +226,7 @@ def jwt(seconds: float) -> str:
         pytest.param({"authorization": f"Bearer {jwt(5.5 * 3600)}"}, "warn", "in 5 hours", id="a token for hours"),
         pytest.param({"authorization": f"Bearer {jwt(-60)}"}, "warn", "token ended", id="an expired token"),
         pytest.param({"expires": 4e9}, "ok", "then the exec plugin runs again", id="a plugin's"),
-        pytest.param({"means": ""}, "warn", "requests are anonymous", id="no credentials"),
+        pytest.param({"auth_method": ""}, "warn", "requests are anonymous", id="no credentials"),
     ],
 )
 def test_the_expiry_of_credentials_is_shown(
