@@ -48,7 +48,7 @@ def dump(
     policies  every policy: the Pods that it selects on this node, and its rules
     ruleset   the desired ruleset
     kernel    the ruleset in the kernel
-    diff      where the two differ, and the nft commands that make them equal; exit code 1 where they do
+    diff      the nft commands that make them equal; exit code 1 where they differ
     counters  packets and bytes by policy, direction and verdict
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.

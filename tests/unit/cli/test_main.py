@@ -57,6 +57,11 @@ def test_the_listing_imports_no_command() -> None:
 
 
 @pytest.mark.parametrize("name", list(all_commands()))
+def test_the_help_of_every_command_fits_80_columns(call: Call, name: str) -> None:
+    assert max(map(len, call(*name.split(), "--help").out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", list(all_commands()))
 def test_the_help_of_every_command_has_an_example_of_it(name: str) -> None:
     command = all_commands()[name]
     assert command.epilog is not None
