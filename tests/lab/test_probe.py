@@ -248,7 +248,9 @@ def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
     assert first_denied is not None
     assert first_allowed is not None
     # An order of events, not a duration: each verdict came after the change that made it.
-    assert allowed < before <= first_denied < between <= first_allowed
+    assert allowed < first_denied < between <= first_allowed
+    if live or protocol not in {"tcp", "sctp"}:  # a handshake that began before the rule may meet it
+        assert before <= first_denied
 
 
 def test_a_stream_on_one_sctp_connection_is_refused() -> None:

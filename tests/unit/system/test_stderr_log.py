@@ -32,6 +32,11 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(writer)
 
 
+def available(reader: int) -> bytes:
+    """Return what is in a pipe, at most a page; wait 10 ms for the first byte: the log may have written everything."""
+    return os.read(reader, PAGE) if select.select([reader], [], [], 0.01)[0] else b""
+
+
 def record(words: str) -> logging.LogRecord:
     return logging.LogRecord("nfagent", logging.INFO, "", 0, words, (), None)
 
@@ -42,7 +47,7 @@ def test_lines_are_written_in_order() -> None:
         for number in range(10):
             log.emit(record(f"line {number}"))
         log.flush()
-        assert os.read(reader, PAGE) == b"".join(b"line %d\n" % number for number in range(10))
+        assert available(reader) == b"".join(b"line %d\n" % number for number in range(10))
         assert log.lost_lines == 0
 
 
@@ -58,11 +63,11 @@ def test_a_stalled_reader_blocks_no_caller_and_gets_the_number_of_lost_lines() -
 
         found = b""
         while log.waiting or not found.endswith(b"\n"):
-            found += os.read(reader, PAGE)
+            found += available(reader)
         log.emit(record("again"))
         log.flush()
         while not found.endswith(b"again\n"):
-            found += os.read(reader, PAGE)
+            found += available(reader)
         *whole, said, last = found.decode().splitlines()
         assert whole == [f"{number:031}" for number in range(1000 - lost)]
         assert (said, last) == (f"log output was blocked or refused; lost_lines={lost}", "again")
@@ -96,10 +101,8 @@ def test_a_non_blocking_pipe_loses_no_line_to_a_slow_reader() -> None:
             log.emit(record(f"{number:031}"))
         found = b""
         while log.waiting:
-            if select.select([reader], [], [], 0.1)[0]:
-                found += os.read(reader, PAGE)
-        if select.select([reader], [], [], 0)[0]:
-            found += os.read(reader, PAGE)
+            found += available(reader)
+        found += available(reader)
         assert found.decode().splitlines() == [f"{number:031}" for number in range(1000)]
         assert log.lost_lines == 0
 
@@ -123,10 +126,8 @@ def test_a_flush_has_a_time_limit() -> None:
         log.flush(0.05)
         assert log.waiting
         assert time.monotonic() - began < LONGEST_CALL
-        # The last read must not block: all lines may be written, though `waiting` is not updated yet.
         while log.waiting:
-            if select.select([reader], [], [], 0.01)[0]:
-                os.read(reader, PAGE)
+            available(reader)
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -146,7 +147,7 @@ def test_a_record_with_wrong_arguments_is_written() -> None:
         log = StderrLog(writer)
         log.emit(logging.LogRecord("nfagent", logging.ERROR, "", 0, "%d Pods", ("no number",), None))
         log.flush()
-        assert os.read(reader, PAGE) == b"error '%d Pods'\n"
+        assert available(reader) == b"error '%d Pods'\n"
 
 
 ENDING = """
