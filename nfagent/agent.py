@@ -72,7 +72,7 @@ _POLL_SECONDS = 60.0
 
 
 class Agent:
-    """One node's agent. Satisfies manifests.folder_source.ManifestEventSink and kube.informers.EventSink."""
+    """One node's agent. Satisfies object_source.EventSink."""
 
     def __init__(self, settings: Settings) -> None:
         """Make the parts: libnftables is loaded and sockets to the kernel are opened; `run` does the rest.

@@ -1,10 +1,24 @@
-"""The source of Kubernetes objects, as the agent uses it: an API server or a folder of manifests."""
+"""The protocols between the agent and a source of Kubernetes objects: an API server or a folder of manifests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from nfagent.errors import ValidationIssue
+from nfagent.model.gvk import ObjectChange
+
+
+class EventSink(Protocol):
+    """Receives the changes of a source's objects."""
+
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+        """Apply changes in their order; the source continues when it returns."""
+        ...
+
+    def on_synced(self) -> None:
+        """Note that everything was read; called once."""
+        ...
 
 
 class ObjectSource(Protocol):

@@ -25,7 +25,7 @@ from nfagent.decode.ip_masq import LONGEST, decode_ip_masq
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ObjectError
 from nfagent.manifests.folder_source import FolderSource
-from nfagent.manifests.index import ManifestEvent
+from nfagent.model.gvk import ObjectChange
 from nfagent.system.gc_tuning import relax_collection
 
 _LONGEST_MS = 20
@@ -39,7 +39,7 @@ class _Sink:
         self.desired = DesiredState("node-0")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         await self._intake.apply(changes)
 
     def on_synced(self) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from nfagent.cli.agent_client import get_json, is_listening, post_lines
 from nfagent.cli.options import FOLDER_HINT
 from nfagent.cli.output import write_problems, write_remark
 from nfagent.config import Settings
@@ -19,6 +18,7 @@ from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, UsageError, ValidationIssue
 from nfagent.explain.explanation import explain, explanation_view
+from nfagent.introspection.agent_client import get_json, is_listening, post_lines
 from nfagent.introspection.chunks import whole
 from nfagent.introspection.diff_report import diff_view
 from nfagent.introspection.freshness import WHOLE

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.cli.agent_client import get_json, is_listening
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
+from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient

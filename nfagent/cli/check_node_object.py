@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from nfagent.cli.agent_client import NoAgentError, get_json
 from nfagent.cli.check_host import Check
 from nfagent.config import DEFAULT_FILE, Settings
 from nfagent.errors import DecodeError, NfagentError, UsageError
+from nfagent.introspection.agent_client import NoAgentError, get_json
 from nfagent.kube.client import ApiClient, ApiResponse
 from nfagent.kube.watch_codec import decode_status
 from nfagent.model.plurals import counted

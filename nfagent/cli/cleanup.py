@@ -75,7 +75,7 @@ def _counts(found: Ruleset) -> dict[str, int]:
 
 def _removed_socket(path: Path) -> str | None:
     """Delete the socket that a killed agent left; return its path, None without one."""
-    from nfagent.cli.agent_client import is_listening
+    from nfagent.introspection.agent_client import is_listening
 
     if not path.is_socket() or is_listening(path):
         return None

@@ -11,14 +11,16 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import AS_ROOT, SO_RCVBUFFORCE, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, event_socket
 from nfagent.netlink import codec, nflog
 
+_NEEDS_ROOT = "NFLOG needs root (CAP_NET_ADMIN)"
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
 _BIND_SEQUENCE = 1
 _DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
@@ -69,7 +71,9 @@ class NflogSource:
         opening: Callable[[int], socket.socket] | None = None,
     ) -> None:
         """Store the settings; `open` opens the socket."""
-        self._opening = opening or _open_socket
+        self._opening = opening or partial(
+            event_socket, needs_root=_NEEDS_ROOT, failure="cannot set up the NFLOG socket"
+        )
         self.counters = NflogCounters()
         self._group = group
         self._receive_buffer = receive_buffer
@@ -142,7 +146,7 @@ class NflogSource:
                 hint="see `cat /proc/net/netfilter/nfnetlink_log`, end it, or set another group",
             )
         if code == errno.EPERM:
-            return HostError("NFLOG needs root (CAP_NET_ADMIN)", hint=AS_ROOT)
+            return HostError(_NEEDS_ROOT, hint=AS_ROOT)
         if code in {errno.EINVAL, errno.EOPNOTSUPP}:
             return HostError("this kernel has no nfnetlink_log", hint="modprobe nfnetlink_log")
         return KernelError(f"the kernel refused NFLOG group {self._group}: {os.strerror(code)}")
@@ -188,20 +192,6 @@ class NflogSource:
         # An undecodable record has a number too, and may be counted before the next number is known: never decrease.
         self.counters.lost = max(self.counters.lost, self._numbered - self._accounted)
         return packets
-
-
-def _open_socket(receive_buffer: int) -> socket.socket:
-    opened = netfilter_socket(blocking=False)
-    try:
-        opened.bind((0, 0))
-        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError as error:
-        opened.close()
-        raise HostError("NFLOG needs root (CAP_NET_ADMIN)", hint=AS_ROOT) from error
-    except OSError as error:
-        opened.close()
-        raise KernelError(f"cannot set up the NFLOG socket: {os.strerror(error.errno or 0)}") from error
-    return opened
 
 
 def _acknowledged(datagram: bytes) -> int | None:

@@ -21,11 +21,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, SO_RCVBUFFORCE, SOL_NETLINK, netfilter_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, SOL_NETLINK, event_socket
 from nfagent.kernel.table_queries import generation, table_sizes
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table
@@ -60,7 +61,9 @@ class NftMonitor:
     ) -> None:
         """Store the settings; `open` opens the socket."""
         self._receive_buffer = receive_buffer
-        self._opening = opening or _open_socket
+        self._opening = opening or partial(
+            event_socket, needs_root=NEEDS_ROOT, failure="cannot open a socket for nf_tables notifications"
+        )
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: OnChange = lambda _origin: None
@@ -190,21 +193,6 @@ class NftMonitor:
             named, self._named = self._named, False
             if named and not self.own_ports.owns(port):
                 changed(origin)
-
-
-def _open_socket(receive_buffer: int) -> socket.socket:
-    opened = netfilter_socket(blocking=False)
-    try:
-        opened.bind((0, 0))
-        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
-    except OSError as error:
-        opened.close()
-        if error.errno == errno.EPERM:
-            raise HostError(NEEDS_ROOT, hint=AS_ROOT) from error
-        raise KernelError(
-            f"cannot open a socket for nf_tables notifications: {os.strerror(error.errno or 0)}"
-        ) from error
-    return opened
 
 
 def _join(opened: socket.socket, *, wanted: bool) -> None:

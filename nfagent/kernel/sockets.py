@@ -37,6 +37,25 @@ def netfilter_socket(*, blocking: bool) -> socket.socket:
         raise KernelError(f"cannot open a netlink socket: {os.strerror(error.errno or 0)}") from error
 
 
+def event_socket(receive_buffer: int, *, needs_root: str, failure: str) -> socket.socket:
+    """Open a non-blocking socket of NETLINK_NETFILTER that receives what the kernel sends by itself.
+
+    receive_buffer: half the bytes that the kernel may hold (it doubles them)
+    needs_root, failure: messages of the HostError without CAP_NET_ADMIN, and of the KernelError otherwise
+    """
+    opened = netfilter_socket(blocking=False)
+    try:
+        opened.bind((0, 0))
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+    except PermissionError as error:
+        opened.close()
+        raise HostError(needs_root, hint=AS_ROOT) from error
+    except OSError as error:
+        opened.close()
+        raise KernelError(f"{failure}: {os.strerror(error.errno or 0)}") from error
+    return opened
+
+
 def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive_buffer: int) -> socket.socket:
     """Open a socket of NETLINK_NETFILTER connected to the kernel, with extended acknowledgements.
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import Clock
@@ -20,9 +20,10 @@ from nfagent.kube.api import ApiClientProtocol, ResponseStream
 from nfagent.kube.availability import APIAvailability
 from nfagent.kube.backoff import Backoff
 from nfagent.kube.reflector import Reflector
-from nfagent.kube.reflector_requests import Key, ObjectChange, ReflectorRequest, WatchFailure
-from nfagent.model.gvk import RESOURCES, SERVICES, Resource
+from nfagent.kube.reflector_requests import Key, ReflectorRequest, WatchFailure
+from nfagent.model.gvk import RESOURCES, SERVICES, ObjectChange, Resource
 from nfagent.model.objects import ObjectRef
+from nfagent.object_source import EventSink
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +52,6 @@ _NOT_FOUND = 404
 _UNAVAILABLE = 503
 _SERVICES_SECONDS = 10.0
 _MOST_EXPIRED = 2
-
-
-class EventSink(Protocol):
-    """Receives the changes of all resources."""
-
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
-        """Apply changes in the order of events; the informers continue when it returns."""
-        ...
-
-    def on_synced(self) -> None:
-        """Note that every resource was listed; called once."""
-        ...
 
 
 class Informers:

@@ -27,9 +27,9 @@ from nfagent.decode.object_decoder import DecodedObject, event_decoder, object_d
 from nfagent.errors import DecodeError, ValidationIssue
 from nfagent.kube.list_decoder import ListDecoder
 from nfagent.kube.predecode import ObjectPredecoder
-from nfagent.kube.reflector_requests import ADVICE, Key, LastGoodVersions, ObjectChange, ReflectorRequest, WatchFailure
+from nfagent.kube.reflector_requests import ADVICE, Key, LastGoodVersions, ReflectorRequest, WatchFailure
 from nfagent.kube.watch_codec import LineDecoder, ListPage, Status, decode_bookmark, decode_event, decode_status
-from nfagent.model.gvk import Resource
+from nfagent.model.gvk import ObjectChange, Resource
 from nfagent.model.objects import ObjectRef
 
 PAGE_SIZE = 5000

@@ -13,9 +13,6 @@ from nfagent.model.objects import ObjectRef
 Key: TypeAlias = tuple[str, str]
 """Namespace and name."""
 
-ObjectChange: TypeAlias = Item | ObjectRef
-"""An object that was added or modified, or the reference of one that was removed."""
-
 
 class LastGoodVersions(Protocol):
     """The last good versions of objects, from the previous run of the agent. Empty once every resource was listed."""

@@ -19,7 +19,6 @@ where nodes are joined by them.
     conntrack_events  the time at which conntrack destroyed each entry
     agents            an agent on every node, all with one manifests folder
     agents_apiserver  an agent on every node, all with one API server
-    agent_socket      HTTP requests to an agent's Unix socket
     control_plane     a real kube-apiserver and its etcd; uses binaries, processes, credentials
     kube_client       changes objects as kubectl does; uses https, discovery, resources
     ebpf_baseline     the same policy as an eBPF program at tc, a reference for measurements

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.lab import agent_socket
+from nfagent.introspection.agent_client import get_json
 from nfagent.lab.interrupts import deferred_interrupts
 from nfagent.lab.topology import NetnsTopology
 from nfagent.manifests.index import digest
@@ -123,7 +123,7 @@ class LabAgent:
 
     def ask(self, path: str, **query: str) -> dict[str, Any]:
         """Return the reply to a GET on its Unix socket. Raises UsageError, HostError."""
-        return agent_socket.get(self._folder / "run" / "agent.sock", path, query)
+        return get_json(self._folder / "run" / "agent.sock", path, query)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an `nfagent` command in the node's namespace, with the agent's environment."""

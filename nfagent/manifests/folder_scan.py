@@ -16,7 +16,8 @@ from typing import TypeAlias
 
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.folder_listing import FolderListing, list_folders, name_in, parent_folders
-from nfagent.manifests.index import FileReading, FolderScan, ManifestEvent, ManifestIndex
+from nfagent.manifests.index import FileReading, FolderScan, ManifestIndex
+from nfagent.model.gvk import ObjectChange
 from nfagent.model.plurals import counted
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.regular_file import UnsuitableError, read_regular
@@ -30,7 +31,7 @@ _Texts: TypeAlias = dict[str, str | ValidationIssue | None]
 """File -> its text, None where it is gone, an issue where it can't be read."""
 
 
-def read_folder(folder: Path, known: ManifestIndex) -> list[ManifestEvent]:
+def read_folder(folder: Path, known: ManifestIndex) -> list[ObjectChange]:
     """Read every file of a folder and its subfolders, and return the changes. Raises UsageError."""
     try:
         return list(known.apply_scan(read_files(folder, known)))

@@ -7,14 +7,16 @@ import logging
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.follower import FolderReader, follow
-from nfagent.manifests.index import FolderScan, ManifestEvent, ManifestIndex
+from nfagent.manifests.index import FolderScan, ManifestIndex
 from nfagent.manifests.parser_process import end_children
+from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef, Pod
+from nfagent.object_source import EventSink
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 30.0
@@ -22,22 +24,10 @@ _SLICE = 1000
 """Objects that are applied before other tasks run: some milliseconds."""
 
 
-class ManifestEventSink(Protocol):
-    """Receives the changes of objects."""
-
-    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
-        """Apply changes in their order; following continues when it returns."""
-        ...
-
-    def on_synced(self) -> None:
-        """Handle, once, that everything was read."""
-        ...
-
-
 class FolderSource:
     """Reads and follows one folder."""
 
-    def __init__(self, folder: Path, sink: ManifestEventSink, last_good: CheckpointStore) -> None:
+    def __init__(self, folder: Path, sink: EventSink, last_good: CheckpointStore) -> None:
         """Start without objects; `start` reads the folder, and `last_good` keeps its objects for the next process."""
         self._path = folder
         self._folder = ManifestIndex()
@@ -103,10 +93,10 @@ class FolderSource:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
 
-    async def _take(self, events: Iterable[ManifestEvent]) -> None:
+    async def _take(self, events: Iterable[ObjectChange]) -> None:
         # All objects but Pods take effect together; Pods, of which there may be many, don't delay them.
-        pods: list[ManifestEvent] = []
-        others: list[ManifestEvent] = []
+        pods: list[ObjectChange] = []
+        others: list[ObjectChange] = []
         for count, event in enumerate(self._last_good.record(events, self._folder.holder), 1):
             (pods if _is_pod(event) else others).append(event)
             if count % _SLICE == 0:
@@ -117,5 +107,5 @@ class FolderSource:
         self._ignored |= self._folder.ignored
 
 
-def _is_pod(event: ManifestEvent) -> bool:
+def _is_pod(event: ObjectChange) -> bool:
     return event.kind == "Pod" if isinstance(event, ObjectRef) else isinstance(event, Pod)

@@ -18,8 +18,9 @@ import msgspec
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.folder_listing import FolderIdentity, identity_of, is_manifest
 from nfagent.manifests.folder_scan import read_files, unreadable_folder
-from nfagent.manifests.index import FolderScan, ManifestEvent, ManifestIndex
+from nfagent.manifests.index import FolderScan, ManifestIndex
 from nfagent.manifests.inotify import FolderWatch, changed_paths
+from nfagent.model.gvk import ObjectChange
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.daemon_thread import DaemonThread
 
@@ -88,7 +89,7 @@ async def follow(
     stop: asyncio.Event,
     scan_seconds: float = 30.0,
     disk: FolderReader | None = None,
-) -> AsyncIterator[Iterator[ManifestEvent]]:
+) -> AsyncIterator[Iterator[ObjectChange]]:
     """Yield the changes of the folder's objects, batch by batch, until `stop`; a batch may be empty (issues changed).
 
     The consumer takes a whole batch before the next. Where the whole folder is gone, the last good content stays in

@@ -11,7 +11,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2s
-from typing import TypeAlias
 
 import msgspec
 
@@ -20,15 +19,12 @@ from nfagent.decode.issue_tracker import IssueTracker
 from nfagent.errors import ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import FolderIdentity
-from nfagent.model.gvk import Item
+from nfagent.model.gvk import Item, ObjectChange
 from nfagent.model.objects import ObjectRef
 from nfagent.model.slices import sort_in_slices
 
 _EMPTIED = "is empty ({}), as a full disk leaves it; delete it, or write a comment into it, to remove its objects"
 _BLANKS = "\ufeff \t\r\n"
-
-ManifestEvent: TypeAlias = Item | ObjectRef
-"""An object to put, or the reference of one to remove."""
 
 
 class FileReading(msgspec.Struct, frozen=True):
@@ -131,7 +127,7 @@ class ManifestIndex:
         """Drop the checkpoint: every file was read once."""
         self._last_good = {}
 
-    def update(self, name: str, text: str | ValidationIssue | None) -> list[ManifestEvent]:
+    def update(self, name: str, text: str | ValidationIssue | None) -> list[ObjectChange]:
         """Set a file's text, None where it is gone, an issue where it can't be read; return the changes."""
         reading = self.read(name, text)
         return [] if reading is None else list(self.apply_reading(reading))
@@ -186,7 +182,7 @@ class ManifestIndex:
             if content is not None and name not in self._files:
                 yield FileReading(name, content=content, changed=_changed_objects(None, content))
 
-    def apply_scan(self, scan: FolderScan) -> Iterator[ManifestEvent]:
+    def apply_scan(self, scan: FolderScan) -> Iterator[ObjectChange]:
         """Apply a scan, and yield the changes."""
         if scan.identities is None:
             self.uncertain |= scan.uncertain
@@ -199,7 +195,7 @@ class ManifestIndex:
         for reading in scan.readings:
             yield from self.apply_reading(reading)
 
-    def apply_reading(self, reading: FileReading) -> Iterator[ManifestEvent]:
+    def apply_reading(self, reading: FileReading) -> Iterator[ObjectChange]:
         """Apply the reading of a file, and yield the changes; only events that are consumed are applied."""
         name, before, after = reading.name, self._files.get(reading.name), reading.content
         self._broken.pop(name, None)
@@ -258,7 +254,7 @@ class ManifestIndex:
         unnamed = reading.content is not None and reading.content.unnamed
         return reading.name not in self.names and (unread or unnamed)
 
-    def _set_holder(self, ref: ObjectRef, name: str, *, held: bool) -> Iterator[ManifestEvent]:
+    def _set_holder(self, ref: ObjectRef, name: str, *, held: bool) -> Iterator[ObjectChange]:
         """Add or remove a file as holder of an object; yield the version in force, where it changed."""
         holders = self._holders.setdefault(ref, [])
         first = holders[0] if holders else None

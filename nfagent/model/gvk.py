@@ -103,3 +103,5 @@ EgressObject: TypeAlias = IpMasqConfig | EgressNATPolicy | NetworkGatewayGroup
 
 Item: TypeAlias = ClusterObject | NetworkPolicy | TierPolicy | EgressObject | NetworkLogging
 """Every kind of object that nfagent reads."""
+ObjectChange: TypeAlias = Item | ObjectRef
+"""An object that was added or modified, or the reference of one that was removed."""

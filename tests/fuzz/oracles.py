@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from nfagent.desired.state import DesiredState
-from nfagent.manifests.index import ManifestEvent, ManifestIndex
+from nfagent.manifests.index import ManifestIndex
+from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.state.cluster import ClusterState
@@ -124,7 +125,7 @@ class _Node:
         self._checked: dict[str, int] = {}
         catch_up(self.view, self.kernel)
 
-    def apply(self, event: ManifestEvent) -> None:
+    def apply(self, event: ObjectChange) -> None:
         if isinstance(event, ObjectRef):
             self.view.remove(event)
         else:

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from pyroute2 import netns
 
-from nfagent.cli.agent_client import get_json
+from nfagent.introspection.agent_client import get_json
 from nfagent.kernel.nflog import NflogSource
 from tests.support.packet_labs import wait_until
 

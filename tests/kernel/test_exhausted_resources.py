@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.cli.agent_client import get_json
+from nfagent.introspection.agent_client import get_json
 from tests.kernel.test_cli import DEADLINE, AgentProcess, AgentSite, nft, site
 from tests.support.packet_labs import wait_until
 from tests.support.tmpfs_mounts import in_own_mounts, stalled

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from nfagent.cli.agent_client import get_json
 from nfagent.errors import KernelError
+from nfagent.introspection.agent_client import get_json
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_queries import table_flags
 from nfagent.nftables.objects import ABSENT

@@ -20,7 +20,8 @@ from nfagent.checkpoint.store import CheckpointStore
 from nfagent.manifests.folder_scan import read_files
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.manifests.follower import FolderReader
-from nfagent.manifests.index import ManifestEvent, ManifestIndex
+from nfagent.manifests.index import ManifestIndex
+from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef
 from nfagent.system.bounded_calls import BoundedCalls
 from tests.kernel.test_kernel_faults import no_more_files
@@ -312,7 +313,7 @@ class Taken:
         self.held: set[ObjectRef] = set()
         self.ready = False
 
-    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         for change in changes:
             if isinstance(change, ObjectRef):
                 self.held.discard(change)

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from nfagent.cli.agent_client import get_json
+from nfagent.introspection.agent_client import get_json
 from tests.kernel.test_cli import CLUSTER, DEADLINE, AgentSite, site
 from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until

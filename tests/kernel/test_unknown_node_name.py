@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from pyroute2 import netns
 
-from nfagent.cli.agent_client import get_json
+from nfagent.introspection.agent_client import get_json
 
 pytestmark = [
     pytest.mark.kernel,

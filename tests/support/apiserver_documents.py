@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from nfagent.decode.retained_fields import with_last_good
-from nfagent.kube.reflector_requests import Key, ObjectChange
-from nfagent.model.gvk import Item
+from nfagent.kube.reflector_requests import Key
+from nfagent.model.gvk import Item, ObjectChange
 from nfagent.model.objects import ObjectRef, Pod
 
 Document = dict[str, Any]

@@ -11,8 +11,8 @@ from nfagent.kube.api import ApiClientProtocol
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
-from nfagent.kube.reflector_requests import Key, ObjectChange
-from nfagent.model.gvk import RESOURCES, Resource
+from nfagent.kube.reflector_requests import Key
+from nfagent.model.gvk import RESOURCES, ObjectChange, Resource
 from tests.support.apiserver_documents import Document, RecordingSink, added, encoded, end_mark, pod, status
 from tests.support.scripted_http import EventBell, HttpScript, http_script
 

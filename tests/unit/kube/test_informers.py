@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from nfagent.kube.reflector_requests import ObjectChange
+from nfagent.model.gvk import ObjectChange
 from tests.support.apiserver_documents import Document, added, bookmark, broken_pod, encoded, error, page, status
 from tests.support.scripted_http import EventBell, Fault, http_script
 from tests.support.scripted_source import (

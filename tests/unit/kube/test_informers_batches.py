@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nfagent.kube.informers import Informers
-from nfagent.kube.reflector_requests import ObjectChange
+from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef
 from tests.support.apiserver_documents import added, bookmark, encoded, end_mark, event, page, status
 from tests.support.scripted_http import EventBell, Part, http_script

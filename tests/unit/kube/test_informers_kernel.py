@@ -10,7 +10,8 @@ from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kube.informers import Informers
-from nfagent.kube.reflector_requests import Key, ObjectChange
+from nfagent.kube.reflector_requests import Key
+from nfagent.model.gvk import ObjectChange
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.transaction import ChangeElements, Transaction

@@ -20,8 +20,8 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.desired.state import DesiredState
 from nfagent.manifests.folder_source import FolderSource
-from nfagent.manifests.index import ManifestEvent
 from nfagent.manifests.parser_process import LARGE
+from nfagent.model.gvk import ObjectChange
 
 FILES, POLICIES = 20, 100
 LONGEST = 0.02
@@ -35,7 +35,7 @@ class Sink:
         self.desired = DesiredState("a")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def apply(self, changes: Iterable[ManifestEvent]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange]) -> None:
         await self._intake.apply(changes)
 
     def on_synced(self) -> None:

@@ -17,9 +17,9 @@ from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.folder_listing import is_manifest
 from nfagent.manifests.folder_scan import read_folder
 from nfagent.manifests.follower import FolderReader, follow
-from nfagent.manifests.index import FileReading, ManifestEvent, ManifestIndex
+from nfagent.manifests.index import FileReading, ManifestIndex
 from nfagent.manifests.inotify import lookup_path
-from nfagent.model.gvk import Item
+from nfagent.model.gvk import Item, ObjectChange
 from nfagent.model.objects import ObjectRef, Pod
 
 DEADLINE = 60.0
@@ -41,7 +41,7 @@ BROKEN = "a: [\n"
 REJECTED = pod().replace("apiVersion: v1\n", "apiVersion: v1beta1\n")
 
 
-def brief(events: Iterable[ManifestEvent]) -> list[str]:
+def brief(events: Iterable[ObjectChange]) -> list[str]:
     """Write events as `shop/web@a` and `-shop/web`."""
     return [
         f"-{event.path}" if isinstance(event, ObjectRef) else f"{event.ref.path}@{event.node}"
@@ -336,7 +336,7 @@ UPDATES = st.lists(st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st
 @settings(max_examples=100)
 @given(UPDATES)
 def test_replayed_events_give_the_objects_of_all_files(updates: list[tuple[str, str | None]]) -> None:
-    folder, replayed = ManifestIndex(), dict[ObjectRef, ManifestEvent]()
+    folder, replayed = ManifestIndex(), dict[ObjectRef, ObjectChange]()
     good: dict[str, dict[ObjectRef, str]] = {}
     holders: dict[ObjectRef, list[str]] = {}
     for name, text in updates:

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nfagent.cli.agent_client import NoAgentError, get_json, is_listening, post_lines
 from nfagent.cli.backends import AgentBackend
 from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.explain.explanation import Explanation, explain
+from nfagent.introspection.agent_client import NoAgentError, get_json, is_listening, post_lines
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
 from nfagent.policy.options import PolicyOptions
