@@ -1,0 +1,52 @@
+"""Numbers and types that the encoders of nf_tables messages share (linux/netfilter/nf_tables.h, nfnetlink.h)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+NFNL_SUBSYS_NFTABLES = 10
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
+_SUBSYSTEM = NFNL_SUBSYS_NFTABLES << 8
+NEWTABLE, DELTABLE = _SUBSYSTEM | 0, _SUBSYSTEM | 2  # NFT_MSG_*
+NEWCHAIN, DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 5
+NEWRULE, GETRULE, DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
+NEWSET, DELSET = _SUBSYSTEM | 9, _SUBSYSTEM | 11
+NEWSETELEM, DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 14
+NEWOBJ, DELOBJ = _SUBSYSTEM | 18, _SUBSYSTEM | 20
+
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800  # linux/netlink.h
+NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
+
+TABLE_ATTRIBUTE = 1
+"""The table's name in messages about chains, rules, sets, elements and objects: NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, …"""
+
+
+class Request(Protocol):
+    """What one message of a batch asks for; names what the kernel refused."""
+
+    def describe(self) -> str:
+        """Return the request in nft syntax, one line, as in an error message: 'add rule inet nfagent deny/x drop'."""
+        ...
+
+    def part_at(self, offset: int | None) -> str:
+        """Return the part of the message at an offset of its bytes (NLMSGERR_ATTR_OFFS), in nft's words; '' if unknown.
+
+        For a rule: the kernel's name of the expression ('fib'), or 'chain deny/x'; for elements: the element's text.
+        """
+        ...
+
+
+class NftMessage(msgspec.Struct, frozen=True):
+    """One message of a batch without its header.
+
+    type:  one of the numbers above
+    flags: NLM_F_CREATE and others; NLM_F_REQUEST and NLM_F_ACK are added by the batch
+    body:  struct nfgenmsg and attributes
+    """
+
+    type: int
+    flags: int
+    body: bytes
+    request: Request
