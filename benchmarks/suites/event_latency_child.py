@@ -31,7 +31,7 @@ from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.nft_socket import NftSocket
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nft_elements import is_elements_only
@@ -111,7 +111,7 @@ class LoadedCluster:
         self.cluster = cluster
         self.desired = desired
         self.kernel = kernel
-        self.socket = SetElementSocket()
+        self.socket = NftSocket()
         self.quick = quick
 
     def commit(self, transaction: Transaction) -> None:

@@ -21,8 +21,8 @@ import msgspec
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import require_netlink, with_reserve
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.set_elements import NEEDS_ROOT, SetElementSocket, UnsentError
-from nfagent.kernel.sockets import AS_ROOT
+from nfagent.kernel.nft_socket import NftSocket, UnsentError
+from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
 from nfagent.kernel.table_queries import flags_of_table, generation, table_flags
 from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
@@ -88,7 +88,7 @@ class NftClient:
 
     def __init__(
         self,
-        elements: SetElementSocket | None = None,
+        elements: NftSocket | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         monitor: NftMonitor | None = None,
@@ -116,7 +116,7 @@ class NftClient:
         except OSError as error:
             self._reserve.close()
             raise HostError(f"cannot load libnftables ({error})", hint=INSTALL_HINT) from None
-        self._elements = elements or SetElementSocket()
+        self._elements = elements or NftSocket()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
         # Calls that the thread runs or has queued, those included whose caller was cancelled.
