@@ -27,16 +27,23 @@ from nfagent.kernel.nft_socket import NftSocket, UnsentError
 from nfagent.kernel.own_ports import open_ports
 from nfagent.kernel.refusals import RefusedError
 from nfagent.kernel.sockets import request_socket
+from nfagent.kernel.table_queries import generation
 from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
 from nfagent.netlink.codec import attribute, message
+from nfagent.netlink.nft_batch import encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.diff import diff
-from nfagent.nftables.matches import IpAddress
+from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort
 from nfagent.nftables.objects import (
     ABSENT,
     Chain,
+    Drop,
     Element,
+    Goto,
     Hook,
+    Jump,
+    Log,
+    Masquerade,
     NamedSet,
     PortRange,
     Rule,
@@ -44,16 +51,22 @@ from nfagent.nftables.objects import (
     VerdictMap,
     VmapLookup,
 )
+from nfagent.nftables.set_sizes import with_desired_sizes
 from nfagent.nftables.transaction import (
     AddChain,
     AddCounter,
+    AddMap,
+    AddRule,
+    AddSet,
     AddTable,
     ChangeElements,
     ChangeMapElements,
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
 )
+from tests.properties.strategies import desired, worlds
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -569,6 +582,164 @@ def test_a_refusal_names_the_object_and_leaves_nothing_behind(
     assert nft_listing() == before
 
 
+MASQUERADES = Rule(verdict=Masquerade(random_fully=True))
+LOGS = Rule(log=Log("deny", 5), verdict=Drop())
+
+
+@pytest.mark.parametrize(
+    ("command", "blamed", "words"),
+    [
+        pytest.param(
+            AddRule("nothing", LOGS),
+            (errno.ENOENT, "chain nothing"),
+            'add rule inet nfagent nothing log prefix "deny" group 5 drop: there is no chain nothing (ENOENT)',
+            id="a rule of a chain that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "nothing"),), verdict=Drop())),
+            (errno.ENOENT, "lookup"),
+            "ip saddr @nothing drop: lookup: the set or map that it refers to is missing (ENOENT)",
+            id="a rule that looks up a set that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(verdict=Goto("nothing"))),
+            (errno.ENOENT, "immediate"),
+            "goto nothing: immediate: the chain that it refers to is missing (ENOENT)",
+            id="a rule that leads to a chain that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(counter="nothing", verdict=Drop())),
+            (errno.ENOENT, "objref"),
+            "drop: objref: the named counter that it refers to is missing (ENOENT)",
+            id="a rule that counts with a counter that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "address6"),), verdict=Drop())),
+            (errno.ENODATA, "lookup"),
+            "ip saddr @address6 drop: lookup: it reads more than the rule has loaded (ENODATA)",
+            id="a rule that looks up an address in a set of another type",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(verdict=Jump("base"))),
+            (errno.EOPNOTSUPP, "immediate"),
+            "jump base: immediate: its chain has a hook, so nothing may lead there (EOPNOTSUPP)",
+            id="a rule that leads to a base chain",
+        ),
+        pytest.param(
+            AddRule("base", MASQUERADES),
+            (errno.EOPNOTSUPP, ""),
+            "masquerade fully-random: this kernel lacks it, or doesn't take it at this hook (EOPNOTSUPP)",
+            id="a masquerade where nothing is translated",
+        ),
+        pytest.param(
+            AddSet("address4", NamedSet("address", 6)),
+            (errno.EEXIST, "set address4"),
+            "set address4: there is one of this name already, with other properties (EEXIST)",
+            id="a set of another type than the one of its name",
+        ),
+        pytest.param(
+            AddMap("map4", VerdictMap(6, {})),
+            (errno.EEXIST, "map map4"),
+            "map map4: there is one of this name already, with other properties (EEXIST)",
+            id="a map of another type than the one of its name",
+        ),
+    ],
+)
+def test_a_refusal_names_what_a_rule_or_set_lacks(
+    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+) -> None:
+    test_a_refusal_names_the_object_and_leaves_nothing_behind(nftables, elements, command, blamed, words)
+
+
+@pytest.mark.parametrize(
+    ("rule", "part", "hint"),
+    [
+        pytest.param(
+            Rule((FibLocalSource(),), verdict=Drop()),
+            "fib",
+            "modprobe nft_fib_inet, or run a kernel with CONFIG_NFT_FIB_INET",
+            id="what the routing table says",
+        ),
+        pytest.param(
+            Rule((CtSeenReply(),), verdict=Drop()),
+            "ct",
+            "modprobe nft_ct, or run a kernel with CONFIG_NFT_CT",
+            id="connections",
+        ),
+        pytest.param(
+            LOGS,
+            "log",
+            "modprobe -a nft_log nfnetlink_log, or run a kernel with CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG",
+            id="logging",
+        ),
+        pytest.param(MASQUERADES, "masq", "modprobe nft_masq, or run a kernel with CONFIG_NFT_MASQ", id="masquerading"),
+        pytest.param(Rule(verdict=Drop()), "immediate", "", id="a part of nf_tables itself, which has no option"),
+    ],
+)
+def test_an_expression_that_the_kernel_lacks_is_named_with_its_option(
+    nftables: NftClient, elements: NftSocket, rule: Rule, part: str, hint: str
+) -> None:
+    batch = encode_batch((AddCounter("drops"), AddRule("egress/shop/web", rule), AddCounter("last")), 1)
+    name = b"\1\0" + part.encode() + b"\0"  # the end of the attribute NFTA_EXPR_NAME
+    assert batch.data.count(name) == 1
+    unknown = msgspec.structs.replace(batch, data=batch.data.replace(name, name[:2] + b"?" + name[3:]))
+
+    with pytest.raises(RefusedError) as caught:
+        elements.commit_batch(unknown)
+
+    assert (caught.value.errno, caught.value.part, caught.value.hint) == (errno.ENOENT, part, hint)
+    assert nftables.read_now() == EMPTY
+
+
+STAYING = tuple(Rule((PacketPort("tcp", port, port),), verdict=Drop()) for port in range(1, 21))
+
+
+def handles_of(chain: str) -> list[int]:
+    listed = subprocess.run(
+        ["nft", "-a", "list", "chain", "inet", "nfagent", chain], check=True, capture_output=True, text=True
+    )
+    return [int(handle) for handle in re.findall(r"\t\t.*# handle (\d+)", listed.stdout)]
+
+
+def test_rules_that_stay_keep_their_handles(nftables: NftClient, elements: NftSocket) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    first = handles_of(name)
+    after = (*STAYING[:5], LOGS, *STAYING[7:])
+
+    elements.commit((RewriteChain(name, STAYING, after),))
+
+    assert nftables.read_now().chains[name].rules == after
+    second = handles_of(name)
+    assert (second[:5], second[6:]) == (first[:5], first[7:])
+    assert second[5] not in first
+
+
+def test_a_chain_that_another_program_changed_is_written_anew(nftables: NftClient, elements: NftSocket) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    nftables.run_commands_now(lambda run: run(f"insert rule inet nfagent {name} accept"))
+
+    elements.commit((RewriteChain(name, STAYING, STAYING[1:]),))
+
+    assert nftables.read_now().chains[name].rules == STAYING[1:]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
+@given(st.lists(worlds().map(lambda world: desired("a", world).ruleset()), min_size=1, max_size=3))
+def test_any_ruleset_becomes_any_other_in_one_transaction_of_the_kernel(
+    nftables: NftClient, elements: NftSocket, states: list[Ruleset]
+) -> None:
+    before = nftables.read_now()
+    for after in states:
+        transaction = diff(before, after)
+        began = generation()
+        elements.commit(transaction)
+        assert generation() == began + bool(transaction)
+        before = nftables.read_now(after)
+        assert with_desired_sizes(before, after) == after
+
+
 def nft_listing() -> str:
     return subprocess.run(["nft", "-a", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
 
@@ -760,10 +931,7 @@ def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, el
     first = "insert rule inet nfagent egress/shop/web accept\n" if count else ""
     nftables.run_commands_now(lambda run: run(numbered + other + first))
 
-    listed = subprocess.run(
-        ["nft", "-a", "list", "chain", "inet", "nfagent", "egress/shop/web"], check=True, capture_output=True, text=True
-    )
-    expected = tuple(int(handle) for handle in re.findall(r"\t\t.*# handle (\d+)", listed.stdout))
+    expected = tuple(handles_of("egress/shop/web"))
     assert elements.rule_handles("egress/shop/web") == expected
     assert len(expected) == count + bool(count)
 
