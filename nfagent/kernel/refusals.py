@@ -14,6 +14,7 @@ from nfagent.netlink.extack import Acknowledgement
 from nfagent.netlink.nft_elements import ElementRequest
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, Request
 from nfagent.netlink.nft_objects import ObjectRequest
+from nfagent.netlink.nft_rules import RuleRequest
 from nfagent.nftables.objects import PortRange
 from nfagent.nftables.transaction import AddChain, AddTable, Delete
 
@@ -167,10 +168,8 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
             return "rules or elements still refer to it"
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
             return _OTHER_HOOK
-        case _, errno.EOPNOTSUPP if part == "immediate":
-            return _HOOKED
-        case _, errno.EOPNOTSUPP if part in _EXPRESSIONS:
-            return "this kernel lacks it, or doesn't take it at this hook"
+        case RuleRequest(), errno.EOPNOTSUPP:
+            return _HOOKED if part == "immediate" else "this kernel lacks it, or doesn't take it at this hook"
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
