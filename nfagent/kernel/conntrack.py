@@ -11,7 +11,8 @@ Otherwise all entries are read, and selected here.
 Other ways to find entries are dearer, or not certain (tried). To follow the kernel's events costs 16 us for every
 connection of the node, as much as a dump a second from 600 new connections a second on. /proc/net/nf_conntrack, where
 the kernel has it, is read without locks, in 0.2 ms when empty, but in pieces of 4 KiB: after one, the kernel goes on by
-counting, so an entry may be omitted when another one is deleted; before Linux 6.15 it counts from the start each time.
+counting, so it omits an entry when another one was deleted (one in 200 with a deletion after each piece), and older
+kernels count from the start each time.
 """
 
 from __future__ import annotations
