@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.end_to_end import cpu_seconds
 from nfagent.errors import HostError, KernelError
+from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.lab.agents import LabCluster
+from nfagent.lab.netns import inside
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import PodPlan, grid
 
@@ -37,6 +39,8 @@ _SINGLY_SECONDS = 2.5
 _STREAMS = (0.5, 0.05)
 """Between the changes of a stream."""
 _STREAM_SECONDS = 10.0
+_WALKS = 20
+_NO_ONE = frozenset({"203.0.113.1"})
 _LIMIT_MS = 5.0
 _MS = 1e3
 
@@ -60,6 +64,7 @@ class RevokingLab:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-revocation-cpu-")))
         nodes, pods, _ = grid(nodes=1)
         topology = stack.enter_context(NetnsTopology(nodes, pods, tag=f"cpu{name}"))
+        self._namespace = topology.node_namespace(_NODE)
         manifests = folder / "manifests"
         manifests.mkdir()
         self._cluster = LabCluster(topology, manifests, folder / "agents")
@@ -67,7 +72,7 @@ class RevokingLab:
         if checkout is not None:
             # PYTHONSAFEPATH: else the current folder would precede PYTHONPATH.
             self._agent.environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
-        self._cluster.place("cluster.json", _list([_node(topology), *map(_pod, topology.pods.values())]))
+        self._cluster.place("cluster.json", _list([_node(topology), *map(pod_document, topology.pods.values())]))
         self._allowed = 0
         self._change()
         stack.enter_context(self._cluster)
@@ -86,10 +91,15 @@ class RevokingLab:
             raise KernelError(f"addresses are still under re-check {_SINGLY_SECONDS:g} s after the last change")
         return Spent(cpu, None if rounds is None or ended is None else (ended - rounds - 1) / seconds)
 
+    def walks(self, count: int) -> list[float]:
+        """Return the CPU time of so many dumps of the conntrack table, in ms."""
+        with closing(inside(self._namespace, ConntrackClient)) as connections:
+            return [_cpu_ms(lambda: connections.entries(_NO_ONE)) for _ in range(count)]
+
     def _change(self) -> None:
         """Let other Pods in than before."""
         self._allowed = 1 - self._allowed
-        self._cluster.place("policy.json", _list([_policy("ab"[self._allowed])]))
+        self._cluster.place("policy.json", _list([policy("ab"[self._allowed])]))
 
     def _rounds(self) -> int | None:
         status: dict[str, Any] = self._agent.ask("/v1/dump/state")["agent"]["revoke"]
@@ -115,6 +125,17 @@ def revocation_cpu(run: Run) -> Iterator[Row]:
                 for name, lab in labs.items():
                     found[name].append(lab.spend(changes, interval))
             yield from _rows("changes that come singly" if singly else f"a change every {interval:g} s", found)
+        yield Row(
+            name="a walk of the conntrack table: part of a change that comes singly",
+            unit="ms",
+            values=labs[_NOW].walks(_WALKS),
+        )
+
+
+def _cpu_ms(function: Callable[[], object]) -> float:
+    began = time.thread_time()
+    function()
+    return (time.thread_time() - began) * _MS
 
 
 def _rows(words: str, found: dict[str, list[Spent]]) -> Iterator[Row]:
@@ -150,7 +171,8 @@ def _node(topology: NetnsTopology) -> Document:
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec, "status": {"addresses": addresses}}
 
 
-def _pod(pod: PodPlan) -> Document:
+def pod_document(pod: PodPlan) -> Document:
+    """Return the document of a Pod; its label has its name."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -160,7 +182,8 @@ def _pod(pod: PodPlan) -> Document:
     }
 
 
-def _policy(allowed: str) -> Document:
+def policy(allowed: str) -> Document:
+    """Return the policy that lets only Pods of one name in."""
     peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": allowed}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
