@@ -24,7 +24,7 @@ from nfagent.errors import HostError, KernelError, NfagentError, WireError
 from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket, UnsentError
-from nfagent.kernel.own_ports import open_ports
+from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import RefusedError
 from nfagent.kernel.sockets import request_socket
 from nfagent.kernel.table_queries import generation
@@ -65,6 +65,7 @@ from nfagent.nftables.transaction import (
     Delete,
     FlushChain,
     RewriteChain,
+    transaction_text,
 )
 from tests.properties.strategies import desired, worlds
 from tests.support.own_namespace import own_namespace
@@ -115,6 +116,11 @@ def nftables(_namespace: None) -> Iterator[NftClient]:
 def elements(_namespace: None) -> Iterator[NftSocket]:
     with closing(NftSocket()) as opened:
         yield opened
+
+
+def nft(text: str) -> None:
+    """Run commands by nft, as another program would."""
+    subprocess.run(["nft", "-f", "-"], input=text, check=True, capture_output=True, text=True)
 
 
 def add(name: str, *members: Element) -> ChangeElements:
@@ -221,7 +227,7 @@ def test_any_changes_do_what_nft_does_with_them(
     before = nftables.read_now()
     for number, after in enumerate(states):
         transaction = diff(before, after)
-        fast, slow = (elements.commit, nftables.commit_now)
+        fast, slow = (elements.commit, lambda commands: nft(transaction_text(commands)))
         first, second = (fast, slow) if (number % 2 == 0) == fast_first else (slow, fast)
         first(transaction)
         listed = nftables.read_now()
@@ -566,10 +572,11 @@ add rule inet nfagent base ip saddr vmap @map4
         ),
     ],
 )
+@pytest.mark.usefixtures("nftables")
 def test_a_refusal_names_the_object_and_leaves_nothing_behind(
-    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+    elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
-    nftables.run_commands_now(lambda run: run(FOREIGN))
+    nft(FOREIGN)
     before = nft_listing()
 
     with pytest.raises(RefusedError) as caught:
@@ -645,10 +652,11 @@ LOGS = Rule(log=Log("deny", 5), verdict=Drop())
         ),
     ],
 )
+@pytest.mark.usefixtures("nftables")
 def test_a_refusal_names_what_a_rule_or_set_lacks(
-    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+    elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
-    test_a_refusal_names_the_object_and_leaves_nothing_behind(nftables, elements, command, blamed, words)
+    test_a_refusal_names_the_object_and_leaves_nothing_behind(elements, command, blamed, words)
 
 
 @pytest.mark.parametrize(
@@ -718,7 +726,7 @@ def test_rules_that_stay_keep_their_handles(nftables: NftClient, elements: NftSo
 def test_a_chain_that_another_program_changed_is_written_anew(nftables: NftClient, elements: NftSocket) -> None:
     name = "egress/shop/web"
     elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
-    nftables.run_commands_now(lambda run: run(f"insert rule inet nfagent {name} accept"))
+    nft(f"insert rule inet nfagent {name} accept")
 
     elements.commit((RewriteChain(name, STAYING, STAYING[1:]),))
 
@@ -925,11 +933,12 @@ def test_a_batch_that_no_send_buffer_takes_is_unsent(nftables: NftClient, monkey
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 2_000], ids="{} rules".format)
-def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, elements: NftSocket, count: int) -> None:
+@pytest.mark.usefixtures("nftables")
+def test_the_handles_of_a_chain_are_those_that_nft_lists(elements: NftSocket, count: int) -> None:
     numbered = "".join(f"add rule inet nfagent egress/shop/web tcp dport {port} drop\n" for port in range(1, count + 1))
     other = "add rule inet nfagent egress/shop/db drop\n"
     first = "insert rule inet nfagent egress/shop/web accept\n" if count else ""
-    nftables.run_commands_now(lambda run: run(numbered + other + first))
+    nft(numbered + other + first)
 
     expected = tuple(handles_of("egress/shop/web"))
     assert elements.rule_handles("egress/shop/web") == expected
@@ -942,10 +951,24 @@ def test_a_chain_that_is_not_there_has_no_handles(nftables: NftClient, elements:
     assert elements.rule_handles("egress/shop/web") == ()
 
 
-def test_the_port_is_that_of_the_socket_and_none_once_it_is_closed() -> None:
-    with closing(NftSocket()) as opened:
-        assert opened.port in open_ports()
-    assert opened.port == 0
+def test_the_port_of_a_socket_is_own_while_it_is_open_and_for_a_while_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        opened.append(request_socket(needs_root, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(nft_socket, "request_socket", opening)
+    now = 0.0
+    ports = OwnPorts(lambda: now)
+    with closing(NftSocket(ports=ports)):
+        port = opened[0].getsockname()[0]
+        assert ports.owns(port)
+        now = 60.0
+        assert ports.owns(port)
+    assert ports.owns(port)
+    now = 120.0
+    assert not ports.owns(port)
 
 
 def broken(opened: socket.socket, *, ended: bool) -> None:
@@ -964,7 +987,7 @@ def test_a_socket_is_opened_anew_where_it(nftables: NftClient, *, ended: bool, m
         return opened[-1]
 
     monkeypatch.setattr(nft_socket, "request_socket", opening)
-    with closing(NftSocket()) as elements:
+    with closing(NftSocket(ports=OwnPorts())) as elements:
         broken(opened[0], ended=ended)
         with pytest.raises(KernelError, match="cannot send"):
             elements.commit((add("address4", "10.0.0.1"),))
