@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from nfagent.errors import HostError, KernelError, NfagentError, WireError
 from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket, UnsentError
-from nfagent.kernel.own_ports import open_ports
+from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import RefusedError
 from nfagent.kernel.sockets import request_socket
 from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
@@ -553,10 +553,11 @@ add rule inet nfagent base ip saddr vmap @map4
         ),
     ],
 )
+@pytest.mark.usefixtures("nftables")
 def test_a_refusal_names_the_object_and_leaves_nothing_behind(
-    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+    elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
-    nftables.run_commands_now(lambda run: run(FOREIGN))
+    nft_commands(FOREIGN)
     before = nft_listing()
 
     with pytest.raises(RefusedError) as caught:
@@ -567,6 +568,10 @@ def test_a_refusal_names_the_object_and_leaves_nothing_behind(
     assert nft_listing() == before
     elements.commit((AddCounter("last"), Delete("counter", "last")))
     assert nft_listing() == before
+
+
+def nft_commands(text: str) -> None:
+    subprocess.run(["nft", "-f", "-"], check=True, input=text, text=True)
 
 
 def nft_listing() -> str:
@@ -754,11 +759,12 @@ def test_a_batch_that_no_send_buffer_takes_is_unsent(nftables: NftClient, monkey
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 2_000], ids="{} rules".format)
-def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, elements: NftSocket, count: int) -> None:
+@pytest.mark.usefixtures("nftables")
+def test_the_handles_of_a_chain_are_those_that_nft_lists(elements: NftSocket, count: int) -> None:
     numbered = "".join(f"add rule inet nfagent egress/shop/web tcp dport {port} drop\n" for port in range(1, count + 1))
     other = "add rule inet nfagent egress/shop/db drop\n"
     first = "insert rule inet nfagent egress/shop/web accept\n" if count else ""
-    nftables.run_commands_now(lambda run: run(numbered + other + first))
+    nft_commands(numbered + other + first)
 
     listed = subprocess.run(
         ["nft", "-a", "list", "chain", "inet", "nfagent", "egress/shop/web"], check=True, capture_output=True, text=True
@@ -774,10 +780,34 @@ def test_a_chain_that_is_not_there_has_no_handles(nftables: NftClient, elements:
     assert elements.rule_handles("egress/shop/web") == ()
 
 
-def test_the_port_is_that_of_the_socket_and_none_once_it_is_closed() -> None:
-    with closing(NftSocket()) as opened:
-        assert opened.port in open_ports()
-    assert opened.port == 0
+class Told(OwnPorts):
+    """Port ids in the order in which they were opened."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        super().__init__(monotonic)
+        self.order: list[int] = []
+
+    def opened(self, port: int) -> None:
+        super().opened(port)
+        self.order.append(port)
+
+
+def test_the_port_id_of_a_socket_is_known_while_it_is_open_and_for_ten_seconds_more() -> None:
+    now = 100.0
+    ports = Told(lambda: now)
+    opened = NftSocket(ports=ports)
+    opened.commit((AddTable(),))
+    (port,) = ports.order
+    assert port > 0
+    assert ports.owns(port)
+    now += 1000
+    assert ports.owns(port)
+    opened.close()
+    opened.close()
+    assert ports.owns(port), "its last notifications may be unread"
+    now += 10
+    assert not ports.owns(port), "another process may have it now"
+    assert not ports.owns(0), "the kernel's own port id"
 
 
 def broken(opened: socket.socket, *, ended: bool) -> None:
