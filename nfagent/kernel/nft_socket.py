@@ -56,7 +56,7 @@ class NftSocket:
         self._buffers = send_buffer, receive_buffer
         self._largest_batch = largest_batch
         self._ports = ports
-        self._port = 0
+        self._port = 0  # kept, as a socket that fails may not know its own any more
         self._sequence = 1
         self._in_use = threading.RLock()
         self._socket: socket.socket | None = self._open()
