@@ -72,9 +72,12 @@ class NftSocket:
         HostError without CAP_NET_ADMIN; WireError for a command that can't be encoded.
         """
         batch = encode_batch(transaction, self._sequence, family=family)
-        if not batch.requests:
-            return
         self._sequence = batch.following
+        if batch.requests:
+            self.commit_batch(batch)
+
+    def commit_batch(self, batch: Batch) -> None:
+        """Commit an encoded batch. Raises what `commit` does, but for WireError."""
         with self._opened() as opened:
             self._send(opened, batch.data)
             answers, lost = self._answers(opened, batch)

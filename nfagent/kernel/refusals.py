@@ -12,10 +12,10 @@ from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
 from nfagent.model.netaddr import Range
 from nfagent.netlink.extack import Acknowledgement
 from nfagent.netlink.nft_elements import ElementRequest
-from nfagent.netlink.nft_messages import Request
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, Request
 from nfagent.netlink.nft_objects import ObjectRequest
 from nfagent.nftables.objects import PortRange
-from nfagent.nftables.transaction import AddTable, Delete
+from nfagent.nftables.transaction import AddChain, AddTable, Delete
 
 _COMMAND_LENGTH = 300
 """Characters of a command in a message: a rule may have an anonymous set of thousands of ports."""
@@ -52,9 +52,10 @@ _EXPRESSIONS = {
 """The kernel's names of expressions that may be modules, or missing."""
 _CHAIN_TYPES = {"type nat": _Feature("CONFIG_NFT_NAT", "nft_chain_nat")}
 _FAMILIES = {
-    "table inet": _Feature("CONFIG_NF_TABLES_INET"),
-    "table bridge": _Feature("CONFIG_NF_TABLES_BRIDGE"),
+    NFPROTO_INET: _Feature("CONFIG_NF_TABLES_INET"),
+    NFPROTO_BRIDGE: _Feature("CONFIG_NF_TABLES_BRIDGE"),
 }
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.EAFNOSUPPORT}
 _REFERRING = {"lookup": "set or map", "dynset": "set", "objref": "named counter", "immediate": "chain"}
 """Expressions that refer to an object by name, which may be missing."""
 
@@ -77,7 +78,9 @@ class RefusedError(KernelError):
         self.part = request.part_at(answer.offset)
         shown = _shortened(self.command)
         reason = _reason(request, answer, self.part)
-        is_said = shown.endswith(f"{{ {self.part} }}") or reason.endswith(self.part)
+        name = self.part.partition(" ")[2]
+        ends = (f"{{ {self.part} }}", f" {name}" if name else self.part)
+        is_said = not self.part or shown.endswith(ends) or reason.endswith(self.part)
         place = shown if is_said else f"{shown}: {self.part}"
         message = f"{place}: {reason} ({error_name(answer.errno)})"
         message += f"; the kernel says: {answer.text}" if answer.text else ""
@@ -145,47 +148,43 @@ def _hint(request: Request, number: int, part: str) -> str:
 
 
 def _missing_feature(request: Request, number: int, part: str) -> _Feature | None:
-    """Return the part of a kernel without which it refuses a command so."""
-    if isinstance(request, ElementRequest):
-        return None
-    if number == errno.ENOENT:
-        found = None if part in _REFERRING else _EXPRESSIONS.get(part)
-        return found or _CHAIN_TYPES.get(part)
-    if number in {errno.EOPNOTSUPP, errno.EAFNOSUPPORT}:
-        family = next((item for words, item in _FAMILIES.items() if _adds_table(request) and words in part), None)
-        return _EXPRESSIONS.get(part) or _CHAIN_TYPES.get(part) or family
-    return None
+    """Return what a kernel lacks that refuses a command with this errno; None where that isn't the reason."""
+    match request:
+        case ElementRequest():
+            return None
+        case ObjectRequest(AddTable(), family) if number in _UNSUPPORTED:
+            return _FAMILIES.get(family)
+        case ObjectRequest():
+            return _CHAIN_TYPES.get(part) if number == errno.ENOENT else None
+    return _EXPRESSIONS.get(part) if number in {errno.ENOENT, *_UNSUPPORTED} and part not in _REFERRING else None
 
 
-def _adds_table(request: Request) -> bool:
-    return isinstance(request, ObjectRequest) and isinstance(request.command, AddTable)
-
-
+_OTHER_HOOK = "a chain of this name has another hook or none, or this kernel has no base chain of this type and hook"
 _HOOKED = "its chain has a hook, so nothing may lead there"
 
 
 def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
-    if isinstance(request, ElementRequest) and (words := _element_reason(request, answer)):
-        return words
-    if answer.errno == errno.ENOENT:
-        return _missing(request, part)
-    if answer.errno == errno.EOPNOTSUPP and part == "immediate":
-        return _HOOKED
-    deletes = isinstance(request, ObjectRequest) and isinstance(request.command, Delete)
-    if answer.errno == errno.EBUSY and deletes:
-        return "rules or elements still refer to it"
+    match request, answer.errno:
+        case ElementRequest(), _ if words := _element_reason(request, answer):
+            return words
+        case _, errno.ENOENT:
+            return _missing(request, part)
+        case ObjectRequest(Delete()), errno.EBUSY:
+            return "rules or elements still refer to it"
+        case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
+            return _OTHER_HOOK
+        case _, errno.EOPNOTSUPP if part == "immediate":
+            return _HOOKED
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
 def _missing(request: Request, part: str) -> str:
-    name = part.partition(" ")[2]
+    kind, _, name = part.partition(" ")
     if part in _REFERRING:
         return f"the {_REFERRING[part]} that it refers to is missing"
-    if _missing_feature(request, errno.ENOENT, part):
+    if part and (not name or kind == "type" or _missing_feature(request, errno.ENOENT, part)):
         return "this kernel lacks it"
-    if name:
-        return f"there is no {part}"
-    return "this kernel lacks it" if part else _plain(errno.ENOENT)
+    return f"there is no {part}" if part else _plain(errno.ENOENT)
 
 
 def _element_reason(request: ElementRequest, answer: Acknowledgement) -> str:

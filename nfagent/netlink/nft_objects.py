@@ -30,6 +30,7 @@ from nfagent.netlink.nft_messages import (
 from nfagent.nftables.objects import TABLE, Hook
 from nfagent.nftables.transaction import AddChain, AddCounter, AddTable, Delete, FlushChain
 
+_IN_TABLE = attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0")
 _TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY
@@ -110,7 +111,7 @@ def object_message(command: ObjectCommand, *, family: int) -> NftMessage:
 
 def _encoded(command: ObjectCommand, family: int) -> tuple[int, int, tuple[_Part, ...]]:
     """Return type, flags and attributes of a command's message."""
-    table = f"table {table_of(family)}", attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0")
+    table = f"table {table_of(family)}", _IN_TABLE
     match command:
         case AddTable() | AddChain() | AddCounter():
             kind, parts = _addition(command)

@@ -18,9 +18,9 @@ _PER_TRANSACTION = 5_000
 class AddTable(msgspec.Struct, frozen=True):
     """Add the table; an existing one stays, but loses flags such as `dormant`."""
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add table {_WHERE}"
+        return f"add table {where}"
 
 
 class AddCounter(msgspec.Struct, frozen=True):
@@ -28,9 +28,9 @@ class AddCounter(msgspec.Struct, frozen=True):
 
     name: str
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add counter {_WHERE} {self.name}"
+        return f"add counter {where} {self.name}"
 
 
 class AddSet(msgspec.Struct, frozen=True):
@@ -39,9 +39,9 @@ class AddSet(msgspec.Struct, frozen=True):
     name: str
     shape: NamedSet
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add set {_WHERE} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
+        return f"add set {where} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
 
 
 class AddMap(msgspec.Struct, frozen=True):
@@ -50,9 +50,9 @@ class AddMap(msgspec.Struct, frozen=True):
     name: str
     shape: VerdictMap
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add map {_WHERE} {self.name} {{ {map_properties(self.shape)}; }}"
+        return f"add map {where} {self.name} {{ {map_properties(self.shape)}; }}"
 
 
 class AddChain(msgspec.Struct, frozen=True):
@@ -61,10 +61,10 @@ class AddChain(msgspec.Struct, frozen=True):
     name: str
     shape: Chain
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
         hook = hook_text(self.shape)
-        return f"add chain {_WHERE} {self.name}" + (f" {{ {hook} }}" if hook else "")
+        return f"add chain {where} {self.name}" + (f" {{ {hook} }}" if hook else "")
 
 
 class AddRule(msgspec.Struct, frozen=True):
@@ -73,9 +73,9 @@ class AddRule(msgspec.Struct, frozen=True):
     chain: str
     rule: Rule
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add rule {_WHERE} {self.chain} {rule_text(self.rule)}"
+        return f"add rule {where} {self.chain} {rule_text(self.rule)}"
 
 
 class FlushChain(msgspec.Struct, frozen=True):
@@ -83,9 +83,25 @@ class FlushChain(msgspec.Struct, frozen=True):
 
     name: str
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"flush chain {_WHERE} {self.name}"
+        return f"flush chain {where} {self.name}"
+
+
+class RewriteChain(msgspec.Struct, frozen=True):
+    """Replace the rules of a chain that stays.
+
+    The kernel gets only the rules that differ where the handles of those `before` are known, otherwise all of them.
+    """
+
+    name: str
+    before: tuple[Rule, ...]
+    after: tuple[Rule, ...]
+
+    def text(self, where: str = _WHERE) -> str:
+        """Return the commands in nft syntax, a line each: all rules are written anew."""
+        flush = FlushChain(self.name).text(where)
+        return "\n".join((flush, *(AddRule(self.name, rule).text(where) for rule in self.after)))
 
 
 class ChangeElements(msgspec.Struct, frozen=True):
@@ -95,9 +111,9 @@ class ChangeElements(msgspec.Struct, frozen=True):
     set: str
     elements: tuple[Element, ...]
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"{self.verb} element {_WHERE} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
+        return f"{self.verb} element {where} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
 
 
 class ChangeMapElements(msgspec.Struct, frozen=True):
@@ -107,10 +123,10 @@ class ChangeMapElements(msgspec.Struct, frozen=True):
     map: str
     elements: tuple[tuple[str, str], ...]
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
         pairs = ", ".join(f"{address} : goto {chain}" for address, chain in self.elements)
-        return f"{self.verb} element {_WHERE} {self.map} {{ {pairs} }}"
+        return f"{self.verb} element {where} {self.map} {{ {pairs} }}"
 
 
 class Delete(msgspec.Struct, frozen=True):
@@ -119,9 +135,9 @@ class Delete(msgspec.Struct, frozen=True):
     kind: str
     name: str = ""
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"delete {self.kind} {_WHERE} {self.name}".rstrip()
+        return f"delete {self.kind} {where} {self.name}".rstrip()
 
 
 Command: TypeAlias = (
@@ -132,6 +148,7 @@ Command: TypeAlias = (
     | AddChain
     | AddRule
     | FlushChain
+    | RewriteChain
     | ChangeElements
     | ChangeMapElements
     | Delete
@@ -139,9 +156,9 @@ Command: TypeAlias = (
 Transaction: TypeAlias = tuple[Command, ...]
 
 
-def transaction_text(transaction: Transaction) -> str:
+def transaction_text(transaction: Transaction, where: str = _WHERE) -> str:
     """Return a transaction in nft syntax, one command a line: `nft -f` applies all of them or none."""
-    return "".join(f"{command.text()}\n" for command in transaction)
+    return "".join(f"{command.text(where)}\n" for command in transaction)
 
 
 def split_for_commit(transaction: Transaction) -> tuple[Transaction, ...]:
@@ -165,6 +182,8 @@ def split_for_commit(transaction: Transaction) -> tuple[Transaction, ...]:
             case ChangeElements() | ChangeMapElements():
                 parts[1].append(command)
             case AddRule(chain) if chain not in new_chains:
+                return (transaction,)
+            case RewriteChain():
                 return (transaction,)
             case FlushChain(name) if name not in deleted_chains:
                 return (transaction,)

@@ -1,14 +1,16 @@
-"""Batches of set elements in a real kernel: same result as nft, atomic, with the kernel's error and element."""
+"""Batches in a real kernel: same result as nft, atomic, with the kernel's error and what it is about."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import re
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nfagent.errors import HostError, KernelError, WireError
+from nfagent.errors import HostError, KernelError, NfagentError, WireError
 from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket, UnsentError
+from nfagent.kernel.own_ports import open_ports
 from nfagent.kernel.refusals import RefusedError
 from nfagent.kernel.sockets import request_socket
 from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
+from nfagent.netlink.codec import attribute, message
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import IpAddress
 from nfagent.nftables.objects import (
@@ -39,7 +44,16 @@ from nfagent.nftables.objects import (
     VerdictMap,
     VmapLookup,
 )
-from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
+from nfagent.nftables.transaction import (
+    AddChain,
+    AddCounter,
+    AddTable,
+    ChangeElements,
+    ChangeMapElements,
+    Command,
+    Delete,
+    FlushChain,
+)
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -47,6 +61,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
+DONE = message(3, 2, 1, bytes(4))  # NLMSG_DONE
 PRIVATE = parse_cidr("10.0.0.0/8")
 MULTICAST = parse_cidr("224.0.0.0/3")
 EMPTY = Ruleset(
@@ -448,6 +463,321 @@ def test_without_the_capability_the_error_has_a_hint(nftables: NftClient, elemen
     finally:
         os.seteuid(0)
     assert nftables.read_now() == EMPTY
+
+
+HOOKED = AddChain("base", Chain((), Hook("filter", "forward", 0)))
+FOREIGN = """
+add chain inet nfagent base { type filter hook forward priority 0; }
+add chain inet nfagent unused
+add counter inet nfagent drops
+add rule inet nfagent base ip saddr @address4 counter name drops goto egress/shop/web
+add rule inet nfagent base ip saddr vmap @map4
+"""
+"""Rules of another program, which refer to one object of each kind."""
+
+
+@pytest.mark.parametrize(
+    ("command", "blamed", "words"),
+    [
+        pytest.param(
+            FlushChain("nothing"),
+            (errno.ENOENT, "chain nothing"),
+            "flush chain inet nfagent nothing: there is no chain nothing (ENOENT)",
+            id="a chain to flush that isn't there",
+        ),
+        pytest.param(
+            Delete("set", "nothing"),
+            (errno.ENOENT, "set nothing"),
+            "delete set inet nfagent nothing: there is no set nothing (ENOENT)",
+            id="a set to delete that isn't there",
+        ),
+        pytest.param(
+            Delete("quota", "nothing"),
+            (errno.ENOENT, "quota nothing"),
+            "delete quota inet nfagent nothing: there is no quota nothing (ENOENT)",
+            id="an object of another kind that isn't there",
+        ),
+        pytest.param(
+            Delete("chain", "egress/shop/web"),
+            (errno.EBUSY, "chain egress/shop/web"),
+            "delete chain inet nfagent egress/shop/web: rules or elements still refer to it (EBUSY)",
+            id="a chain that a rule leads to",
+        ),
+        pytest.param(
+            Delete("set", "address4"),
+            (errno.EBUSY, "set address4"),
+            "delete set inet nfagent address4: rules or elements still refer to it (EBUSY)",
+            id="a set that a rule looks up",
+        ),
+        pytest.param(
+            Delete("map", "map4"),
+            (errno.EBUSY, "map map4"),
+            "delete map inet nfagent map4: rules or elements still refer to it (EBUSY)",
+            id="a map that a rule looks up",
+        ),
+        pytest.param(
+            Delete("counter", "drops"),
+            (errno.EBUSY, "counter drops"),
+            "delete counter inet nfagent drops: rules or elements still refer to it (EBUSY)",
+            id="a counter that a rule counts with",
+        ),
+        pytest.param(
+            AddChain("base", Chain((), Hook("filter", "input", 0))),
+            (errno.EOPNOTSUPP, ""),
+            "policy accept; }: a chain of this name has another hook or none",
+            id="a base chain that has another hook",
+        ),
+        pytest.param(
+            AddChain("unused", Chain((), Hook("filter", "input", 0))),
+            (errno.EOPNOTSUPP, "policy accept"),
+            "policy accept; }: policy accept: a chain of this name has another hook or none",
+            id="a base chain whose name a chain without a hook has",
+        ),
+        pytest.param(
+            AddChain("nat", Chain((), Hook("nat", "forward", 0))),
+            (errno.EOPNOTSUPP, ""),
+            "or this kernel has no base chain of this type and hook (EOPNOTSUPP)",
+            id="a hook that doesn't take this type of chain",
+        ),
+        pytest.param(
+            AddChain("odd", Chain((), Hook("odd", "forward", 0))),  # type: ignore[arg-type]
+            (errno.ENOENT, "type odd"),
+            "policy accept; }: type odd: this kernel lacks it (ENOENT)",
+            id="a type of chain that the kernel lacks",
+        ),
+        pytest.param(
+            route("add", ("10.0.0.9", "base")),
+            (errno.EOPNOTSUPP, "10.0.0.9 : goto base"),
+            "add element inet nfagent map4 { 10.0.0.9 : goto base }: its chain has a hook, so nothing may lead there",
+            id="an element that leads to a base chain",
+        ),
+    ],
+)
+def test_a_refusal_names_the_object_and_leaves_nothing_behind(
+    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+) -> None:
+    nftables.run_commands_now(lambda run: run(FOREIGN))
+    before = nft_listing()
+
+    with pytest.raises(RefusedError) as caught:
+        elements.commit((add("address4", "10.0.0.1"), command, AddCounter("last")))
+
+    assert (caught.value.errno, caught.value.part) == blamed
+    assert words in str(caught.value)
+    assert nft_listing() == before
+    elements.commit((AddCounter("last"), Delete("counter", "last")))
+    assert nft_listing() == before
+
+
+def nft_listing() -> str:
+    return subprocess.run(["nft", "-a", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_table_comes_and_goes_whether_it_is_there_or_not(nftables: NftClient, elements: NftSocket) -> None:
+    for _ in range(2):
+        elements.commit((AddTable(), Delete("table")))
+        assert nft_listing() == ""
+    elements.commit((AddTable(), HOOKED, AddCounter("drops")))
+    assert nftables.read_now() == Ruleset(chains={"base": HOOKED.shape}, counters=frozenset({"drops"}))
+
+
+def test_the_table_of_another_family_is_another_table(nftables: NftClient, elements: NftSocket) -> None:
+    elements.commit((AddTable(), HOOKED), family=NFPROTO_BRIDGE)
+    assert "table bridge nfagent {" in nft_listing()
+    assert nftables.read_now() == EMPTY
+
+    elements.commit((Delete("table"),), family=NFPROTO_BRIDGE)
+    assert "bridge" not in nft_listing()
+    with pytest.raises(RefusedError, match="there is no table bridge nfagent"):
+        elements.commit((Delete("table"),), family=NFPROTO_BRIDGE)
+
+
+def answer(sequence: int, number: int, *attributes: bytes) -> bytes:
+    """Return an acknowledgement as the kernel sends it, capped, with attributes (NLMSGERR_ATTR_*)."""
+    request = struct.pack("=IHHII", 16, 0, 0, sequence, 0)
+    return message(2, 0x300, sequence, struct.pack("=i", -number) + request + b"".join(attributes))
+
+
+@contextmanager
+def answered(monkeypatch: pytest.MonkeyPatch, *answers: bytes) -> Iterator[NftSocket]:
+    """Return a socket whose batches go nowhere, to which these answers come; the next one that it opens is real."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    opened = [ours]
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        return opened.pop() if opened else request_socket(needs_root, **options)
+
+    monkeypatch.setattr(nft_socket, "request_socket", opening)
+    with theirs, closing(NftSocket()) as made:
+        for one in answers:
+            theirs.send(one)
+        yield made
+
+
+OFFSET = 2  # NLMSGERR_ATTR_OFFS
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "words"),
+    [
+        pytest.param(
+            [answer(2, errno.ENOBUFS)],
+            RefusedError,
+            "add table inet nfagent: the kernel has no memory for it (ENOBUFS)",
+            id="ENOBUFS: no memory for a message",
+        ),
+        pytest.param(
+            [answer(2, errno.EOPNOTSUPP)],
+            RefusedError,
+            "table inet nfagent: this kernel doesn't support it (EOPNOTSUPP); run a kernel with CONFIG_NF_TABLES_INET",
+            id="EOPNOTSUPP: a kernel without the family",
+        ),
+        pytest.param(
+            [answer(3, errno.ENOENT, attribute(OFFSET, struct.pack("=I", 40)))],
+            RefusedError,
+            "type nat: this kernel lacks it (ENOENT); modprobe nft_chain_nat, or run a kernel with CONFIG_NFT_NAT",
+            id="ENOENT: a kernel without chains of type nat",
+        ),
+        pytest.param(
+            [answer(2, errno.EPERM, attribute(OFFSET, struct.pack("=I", 20)))],
+            RefusedError,
+            "another process owns the table, which alone may change it (EPERM)",
+            id="EPERM: a table that has an owner",
+        ),
+        pytest.param(
+            [answer(3, errno.EINVAL)],
+            RefusedError,
+            "policy accept; }: the kernel doesn't take it in this form (EINVAL)",
+            id="EINVAL: a kernel that doesn't say which attribute",
+        ),
+        pytest.param(
+            [answer(3, errno.EDOM, attribute(1, b"no way\0"))],
+            RefusedError,
+            "(EDOM); the kernel says: no way",
+            id="an errno without words of ours, in the kernel's",
+        ),
+        pytest.param(
+            [answer(2, errno.EINVAL), answer(3, errno.EEXIST)],
+            RefusedError,
+            "1 more of the batch's messages were refused",
+            id="two refusals",
+        ),
+        pytest.param(
+            [answer(1, errno.EPERM)], HostError, "nf_tables needs root (CAP_NET_ADMIN)", id="EPERM: the whole batch"
+        ),
+        pytest.param(
+            [answer(1, errno.EOPNOTSUPP)],
+            HostError,
+            "this kernel has no nf_tables; modprobe",
+            id="EOPNOTSUPP: no nf_tables",
+        ),
+        pytest.param(
+            [answer(1, errno.ENOMEM)],
+            KernelError,
+            "a batch of 2 messages as a whole: the kernel has no memory for it (ENOMEM)",
+            id="ENOMEM: the whole batch",
+        ),
+        pytest.param(
+            [],
+            KernelError,
+            "the outcome of a batch of 2 messages is unknown: no reply",
+            id="an acknowledgement that never comes",
+        ),
+        pytest.param(
+            [answer(77, 0)],
+            KernelError,
+            "is unknown: no reply from the kernel",
+            id="the acknowledgement of another batch",
+        ),
+        pytest.param([b"\1\2\3"], KernelError, "cannot decode the reply to a batch", id="bytes that are no message"),
+        pytest.param(
+            [message(2, 0, 3, b"\0")],
+            KernelError,
+            "cannot decode the reply to a batch",
+            id="a truncated acknowledgement",
+        ),
+    ],
+)
+def test_an_answer_is_an_error_and_the_socket_goes_on(
+    nftables: NftClient,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[bytes],
+    kind: type[NfagentError],
+    words: str,
+) -> None:
+    with answered(monkeypatch, *answers) as opened:
+        with pytest.raises(kind) as caught:
+            opened.commit((AddTable(), AddChain("n", Chain((), Hook("nat", "postrouting", 100)))))
+        assert words in str(caught.value)
+        assert nftables.read_now() == EMPTY
+
+        opened.close()
+        opened.commit((add("address4", "10.0.0.1"),))
+    assert nftables.read_now().sets["address4"].elements == frozenset({"10.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "handles"),
+    [
+        pytest.param(
+            [message(0xA06, 2, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE], (7,), id="one rule"
+        ),
+        pytest.param([answer(1, errno.ENOENT)], None, id="an error of the kernel's"),
+        pytest.param(
+            [message(0xA06, 0x12, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE], None, id="interrupted"
+        ),
+    ],
+)
+def test_the_reply_to_a_request_for_handles_is_read(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], handles: tuple[int, ...] | None
+) -> None:
+    with answered(monkeypatch, *answers) as opened:
+        assert opened.rule_handles("k") == handles
+
+
+def test_a_send_buffer_that_is_too_small_grows(nftables: NftClient) -> None:
+    many = tuple(f"10.0.{n >> 8}.{n & 255}" for n in range(20_000))
+    with closing(NftSocket(send_buffer=2_048)) as narrow:
+        narrow.commit((add("address4", *many),))
+        narrow.commit((delete("address4", *many),))
+    assert nftables.read_now() == EMPTY
+
+
+def test_a_batch_that_no_send_buffer_takes_is_unsent(nftables: NftClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.connect(("127.0.0.1", 9))  # whatever its buffer: a datagram of UDP has 64 KiB at most
+        monkeypatch.setattr(nft_socket, "request_socket", lambda _, **__: datagrams)
+        with closing(NftSocket()) as opened, pytest.raises(UnsentError, match="exceeds the largest send buffer"):
+            opened.commit((add("address4", *(f"10.0.{n >> 8}.{n & 255}" for n in range(5_000))),))
+    assert nftables.read_now() == EMPTY
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 2_000], ids="{} rules".format)
+def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, elements: NftSocket, count: int) -> None:
+    numbered = "".join(f"add rule inet nfagent egress/shop/web tcp dport {port} drop\n" for port in range(1, count + 1))
+    other = "add rule inet nfagent egress/shop/db drop\n"
+    first = "insert rule inet nfagent egress/shop/web accept\n" if count else ""
+    nftables.run_commands_now(lambda run: run(numbered + other + first))
+
+    listed = subprocess.run(
+        ["nft", "-a", "list", "chain", "inet", "nfagent", "egress/shop/web"], check=True, capture_output=True, text=True
+    )
+    expected = tuple(int(handle) for handle in re.findall(r"\t\t.*# handle (\d+)", listed.stdout))
+    assert elements.rule_handles("egress/shop/web") == expected
+    assert len(expected) == count + bool(count)
+
+
+def test_a_chain_that_is_not_there_has_no_handles(nftables: NftClient, elements: NftSocket) -> None:
+    assert elements.rule_handles("nothing") == ()
+    nftables.apply_now(diff(EMPTY, ABSENT))
+    assert elements.rule_handles("egress/shop/web") == ()
+
+
+def test_the_port_is_that_of_the_socket_and_none_once_it_is_closed() -> None:
+    with closing(NftSocket()) as opened:
+        assert opened.port in open_ports()
+    assert opened.port == 0
 
 
 def broken(opened: socket.socket, *, ended: bool) -> None:
