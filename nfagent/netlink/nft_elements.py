@@ -189,12 +189,12 @@ def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
         case (str(address), str(chain)) if request.is_map:
             return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
-            return _interval(_ADDRESS_BYTES[family], first, last)
+            return interval_element(_ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
-            return _interval(_PORT_BYTES, first, last)
+            return interval_element(_PORT_BYTES, first, last)
         case int():
-            return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[element]))))
-    return _single(_key_bytes(element))
+            return single_element(bytes((_NFPROTO[element],)))
+    return single_element(_key_bytes(element))
 
 
 def _key_bytes(element: object) -> bytes:
@@ -241,25 +241,27 @@ def _packed(address: str) -> bytes:
     return packed
 
 
-def _single(key: bytes) -> bytes:
+def single_element(key: bytes) -> bytes:
+    """Encode an element of a set of single keys: one NFTA_LIST_ELEM."""
+    if len(key) % 4:
+        return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)))
     return _key_head(len(key)) + key
 
 
-def _interval(size: int, first: int, last: int) -> bytes:
-    """Encode first as the start, and last + 1 as the end; none after the last value of the family."""
+def interval_element(size: int, first: int, last: int) -> bytes:
+    """Encode first as the start, and last + 1 as the end; none after the last value of `size` bytes."""
     start = first.to_bytes(size, "big")
     if last + 1 == 1 << 8 * size:
         return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start)), _INTERVAL_OPEN)
     end = (last + 1).to_bytes(size, "big")
     if size % 4:
-        closing = nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, end)))
-        return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start))) + closing
+        return single_element(start) + interval_end(end)
     return _key_head(size) + start + _end_head(size) + end
 
 
 def _map_element(key: bytes, chain: str | None) -> bytes:
     if chain is None:
-        return _single(key)  # the kernel deletes by key alone
+        return single_element(key)  # the kernel deletes by key alone
     verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), name_attribute(_CHAIN, "chain", chain))
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, verdict))
 
@@ -270,6 +272,11 @@ def _key_head(size: int) -> bytes:
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))))[:-size]
 
 
+def interval_end(key: bytes) -> bytes:
+    """Encode the end of an interval that starts elsewhere: one NFTA_LIST_ELEM."""
+    return nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, key)))
+
+
 @lru_cache
 def _end_head(size: int) -> bytes:
-    return nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, bytes(size))))[:-size]
+    return interval_end(bytes(size))[:-size]
