@@ -20,8 +20,9 @@ from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_batch import Batch, encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.netlink.nft_rewrite import is_worth_handles
 from nfagent.netlink.nft_rule_handles import decode_rule_handle, encode_handles_request, is_interrupted
-from nfagent.nftables.transaction import Transaction
+from nfagent.nftables.transaction import RewriteChain, Transaction
 
 _ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
 _SEQUENCE_MASK = 0xFFFF_FFFF
@@ -71,7 +72,8 @@ class NftSocket:
         large to send; KernelError where the batch failed as a whole or its outcome is unknown (then read the table);
         HostError without CAP_NET_ADMIN; WireError for a command that can't be encoded.
         """
-        batch = encode_batch(transaction, self._sequence, family=family)
+        handles = self._handles(transaction, family)
+        batch = encode_batch(transaction, self._sequence, family=family, handles=handles)
         self._sequence = batch.following
         if batch.requests:
             self.commit_batch(batch)
@@ -92,7 +94,13 @@ class NftSocket:
         request = encode_handles_request(chain, sequence, family=family)
         with self._opened() as opened:
             self._send(opened, request)
-            return _handles(opened, sequence)
+            return _received_handles(opened, sequence)
+
+    def _handles(self, transaction: Transaction, family: int) -> dict[str, tuple[int, ...]]:
+        """Return the handles of rules in chains that are rewritten, where they save more than reading them costs."""
+        rewrites = (command for command in transaction if isinstance(command, RewriteChain))
+        read = ((one.name, self.rule_handles(one.name, family=family)) for one in rewrites if is_worth_handles(one))
+        return {name: handles for name, handles in read if handles is not None}
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
@@ -160,7 +168,7 @@ class NftSocket:
                 return found, lost
 
 
-def _handles(opened: socket.socket, sequence: int) -> tuple[int, ...] | None:
+def _received_handles(opened: socket.socket, sequence: int) -> tuple[int, ...] | None:
     """Read the reply to a request for handles; the kernel queues the next datagram while one is received."""
     found: list[int] = []
     interrupted = False
