@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import refusal, refusal_of_batch
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, SO_SNDBUFFORCE, request_socket
 from nfagent.netlink import codec
@@ -39,6 +40,7 @@ class NftSocket:
     send_buffer:    half the bytes of a batch that is sent at once (the kernel doubles it); no memory is reserved
     largest_batch:  bytes of the largest batch; the send buffer grows once to one that is larger than itself
     receive_buffer: half the bytes of all replies, about 1 KiB each: one, or one for each refused message
+    ports:          told the port id of each socket that is opened, which notifications of its commits carry
     """
 
     def __init__(
@@ -47,23 +49,23 @@ class NftSocket:
         send_buffer: int = 8 * 1024 * 1024,
         largest_batch: int = 1024 * 1024 * 1024,
         receive_buffer: int = 4 * 1024 * 1024,
+        ports: OwnPorts | None = None,
     ) -> None:
         """Open the socket. Raises HostError for what an administrator must change, KernelError otherwise."""
         self._buffers = send_buffer, receive_buffer
         self._largest_batch = largest_batch
+        self._ports = ports
         self._sequence = 1
         self._socket: socket.socket | None = self._open()
-
-    @property
-    def port(self) -> int:
-        """Return the port id of the socket, which notifications of its commits carry; 0 while it is closed."""
-        return 0 if self._socket is None else int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close the socket. Closing twice is harmless."""
         opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
+        if opened is None:
+            return
+        if self._ports is not None:
+            self._ports.closed(opened.getsockname()[0])
+        opened.close()
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
         """Commit a transaction atomically, on table nfagent of a family (NFPROTO_INET or NFPROTO_BRIDGE).
@@ -104,7 +106,10 @@ class NftSocket:
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
-        return request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        opened = request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        if self._ports is not None:
+            self._ports.opened(opened.getsockname()[0])
+        return opened
 
     @contextmanager
     def _opened(self) -> Iterator[socket.socket]:

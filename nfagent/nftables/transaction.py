@@ -1,4 +1,4 @@
-"""Commands that the kernel applies all together or not at all, and how a transaction is split for commit."""
+"""Commands that the kernel applies all together or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedS
 from nfagent.nftables.render import element_text, hook_text, map_properties, rule_text, set_properties
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
-_PER_TRANSACTION = 5_000
-"""Commands in one phase of additions or deletions."""
+LARGEST_PART = 20_000
+"""Commands and elements in one part of a transaction that writes a table from nothing: some 2 MB."""
 
 
 class AddTable(msgspec.Struct, frozen=True):
@@ -161,44 +161,64 @@ def transaction_text(transaction: Transaction, where: str = _WHERE) -> str:
     return "".join(f"{command.text(where)}\n" for command in transaction)
 
 
-def split_for_commit(transaction: Transaction) -> tuple[Transaction, ...]:
-    """Split a transaction into phases of three kinds: additions of objects, element changes, deletions of objects.
+def size_of(transaction: Transaction) -> int:
+    """Return the number of commands and of elements in them, by which the cost of a commit grows."""
+    return sum(_size(command) for command in transaction)
 
-    Packets see no difference: added objects are unreachable until all elements change in one phase, and deleted ones
-    are unreachable after it. Two transactions can't be split: one that changes the rules of a chain that stays (rules
-    and their elements must change at the same moment), and one that replaces an object by another of the same name.
 
-    Additions and deletions are further split by size: libnftables needs a few kilobytes of memory for each command, and
-    ends the process when an allocation fails. Each prefix of the commands is valid, and unreachable for packets.
+def cut_unreachable(transaction: Transaction, largest: int = LARGEST_PART) -> Iterator[Transaction]:
+    """Yield a transaction whole; a large one that writes a table from nothing in parts of about `largest`.
+
+    Such a transaction only adds, and only to what it adds itself. No packet reaches any of it before a base chain is
+    there, so base chains and their rules come last, in one part: packets see no table, then all of it. Memory for a
+    part, here and in the kernel, doesn't grow with the table.
     """
-    added = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
-    new_chains = {command.name for command in transaction if isinstance(command, AddChain)}
-    deleted_chains = {
-        command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"
-    }
-    parts: tuple[list[Command], list[Command], list[Command]] = ([], [], [])
+    if size_of(transaction) <= largest or not _adds_only_to_itself(transaction):
+        yield transaction
+        return
+    base = {command.name for command in transaction if isinstance(command, AddChain) and command.shape.hook is not None}
+    part: list[Command] = []
+    last: list[Command] = []
+    size = 0
+    for command in transaction:
+        if _is_about_chain(command, base):
+            last.append(command)
+            continue
+        part.append(command)
+        size += _size(command)
+        if size >= largest:
+            yield tuple(part)
+            part, size = [], 0
+    yield (*part, *last)
+
+
+def _size(command: Command) -> int:
+    match command:
+        case ChangeElements(elements=elements) | ChangeMapElements(elements=elements):
+            return 1 + len(elements)
+        case RewriteChain(before=before, after=after):
+            return 1 + len(before) + len(after)
+    return 1
+
+
+def _adds_only_to_itself(transaction: Transaction) -> bool:
+    """Return whether every command adds a new object, or adds to one that is new in this transaction."""
+    added: set[str] = set()
     for command in transaction:
         match command:
-            case ChangeElements() | ChangeMapElements():
-                parts[1].append(command)
-            case AddRule(chain) if chain not in new_chains:
-                return (transaction,)
-            case RewriteChain():
-                return (transaction,)
-            case FlushChain(name) if name not in deleted_chains:
-                return (transaction,)
-            case Delete("table"):
-                return (transaction,)
-            case Delete(name=name) if name in added:
-                return (transaction,)
-            case Delete() | FlushChain():
-                parts[2].append(command)
+            case AddTable() | AddCounter():
+                continue
+            case AddSet(name) | AddMap(name) | AddChain(name):
+                added.add(name)
+            case AddRule(name) | ChangeElements("add", name) | ChangeMapElements("add", name) if name in added:
+                continue
             case _:
-                parts[0].append(command)
-    additions, elements, deletions = parts
-    return (*_bounded(additions), *((tuple(elements),) if elements else ()), *_bounded(deletions))
+                return False
+    return True
 
 
-def _bounded(commands: list[Command]) -> Iterator[Transaction]:
-    for start in range(0, len(commands), _PER_TRANSACTION):
-        yield tuple(commands[start : start + _PER_TRANSACTION])
+def _is_about_chain(command: Command, names: set[str]) -> bool:
+    match command:
+        case AddChain(name) | AddRule(name):
+            return name in names
+    return False

@@ -97,7 +97,7 @@ def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Calla
     async def run() -> None:
         stage = TimedCommits()
         try:
-            stage.kernel.apply_now((AddTable(),))
+            stage.kernel.commit_now((AddTable(),))
             async with asyncio.timeout(DEADLINE):
                 await body(stage)
         finally:
@@ -142,7 +142,7 @@ LONG = "x" * 200
 )
 def test_long_commits_run_in_the_thread_and_do_not_count_for_short_ones(long: Transaction) -> None:
     async def body(stage: TimedCommits) -> None:
-        stage.kernel.apply_now((AddChain("stays", Chain()),))
+        stage.kernel.commit_now((AddChain("stays", Chain()),))
         await stage.commit()
         stage.takes = SLOW
         await stage.kernel.apply(long)

@@ -166,7 +166,7 @@ def test_own_commits_are_not_reported() -> None:
             await kernel.read()  # libnftables opens another socket after a listing
             await kernel.apply(diff(TABLE, other))
             await kernel.counters()
-            kernel.apply_now(elements(2000))  # as where the batch exceeds the send buffer
+            kernel.commit_now(elements(2000))  # as where the batch exceeds the send buffer
             assert len(await heard.of(LAST)) == 1
 
     run(body)
@@ -293,7 +293,7 @@ def test_a_commit_of_libnftables_is_our_own_after_its_context_was_replaced() -> 
         async with hearing() as heard:
             for number in range(3):
                 # Without a turn of the event loop: a listing replaces the context, and closes its socket.
-                heard.kernel.apply_now(elements(number + 1))
+                heard.kernel.commit_now(elements(number + 1))
                 heard.kernel.read_now()
             assert len(await heard.of(LAST)) == 1
 

@@ -93,7 +93,7 @@ def _namespace() -> Iterator[None]:
 def nftables(_namespace: None) -> Iterator[NftClient]:
     """Return libnftables, in this thread, with EMPTY loaded."""
     kernel = NftClient()
-    kernel.apply_now(diff(ABSENT, EMPTY))
+    kernel.commit_now(diff(ABSENT, EMPTY))
     yield kernel
     kernel.close()
 
@@ -208,7 +208,7 @@ def test_any_changes_do_what_nft_does_with_them(
     before = nftables.read_now()
     for number, after in enumerate(states):
         transaction = diff(before, after)
-        fast, slow = (elements.commit, nftables.apply_now)
+        fast, slow = (elements.commit, nftables.commit_now)
         first, second = (fast, slow) if (number % 2 == 0) == fast_first else (slow, fast)
         first(transaction)
         listed = nftables.read_now()
@@ -379,7 +379,7 @@ def test_a_range_is_refused(nftables: NftClient, elements: NftSocket, other: str
 
 
 def test_a_missing_table_is_reported(nftables: NftClient, elements: NftSocket) -> None:
-    nftables.apply_now(diff(EMPTY, ABSENT))
+    nftables.commit_now(diff(EMPTY, ABSENT))
 
     with pytest.raises(RefusedError, match=r"no table inet nfagent \(ENOENT\); 1 more of the batch's") as caught:
         elements.commit((add("address4", "10.0.0.1"), add("address6", "::1")))
@@ -396,7 +396,7 @@ def test_a_loop_of_chains_is_refused(nftables: NftClient, elements: NftSocket) -
     dispatch = Chain((Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4")),))
     base = msgspec.structs.replace(dispatch, hook=Hook("filter", "forward", 0))
     looping = msgspec.structs.replace(EMPTY, chains={**EMPTY.chains, "egress/shop/web": dispatch, "forward": base})
-    nftables.apply_now(diff(EMPTY, looping))
+    nftables.commit_now(diff(EMPTY, looping))
 
     with pytest.raises(KernelError, match=r"too many links: .*in a circle.* \(EMLINK\)"):
         elements.commit((add("address4", "10.0.0.1"), route("add", ("10.0.0.1", "egress/shop/web"))))
@@ -770,7 +770,7 @@ def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, el
 
 def test_a_chain_that_is_not_there_has_no_handles(nftables: NftClient, elements: NftSocket) -> None:
     assert elements.rule_handles("nothing") == ()
-    nftables.apply_now(diff(EMPTY, ABSENT))
+    nftables.commit_now(diff(EMPTY, ABSENT))
     assert elements.rule_handles("egress/shop/web") == ()
 
 
