@@ -362,10 +362,10 @@ def _protocol_comparison(protocol: int) -> bytes:
 
 
 def _icmpv6_check(known: Known) -> tuple[bytes, Known]:
-    """Return the checks that a match of ICMPv6 needs: of the family too, unless the protocol was checked."""
+    """Return the checks that a match of ICMPv6 needs: of the family only where neither it nor the protocol is known."""
     if known.transport == _ICMPV6:
         return b"", known
-    family, known = _family_check(6, known)
+    family, known = (b"", known) if known.network else _family_check(6, known)
     protocol, known = _transport_check(_ICMPV6, known)
     return family + protocol, known
 
