@@ -56,6 +56,7 @@ class NftSocket:
         self._largest_batch = largest_batch
         self._ports = ports
         self._sequence = 1
+        self._port = 0  # kept, as a socket that fails may not know its own any more
         self._socket: socket.socket | None = self._open()
 
     def close(self) -> None:
@@ -64,7 +65,7 @@ class NftSocket:
         if opened is None:
             return
         if self._ports is not None:
-            self._ports.closed(opened.getsockname()[0])
+            self._ports.closed(self._port)
         opened.close()
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
@@ -108,7 +109,8 @@ class NftSocket:
         send, receive = self._buffers
         opened = request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
         if self._ports is not None:
-            self._ports.opened(opened.getsockname()[0])
+            self._port = opened.getsockname()[0]
+            self._ports.opened(self._port)
         return opened
 
     @contextmanager
