@@ -28,6 +28,7 @@ MODULES = (
     "benchmarks.suites.churn",
     "benchmarks.suites.apiserver",
     "benchmarks.suites.revocations",
+    "benchmarks.suites.revocation_cpu",
     "benchmarks.suites.nflog",
     "benchmarks.suites.packets",
     "benchmarks.suites.packets_before",

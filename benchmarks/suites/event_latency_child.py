@@ -31,7 +31,7 @@ from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.nft_socket import NftSocket
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nft_elements import is_elements_only
@@ -82,7 +82,7 @@ def cold_start(lines: Iterable[bytes], desired: DesiredState, kernel: NftClient)
             desired.put(item)
     ruleset = desired.ruleset()
     desired.mark_synced()
-    kernel.apply_now((*diff(kernel.read_now(), ruleset), *desired.recheck_all()))
+    kernel.commit_now((*diff(kernel.read_now(), ruleset), *desired.recheck_all()))
 
 
 class EncodedEvent:
@@ -111,7 +111,7 @@ class LoadedCluster:
         self.cluster = cluster
         self.desired = desired
         self.kernel = kernel
-        self.socket = SetElementSocket()
+        self.socket = NftSocket()
         self.quick = quick
 
     def commit(self, transaction: Transaction) -> None:
@@ -120,7 +120,7 @@ class LoadedCluster:
             if is_elements_only(phase):
                 self.socket.commit(phase)
             else:
-                self.kernel.apply_now(phase)
+                self.kernel.commit_now(phase)
 
     def clear_recheck(self) -> None:
         """Clear the re-check sets, as the agent does after it has checked the connections."""
@@ -132,7 +132,7 @@ class LoadedCluster:
         self.desired.clear_recheck(self.desired.recheck_addresses)
         ruleset = self.desired.ruleset()
         self.desired.mark_synced()
-        self.kernel.apply_now(diff(self.kernel.read_now(), ruleset))
+        self.kernel.commit_now(diff(self.kernel.read_now(), ruleset))
 
     def timed(self, stream: Iterable[events.Event], commit: Callable[[Transaction], None]) -> list[float]:
         """Return the ms of each event, from its bytes to its commit."""
@@ -295,7 +295,7 @@ def measure(size: int, seed: int, *, quick: bool) -> Figures:
     loaded_cluster.resync()
     return Figures(
         event=event,
-        event_by_libnftables=loaded_cluster.timed(events.peer_churn(cluster, 100), kernel.apply_now),
+        event_by_libnftables=loaded_cluster.timed(events.peer_churn(cluster, 100), kernel.commit_now),
         event_by_full_compile=loaded_cluster.full_compiles(
             events.peer_churn(cluster, 2 if quick or size > 20_000 else 6)
         ),

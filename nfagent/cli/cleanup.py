@@ -52,7 +52,7 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     table_lock = acquire_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
-        kernel.apply_now(diff(found, ABSENT))
+        kernel.commit_now(diff(found, ABSENT))
         frames = kernel.run_commands_now(remove_bridge_table)
     finally:
         table_lock.close()

@@ -25,8 +25,7 @@ from functools import partial
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
-from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import DATAGRAM_BYTES, SOL_NETLINK, event_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, NEEDS_ROOT, SOL_NETLINK, event_socket
 from nfagent.kernel.table_queries import generation, table_sizes
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table

@@ -13,7 +13,7 @@ DATAGRAM_BYTES = 65_536
 """More than the kernel puts into one netlink datagram; NFLOG alone has larger ones."""
 SOL_NETLINK = 270
 SO_RCVBUFFORCE = 33
-_SO_SNDBUFFORCE = 32
+SO_SNDBUFFORCE = 32
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 
@@ -23,6 +23,7 @@ def netlink_socket(protocol: int, *, blocking: bool = False) -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | (0 if blocking else socket.SOCK_NONBLOCK), protocol)
 
 
+NEEDS_ROOT = "nf_tables needs root (CAP_NET_ADMIN)"
 AS_ROOT = "run nfagent with sudo, or as its service"
 """The hint of errors for a process without CAP_NET_ADMIN."""
 
@@ -68,7 +69,7 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
         opened.connect((0, 0))
         opened.setsockopt(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         opened.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, send_buffer)
+        opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     except PermissionError as error:
         opened.close()

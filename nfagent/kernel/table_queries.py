@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.set_elements import NEEDS_ROOT
-from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
     NFPROTO_INET,

@@ -1,7 +1,4 @@
-"""Encodes changes of set and map elements as one nf_tables batch (linux/netfilter/nf_tables.h, nfnetlink.h).
-
-libnftables lists the sets of a table before it changes one; a batch needs no listing. The kernel applies a batch as a
-whole or not at all.
+"""Encodes changes of set and map elements as nf_tables messages (linux/netfilter/nf_tables.h).
 
 A message has as many elements of one command as its 16-bit length allows: the kernel looks up the set once for each
 message, by a walk of the list of all sets, which is the only cost that grows with the table. Its acknowledgement has
@@ -20,20 +17,28 @@ import msgspec
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Range
-from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, attribute, message, nested, nfgen
+from nfagent.netlink.codec import attribute, nested, nfgen
+from nfagent.netlink.nft_messages import (
+    DELSETELEM,
+    HEADERS_SIZE,
+    NEWSETELEM,
+    NFPROTO_INET,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    TABLE_ATTRIBUTE,
+    NftMessage,
+    name_attribute,
+    table_of,
+)
 from nfagent.nftables.objects import TABLE, Element, LinkName, PortRange, ProtocolPort
+from nfagent.nftables.render import element_text
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction
 
 ElementCommand: TypeAlias = ChangeElements | ChangeMapElements
 MapElement: TypeAlias = tuple[str, str]
 """Address and chain, as in ChangeMapElements."""
 
-_NFNL_SUBSYS_NFTABLES = 10
-_BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
-_MESSAGE_TYPES = {"add": _NFNL_SUBSYS_NFTABLES << 8 | 12, "delete": _NFNL_SUBSYS_NFTABLES << 8 | 14}  # NFT_MSG_*SETELEM
-_NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
-_NFPROTO_INET = 1
-_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_LIST_SET, _LIST_ELEMENTS = 2, 3  # NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _KEY, _DATA, _ELEMENT_FLAGS, _USERDATA = 1, 2, 3, 6  # NFTA_SET_ELEM_*
 _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
@@ -48,8 +53,7 @@ _PORT_BYTES = 2
 _NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 _LINK_BYTES = 16  # IFNAMSIZ of linux/if.h
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
-_SEQUENCE_MASK = 0xFFFF_FFFF
-_HEADERS_SIZE = 20  # struct nlmsghdr and struct nfgenmsg
+_TABLE_NAME_BYTES = len(attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0"))
 
 
 class ElementRequest(msgspec.Struct, frozen=True):
@@ -58,11 +62,37 @@ class ElementRequest(msgspec.Struct, frozen=True):
     verb: Literal["add", "delete"]
     set: str
     elements: tuple[Element | MapElement, ...]
+    family: int = NFPROTO_INET
     is_map: bool = False
 
-    def names_table(self, offset: int | None) -> bool:
-        """Return whether an offset into the message is that of the attribute with the table's name."""
-        return offset == _HEADERS_SIZE
+    def describe(self) -> str:
+        """Return the command in nft syntax; of several elements only their number."""
+        what = self._text(self.elements[0]) if len(self.elements) == 1 else f"{len(self.elements)} elements"
+        return f"{self.verb} element {table_of(self.family)} {self.set} {{ {what} }}"
+
+    def part_at(self, offset: int | None) -> str:
+        """Return the table, set, map or element whose attribute is at an offset into the message; '' if there is none.
+
+        Without an offset (None), only a single element is known.
+        """
+        element = self.element_at(offset)
+        if element is not None:
+            return self._text(element)
+        if offset is None or not HEADERS_SIZE <= offset < HEADERS_SIZE + len(_names(self.set)):
+            return ""
+        in_set = offset >= HEADERS_SIZE + _TABLE_NAME_BYTES
+        return f"{self.kind} {self.set}" if in_set else f"table {table_of(self.family)}"
+
+    def _text(self, element: Element | MapElement) -> str:
+        match element:
+            case (str(address), str(chain)) if self.is_map:
+                return f"{address} : goto {chain}"
+        return element_text(element)
+
+    @property
+    def kind(self) -> str:
+        """Return 'set' or 'map'."""
+        return "map" if self.is_map else "set"
 
     def element_at(self, offset: int | None) -> Element | MapElement | None:
         """Return the element whose attribute is at an offset into the message; the end of an interval included.
@@ -71,7 +101,7 @@ class ElementRequest(msgspec.Struct, frozen=True):
         """
         if offset is None:
             return self.elements[0] if len(self.elements) == 1 else None
-        end = _HEADERS_SIZE + len(_names(self.set)) + 4
+        end = HEADERS_SIZE + len(_names(self.set)) + 4
         if offset < end:
             return None
         for element, encoded in zip(self.elements, _encoded(self), strict=True):
@@ -81,75 +111,41 @@ class ElementRequest(msgspec.Struct, frozen=True):
         return None
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Bytes for one sendmsg, and the request of each sequence number in them.
-
-    data:      begin, element messages, end; empty without changes
-    first:     sequence number of the begin message: in the kernel's error if it refuses the whole batch
-    requests:  sequence number -> request
-    last:      sequence number of the only message with NLM_F_ACK; its acknowledgement comes last
-    following: the next free sequence number
-    """
-
-    data: bytes
-    first: int
-    requests: dict[int, ElementRequest]
-    last: int
-    following: int
-
-
 def is_elements_only(transaction: Transaction) -> TypeGuard[tuple[ElementCommand, ...]]:
     """Return whether all commands of a transaction change elements, so that one batch can encode it."""
     return all(isinstance(command, ChangeElements | ChangeMapElements) for command in transaction)
 
 
-def encode_batch(transaction: Iterable[ElementCommand], first_sequence: int) -> Batch:
-    """Encode a transaction as one batch. Commands and elements keep their order, except that ranges are sorted.
+def element_messages(command: ElementCommand, *, family: int) -> Iterator[NftMessage]:
+    """Encode a command, in as few messages as hold its elements. They keep their order, except that ranges are sorted.
 
     An element is encoded by its Python type, since the set's kind isn't known: an interval set takes only Ranges or
     PortRanges. The kernel accepts an address that is already in the set, and refuses such an interval.
-    Raises WireError for an element that can't be encoded.
+    Raises WireError for an element or a name that can't be encoded.
     """
-    requests = list(_requests(transaction))
-    if not requests:
-        return Batch(b"", first_sequence, {}, first_sequence, first_sequence)
-    numbered = {}
-    parts = [message(_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, nfgen(0, _NFNL_SUBSYS_NFTABLES))]
-    sequence = first_sequence
-    for position, (request, body) in enumerate(requests, 1):
-        sequence = (first_sequence + position) & _SEQUENCE_MASK
-        numbered[sequence] = request
-        flags = _flags(request) | (NLM_F_ACK if position == len(requests) else 0)
-        parts.append(message(_MESSAGE_TYPES[request.verb], flags, sequence, body))
-    end = (sequence + 1) & _SEQUENCE_MASK
-    parts.append(message(_BATCH_END, NLM_F_REQUEST, end, nfgen(0, _NFNL_SUBSYS_NFTABLES)))
-    return Batch(b"".join(parts), first_sequence, numbered, sequence, (end + 1) & _SEQUENCE_MASK)
+    whole = _request(command, family)
+    head = nfgen(family, 0) + _names(whole.set)
+    for start, stop, written in _portions(_encoded(whole)):
+        part = msgspec.structs.replace(whole, elements=whole.elements[start:stop])
+        kind = DELSETELEM if part.verb == "delete" else NEWSETELEM
+        yield NftMessage(kind, _flags(part), head + nested(_LIST_ELEMENTS, *written), part)
 
 
 def _flags(request: ElementRequest) -> int:
     if request.verb == "delete":
-        return NLM_F_REQUEST
+        return 0
     # Start and end of an interval are two elements to the kernel. Without EXCL it would accept an end that already
     # exists, and so change the interval that this end belongs to.
     interval = isinstance(request.elements[0], Range | PortRange)
-    return NLM_F_REQUEST | _NLM_F_CREATE | (_NLM_F_EXCL if interval else 0)
+    return NLM_F_CREATE | (NLM_F_EXCL if interval else 0)
 
 
-def _requests(transaction: Iterable[ElementCommand]) -> Iterator[tuple[ElementRequest, bytes]]:
-    for command in transaction:
-        whole = _request(command)
-        head = nfgen(_NFPROTO_INET, 0) + _names(whole.set)
-        for start, stop, written in _portions(_encoded(whole)):
-            part = msgspec.structs.replace(whole, elements=whole.elements[start:stop])
-            yield part, head + nested(_LIST_ELEMENTS, *written)
-
-
-def _request(command: ElementCommand) -> ElementRequest:
+def _request(command: ElementCommand, family: int) -> ElementRequest:
     if isinstance(command, ChangeMapElements):
-        return ElementRequest(command.verb, command.map, command.elements, is_map=True)
+        return ElementRequest(command.verb, command.map, command.elements, family, is_map=True)
     # Some kernels take a start at the end of a message for one without an end: the interval up to a family's last
     # address must come last, and start and end of an interval must be in one message.
-    return ElementRequest(command.verb, command.set, tuple(_ascending(command.elements)))
+    return ElementRequest(command.verb, command.set, tuple(_ascending(command.elements)), family)
 
 
 def _ascending(elements: tuple[Element, ...]) -> Iterable[Element]:
@@ -176,7 +172,7 @@ def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]
 
 @lru_cache(maxsize=512)
 def _names(name: str) -> bytes:
-    return attribute(_LIST_TABLE, TABLE.encode() + b"\0") + attribute(_LIST_SET, name.encode() + b"\0")
+    return attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0") + name_attribute(_LIST_SET, "set or map", name)
 
 
 def _encoded(request: ElementRequest) -> Iterator[bytes]:
@@ -193,12 +189,12 @@ def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
         case (str(address), str(chain)) if request.is_map:
             return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
-            return _interval(_ADDRESS_BYTES[family], first, last)
+            return interval_element(_ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
-            return _interval(_PORT_BYTES, first, last)
+            return interval_element(_PORT_BYTES, first, last)
         case int():
-            return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, struct.pack("!B", _NFPROTO[element]))))
-    return _single(_key_bytes(element))
+            return single_element(bytes((_NFPROTO[element],)))
+    return single_element(_key_bytes(element))
 
 
 def _key_bytes(element: object) -> bytes:
@@ -245,26 +241,28 @@ def _packed(address: str) -> bytes:
     return packed
 
 
-def _single(key: bytes) -> bytes:
+def single_element(key: bytes) -> bytes:
+    """Encode an element of a set of single keys: one NFTA_LIST_ELEM."""
+    if len(key) % 4:
+        return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)))
     return _key_head(len(key)) + key
 
 
-def _interval(size: int, first: int, last: int) -> bytes:
-    """Encode first as the start, and last + 1 as the end; none after the last value of the family."""
+def interval_element(size: int, first: int, last: int) -> bytes:
+    """Encode first as the start, and last + 1 as the end; none after the last value of `size` bytes."""
     start = first.to_bytes(size, "big")
     if last + 1 == 1 << 8 * size:
         return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start)), _INTERVAL_OPEN)
     end = (last + 1).to_bytes(size, "big")
     if size % 4:
-        closing = nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, end)))
-        return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, start))) + closing
+        return single_element(start) + interval_end(end)
     return _key_head(size) + start + _end_head(size) + end
 
 
 def _map_element(key: bytes, chain: str | None) -> bytes:
     if chain is None:
-        return _single(key)  # the kernel deletes by key alone
-    verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), attribute(_CHAIN, chain.encode() + b"\0"))
+        return single_element(key)  # the kernel deletes by key alone
+    verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), name_attribute(_CHAIN, "chain", chain))
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, verdict))
 
 
@@ -274,6 +272,11 @@ def _key_head(size: int) -> bytes:
     return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))))[:-size]
 
 
+def interval_end(key: bytes) -> bytes:
+    """Encode the end of an interval that starts elsewhere: one NFTA_LIST_ELEM."""
+    return nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, key)))
+
+
 @lru_cache
 def _end_head(size: int) -> bytes:
-    return nested(_LIST_ELEM, _INTERVAL_END, nested(_KEY, attribute(_VALUE, bytes(size))))[:-size]
+    return interval_end(bytes(size))[:-size]

@@ -6,6 +6,10 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.errors import WireError
+from nfagent.netlink.codec import attribute
+from nfagent.nftables.objects import TABLE
+
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
 _SUBSYSTEM = NFNL_SUBSYS_NFTABLES << 8
@@ -15,12 +19,35 @@ NEWRULE, GETRULE, DELRULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
 NEWSET, DELSET = _SUBSYSTEM | 9, _SUBSYSTEM | 11
 NEWSETELEM, DELSETELEM = _SUBSYSTEM | 12, _SUBSYSTEM | 14
 NEWOBJ, DELOBJ = _SUBSYSTEM | 18, _SUBSYSTEM | 20
+DELFLOWTABLE = _SUBSYSTEM | 24
 
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800  # linux/netlink.h
 NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
 
+HEADERS_SIZE = 20
+"""Bytes of struct nlmsghdr and struct nfgenmsg, before the attributes; offsets of attributes count them."""
 TABLE_ATTRIBUTE = 1
 """The table's name in messages about chains, rules, sets, elements and objects: NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, …"""
+
+
+_NAME_BYTES = 256  # NFT_NAME_MAXLEN, the final zero included
+_FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
+
+
+def table_of(family: int) -> str:
+    """Return the table of a family (NFPROTO_*) in nft's words: 'inet nfagent'."""
+    return f"{_FAMILY_NAMES.get(family, family)} {TABLE}"
+
+
+def name_attribute(number: int, kind: str, name: str) -> bytes:
+    """Encode the attribute with an object's name. Raises WireError, with the object's kind, for what can't be one."""
+    try:
+        packed = name.encode()
+    except UnicodeEncodeError:
+        raise WireError(f"{name!r} can't be the name of a {kind}: it isn't Unicode text") from None
+    if not 0 < len(packed) < _NAME_BYTES or 0 in packed:
+        raise WireError(f"{name!r} can't be the name of a {kind}: it has 1 to {_NAME_BYTES - 1} bytes, none of them 0")
+    return attribute(number, packed + b"\0")
 
 
 class Request(Protocol):

@@ -12,7 +12,8 @@ import pytest
 
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.set_elements import SetElementSocket
+from nfagent.kernel.nft_socket import NftSocket
+from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.objects import Accept, Chain, NamedSet, Rule
 from nfagent.nftables.transaction import (
     AddChain,
@@ -44,17 +45,17 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-class Held(SetElementSocket):
+class Held(NftSocket):
     """Commits elements, but not before it is let go."""
 
     def __init__(self) -> None:
         super().__init__()
         self.began, self.let_go = threading.Event(), threading.Event()
 
-    def commit(self, transaction: Transaction) -> None:
+    def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
         self.began.set()
         assert self.let_go.wait(DEADLINE)
-        super().commit(transaction)
+        super().commit(transaction, family=family)
 
 
 class TimedCommits:
@@ -96,7 +97,7 @@ def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Calla
     async def run() -> None:
         stage = TimedCommits()
         try:
-            stage.kernel.apply_now((AddTable(),))
+            stage.kernel.commit_now((AddTable(),))
             async with asyncio.timeout(DEADLINE):
                 await body(stage)
         finally:
@@ -141,7 +142,7 @@ LONG = "x" * 200
 )
 def test_long_commits_run_in_the_thread_and_do_not_count_for_short_ones(long: Transaction) -> None:
     async def body(stage: TimedCommits) -> None:
-        stage.kernel.apply_now((AddChain("stays", Chain()),))
+        stage.kernel.commit_now((AddChain("stays", Chain()),))
         await stage.commit()
         stage.takes = SLOW
         await stage.kernel.apply(long)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from nfagent.errors import KernelError
-from nfagent.kernel import set_elements
+from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor
+from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.own_ports import OwnPorts, open_ports
-from nfagent.kernel.set_elements import SetElementSocket
 from nfagent.kernel.sockets import netfilter_socket, request_socket
 from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_events import CommitOrigin
@@ -166,7 +166,7 @@ def test_own_commits_are_not_reported() -> None:
             await kernel.read()  # libnftables opens another socket after a listing
             await kernel.apply(diff(TABLE, other))
             await kernel.counters()
-            kernel.apply_now(elements(2000))  # as where the batch exceeds the send buffer
+            kernel.commit_now(elements(2000))  # as where the batch exceeds the send buffer
             assert len(await heard.of(LAST)) == 1
 
     run(body)
@@ -264,7 +264,7 @@ def test_the_generation_counts_commits() -> None:
 def test_a_commit_by_a_socket_that_was_opened_later_is_our_own() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            late = SetElementSocket()
+            late = NftSocket()
             try:
                 late.commit(elements(1))
                 assert len(await heard.of(LAST)) == 1
@@ -278,7 +278,7 @@ def test_a_commit_by_a_socket_that_was_opened_later_is_our_own() -> None:
 def test_a_commit_whose_socket_is_closed_before_its_notification_is_read_is_our_own_where(*, kept: bool) -> None:
     async def body() -> None:
         async with hearing() as heard:
-            late = SetElementSocket()
+            late = NftSocket()
             late.commit(elements(1))
             if kept:
                 heard.watch.own_ports.keep()
@@ -293,7 +293,7 @@ def test_a_commit_of_libnftables_is_our_own_after_its_context_was_replaced() -> 
         async with hearing() as heard:
             for number in range(3):
                 # Without a turn of the event loop: a listing replaces the context, and closes its socket.
-                heard.kernel.apply_now(elements(number + 1))
+                heard.kernel.commit_now(elements(number + 1))
                 heard.kernel.read_now()
             assert len(await heard.of(LAST)) == 1
 
@@ -333,7 +333,7 @@ def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypat
         opened.append(request_socket(needs_root, **options))
         return opened[-1]
 
-    monkeypatch.setattr(set_elements, "request_socket", opening)
+    monkeypatch.setattr(nft_socket, "request_socket", opening)
 
     async def body() -> None:
         async with hearing() as heard:

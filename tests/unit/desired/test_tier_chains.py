@@ -10,7 +10,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.nftables.objects import Chain, Goto, Jump, Return, Ruleset
 from nfagent.nftables.render import rule_text
-from nfagent.nftables.transaction import AddRule, FlushChain
+from nfagent.nftables.transaction import AddRule, RewriteChain
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
@@ -141,7 +141,7 @@ def test_a_changed_policy_of_a_tier_changes_its_tier_chain_and_no_policy_set() -
     touched = {
         getattr(command, "chain", getattr(command, "name", ""))
         for command in diff(before, ruleset(scene))
-        if isinstance(command, AddRule | FlushChain)
+        if isinstance(command, AddRule | RewriteChain)
     }
     assert touched == {SECTION, f"stray/{SECTION}"}
 

@@ -9,7 +9,8 @@ import pytest
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Range, parse_cidr, single
 from nfagent.netlink.codec import NFGEN_SIZE, Message, attributes, messages
-from nfagent.netlink.nft_elements import ElementCommand, ElementRequest, encode_batch, is_elements_only
+from nfagent.netlink.nft_batch import encode_batch
+from nfagent.netlink.nft_elements import ElementCommand, ElementRequest, is_elements_only
 from nfagent.nftables.objects import Element
 from nfagent.nftables.transaction import AddTable, ChangeElements, ChangeMapElements
 
@@ -37,6 +38,12 @@ def between(*commands: ElementCommand) -> list[Message]:
     """Return a batch's messages without begin and end."""
     _, *found, _ = messages(encode_batch(commands, 1).data)
     return found
+
+
+def element_requests(*commands: ElementCommand) -> list[ElementRequest]:
+    """Return the requests of a batch's messages."""
+    found = list(encode_batch(commands, 1).requests.values())
+    return [request for request in found if isinstance(request, ElementRequest)]
 
 
 def elements_in(message: Message) -> bytes:
@@ -157,12 +164,12 @@ def test_sequence_numbers_go_on_behind_the_last_of_32_bits() -> None:
 
 def test_many_elements_are_split_into_messages_that_their_length_fields_can_count() -> None:
     wanted = addresses(10_000)
-    batch = encode_batch([add(*wanted)], 1)
     asked = between(add(*wanted))
+    requests = element_requests(add(*wanted))
 
-    assert len(asked) == len(batch.requests) == 3
+    assert len(asked) == len(requests) == 3
     assert all(len(elements_in(message)) <= 60_000 for message in asked)
-    assert tuple(element for request in batch.requests.values() for element in request.elements) == wanted
+    assert tuple(element for request in requests for element in request.elements) == wanted
 
 
 def test_an_interval_and_its_end_share_a_message() -> None:
@@ -177,7 +184,7 @@ def test_ranges_ascend_so_that_the_one_without_an_end_is_the_last_of_its_message
     last, first = parse_cidr("224.0.0.0/3"), parse_cidr("10.0.0.0/8")
 
     assert elements_in(between(add(last, first))[0]) == elements_in(between(add(first, last))[0])
-    assert encode_batch([add(last, first)], 1).requests[2].elements == (first, last)
+    assert [request.elements for request in element_requests(add(last, first))] == [(first, last)]
 
 
 @pytest.mark.parametrize(
@@ -193,31 +200,31 @@ def test_ranges_ascend_so_that_the_one_without_an_end_is_the_last_of_its_message
     ],
 )
 def test_an_element_is_found_by_its_offset(offset: int | None, element: str | None) -> None:
-    request = encode_batch([add(*addresses(3))], 1).requests[2]
+    (request,) = element_requests(add(*addresses(3)))
 
     assert request.element_at(offset) == element
-    assert not request.names_table(offset)
 
 
 def test_a_range_is_found_by_the_offset_of_either_end() -> None:
     ranges = (single("10.0.0.1"), single("10.0.0.5"))
-    request = encode_batch([add(*ranges)], 1).requests[2]
+    (request,) = element_requests(add(*ranges))
 
     assert [request.element_at(NAMES_END + at) for at in (0, 16, 40, 56)] == [*ranges[:1] * 2, *ranges[1:] * 2]
 
 
 def test_a_family_is_found_by_its_offset() -> None:
-    request = encode_batch([add(4, 6)], 1).requests[2]
+    (request,) = element_requests(add(4, 6))
 
     assert [request.element_at(NAMES_END + at) for at in (0, 15, 16, 32)] == [4, 4, 6, None]
 
 
 def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> None:
-    request = encode_batch([add("10.0.0.1")], 1).requests[2]
+    (request,) = element_requests(add("10.0.0.1"))
 
     assert request.element_at(None) == "10.0.0.1"
     assert request.element_at(20) is None
-    assert request.names_table(20)
+    assert request.part_at(20) == "table inet nfagent"
+    assert request.part_at(32) == "set s"
 
 
 @pytest.mark.parametrize(

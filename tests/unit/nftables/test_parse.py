@@ -51,7 +51,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
 )
 from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
-from nfagent.nftables.transaction import Delete, FlushChain
+from nfagent.nftables.transaction import Delete, RewriteChain
 
 Entry = dict[str, Any]
 TABLE: Entry = {"table": {"family": "inet", "name": "nfagent", "handle": 1}}
@@ -361,7 +361,7 @@ def test_foreign_rules_are_unequal_to_those_of_nfagent_and_flushed(expressions: 
     found = parse_ruleset(listing(TABLE, chain, ours("rule", chain="c", expr=expressions)))
     [rule] = found.chains["c"].rules
     assert any(isinstance(match, UnknownExpr) for match in rule.matches)
-    assert diff(found, Ruleset(chains={"c": Chain()})) == (FlushChain("c"),)
+    assert diff(found, Ruleset(chains={"c": Chain()})) == (RewriteChain("c", found.chains["c"].rules, ()),)
 
 
 def test_chains_hold_their_rules_in_order() -> None:

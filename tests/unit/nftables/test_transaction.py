@@ -33,6 +33,7 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
     split_for_commit,
     transaction_text,
 )
@@ -211,9 +212,9 @@ def test_a_rule_at_the_end_is_appended_without_a_flush() -> None:
     assert diff(FULL, changed(chains=chains)) == (AddRule("class", Rule(verdict=Accept())),)
 
 
-def test_another_order_of_rules_flushes_the_chain() -> None:
+def test_another_order_of_rules_rewrites_the_chain() -> None:
     chains = {**FULL.chains, "class": Chain((DENY, PEER))}
-    assert diff(FULL, changed(chains=chains)) == (FlushChain("class"), AddRule("class", DENY), AddRule("class", PEER))
+    assert diff(FULL, changed(chains=chains)) == (RewriteChain("class", (PEER, DENY), (DENY, PEER)),)
 
 
 def test_22_a_range_is_deleted_before_an_overlapping_one_is_added() -> None:

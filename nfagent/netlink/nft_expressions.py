@@ -1,0 +1,150 @@
+"""Encodes the expressions of rules: what the kernel evaluates, each by itself (linux/netfilter/nf_tables.h).
+
+Each function returns one NFTA_LIST_ELEM of NFTA_RULE_EXPRESSIONS: the kernel's name of the expression, and its
+attributes. Registers are those of `enum nft_registers`, sizes are in bytes. Functions that take the name of an object
+raise WireError for what can't be one.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+from nfagent.netlink.codec import attribute, attributes, nested
+from nfagent.netlink.nft_messages import name_attribute
+
+ANONYMOUS = "__set%d"
+"""The name of every anonymous set in requests; the kernel puts a number in."""
+
+Comparison: TypeAlias = Literal["==", "!=", "<=", ">="]
+PayloadBase: TypeAlias = Literal["link", "network", "transport"]
+
+META_PROTOCOL, META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 1, 6, 15, 16, 19, 26
+"""Some of NFT_META_*."""
+CT_STATE, CT_DIRECTION, CT_STATUS, CT_PROTO_SRC, CT_SRC_IP, CT_SRC_IP6 = 0, 1, 2, 11, 19, 21
+"""Some of NFT_CT_*."""
+FIB_SADDR, FIB_DADDR, FIB_IIF, FIB_PRESENT = 1, 2, 8, 32
+"""Some of NFTA_FIB_F_*."""
+FIB_OIF, FIB_ADDRTYPE = 1, 3
+"""Some of NFT_FIB_RESULT_*."""
+VERDICT_REGISTER = 0
+NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_GOTO, NFT_RETURN = 0, 1, -3, -4, -5
+_BASES = {"link": 0, "network": 1, "transport": 2}  # enum nft_payload_bases
+_COMPARISONS = {"==": 0, "!=": 1, "<=": 3, ">=": 5}  # enum nft_cmp_ops
+_LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
+_LIST_ELEM = 1  # NFTA_LIST_ELEM
+_NAME, _DATA = 1, 2  # NFTA_EXPR_*
+_VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
+_COUNTER = 1  # NFT_OBJECT_COUNTER
+_DYNSET_UPDATE = 1  # NFT_DYNSET_OP_UPDATE
+_RANDOM_FULLY = 0x10  # NF_NAT_RANGE_PROTO_RANDOM_FULLY, linux/netfilter/nf_nat.h
+_EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
+_KEPT = 1024
+
+
+def payload(base: PayloadBase, offset: int, size: int, register: int = 1) -> bytes:
+    """Load bytes of the packet: `size` bytes from `offset` after the start of a header."""
+    return _expression("payload", _u32(1, register), _u32(2, _BASES[base]), _u32(3, offset), _u32(4, size))
+
+
+def meta(key: int, register: int = 1) -> bytes:
+    """Load a property of the packet, one of NFT_META_*."""
+    return _expression("meta", _u32(1, register), _u32(2, key))
+
+
+def ct(key: int, register: int = 1, *, direction: int | None = None) -> bytes:
+    """Load a property of the connection, one of NFT_CT_*; `direction` of a tuple: 0 is original, 1 is reply."""
+    of_direction = () if direction is None else (attribute(3, bytes((direction,))),)
+    return _expression("ct", _u32(1, register), _u32(2, key), *of_direction)
+
+
+def fib(result: int, flags: int) -> bytes:
+    """Load what the routing table says of an address: one of NFT_FIB_RESULT_*, and NFTA_FIB_F_* flags."""
+    return _expression("fib", _u32(1, 1), _u32(2, result), _u32(3, flags))
+
+
+def extension_header(number: int) -> bytes:
+    """Load 1 if the packet has this extension header of IPv6, 0 otherwise."""
+    header = attribute(2, bytes((number,)))
+    return _expression("exthdr", _u32(1, 1), header, _u32(3, 0), _u32(4, 1), _u32(5, _EXTHDR_PRESENT), _u32(6, 0))
+
+
+def bitwise_and(mask: bytes) -> bytes:
+    """Keep those bits of a register that are set in the mask."""
+    nothing = attribute(_VALUE, bytes(len(mask)))
+    sizes = _u32(1, 1), _u32(2, 1), _u32(3, len(mask))
+    return _expression("bitwise", *sizes, nested(4, attribute(_VALUE, mask)), nested(5, nothing))
+
+
+def compare(operator: Comparison, value: bytes) -> bytes:
+    """Compare a register with a value: the rule ends where the comparison is false."""
+    return _expression("cmp", _u32(1, 1), _u32(2, _COMPARISONS[operator]), nested(3, attribute(_VALUE, value)))
+
+
+def lookup(name: str, *, negated: bool = False) -> bytes:
+    """Look the key in register 1 up in a named set; `negated`: the rule goes on if it isn't an element."""
+    return _expression(
+        "lookup", name_attribute(1, "set", name), _u32(2, 1), _u32(5, _LOOKUP_INVERTED if negated else 0)
+    )
+
+
+def anonymous_lookup(set_id: int) -> bytes:
+    """Look the key in register 1 up in the anonymous set with this NFTA_SET_ID in the same batch."""
+    return _expression("lookup", name_attribute(1, "set", ANONYMOUS), _u32(2, 1), _u32(4, set_id), _u32(5, 0))
+
+
+def map_lookup(name: str) -> bytes:
+    """Look the key in register 1 up in a verdict map, whose verdict then holds."""
+    return _expression("lookup", name_attribute(1, "map", name), _u32(2, 1), _u32(3, VERDICT_REGISTER), _u32(5, 0))
+
+
+def set_update(name: str) -> bytes:
+    """Add the key in register 1 to a dynamic set, or start its timeout again."""
+    return _expression("dynset", name_attribute(1, "set", name), _u32(3, _DYNSET_UPDATE), _u32(4, 1))
+
+
+def counter_reference(name: str) -> bytes:
+    """Count the packet in a named counter."""
+    return _expression("objref", _u32(1, _COUNTER), name_attribute(2, "counter", name))
+
+
+def log(prefix: bytes, group: int) -> bytes:
+    """Send the packet's head to an NFLOG group."""
+    return _expression("log", attribute(1, struct.pack("!H", group)), attribute(2, prefix + b"\0"))
+
+
+def masquerade(*, random_fully: bool) -> bytes:
+    """Translate the source to the outgoing interface's address."""
+    return _expression("masq", *((_u32(1, _RANDOM_FULLY),) if random_fully else ()))
+
+
+def verdict(code: int, chain: str = "") -> bytes:
+    """Return a verdict: NF_DROP, NF_ACCEPT, or NFT_*; `chain` for NFT_JUMP and NFT_GOTO."""
+    target = (name_attribute(2, "chain", chain),) if code in {NFT_JUMP, NFT_GOTO} else ()
+    value = nested(_VERDICT, attribute(1, struct.pack("!i", code)), *target)
+    return _expression("immediate", _u32(1, VERDICT_REGISTER), nested(2, value))
+
+
+def expression_at(expressions: bytes, offset: int) -> str:
+    """Return the kernel's name of the expression at an offset into encoded expressions; '' behind the last."""
+    end = 0
+    for _, expression in attributes(expressions):
+        end += 4 + len(expression)
+        if offset < end:
+            return dict(attributes(expression))[_NAME].rstrip(b"\0").decode()
+    return ""
+
+
+def _expression(name: str, *members: bytes) -> bytes:
+    return nested(_LIST_ELEM, _named(name), nested(_DATA, *members))
+
+
+@lru_cache(maxsize=_KEPT)
+def _named(name: str) -> bytes:
+    return attribute(_NAME, name.encode() + b"\0")
+
+
+@lru_cache(maxsize=_KEPT)
+def _u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("!I", value))

@@ -1,0 +1,158 @@
+"""Encodes rules as nf_tables messages (linux/netfilter/nf_tables.h), each after the anonymous sets that it names."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from nfagent.errors import WireError
+from nfagent.netlink import nft_expressions as nft
+from nfagent.netlink.codec import attribute, nested, nfgen
+from nfagent.netlink.nft_anonymous import AnonymousSet, anonymous_set_messages
+from nfagent.netlink.nft_match import (
+    Icmpv6Packet,
+    Icmpv6TypeAndCode,
+    Known,
+    Part,
+    Step,
+    match_parts,
+    verdict_expressions,
+)
+from nfagent.netlink.nft_messages import (
+    HEADERS_SIZE,
+    NEWRULE,
+    NFPROTO_INET,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NftMessage,
+    name_attribute,
+    table_of,
+)
+from nfagent.netlink.nft_sets import IN_TABLE, comment_userdata
+from nfagent.nftables.matches import Icmpv6Code, Icmpv6Type, Match
+from nfagent.nftables.objects import Log, Rule
+from nfagent.nftables.render import rule_text
+
+_CHAIN, _EXPRESSIONS, _POSITION, _USERDATA = 2, 4, 6, 7  # NFTA_RULE_*
+_COMMENT = 0  # of a rule's user data
+_LONGEST_PREFIX = 127  # NF_LOG_PREFIXLEN, without the final NUL
+_ATTRIBUTE_HEADER = 4
+
+
+class RuleRequest(msgspec.Struct, frozen=True):
+    """The message that adds a rule, or one of its anonymous sets."""
+
+    chain: str
+    rule: Rule
+    family: int = NFPROTO_INET
+
+    def describe(self) -> str:
+        """Return the command in nft syntax."""
+        return f"add rule {table_of(self.family)} {self.chain} {rule_text(self.rule)}"
+
+    def part_at(self, offset: int | None) -> str:
+        """Return the table or chain, or the kernel's name of the expression, at an offset into the rule's message."""
+        chain_at = HEADERS_SIZE + len(IN_TABLE)
+        if offset is None or offset < HEADERS_SIZE:
+            return ""
+        if offset < chain_at:
+            return f"table {table_of(self.family)}"
+        expressions_at = chain_at + len(name_attribute(_CHAIN, "chain", self.chain)) + _ATTRIBUTE_HEADER
+        if offset < expressions_at:
+            return f"chain {self.chain}"
+        written = b"".join(
+            nft.anonymous_lookup(0) if isinstance(part, AnonymousSet) else part
+            for part in _parts(self.rule, self.family)
+        )
+        return nft.expression_at(written, offset - expressions_at)
+
+
+class AnonymousSetRequest(msgspec.Struct, frozen=True):
+    """A message about an anonymous set of a rule."""
+
+    rule: RuleRequest
+
+    def describe(self) -> str:
+        """Return the command that adds the rule, in nft syntax."""
+        return self.rule.describe()
+
+    def part_at(self, offset: int | None) -> str:
+        """Return the table if an offset into the message is that of its name, 'set' otherwise."""
+        return self.rule.part_at(offset) if offset == HEADERS_SIZE else "set"
+
+
+def rule_messages(
+    chain: str, rule: Rule, *, family: int, set_ids: Iterator[int], position: int = 0
+) -> Iterator[NftMessage]:
+    """Encode a rule after its anonymous sets.
+
+    set_ids:  numbers for anonymous sets, each of which no other set of the batch has
+    position: 0 appends the rule to the chain; the handle of a rule inserts it before that one
+    Raises WireError for what can't be encoded: an UnknownExpr, a name or a comment that is too long.
+    """
+    request = RuleRequest(chain, rule, family)
+    named = name_attribute(_CHAIN, "chain", chain)
+    try:
+        parts = _parts(rule, family)
+        comment = attribute(_USERDATA, comment_userdata(_COMMENT, rule.comment)) if rule.comment else b""
+    except WireError as error:
+        raise WireError(f"a rule of chain {chain} can't be encoded: {error}") from None
+    except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
+        raise WireError(f"a rule of chain {chain} can't be encoded: {rule_text(rule)!r}: {error}") from None
+    written = []
+    for part in parts:
+        if not isinstance(part, AnonymousSet):
+            written.append(part)
+            continue
+        set_id = next(set_ids)
+        yield from anonymous_set_messages(part, set_id, AnonymousSetRequest(request), family=family)
+        written.append(nft.anonymous_lookup(set_id))
+    flags, place = (NLM_F_CREATE, attribute(_POSITION, struct.pack("!Q", position))) if position else _APPENDED
+    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + comment
+    yield NftMessage(NEWRULE, flags, body, request)
+
+
+def _parts(rule: Rule, family: int) -> list[Part]:
+    known = Known(family)
+    parts: list[Part] = []
+    for step in _steps(rule.matches):
+        encoded, known = match_parts(step, known)
+        parts += encoded
+    if rule.counter:
+        parts.append(nft.counter_reference(rule.counter))
+    if rule.log is not None:
+        parts.append(_log(rule.log))
+    if rule.verdict is not None:
+        parts.append(verdict_expressions(rule.verdict, known))
+    return parts
+
+
+def _steps(matches: tuple[Match, ...]) -> Sequence[Step]:
+    """Return the matches, except that nft compares a type and a code of ICMPv6 at once, in the type's place.
+
+    These bytes of the header follow each other. nft takes the last type and the first code of a rule.
+    """
+    codes = [index for index, match in enumerate(matches) if isinstance(match, Icmpv6Code)]
+    if not codes:
+        return matches
+    types = [index for index, match in enumerate(matches) if isinstance(match, Icmpv6Type) and len(match.names) == 1]
+    if not types:
+        return matches
+    steps: list[Step] = list(matches)
+    match matches[types[-1]], matches[codes[0]]:
+        case Icmpv6Type(names), Icmpv6Code(code):
+            steps[types[-1]] = Icmpv6TypeAndCode(names[0], code)
+            steps[codes[0]] = Icmpv6Packet()
+    return steps
+
+
+def _log(item: Log) -> bytes:
+    prefix = item.prefix.encode()
+    if len(prefix) > _LONGEST_PREFIX or 0 in prefix:
+        raise ValueError(f"the log prefix {item.prefix!r} has more than {_LONGEST_PREFIX} bytes, or a byte 0")
+    return nft.log(prefix, item.group)
+
+
+_APPENDED = NLM_F_CREATE | NLM_F_APPEND, b""
