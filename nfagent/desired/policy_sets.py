@@ -223,12 +223,15 @@ class PolicySets:
         for key in wanted:
             self._acquire(key, family)
         for direction in DIRECTIONS:
-            was = [key for key in before if key.direction == direction]
+            was = [self.known[key].chain for key in before if key.direction == direction]
             now = [self.known[key].chain for key in wanted if key.direction == direction]
+            if was == now:
+                continue
             self._levels.acquire(len(now))
-            for level in range(max(len(was), len(now))):
-                chain = now[level] if level < len(now) else None
+            for level, chain in enumerate(now):
                 self._live.map_to(names.policy_set_map(direction, family, level), address, chain)
+            for level in range(len(now), len(was)):
+                self._live.map_to(names.policy_set_map(direction, family, level), address, None)
             self._levels.release(len(was))
             if direction == "ingress" and bool(was) != bool(now):
                 (self._live.add if now else self._live.remove)(ISOLATED, family)
