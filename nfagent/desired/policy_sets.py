@@ -96,7 +96,8 @@ class PolicySets:
     @property
     def is_current(self) -> bool:
         """Return whether no mark is left to process."""
-        return not (self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten)
+        marks = self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten
+        return not marks and self._tier_chains.is_current
 
     def steps(self) -> Iterator[None]:
         """Process the marks, one Pod or chain a step. A caller that stops early leaves the rest for the next call.
