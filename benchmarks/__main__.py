@@ -28,12 +28,14 @@ MODULES = (
     "benchmarks.suites.churn",
     "benchmarks.suites.apiserver",
     "benchmarks.suites.revocations",
+    "benchmarks.suites.revocation_cpu",
     "benchmarks.suites.nflog",
     "benchmarks.suites.packets",
     "benchmarks.suites.packets_before",
     "benchmarks.suites.outage",
     "benchmarks.suites.flushes",
     "benchmarks.suites.end_to_end",
+    "benchmarks.suites.commits",
 )
 """Modules of suites, in the order in which they run."""
 

@@ -168,7 +168,7 @@ def load(ruleset: Ruleset) -> None:
     """Load a ruleset into this thread's network namespace, which has no table of nfagent. Raises KernelError."""
     kernel = NftClient()
     try:
-        kernel.apply_now(diff(ABSENT, ruleset))
+        kernel.commit_now(diff(ABSENT, ruleset))
     finally:
         kernel.close()
 

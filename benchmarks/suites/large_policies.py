@@ -47,13 +47,13 @@ class _Node:
         self.desired = DesiredState("a")
         self.desired.put(_WEB)
         self.kernel = NftClient()
-        self.kernel.apply_now(diff(ABSENT, self.desired.ruleset()))
+        self.kernel.commit_now(diff(ABSENT, self.desired.ruleset()))
         self.desired.mark_synced()
 
     def commit(self) -> None:
         transaction = self.desired.drain_changes()
         if transaction:
-            self.kernel.apply_now(transaction)
+            self.kernel.commit_now(transaction)
 
     def cpu_ms(self, *changes: Callable[[], object]) -> float:
         """Return the CPU time of changes and their commit."""

@@ -20,7 +20,8 @@ from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.nflog import NflogSource
-from nfagent.kernel.nft_client import NftClient, check_owner
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_listing import require_free_table
 from nfagent.kernel.table_lock import holder, holder_name, stop_command
 from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
@@ -131,7 +132,7 @@ def _nftables(*, root: bool) -> Iterator[Check]:
             yield Check("nf_tables", "warn", "not tried: needs root")
             return
         table = kernel.read_now()
-        check_owner()
+        require_free_table()
         held = counted(len(table.chains), "chain") if table.exists else "does not exist yet"
         if TABLE_FLAGS in table.foreign:
             yield Check("nf_tables", "warn", FLAGGED, UNFLAGGED)

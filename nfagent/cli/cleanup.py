@@ -52,8 +52,8 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     table_lock = acquire_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
-        kernel.apply_now(diff(found, ABSENT))
-        frames = kernel.run_commands_now(remove_bridge_table)
+        kernel.commit_now(diff(found, ABSENT))
+        frames = remove_bridge_table(kernel)
     finally:
         table_lock.close()
         kernel.close()

@@ -10,18 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import refusal, refusal_of_batch
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, SO_SNDBUFFORCE, request_socket
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_batch import Batch, encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.netlink.nft_rewrite import is_worth_handles
 from nfagent.netlink.nft_rule_handles import decode_rule_handle, encode_handles_request, is_interrupted
-from nfagent.nftables.transaction import Transaction
+from nfagent.nftables.transaction import RewriteChain, Transaction
 
 _ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
 _SEQUENCE_MASK = 0xFFFF_FFFF
@@ -33,11 +36,12 @@ class UnsentError(KernelError):
 
 
 class NftSocket:
-    """A netlink socket in the network namespace of its constructor. One thread at a time may use it.
+    """A netlink socket in the network namespace of its constructor. Any thread may commit; one waits for another.
 
     send_buffer:    half the bytes of a batch that is sent at once (the kernel doubles it); no memory is reserved
     largest_batch:  bytes of the largest batch; the send buffer grows once to one that is larger than itself
     receive_buffer: half the bytes of all replies, about 1 KiB each: one, or one for each refused message
+    ports:          told the port id of each socket that is opened, which notifications of its commits carry
     """
 
     def __init__(
@@ -46,22 +50,23 @@ class NftSocket:
         send_buffer: int = 8 * 1024 * 1024,
         largest_batch: int = 1024 * 1024 * 1024,
         receive_buffer: int = 4 * 1024 * 1024,
+        ports: OwnPorts | None = None,
     ) -> None:
         """Open the socket. Raises HostError for what an administrator must change, KernelError otherwise."""
         self._buffers = send_buffer, receive_buffer
         self._largest_batch = largest_batch
+        self._ports = ports
+        self._port = 0  # kept, as a socket that fails may not know its own any more
         self._sequence = 1
+        self._in_use = threading.RLock()
         self._socket: socket.socket | None = self._open()
-
-    @property
-    def port(self) -> int:
-        """Return the port id of the socket, which notifications of its commits carry; 0 while it is closed."""
-        return 0 if self._socket is None else int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close the socket. Closing twice is harmless."""
         opened, self._socket = self._socket, None
         if opened is not None:
+            if self._ports is not None:
+                self._ports.closed(self._port)
             opened.close()
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
@@ -71,14 +76,16 @@ class NftSocket:
         large to send; KernelError where the batch failed as a whole or its outcome is unknown (then read the table);
         HostError without CAP_NET_ADMIN; WireError for a command that can't be encoded.
         """
-        batch = encode_batch(transaction, self._sequence, family=family)
-        self._sequence = batch.following
-        if batch.requests:
-            self.commit_batch(batch)
+        with self._in_use:
+            handles = self._handles(transaction, family)
+            batch = encode_batch(transaction, self._sequence, family=family, handles=handles)
+            self._sequence = batch.following
+            if batch.requests:
+                self.commit_batch(batch)
 
     def commit_batch(self, batch: Batch) -> None:
         """Commit an encoded batch. Raises what `commit` does, but for WireError."""
-        with self._opened() as opened:
+        with self._in_use, self._opened() as opened:
             self._send(opened, batch.data)
             answers, lost = self._answers(opened, batch)
         self._check(batch, answers, lost=lost)
@@ -88,15 +95,24 @@ class NftSocket:
 
         None where rules changed while they were read, or can't be read. Raises KernelError, HostError.
         """
-        sequence, self._sequence = self._sequence, (self._sequence + 1) & _SEQUENCE_MASK
-        request = encode_handles_request(chain, sequence, family=family)
-        with self._opened() as opened:
-            self._send(opened, request)
-            return _handles(opened, sequence)
+        with self._in_use, self._opened() as opened:
+            sequence, self._sequence = self._sequence, (self._sequence + 1) & _SEQUENCE_MASK
+            self._send(opened, encode_handles_request(chain, sequence, family=family))
+            return _received_handles(opened, sequence)
+
+    def _handles(self, transaction: Transaction, family: int) -> dict[str, tuple[int, ...]]:
+        """Return the handles of rules in chains that are rewritten, where they save more than reading them costs."""
+        rewrites = (command for command in transaction if isinstance(command, RewriteChain))
+        read = ((one.name, self.rule_handles(one.name, family=family)) for one in rewrites if is_worth_handles(one))
+        return {name: handles for name, handles in read if handles is not None}
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
-        return request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        opened = request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
+        if self._ports is not None:
+            self._port = opened.getsockname()[0]
+            self._ports.opened(self._port)
+        return opened
 
     @contextmanager
     def _opened(self) -> Iterator[socket.socket]:
@@ -160,7 +176,7 @@ class NftSocket:
                 return found, lost
 
 
-def _handles(opened: socket.socket, sequence: int) -> tuple[int, ...] | None:
+def _received_handles(opened: socket.socket, sequence: int) -> tuple[int, ...] | None:
     """Read the reply to a request for handles; the kernel queues the next datagram while one is received."""
     found: list[int] = []
     interrupted = False

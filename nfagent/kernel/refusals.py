@@ -14,6 +14,7 @@ from nfagent.netlink.extack import Acknowledgement
 from nfagent.netlink.nft_elements import ElementRequest
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, Request
 from nfagent.netlink.nft_objects import ObjectRequest
+from nfagent.netlink.nft_rules import RuleRequest
 from nfagent.nftables.objects import PortRange
 from nfagent.nftables.transaction import AddChain, AddTable, Delete
 
@@ -25,7 +26,7 @@ class _Feature(msgspec.Struct, frozen=True):
     """What a kernel may lack.
 
     option: of the kernel's configuration
-    module: that a kernel built in parts loads by itself; '' for a part of nf_tables
+    module: which modprobe loads, where it was built but isn't found by itself; '' for a part of nf_tables
     """
 
     option: str
@@ -37,19 +38,13 @@ class _Feature(msgspec.Struct, frozen=True):
 
 
 _EXPRESSIONS = {
-    "counter": _Feature("CONFIG_NFT_COUNTER", "nft_counter"),
     "ct": _Feature("CONFIG_NFT_CT", "nft_ct"),
-    "dynset": _Feature("CONFIG_NF_TABLES_SET", "nf_tables_set"),
     "fib": _Feature("CONFIG_NFT_FIB_INET", "nft_fib_inet"),
-    "limit": _Feature("CONFIG_NFT_LIMIT", "nft_limit"),
-    "log": _Feature("CONFIG_NFT_LOG", "nft_log"),
+    # nft_log refuses as well where nothing receives the log of an NFLOG group
+    "log": _Feature("CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG", "-a nft_log nfnetlink_log"),
     "masq": _Feature("CONFIG_NFT_MASQ", "nft_masq"),
-    "meta": _Feature("CONFIG_NF_TABLES"),
-    "nat": _Feature("CONFIG_NFT_NAT", "nft_nat"),
-    "objref": _Feature("CONFIG_NFT_OBJREF", "nft_objref"),
-    "reject": _Feature("CONFIG_NFT_REJECT_INET", "nft_reject_inet"),
 }
-"""The kernel's names of expressions that may be modules, or missing."""
+"""The kernel's names of those expressions that aren't part of nf_tables itself."""
 _CHAIN_TYPES = {"type nat": _Feature("CONFIG_NFT_NAT", "nft_chain_nat")}
 _FAMILIES = {
     NFPROTO_INET: _Feature("CONFIG_NF_TABLES_INET"),
@@ -136,6 +131,7 @@ _REASONS = {
     errno.EMLINK: "too many links: its jumps and gotos lead in a circle, or more than 16 deep",
     errno.ENFILE: "the set is full",
     errno.ENOBUFS: "the kernel has no memory for it",
+    errno.ENODATA: "it reads more than the rule has loaded",
     errno.ENOMEM: "the kernel has no memory for it",
     errno.EOPNOTSUPP: "this kernel doesn't support it",
     errno.EPERM: "another process owns the table, which alone may change it",
@@ -173,8 +169,8 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
             return "rules or elements still refer to it"
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
             return _OTHER_HOOK
-        case _, errno.EOPNOTSUPP if part == "immediate":
-            return _HOOKED
+        case RuleRequest(), errno.EOPNOTSUPP:
+            return _HOOKED if part == "immediate" else "this kernel lacks it, or doesn't take it at this hook"
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 

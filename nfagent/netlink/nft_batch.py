@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 
 import msgspec
 
-from nfagent.errors import WireError
 from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, message, nfgen
 from nfagent.netlink.nft_elements import element_messages
 from nfagent.netlink.nft_messages import (
@@ -18,18 +18,21 @@ from nfagent.netlink.nft_messages import (
     Request,
 )
 from nfagent.netlink.nft_objects import object_message
+from nfagent.netlink.nft_rewrite import rewrite_messages
+from nfagent.netlink.nft_rules import rule_messages
+from nfagent.netlink.nft_sets import map_message, set_message
 from nfagent.nftables.transaction import (
-    AddChain,
-    AddCounter,
-    AddTable,
+    AddMap,
+    AddRule,
+    AddSet,
     ChangeElements,
     ChangeMapElements,
     Command,
-    Delete,
-    FlushChain,
+    RewriteChain,
 )
 
 _SEQUENCE_MASK = 0xFFFF_FFFF
+_NO_HANDLES: Mapping[str, tuple[int, ...]] = {}
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -54,16 +57,18 @@ def encode_batch(
     first_sequence: int,
     *,
     family: int = NFPROTO_INET,
+    handles: Mapping[str, tuple[int, ...]] = _NO_HANDLES,
 ) -> Batch:
     """Encode a transaction as one batch, its commands in order, in time and memory proportional to it.
 
     family:  NFPROTO_INET or NFPROTO_BRIDGE: that of the table nfagent to change
+    handles: of the rules, in order, of chains that RewriteChain names; without them all rules of a chain are replaced
     Raises WireError for a command that can't be encoded.
     """
     parts = [_mark(NFNL_MSG_BATCH_BEGIN, first_sequence)]
     numbered: dict[int, Request] = {}
     sequence, last = first_sequence, None
-    for last in _messages(transaction, family):
+    for last in _messages(transaction, family, handles):
         sequence = (sequence + 1) & _SEQUENCE_MASK
         numbered[sequence] = last.request
         parts.append(message(last.type, last.flags | NLM_F_REQUEST, sequence, last.body))
@@ -79,12 +84,21 @@ def _mark(kind: int, sequence: int) -> bytes:
     return message(kind, NLM_F_REQUEST, sequence, nfgen(0, NFNL_SUBSYS_NFTABLES))
 
 
-def _messages(transaction: Iterable[Command], family: int) -> Iterator[NftMessage]:
+def _messages(
+    transaction: Iterable[Command], family: int, handles: Mapping[str, tuple[int, ...]]
+) -> Iterator[NftMessage]:
+    set_ids = count(1)
     for command in transaction:
         match command:
             case ChangeElements() | ChangeMapElements():
                 yield from element_messages(command, family=family)
-            case AddTable() | AddChain() | AddCounter() | FlushChain() | Delete():
-                yield object_message(command, family=family)
+            case AddRule(chain, rule):
+                yield from rule_messages(chain, rule, family=family, set_ids=set_ids)
+            case RewriteChain(name):
+                yield from rewrite_messages(command, handles.get(name), family=family, set_ids=set_ids)
+            case AddSet(name, shape):
+                yield set_message(name, shape, family=family, set_id=next(set_ids))
+            case AddMap(name, map_shape):
+                yield map_message(name, map_shape, family=family, set_id=next(set_ids))
             case _:
-                raise WireError(f"{command.text()} has no encoding")
+                yield object_message(command, family=family)

@@ -20,7 +20,6 @@ from nfagent.netlink.nft_messages import (
     NEWCHAIN,
     NEWOBJ,
     NEWTABLE,
-    NFPROTO_INET,
     NLM_F_CREATE,
     TABLE_ATTRIBUTE,
     NftMessage,
@@ -67,7 +66,7 @@ class DeleteRule(msgspec.Struct, frozen=True):
     chain: str
     handle: int
 
-    def text(self, where: str = table_of(NFPROTO_INET)) -> str:
+    def text(self, where: str) -> str:
         """Return the command in nft syntax."""
         return f"delete rule {where} {self.chain} handle {self.handle}"
 
@@ -85,7 +84,7 @@ class ObjectRequest(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         """Return the command in nft syntax."""
-        return self.command.text().replace(table_of(NFPROTO_INET), table_of(self.family), 1)
+        return self.command.text(table_of(self.family))
 
     def part_at(self, offset: int | None) -> str:
         """Return the object or property whose attribute is at an offset into the message; '' if there is none."""

@@ -25,6 +25,7 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
     Transaction,
 )
 from nfagent.nftables.unknown_objects import Removal, is_clean, removal
@@ -120,11 +121,11 @@ def _rules(before: Ruleset, after: Ruleset) -> Iterator[Command | None]:
         new = after.chains[name].rules
         yield None
         if old != new:
-            kept = len(old) if new[: len(old)] == old else 0
-            if old and not kept:
-                yield FlushChain(name)
-            for rule in new[kept:]:
-                yield AddRule(name, rule)
+            if new[: len(old)] == old:
+                for rule in new[len(old) :]:
+                    yield AddRule(name, rule)
+            else:
+                yield RewriteChain(name, old, new)
     for name in sorted(before.chains.keys() - after.chains.keys()):
         yield FlushChain(name)
 

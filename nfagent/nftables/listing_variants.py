@@ -19,6 +19,7 @@ from nfagent.nftables.transaction import (
     ChangeElements,
     ChangeMapElements,
     FlushChain,
+    RewriteChain,
     Transaction,
 )
 
@@ -87,7 +88,7 @@ def _written(transaction: Transaction) -> Iterator[NamedObject]:
         match command:
             case AddRule(chain):
                 yield "chain", chain
-            case FlushChain(name):
+            case FlushChain(name) | RewriteChain(name):
                 yield "chain", name
             case ChangeElements(_, name) | AddSet(name):
                 yield "set", name

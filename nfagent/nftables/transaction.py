@@ -1,4 +1,4 @@
-"""Commands that the kernel applies all together or not at all, and how a transaction is split for commit."""
+"""Commands that the kernel applies all together or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedS
 from nfagent.nftables.render import element_text, hook_text, map_properties, rule_text, set_properties
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
-_PER_TRANSACTION = 5_000
-"""Commands in one phase of additions or deletions."""
+LARGEST_PART = 20_000
+"""Commands and elements in one part of a transaction that writes a table from nothing: some 2 MB."""
 
 
 class AddTable(msgspec.Struct, frozen=True):
     """Add the table; an existing one stays, but loses flags such as `dormant`."""
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add table {_WHERE}"
+        return f"add table {where}"
 
 
 class AddCounter(msgspec.Struct, frozen=True):
@@ -28,9 +28,9 @@ class AddCounter(msgspec.Struct, frozen=True):
 
     name: str
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add counter {_WHERE} {self.name}"
+        return f"add counter {where} {self.name}"
 
 
 class AddSet(msgspec.Struct, frozen=True):
@@ -39,9 +39,9 @@ class AddSet(msgspec.Struct, frozen=True):
     name: str
     shape: NamedSet
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add set {_WHERE} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
+        return f"add set {where} {self.name} {{ {'; '.join(set_properties(self.shape))}; }}"
 
 
 class AddMap(msgspec.Struct, frozen=True):
@@ -50,9 +50,9 @@ class AddMap(msgspec.Struct, frozen=True):
     name: str
     shape: VerdictMap
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add map {_WHERE} {self.name} {{ {map_properties(self.shape)}; }}"
+        return f"add map {where} {self.name} {{ {map_properties(self.shape)}; }}"
 
 
 class AddChain(msgspec.Struct, frozen=True):
@@ -61,10 +61,10 @@ class AddChain(msgspec.Struct, frozen=True):
     name: str
     shape: Chain
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
         hook = hook_text(self.shape)
-        return f"add chain {_WHERE} {self.name}" + (f" {{ {hook} }}" if hook else "")
+        return f"add chain {where} {self.name}" + (f" {{ {hook} }}" if hook else "")
 
 
 class AddRule(msgspec.Struct, frozen=True):
@@ -73,9 +73,9 @@ class AddRule(msgspec.Struct, frozen=True):
     chain: str
     rule: Rule
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"add rule {_WHERE} {self.chain} {rule_text(self.rule)}"
+        return f"add rule {where} {self.chain} {rule_text(self.rule)}"
 
 
 class FlushChain(msgspec.Struct, frozen=True):
@@ -83,9 +83,25 @@ class FlushChain(msgspec.Struct, frozen=True):
 
     name: str
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"flush chain {_WHERE} {self.name}"
+        return f"flush chain {where} {self.name}"
+
+
+class RewriteChain(msgspec.Struct, frozen=True):
+    """Replace the rules of a chain that stays.
+
+    The kernel gets only the rules that differ where the handles of those `before` are known, otherwise all of them.
+    """
+
+    name: str
+    before: tuple[Rule, ...]
+    after: tuple[Rule, ...]
+
+    def text(self, where: str = _WHERE) -> str:
+        """Return the commands in nft syntax, a line each: all rules are written anew."""
+        flush = FlushChain(self.name).text(where)
+        return "\n".join((flush, *(AddRule(self.name, rule).text(where) for rule in self.after)))
 
 
 class ChangeElements(msgspec.Struct, frozen=True):
@@ -95,9 +111,9 @@ class ChangeElements(msgspec.Struct, frozen=True):
     set: str
     elements: tuple[Element, ...]
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"{self.verb} element {_WHERE} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
+        return f"{self.verb} element {where} {self.set} {{ {', '.join(map(element_text, self.elements))} }}"
 
 
 class ChangeMapElements(msgspec.Struct, frozen=True):
@@ -107,10 +123,10 @@ class ChangeMapElements(msgspec.Struct, frozen=True):
     map: str
     elements: tuple[tuple[str, str], ...]
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
         pairs = ", ".join(f"{address} : goto {chain}" for address, chain in self.elements)
-        return f"{self.verb} element {_WHERE} {self.map} {{ {pairs} }}"
+        return f"{self.verb} element {where} {self.map} {{ {pairs} }}"
 
 
 class Delete(msgspec.Struct, frozen=True):
@@ -119,9 +135,9 @@ class Delete(msgspec.Struct, frozen=True):
     kind: str
     name: str = ""
 
-    def text(self) -> str:
+    def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        return f"delete {self.kind} {_WHERE} {self.name}".rstrip()
+        return f"delete {self.kind} {where} {self.name}".rstrip()
 
 
 Command: TypeAlias = (
@@ -132,6 +148,7 @@ Command: TypeAlias = (
     | AddChain
     | AddRule
     | FlushChain
+    | RewriteChain
     | ChangeElements
     | ChangeMapElements
     | Delete
@@ -139,47 +156,69 @@ Command: TypeAlias = (
 Transaction: TypeAlias = tuple[Command, ...]
 
 
-def transaction_text(transaction: Transaction) -> str:
+def transaction_text(transaction: Transaction, where: str = _WHERE) -> str:
     """Return a transaction in nft syntax, one command a line: `nft -f` applies all of them or none."""
-    return "".join(f"{command.text()}\n" for command in transaction)
+    return "".join(f"{command.text(where)}\n" for command in transaction)
 
 
-def split_for_commit(transaction: Transaction) -> tuple[Transaction, ...]:
-    """Split a transaction into phases of three kinds: additions of objects, element changes, deletions of objects.
+def size_of(transaction: Transaction) -> int:
+    """Return the number of commands and of elements in them, by which the cost of a commit grows."""
+    return sum(_size(command) for command in transaction)
 
-    Packets see no difference: added objects are unreachable until all elements change in one phase, and deleted ones
-    are unreachable after it. Two transactions can't be split: one that changes the rules of a chain that stays (rules
-    and their elements must change at the same moment), and one that replaces an object by another of the same name.
 
-    Additions and deletions are further split by size: libnftables needs a few kilobytes of memory for each command, and
-    ends the process when an allocation fails. Each prefix of the commands is valid, and unreachable for packets.
+def cut_unreachable(transaction: Transaction, largest: int = LARGEST_PART) -> Iterator[Transaction]:
+    """Yield a transaction whole; a large one that writes a table from nothing in parts of about `largest`.
+
+    Such a transaction only adds, and only to what it adds itself. No packet reaches any of it before a base chain is
+    there, so base chains and their rules come last, in one part: packets see no table, then all of it. Memory for a
+    part, here and in the kernel, doesn't grow with the table.
     """
-    added = {command.name for command in transaction if isinstance(command, AddSet | AddMap | AddChain)}
-    new_chains = {command.name for command in transaction if isinstance(command, AddChain)}
-    deleted_chains = {
-        command.name for command in transaction if isinstance(command, Delete) and command.kind == "chain"
-    }
-    parts: tuple[list[Command], list[Command], list[Command]] = ([], [], [])
+    if size_of(transaction) <= largest or not _adds_only_to_itself(transaction):
+        yield transaction
+        return
+    base = {command.name for command in transaction if isinstance(command, AddChain) and command.shape.hook is not None}
+    part: list[Command] = []
+    last: list[Command] = []
+    size = 0
+    for command in transaction:
+        if _is_about_chain(command, base):
+            last.append(command)
+            continue
+        part.append(command)
+        size += _size(command)
+        if size >= largest:
+            yield tuple(part)
+            part, size = [], 0
+    yield (*part, *last)
+
+
+def _size(command: Command) -> int:
+    match command:
+        case ChangeElements(elements=elements) | ChangeMapElements(elements=elements):
+            return 1 + len(elements)
+        case RewriteChain(before=before, after=after):
+            return 1 + len(before) + len(after)
+    return 1
+
+
+def _adds_only_to_itself(transaction: Transaction) -> bool:
+    """Return whether every command adds a new object, or adds to one that is new in this transaction."""
+    added: set[str] = set()
     for command in transaction:
         match command:
-            case ChangeElements() | ChangeMapElements():
-                parts[1].append(command)
-            case AddRule(chain) if chain not in new_chains:
-                return (transaction,)
-            case FlushChain(name) if name not in deleted_chains:
-                return (transaction,)
-            case Delete("table"):
-                return (transaction,)
-            case Delete(name=name) if name in added:
-                return (transaction,)
-            case Delete() | FlushChain():
-                parts[2].append(command)
+            case AddTable() | AddCounter():
+                continue
+            case AddSet(name) | AddMap(name) | AddChain(name):
+                added.add(name)
+            case AddRule(name) | ChangeElements("add", name) | ChangeMapElements("add", name) if name in added:
+                continue
             case _:
-                parts[0].append(command)
-    additions, elements, deletions = parts
-    return (*_bounded(additions), *((tuple(elements),) if elements else ()), *_bounded(deletions))
+                return False
+    return True
 
 
-def _bounded(commands: list[Command]) -> Iterator[Transaction]:
-    for start in range(0, len(commands), _PER_TRANSACTION):
-        yield tuple(commands[start : start + _PER_TRANSACTION])
+def _is_about_chain(command: Command, names: set[str]) -> bool:
+    match command:
+        case AddChain(name) | AddRule(name):
+            return name in names
+    return False

@@ -53,6 +53,7 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
     Transaction,
 )
 
@@ -103,7 +104,7 @@ class _Table:
             return ABSENT
         return Ruleset(self.sets, self.maps, self.chains, frozenset(self.counters), frozenset(self.foreign))
 
-    def take(self, command: Command) -> None:  # noqa: C901 - a line for each command
+    def take(self, command: Command) -> None:  # noqa: C901, PLR0912 - a line for each command
         if not isinstance(command, AddTable) and not self.exists:
             raise Refused(f"no table for: {command.text()}")
         match command:
@@ -124,6 +125,12 @@ class _Table:
                 return
             case FlushChain(name):
                 self.chains[name] = Chain((), self._chain(name).hook)
+            case RewriteChain(name, before, after):
+                if self._chain(name).rules != before:
+                    raise Refused(f"other rules in chain {name}")
+                self.chains[name] = Chain((), self._chain(name).hook)
+                for rule in after:
+                    self._add_rule(name, rule)
             case ChangeElements():
                 self._change_elements(command)
             case ChangeMapElements():

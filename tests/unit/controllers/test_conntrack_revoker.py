@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from tests.support.revoker_harness import (
     REPLY,
     SERVICE,
     Fakes,
+    RevokerSetup,
     entry,
     masqueraded,
     running,
@@ -141,6 +143,8 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
+WALK_SECONDS = 0.011
+"""CPU time of a walk of an empty conntrack table."""
 NOTHING: set[Element] = set()
 FAILURES = {
     "list": (["list"], 2, NOTHING),
@@ -171,7 +175,7 @@ def test_after_a_failure_addresses_stay_under_re_check_and_the_round_is_retried_
 
             stage.clock.resting = note
             await stage.commit(rests=4)
-            assert stage.clock.pauses == [5.0, 5.0, 5.0, 0.1]
+            assert stage.clock.pauses == [5.0, 5.0, 5.0, 1.0]
             assert stage.revoker.status.last_error == ""
 
     asyncio.run(body())
@@ -198,9 +202,87 @@ async def test_changes_of_a_burst_share_a_round() -> None:
     assert fakes.recheck == {}
 
 
+def walked_at(stage: RevokerSetup) -> list[float]:
+    """Return the times at which conntrack is read from now on, as a list that grows."""
+    times: list[float] = []
+
+    def note(what: str) -> None:
+        if what == "list":
+            times.append(stage.clock.now)
+            stage.clock.cpu += WALK_SECONDS
+
+    stage.fakes.meanwhile = note
+    return times
+
+
+@scenario
+async def test_conntrack_is_read_at_once_after_a_lone_change() -> None:
+    async with running(Fakes(entry(NEAR))) as stage:
+        walks = walked_at(stage)
+        changed = []
+        for number in range(3):
+            stage.clock.now += 60.0
+            changed.append(stage.clock.now)
+            stage.fakes.recheck = {DB: number}
+            await stage.commit()
+    assert walks == changed
+
+
+@scenario
+async def test_a_stream_of_changes_makes_less_than_one_walk_a_second() -> None:
+    async with running(Fakes(entry(NEAR), rechecked=[DB])) as stage:
+        walks = walked_at(stage)
+        began, numbers, late = stage.clock.now, itertools.count(), []
+
+        def change() -> None:
+            late.append(stage.fakes.recheck_addresses)
+            stage.fakes.recheck = {DB: next(numbers), FAR: 0}
+            stage.revoker.committed()
+
+        stage.clock.resting = change
+        await stage.rounds(20)
+    seconds = stage.clock.now - began
+    assert len(walks) == stage.revoker.status.rounds == 20
+    assert seconds >= 20
+    assert seconds / len(walks) <= 1.1, "each change waits for one pause at most"
+    assert late == [{}] * 20, "each walk evaluated and cleared what was committed before it"
+
+
+@scenario
+async def test_what_is_committed_during_a_pause_stays_under_re_check_until_it_is_evaluated() -> None:
+    fakes = Fakes(entry(NEAR), denied=[NEAR], rechecked=[DB])
+    async with running(fakes) as stage:
+        changed = entry(NEAR, FAR)
+        seen: dict[str, tuple[dict[str, int], list[ConntrackEntry]]] = {}
+
+        def change() -> None:
+            if not seen:
+                fakes.table = {changed: None}
+                fakes.recheck = {FAR: 2}
+                stage.revoker.committed()
+                fakes.meanwhile = note
+            note("rest")
+
+        def note(what: str) -> None:
+            seen.setdefault(what, (fakes.recheck_addresses, fakes.live))
+
+        stage.clock.resting = change
+        await stage.commit(rests=2)
+    still = ({FAR: 2}, [changed])
+    assert seen == {
+        "rest": still,
+        "list": still,
+        "evaluate": still,
+        "block": still,
+        "delete": still,
+        "clear": ({FAR: 2}, []),
+        "wake": ({}, []),
+    }
+
+
 @pytest.mark.parametrize(
     ("cpu_seconds", "pause"),
-    [(0.0, 0.1), (0.001, 0.1), (0.02, 0.38), (1.0, 19.0), (60.0, 30.0)],
+    [(0.0, 1.0), (0.02, 1.0), (0.1, 1.9), (1.0, 19.0), (60.0, 30.0)],
     ids=lambda value: f"{value:g} s",
 )
 def test_the_pause_after_a_round_depends_on_its_cpu_time(cpu_seconds: float, pause: float) -> None:
@@ -416,6 +498,6 @@ def test_the_reply_tuple_of_a_server_is_blocked(entries: list[ConntrackEntry], t
     assert revoke_commands(entries) == transaction
 
 
-def test_the_keys_of_dump_state_are_those_of_earlier_versions() -> None:
+def test_dump_state_has_the_keys_of_earlier_versions() -> None:
     keys = ["suspects", "suspected_at", "judged", "revoked", "waiting", "last_error"]  # codespell:ignore suspects
-    assert list(msgspec.to_builtins(RevokerStatus())) == keys
+    assert list(msgspec.to_builtins(RevokerStatus())) == [*keys, "rounds"]

@@ -7,6 +7,8 @@ import sys
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Family
@@ -116,6 +118,31 @@ def test_the_entries_of_addresses_are_picked_and_the_others_counted(
 
     assert [entry.id for entry in part.entries] == ids
     assert (part.others, part.others6) == (5 - len(ids), others6)
+
+
+ADDRESSES = [*(f"10.0.0.{number}" for number in range(1, 13)), "fd00::1", "fd00::2", "fe80::1"]
+CONNECTIONS = st.builds(
+    lambda ends, protocol: DumpEntry(ends[0], ends[1], ends[1], protocol),
+    st.lists(st.sampled_from(ADDRESSES), min_size=2, max_size=2).filter(
+        lambda ends: (":" in ends[0]) == (":" in ends[1])
+    ),
+    st.sampled_from([6, 17, 89]),
+)
+
+
+@given(st.lists(CONNECTIONS, max_size=6), st.frozensets(st.sampled_from(ADDRESSES)))
+def test_few_and_many_addresses_pick_those_of_all_entries_that_have_them(
+    connections: list[DumpEntry], addresses: frozenset[str]
+) -> None:
+    datagram = b"".join(codec.message(NEW, MULTI, 1, entry_body(one)) for one in connections)
+    everything = decode_entries(datagram).entries
+    wanted = [one for one in everything if {one.client, one.server} & (addresses | {"fe80::1"})]
+
+    part = decode_entries(datagram, addresses)
+
+    assert part.entries == wanted
+    assert part.others == len(everything) - len(wanted)
+    assert part.others6 == sum(":" in one.client for one in everything) - sum(":" in one.client for one in wanted)
 
 
 @pytest.mark.parametrize(

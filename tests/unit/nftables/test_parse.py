@@ -15,11 +15,13 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    EtherType,
     FamilyInSet,
     FamilyIs,
     FibLocalSource,
     FromBridge,
     FromInterface,
+    FromVeth,
     HopLimit,
     Icmpv6Code,
     IpAddress,
@@ -51,7 +53,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
 )
 from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing, parse_ruleset
-from nfagent.nftables.transaction import Delete, FlushChain
+from nfagent.nftables.transaction import Delete, RewriteChain
 
 Entry = dict[str, Any]
 TABLE: Entry = {"table": {"family": "inet", "name": "nfagent", "handle": 1}}
@@ -281,6 +283,17 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
         [match({"meta": {"key": "iifkind"}}, "bridge"), match({"meta": {"key": "iifname"}}, "@links", "!=")],
         Rule((FromBridge(), FromInterface("links", negated=True))),
     ),
+    "a frame of a veth link with one of these EtherTypes": (
+        [
+            match({"payload": {"protocol": "ether", "field": "type"}}, {"set": ["ip6", 32821, "ip"]}),
+            match({"meta": {"key": "iifkind"}}, "veth"),
+        ],
+        Rule((EtherType((0x800, 0x8035, 0x86DD)), FromVeth())),
+    ),
+    "a frame of one EtherType": (
+        [match({"payload": {"protocol": "ether", "field": "type"}}, "arp")],
+        Rule((EtherType((0x806,)),)),
+    ),
     "a code by the name that another type has for it": (
         [match({"payload": {"protocol": "icmpv6", "field": "code"}}, "no-route")],
         Rule((Icmpv6Code(0),)),
@@ -361,7 +374,7 @@ def test_foreign_rules_are_unequal_to_those_of_nfagent_and_flushed(expressions: 
     found = parse_ruleset(listing(TABLE, chain, ours("rule", chain="c", expr=expressions)))
     [rule] = found.chains["c"].rules
     assert any(isinstance(match, UnknownExpr) for match in rule.matches)
-    assert diff(found, Ruleset(chains={"c": Chain()})) == (FlushChain("c"),)
+    assert diff(found, Ruleset(chains={"c": Chain()})) == (RewriteChain("c", found.chains["c"].rules, ()),)
 
 
 def test_chains_hold_their_rules_in_order() -> None:

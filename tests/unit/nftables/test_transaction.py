@@ -33,7 +33,7 @@ from nfagent.nftables.transaction import (
     Command,
     Delete,
     FlushChain,
-    split_for_commit,
+    RewriteChain,
     transaction_text,
 )
 from tests.support.fake_nftables import FakeNftables, Refused
@@ -201,19 +201,14 @@ def test_anew_recreates_the_table_in_one_transaction() -> None:
     assert diff(FULL, FULL, anew=True) == ()
 
 
-def test_a_replaced_object_is_one_phase() -> None:
-    found = diff(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), FULL)
-    assert split_for_commit(found) == (found,)
-
-
 def test_a_rule_at_the_end_is_appended_without_a_flush() -> None:
     chains = {**FULL.chains, "class": Chain((PEER, DENY, Rule(verdict=Accept())))}
     assert diff(FULL, changed(chains=chains)) == (AddRule("class", Rule(verdict=Accept())),)
 
 
-def test_another_order_of_rules_flushes_the_chain() -> None:
+def test_another_order_of_rules_rewrites_the_chain() -> None:
     chains = {**FULL.chains, "class": Chain((DENY, PEER))}
-    assert diff(FULL, changed(chains=chains)) == (FlushChain("class"), AddRule("class", DENY), AddRule("class", PEER))
+    assert diff(FULL, changed(chains=chains)) == (RewriteChain("class", (PEER, DENY), (DENY, PEER)),)
 
 
 def test_22_a_range_is_deleted_before_an_overlapping_one_is_added() -> None:

@@ -1,0 +1,186 @@
+"""Reads table inet nfagent by libnftables, as JSON, and checks nft text by its dry run; commits nothing.
+
+There is one context and one call at a time. The network namespace is that of the process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.nft_library import require_netlink, with_reserve
+from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
+from nfagent.kernel.table_queries import table_flags
+from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
+from nfagent.nftables.objects import (
+    ABSENT,
+    FLAGGED,
+    TABLE,
+    TABLE_FAMILY,
+    TABLE_FLAGS,
+    TABLE_PERSISTS,
+    UNFLAGGED,
+    Ruleset,
+)
+from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing
+from nfagent.system.descriptors import DescriptorReserve
+from nfagent.system.gc_tuning import malloc_trim
+
+_T = TypeVar("_T")
+_ABSENT_MESSAGE = "No such file or directory"
+_DENIED_MESSAGE = "Operation not permitted"
+_VERSION = re.compile(r'"version": ?"([^"]*)"')
+_OWNED = f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it"
+_OWNER_HINT = f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
+
+INSTALL_HINT = "apt-get install python3-nftables nftables"
+
+
+class NftListing:
+    """A context of libnftables that lists and checks.
+
+    version: of libnftables, as its last listing states it; '' before
+    """
+
+    def __init__(self) -> None:
+        """Load libnftables. Raises HostError where it is missing or can't access nf_tables."""
+        try:
+            import nftables  # noqa: PLC0415 - the Debian package may be missing, which is an answer of its own
+        except ImportError:
+            raise HostError("python3-nftables is missing", hint=INSTALL_HINT) from None
+        self.version = ""
+        self._reserve = DescriptorReserve()
+        self._open: Callable[[], Any] = with_reserve(nftables.Nftables, self._reserve)
+        self._context: Any = None
+        try:
+            self._context = self._opened()
+        except KernelError as error:
+            self._reserve.close()
+            raise HostError(error.reason, hint=error.hint) from None
+        except OSError as error:
+            self._reserve.close()
+            raise HostError(f"cannot load libnftables ({error})", hint=INSTALL_HINT) from None
+
+    def close(self) -> None:
+        """Free the reserved descriptors."""
+        self._reserve.close()
+
+    def ruleset(self, known: Ruleset = ABSENT) -> Ruleset:
+        """Return the ruleset in the table; objects equal to one of `known` are that one.
+
+        Raises KernelError, HostError.
+        """
+        text = self.table(TABLE_FAMILY)
+        if text is None:
+            return ABSENT
+        if (found := _VERSION.search(text, 0, 200)) is not None:
+            self.version = found[1]
+        return _with_flags(_listed(partial(parse_listing, known=known), text))
+
+    def counters(self) -> dict[str, CounterValue]:
+        """Return the values of named counters, none without the table. Raises KernelError, HostError."""
+        text = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
+        return {} if text is None else _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
+
+    def table(self, family: str) -> str | None:
+        """Return the JSON listing of table nfagent of a family, None without it. Raises KernelError, HostError."""
+        return self._list(f"list table {family} {TABLE}")
+
+    def check(self, text: str) -> None:
+        """Check nft text by a dry run. Raises KernelError, HostError."""
+        self._opened_context().set_dry_run(True)
+        try:
+            self._run(text)
+        finally:
+            self._context.set_dry_run(False)
+
+    def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
+        require_netlink()
+        context = self._open()
+        context.set_json_output(True)
+        return context
+
+    def _opened_context(self) -> Any:  # noqa: ANN401 - the library is untyped
+        if self._context is None:
+            try:
+                self._context = self._opened()
+            except OSError as reason:
+                raise KernelError(f"cannot open libnftables again: {reason}") from None
+        return self._context
+
+    def _list(self, command: str) -> str | None:
+        try:
+            return self._run(command)
+        except KernelError as error:
+            if _ABSENT_MESSAGE in str(error):
+                return None
+            raise
+        finally:
+            self._replace_context()
+
+    def _replace_context(self) -> None:
+        """Replace the context: libnftables caches a listing, a kilobyte per element, until the next one."""
+        self._context = None  # first: malloc can then reuse its memory for the next one
+        with suppress(KernelError, HostError, OSError):  # the next call tries again, and raises
+            self._context = self._opened()
+        malloc_trim()
+
+    def _run(self, command: str) -> str:
+        status, output, error = self._opened_context().cmd(command)
+        if status != 0:
+            if _DENIED_MESSAGE in error:
+                raise HostError(NEEDS_ROOT, hint=AS_ROOT)
+            raise KernelError(_first_line(error))
+        return str(output)
+
+
+def require_free_table() -> None:
+    """Raise HostError where the table belongs to another process, which alone may change it."""
+    reject_owner(table_flags())
+
+
+def reject_owner(flags: int) -> None:
+    """Raise HostError for the flags (NFT_TABLE_F_*) of a table that belongs to another process."""
+    if flags & TABLE_OWNER:
+        raise HostError(_OWNED, hint=_OWNER_HINT)
+
+
+def _first_line(error: str) -> str:
+    """Return libnftables' first error, and the command that it is about, as one line."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
+    return " | ".join(lines[:2])[:500] or "libnftables failed without a message"
+
+
+def _with_flags(listed: Ruleset) -> Ruleset:
+    """Add the flag `persist` to a listing; only deleting the table clears it, and nft 1.0.6 doesn't know its name."""
+    if TABLE_FLAGS not in listed.foreign or not table_flags() & TABLE_PERSIST:
+        return listed
+    return msgspec.structs.replace(listed, foreign=listed.foreign | {TABLE_PERSISTS})
+
+
+def _listed(parse: Callable[[str], _T], text: str) -> _T:
+    """Parse a listing. Raises KernelError, for flags too: nft 1.0.6 truncates the listing of a table with flags."""
+    try:
+        return _decoded(parse, text)
+    except KernelError:
+        flags = table_flags()
+        if not flags:
+            raise
+        if flags & TABLE_OWNER:
+            raise KernelError(_OWNED, hint=_OWNER_HINT) from None
+        raise KernelError(f"{FLAGGED}, and this nft can't list it", hint=UNFLAGGED) from None
+
+
+def _decoded(parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except WireError as error:
+        raise KernelError(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise KernelError(f"the output of libnftables is not JSON: {error}") from None
