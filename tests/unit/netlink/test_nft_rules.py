@@ -217,14 +217,14 @@ def test_a_comment_is_user_data() -> None:
         ),
     ],
 )
-def test_what_cant_be_encoded_is_an_error_with_the_chain_and_the_value(rule: Rule, words: str) -> None:
+def test_what_has_no_encoding_is_an_error_with_the_chain_and_the_value(rule: Rule, words: str) -> None:
     with pytest.raises(WireError) as raised:
         encoded(rule)
     assert "chain c" in str(raised.value)
     assert words in str(raised.value)
 
 
-def test_a_chain_that_cant_have_its_name_is_an_error() -> None:
+def test_a_name_that_no_chain_has_is_an_error() -> None:
     with pytest.raises(WireError, match="nnn"):
         list(rule_messages("n" * 256, Rule(), family=NFPROTO_INET, set_ids=count()))
 
