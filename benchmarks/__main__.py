@@ -35,6 +35,7 @@ MODULES = (
     "benchmarks.suites.outage",
     "benchmarks.suites.flushes",
     "benchmarks.suites.end_to_end",
+    "benchmarks.suites.commits",
 )
 """Modules of suites, in the order in which they run."""
 

@@ -55,13 +55,18 @@ def peer_churn(cluster: Synthetic, count: int) -> Iterator[Event]:
 
 def relabels(cluster: Synthetic, count: int) -> Iterator[Event]:
     """Yield events in which a Pod on another node gets the labels of another role, and its own again."""
-    namespaces = set(cluster.local_namespaces())
-    pods = [pod for pod in cluster.pods if pod.namespace in namespaces and pod.node != cluster.node]
+    pods = remote_peers(cluster)
     for _pair in range((count + 1) // 2):
         pod = cluster.rng.choice(pods)
         others = [one.labels for one in cluster.deployments[pod.namespace] if one.labels != pod.labels]
         yield put(msgspec.structs.replace(pod, labels=cluster.rng.choice(others)))
         yield put(pod)
+
+
+def remote_peers(cluster: Synthetic) -> list[Pod]:
+    """Return the Pods on other nodes in Namespaces that have local Pods."""
+    namespaces = set(cluster.local_namespaces())
+    return [pod for pod in cluster.pods if pod.namespace in namespaces and pod.node != cluster.node]
 
 
 def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:

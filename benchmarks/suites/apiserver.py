@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import msgspec
 
 from benchmarks.data.synthetic import NODE
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
 from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, Done, ListeningPort
 from benchmarks.registry import Run, bench
@@ -31,7 +30,6 @@ from nfagent.lab.agents import LabAgent
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK_SIZE, FULL_SIZE = 5_000, 150_000
 _NODE = NodePlan(NODE, ("192.0.2.1", "2001:db8:ffff::1"), ("10.0.1.0/24", "fd00:10:1::/64"))
 _START_SECONDS = 120.0
@@ -45,8 +43,6 @@ clusters: [{{name: synthetic, cluster: {{server: "http://127.0.0.1:{port}"}}}}]
 users: [{{name: anonymous, user: {{token: nothing}}}}]
 contexts: [{{name: synthetic, context: {{cluster: synthetic, user: anonymous}}}}]
 """
-
-_Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -102,54 +98,6 @@ def commit_waits(sent: Sequence[float], recorded: RecordedCommits) -> list[float
     return found
 
 
-class ChildProcess:
-    """A child process that answers lines with lines; a context manager that ends it."""
-
-    def __init__(self, topology: NetnsTopology, module: str, *arguments: str) -> None:
-        """Start a module of benchmarks in the node's network namespace."""
-        command = [sys.executable, "-m", module, *arguments]
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            topology.command(topology.node_namespace(NODE), command),
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-
-    def receive(self, kind: type[_Answer]) -> _Answer:
-        """Wait for its next line. Raises KernelError where it ended instead; its stderr is ours."""
-        line = self._process.stdout.readline() if self._process.stdout else b""
-        if not line:
-            raise KernelError(f"{self._process.args!r} ended with {self._process.wait()}")
-        return msgspec.json.decode(line, type=kind)
-
-    def send(self, command: str, **details: Any) -> None:  # noqa: ANN401 - JSON
-        """Send a command."""
-        if self._process.stdin:
-            self._process.stdin.write(msgspec.json.encode({"do": command, **details}) + b"\n")
-            self._process.stdin.flush()
-
-    def request(self, kind: type[_Answer], command: str, **details: Any) -> _Answer:  # noqa: ANN401 - JSON
-        """Send a command, and wait for its result."""
-        self.send(command, **details)
-        return self.receive(kind)
-
-    def __enter__(self) -> Self:
-        """Return the running process."""
-        return self
-
-    def __exit__(self, *_failure: object) -> None:
-        """End it, by closing its standard input."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
-
-
 class ServerRun:
     """One run with a synthetic API server, and the processes beside it."""
 
@@ -164,14 +112,19 @@ class ServerRun:
     @contextmanager
     def server(self, *flags: str) -> Iterator[tuple[ChildProcess, int]]:
         """Start a server; yield its process and port."""
-        with ChildProcess(
-            self.topology, "benchmarks.harness.synthetic_apiserver", str(self.sizes.pods), str(self.run.seed), *flags
+        with self.child(
+            "benchmarks.harness.synthetic_apiserver", str(self.sizes.pods), str(self.run.seed), *flags
         ) as child:
             yield child, child.receive(ListeningPort).port
 
     def parts(self, port: int) -> ChildProcess:
         """Start the agent's parts."""
-        return ChildProcess(self.topology, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}")
+        return self.child("benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}")
+
+    def child(self, module: str, *arguments: str) -> ChildProcess:
+        """Start a module of benchmarks in the node's network namespace."""
+        within = self.topology.command(self.topology.node_namespace(NODE), [])
+        return ChildProcess(module, *arguments, within=within)
 
     def limits(self, figure: Any, limit: float) -> tuple[Target, ...]:  # noqa: ANN401 - a Figure
         """Return the target at the largest size: the smaller one's figures have none."""
@@ -212,9 +165,7 @@ def _paged(server_run: ServerRun) -> Iterator[Row]:
 
 
 def _plain_decode(server_run: ServerRun, port: int) -> PlainDecode:
-    with ChildProcess(
-        server_run.topology, "benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}", "--plain"
-    ) as child:
+    with server_run.child("benchmarks.suites.apiserver_child", f"http://127.0.0.1:{port}", "--plain") as child:
         return child.receive(PlainDecode)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.data.synthetic import NODE
+from benchmarks.harness.child_process import say
 from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
 from nfagent.clock import SystemClock
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
@@ -334,20 +335,15 @@ async def _main(url: str) -> None:
     await parts.source.start()
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
-        _say(await _start(parts, tasks))
+        say(await _start(parts, tasks))
         record = CommitRecorder(parts)
         while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
-            _say(await _do(parts, record, msgspec.json.decode(line)))
+            say(await _do(parts, record, msgspec.json.decode(line)))
         raise SystemExit(0)
-
-
-def _say(words: msgspec.Struct) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
     if sys.argv[2:] == ["--plain"]:
-        _say(asyncio.run(_plain_decode(sys.argv[1])))
+        say(asyncio.run(_plain_decode(sys.argv[1])))
     else:
         asyncio.run(_main(sys.argv[1]))

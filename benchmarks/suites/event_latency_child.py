@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
+import nftables
 
 from benchmarks.data import events
 from benchmarks.data.documents import document
@@ -29,14 +30,12 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
-from nfagent.errors import HostError
+from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_socket import NftSocket
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
-from nfagent.netlink.nft_elements import is_elements_only
 from nfagent.nftables.diff import diff
-from nfagent.nftables.transaction import Transaction, split_for_commit
+from nfagent.nftables.transaction import Transaction, transaction_text
 from nfagent.system.gc_tuning import collect_and_freeze
 
 _STORM = 1_000
@@ -85,6 +84,18 @@ def cold_start(lines: Iterable[bytes], desired: DesiredState, kernel: NftClient)
     kernel.commit_now((*diff(kernel.read_now(), ruleset), *desired.recheck_all()))
 
 
+def by_libnftables() -> Callable[[Transaction], None]:
+    """Return a function that commits a transaction as text; it raises KernelError."""
+    context = nftables.Nftables()
+
+    def commit(transaction: Transaction) -> None:
+        status, _output, error = context.cmd(transaction_text(transaction))
+        if status:
+            raise KernelError(error)
+
+    return commit
+
+
 class EncodedEvent:
     """An event as bytes: an object, or the reference of a deleted one."""
 
@@ -111,16 +122,12 @@ class LoadedCluster:
         self.cluster = cluster
         self.desired = desired
         self.kernel = kernel
-        self.socket = NftSocket()
         self.quick = quick
 
     def commit(self, transaction: Transaction) -> None:
-        """Commit as the agent does: elements by netlink, all else by libnftables."""
-        for phase in split_for_commit(transaction):
-            if is_elements_only(phase):
-                self.socket.commit(phase)
-            else:
-                self.kernel.commit_now(phase)
+        """Commit as the agent does."""
+        if transaction:
+            self.kernel.commit_now(transaction)
 
     def clear_recheck(self) -> None:
         """Clear the re-check sets, as the agent does after it has checked the connections."""
@@ -295,7 +302,7 @@ def measure(size: int, seed: int, *, quick: bool) -> Figures:
     loaded_cluster.resync()
     return Figures(
         event=event,
-        event_by_libnftables=loaded_cluster.timed(events.peer_churn(cluster, 100), kernel.commit_now),
+        event_by_libnftables=loaded_cluster.timed(events.peer_churn(cluster, 100), by_libnftables()),
         event_by_full_compile=loaded_cluster.full_compiles(
             events.peer_churn(cluster, 2 if quick or size > 20_000 else 6)
         ),

@@ -12,7 +12,6 @@ NFAGENT_LOG_DIR and NFAGENT_STATE_DIR, and in `dump state` the keys `files`, `re
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -23,16 +22,15 @@ import yaml
 
 from benchmarks.data.documents import document
 from benchmarks.data.synthetic import Size, synthetic
+from benchmarks.harness.earlier_checkout import VARIABLE, agent_environment, earlier_checkout
 from benchmarks.harness.packet_labs import FAR, NEAR, PacketLab, items, plan_topology
 from benchmarks.harness.traffic import Client, Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
-from nfagent.errors import HostError
 from nfagent.lab.agents import LabCluster
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
 
-_CHECKOUT = "NFAGENT_BENCH_BEFORE"
 _BEFORE, _BEFORE_SECOND_LAB, _NOW = "before", "before (second lab)", "now"
 _STATES = (_BEFORE, _BEFORE_SECOND_LAB, _NOW)
 _ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
@@ -43,19 +41,15 @@ _WORDS = {"stream": "TCP stream", "connections": "connections"}
 _UNITS = {"stream": "Gbit/CPU s", "connections": "1/CPU s"}
 
 
-@bench("packets-before", f"TCP streams and short connections, beside an earlier version's rules: {_CHECKOUT}=CHECKOUT")
+@bench("packets-before", f"TCP streams and short connections, beside an earlier version's rules: {VARIABLE}=CHECKOUT")
 def packets_before(run: Run) -> Iterator[Row]:
     """Measure the checkouts in turns, with routed Pods and then with bridges."""
-    checkout = Path(os.environ.get(_CHECKOUT, ""))
-    if not (checkout / "nfagent" / "__main__.py").exists():
-        raise HostError(f"no earlier version to compare with: set {_CHECKOUT}=FOLDER, a checkout of it")
+    checkout = earlier_checkout()
     for attachment in _ATTACHMENTS:
         with ExitStack() as stack:
             traffic = stack.enter_context(Traffic())
             run.progress("labs")
-            packet_labs = [
-                _lab(stack, number, attachment, checkout.resolve(), run.seed) for number in range(len(_STATES))
-            ]
+            packet_labs = [_lab(stack, number, attachment, checkout, run.seed) for number in range(len(_STATES))]
             for server in (NEAR, FAR):
                 clients = {lab.name: lab.client(stack, traffic, server) for lab in packet_labs}
                 yield from _rows(run, clients, f"{attachment}, {'one node' if server == NEAR else 'two nodes'}")
@@ -70,8 +64,7 @@ def _lab(stack: ExitStack, number: int, attachment: Attachment, checkout: Path, 
     cluster = LabCluster(topology, folder / "manifests", folder / "agents")
     if name != _NOW:
         for agent in cluster.agents.values():
-            # PYTHONSAFEPATH: else the current folder would precede PYTHONPATH.
-            agent.environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+            agent.environment |= agent_environment(checkout)
     stack.enter_context(cluster)
     cluster.wait_until_enforced()
     cluster.wait_for_recheck()
