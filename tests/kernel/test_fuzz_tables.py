@@ -40,7 +40,7 @@ def test_text_and_bytes_give_the_same_tables_throughout_a_history(tables: Kernel
     assert counts.tables == 2 * sum(step.then != "wait" for step in case.steps)
 
 
-class Forgetful(TwinTables):
+class Lossy(TwinTables):
     """Bytes without the rules that drop for a policy."""
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
@@ -64,8 +64,8 @@ def search(runner: OracleRunner) -> tuple[Case, Finding]:
 
 
 def test_a_fault_that_only_the_bytes_have_is_found_shrunk_and_replayed(tables: KernelTables, tmp_path: Path) -> None:
-    with KernelTables(Forgetful) as forgetful:
-        runner = OracleRunner(Counts(), tables=forgetful)
+    with KernelTables(Lossy) as lossy:
+        runner = OracleRunner(Counts(), tables=lossy)
         case, finding = search(runner)
         assert finding.verdicts == {"text": "a table", "bytes": "another"}
         assert "rule inet nfagent 1 of deny/" in finding.place
