@@ -36,6 +36,7 @@ MODULES = (
     "benchmarks.suites.flushes",
     "benchmarks.suites.end_to_end",
     "benchmarks.suites.commits",
+    "benchmarks.suites.cold_start",
 )
 """Modules of suites, in the order in which they run."""
 
