@@ -53,7 +53,7 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     try:
         found = kernel.read_now()
         kernel.commit_now(diff(found, ABSENT))
-        frames = kernel.run_commands_now(remove_bridge_table)
+        frames = remove_bridge_table(kernel)
     finally:
         table_lock.close()
         kernel.close()

@@ -20,25 +20,27 @@ from nfagent.desired.tier_chains import TierChains
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.desired.verdict_chains import VerdictChains
 from nfagent.model.netaddr import FAMILIES, Family, family_of
-from nfagent.model.objects import DIRECTIONS, ObjectRef
+from nfagent.model.objects import DIRECTIONS, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
 from nfagent.nftables.policy_chains import LogConfig, needs_untracked_chain, render_policy_set
 from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
 from nfagent.policy.options import PolicyOptions
-from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key
+from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key, identity_of
 from nfagent.state.policy_index import PolicyIndex
 
 
 class PolicySet(msgspec.Struct):
     """The state of one policy set.
 
+    chain:       the name of its chain
     addresses:   the number of addresses of each family that the verdict maps send to it
     families:    the families that its chain is written for
     tier_chains: the tier chains that it jumps to
     """
 
+    chain: str
     addresses: RefCounts[Family]
     families: tuple[Family, ...] = ()
     tier_chains: tuple[TierChainKey, ...] = ()
@@ -71,9 +73,10 @@ class PolicySets:
         self._keys_of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
         # Address -> local Pods with that address, each with its policy sets: all of them apply.
         self._holders_of: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
-        self._order: dict[PodKey, HolderKey] = {}
-        self._addresses_of: dict[PodKey, tuple[str, ...]] = {}
+        self._addresses_of: dict[PodKey, tuple[HolderKey, tuple[str, ...]]] = {}
         self._keys_of_address: dict[str, tuple[PolicySetKey, ...]] = {}
+        # The policy sets of Pods' identities, until the policy index changes: Pods of one identity have the same.
+        self._keys_of_identity: dict[Identity, tuple[PolicySetKey, ...]] = {}
         # Marks for `steps`: identities, Pods, policy sets with other families or policies, policy sets to write.
         self._dirty_identities: set[Identity] = set()
         self._dirty_pods: dict[PodKey, None] = {}
@@ -86,13 +89,15 @@ class PolicySets:
             self._dirty_pods[key] = None
 
     def mark_identities(self, identities: Iterable[Identity]) -> None:
-        """Mark identities that other policies select now."""
+        """Mark identities that other policies select now; to be called after every change of the policy index."""
+        self._keys_of_identity.clear()
         self._dirty_identities.update(identities)
 
     @property
     def is_current(self) -> bool:
         """Return whether no mark is left to process."""
-        return not (self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten)
+        marks = self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten
+        return not marks and self._tier_chains.is_current
 
     def steps(self) -> Iterator[None]:
         """Process the marks, one Pod or chain a step. A caller that stops early leaves the rest for the next call.
@@ -117,24 +122,31 @@ class PolicySets:
     def _assign(self, key: PodKey) -> None:
         """Move a Pod to the policy sets of its policies; to none if it is gone or has no address."""
         pod = self._cluster.local.get(key)
-        addresses = pod.addresses if pod is not None and pod.holds_addresses else ()
-        wanted = tuple(policy_set_keys(self._index.policies_of(pod))) if pod is not None else ()
-        touched = dict.fromkeys((*self._addresses_of.get(key, ()), *addresses))
-        before = self._order.pop(key, None)
-        for address in self._addresses_of.pop(key, ()):
-            if before is not None:
-                del self._holders_of[address][before]
-            if not self._holders_of[address]:
-                del self._holders_of[address]
-        if addresses and pod is not None:
-            self._addresses_of[key] = addresses
-            self._order[key] = holder_key(pod)
-        for address in addresses:
-            self._holders_of.setdefault(address, {})[self._order[key]] = wanted
+        touched: dict[str, None] = {}
+        if key in self._addresses_of:
+            holder, addresses = self._addresses_of.pop(key)
+            touched.update(dict.fromkeys(addresses))
+            for address in addresses:
+                del self._holders_of[address][holder]
+                if not self._holders_of[address]:
+                    del self._holders_of[address]
+        if pod is not None and pod.holds_addresses:
+            holder, addresses = self._addresses_of[key] = holder_key(pod), pod.addresses
+            touched.update(dict.fromkeys(addresses))
+            wanted = self._keys_of_pod(pod)
+            for address in addresses:
+                self._holders_of.setdefault(address, {})[holder] = wanted
         for address in touched:
             holders = self._holders_of.get(address, {})
-            keys = [key for holder in sorted(holders) for key in holders[holder]]
+            keys = (key for holder in sorted(holders) for key in holders[holder])
             self._map_address(address, tuple(dict.fromkeys(keys)))
+
+    def _keys_of_pod(self, pod: Pod) -> tuple[PolicySetKey, ...]:
+        identity = identity_of(pod)
+        known = self._keys_of_identity.get(identity)
+        if known is None:
+            known = self._keys_of_identity[identity] = tuple(policy_set_keys(self._index.policies_of(pod)))
+        return known
 
     def keys_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to an address."""
@@ -177,7 +189,7 @@ class PolicySets:
         if not live.addresses:
             self._drop(key)
             return
-        rules, name, families = self._compiled.rules(key), names.policy_set_chain(key), live.families
+        rules, name, families = self._compiled.rules(key), live.chain, live.families
         tier_chains = live.tier_chains
         untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
         variant = names.untracked_chain(name)
@@ -212,11 +224,15 @@ class PolicySets:
         for key in wanted:
             self._acquire(key, family)
         for direction in DIRECTIONS:
-            was, now = ([key for key in keys if key.direction == direction] for keys in (before, wanted))
+            was = [self.known[key].chain for key in before if key.direction == direction]
+            now = [self.known[key].chain for key in wanted if key.direction == direction]
+            if was == now:
+                continue
             self._levels.acquire(len(now))
-            for level in range(max(len(was), len(now))):
-                chain = names.policy_set_chain(now[level]) if level < len(now) else None
+            for level, chain in enumerate(now):
                 self._live.map_to(names.policy_set_map(direction, family, level), address, chain)
+            for level in range(len(now), len(was)):
+                self._live.map_to(names.policy_set_map(direction, family, level), address, None)
             self._levels.release(len(was))
             if direction == "ingress" and bool(was) != bool(now):
                 (self._live.add if now else self._live.remove)(ISOLATED, family)
@@ -224,16 +240,16 @@ class PolicySets:
     def _acquire(self, key: PolicySetKey, family: Family) -> None:
         live = self.known.get(key)
         if live is None:
-            live = self.known[key] = PolicySet(RefCounts())
+            live = self.known[key] = PolicySet(names.policy_set_chain(key), RefCounts())
             for ref in key.refs:
                 self._keys_of_policy.setdefault(ref, set()).add(key)
-        live.addresses.acquire(family)
-        self._mark(key, live)
+        if live.addresses.acquire(family):
+            self._mark(key, live)
 
     def _release(self, key: PolicySetKey, family: Family) -> None:
         live = self.known[key]
-        live.addresses.release(family)
-        self._mark(key, live)
+        if live.addresses.release(family):
+            self._mark(key, live)
 
     def _mark(self, key: PolicySetKey, live: PolicySet) -> None:
         """Mark a policy set for an update where its chain is written for other families than its addresses have."""
@@ -241,11 +257,11 @@ class PolicySets:
             self._dirty.add(key)
 
     def _drop(self, key: PolicySetKey) -> None:
-        del self.known[key]
+        chain = self.known.pop(key).chain
         for ref in key.refs:
             self._keys_of_policy[ref].discard(key)
             if not self._keys_of_policy[ref]:
                 del self._keys_of_policy[ref]
                 self._compiled.forget(ref)
-        self._chains.drop(names.policy_set_chain(key))
-        self._chains.drop(names.untracked_chain(names.policy_set_chain(key)))
+        self._chains.drop(chain)
+        self._chains.drop(names.untracked_chain(chain))

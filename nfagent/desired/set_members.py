@@ -72,7 +72,7 @@ class SetMembership:
             return
         shape = named_set_of(name, content)
         self._content[name] = content
-        self._live.add_set(name, shape)
+        self._live.add_set(name, shape, self._elements(content, shape.family))
         for peer in peers_of(content):
             if isinstance(peer, PodPeer):
                 _index_set(self._of_peer, peer, shape.family, name)
@@ -82,8 +82,6 @@ class SetMembership:
             for owner in _owners(content):
                 named = self._of_port.setdefault(owner, {}).setdefault((content.name, content.protocol), {})
                 named.setdefault(content, {})[shape.family] = name
-        for element in self._elements(content, shape.family):
-            self._live.add(name, element)
 
     def release(self, name: str, *, closing: bool) -> None:
         """Remove a chain that named a set; the last one removes it."""

@@ -65,6 +65,11 @@ class TierChains:
                 self._chains.drop(names.untracked_chain(names.tier_chain_name(key)))
         self._dirty.clear()
 
+    @property
+    def is_current(self) -> bool:
+        """Return whether `write` and `drop` have nothing to do."""
+        return not self._dirty
+
     def has_untracked_chain(self, key: TierChainKey) -> bool:
         """Return whether a tier chain has a variant for untracked packets."""
         return key in self._untracked

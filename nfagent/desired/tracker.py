@@ -6,6 +6,7 @@ after a `drain_changes` records its previous state, so `drain_changes` reads onl
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -52,12 +53,12 @@ class RulesetTracker:
         self._chain_before: dict[str, Chain | None] = {}
         self._counter_before: dict[str, bool] = {}
 
-    def add_set(self, name: str, shape: NamedSet) -> None:
-        """Add a set, with the elements of its shape."""
+    def add_set(self, name: str, shape: NamedSet, elements: Iterable[Element] = ()) -> None:
+        """Add a set, with the elements of its shape and further ones; one that occurs twice has two users."""
         self._set_before.setdefault(name, None)
-        self.sets[name] = TrackedSet(msgspec.structs.replace(shape, elements=frozenset()))
-        for element in shape.elements:
-            self.add(name, element)
+        live = self.sets[name] = TrackedSet(msgspec.structs.replace(shape, elements=frozenset()))
+        for element in itertools.chain(shape.elements, elements):
+            live.elements.acquire(element)
 
     def drop_set(self, name: str) -> None:
         """Remove a set with its elements."""

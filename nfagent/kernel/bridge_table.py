@@ -5,35 +5,48 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.table_queries import generation
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.bridge_table import (
+    BRIDGE_FAMILY,
     BRIDGE_TABLE,
-    EXPECTED,
+    FRAMES,
     REMOVAL,
-    TABLE_TEXT,
+    REPLACEMENT,
     BridgeTableListing,
     parse_bridge_table,
 )
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.transaction import Transaction
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-RunCommands: TypeAlias = Callable[[str], str]
-"""Runs commands by libnftables and returns its output."""
-_ABSENT_MESSAGE = "No such file or directory"
 _TRIES = 3
 NOT_FILTERED = "tagged and encapsulated frames (VLAN, QinQ, PPPoE, MPLS) between Pods on a bridge are not filtered"
 
 
-class TextCommands(Protocol):
-    """Runs nft commands on the kernel's tables."""
+class KernelTables(Protocol):
+    """Lists and changes table nfagent of a family, in this thread."""
 
-    async def run_commands(self, call: Callable[[RunCommands], _T]) -> _T:
-        """Call a function that runs commands, while no transaction is under way; return its result."""
+    def list_now(self, family: str) -> str | None:
+        """Return the JSON listing of the table, None without it. Raises KernelError, HostError."""
+        ...
+
+    def commit_now(self, transaction: Transaction, *, family: int) -> None:
+        """Commit a transaction on the table. Raises KernelError, HostError."""
+        ...
+
+
+class TableClient(Protocol):
+    """Gives access to the kernel's tables between transactions."""
+
+    async def with_table(self, call: Callable[[KernelTables], _T]) -> _T:
+        """Call a function in the thread that changes tables, while no transaction is under way; return its result."""
         ...
 
 
@@ -52,11 +65,11 @@ class BridgeTableState(msgspec.Struct, frozen=True):
 class BridgeTableReconciler:
     """Keeps the table that drops frames which no rule can filter; removes it where the settings let them pass."""
 
-    def __init__(self, commands: TextCommands, *, dropping: bool) -> None:
+    def __init__(self, client: TableClient, *, dropping: bool) -> None:
         """Store the arguments; `run` and `refresh` access the kernel."""
-        self._commands = commands
+        self._client = client
         self._dropping = dropping
-        self._accepted: tuple[bytes, ...] = EXPECTED  # as this nft lists the table
+        self._accepted: Ruleset = FRAMES  # as this nft lists the table
         self._dirty = False
         self._changed = asyncio.Event()
         self._state = BridgeTableState("unknown", problem="not read yet")
@@ -90,7 +103,7 @@ class BridgeTableReconciler:
         """Compare the table and write it where it differs. A refusal by the kernel is logged once."""
         before = self._state.problem
         try:
-            self._state = await self._commands.run_commands(self._refresh_now)
+            self._state = await self._client.with_table(self._refresh_now)
         except (KernelError, HostError, WireError) as error:
             self._state = BridgeTableState("unknown", problem=str(error))
             if str(error) != before:
@@ -100,49 +113,44 @@ class BridgeTableReconciler:
         """Return the last known state, for `dump state`."""
         return {"table": BRIDGE_TABLE, **msgspec.to_builtins(self._state)}
 
-    def _refresh_now(self, run: RunCommands) -> BridgeTableState:
+    def _refresh_now(self, tables: KernelTables) -> BridgeTableState:
         if not self._dropping:
-            if remove_bridge_table(run):
+            if remove_bridge_table(tables):
                 log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
             return BridgeTableState("passed")
-        found = read_bridge_table(run)
-        if found is None or found.objects not in (EXPECTED, self._accepted):
+        found = read_bridge_table(tables)
+        if found is None or found.ruleset not in (FRAMES, self._accepted):
             if self._state.state == "dropped":
                 log.warning("table %s changed by another program; writing it again", BRIDGE_TABLE)
-            found = self._write_now(run)
+            found = self._write_now(tables)
         return BridgeTableState("dropped", found.dropped or 0)
 
-    def _write_now(self, run: RunCommands) -> BridgeTableListing:
+    def _write_now(self, tables: KernelTables) -> BridgeTableListing:
         for _ in range(_TRIES):
             before = generation()
-            run(TABLE_TEXT)
-            found = read_bridge_table(run)
-            if found is not None and found.objects == EXPECTED:
+            tables.commit_now(REPLACEMENT, family=NFPROTO_BRIDGE)
+            found = read_bridge_table(tables)
+            if found is not None and found.ruleset == FRAMES:
                 return found
             if found is not None and generation() == before + 1:
                 # No other program has committed: this is how this nft lists what was written.
-                self._accepted = found.objects
+                self._accepted = found.ruleset
                 return found
         raise KernelError(f"another program keeps changing table {BRIDGE_TABLE}")
 
 
-def remove_bridge_table(run: RunCommands) -> bool:
+def remove_bridge_table(tables: KernelTables) -> bool:
     """Delete the table; return whether it existed. Raises KernelError, HostError."""
-    found = read_bridge_table(run)
-    if found is not None:
-        run(REMOVAL)
-    return found is not None
+    found = tables.list_now(BRIDGE_FAMILY) is not None
+    if found:
+        tables.commit_now(REMOVAL, family=NFPROTO_BRIDGE)
+    return found
 
 
-def read_bridge_table(run: RunCommands) -> BridgeTableListing | None:
+def read_bridge_table(tables: KernelTables) -> BridgeTableListing | None:
     """Return the table, None without it; an unreadable listing is empty. Raises KernelError, HostError."""
+    text = tables.list_now(BRIDGE_FAMILY)
     try:
-        text = run(f"list table {BRIDGE_TABLE}")
-    except KernelError as error:
-        if _ABSENT_MESSAGE in str(error):
-            return None
-        raise
-    try:
-        return parse_bridge_table(text)
+        return None if text is None else parse_bridge_table(text)
     except WireError:
-        return BridgeTableListing(())
+        return BridgeTableListing(Ruleset())

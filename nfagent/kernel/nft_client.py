@@ -90,7 +90,7 @@ class NftClient:
                     if size_of(part) <= _AT_ONCE:
                         self._socket.commit(part)
                     else:
-                        await self._in_thread(self._commit_large, part)
+                        await self._completed(self._commit_large, part)
             except KernelError:
                 self._anew = self._removing
                 raise
@@ -101,8 +101,7 @@ class NftClient:
 
         Raises KernelError, HostError.
         """
-        async with self._turn:
-            return await self._in_thread(self._listed_otherwise_now, wanted, changed_objects(repair))
+        return await self._in_thread(self._listed_otherwise_now, wanted, changed_objects(repair))
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without accepted listing variants and without the sizes of sets of flows."""
@@ -113,9 +112,8 @@ class NftClient:
         return await self._in_thread(self.counters_now)
 
     async def with_table(self, call: Callable[[NftClient], _T]) -> _T:
-        """Call a function with this client, in the worker thread, between transactions."""
-        async with self._turn:
-            return await self._in_thread(call, self)
+        """Call a function with this client in the worker thread."""
+        return await self._in_thread(call, self)
 
     def check_now(self, text: str) -> None:
         """Check nft text by a dry run of libnftables. Raises KernelError, HostError."""
@@ -149,6 +147,17 @@ class NftClient:
                 self._socket.commit(part)
         finally:
             malloc_trim()
+
+    async def _completed(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call in the worker thread; a caller that is cancelled waits for the end, as the socket is in use so long."""
+        done = asyncio.wrap_future(self._thread.submit(call, *arguments))
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not done.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((done,))
+            raise
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.wrap_future(self._thread.submit(call, *arguments))

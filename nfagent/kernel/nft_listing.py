@@ -72,7 +72,10 @@ class NftListing:
         self._reserve.close()
 
     def ruleset(self, known: Ruleset = ABSENT) -> Ruleset:
-        """Return the ruleset in the table; objects equal to one of `known` are that one. Raises KernelError, HostError."""
+        """Return the ruleset in the table; objects equal to one of `known` are that one.
+
+        Raises KernelError, HostError.
+        """
         text = self.table(TABLE_FAMILY)
         if text is None:
             return ABSENT

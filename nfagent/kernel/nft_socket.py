@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ class UnsentError(KernelError):
 
 
 class NftSocket:
-    """A netlink socket in the network namespace of its constructor. One thread at a time may use it.
+    """A netlink socket in the network namespace of its constructor. Any thread may commit; one waits for another.
 
     send_buffer:    half the bytes of a batch that is sent at once (the kernel doubles it); no memory is reserved
     largest_batch:  bytes of the largest batch; the send buffer grows once to one that is larger than itself
@@ -55,17 +56,18 @@ class NftSocket:
         self._buffers = send_buffer, receive_buffer
         self._largest_batch = largest_batch
         self._ports = ports
+        self._port = 0  # kept, as a socket that fails may not know its own any more
         self._sequence = 1
+        self._in_use = threading.RLock()
         self._socket: socket.socket | None = self._open()
 
     def close(self) -> None:
         """Close the socket. Closing twice is harmless."""
         opened, self._socket = self._socket, None
-        if opened is None:
-            return
-        if self._ports is not None:
-            self._ports.closed(opened.getsockname()[0])
-        opened.close()
+        if opened is not None:
+            if self._ports is not None:
+                self._ports.closed(self._port)
+            opened.close()
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
         """Commit a transaction atomically, on table nfagent of a family (NFPROTO_INET or NFPROTO_BRIDGE).
@@ -74,15 +76,16 @@ class NftSocket:
         large to send; KernelError where the batch failed as a whole or its outcome is unknown (then read the table);
         HostError without CAP_NET_ADMIN; WireError for a command that can't be encoded.
         """
-        handles = self._handles(transaction, family)
-        batch = encode_batch(transaction, self._sequence, family=family, handles=handles)
-        self._sequence = batch.following
-        if batch.requests:
-            self.commit_batch(batch)
+        with self._in_use:
+            handles = self._handles(transaction, family)
+            batch = encode_batch(transaction, self._sequence, family=family, handles=handles)
+            self._sequence = batch.following
+            if batch.requests:
+                self.commit_batch(batch)
 
     def commit_batch(self, batch: Batch) -> None:
         """Commit an encoded batch. Raises what `commit` does, but for WireError."""
-        with self._opened() as opened:
+        with self._in_use, self._opened() as opened:
             self._send(opened, batch.data)
             answers, lost = self._answers(opened, batch)
         self._check(batch, answers, lost=lost)
@@ -92,10 +95,9 @@ class NftSocket:
 
         None where rules changed while they were read, or can't be read. Raises KernelError, HostError.
         """
-        sequence, self._sequence = self._sequence, (self._sequence + 1) & _SEQUENCE_MASK
-        request = encode_handles_request(chain, sequence, family=family)
-        with self._opened() as opened:
-            self._send(opened, request)
+        with self._in_use, self._opened() as opened:
+            sequence, self._sequence = self._sequence, (self._sequence + 1) & _SEQUENCE_MASK
+            self._send(opened, encode_handles_request(chain, sequence, family=family))
             return _received_handles(opened, sequence)
 
     def _handles(self, transaction: Transaction, family: int) -> dict[str, tuple[int, ...]]:
@@ -108,7 +110,8 @@ class NftSocket:
         send, receive = self._buffers
         opened = request_socket(NEEDS_ROOT, blocking=False, send_buffer=send, receive_buffer=receive)
         if self._ports is not None:
-            self._ports.opened(opened.getsockname()[0])
+            self._port = opened.getsockname()[0]
+            self._ports.opened(self._port)
         return opened
 
     @contextmanager

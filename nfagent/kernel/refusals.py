@@ -131,6 +131,7 @@ _REASONS = {
     errno.EMLINK: "too many links: its jumps and gotos lead in a circle, or more than 16 deep",
     errno.ENFILE: "the set is full",
     errno.ENOBUFS: "the kernel has no memory for it",
+    errno.ENODATA: "it reads more than the rule has loaded",
     errno.ENOMEM: "the kernel has no memory for it",
     errno.EOPNOTSUPP: "this kernel doesn't support it",
     errno.EPERM: "another process owns the table, which alone may change it",

@@ -33,12 +33,13 @@ from nfagent.nftables.matches import IpAddress
 _ANONYMOUS, _CONSTANT = 1, 2  # NFT_SET_*
 _SET_NAME, _SET_ID = 2, 10  # NFTA_SET_*
 _LIST_SET, _LIST_ELEMENTS, _LIST_SET_ID = 2, 3, 4  # NFTA_SET_ELEM_LIST_*
-_TYPE_ICMPV6, _TYPE_PACKET, _TYPE_FIB = 29, 31, 38
+_TYPE_ETHER, _TYPE_ICMPV6, _TYPE_PACKET, _TYPE_FIB = 10, 29, 31, 38
 _MERGE, _TYPE_OF = 2, 3  # of a set's user data
 _EXPRESSION, _EXPRESSION_DATA = 0, 1  # in _TYPE_OF
 _PAYLOAD, _META, _FIB = 7, 9, 26  # in _EXPRESSION
 _FIB_RESULT_TYPE, _FIB_DADDR = 3, 2
 _ICMPV6_HEADER, _ICMPV6_TYPE = 14, 1
+_ETHER_HEADER, _ETHER_TYPE = 17, 3
 _IP_HEADER = {4: 12, 6: 13}
 _IP_FIELD = {("saddr", 4): 11, ("daddr", 4): 12, ("saddr", 6): 8, ("daddr", 6): 9}
 _ADDRESS = {4: (TYPE_IPV4, 4), 6: (TYPE_IPV6, 16)}
@@ -67,6 +68,12 @@ def anonymous_set_messages(item: AnonymousSet, set_id: int, request: Request, *,
 def protocol_set(numbers: Sequence[int]) -> AnonymousSet:
     """Return a set of protocols, as of `meta l4proto`."""
     return _bytes_set(TYPE_PROTOCOL, numbers, HOST_ORDER, _of_meta(META_L4PROTO))
+
+
+def ether_type_set(numbers: Sequence[int]) -> AnonymousSet:
+    """Return a set of EtherTypes."""
+    keys = [struct.pack("!H", number) for number in numbers]
+    return _set(_TYPE_ETHER, keys, userdata_number(0, BIG_ENDIAN) + _of_payload(_ETHER_HEADER, _ETHER_TYPE))
 
 
 def frame_set(numbers: Sequence[int]) -> AnonymousSet:

@@ -11,7 +11,7 @@ import struct
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from nfagent.netlink.codec import attribute, attributes, nested
+from nfagent.netlink.codec import NLA_F_NESTED, attribute, attributes, nested
 from nfagent.netlink.nft_messages import name_attribute
 
 ANONYMOUS = "__set%d"
@@ -40,36 +40,43 @@ _COUNTER = 1  # NFT_OBJECT_COUNTER
 _DYNSET_UPDATE = 1  # NFT_DYNSET_OP_UPDATE
 _RANDOM_FULLY = 0x10  # NF_NAT_RANGE_PROTO_RANDOM_FULLY, linux/netfilter/nf_nat.h
 _EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
-_KEPT = 1024
+_KEPT = 1024  # results of each function
+_HEADER = struct.Struct("=HH")  # struct nlattr
 
 
+@lru_cache(maxsize=_KEPT)
 def payload(base: PayloadBase, offset: int, size: int, register: int = 1) -> bytes:
     """Load bytes of the packet: `size` bytes from `offset` after the start of a header."""
     return _expression("payload", _u32(1, register), _u32(2, _BASES[base]), _u32(3, offset), _u32(4, size))
 
 
+@lru_cache(maxsize=_KEPT)
 def meta(key: int, register: int = 1) -> bytes:
     """Load a property of the packet, one of NFT_META_*."""
     return _expression("meta", _u32(1, register), _u32(2, key))
 
 
+@lru_cache(maxsize=_KEPT)
 def ct(key: int, register: int = 1, *, direction: int | None = None) -> bytes:
     """Load a property of the connection, one of NFT_CT_*; `direction` of a tuple: 0 is original, 1 is reply."""
     of_direction = () if direction is None else (attribute(3, bytes((direction,))),)
     return _expression("ct", _u32(1, register), _u32(2, key), *of_direction)
 
 
+@lru_cache(maxsize=_KEPT)
 def fib(result: int, flags: int) -> bytes:
     """Load what the routing table says of an address: one of NFT_FIB_RESULT_*, and NFTA_FIB_F_* flags."""
     return _expression("fib", _u32(1, 1), _u32(2, result), _u32(3, flags))
 
 
+@lru_cache(maxsize=_KEPT)
 def extension_header(number: int) -> bytes:
     """Load 1 if the packet has this extension header of IPv6, 0 otherwise."""
     header = attribute(2, bytes((number,)))
     return _expression("exthdr", _u32(1, 1), header, _u32(3, 0), _u32(4, 1), _u32(5, _EXTHDR_PRESENT), _u32(6, 0))
 
 
+@lru_cache(maxsize=_KEPT)
 def bitwise_and(mask: bytes) -> bytes:
     """Keep those bits of a register that are set in the mask."""
     nothing = attribute(_VALUE, bytes(len(mask)))
@@ -77,6 +84,7 @@ def bitwise_and(mask: bytes) -> bytes:
     return _expression("bitwise", *sizes, nested(4, attribute(_VALUE, mask)), nested(5, nothing))
 
 
+@lru_cache(maxsize=_KEPT)
 def compare(operator: Comparison, value: bytes) -> bytes:
     """Compare a register with a value: the rule ends where the comparison is false."""
     return _expression("cmp", _u32(1, 1), _u32(2, _COMPARISONS[operator]), nested(3, attribute(_VALUE, value)))
@@ -137,7 +145,12 @@ def expression_at(expressions: bytes, offset: int) -> str:
 
 
 def _expression(name: str, *members: bytes) -> bytes:
-    return nested(_LIST_ELEM, _named(name), nested(_DATA, *members))
+    content = b"".join(members)
+    named = _named(name)
+    # As codec.nested twice, in half the time: the members are padded, and too short to overflow the length.
+    size = _HEADER.size + len(content)
+    head = _HEADER.pack(_HEADER.size + len(named) + size, _LIST_ELEM | NLA_F_NESTED)
+    return head + named + _HEADER.pack(size, _DATA | NLA_F_NESTED) + content
 
 
 @lru_cache(maxsize=_KEPT)

@@ -18,6 +18,7 @@ from nfagent.netlink import nft_expressions as nft
 from nfagent.netlink.nft_anonymous import (
     AnonymousSet,
     address_type_set,
+    ether_type_set,
     frame_set,
     icmpv6_type_set,
     protocol_set,
@@ -34,7 +35,7 @@ from nfagent.netlink.nft_keys import (
     register,
     to_port,
 )
-from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
 from nfagent.netlink.nft_names import icmpv6_type_number, protocol_number
 from nfagent.nftables.matches import (
     AddressInSet,
@@ -44,6 +45,7 @@ from nfagent.nftables.matches import (
     CtFlowInSet,
     CtSeenReply,
     CtUnconfirmed,
+    EtherType,
     FamilyInSet,
     FamilyIs,
     FibLocalSource,
@@ -51,6 +53,7 @@ from nfagent.nftables.matches import (
     Fragment,
     FromBridge,
     FromInterface,
+    FromVeth,
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
@@ -133,7 +136,7 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             return _set_parts(match, known)
         case Within() | HopLimit() | MaxPayload() | Fragment() | PacketNamedPort() | CtFlowInSet() | SetUpdate():
             return _network_parts(match, known)
-        case FamilyIs() | L4Proto() | PacketPort() | PacketPortIn():
+        case FamilyIs() | EtherType() | L4Proto() | PacketPort() | PacketPortIn():
             return _protocol_parts(match, known)
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
             return _icmpv6_parts(match, known)
@@ -213,12 +216,14 @@ def _network_parts(
 
 
 def _protocol_parts(
-    match: FamilyIs | L4Proto | PacketPort | PacketPortIn, known: Known
+    match: FamilyIs | EtherType | L4Proto | PacketPort | PacketPortIn, known: Known
 ) -> tuple[tuple[Part, ...], Known]:
     """Encode a match of the packet's family or protocol, or of the port of a protocol."""
     match match:
         case FamilyIs(family):
             return (_family_comparison(family),), known._replace(network=family)
+        case EtherType(types):
+            return _ether_type_parts(types, known), known
         case L4Proto(names):
             numbers = [protocol_number(name) for name in names]
             if len(numbers) == 1:
@@ -230,6 +235,13 @@ def _protocol_parts(
         case PacketPortIn(protocol, name):
             check, known = _transport_check(protocol_number(protocol), known)
             return (check + nft.payload("transport", DESTINATION_PORT, 2) + nft.lookup(name),), known
+
+
+def _ether_type_parts(types: tuple[int, ...], known: Known) -> tuple[Part, ...]:
+    if known.hooks != NFPROTO_BRIDGE:
+        raise ValueError("an EtherType in a table of another family than bridge")
+    load = nft.payload("link", 12, 2)
+    return (load + nft.compare("==", _port(types[0])),) if len(types) == 1 else (load, ether_type_set(types))
 
 
 def _icmpv6_parts(
@@ -350,10 +362,10 @@ def _protocol_comparison(protocol: int) -> bytes:
 
 
 def _icmpv6_check(known: Known) -> tuple[bytes, Known]:
-    """Return the checks that a match of ICMPv6 needs: of the family too, unless the protocol was checked."""
+    """Return the checks that a match of ICMPv6 needs: of the family only where neither it nor the protocol is known."""
     if known.transport == _ICMPV6:
         return b"", known
-    family, known = _family_check(6, known)
+    family, known = (b"", known) if known.network else _family_check(6, known)
     protocol, known = _transport_check(_ICMPV6, known)
     return family + protocol, known
 
@@ -381,10 +393,8 @@ _CONSTANT: dict[type[Match], tuple[Part, ...]] = {
     FibUnrouted: (nft.fib(nft.FIB_OIF, nft.FIB_SADDR | nft.FIB_IIF | nft.FIB_PRESENT) + nft.compare("==", bytes(4)),),
     NotLoopback: (nft.meta(nft.META_IIFNAME) + nft.compare("!=", _link_name(b"lo")),),
     FromBridge: (nft.meta(nft.META_IIFKIND) + nft.compare("==", _link_name(b"bridge")),),
-    MulticastFrame: (
-        nft.meta(nft.META_PKTTYPE),
-        frame_set((_PACKET_BROADCAST, _PACKET_MULTICAST)),
-    ),
+    FromVeth: (nft.meta(nft.META_IIFKIND) + nft.compare("==", _link_name(b"veth")),),
+    MulticastFrame: (nft.meta(nft.META_PKTTYPE), frame_set((_PACKET_BROADCAST, _PACKET_MULTICAST))),
     MulticastAddress: (_OF_DESTINATION, address_type_set((_RTN_BROADCAST, _RTN_MULTICAST))),
     UnicastDestination: (_OF_DESTINATION, address_type_set((_RTN_UNICAST, _RTN_LOCAL))),
 }

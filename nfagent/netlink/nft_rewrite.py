@@ -10,13 +10,18 @@ from nfagent.netlink.nft_rules import rule_messages
 from nfagent.nftables.objects import Rule
 from nfagent.nftables.transaction import FlushChain, RewriteChain
 
-_READ_PER_SENT = 8
-"""Handles that are read in the time in which one rule is encoded and committed."""
+_WORTH_SHARE = 0.5
+"""Of a chain's rules: where more of them stay, replacing the others by handle is faster than writing all anew.
+
+A rule that is flushed and added again takes 18 µs; the handle of one 4 µs, its deletion by handle 9 µs more than as
+part of a flush. One rule changed of 3 takes 0.95 of the time by handle, of 12 half, of 100 a third; half of the rules
+changed the same time, all 1.4 times.
+"""
 
 
 def is_worth_handles(command: RewriteChain) -> bool:
     """Return whether reading the handles of a chain's rules costs less than sending again those that stay."""
-    return sum(kept_ends(command)) * _READ_PER_SENT > len(command.before)
+    return sum(kept_ends(command)) > len(command.before) * _WORTH_SHARE
 
 
 def kept_ends(command: RewriteChain) -> tuple[int, int]:

@@ -7,92 +7,54 @@ adds its own tags after this hook.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import msgspec
 
 from nfagent.errors import WireError
-from nfagent.nftables.objects import TABLE
+from nfagent.nftables.diff import diff
+from nfagent.nftables.matches import EtherType, FromVeth
+from nfagent.nftables.objects import ABSENT, TABLE, Accept, Chain, Drop, Hook, Rule, Ruleset
+from nfagent.nftables.parse import parse_counters, parse_listing
+from nfagent.nftables.transaction import AddTable, Delete, Transaction, transaction_text
 
 BRIDGE_FAMILY = "bridge"
 BRIDGE_TABLE = f"{BRIDGE_FAMILY} {TABLE}"
 UNFILTERED_COUNTER = "drop/unjudged"
-_CHAIN = "prerouting-frames"
-_PRIORITY = -300
-_RARP = 0x8035
-"""EtherType of RARP, which announces the migration of a virtual machine; like ARP it carries no IP packet."""
-_COMMENT = "holds no packet that could be judged"
-_VARYING = frozenset(("handle", "packets", "bytes"))
-
-REMOVAL = f"add table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n"
-"""Commands that delete the table, and succeed without one."""
-TABLE_TEXT = f"""{REMOVAL}add table {BRIDGE_TABLE}
-add counter {BRIDGE_TABLE} {UNFILTERED_COUNTER}
-add chain {BRIDGE_TABLE} {_CHAIN} {{ type filter hook prerouting priority {_PRIORITY}; policy accept; }}
-add rule {BRIDGE_TABLE} {_CHAIN} ether type {{ ip, ip6, arp, {_RARP:#x} }} accept
-add rule {BRIDGE_TABLE} {_CHAIN} meta iifkind "veth" counter name "{UNFILTERED_COUNTER}" drop comment "{_COMMENT}"
-"""
-"""Commands that re-create the whole table in one transaction."""
-
-_Json: TypeAlias = dict[str, Any]
+_IPV4, _ARP, _RARP, _IPV6 = 0x0800, 0x0806, 0x8035, 0x86DD
+"""EtherTypes. RARP announces the migration of a virtual machine; like ARP it carries no IP packet."""
+_RULES = (
+    Rule((EtherType((_IPV4, _ARP, _RARP, _IPV6)),), verdict=Accept()),
+    Rule((FromVeth(),), counter=UNFILTERED_COUNTER, verdict=Drop(), comment="holds no packet that could be judged"),
+)
+FRAMES = Ruleset(
+    chains={"prerouting-frames": Chain(_RULES, Hook("filter", "prerouting", -300))},
+    counters=frozenset((UNFILTERED_COUNTER,)),
+)
+"""The table."""
+REMOVAL: Transaction = (AddTable(), Delete("table"))
+"""Deletes the table, and succeeds without one."""
+REPLACEMENT: Transaction = (*REMOVAL, *diff(ABSENT, FRAMES))
+"""Re-creates the whole table in one transaction."""
+TABLE_TEXT = transaction_text(REPLACEMENT, BRIDGE_TABLE)
+"""The same in nft syntax."""
 
 
 class BridgeTableListing(msgspec.Struct, frozen=True):
-    """A listing of the table, without handles and counter values.
+    """A listing of the table.
 
-    objects: table, chains and counters, sorted; rules in their own order
+    ruleset: its objects
     dropped: frames counted; None without the counter
     """
 
-    objects: tuple[bytes, ...]
+    ruleset: Ruleset
     dropped: int | None = None
 
 
 def parse_bridge_table(text: str) -> BridgeTableListing:
     """Read the JSON of `list table bridge nfagent`. Raises WireError."""
+    ruleset = parse_listing(text, family=BRIDGE_FAMILY)
     try:
-        entries = msgspec.json.decode(text)["nftables"]
-        found = [(kind, item) for entry in entries for kind, item in entry.items() if kind != "metainfo"]
-        counted = (
-            item["packets"] for kind, item in found if (kind, item.get("name")) == ("counter", UNFILTERED_COUNTER)
-        )
-        others = sorted(_written(kind, item) for kind, item in found if kind != "rule")
-        rules = [_written(kind, item) for kind, item in found if kind == "rule"]
-        return BridgeTableListing((*others, *rules), next(counted, None))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise WireError(f"libnftables output is not a listing of table {BRIDGE_TABLE}: {error}") from None
-
-
-def _written(kind: str, item: _Json) -> bytes:
-    kept = {key: _in_order(value) for key, value in item.items() if key not in _VARYING}
-    return msgspec.json.encode({kind: kept}, order="sorted")
-
-
-def _in_order(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Sort the elements of anonymous sets: nft lists them in the order of their bytes."""
-    if isinstance(value, list):
-        return [_in_order(item) for item in value]
-    if isinstance(value, dict):
-        return {key: sorted(item, key=str) if key == "set" else _in_order(item) for key, item in value.items()}
-    return value
-
-
-def _expected() -> BridgeTableListing:
-    ours = {"family": BRIDGE_FAMILY, "table": TABLE}
-    rule = {**ours, "chain": _CHAIN}
-    ether_type = {"payload": {"protocol": "ether", "field": "type"}}
-    filterable = {"match": {"op": "==", "left": ether_type, "right": {"set": ["ip", "ip6", "arp", _RARP]}}}
-    from_veth = {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "veth"}}
-    hook = {"type": "filter", "hook": "prerouting", "prio": _PRIORITY, "policy": "accept"}
-    listing = [
-        {"table": {"family": BRIDGE_FAMILY, "name": TABLE}},
-        {"counter": {**ours, "name": UNFILTERED_COUNTER, "packets": 0, "bytes": 0}},
-        {"chain": {**ours, "name": _CHAIN, **hook}},
-        {"rule": {**rule, "expr": [filterable, {"accept": None}]}},
-        {"rule": {**rule, "comment": _COMMENT, "expr": [from_veth, {"counter": UNFILTERED_COUNTER}, {"drop": None}]}},
-    ]
-    return parse_bridge_table(msgspec.json.encode({"nftables": listing}).decode())
-
-
-EXPECTED = _expected().objects
-"""What nft 1.0.6 and 1.1.3 list of the unchanged table."""
+        counters = parse_counters(msgspec.json.decode(text), family=BRIDGE_FAMILY)
+    except msgspec.DecodeError as error:
+        raise WireError(f"libnftables output is not a listing: {error}") from None
+    counted = counters.get(UNFILTERED_COUNTER)
+    return BridgeTableListing(ruleset, None if counted is None else counted.packets)

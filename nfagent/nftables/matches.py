@@ -75,6 +75,16 @@ class FromBridge(msgspec.Struct, frozen=True, tag=True):
     """`meta iifkind "bridge"`: the packet came in by a bridge, or passes between two of its ports."""
 
 
+class FromVeth(msgspec.Struct, frozen=True, tag=True):
+    """`meta iifkind "veth"`: the frame came in by a veth link, as Pods have."""
+
+
+class EtherType(msgspec.Struct, frozen=True, tag=True):
+    """`ether type`: one of these EtherTypes, in ascending order."""
+
+    numbers: tuple[int, ...]
+
+
 class MulticastAddress(msgspec.Struct, frozen=True, tag=True):
     """`fib daddr type { broadcast, multicast }`: the destination is a broadcast or multicast address."""
 
@@ -243,6 +253,8 @@ Match: TypeAlias = (
     | MaxPayload
     | MulticastFrame
     | FromBridge
+    | FromVeth
+    | EtherType
     | MulticastAddress
     | UnicastDestination
     | L4Proto

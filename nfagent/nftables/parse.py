@@ -77,33 +77,33 @@ class CounterValue(msgspec.Struct, frozen=True):
     bytes: int
 
 
-def parse_listing(text: str, known: Ruleset = ABSENT) -> Ruleset:
-    """Read the JSON text of `list table inet nfagent`. Raises WireError.
+def parse_listing(text: str, known: Ruleset = ABSENT, *, family: str = TABLE_FAMILY) -> Ruleset:
+    """Read the JSON text of `list table inet nfagent`; `family`: of the table. Raises WireError.
 
     known: sets and maps equal to those of this ruleset are returned as the same objects, which saves memory
     """
     try:
-        return _read(entries(text), known)
+        return _read(entries(text), known, family)
     except (msgspec.DecodeError, RecursionError) as error:
         raise WireError(f"libnftables output is not a listing: {error}") from None
 
 
 def parse_ruleset(listing: object) -> Ruleset:
     """Read the parsed JSON of `list table inet nfagent`; a listing without the table is ABSENT. Raises WireError."""
-    return _read(_entries(listing), ABSENT)
+    return _read(_entries(listing), ABSENT, TABLE_FAMILY)
 
 
-def _read(entries: Iterable[object], known: Ruleset) -> Ruleset:
+def _read(entries: Iterable[object], known: Ruleset, family: str) -> Ruleset:
     reader = _Reader(known)
-    for kind, item in _items(entries):
+    for kind, item in _items(entries, family):
         reader.add(kind, item)
     return reader.ruleset()
 
 
-def parse_counters(listing: object) -> dict[str, CounterValue]:
-    """Read the values of the table's named counters, by name. Raises WireError."""
+def parse_counters(listing: object, *, family: str = TABLE_FAMILY) -> dict[str, CounterValue]:
+    """Read the values of the table's named counters, by name; `family`: of the table. Raises WireError."""
     found = {}
-    for kind, item in _items(_entries(listing)):
+    for kind, item in _items(_entries(listing), family):
         if kind == "counter":
             try:
                 value = CounterValue(int(item.get("packets", 0)), int(item.get("bytes", 0)))
@@ -120,18 +120,18 @@ def _entries(listing: object) -> list[object]:
     return entries
 
 
-def _items(entries: Iterable[object]) -> Iterator[tuple[str, _Json]]:
+def _items(entries: Iterable[object], family: str) -> Iterator[tuple[str, _Json]]:
     for entry in entries:
         if not isinstance(entry, dict) or len(entry) != 1:
             raise WireError(f"libnftables listed an entry that is not an object: {entry!r}")
         [(kind, item)] = entry.items()
-        if kind != "metainfo" and isinstance(item, dict) and _in_table(kind, item):
+        if kind != "metainfo" and isinstance(item, dict) and _in_table(kind, item, family):
             yield kind, item
 
 
-def _in_table(kind: str, item: _Json) -> bool:
+def _in_table(kind: str, item: _Json, family: str) -> bool:
     table = item.get("name") if kind == "table" else item.get("table")
-    return (item.get("family"), table) == (TABLE_FAMILY, TABLE)
+    return (item.get("family"), table) == (family, TABLE)
 
 
 class _Reader:

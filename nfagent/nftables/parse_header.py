@@ -8,11 +8,13 @@ import msgspec
 
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.nftables.matches import (
+    EtherType,
     FamilyIs,
     FibLocalSource,
     FibUnrouted,
     Fragment,
     FromBridge,
+    FromVeth,
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
@@ -45,6 +47,8 @@ FLOW_KEYS: dict[bytes, Family] = {
 _FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
 _GROUP = {"set": ["broadcast", "multicast"]}
 _ONE = {"set": ["unicast", "local"]}
+_LINK_KINDS: dict[Any, Match] = {"bridge": FromBridge(), "veth": FromVeth()}
+_ETHER_TYPES: dict[Any, int] = {"ip": 0x0800, "arp": 0x0806, "ip6": 0x86DD}
 _CODES: dict[Any, int] = {"no-route": 0}
 """nft has names for the codes of one ICMPv6 type, and lists them for every type."""
 
@@ -62,6 +66,8 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
             return Fragment(4)
         case {"exthdr": {"name": "frag"}} if operator == "==" and right is True and left["exthdr"].keys() == {"name"}:
             return Fragment(6)
+        case {"payload": {"protocol": "ether", "field": "type"}} if operator == "==":
+            return EtherType(tuple(sorted(int(_ETHER_TYPES.get(value, value)) for value in alternatives(right))))
         case {"payload": {"protocol": "icmpv6" | "ip6", "field": field}}:
             return _ipv6_match(field, operator, right)
     return None
@@ -95,8 +101,8 @@ def parse_arrival_match(operator: str, left: Any, right: Any) -> Match | None:
             return _fib_match(result, (flags,) if isinstance(flags, str) else tuple(flags), right)
         case {"meta": {"key": "pkttype"}}, "==" if right == _GROUP:
             return MulticastFrame()
-        case {"meta": {"key": "iifkind"}}, "==" if right == "bridge":
-            return FromBridge()
+        case {"meta": {"key": "iifkind"}}, "==" if right in _LINK_KINDS:
+            return _LINK_KINDS[right]
         case {"meta": {"key": "iifname"}}, "!=" if right == "lo":
             return NotLoopback()
     return None

@@ -13,6 +13,7 @@ from nfagent.nftables.matches import (
     CtFlowInSet,
     CtSeenReply,
     CtUnconfirmed,
+    EtherType,
     FamilyInSet,
     FamilyIs,
     FibLocalSource,
@@ -20,6 +21,7 @@ from nfagent.nftables.matches import (
     Fragment,
     FromBridge,
     FromInterface,
+    FromVeth,
     HopLimit,
     Icmpv6Code,
     Icmpv6Type,
@@ -47,11 +49,16 @@ from nfagent.nftables.matches import (
 _IP = {4: "ip", 6: "ip6"}
 NFPROTO = {4: "ipv4", 6: "ipv6"}
 """Families by the names of `meta nfproto`."""
-_Header: TypeAlias = PacketPort | Fragment | FamilyIs | Icmpv6Type | Icmpv6Code | HopLimit | MaxPayload | Within
+ETHER_TYPES = {0x0800: "ip", 0x0806: "arp", 0x86DD: "ip6"}
+"""nft's names of EtherTypes; it lists others as numbers."""
+_Header: TypeAlias = (
+    PacketPort | Fragment | FamilyIs | EtherType | Icmpv6Type | Icmpv6Code | HopLimit | MaxPayload | Within
+)
 _CONSTANT: dict[type[Match], str] = {
     FibLocalSource: "fib saddr type local",
     NotLoopback: 'iifname != "lo"',
     FromBridge: 'meta iifkind "bridge"',
+    FromVeth: 'meta iifkind "veth"',
     MulticastFrame: "meta pkttype { broadcast, multicast }",
     MulticastAddress: "fib daddr type { broadcast, multicast }",
     UnicastDestination: "fib daddr type { unicast, local }",
@@ -88,6 +95,7 @@ def match_text(match: Match) -> str:
             FibLocalSource()
             | NotLoopback()
             | FromBridge()
+            | FromVeth()
             | MulticastFrame()
             | MulticastAddress()
             | UnicastDestination()
@@ -118,6 +126,8 @@ def _header_text(match: _Header) -> str:
             return f"{protocol} dport {_numbers(first, last)}"
         case Fragment(family):
             return "ip frag-off & 0x1fff != 0" if family == 4 else "exthdr frag exists"
+        case EtherType(numbers):
+            return f"ether type {_one_of(tuple(ETHER_TYPES.get(number, hex(number)) for number in numbers))}"
         case Icmpv6Type(names):
             return f"icmpv6 type {_one_of(names)}"
         case Icmpv6Code(code):

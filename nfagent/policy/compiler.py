@@ -18,7 +18,7 @@ from nfagent.model.netaddr import Family, Range, disjoint, subtract
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort, PortProtocol
 from nfagent.model.objects import DIRECTIONS, Direction, Node, ObjectRef, Pod, Protocol
 from nfagent.policy.merged_peers import AnyOf, PortNumbers, any_of, join_ports, peers_of
-from nfagent.state.cluster import ClusterState, identity_of
+from nfagent.state.cluster import ClusterState, Identity, identity_of
 from nfagent.state.peer_index import peer_selects
 from nfagent.state.policy_index import PolicyIndex
 
@@ -76,7 +76,7 @@ class CompiledRule(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class PolicySetKey(msgspec.Struct, frozen=True, order=True):
+class PolicySetKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """The identity of a policy set: direction, and the policies that select its Pods, in order of evaluation.
 
     policies: isolating NetworkPolicies, sorted
@@ -230,21 +230,40 @@ def peer_addresses(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> 
 
 def port_elements(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterator[PodPort]:
     """Resolve a named port on every Pod that may serve it; an element of two Pods, or of two peers, twice."""
-    for pod in _may_serve(cluster, index, ports):
-        yield from pod_port_elements(cluster, ports, pod)
-
-
-def _may_serve(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterable[Pod]:
-    """Return the Pods that may serve a port; as few as possible: half of a cluster's Pods may have a `metrics` port."""
-    if ports.local:
-        return [pod for pod in cluster.local.values() if pod.holds_addresses]
-    if isinstance(ports.servers, AnyOf):
-        servers = (peer for peer in ports.servers.peers if isinstance(peer, PodPeer))
-        return (pod for peer in servers for pod in _peer_pods(cluster, index, peer))
-    if isinstance(ports.servers, PodPeer) and ports.servers in index.peers.members:
-        return _peer_pods(cluster, index, ports.servers)
+    selected = _selected_pods(cluster, index, ports)
+    if selected is not None:
+        for pod in selected:
+            yield from _on_each(pod.addresses, _served(ports, pod))
+        return
     # Named ports of any Pod, or inside a range, are rare: every Pod is read, once.
-    return [pod for pod in cluster.pods.values() if pod.holds_addresses]
+    for pod in (cluster.local if ports.local else cluster.pods).values():
+        if pod.holds_addresses:
+            yield from pod_port_elements(cluster, ports, pod)
+
+
+def _selected_pods(cluster: ClusterState, index: PolicyIndex, ports: NamedPorts) -> Iterable[Pod] | None:
+    """Return the Pods that serve a port, found by identity; None where every Pod has to be read.
+
+    Half of a cluster's Pods may have a `metrics` port.
+    """
+    servers = ports.servers
+    if not isinstance(servers, PodPeer | AnyOf):
+        return None
+    if ports.local:
+        return _local_pods(cluster, index, servers)
+    if isinstance(servers, AnyOf):
+        peers = (peer for peer in servers.peers if isinstance(peer, PodPeer))
+        return (pod for peer in peers for pod in _peer_pods(cluster, index, peer))
+    return _peer_pods(cluster, index, servers) if servers in index.peers.members else None
+
+
+def _local_pods(cluster: ClusterState, index: PolicyIndex, servers: PodPeer | AnyOf) -> Iterator[Pod]:
+    for identity, keys in index.local.items():
+        if _select(cluster, servers, identity):
+            for key in keys:
+                pod = cluster.local[key]
+                if pod.holds_addresses:
+                    yield pod
 
 
 def _peer_pods(cluster: ClusterState, index: PolicyIndex, peer: PodPeer) -> Iterator[Pod]:
@@ -258,14 +277,21 @@ def pod_port_elements(cluster: ClusterState, ports: NamedPorts, pod: Pod) -> Ite
     """Resolve a named port on one Pod."""
     if ports.local and pod.node != cluster.node:
         return
-    served = {
+    served = _served(ports, pod)
+    if served:
+        yield from _on_each(_serving(cluster, ports.servers, pod), served)
+
+
+def _served(ports: NamedPorts, pod: Pod) -> set[tuple[Protocol, int]]:
+    return {
         (port.protocol, port.port)
         for port in pod.ports
         if port.name == ports.name and ports.protocol in {"any", port.protocol}
     }
-    for address in _serving(cluster, ports.servers, pod) if served else ():
-        for protocol, number in served:
-            yield address, protocol, number
+
+
+def _on_each(addresses: Iterable[str], served: set[tuple[Protocol, int]]) -> Iterator[PodPort]:
+    return ((address, protocol, number) for address in addresses for protocol, number in served)
 
 
 def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | CIDRSet | None, pod: Pod) -> Iterable[str]:
@@ -273,6 +299,9 @@ def _serving(cluster: ClusterState, servers: PodPeer | AnyOf | CIDRSet | None, p
         return pod.addresses
     if isinstance(servers, CIDRSet):
         return [address for address in pod.addresses if any(block.contains(address) for block in servers.ranges)]
-    identity = identity_of(pod)
+    return pod.addresses if _select(cluster, servers, identity_of(pod)) else ()
+
+
+def _select(cluster: ClusterState, servers: PodPeer | AnyOf, identity: Identity) -> bool:
     pods = (peer for peer in peers_of(servers) if isinstance(peer, PodPeer))
-    return pod.addresses if any(peer_selects(cluster, peer, identity) for peer in pods) else ()
+    return any(peer_selects(cluster, peer, identity) for peer in pods)

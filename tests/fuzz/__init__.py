@@ -10,6 +10,7 @@ A case is a history of manifests, drawn from the strategies of `tests/properties
     generator      a case for a number, by those strategies
     mutations      networks, ports, names and faults beyond the small spaces of the strategies
     oracles        two oracles without packets: the evaluator, and the rules of both nodes, interpreted
+    tables         the oracle of text and bytes: real tables, changed both ways, in one case of four
     oracle_runner  runs a case through the oracles, step by step
     packets        the third oracle: a lab, two agents, and probes between all places
     long_lived     connections of that lab that live through many steps

@@ -15,6 +15,7 @@ from tests.fuzz.link_scope import LINK_DESTINATIONS, link_flows
 from tests.fuzz.oracles import Make, Oracles
 from tests.fuzz.packets import PacketLab
 from tests.fuzz.stats import Counts
+from tests.fuzz.tables import KernelTables
 from tests.fuzz.topology import FORMS, SENDABLE, flows, pod_flows
 
 _WATCHED = 150
@@ -49,23 +50,33 @@ class _FlowSelection(Protocol):
 
 
 class OracleRunner:
-    """Runs cases through the oracles; without a lab, through the two without packets."""
+    """Runs cases through the oracles; without a lab, through those without packets."""
 
-    def __init__(self, counts: Counts, lab: PacketLab | None = None, make: Make = DesiredState) -> None:
-        """Keep the oracles' parameters; `make` returns a node's state."""
+    def __init__(
+        self,
+        counts: Counts,
+        lab: PacketLab | None = None,
+        make: Make = DesiredState,
+        tables: KernelTables | None = None,
+    ) -> None:
+        """Keep the oracles' parameters; `make` returns a node's state; `tables`: for the oracle of text and bytes."""
         self.lab = lab
+        self._tables = tables
         self._counts = counts
         self._make = make
 
-    def search(self, case: Case, random: Random, *, packets: bool = False) -> Finding | None:
+    def search(self, case: Case, random: Random, *, packets: bool = False, tables: bool = False) -> Finding | None:
         """Check random flows after every step, all flows after the last; return the first finding.
 
         random:  selects the flows in between, the connections to open, and the packets to send
         packets: use the lab too
+        tables:  compare the real tables too
         """
         selection = _RandomFlows(random)
-        oracles = Oracles(random.sample(pod_flows(), _WATCHED), self._make, self._counts)
+        real = self._tables if tables else None
+        oracles = Oracles(random.sample(pod_flows(), _WATCHED), self._make, self._counts, real)
         self._counts.cases += 1
+        self._counts.table_cases += real is not None
         return _first(self._run(case, oracles, selection, self.lab if packets else None), oracles)
 
     def repeat(self, case: Case, finding: Finding, *, alike: bool = True) -> Finding | None:
@@ -75,7 +86,7 @@ class OracleRunner:
         """
         question = finding.question
         watched = (question.flow,) if question is not None and question.kind == "established" else ()
-        oracles = Oracles(watched, self._make)
+        oracles = Oracles(watched, self._make, tables=self._tables if "bytes" in finding.verdicts else None)
         lab = self.lab if "packets" in finding.verdicts else None
         return _first(self._run(case, oracles, _FlowsOfFinding(finding), lab), oracles, finding if alike else None)
 
@@ -91,6 +102,7 @@ class OracleRunner:
             if oracles.committed:
                 yield from oracles.first(selection.grid(last=number == len(case.steps) - 1))
                 yield from oracles.established()
+                yield from oracles.tables()
             if lab is not None:
                 lab.take(step)
             if lab is not None and oracles.committed:

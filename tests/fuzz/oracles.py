@@ -1,4 +1,6 @@
-"""Two oracles without packets: the evaluator, and the rules of both nodes, interpreted; they get the same files.
+"""The oracles without packets: the evaluator, and the rules of both nodes, interpreted; they get the same files.
+
+Where real tables are given, the nodes' transactions change them too, as text and as bytes.
 
 Each node has the same parts as its agent: the objects of the manifest index, the desired ruleset, a kernel to which
 all transactions were applied, and the connections in conntrack.
@@ -17,6 +19,7 @@ from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.state.cluster import ClusterState
 from tests.fuzz.case import Finding, Question, Step, StepAction, verdict_text
 from tests.fuzz.stats import Counts
+from tests.fuzz.tables import KernelTables
 from tests.properties.strategies import catch_up
 from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, run, seen_at
@@ -30,7 +33,7 @@ Hops: TypeAlias = tuple[tuple[HookName, HookPacket], ...]
 
 
 class Oracles:
-    """Both oracles.
+    """All oracles without packets.
 
     watched:   connections that are opened as soon as they are allowed, and checked after every step
     step:      number of the last step, -1 before the first
@@ -38,11 +41,18 @@ class Oracles:
     counts:    counts of the questions
     """
 
-    def __init__(self, watched: Iterable[Flow] = (), make: Make = DesiredState, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        watched: Iterable[Flow] = (),
+        make: Make = DesiredState,
+        counts: Counts | None = None,
+        tables: KernelTables | None = None,
+    ) -> None:
         """Start with an empty folder."""
         self._folder = ManifestIndex()
         chosen = tuple(watched)
-        self._nodes = {name: _Node(make(name), chosen) for name in NODES}
+        self._twinned = tables.kernels() if tables is not None else {}
+        self._nodes = {name: _Node(make(name), chosen, self._twinned.get(name) or FakeNftables()) for name in NODES}
         self.step = -1
         self.committed = True
         self.counts = counts or Counts()
@@ -105,6 +115,13 @@ class Oracles:
             if not node.equals_fresh_start():
                 yield Finding(self.step, None, {"rules": "not those of a fresh start"}, f"node {name}")
 
+    def tables(self) -> Iterator[Finding]:
+        """Compare the tables that text and bytes have made; yield differences."""
+        for name, kernel in self._twinned.items():
+            self.counts.tables += 1
+            if difference := kernel.difference():
+                yield Finding(self.step, None, {"text": "a table", "bytes": "another"}, f"node {name}: {difference}")
+
     def _dropping(self, flow: Flow) -> str:
         """Return the hook that drops a flow's first packet; '' where none does."""
         packet = opening(flow)
@@ -117,9 +134,9 @@ class Oracles:
 class _Node:
     """One node: its desired state, kernel, connections in conntrack, and the addresses that were checked."""
 
-    def __init__(self, view: DesiredState, watched: tuple[Flow, ...]) -> None:
+    def __init__(self, view: DesiredState, watched: tuple[Flow, ...], kernel: FakeNftables) -> None:
         self.view = view
-        self.kernel = FakeNftables()
+        self.kernel = kernel
         self.live: dict[Flow, Hops] = {}
         self._watched = watched
         self._checked: dict[str, int] = {}

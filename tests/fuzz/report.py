@@ -83,11 +83,12 @@ def show_report(stage: DemoOutput, report: Report) -> None:
     rows = [
         ("evaluate, rules", "first packets", counts.first, counts.cases),
         ("evaluate, rules", "established connections", counts.established, counts.cases),
+        ("text, bytes", "tables of both nodes", counts.tables, counts.table_cases),
         ("evaluate, rules, packets", "first packets", counts.probes, counts.packet_cases),
         ("evaluate, packets", "established connections", counts.long_lived, counts.packet_cases),
         ("evaluate, packets", "link-local, broadcast, multicast", counts.link_scope, counts.packet_cases),
     ]
-    asked = [row for row in rows if report.packets or "packets" not in row[0]]
+    asked = [row for row in rows if report.packets or not {"packets", "bytes"} & {*row[0].split(", ")}]
     width = max(len(f"{number:,}") for row in asked for number in row[2:])
     stage.table(
         ("ORACLES", "CHECKED", f"{'FLOWS':>{width}}", f"{'CASES':>{width}}"),

@@ -22,9 +22,13 @@ from tests.fuzz.packets import PacketLab, fits
 from tests.fuzz.report import Found, Replayed, Report, progress_text
 from tests.fuzz.shrink import shrink
 from tests.fuzz.stats import Counts
+from tests.fuzz.tables import KernelTables
 
 _STEADY_EVERY = 4
 """One in so many cases uses the lab too, which takes longer than all the others."""
+
+_TABLES_EVERY, _TABLES_AT = 4, 2
+"""One in so many cases compares real tables: case 2, 6, 10, … of a run, whose seed determines them as it does all."""
 
 _TRIES = 2
 
@@ -34,7 +38,7 @@ class FuzzPlan(msgspec.Struct, frozen=True):
 
     seed:       determines every case
     seconds:    no case is started after these
-    packets:    whether there is a lab (root)
+    packets:    whether there is a lab, and real tables (root)
     attachment: how the lab's nodes attach their Pods
     build:      folder of failing cases, each in its own
     shrink:     additional seconds for shrinking a failing case
@@ -57,13 +61,13 @@ def fuzz(plan: FuzzPlan, show: Callable[[str], None], make: Make = DesiredState)
     began, counts = time.monotonic(), Counts()
     found = None
     number = 0
-    with _runner(counts, make, plan.attachment if plan.packets else None) as runner:
+    with _runner(counts, make, plan.attachment if plan.packets else None, tables=plan.packets) as runner:
         while found is None and (number == 0 or time.monotonic() - began < plan.seconds):
             show(progress_text(counts, plan.seconds - (time.monotonic() - began)))
             random = generator(plan.seed, number)
-            steady = number % _STEADY_EVERY == 0
+            steady, tables = number % _STEADY_EVERY == 0, number % _TABLES_EVERY == _TABLES_AT
             case = draw_case(random, steady=steady)
-            finding = runner.search(case, random, packets=steady and plan.packets)
+            finding = runner.search(case, random, packets=steady and plan.packets, tables=tables and plan.packets)
             if finding is not None:
                 found = keep(case, finding, runner, plan, number=number, show=show)
             number += 1
@@ -77,22 +81,23 @@ def replay(folder: Path, make: Make = DesiredState, *, packets: bool = True) -> 
     Raises UsageError, also where packets are needed and not allowed; HostError, KernelError.
     """
     case, recorded = read_case(folder)
-    needed = "packets" in recorded.finding.verdicts
-    if needed and not packets:
-        raise UsageError(f"{folder}: the finding needs packets: replay it as root, with packets")
-    with _runner(Counts(), make, recorded.attachment if needed else None) as runner:
+    needed, tables = ("packets" in recorded.finding.verdicts, "bytes" in recorded.finding.verdicts)
+    if (needed or tables) and not packets:
+        raise UsageError(f"{folder}: the finding needs packets or real tables: replay it as root, with packets")
+    with _runner(Counts(), make, recorded.attachment if needed else None, tables=tables) as runner:
         now = runner.repeat(case, recorded.finding, alike=False)
     return Replayed(str(folder), recorded.finding, now)
 
 
 @contextlib.contextmanager
-def _runner(counts: Counts, make: Make, attachment: Attachment | None) -> Iterator[OracleRunner]:
+def _runner(counts: Counts, make: Make, attachment: Attachment | None, *, tables: bool) -> Iterator[OracleRunner]:
     with contextlib.ExitStack() as stack:
+        real = stack.enter_context(KernelTables()) if tables else None
         lab = None
         if attachment is not None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
             lab = stack.enter_context(PacketLab(Path(scratch), attachment))
-        yield OracleRunner(counts, lab, make)
+        yield OracleRunner(counts, lab, make, real)
 
 
 def keep(

@@ -13,6 +13,7 @@ class Counts(msgspec.Struct):
     first, established: questions to the evaluator and the rules, about first packets and established connections
     probes, long_lived: the same questions by packets
     link_scope:         questions by packets: whether a denied flow passes to an address of the link
+    tables:             comparisons of a node's table by text with the one by bytes, in table_cases
     again:              questions whose answer differed at first, and were repeated
     """
 
@@ -24,4 +25,6 @@ class Counts(msgspec.Struct):
     probes: int = 0
     long_lived: int = 0
     link_scope: int = 0
+    tables: int = 0
+    table_cases: int = 0
     again: int = 0

@@ -1,4 +1,4 @@
-"""Structural commits run on the event loop while they are short and libnftables is idle, otherwise in the thread."""
+"""Small transactions are committed on the event loop, large ones in the worker thread, one after the other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.netlink.nft_messages import NFPROTO_INET
-from nfagent.nftables.objects import Accept, Chain, NamedSet, Rule
+from nfagent.nftables.objects import Accept, Chain, Hook, NamedSet, Rule
 from nfagent.nftables.transaction import (
+    LARGEST_PART,
     AddChain,
     AddRule,
     AddSet,
@@ -23,6 +24,7 @@ from nfagent.nftables.transaction import (
     ChangeElements,
     Delete,
     Transaction,
+    size_of,
 )
 from tests.support.own_namespace import own_namespace
 
@@ -32,10 +34,8 @@ pytestmark = [
 ]
 
 DEADLINE = 60.0
-QUICK, SLOW = 0.002, 0.004
 LOOP, THREAD = "loop", "thread"
 ADDRESSES = NamedSet("address", 4)
-MANY = tuple(f"10.0.{number // 200}.{number % 200}" for number in range(257))
 
 
 @pytest.fixture(autouse=True)
@@ -45,63 +45,49 @@ def _namespace() -> Iterator[None]:
         yield
 
 
-class Held(NftSocket):
-    """Commits elements, but not before it is let go."""
+class HeldSocket(NftSocket):
+    """Commits; in the worker thread not before it is let go. Records the thread and the size of each commit."""
 
     def __init__(self) -> None:
         super().__init__()
         self.began, self.let_go = threading.Event(), threading.Event()
+        self.let_go.set()
+        self.commits: list[tuple[str, int]] = []
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
-        self.began.set()
-        assert self.let_go.wait(DEADLINE)
+        where = LOOP if threading.current_thread() is threading.main_thread() else THREAD
+        self.commits.append((where, size_of(transaction)))
+        if where == THREAD:
+            self.began.set()
+            assert self.let_go.wait(DEADLINE)
         super().commit(transaction, family=family)
 
 
-class TimedCommits:
-    """libnftables with a clock that sets the duration of each short commit; records the thread of each commit."""
+class Stage:
+    """A client with an empty table."""
 
     def __init__(self) -> None:
-        self.elements = Held()
-        self.kernel = NftClient(self.elements, monotonic=self._now)
-        self.takes = QUICK
-        self._asked: list[str] = []
-        self._clock = 0.0
-        self._number = 0
+        self.socket = HeldSocket()
+        self.kernel = NftClient(self.socket)
 
-    async def commit(self, takes: float = QUICK, *, sets: int = 1) -> list[str]:
-        """Commit some sets; return the threads in which that was timed."""
-        self.takes = takes
-        first, self._number = self._number, self._number + sets
-        names = (f"made{number}" for number in range(first, first + sets))
-        await self.kernel.apply(tuple(AddSet(name, ADDRESSES) for name in names))
-        return self.where()
-
-    def where(self) -> list[str]:
-        """Return where commits were timed since the last time."""
-        asked, self._asked = self._asked, []
-        return asked[::2]
-
-    async def made(self) -> int:
-        return len((await self.kernel.read()).sets)
-
-    def _now(self) -> float:
-        self._asked.append(LOOP if threading.current_thread() is threading.main_thread() else THREAD)
-        self._clock += self.takes
-        return self._clock
+    async def commits_of(self, transaction: Transaction) -> list[tuple[str, int]]:
+        """Apply a transaction; return thread and size of each of its batches."""
+        self.socket.commits.clear()
+        await self.kernel.apply(transaction)
+        return self.socket.commits[:]
 
 
-def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def scenario(body: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a test's coroutine in an event loop of its own, with an empty table there."""
 
     async def run() -> None:
-        stage = TimedCommits()
+        stage = Stage()
         try:
             stage.kernel.commit_now((AddTable(),))
             async with asyncio.timeout(DEADLINE):
                 await body(stage)
         finally:
-            stage.elements.let_go.set()
+            stage.socket.let_go.set()
             stage.kernel.close()
 
     def test() -> None:
@@ -111,73 +97,77 @@ def scenario(body: Callable[[TimedCommits], Coroutine[Any, Any, None]]) -> Calla
     return test
 
 
-@scenario
-async def test_a_short_commit_runs_on_the_loop_while_the_last_one_was_quick(stage: TimedCommits) -> None:
-    assert await stage.commit() == [THREAD], "nothing is known yet"
-    assert await stage.commit() == [LOOP]
-    assert await stage.commit(SLOW) == [LOOP]
-    assert await stage.commit(SLOW) == [THREAD]
-    assert await stage.commit() == [THREAD]
-    assert await stage.commit() == [LOOP]
-    assert await stage.made() == 6
+def addresses(count: int) -> tuple[str, ...]:
+    return tuple(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count))
 
 
-LONG = "x" * 200
+def filled(count: int) -> Transaction:
+    """Return a transaction of `count` commands and elements that are all of a new set."""
+    return (AddSet("x", ADDRESSES), ChangeElements("add", "x", addresses(count - 2)))
 
 
 @pytest.mark.parametrize(
-    "long",
+    ("size", "where"),
     [
-        pytest.param(tuple(AddSet(f"{LONG}{number}", ADDRESSES) for number in range(80)), id="much text"),
-        pytest.param(tuple(AddSet(f"x{number}", ADDRESSES) for number in range(257)), id="many commands"),
-        pytest.param(
-            (
-                AddSet("x", ADDRESSES),
-                AddRule("stays", Rule(verdict=Accept())),
-                ChangeElements("add", "x", MANY),
-            ),
-            id="many elements",
-        ),
+        pytest.param(1, LOOP, id="one command"),
+        pytest.param(512, LOOP, id="the largest that the event loop commits"),
+        pytest.param(513, THREAD, id="one more"),
     ],
 )
-def test_long_commits_run_in_the_thread_and_do_not_count_for_short_ones(long: Transaction) -> None:
-    async def body(stage: TimedCommits) -> None:
-        stage.kernel.commit_now((AddChain("stays", Chain()),))
-        await stage.commit()
-        stage.takes = SLOW
-        await stage.kernel.apply(long)
-        assert stage.where() == []
-        assert await stage.commit() == [LOOP]
+def test_a_transaction_is_one_batch_on(size: int, where: str) -> None:
+    async def body(stage: Stage) -> None:
+        transaction = filled(size) if size > 2 else (AddSet("x", ADDRESSES),)
+        assert await stage.commits_of(transaction) == [(where, size)]
 
     scenario(body)()
 
 
 @scenario
-async def test_what_is_refused_on_the_loop_is_an_error_as_in_the_thread(stage: TimedCommits) -> None:
-    for where in THREAD, LOOP:
-        with pytest.raises(KernelError, match="absent"):
-            await stage.kernel.apply((Delete("set", "absent"),))
-        assert stage.where() == [where]
+async def test_rules_and_elements_of_a_chain_that_stays_are_one_batch(stage: Stage) -> None:
+    stage.kernel.commit_now((AddChain("stays", Chain()),))
+    mixed = (*filled(9), AddRule("stays", Rule(verdict=Accept())), AddChain("gone", Chain()), Delete("chain", "gone"))
+    assert await stage.commits_of(mixed) == [(LOOP, 12)]
+    assert (await stage.kernel.read()).chains == {"stays": Chain((Rule(verdict=Accept()),))}
 
 
 @scenario
-async def test_no_commit_runs_on_the_loop_while_the_thread_works_even_if_its_caller_was_cancelled(
-    stage: TimedCommits,
-) -> None:
-    await stage.commit()
-    (name,) = (await stage.kernel.read()).sets
-    given_up = asyncio.create_task(stage.kernel.apply((ChangeElements("add", name, MANY),)))
-    await asyncio.to_thread(stage.elements.began.wait, DEADLINE)
-    given_up.cancel()
-    await asyncio.gather(given_up, return_exceptions=True)
+async def test_a_large_table_from_nothing_is_written_in_parts_with_its_base_chains_in_the_last(stage: Stage) -> None:
+    stage.kernel.commit_now((Delete("table"),))
+    base = AddChain("base", Chain((), Hook("filter", "forward", 0))), AddRule("base", Rule(verdict=Accept()))
+    sets = tuple(AddSet(f"s{number}", ADDRESSES) for number in range(LARGEST_PART))
+    committed = await stage.commits_of((AddTable(), base[0], *sets, base[1]))
+    assert committed == [(THREAD, LARGEST_PART), (LOOP, 3)]
+    listed = await stage.kernel.read()
+    assert (len(listed.sets), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)
 
-    later = asyncio.create_task(stage.commit())
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert (later.done(), stage.where()) == (False, [])
 
-    stage.elements.let_go.set()
-    assert await later == [THREAD]
-    found = await stage.kernel.read()
-    assert (len(found.sets), found.sets[name].elements) == (2, frozenset(MANY))
-    assert await stage.commit() == [LOOP]
+@pytest.mark.parametrize("size", [3, 600], ids=["on the event loop", "in the thread"])
+def test_a_refusal_is_an_error_and_leaves_the_table_as_it_was(size: int) -> None:
+    async def body(stage: Stage) -> None:
+        before = await stage.kernel.read()
+        with pytest.raises(KernelError, match="absent"):
+            await stage.kernel.apply((*filled(size), Delete("set", "absent")))
+        assert await stage.kernel.read() == before
+        await stage.kernel.apply(filled(size))
+        assert len((await stage.kernel.read()).sets) == 1
+
+    scenario(body)()
+
+
+@scenario
+async def test_a_commit_waits_for_one_in_the_thread_even_if_the_caller_of_that_was_cancelled(stage: Stage) -> None:
+    stage.socket.let_go.clear()
+    given_up = asyncio.create_task(stage.kernel.apply(filled(600)))
+    await asyncio.to_thread(stage.socket.began.wait, DEADLINE)
+    later = asyncio.create_task(stage.kernel.apply((AddSet("later", ADDRESSES),)))
+    for _ in range(2):
+        given_up.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert (given_up.done(), later.done()) == (False, False)
+
+    stage.socket.let_go.set()
+    await later
+    assert given_up.cancelled() or given_up.cancelling()
+    listed = await stage.kernel.read()
+    assert (sorted(listed.sets), len(listed.sets["x"].elements)) == (["later", "x"], 598)

@@ -1,4 +1,4 @@
-"""Debian 13's nftables lists the rulesets that nfagent writes as the same objects.
+"""Debian 13's nftables lists the rulesets that nfagent writes, as text and as bytes, as the same objects.
 
 The folder is `build/debian-13`. `make trixie` makes it by debootstrap (a minute, 270 MB; it sets NFAGENT_DEBIAN_13);
 with it these tests take seconds, in every run; without it they are skipped, and say so.
@@ -18,14 +18,17 @@ from uuid import uuid4
 import pytest
 
 from nfagent.desired.node_interfaces import NodeInterfaces
-from nfagent.nftables.bridge_table import BRIDGE_TABLE, EXPECTED, TABLE_TEXT, parse_bridge_table
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, table_of
+from nfagent.nftables.bridge_table import BRIDGE_TABLE, FRAMES, REPLACEMENT, TABLE_TEXT, parse_bridge_table
 from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import Match, UnknownExpr
 from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.transaction import transaction_text
 from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
+from tests.support.nft_forms import EVERY_FORM, EVERY_FRAME
 from tests.support.packet_labs import logging_document
+from tests.support.twin_tables import TwinTables, listed_objects
 from tests.support.two_node_cluster import TwoNodeCluster, labelled, policy
 
 pytestmark = [
@@ -144,7 +147,10 @@ def test_a_golden_that_this_nft_has_loaded_is_read_alike(root: Path, namespace: 
 
 def test_every_form_that_we_write_is_among_them() -> None:
     rules = [
-        rule for ruleset in (SCENE, *map(golden, GOLDENS)) for chain in ruleset.chains.values() for rule in chain.rules
+        rule
+        for ruleset in (SCENE, FRAMES, *map(golden, GOLDENS))
+        for chain in ruleset.chains.values()
+        for rule in chain.rules
     ]
     assert {type(match) for rule in rules for match in rule.matches} == {*get_args(Match)} - {UnknownExpr}
     assert {type(rule.verdict) for rule in rules if rule.verdict is not None} == {*get_args(Verdict)}
@@ -156,5 +162,60 @@ def test_all_forms_together_are_read_back(root: Path, namespace: str) -> None:
     assert listed(root, namespace, SCENE) == SCENE
 
 
+@pytest.fixture(scope="module")
+def made() -> Iterator[TwinTables]:
+    with TwinTables() as twins:
+        yield twins
+
+
+@pytest.fixture
+def twins(made: TwinTables) -> TwinTables:
+    made.clear()
+    return made
+
+
+def run_debian(root: Path, namespace: str, *arguments: str, text: str = "") -> str:
+    """Run Debian 13's nft."""
+    command = ["ip", "netns", "exec", namespace, "chroot", str(root), "nft", *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("ruleset", [SCENE, *map(golden, GOLDENS)], ids=["all forms", *(path.stem for path in GOLDENS)])
+def test_what_our_bytes_wrote_is_read_back(root: Path, twins: TwinTables, ruleset: Ruleset) -> None:
+    twins.commit(diff(ABSENT, ruleset))
+    listing = run_debian(root, twins.by_bytes, "-j", "list", "table", "inet", "nfagent")
+    assert parse_ruleset(json.loads(listing)) == ruleset
+
+
+def test_the_table_of_the_bridge_family_that_our_bytes_wrote_is_read_back(root: Path, twins: TwinTables) -> None:
+    twins.commit(REPLACEMENT, family=NFPROTO_BRIDGE)
+    listing = run_debian(root, twins.by_bytes, "-j", "list", "table", *BRIDGE_TABLE.split())
+    assert parse_bridge_table(listing).ruleset == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("family", "ruleset"),
+    [
+        *((NFPROTO_INET, ruleset) for ruleset in (EVERY_FORM, SCENE, *map(golden, GOLDENS))),
+        (NFPROTO_BRIDGE, EVERY_FRAME),
+    ],
+    ids=["every form", "all forms together", *(path.stem for path in GOLDENS), "the bridge family"],
+)
+def test_our_bytes_are_listed_as_the_text_that_debian_13_has_loaded(
+    root: Path, twins: TwinTables, family: int, ruleset: Ruleset
+) -> None:
+    """By listing alone: this nft writes user data and some expressions otherwise than 1.0.6 does."""
+    transaction = diff(ABSENT, ruleset)
+    run_debian(root, twins.by_text, "-f", "-", text=transaction_text(transaction, table_of(family)))
+    twins.commit(transaction, family=family)
+    by_text, by_bytes = (
+        listed_objects(run_debian(root, name, "-j", "list", "ruleset")) for name in (twins.by_text, twins.by_bytes)
+    )
+    assert by_bytes == by_text
+    assert by_bytes
+
+
 def test_the_table_of_the_bridge_family_is_read_back(root: Path, namespace: str) -> None:
-    assert parse_bridge_table(answered(root, namespace, TABLE_TEXT, f"list table {BRIDGE_TABLE}")).objects == EXPECTED
+    assert parse_bridge_table(answered(root, namespace, TABLE_TEXT, f"list table {BRIDGE_TABLE}")).ruleset == FRAMES

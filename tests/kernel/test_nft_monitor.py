@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.kernel.own_ports import OwnPorts, open_ports
-from nfagent.kernel.sockets import netfilter_socket, request_socket
+from nfagent.kernel.sockets import request_socket
 from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.nftables.diff import diff
@@ -159,14 +157,13 @@ def test_own_commits_are_not_reported() -> None:
     async def body() -> None:
         async with hearing() as heard:
             kernel, other = heard.kernel, Ruleset({**TABLE.sets, "blocks4/2": NamedSet("address", 4)})
-            await kernel.apply(elements(3))  # a few elements: on the event loop, by our own socket
+            await kernel.apply(elements(3))  # a few: on the event loop
             await kernel.apply(elements(1000))  # more: in the thread
-            await kernel.apply(diff(TABLE, other))  # structure: in the thread, by libnftables
-            await kernel.apply(diff(other, TABLE))  # again: on the event loop
-            await kernel.read()  # libnftables opens another socket after a listing
             await kernel.apply(diff(TABLE, other))
+            await kernel.read()
+            await kernel.apply(diff(other, TABLE))
             await kernel.counters()
-            kernel.commit_now(elements(2000))  # as where the batch exceeds the send buffer
+            kernel.commit_now(elements(2000))
             assert len(await heard.of(LAST)) == 1
 
     run(body)
@@ -264,66 +261,23 @@ def test_the_generation_counts_commits() -> None:
 def test_a_commit_by_a_socket_that_was_opened_later_is_our_own() -> None:
     async def body() -> None:
         async with hearing() as heard:
-            late = NftSocket()
-            try:
+            with closing(NftSocket(ports=heard.watch.own_ports)) as late:
                 late.commit(elements(1))
                 assert len(await heard.of(LAST)) == 1
-            finally:
-                late.close()
 
     run(body)
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["its port id was kept", "its port id was not kept"])
-def test_a_commit_whose_socket_is_closed_before_its_notification_is_read_is_our_own_where(*, kept: bool) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["its port id was told", "its port id was not told"])
+def test_a_commit_whose_socket_is_closed_before_its_notification_is_read_is_our_own_where(*, told: bool) -> None:
     async def body() -> None:
         async with hearing() as heard:
-            late = NftSocket()
+            late = NftSocket(ports=heard.watch.own_ports if told else None)
             late.commit(elements(1))
-            if kept:
-                heard.watch.own_ports.keep()
             late.close()
-            assert len(await heard.of(LAST)) == (1 if kept else 2)
+            assert len(await heard.of(LAST)) == (1 if told else 2)
 
     run(body)
-
-
-def test_a_commit_of_libnftables_is_our_own_after_its_context_was_replaced() -> None:
-    async def body() -> None:
-        async with hearing() as heard:
-            for number in range(3):
-                # Without a turn of the event loop: a listing replaces the context, and closes its socket.
-                heard.kernel.commit_now(elements(number + 1))
-                heard.kernel.read_now()
-            assert len(await heard.of(LAST)) == 1
-
-    run(body)
-
-
-def test_the_port_ids_of_the_last_64_closed_sockets_are_kept() -> None:
-    ports = OwnPorts()
-    closed = []
-    for _ in range(70):
-        with closing(netfilter_socket(blocking=False)) as opened:
-            opened.bind((0, 0))
-            closed.append(opened.getsockname()[0])
-            ports.keep()
-    distinct = list(dict.fromkeys(closed))
-    assert all(ports.owns(port) for port in distinct[-64:])
-    assert not ports.owns(0), "the kernel's own port id"
-
-
-def test_the_port_id_of_a_closed_socket_is_forgotten_after_ten_seconds() -> None:
-    now = 100.0
-    ports = OwnPorts(lambda: now)
-    with closing(netfilter_socket(blocking=False)) as opened:
-        opened.bind((0, 0))
-        port = opened.getsockname()[0]
-        assert ports.owns(port)
-        ports.keep()
-    assert ports.owns(port)
-    now += 10
-    assert not ports.owns(port), "another process may have it now"
 
 
 def test_a_socket_of_ours_in_the_place_of_one_that_failed_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,18 +343,6 @@ def test_a_closed_monitor_reports_nothing_and_can_be_opened_again() -> None:
             assert [committer.name for committer in heard.committers[1:]] == ["nft"]
 
     run(body)
-
-
-def test_looking_for_own_sockets_leaves_every_open_file_as_it_was() -> None:
-    with closing(netfilter_socket(blocking=False)) as ours:
-        ours.bind((0, 0))
-        before = open_files()
-        assert ours.getsockname()[0] in open_ports()
-        assert open_files() == before
-
-
-def open_files() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 MAY_NOT = """

@@ -24,19 +24,26 @@ from nfagent.errors import HostError, KernelError, NfagentError, WireError
 from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket, UnsentError
-from nfagent.kernel.own_ports import open_ports
+from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import RefusedError
 from nfagent.kernel.sockets import request_socket
+from nfagent.kernel.table_queries import generation
 from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
 from nfagent.netlink.codec import attribute, message
+from nfagent.netlink.nft_batch import encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.diff import diff
-from nfagent.nftables.matches import IpAddress
+from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort
 from nfagent.nftables.objects import (
     ABSENT,
     Chain,
+    Drop,
     Element,
+    Goto,
     Hook,
+    Jump,
+    Log,
+    Masquerade,
     NamedSet,
     PortRange,
     Rule,
@@ -44,16 +51,23 @@ from nfagent.nftables.objects import (
     VerdictMap,
     VmapLookup,
 )
+from nfagent.nftables.set_sizes import with_desired_sizes
 from nfagent.nftables.transaction import (
     AddChain,
     AddCounter,
+    AddMap,
+    AddRule,
+    AddSet,
     AddTable,
     ChangeElements,
     ChangeMapElements,
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
+    transaction_text,
 )
+from tests.properties.strategies import desired, worlds
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -102,6 +116,11 @@ def nftables(_namespace: None) -> Iterator[NftClient]:
 def elements(_namespace: None) -> Iterator[NftSocket]:
     with closing(NftSocket()) as opened:
         yield opened
+
+
+def nft(text: str) -> None:
+    """Run commands by nft, as another program would."""
+    subprocess.run(["nft", "-f", "-"], input=text, check=True, capture_output=True, text=True)
 
 
 def add(name: str, *members: Element) -> ChangeElements:
@@ -208,7 +227,7 @@ def test_any_changes_do_what_nft_does_with_them(
     before = nftables.read_now()
     for number, after in enumerate(states):
         transaction = diff(before, after)
-        fast, slow = (elements.commit, nftables.commit_now)
+        fast, slow = (elements.commit, lambda commands: nft(transaction_text(commands)))
         first, second = (fast, slow) if (number % 2 == 0) == fast_first else (slow, fast)
         first(transaction)
         listed = nftables.read_now()
@@ -553,10 +572,11 @@ add rule inet nfagent base ip saddr vmap @map4
         ),
     ],
 )
+@pytest.mark.usefixtures("nftables")
 def test_a_refusal_names_the_object_and_leaves_nothing_behind(
-    nftables: NftClient, elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+    elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
-    nftables.run_commands_now(lambda run: run(FOREIGN))
+    nft(FOREIGN)
     before = nft_listing()
 
     with pytest.raises(RefusedError) as caught:
@@ -567,6 +587,165 @@ def test_a_refusal_names_the_object_and_leaves_nothing_behind(
     assert nft_listing() == before
     elements.commit((AddCounter("last"), Delete("counter", "last")))
     assert nft_listing() == before
+
+
+MASQUERADES = Rule(verdict=Masquerade(random_fully=True))
+LOGS = Rule(log=Log("deny", 5), verdict=Drop())
+
+
+@pytest.mark.parametrize(
+    ("command", "blamed", "words"),
+    [
+        pytest.param(
+            AddRule("nothing", LOGS),
+            (errno.ENOENT, "chain nothing"),
+            'add rule inet nfagent nothing log prefix "deny" group 5 drop: there is no chain nothing (ENOENT)',
+            id="a rule of a chain that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "nothing"),), verdict=Drop())),
+            (errno.ENOENT, "lookup"),
+            "ip saddr @nothing drop: lookup: the set or map that it refers to is missing (ENOENT)",
+            id="a rule that looks up a set that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(verdict=Goto("nothing"))),
+            (errno.ENOENT, "immediate"),
+            "goto nothing: immediate: the chain that it refers to is missing (ENOENT)",
+            id="a rule that leads to a chain that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(counter="nothing", verdict=Drop())),
+            (errno.ENOENT, "objref"),
+            "drop: objref: the named counter that it refers to is missing (ENOENT)",
+            id="a rule that counts with a counter that isn't there",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "address6"),), verdict=Drop())),
+            (errno.ENODATA, "lookup"),
+            "ip saddr @address6 drop: lookup: it reads more than the rule has loaded (ENODATA)",
+            id="a rule that looks up an address in a set of another type",
+        ),
+        pytest.param(
+            AddRule("egress/shop/web", Rule(verdict=Jump("base"))),
+            (errno.EOPNOTSUPP, "immediate"),
+            "jump base: immediate: its chain has a hook, so nothing may lead there (EOPNOTSUPP)",
+            id="a rule that leads to a base chain",
+        ),
+        pytest.param(
+            AddRule("base", MASQUERADES),
+            (errno.EOPNOTSUPP, ""),
+            "masquerade fully-random: this kernel lacks it, or doesn't take it at this hook (EOPNOTSUPP)",
+            id="a masquerade where nothing is translated",
+        ),
+        pytest.param(
+            AddSet("address4", NamedSet("address", 6)),
+            (errno.EEXIST, "set address4"),
+            "set address4: there is one of this name already, with other properties (EEXIST)",
+            id="a set of another type than the one of its name",
+        ),
+        pytest.param(
+            AddMap("map4", VerdictMap(6, {})),
+            (errno.EEXIST, "map map4"),
+            "map map4: there is one of this name already, with other properties (EEXIST)",
+            id="a map of another type than the one of its name",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("nftables")
+def test_a_refusal_names_what_a_rule_or_set_lacks(
+    elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
+) -> None:
+    test_a_refusal_names_the_object_and_leaves_nothing_behind(elements, command, blamed, words)
+
+
+@pytest.mark.parametrize(
+    ("rule", "part", "hint"),
+    [
+        pytest.param(
+            Rule((FibLocalSource(),), verdict=Drop()),
+            "fib",
+            "modprobe nft_fib_inet, or run a kernel with CONFIG_NFT_FIB_INET",
+            id="what the routing table says",
+        ),
+        pytest.param(
+            Rule((CtSeenReply(),), verdict=Drop()),
+            "ct",
+            "modprobe nft_ct, or run a kernel with CONFIG_NFT_CT",
+            id="connections",
+        ),
+        pytest.param(
+            LOGS,
+            "log",
+            "modprobe -a nft_log nfnetlink_log, or run a kernel with CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG",
+            id="logging",
+        ),
+        pytest.param(MASQUERADES, "masq", "modprobe nft_masq, or run a kernel with CONFIG_NFT_MASQ", id="masquerading"),
+        pytest.param(Rule(verdict=Drop()), "immediate", "", id="a part of nf_tables itself, which has no option"),
+    ],
+)
+def test_an_expression_that_the_kernel_lacks_is_named_with_its_option(
+    nftables: NftClient, elements: NftSocket, rule: Rule, part: str, hint: str
+) -> None:
+    batch = encode_batch((AddCounter("drops"), AddRule("egress/shop/web", rule), AddCounter("last")), 1)
+    name = b"\1\0" + part.encode() + b"\0"  # the end of the attribute NFTA_EXPR_NAME
+    assert batch.data.count(name) == 1
+    unknown = msgspec.structs.replace(batch, data=batch.data.replace(name, name[:2] + b"?" + name[3:]))
+
+    with pytest.raises(RefusedError) as caught:
+        elements.commit_batch(unknown)
+
+    assert (caught.value.errno, caught.value.part, caught.value.hint) == (errno.ENOENT, part, hint)
+    assert nftables.read_now() == EMPTY
+
+
+STAYING = tuple(Rule((PacketPort("tcp", port, port),), verdict=Drop()) for port in range(1, 21))
+
+
+def handles_of(chain: str) -> list[int]:
+    listed = subprocess.run(
+        ["nft", "-a", "list", "chain", "inet", "nfagent", chain], check=True, capture_output=True, text=True
+    )
+    return [int(handle) for handle in re.findall(r"\t\t.*# handle (\d+)", listed.stdout)]
+
+
+def test_rules_that_stay_keep_their_handles(nftables: NftClient, elements: NftSocket) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    first = handles_of(name)
+    after = (*STAYING[:5], LOGS, *STAYING[7:])
+
+    elements.commit((RewriteChain(name, STAYING, after),))
+
+    assert nftables.read_now().chains[name].rules == after
+    second = handles_of(name)
+    assert (second[:5], second[6:]) == (first[:5], first[7:])
+    assert second[5] not in first
+
+
+def test_a_chain_that_another_program_changed_is_written_anew(nftables: NftClient, elements: NftSocket) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    nft(f"insert rule inet nfagent {name} accept")
+
+    elements.commit((RewriteChain(name, STAYING, STAYING[1:]),))
+
+    assert nftables.read_now().chains[name].rules == STAYING[1:]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
+@given(st.lists(worlds().map(lambda world: desired("a", world).ruleset()), min_size=1, max_size=3))
+def test_any_ruleset_becomes_any_other_in_one_transaction_of_the_kernel(
+    nftables: NftClient, elements: NftSocket, states: list[Ruleset]
+) -> None:
+    before = nftables.read_now()
+    for after in states:
+        transaction = diff(before, after)
+        began = generation()
+        elements.commit(transaction)
+        assert generation() == began + bool(transaction)
+        before = nftables.read_now(after)
+        assert with_desired_sizes(before, after) == after
 
 
 def nft_listing() -> str:
@@ -754,16 +933,14 @@ def test_a_batch_that_no_send_buffer_takes_is_unsent(nftables: NftClient, monkey
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 2_000], ids="{} rules".format)
-def test_the_handles_of_a_chain_are_those_that_nft_lists(nftables: NftClient, elements: NftSocket, count: int) -> None:
+@pytest.mark.usefixtures("nftables")
+def test_the_handles_of_a_chain_are_those_that_nft_lists(elements: NftSocket, count: int) -> None:
     numbered = "".join(f"add rule inet nfagent egress/shop/web tcp dport {port} drop\n" for port in range(1, count + 1))
     other = "add rule inet nfagent egress/shop/db drop\n"
     first = "insert rule inet nfagent egress/shop/web accept\n" if count else ""
-    nftables.run_commands_now(lambda run: run(numbered + other + first))
+    nft(numbered + other + first)
 
-    listed = subprocess.run(
-        ["nft", "-a", "list", "chain", "inet", "nfagent", "egress/shop/web"], check=True, capture_output=True, text=True
-    )
-    expected = tuple(int(handle) for handle in re.findall(r"\t\t.*# handle (\d+)", listed.stdout))
+    expected = tuple(handles_of("egress/shop/web"))
     assert elements.rule_handles("egress/shop/web") == expected
     assert len(expected) == count + bool(count)
 
@@ -774,10 +951,24 @@ def test_a_chain_that_is_not_there_has_no_handles(nftables: NftClient, elements:
     assert elements.rule_handles("egress/shop/web") == ()
 
 
-def test_the_port_is_that_of_the_socket_and_none_once_it_is_closed() -> None:
-    with closing(NftSocket()) as opened:
-        assert opened.port in open_ports()
-    assert opened.port == 0
+def test_the_port_of_a_socket_is_own_while_it_is_open_and_for_a_while_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def opening(needs_root: str, **options: Any) -> socket.socket:  # noqa: ANN401 - passed on as they are
+        opened.append(request_socket(needs_root, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(nft_socket, "request_socket", opening)
+    now = 0.0
+    ports = OwnPorts(lambda: now)
+    with closing(NftSocket(ports=ports)):
+        port = opened[0].getsockname()[0]
+        assert ports.owns(port)
+        now = 60.0
+        assert ports.owns(port)
+    assert ports.owns(port)
+    now = 120.0
+    assert not ports.owns(port)
 
 
 def broken(opened: socket.socket, *, ended: bool) -> None:
@@ -796,7 +987,7 @@ def test_a_socket_is_opened_anew_where_it(nftables: NftClient, *, ended: bool, m
         return opened[-1]
 
     monkeypatch.setattr(nft_socket, "request_socket", opening)
-    with closing(NftSocket()) as elements:
+    with closing(NftSocket(ports=OwnPorts())) as elements:
         broken(opened[0], ended=ended)
         with pytest.raises(KernelError, match="cannot send"):
             elements.commit((add("address4", "10.0.0.1"),))

@@ -7,15 +7,17 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pytest
 
-from nfagent.kernel.bridge_table import BridgeTableReconciler, RunCommands
+from nfagent.kernel.bridge_table import BridgeTableReconciler, KernelTables
 from nfagent.kernel.nft_client import NftClient
 from nfagent.lab import netns
 from nfagent.lab.agents import LabAgent
@@ -23,7 +25,8 @@ from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from nfagent.model.netaddr import FAMILIES, Family
-from nfagent.nftables.bridge_table import EXPECTED, parse_bridge_table
+from nfagent.nftables.bridge_table import FRAMES, parse_bridge_table
+from nfagent.nftables.transaction import Transaction
 from tests.support.own_namespace import own_namespace
 from tests.support.packet_labs import (
     ManifestLab,
@@ -131,7 +134,7 @@ def in_force(agent: LabAgent) -> bool:
     tables = agent.nft("list", "tables", "bridge")
     return (
         "nfagent" in tables
-        and parse_bridge_table(agent.nft("-j", "list", "table", "bridge", "nfagent")).objects == EXPECTED
+        and parse_bridge_table(agent.nft("-j", "list", "table", "bridge", "nfagent")).ruleset == FRAMES
     )
 
 
@@ -293,24 +296,39 @@ def test_with_the_setting_for_such_frames_there_is_no_table_and_check_reports_it
         agent.start()
 
 
-class OtherWords:
-    """An nft that lists one keyword differently; `disturbs`: another program commits after each own commit."""
+def run_nft(text: str) -> None:
+    """Run commands in this thread's network namespace."""
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 
-    def __init__(self, kernel: NftClient, *, disturbs: bool = False) -> None:
+
+OTHER = {"iifkind": "iiftypename"}
+
+
+class OtherWords:
+    """An nft that lists some keywords differently; `disturbs`: another program commits after each own commit."""
+
+    def __init__(
+        self, kernel: NftClient, *, words: Mapping[str, str] = MappingProxyType(OTHER), disturbs: bool = False
+    ) -> None:
         self.written = 0
+        self._words = words
         self._kernel = kernel
         self._disturbs = disturbs
 
-    async def run_commands(self, call: Callable[[RunCommands], Made]) -> Made:
-        return await self._kernel.run_commands(lambda run: call(partial(self._run, run)))
+    async def with_table(self, call: Callable[[KernelTables], Made]) -> Made:
+        return await self._kernel.with_table(lambda _kernel: call(self))
 
-    def _run(self, run: RunCommands, text: str) -> str:
-        answer = run(text).replace('"arp"', "2054")
-        if "add rule" in text:
-            self.written += 1
-            if self._disturbs:
-                run("add table ip foreign\ndelete table ip foreign")
+    def list_now(self, family: str) -> str | None:
+        answer = self._kernel.list_now(family)
+        for ours, other in self._words.items():
+            answer = answer and answer.replace(f'"{ours}"', f'"{other}"')
         return answer
+
+    def commit_now(self, transaction: Transaction, *, family: int) -> None:
+        self._kernel.commit_now(transaction, family=family)
+        self.written += 1
+        if self._disturbs:
+            run_nft("add table ip foreign\ndelete table ip foreign")
 
 
 def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -> None:
@@ -322,9 +340,34 @@ def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -
             for _ in range(3):
                 await watch.refresh()
                 assert (watch.status()["state"], commands.written) == ("dropped", 1)
-            await kernel.run_commands(lambda run: run("insert rule bridge nfagent prerouting-frames accept"))
+            run_nft("insert rule bridge nfagent prerouting-frames accept")
             await watch.refresh()
             assert (watch.status()["state"], commands.written) == ("dropped", 2)
+        finally:
+            kernel.close()
+
+    with own_namespace("frames"):
+        asyncio.run(body())
+
+
+EARLIER = """add table bridge nfagent
+add counter bridge nfagent drop/unjudged
+add chain bridge nfagent prerouting-frames { type filter hook prerouting priority -300; policy accept; }
+add rule bridge nfagent prerouting-frames ether type { ip, ip6, arp, 0x8035 } accept
+add rule bridge nfagent prerouting-frames meta iifkind "veth" counter name "drop/unjudged" drop \
+    comment "holds no packet that could be judged"
+"""
+
+
+def test_the_table_that_earlier_versions_wrote_is_kept() -> None:
+    async def body() -> None:
+        kernel = NftClient()
+        try:
+            run_nft(EARLIER)
+            commands = OtherWords(kernel, words={})
+            watch = BridgeTableReconciler(commands, dropping=True)
+            await watch.refresh()
+            assert (watch.status()["state"], commands.written) == ("dropped", 0)
         finally:
             kernel.close()
 

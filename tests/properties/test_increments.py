@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -93,6 +94,25 @@ def test_the_changes_of_a_history_lead_the_kernel_to_the_whole(history: list[Ite
     kernel.apply(desired.drain_changes())
     assert kernel.ruleset == desired.ruleset()
     assert not desired.dirty
+
+
+@given(HISTORIES, RANDOM)
+def test_events_between_the_steps_of_preparing_end_in_the_whole(
+    history: list[Item | ObjectRef], random: Random
+) -> None:
+    desired = DesiredState("a")
+    kernel = FakeNftables()
+    catch_up(desired, kernel)
+    for event in history:
+        take(desired, event)
+        for _ in islice(desired.prepare(), random.randrange(4)):
+            pass
+        if random.randrange(3) == 0:
+            kernel.apply(desired.drain_changes())
+    kernel.apply(desired.drain_changes())
+    desired.clear_recheck(desired.recheck_addresses)
+    kernel.apply(desired.drain_changes())
+    assert kernel.ruleset == desired.ruleset() == desired.rebuilt().ruleset()
 
 
 @given(HISTORIES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from nfagent.model.objects import ObjectRef
@@ -11,6 +13,7 @@ from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.nftables.objects import Chain, Goto, Jump, Return, Ruleset
 from nfagent.nftables.render import rule_text
 from nfagent.nftables.transaction import AddRule, RewriteChain
+from nfagent.policy.compiler import INLINE_RULES
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy, tier_policy
 
 WEB = pod("shop/web", "a", 10, app="web")
@@ -208,3 +211,15 @@ def test_switching_the_log_changes_verdict_chains_only() -> None:
     changed = {name for name, chain in after.chains.items() if before.chains[name] != chain}
     assert changed == {name for name in after.chains if name.startswith(("allow/", "deny/"))}
     assert (after.sets, after.maps, after.counters) == (before.sets, before.maps, before.counters)
+
+
+@pytest.mark.parametrize("steps", range(5), ids=lambda steps: f"after {steps} steps")
+def test_a_chain_of_its_own_goes_with_the_rules_of_a_policy_where_preparing_stops_and_begins_again(steps: int) -> None:
+    large = policy("shop/p", ingress=[{"ports": [{"port": number}]} for number in range(1, 2 * INLINE_RULES)])
+    scene = TwoNodeCluster(WEB, large)
+    view = scene.views["a"]
+    assert "policy/ingress/shop/p" in ruleset(scene).chains
+    scene.put(policy("shop/p", ingress=[]))
+    for _ in islice(view.prepare(), steps):
+        pass
+    assert ruleset(scene) == view.rebuilt().ruleset()

@@ -36,8 +36,8 @@ def number(message: NftMessage, kind: int) -> int | None:
 
 
 def applied(messages: list[NftMessage], before: str) -> str:
-    """Return the rules of a chain after what the kernel does with the messages; the handle of the n-th rule is n."""
-    chain: list[tuple[int | None, str]] = [*enumerate(before)]
+    """Return the rules of a chain after what the kernel does with the messages; the handle of the first rule is 1."""
+    chain: list[tuple[int | None, str]] = [*enumerate(before, 1)]
     known = {AddRule("deny/x", rule).text(): rule.comment for rule in rules("abc")}
     for message in messages:
         if message.type == DELRULE:
@@ -58,7 +58,7 @@ NAMES = st.text("abc", max_size=6)
 
 @given(NAMES, NAMES, st.booleans())
 def test_any_rules_become_any_others(before: str, after: str, with_handles: bool) -> None:  # noqa: FBT001 - drawn
-    handles = tuple(range(len(before))) if with_handles else None
+    handles = tuple(range(1, len(before) + 1)) if with_handles else None
 
     assert applied(encoded(before, after, handles), before) == after
 
@@ -66,7 +66,7 @@ def test_any_rules_become_any_others(before: str, after: str, with_handles: bool
 @given(NAMES, NAMES)
 def test_no_more_rules_are_sent_than_differ(before: str, after: str) -> None:
     first, last = kept_ends(rewrite(before, after))
-    messages = encoded(before, after, tuple(range(len(before))))
+    messages = encoded(before, after, tuple(range(1, len(before) + 1)))
 
     assert before[:first] == after[:first]
     assert before[len(before) - last :] == after[len(after) - last :]
@@ -102,7 +102,9 @@ def test_the_chain_is_flushed_where_its_handles_are(handles: tuple[int, ...] | N
     ("before", "after", "worth"),
     [
         pytest.param("abc", "xyz", False, id="where every rule differs"),
-        pytest.param("abc", "abz", True, id="where most rules stay"),
+        pytest.param("abc", "zbc", True, id="where most rules stay"),
+        pytest.param("ab", "ac", False, id="where one rule of two stays"),
+        pytest.param("abcd", "abyz", False, id="where half of the rules stay"),
         pytest.param("a" * 100, "ab", False, id="where one rule of a hundred stays"),
     ],
 )

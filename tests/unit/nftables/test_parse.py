@@ -15,11 +15,13 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    EtherType,
     FamilyInSet,
     FamilyIs,
     FibLocalSource,
     FromBridge,
     FromInterface,
+    FromVeth,
     HopLimit,
     Icmpv6Code,
     IpAddress,
@@ -280,6 +282,17 @@ KNOWN: dict[str, tuple[list[Entry], Rule]] = {
     "a packet of a bridge, from another interface than these": (
         [match({"meta": {"key": "iifkind"}}, "bridge"), match({"meta": {"key": "iifname"}}, "@links", "!=")],
         Rule((FromBridge(), FromInterface("links", negated=True))),
+    ),
+    "a frame of a veth link with one of these EtherTypes": (
+        [
+            match({"payload": {"protocol": "ether", "field": "type"}}, {"set": ["ip6", 32821, "ip"]}),
+            match({"meta": {"key": "iifkind"}}, "veth"),
+        ],
+        Rule((EtherType((0x800, 0x8035, 0x86DD)), FromVeth())),
+    ),
+    "a frame of one EtherType": (
+        [match({"payload": {"protocol": "ether", "field": "type"}}, "arp")],
+        Rule((EtherType((0x806,)),)),
     ),
     "a code by the name that another type has for it": (
         [match({"payload": {"protocol": "icmpv6", "field": "code"}}, "no-route")],

@@ -34,7 +34,6 @@ from nfagent.nftables.transaction import (
     Delete,
     FlushChain,
     RewriteChain,
-    split_for_commit,
     transaction_text,
 )
 from tests.support.fake_nftables import FakeNftables, Refused
@@ -200,11 +199,6 @@ def test_anew_recreates_the_table_in_one_transaction() -> None:
     before = changed(foreign=QUOTA)
     assert diff(before, FULL, anew=True) == (Delete("table"), *diff(ABSENT, FULL))
     assert diff(FULL, FULL, anew=True) == ()
-
-
-def test_a_replaced_object_is_one_phase() -> None:
-    found = diff(changed(chains={**FULL.chains, "base": Chain((), Hook("filter", "input", 0))}), FULL)
-    assert split_for_commit(found) == (found,)
 
 
 def test_a_rule_at_the_end_is_appended_without_a_flush() -> None:

@@ -1,0 +1,113 @@
+"""A transaction is one batch: packets meet the ruleset before it or the one after it, also where it is refused."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.desired.state import DesiredState
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables.diff import diff
+from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.nftables.transaction import AddChain, AddRule, Delete, Transaction, cut_unreachable, size_of
+from nfagent.policy.evaluator import Flow
+from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
+from tests.support.fake_nftables import FakeNftables, Refused
+from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, run
+
+_FLOWS = 20
+HOOKS: tuple[HookName, HookName] = ("forward", "input")
+
+
+def packets(judged: list[Flow]) -> list[HookPacket]:
+    """Return first packets, and those of established connections in both directions."""
+    return [packet for flow in judged for packet in (opening(flow), later(flow), reply(flow))]
+
+
+def verdicts(ruleset: Ruleset, shown: list[HookPacket]) -> list[tuple[str, bool]]:
+    results = [run(ruleset, hook, packet) for packet in shown for hook in HOOKS]
+    return [(result.verdict, result.translated) for result in results]
+
+
+def states(before: Ruleset, transaction: Transaction, largest: int) -> list[Ruleset]:
+    """Return the contents of the table after each batch."""
+    kernel = FakeNftables(before)
+    passed = []
+    for part in cut_unreachable(transaction, largest):
+        kernel.apply(part)
+        passed.append(kernel.ruleset)
+    return passed
+
+
+@given(worlds(), worlds(), st.integers(1, 50))
+def test_a_change_of_a_table_that_is_there_is_never_cut(first: list[Item], second: list[Item], largest: int) -> None:
+    before, after = desired("a", first).ruleset(), desired("a", second).ruleset()
+    transaction = diff(before, after)
+    if transaction:
+        assert list(cut_unreachable(transaction, largest)) == [transaction]
+        assert states(before, transaction, largest) == [after]
+    removal = diff(before, ABSENT)
+    assert list(cut_unreachable(removal, largest)) == [removal]
+    replacement = (Delete("table"), *diff(ABSENT, after))
+    assert list(cut_unreachable(replacement, largest)) == [replacement]
+    assert states(before, replacement, largest) == [after]
+
+
+@given(worlds(), PROTOCOLS, st.integers(1, 50))
+def test_a_table_from_nothing_shows_packets_no_rule_before_its_last_part(
+    world: list[Item], protocol: tuple[str, int | None], largest: int
+) -> None:
+    scene = desired("a", world)
+    transaction = diff(ABSENT, scene.ruleset())
+    shown = [opening(flow) for flow in flows(sorted(scene.cluster.by_address), *protocol)][:_FLOWS]
+    passed = states(ABSENT, transaction, largest)
+    assert passed[-1] == scene.ruleset()
+    assert len(passed) > 1
+    for held in passed[:-1]:
+        assert all(chain.hook is None for chain in held.chains.values())
+        assert verdicts(held, shown) == verdicts(ABSENT, shown)
+    parts = list(cut_unreachable(transaction, largest))
+    assert sum(map(size_of, parts)) == size_of(transaction)
+    base = {name for name, chain in scene.ruleset().chains.items() if chain.hook is not None}
+    for part in parts[:-1]:
+        assert not any(isinstance(one, AddChain | AddRule) and getattr(one, "name", "") in base for one in part)
+
+
+@given(histories(), PROTOCOLS, RANDOM)
+def test_packets_of_new_and_live_connections_see_either_side_of_every_event(
+    history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random
+) -> None:
+    view = DesiredState("a")
+    view.mark_synced()
+    for event in history:
+        before, known = view.ruleset(), set(view.cluster.by_address)
+        if isinstance(event, ObjectRef):
+            view.remove(event)
+        else:
+            view.put(event)
+        judged = list(flows(sorted(known | set(view.cluster.by_address)), *protocol))
+        shown = packets(random.sample(judged, min(_FLOWS, len(judged))))
+        transaction = view.drain_changes()
+        held = states(before, transaction, 1) if transaction else [before]
+        assert held == [view.ruleset()]
+        assert verdicts(held[-1], shown) == verdicts(view.ruleset(), shown)
+        if random.randrange(2):
+            view.clear_recheck(view.recheck_addresses)
+            view.drain_changes()
+
+
+@given(worlds(), worlds(), st.data())
+def test_a_refusal_of_any_command_leaves_the_table_as_it_was(
+    first: list[Item], second: list[Item], data: st.DataObject
+) -> None:
+    before, after = desired("a", first).ruleset(), desired("a", second).ruleset()
+    transaction = list(diff(before, after))
+    transaction.insert(data.draw(st.integers(0, len(transaction))), Delete("set", "absent"))
+    kernel = FakeNftables(before)
+    with pytest.raises(Refused):
+        kernel.apply(tuple(transaction))
+    assert kernel.ruleset == before
