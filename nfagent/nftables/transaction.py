@@ -202,7 +202,9 @@ def _size(command: Command) -> int:
 
 
 def _adds_only_to_itself(transaction: Transaction) -> bool:
-    """Return whether every command adds a new object, or adds to one that is new in this transaction."""
+    """Return whether a transaction begins with the table, and every command adds an object, or adds to one of these."""
+    if not isinstance(transaction[0], AddTable):
+        return False
     added: set[str] = set()
     for command in transaction:
         match command:

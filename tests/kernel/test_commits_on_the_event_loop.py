@@ -134,11 +134,13 @@ async def test_rules_and_elements_of_a_chain_that_stays_are_one_batch(stage: Sta
 async def test_a_large_table_from_nothing_is_written_in_parts_with_its_base_chains_in_the_last(stage: Stage) -> None:
     stage.kernel.commit_now((Delete("table"),))
     base = AddChain("base", Chain((), Hook("filter", "forward", 0))), AddRule("base", Rule(verdict=Accept()))
-    sets = tuple(AddSet(f"s{number}", ADDRESSES) for number in range(LARGEST_PART))
-    committed = await stage.commits_of((AddTable(), base[0], *sets, base[1]))
-    assert committed == [(THREAD, LARGEST_PART), (LOOP, 3)]
+    members = addresses(LARGEST_PART)
+    filling = (ChangeElements("add", "x", members[at : at + 500]) for at in range(0, LARGEST_PART, 500))
+    committed = await stage.commits_of((AddTable(), base[0], AddSet("x", ADDRESSES), *filling, base[1]))
+    assert [where for where, _ in committed] == [THREAD, THREAD]
+    assert sum(size for _, size in committed) == LARGEST_PART + 44
     listed = await stage.kernel.read()
-    assert (len(listed.sets), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)
+    assert (len(listed.sets["x"].elements), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)
 
 
 @pytest.mark.parametrize("size", [3, 600], ids=["on the event loop", "in the thread"])
