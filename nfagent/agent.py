@@ -56,7 +56,7 @@ from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
-from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
@@ -149,6 +149,7 @@ class Agent:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
+        map_large_blocks()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         try:
             await self._read_table()

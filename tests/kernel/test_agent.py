@@ -106,7 +106,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setattr(table_lock, "LOCK_FOLDER", tmp_path / "lock")
     # These are for a process of the agent's own: its garbage collector, and its end by force.
-    for name in ("relax_collection", "collect_and_freeze", "exit_within"):
+    for name in ("relax_collection", "map_large_blocks", "collect_and_freeze", "exit_within"):
         monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "cluster.yaml").write_text(CLUSTER)
