@@ -35,7 +35,9 @@ MODULES = (
     "benchmarks.suites.outage",
     "benchmarks.suites.flushes",
     "benchmarks.suites.end_to_end",
+    "benchmarks.suites.end_to_end_before",
     "benchmarks.suites.commits",
+    "benchmarks.suites.cold_start",
 )
 """Modules of suites, in the order in which they run."""
 

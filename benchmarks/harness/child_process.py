@@ -68,6 +68,12 @@ class ChildProcess:
         self.send(command, **details)
         return self.receive(kind)
 
+    def release(self) -> None:
+        """Send an empty line, for which a child waits after an answer."""
+        if self._process.stdin:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
     def __enter__(self) -> Self:
         """Return the running process."""
         return self

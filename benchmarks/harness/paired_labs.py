@@ -1,7 +1,8 @@
 """Two equal labs: in one the agent follows a real API server, in the other a folder of manifests.
 
-Each has two nodes: one with the agent and a server Pod, one without an agent and with the client Pod. Both clusters
-have the same objects. A policy lets only Pods with a label reach the server; each lab has its own change writer.
+Or both follow an API server of their own, and one of the agents is of an earlier version. Each lab has two nodes: one
+with the agent and a server Pod, one without an agent and with the client Pod. Both clusters have the same objects. A
+policy lets only Pods with a label reach the server; each lab has its own change writer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -19,6 +21,7 @@ import yaml
 
 from benchmarks.data.documents import Document, document
 from benchmarks.data.synthetic import Size, synthetic
+from benchmarks.harness.earlier_checkout import agent_environment
 from benchmarks.harness.prober import Prober
 from nfagent.decode.core import named_labels
 from nfagent.errors import ClusterError
@@ -41,6 +44,9 @@ CYCLE: tuple[tuple[ChangeKind, bool], ...] = (
     ("policy deleted", False),
 )
 """Each change, and whether it blocks; after the last one the state is as before the first."""
+
+NOW, BEFORE = "now", "before"
+"""Names of the labs of two versions."""
 
 _API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
 _NAMESPACE, _FRIEND = "probed", "friend"
@@ -211,7 +217,26 @@ def paired_labs(scenario: Scenario, folder: Path) -> Iterator[tuple[PairedLab, P
         yield _by_api(stack, scenario, folder / "api"), _by_folder(stack, scenario, folder / "folder")
 
 
-def _by_api(stack: ExitStack, scenario: Scenario, folder: Path) -> PairedLab:
+@contextlib.contextmanager
+def version_labs(scenario: Scenario, folder: Path, earlier: Path) -> Iterator[tuple[PairedLab, PairedLab]]:
+    """Build two labs with API servers: with this version's agent, and with that of an earlier checkout.
+
+    Raises HostError where programs are missing, KernelError.
+    """
+    with ExitStack() as stack:
+        yield (
+            _by_api(stack, scenario, folder / NOW, NOW),
+            _by_api(stack, scenario, folder / BEFORE, BEFORE, agent_environment(earlier)),
+        )
+
+
+def _by_api(
+    stack: ExitStack,
+    scenario: Scenario,
+    folder: Path,
+    name: str = "API server",
+    environment: Mapping[str, str] | None = None,
+) -> PairedLab:
     topology = stack.enter_context(NetnsTopology(scenario.nodes, scenario.pods, [_API_HOST], tag="latency"))
     plane = stack.enter_context(
         ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=topology.outside_namespace(_API_HOST.name))
@@ -223,7 +248,14 @@ def _by_api(stack: ExitStack, scenario: Scenario, folder: Path) -> PairedLab:
     token = _account(plane, client)
     source = ("--kubeconfig", str(plane.kubeconfig("nfagent", token=token)))
     return _paired_lab(
-        stack, scenario, topology, "API server", source, folder=folder, writer=_ApiChangeWriter(client, scenario)
+        stack,
+        scenario,
+        topology,
+        name,
+        source,
+        folder=folder,
+        writer=_ApiChangeWriter(client, scenario),
+        environment=environment or {},
     )
 
 
@@ -251,8 +283,10 @@ def _paired_lab(
     *,
     folder: Path,
     writer: ChangeWriter,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> PairedLab:
     agent = LabAgent(topology, scenario.server.node, source, folder / "agents")
+    agent.environment |= environment
     stack.callback(agent.stop)
     agent.start(seconds=_START_SECONDS)
     ends = topology.pod_namespace(*scenario.client.key), topology.pod_namespace(*scenario.server.key)

@@ -110,8 +110,8 @@ def results(*, quick: bool, seed: int, progress: Callable[[str], None]) -> Itera
             before = os.getloadavg()[0]
             with paired_labs(scenario, Path(folder)) as pair:
                 for lab in pair:
-                    _wait_until_idle(lab.pid)
-                measurements = tuple(_measurements(pair, scenario, rounds, progress))
+                    wait_until_idle(lab.pid)
+                measurements = tuple(measured(pair, scenario, rounds, progress))
                 progress(f"{scenario.name}: idle")
                 idle = _idle_usage(pair, seconds)
             yield ScenarioResult(
@@ -119,9 +119,10 @@ def results(*, quick: bool, seed: int, progress: Callable[[str], None]) -> Itera
             )
 
 
-def _measurements(
+def measured(
     pair: tuple[PairedLab, PairedLab], scenario: Scenario, rounds: int, progress: Callable[[str], None]
 ) -> Iterator[Measurement]:
+    """Yield the measurements of all changes in both labs, round by round, the labs in turns."""
     blocked_at = dict.fromkeys(pair, 0.0)
     # One more round, to warm up.
     for turn in range(rounds + 1):
@@ -151,12 +152,12 @@ def _measure(lab: PairedLab, change: ChangeKind, *, blocked: bool) -> Measuremen
         live=(first.live - written.at) * _MS,
         answer=None if written.answered is None else (written.answered - written.at) * _MS,
         gap=first.gap * _MS,
-        cpu=(_wait_until_idle(lab.pid) - before) * _MS,
+        cpu=(wait_until_idle(lab.pid) - before) * _MS,
     )
 
 
 def _idle_usage(pair: tuple[PairedLab, PairedLab], seconds: float) -> dict[str, IdleUsage]:
-    before, began = {lab: _wait_until_idle(lab.pid) for lab in pair}, time.monotonic()
+    before, began = {lab: wait_until_idle(lab.pid) for lab in pair}, time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - began
     return {
@@ -164,7 +165,7 @@ def _idle_usage(pair: tuple[PairedLab, PairedLab], seconds: float) -> dict[str, 
     }
 
 
-def _wait_until_idle(pid: int) -> float:
+def wait_until_idle(pid: int) -> float:
     """Wait until a process is idle, or for a limited time; return the CPU seconds that it has used by then."""
     end, since, used = time.monotonic() + _QUIET_TIMEOUT, time.monotonic(), cpu_seconds(pid)
     while (now := time.monotonic()) < end and now - since < _QUIET_SECONDS:

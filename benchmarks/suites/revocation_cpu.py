@@ -10,7 +10,6 @@ has an agent of the earlier checkout, if there is one; both are measured in turn
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,17 +20,17 @@ from typing import Any
 import msgspec
 
 from benchmarks.data.documents import Document
+from benchmarks.harness.earlier_checkout import VARIABLE, agent_environment, earlier_checkout, has_earlier_checkout
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.end_to_end import cpu_seconds
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import KernelError
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.lab.agents import LabCluster
 from nfagent.lab.netns import inside
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import PodPlan, grid
 
-_CHECKOUT = "NFAGENT_BENCH_BEFORE"
 _NOW, _BEFORE = "now", "before"
 _NODE = "n1"
 _SINGLY_SECONDS = 2.5
@@ -70,8 +69,7 @@ class RevokingLab:
         self._cluster = LabCluster(topology, manifests, folder / "agents")
         self._agent = self._cluster.agent(_NODE)
         if checkout is not None:
-            # PYTHONSAFEPATH: else the current folder would precede PYTHONPATH.
-            self._agent.environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+            self._agent.environment |= agent_environment(checkout)
         self._cluster.place("cluster.json", _list([_node(topology), *map(pod_document, topology.pods.values())]))
         self._allowed = 0
         self._change()
@@ -106,13 +104,10 @@ class RevokingLab:
         return status.get("rounds")
 
 
-@bench("revocation-cpu", f"the agent's CPU for a change that blocks; beside an earlier version: {_CHECKOUT}=CHECKOUT")
+@bench("revocation-cpu", f"the agent's CPU for a change that blocks; beside an earlier version: {VARIABLE}=CHECKOUT")
 def revocation_cpu(run: Run) -> Iterator[Row]:
     """Measure 15 changes that come singly, and each stream three times; in a quick run 4, and once."""
-    checkout = os.environ.get(_CHECKOUT)
-    if checkout is not None and not (Path(checkout) / "nfagent" / "__main__.py").exists():
-        raise HostError(f"no earlier version in {checkout}: set {_CHECKOUT}=FOLDER, a checkout of it")
-    earlier = {} if checkout is None else {_BEFORE: Path(checkout).resolve()}
+    earlier = {_BEFORE: earlier_checkout()} if has_earlier_checkout() else {}
     with ExitStack() as stack:
         run.progress("labs")
         labs = {name: RevokingLab(stack, name, folder) for name, folder in ({_NOW: None} | earlier).items()}
