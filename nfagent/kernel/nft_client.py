@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import TypeVar
 
-from nfagent.errors import KernelError
+from nfagent.errors import KernelError, WireError
 from nfagent.kernel.nft_listing import NftListing, reject_owner
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
@@ -95,7 +95,7 @@ class NftClient:
                         self._socket.commit(part)
                     else:
                         await self._completed(self._commit_large, part)
-            except KernelError:
+            except (KernelError, WireError):
                 self._anew = self._removing
                 raise
             self._anew = self._removing = False
