@@ -47,12 +47,12 @@ class RecheckSets:
         for name, shape in recheck_sets(reply_tuples):
             live.add_set(name, shape)
 
-    def note_changes(self) -> bool:
+    def note_changes(self, before: Ruleset, after: Ruleset) -> bool:
         """Add the addresses whose connections the uncommitted changes may revoke; part of the same transaction.
 
-        Return whether any address is new.
+        Return whether any address is new: only then do the changes have more.
+        before, after: the uncommitted changes
         """
-        before, after = self._live.changes()
         found = revocable(before, after, self._live, self._members.deny_sets)
         new = list(self._add(found))
         for name, element in new:

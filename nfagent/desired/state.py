@@ -27,6 +27,7 @@ from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Pod, ServiceCIDR
 from nfagent.model.services import Service
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
+from nfagent.nftables.diff import diff
 from nfagent.nftables.interface_chains import frames_chain
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.nftables.policy_chains import LogConfig
@@ -167,9 +168,12 @@ class DesiredState:
     def drain_changes(self) -> Transaction:
         """Return the changes since the last `drain_changes` or `mark_synced`: the transaction to commit."""
         self._finish()
-        if self._recheck.note_changes():
+        before, after = self._live.changes()
+        if self._recheck.note_changes(before, after):
             self._whole = None
-        return self._live.drain_changes()
+            before, after = self._live.changes()
+        self._live.mark_synced()
+        return diff(before, after)
 
     def mark_synced(self) -> None:
         """Discard pending changes: the caller compares the kernel's whole table with the ruleset."""

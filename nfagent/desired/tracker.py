@@ -14,9 +14,7 @@ import msgspec
 
 from nfagent.model.netaddr import Family
 from nfagent.model.ref_counts import RefCounts
-from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
-from nfagent.nftables.transaction import Transaction
 
 
 class TrackedSet:
@@ -142,12 +140,6 @@ class RulesetTracker:
         """Remove a named counter."""
         self.counters.discard(name)
         self._counter_before.setdefault(name, True)
-
-    def drain_changes(self) -> Transaction:
-        """Return the changes since the last `drain_changes` or `mark_synced` as a transaction, and discard them."""
-        before, after = self.changes()
-        self.mark_synced()
-        return diff(before, after)
 
     def mark_synced(self) -> None:
         """Discard pending changes: the caller compares the kernel's whole table with `ruleset`."""

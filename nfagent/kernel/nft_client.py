@@ -37,8 +37,12 @@ from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
 
 _T = TypeVar("_T")
-_AT_ONCE = 512
-"""The largest transaction, in commands and elements, that is committed on the event loop: 5 ms at most."""
+_AT_ONCE = 2_048
+"""The size of the largest transaction that is encoded and committed on the event loop.
+
+Measured at this size, with 1,000 sets and chains in the table: 256 rules 3.5 ms, 256 sets 5.7 ms, 2,048 elements 5 to
+9 ms.
+"""
 _VARIANT_TRIES = 3
 """Other programs may commit meanwhile; the result counts only where none did."""
 

@@ -15,6 +15,7 @@ SOURCE_PORT, DESTINATION_PORT = 0, 2
 """Offsets in the header of a transport protocol."""
 TUPLES = {"client": 0, "server": 1}
 """The tuple of the connection (enum ip_conntrack_dir) that an end is the source of."""
+_SOURCES = {4: nft.CT_SRC_IP, 6: nft.CT_SRC_IP6}
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _PROTOCOL_BYTES = _PORT_BYTES = 4  # in a key of several fields: padded
 
@@ -54,4 +55,4 @@ def address(key: CtAddress | IpAddress, to: int = 1) -> bytes:
     """Load an address into the register `to`."""
     if isinstance(key, IpAddress):
         return nft.payload("network", *ADDRESS_AT[key.side, key.family], to)
-    return nft.ct(nft.CT_SRC_IP if key.family == 4 else nft.CT_SRC_IP6, to, direction=TUPLES[key.end])
+    return nft.ct(_SOURCES[key.family], to, direction=TUPLES[key.end])

@@ -39,6 +39,7 @@ _CHAIN, _EXPRESSIONS, _POSITION, _USERDATA = 2, 4, 6, 7  # NFTA_RULE_*
 _COMMENT = 0  # of a rule's user data
 _LONGEST_PREFIX = 127  # NF_LOG_PREFIXLEN, without the final NUL
 _ATTRIBUTE_HEADER = 4
+_UNENCODABLE = (ValueError, KeyError, TypeError, OverflowError, struct.error)
 
 
 class RuleRequest(msgspec.Struct, frozen=True):
@@ -92,17 +93,16 @@ def rule_messages(
     position: 0 appends the rule to the chain; the handle of a rule inserts it before that one
     Raises WireError for what can't be encoded: an UnknownExpr, a name or a comment that is too long.
     """
-    request = RuleRequest(chain, rule, family)
-    named = name_attribute(_CHAIN, "chain", chain)
     try:
-        parts = _parts(rule, family)
-        comment = attribute(_USERDATA, comment_userdata(_COMMENT, rule.comment)) if rule.comment else b""
+        yield from _messages(RuleRequest(chain, rule, family), set_ids, position)
     except WireError as error:
         raise WireError(f"a rule of chain {chain} can't be encoded: {error}") from None
-    except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
-        raise WireError(f"a rule of chain {chain} can't be encoded: {rule_text(rule)!r}: {error}") from None
+
+
+def _messages(request: RuleRequest, set_ids: Iterator[int], position: int) -> Iterator[NftMessage]:
+    rule, family = request.rule, request.family
     written = []
-    for part in parts:
+    for part in _parts(rule, family):
         if not isinstance(part, AnonymousSet):
             written.append(part)
             continue
@@ -110,7 +110,8 @@ def rule_messages(
         yield from anonymous_set_messages(part, set_id, AnonymousSetRequest(request), family=family)
         written.append(nft.anonymous_lookup(set_id))
     flags, place = (NLM_F_CREATE, attribute(_POSITION, struct.pack("!Q", position))) if position else _APPENDED
-    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + comment
+    named = name_attribute(_CHAIN, "chain", request.chain)
+    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + _comment(rule.comment)
     yield NftMessage(NEWRULE, flags, body, request)
 
 
@@ -118,14 +119,20 @@ def _parts(rule: Rule, family: int) -> list[Part]:
     known = Known(family)
     parts: list[Part] = []
     for step in _steps(rule.matches):
-        encoded, known = match_parts(step, known)
+        try:
+            encoded, known = match_parts(step, known)
+        except _UNENCODABLE as error:
+            raise WireError(f"{step!r}: {error}") from None
         parts += encoded
     if rule.counter:
         parts.append(nft.counter_reference(rule.counter))
     if rule.log is not None:
         parts.append(_log(rule.log))
     if rule.verdict is not None:
-        parts.append(verdict_expressions(rule.verdict, known))
+        try:
+            parts.append(verdict_expressions(rule.verdict, known))
+        except _UNENCODABLE as error:
+            raise WireError(f"{rule.verdict!r}: {error}") from None
     return parts
 
 
@@ -149,10 +156,20 @@ def _steps(matches: tuple[Match, ...]) -> Sequence[Step]:
 
 
 def _log(item: Log) -> bytes:
-    prefix = item.prefix.encode()
-    if len(prefix) > _LONGEST_PREFIX or 0 in prefix:
-        raise ValueError(f"the log prefix {item.prefix!r} has more than {_LONGEST_PREFIX} bytes, or a byte 0")
-    return nft.log(prefix, item.group)
+    try:
+        prefix = item.prefix.encode()
+        if len(prefix) > _LONGEST_PREFIX or 0 in prefix:
+            raise ValueError(f"a prefix has at most {_LONGEST_PREFIX} bytes, none of them 0")
+        return nft.log(prefix, item.group)
+    except _UNENCODABLE as error:
+        raise WireError(f"{item!r}: {error}") from None
+
+
+def _comment(words: str) -> bytes:
+    try:
+        return attribute(_USERDATA, comment_userdata(_COMMENT, words)) if words else b""
+    except ValueError as error:
+        raise WireError(str(error)) from None
 
 
 _APPENDED = NLM_F_CREATE | NLM_F_APPEND, b""

@@ -83,17 +83,19 @@ def show_report(stage: DemoOutput, report: Report) -> None:
     rows = [
         ("evaluate, rules", "first packets", counts.first, counts.cases),
         ("evaluate, rules", "established connections", counts.established, counts.cases),
-        ("text, bytes", "tables of both nodes", counts.tables, counts.table_cases),
         ("evaluate, rules, packets", "first packets", counts.probes, counts.packet_cases),
         ("evaluate, packets", "established connections", counts.long_lived, counts.packet_cases),
         ("evaluate, packets", "link-local, broadcast, multicast", counts.link_scope, counts.packet_cases),
     ]
-    asked = [row for row in rows if report.packets or not {"packets", "bytes"} & {*row[0].split(", ")}]
+    asked = [row for row in rows if report.packets or "packets" not in row[0]]
     width = max(len(f"{number:,}") for row in asked for number in row[2:])
     stage.table(
         ("ORACLES", "CHECKED", f"{'FLOWS':>{width}}", f"{'CASES':>{width}}"),
         [(runner, what, f"{flows:{width},}", f"{cases:{width},}") for runner, what, flows, cases in asked],
     )
+    if counts.table_cases:
+        tables = f"{_counted(counts.tables, 'table')} in {_counted(counts.table_cases, 'case')}"
+        stage.text(f"{tables} compared: by text with by bytes")
     if counts.again:
         stage.text(f"{_counted(counts.again, 'flow')} repeated: packets had another verdict at first")
     if found is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,9 +19,9 @@ _SHOWN = 3
 class KernelTables:
     """Two tables for each node, in network namespaces of their own; needs root."""
 
-    def __init__(self) -> None:
-        """Name the namespaces."""
-        self._twins = {name: TwinTables() for name in NODES}
+    def __init__(self, make: Callable[[], TwinTables] = TwinTables) -> None:
+        """Name the namespaces; `make` returns the two of a node."""
+        self._twins = {name: make() for name in NODES}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from nfagent.kernel.nft_socket import NftSocket
 from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.objects import Accept, Chain, Hook, NamedSet, Rule
 from nfagent.nftables.transaction import (
+    COMMAND_SIZE,
     LARGEST_PART,
     AddChain,
     AddRule,
@@ -101,23 +102,22 @@ def addresses(count: int) -> tuple[str, ...]:
     return tuple(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count))
 
 
-def filled(count: int) -> Transaction:
-    """Return a transaction of `count` commands and elements that are all of a new set."""
-    return (AddSet("x", ADDRESSES), ChangeElements("add", "x", addresses(count - 2)))
+def filled(size: int) -> Transaction:
+    """Return a transaction of this size: a new set with elements."""
+    return (AddSet("x", ADDRESSES), ChangeElements("add", "x", addresses(size - 2 * COMMAND_SIZE)))
 
 
 @pytest.mark.parametrize(
     ("size", "where"),
     [
-        pytest.param(1, LOOP, id="one command"),
-        pytest.param(512, LOOP, id="the largest that the event loop commits"),
-        pytest.param(513, THREAD, id="one more"),
+        pytest.param(17, LOOP, id="a set with an element"),
+        pytest.param(2_048, LOOP, id="the largest that the event loop commits"),
+        pytest.param(2_049, THREAD, id="one element more"),
     ],
 )
 def test_a_transaction_is_one_batch_on(size: int, where: str) -> None:
     async def body(stage: Stage) -> None:
-        transaction = filled(size) if size > 2 else (AddSet("x", ADDRESSES),)
-        assert await stage.commits_of(transaction) == [(where, size)]
+        assert await stage.commits_of(filled(size)) == [(where, size)]
 
     scenario(body)()
 
@@ -125,8 +125,8 @@ def test_a_transaction_is_one_batch_on(size: int, where: str) -> None:
 @scenario
 async def test_rules_and_elements_of_a_chain_that_stays_are_one_batch(stage: Stage) -> None:
     stage.kernel.commit_now((AddChain("stays", Chain()),))
-    mixed = (*filled(9), AddRule("stays", Rule(verdict=Accept())), AddChain("gone", Chain()), Delete("chain", "gone"))
-    assert await stage.commits_of(mixed) == [(LOOP, 12)]
+    mixed = (*filled(17), AddRule("stays", Rule(verdict=Accept())), AddChain("gone", Chain()), Delete("chain", "gone"))
+    assert await stage.commits_of(mixed) == [(LOOP, 17 + 3 * COMMAND_SIZE)]
     assert (await stage.kernel.read()).chains == {"stays": Chain((Rule(verdict=Accept()),))}
 
 
@@ -137,13 +137,13 @@ async def test_a_large_table_from_nothing_is_written_in_parts_with_its_base_chai
     members = addresses(LARGEST_PART)
     filling = (ChangeElements("add", "x", members[at : at + 500]) for at in range(0, LARGEST_PART, 500))
     committed = await stage.commits_of((AddTable(), base[0], AddSet("x", ADDRESSES), *filling, base[1]))
-    assert [where for where, _ in committed] == [THREAD, THREAD]
-    assert sum(size for _, size in committed) == LARGEST_PART + 44
+    assert [where for where, _ in committed] == [THREAD, LOOP]
+    assert sum(size for _, size in committed) == LARGEST_PART + (LARGEST_PART // 500 + 4) * COMMAND_SIZE
     listed = await stage.kernel.read()
     assert (len(listed.sets["x"].elements), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)
 
 
-@pytest.mark.parametrize("size", [3, 600], ids=["on the event loop", "in the thread"])
+@pytest.mark.parametrize("size", [20, 3_000], ids=["on the event loop", "in the thread"])
 def test_a_refusal_is_an_error_and_leaves_the_table_as_it_was(size: int) -> None:
     async def body(stage: Stage) -> None:
         before = await stage.kernel.read()
@@ -159,7 +159,7 @@ def test_a_refusal_is_an_error_and_leaves_the_table_as_it_was(size: int) -> None
 @scenario
 async def test_a_commit_waits_for_one_in_the_thread_even_if_the_caller_of_that_was_cancelled(stage: Stage) -> None:
     stage.socket.let_go.clear()
-    given_up = asyncio.create_task(stage.kernel.apply(filled(600)))
+    given_up = asyncio.create_task(stage.kernel.apply(filled(3_000)))
     await asyncio.to_thread(stage.socket.began.wait, DEADLINE)
     later = asyncio.create_task(stage.kernel.apply((AddSet("later", ADDRESSES),)))
     for _ in range(2):
@@ -172,4 +172,4 @@ async def test_a_commit_waits_for_one_in_the_thread_even_if_the_caller_of_that_w
     await later
     assert given_up.cancelled() or given_up.cancelling()
     listed = await stage.kernel.read()
-    assert (sorted(listed.sets), len(listed.sets["x"].elements)) == (["later", "x"], 598)
+    assert (sorted(listed.sets), len(listed.sets["x"].elements)) == (["later", "x"], 3_000 - 2 * COMMAND_SIZE)

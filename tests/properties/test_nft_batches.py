@@ -6,22 +6,51 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import WireError
-from nfagent.model.netaddr import Range
-from nfagent.netlink.codec import messages
+from nfagent.model.netaddr import Family, Range
+from nfagent.netlink.codec import NFGEN_SIZE, attributes, messages
 from nfagent.netlink.nft_batch import Batch, encode_batch
-from nfagent.nftables.objects import Chain, Hook, LinkName, PortRange, ProtocolPort
+from nfagent.nftables.matches import (
+    AddressInSet,
+    CtAddress,
+    HopLimit,
+    IpAddress,
+    L4Proto,
+    PacketPort,
+    ServerPort,
+    UnknownExpr,
+    Within,
+)
+from nfagent.nftables.objects import (
+    Chain,
+    Drop,
+    Goto,
+    Hook,
+    LinkName,
+    Log,
+    NamedSet,
+    PortRange,
+    ProtocolPort,
+    Rule,
+    VerdictMap,
+    VmapLookup,
+)
 from nfagent.nftables.transaction import (
     AddChain,
     AddCounter,
+    AddMap,
+    AddRule,
+    AddSet,
     AddTable,
     ChangeElements,
     ChangeMapElements,
     Command,
     Delete,
     FlushChain,
+    RewriteChain,
 )
 
 REQUEST, ACK = 0x1, 0x4
+NEWSET, SET_ID = 0xA09, 10  # NFT_MSG_NEWSET, NFTA_SET_ID
 NAMES = st.text(max_size=4) | st.sampled_from(["k", "deny/x", "n" * 255, "n" * 256, "n" * 70_000, "\ud800", "a\0"])
 NUMBERS = st.integers(-(1 << 65), 1 << 65) | st.sampled_from(
     [0, 1, 80, 65_535, (1 << 32) - 1, (1 << 128) - 1, 1 << 128]
@@ -44,8 +73,43 @@ KINDS = st.sampled_from(["table", "chain", "set", "map", "counter", "flowtable",
 HOOKS = st.builds(
     Hook, st.sampled_from(["filter", "nat", "\ud800", "x" * 70_000]), st.sampled_from(["input", ""]), NUMBERS
 )
+FAMILIES: st.SearchStrategy[Family] = st.sampled_from([4, 6])
+MATCHES = st.one_of(
+    st.builds(AddressInSet, st.builds(IpAddress, st.sampled_from(["saddr", "daddr"]), FAMILIES), NAMES),
+    st.builds(PacketPort, PROTOCOLS, NUMBERS, NUMBERS),
+    st.builds(ServerPort, NUMBERS, NUMBERS),
+    st.builds(HopLimit, NUMBERS),
+    st.builds(L4Proto, st.lists(st.sampled_from(["tcp", "icmp", "odd", ""]), max_size=3).map(tuple)),
+    st.builds(
+        Within,
+        st.builds(IpAddress, st.sampled_from(["saddr", "daddr"]), FAMILIES),
+        st.lists(st.builds(Range, FAMILIES, NUMBERS, NUMBERS), max_size=3).map(tuple),
+    ),
+    st.builds(UnknownExpr, NAMES),
+)
+VERDICTS = st.one_of(
+    st.just(Drop()),
+    st.builds(Goto, NAMES),
+    st.builds(VmapLookup, st.builds(CtAddress, st.just("client"), FAMILIES), NAMES),
+)
+RULES = st.builds(
+    Rule,
+    st.lists(MATCHES, max_size=3).map(tuple),
+    st.just("") | NAMES,
+    st.none() | st.builds(Log, NAMES, NUMBERS),
+    st.none() | VERDICTS,
+    st.just("") | NAMES,
+)
+SHAPES = st.builds(
+    NamedSet, st.sampled_from(["address", "range", "flow", "odd"]), FAMILIES, comment=st.just("") | NAMES, size=NUMBERS
+)
+LISTS = st.lists(RULES, max_size=3).map(tuple)
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.just(AddTable()),
+    st.builds(AddSet, NAMES, SHAPES),
+    st.builds(AddMap, NAMES, st.builds(VerdictMap, FAMILIES, st.just({}))),
+    st.builds(AddRule, NAMES, RULES),
+    st.builds(RewriteChain, NAMES, LISTS, LISTS),
     st.builds(AddChain, NAMES, st.builds(Chain, st.just(()), st.none() | HOOKS)),
     st.builds(AddCounter, NAMES),
     st.builds(FlushChain, NAMES),
@@ -87,8 +151,22 @@ def test_a_transaction_is_its_commands_in_order(transaction: list[Command]) -> N
         return
     one_by_one = [encode_batch([command], 1) for command in transaction]
 
-    found = [message.payload for message in list(messages(batch.data))[1:-1]]
-    assert found == [message.payload for one in one_by_one for message in list(messages(one.data))[1:-1]]
+    found = [(message.type, batch.requests[message.sequence]) for message in list(messages(batch.data))[1:-1]]
+    assert found == [
+        (message.type, one.requests[message.sequence])
+        for one in one_by_one
+        for message in list(messages(one.data))[1:-1]
+    ]
+
+
+@given(st.lists(st.builds(RewriteChain, st.sampled_from(["a", "b"]), LISTS, LISTS), max_size=3))
+def test_no_two_sets_of_a_batch_have_the_same_number(transaction: list[Command]) -> None:
+    batch = encoded([*transaction, AddSet("s", NamedSet("address", 4)), AddMap("m", VerdictMap(4, {}))], 1)
+    if batch is None:
+        return
+    made = [dict(attributes(one.payload, NFGEN_SIZE)) for one in messages(batch.data) if one.type == NEWSET]
+
+    assert len({one[SET_ID] for one in made}) == len(made)
 
 
 @given(COMMANDS, st.none() | st.integers(-5, 400) | st.integers())

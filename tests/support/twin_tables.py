@@ -65,7 +65,7 @@ class TwinTables:
     def apply(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
         """Load the text of a transaction in one namespace, and commit its bytes in the other."""
         self.load(transaction_text(transaction, table_of(family)))
-        self._socket.commit(transaction, family=family)
+        self.commit(transaction, family=family)
 
     def load(self, text: str) -> None:
         """Load text, in the namespace for it only."""
@@ -103,7 +103,7 @@ class TwinTables:
         """Return the objects that differ, as dumped or as listed: by text, and by bytes; None for an absent one."""
         raw = _differences(self.raw(self.by_text), self.raw(self.by_bytes))
         listed = _differences(self.listing(self.by_text), self.listing(self.by_bytes))
-        return {**{f"dump {name}": both for name, both in raw.items()}, **listed}
+        return {**listed, **{f"dump {name}": both for name, both in raw.items()}}
 
 
 def listed_objects(text: str) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""The fuzzer's oracle of text and bytes: histories with fixed seeds, and a fault that only the bytes have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.nftables.objects import Drop
+from nfagent.nftables.transaction import AddRule, Transaction
+from tests.fuzz.case import Case, Finding
+from tests.fuzz.folder import read_case
+from tests.fuzz.generator import draw_case, generator
+from tests.fuzz.oracle_runner import OracleRunner
+from tests.fuzz.session import FuzzPlan, keep
+from tests.fuzz.stats import Counts
+from tests.fuzz.tables import KernelTables
+from tests.support.twin_tables import TwinTables
+
+pytestmark = pytest.mark.kernel
+
+SEED = 15
+MOST_CASES = 5
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[KernelTables]:
+    with KernelTables() as made:
+        yield made
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_text_and_bytes_give_the_same_tables_throughout_a_history(tables: KernelTables, number: int) -> None:
+    counts, random = Counts(), generator(SEED, number)
+    case = draw_case(random, steady=False)
+    assert OracleRunner(counts, tables=tables).search(case, random, tables=True) is None
+    assert counts.table_cases == 1
+    assert counts.tables == 2 * sum(step.then != "wait" for step in case.steps)
+
+
+class Lossy(TwinTables):
+    """Bytes without the rules that drop for a policy."""
+
+    def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
+        kept = [command for command in transaction if not _drops(command)]
+        super().commit(tuple(kept), family=family)
+
+
+def _drops(command: object) -> bool:
+    return isinstance(command, AddRule) and command.chain.startswith("deny/") and command.rule.verdict == Drop()
+
+
+def search(runner: OracleRunner) -> tuple[Case, Finding]:
+    """Search case by case, as in a run."""
+    for number in range(MOST_CASES):
+        random = generator(SEED, number)
+        case = draw_case(random, steady=False)
+        finding = runner.search(case, random, tables=True)
+        if finding is not None:
+            return case, finding
+    raise AssertionError(f"no finding in {MOST_CASES} cases")
+
+
+def test_a_fault_that_only_the_bytes_have_is_found_shrunk_and_replayed(tables: KernelTables, tmp_path: Path) -> None:
+    with KernelTables(Lossy) as lossy:
+        runner = OracleRunner(Counts(), tables=lossy)
+        case, finding = search(runner)
+        assert finding.verdicts == {"text": "a table", "bytes": "another"}
+        assert "rule inet nfagent 1 of deny/" in finding.place
+        plan = FuzzPlan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)
+        found = keep(case, finding, runner, plan, number=0, show=lambda _words: None)
+        assert found.repeated
+        assert found.documents[1] < found.documents[0]
+        small, recorded = read_case(Path(found.folder))
+        again = runner.repeat(small, recorded.finding)
+        assert again is not None
+        assert again.like(finding)
+    assert OracleRunner(Counts(), tables=tables).repeat(small, recorded.finding, alike=False) is None
