@@ -1,7 +1,7 @@
 """Loads a node's whole ruleset again and again, in a fresh process and network namespace each time.
 
     python -m benchmarks.suites.cold_start_child pods 150000 SEED
-    python -m benchmarks.suites.cold_start_child chains 10000 SEED
+    python -m benchmarks.suites.cold_start_child chains 4000 SEED
 
 The ruleset is computed once; each measurement is a fork of this process, so that its peak of memory is its own. With
 `hold` the fork ends only at a further byte: a traced process may hang when it ends. Only what this version of nfagent
