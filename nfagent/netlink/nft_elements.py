@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -32,7 +32,7 @@ from nfagent.netlink.nft_messages import (
 )
 from nfagent.nftables.objects import TABLE, Element, LinkName, PortRange, ProtocolPort
 from nfagent.nftables.render import element_text
-from nfagent.nftables.transaction import ChangeElements, ChangeMapElements, Transaction
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 
 ElementCommand: TypeAlias = ChangeElements | ChangeMapElements
 MapElement: TypeAlias = tuple[str, str]
@@ -110,11 +110,6 @@ class ElementRequest(msgspec.Struct, frozen=True):
             if offset < end:
                 return element
         return None
-
-
-def is_elements_only(transaction: Transaction) -> TypeGuard[tuple[ElementCommand, ...]]:
-    """Return whether all commands of a transaction change elements, so that one batch can encode it."""
-    return all(isinstance(command, ChangeElements | ChangeMapElements) for command in transaction)
 
 
 def element_messages(command: ElementCommand, *, family: int) -> Iterator[NftMessage]:

@@ -31,7 +31,7 @@ from nfagent.nftables.transaction import (
 from nfagent.nftables.unknown_objects import Removal, is_clean, removal
 
 _PER_COMMAND = 500
-"""Elements in one command: long lines make libnftables' parser slow."""
+"""Elements in one command: a table from nothing is cut between commands, and shown text has one in a line."""
 
 
 def diff(before: Ruleset, after: Ruleset, *, anew: bool = False) -> Transaction:

@@ -111,8 +111,8 @@ def filled(size: int) -> Transaction:
     ("size", "where"),
     [
         pytest.param(17, LOOP, id="a set with an element"),
-        pytest.param(2_048, LOOP, id="the largest that the event loop commits"),
-        pytest.param(2_049, THREAD, id="one element more"),
+        pytest.param(1_024, LOOP, id="the largest that the event loop commits"),
+        pytest.param(1_025, THREAD, id="one element more"),
     ],
 )
 def test_a_transaction_is_one_batch_on(size: int, where: str) -> None:
@@ -137,7 +137,7 @@ async def test_a_large_table_from_nothing_is_written_in_parts_with_its_base_chai
     members = addresses(LARGEST_PART)
     filling = (ChangeElements("add", "x", members[at : at + 500]) for at in range(0, LARGEST_PART, 500))
     committed = await stage.commits_of((AddTable(), base[0], AddSet("x", ADDRESSES), *filling, base[1]))
-    assert [where for where, _ in committed] == [THREAD, LOOP]
+    assert [where for where, _ in committed] == [THREAD, THREAD]
     assert sum(size for _, size in committed) == LARGEST_PART + (LARGEST_PART // 500 + 4) * COMMAND_SIZE
     listed = await stage.kernel.read()
     assert (len(listed.sets["x"].elements), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)

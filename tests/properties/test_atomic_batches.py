@@ -13,7 +13,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import AddChain, AddRule, Delete, Transaction, cut_unreachable, size_of
+from nfagent.nftables.transaction import Delete, Transaction, cut_unreachable, size_of
 from nfagent.policy.evaluator import Flow
 from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
 from tests.support.fake_nftables import FakeNftables, Refused
@@ -72,9 +72,17 @@ def test_a_table_from_nothing_shows_packets_no_rule_before_its_last_part(
         assert verdicts(held, shown) == verdicts(ABSENT, shown)
     parts = list(cut_unreachable(transaction, largest))
     assert sum(map(size_of, parts)) == size_of(transaction)
-    base = {name for name, chain in scene.ruleset().chains.items() if chain.hook is not None}
-    for part in parts[:-1]:
-        assert not any(isinstance(one, AddChain | AddRule) and getattr(one, "name", "") in base for one in part)
+
+
+@given(worlds(), st.integers(1, 50), st.data())
+def test_a_table_of_which_only_the_first_parts_were_written_is_completed_in_one_batch(
+    world: list[Item], largest: int, data: st.DataObject
+) -> None:
+    wanted = desired("a", world).ruleset()
+    left = data.draw(st.sampled_from(states(ABSENT, diff(ABSENT, wanted), largest)[:-1]))
+    rest = diff(left, wanted)
+    assert list(cut_unreachable(rest, largest)) == [rest]
+    assert states(left, rest, largest) == [wanted]
 
 
 @given(histories(), PROTOCOLS, RANDOM)
