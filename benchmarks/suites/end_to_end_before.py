@@ -24,7 +24,7 @@ from benchmarks.results import Row, at_most
 from benchmarks.suites.end_to_end import Measurement, measured, wait_until_idle
 from benchmarks.suites.idle import SIZE
 
-_ROUNDS, _QUICK_ROUNDS = 30, 5
+_ROUNDS, _QUICK_ROUNDS = 60, 5
 _NET_MS = 2.5
 """Aim for a created policy, from the API server's response to the packet."""
 
