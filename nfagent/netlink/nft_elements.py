@@ -182,8 +182,14 @@ def _encoded(request: ElementRequest) -> Iterator[bytes]:
 
 def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
     match element:
+        case str():
+            return single_element(_packed(element))
         case (str(address), str(chain)) if request.is_map:
-            return _map_element(_packed(address), chain if request.verb == "add" else None)
+            key = _packed(address)
+            if request.verb == "delete":
+                return single_element(key)  # the kernel deletes by key alone
+            head, tail = _around_map_key(len(key), chain)
+            return head + key + tail
         case Range(family, first, last):
             return interval_element(_ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
@@ -195,8 +201,6 @@ def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
 
 def _key_bytes(element: object) -> bytes:
     match element:
-        case str():
-            return _packed(element)
         case LinkName(name):
             return _link(name)
         case ProtocolPort(protocol, port):
@@ -228,18 +232,14 @@ def _link(name: str) -> bytes:
     return packed.ljust(_LINK_BYTES, b"\0")
 
 
+@lru_cache(maxsize=_KEPT_ADDRESSES)
 def _packed(address: str) -> bytes:
     if ":" in address:
-        return _packed6(address)
+        return IPv6Address(address).packed
     packed = bytes(map(int, address.split(".")))  # takes a quarter of the time of IPv4Address
     if len(packed) != _ADDRESS_BYTES[4]:
         raise AddressValueError(address)
     return packed
-
-
-@lru_cache(maxsize=_KEPT_ADDRESSES)
-def _packed6(address: str) -> bytes:
-    return IPv6Address(address).packed
 
 
 def single_element(key: bytes) -> bytes:
@@ -260,11 +260,13 @@ def interval_element(size: int, first: int, last: int) -> bytes:
     return _key_head(size) + start + _end_head(size) + end
 
 
-def _map_element(key: bytes, chain: str | None) -> bytes:
-    if chain is None:
-        return single_element(key)  # the kernel deletes by key alone
+@lru_cache(maxsize=512)
+def _around_map_key(size: int, chain: str) -> tuple[bytes, bytes]:
+    """Encode what is before and after a key of `size` bytes, a multiple of four, in an element that leads to a chain."""
     verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), name_attribute(_CHAIN, "chain", chain))
-    return nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, verdict))
+    tail = nested(_DATA, verdict)
+    element = nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))), tail)
+    return element[: -size - len(tail)], tail
 
 
 @lru_cache

@@ -122,7 +122,7 @@ _PACKET_BROADCAST, _PACKET_MULTICAST = 1, 2  # linux/if_packet.h
 _NAME_BYTES = 16  # IFNAMSIZ
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
     """Encode a match after what is known; return also what is known after it.
 

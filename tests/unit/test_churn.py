@@ -11,9 +11,11 @@ from benchmarks.suites.churn import CHANGES, churn, round_of, small_cluster
 from nfagent.desired.state import DesiredState
 from nfagent.model.weighted_cache import WeightedCache
 
-ROUNDS = 500
-MOST_BYTES = 3 * 1024 * 1024
-"""Caches stay bounded after many different keys."""
+ROUNDS = 1_500
+MOST_BYTES = 6 * 1024 * 1024
+"""All caches together, full, are 5 MB, whatever tests before this one have put there. A leak of 600 bytes a change is
+more.
+"""
 
 
 def test_memory_does_not_grow_with_objects_that_come_and_go() -> None:
