@@ -185,11 +185,7 @@ def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
         case str():
             return single_element(_packed(element))
         case (str(address), str(chain)) if request.is_map:
-            key = _packed(address)
-            if request.verb == "delete":
-                return single_element(key)  # the kernel deletes by key alone
-            head, tail = _around_map_key(len(key), chain)
-            return head + key + tail
+            return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
             return interval_element(_ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
@@ -260,9 +256,16 @@ def interval_element(size: int, first: int, last: int) -> bytes:
     return _key_head(size) + start + _end_head(size) + end
 
 
+def _map_element(key: bytes, chain: str | None) -> bytes:
+    if chain is None:
+        return single_element(key)  # the kernel deletes by key alone
+    head, tail = _around_map_key(len(key), chain)
+    return head + key + tail
+
+
 @lru_cache(maxsize=512)
 def _around_map_key(size: int, chain: str) -> tuple[bytes, bytes]:
-    """Encode what is before and after a key of `size` bytes, a multiple of four, in an element that leads to a chain."""
+    """Encode what is before and after the key of a map element: `size` bytes, a multiple of four."""
     verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), name_attribute(_CHAIN, "chain", chain))
     tail = nested(_DATA, verdict)
     element = nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))), tail)
