@@ -10,9 +10,9 @@ from nfagent.errors import WireError
 from nfagent.model.netaddr import Range, parse_cidr, single
 from nfagent.netlink.codec import NFGEN_SIZE, Message, attributes, messages
 from nfagent.netlink.nft_batch import encode_batch
-from nfagent.netlink.nft_elements import ElementCommand, ElementRequest, is_elements_only
+from nfagent.netlink.nft_elements import ElementCommand, ElementRequest
 from nfagent.nftables.objects import Element
-from nfagent.nftables.transaction import AddTable, ChangeElements, ChangeMapElements
+from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes are those of a little-endian machine")
 
@@ -245,11 +245,3 @@ def test_a_lone_element_is_at_fault_where_the_kernel_does_not_say_which() -> Non
 def test_a_value_that_is_not_an_element_is_an_error_with_the_name_of_its_set(command: ElementCommand) -> None:
     with pytest.raises(WireError, match=r"of s can't be encoded"):
         encode_batch([command], 1)
-
-
-def test_only_element_commands_can_be_a_batch() -> None:
-    elements = (add("10.0.0.1"), ChangeMapElements("delete", "m", (("10.0.0.1", "c"),)))
-
-    assert is_elements_only(elements)
-    assert is_elements_only(())
-    assert not is_elements_only((*elements, AddTable()))
