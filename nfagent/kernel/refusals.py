@@ -112,16 +112,6 @@ def error_name(number: int) -> str:
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
-_BATCH_REASONS = {
-    errno.EAFNOSUPPORT: "this kernel doesn't support it",
-    errno.EBUSY: "it is in use",
-    errno.EEXIST: "there is one of this name already, with other properties",
-    errno.EINVAL: "the kernel doesn't take it in this form",
-    errno.EMLINK: "too many links: its jumps and gotos lead in a circle, or more than 16 deep",
-    errno.ENOBUFS: "the kernel has no memory for it",
-    errno.ENOMEM: "the kernel has no memory for it",
-    errno.EINVAL: "its rules can't be used from the hooks that lead to them",
-}
 _REASONS = {
     errno.EAFNOSUPPORT: "this kernel doesn't support it",
     errno.EBUSY: "it is in use",
@@ -136,6 +126,8 @@ _REASONS = {
     errno.EOPNOTSUPP: "this kernel doesn't support it",
     errno.EPERM: "another process owns the table, which alone may change it",
 }
+_BATCH_REASONS = _REASONS | {errno.EINVAL: "its rules can't be used from the hooks that lead to them"}
+"""Only when all messages were taken, chains are checked from the hooks on: that refusal names no message."""
 
 
 def _hint(request: Request, number: int, part: str) -> str:
