@@ -208,6 +208,8 @@ def _one_after_another() -> Iterator[tuple[Match, ...]]:
     yield (L4Proto(("sctp",)), ServerPortIn("ports"))
     yield (L4Proto(("tcp",)), PacketPort("tcp", 80, 80))
     yield from ((redirect, Icmpv6Code(0)), (Icmpv6Code(0), CtSeenReply(), redirect, NotLoopback()))
+    advert = Icmpv6Type(("nd-router-advert",))
+    yield from ((redirect, advert, Icmpv6Code(0)), (redirect, Icmpv6Code(0), Icmpv6Code(1)))
     yield from ((FamilyIs(6), redirect), (L4Proto(("icmpv6",)), redirect))
     yield (Within(IpAddress("saddr", 4), (Range(4, 1, 9),)), redirect)
     yield (
