@@ -100,7 +100,7 @@ def refusal_of_batch(answer: Acknowledgement, messages: int) -> HostError | Kern
     if answer.errno == errno.EOPNOTSUPP:
         return HostError("this kernel has no nf_tables", hint="modprobe nf_tables")
     detail = f"; the kernel says: {answer.text}" if answer.text else ""
-    reason = _BATCH_REASONS.get(answer.errno) or _plain(answer.errno)
+    reason = _REASONS.get(answer.errno) or _plain(answer.errno)
     return KernelError(
         f"the kernel refused a batch of {messages} messages as a whole: {reason} ({error_name(answer.errno)}){detail}"
     )
@@ -126,8 +126,6 @@ _REASONS = {
     errno.EOPNOTSUPP: "this kernel doesn't support it",
     errno.EPERM: "another process owns the table, which alone may change it",
 }
-_BATCH_REASONS = _REASONS | {errno.EINVAL: "its rules can't be used from the hooks that lead to them"}
-"""Only when all messages were taken, chains are checked from the hooks on: that refusal names no message."""
 
 
 def _hint(request: Request, number: int, part: str) -> str:
@@ -148,7 +146,7 @@ def _missing_feature(request: Request, number: int, part: str) -> _Feature | Non
 
 
 _OTHER_HOOK = "a chain of this name has another hook or none, or this kernel has no base chain of this type and hook"
-_HOOKED = "its chain has a hook, so nothing may lead there"
+_HOOKED = "its chain has a hook"
 
 
 def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
@@ -162,7 +160,11 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
             return _OTHER_HOOK
         case RuleRequest(), errno.EOPNOTSUPP:
-            return _HOOKED if part == "immediate" else "this kernel lacks it, or doesn't take it at this hook"
+            return (
+                f"{_HOOKED}, so nothing may lead there"
+                if part == "immediate"
+                else "this kernel lacks it, or doesn't take it at this hook"
+            )
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
@@ -189,7 +191,7 @@ def _element_reason(request: ElementRequest, answer: Acknowledgement) -> str:
     if answer.errno == errno.EINVAL and element is not None:
         return f"it isn't of the {request.kind}'s type"
     if answer.errno == errno.EOPNOTSUPP and request.is_map and element is not None:
-        return _HOOKED
+        return f"{_HOOKED}, or rules that the hooks before it don't take"
     return f"the {request.kind} is full" if answer.errno == errno.ENFILE else ""
 
 
