@@ -1,8 +1,9 @@
 """Encodes changes of set and map elements as nf_tables messages (linux/netfilter/nf_tables.h).
 
 A message has as many elements of one command as its 16-bit length allows: the kernel looks up the set once for each
-message, by a walk of the list of all sets, which is the only cost that grows with the table. Its acknowledgement has
-the offset of the element that it refused; old kernels name only the message.
+message, by a walk of the list of all sets. This, and its check of all reachable chains where a map gets an element, are
+the only costs that grow with the table. An acknowledgement has the offset of the element that was refused; old kernels
+name only the message.
 """
 
 from __future__ import annotations
