@@ -200,12 +200,12 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "ENOENT: another program deleted the whole table before a change of rules": (
         "delete table inet nfagent",
         (SELECTED_ANEW,),
-        "No such file or directory",
+        r"there is no table inet nfagent \(ENOENT\)",
     ),
     "ENOENT: another program deleted the whole table before logging is switched": (
         "delete table inet nfagent",
         (NetworkLogging(deny=LoggingSwitch(log=True)),),
-        "No such file or directory",
+        r"there is no table inet nfagent \(ENOENT\)",
     ),
     "ENOENT: another program flushed all rulesets of the machine": (
         f"flush ruleset\n{NEIGHBOUR}",
@@ -230,7 +230,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "ENOENT: another program deleted the chain whose Pod the agent maps to another": (
         f"flush map inet nfagent ingress4\nflush map inet nfagent ingress6\ndelete chain inet nfagent {CHAIN}",
         (decoded(POLICY).ref,),
-        r"it isn't in the map \(ENOENT\)",
+        r"there is no chain ingress/shop/p \(ENOENT\)",
     ),
     "EEXIST: another program mapped the new Pod's address to its own chain": (
         f"{MINE}add element inet nfagent ingress4 {{ 10.64.0.12 : goto mine }}",
@@ -260,7 +260,7 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "EEXIST: another program created a set of the same name with another type": (
         f"add set inet nfagent {NEW_PEERS} {{ type ipv6_addr; }}",
         (SELECTED_ANEW,),
-        "File exists|datatype mismatch",
+        r"one of this name already, with other properties \(EEXIST\)",
     ),
     "EEXIST: another program created a base chain of the same name": (
         "add chain inet nfagent ingress/shop/p_r { type filter hook forward priority 5; policy drop; }",
@@ -270,27 +270,27 @@ REFUSALS: dict[str, tuple[str, tuple[Item | ObjectRef, ...], str]] = {
     "EBUSY: a foreign rule jumps to the policy set's chain that the agent deletes": (
         f"{MINE}add rule inet nfagent mine goto {CHAIN}",
         (decoded(POLICY).ref,),
-        "resource busy",
+        r"still refer to it \(EBUSY\)",
     ),
     "EBUSY: a foreign rule in a chain of the agent jumps to the chain that the agent deletes": (
         f"insert rule inet nfagent forward-ingress ip saddr 10.9.9.9 goto {CHAIN}",
         (decoded(POLICY).ref,),
-        "resource busy",
+        r"still refer to it \(EBUSY\)",
     ),
     "EBUSY: a foreign map element has the chain that the agent deletes": (
         f"add element inet nfagent ingress4 {{ 10.9.9.9 : goto {CHAIN} }}",
         (decoded(WEB).ref,),
-        "resource busy",
+        r"still refer to it \(EBUSY\)",
     ),
     "EBUSY: a foreign rule looks up the set that the agent deletes": (
         f"add rule inet nfagent stray-ingress ip saddr @{PEERS} drop",
         (decoded(POLICY).ref,),
-        "resource busy",
+        r"still refer to it \(EBUSY\)",
     ),
     "EBUSY: a foreign rule uses the counter that the agent deletes": (
         f'{MINE}add rule inet nfagent mine counter name "deny/{CHAIN}"',
         (decoded(POLICY).ref,),
-        "resource busy",
+        r"still refer to it \(EBUSY\)",
     ),
 }
 
@@ -389,41 +389,41 @@ def test_with_a_small_socket_buffer_the_ruleset_is_committed(case: Narrow, caplo
     assert_refused(caplog, case.said)
 
 
-# What happens, and how many transactions of the kernel it takes: structure in, elements, structure out; or all at once.
-MIXED: dict[str, tuple[int, tuple[Item | ObjectRef, ...]]] = {
-    "a policy and its peers: the old policy set is deleted last": (
-        3,
-        (SELECTED_ANEW, decoded(pod("shop/x", "b", 20, app="x")), decoded(SECOND_DB)),
+MIXED: dict[str, tuple[Item | ObjectRef, ...]] = {
+    "a policy and its peers: the old policy set is deleted too": (
+        SELECTED_ANEW,
+        decoded(pod("shop/x", "b", 20, app="x")),
+        decoded(SECOND_DB),
     ),
     "a Pod of a new class, and one of an old one": (
-        2,
-        (decoded(OTHER), decoded(pod("shop/other", "a", 14, app="other")), WANTS_TWELVE, decoded(SECOND_DB)),
+        decoded(OTHER),
+        decoded(pod("shop/other", "a", 14, app="other")),
+        WANTS_TWELVE,
+        decoded(SECOND_DB),
     ),
-    "the last Pod of a policy set is deleted": (2, (decoded(WEB).ref, MORE_EXEMPT)),
+    "the last Pod of a policy set is deleted": (decoded(WEB).ref, MORE_EXEMPT),
     "the policy of a policy set that stays changes, with its peers": (
-        1,
-        (
-            decoded(policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="y")}]}])),
-            decoded(pod("shop/y", "b", 21, app="y")),
-        ),
+        decoded(policy("shop/p", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="y")}]}])),
+        decoded(pod("shop/y", "b", 21, app="y")),
     ),
     "everything goes, and something else comes": (
-        3,
-        (decoded(POLICY).ref, decoded(DB).ref, SELECTED_ANEW, MORE_EXEMPT, Node("b")),
+        decoded(POLICY).ref,
+        decoded(DB).ref,
+        SELECTED_ANEW,
+        MORE_EXEMPT,
+        Node("b"),
     ),
-    "logging is switched while Pods come": (1, (NetworkLogging(allow=LoggingSwitch(log=True)), decoded(SECOND_DB))),
+    "logging is switched while Pods come": (NetworkLogging(allow=LoggingSwitch(log=True)), decoded(SECOND_DB)),
 }
 
 
-@pytest.mark.parametrize(("phases", "events"), MIXED.values(), ids=MIXED)
-def test_a_change_of_rules_and_elements_takes_its_phases_and_no_more(
-    phases: int, events: tuple[Item | ObjectRef, ...]
-) -> None:
+@pytest.mark.parametrize("events", MIXED.values(), ids=MIXED)
+def test_a_change_of_rules_and_elements_is_one_batch(events: tuple[Item | ObjectRef, ...]) -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
             before, told = generation(), stage.reconciler.status.transactions
             await stage.settles(*events)
-            assert (generation() - before, stage.reconciler.status.transactions - told) == (phases, 1)
+            assert (generation() - before, stage.reconciler.status.transactions - told) == (1, 1)
             assert listed() == stage.desired.ruleset()
 
     asyncio.run(body())
@@ -544,25 +544,16 @@ KEYWORD = {"family": "inet", "table": "nfagent", "name": "over", "bytes": 5, "in
 """A quota whose name is a word of nft's syntax: JSON can make it, and no text can delete it."""
 
 
-def test_a_foreign_object_that_can_not_be_deleted_singly_is_deleted_with_the_whole_table(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_foreign_object_whose_name_nft_takes_for_a_keyword_is_deleted_singly() -> None:
     async def body() -> None:
         async with running(*SCENE) as stage:
-            nft("-j", "-f", "-", text=json.dumps({"nftables": [{"add": {"quota": KEYWORD}}]}))
-            stage.reconciler.invalidate()
-            await stage.settles()
-            assert listed() == stage.desired.ruleset()
-            # The next foreign thing is removed alone again.
-            nft("add", "quota", "inet", "nfagent", "mine", "{ over 5 bytes; }")
             handle = table_handle()
+            nft("-j", "-f", "-", text=json.dumps({"nftables": [{"add": {"quota": KEYWORD}}]}))
             stage.reconciler.invalidate()
             await stage.settles()
             assert (listed(), table_handle()) == (stage.desired.ruleset(), handle)
 
-    with caplog.at_level("ERROR"):
-        asyncio.run(body())
-    assert_refused(caplog, "syntax error")
+    asyncio.run(body())
 
 
 def table_handle() -> int:
