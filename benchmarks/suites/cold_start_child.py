@@ -27,6 +27,7 @@ import nftables
 from benchmarks.data.node_tables import node_table
 from benchmarks.data.synthetic import NODE, SIZES, synthetic
 from benchmarks.harness.child_process import say
+from benchmarks.harness.fork import in_fork
 from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
@@ -130,19 +131,12 @@ def _measured(way: Way, transaction: Transaction) -> LoadCosts:
 
 
 def _say_from_fork(way: Way, transaction: Transaction, *, hold: bool) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            say(_measured(way, transaction))
-            if hold:
-                os.read(0, 1)
-        except BaseException:  # noqa: BLE001 - the exit status reports it to the parent
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise SystemExit(f"the ruleset could not be loaded: {way}")
+    def work() -> None:
+        say(_measured(way, transaction))
+        if hold:
+            os.read(0, 1)
+
+    in_fork(work, f"the ruleset could not be loaded: {way}")
 
 
 def _ruleset(items: Iterable[Item]) -> Ruleset:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from benchmarks.data import events
 from benchmarks.data.documents import document
 from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.harness.baselines import EbpfUpdates
+from benchmarks.harness.fork import in_fork
 from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
 from nfagent.clock import SystemClock
 from nfagent.controllers.reconciler import Reconciler
@@ -247,7 +247,7 @@ def _write(cluster: Synthetic, path: Path) -> None:
 
 def _cold_start(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClient, dict[str, float]]:
     """Start cold in this process, which has done nothing else before: its memory is the engine's only."""
-    _in_child(lambda: _write(synthetic(SIZES[size], seed), path))
+    in_fork(lambda: _write(synthetic(SIZES[size], seed), path), "the synthetic cluster could not be written")
     kernel = NftClient()
     bare = rss_mib()
     began = time.perf_counter()
@@ -268,21 +268,6 @@ def _cold_start(size: int, seed: int, path: Path) -> tuple[DesiredState, NftClie
         "steady_rss": rss_mib(),
     }
     return desired, kernel, figures
-
-
-def _in_child(work: Callable[[], None]) -> None:
-    """Call a function in a child process, so that its memory isn't ours. Raises SystemExit where it fails."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - the exit status reports it to the parent
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise SystemExit("the synthetic cluster could not be written")
 
 
 def measure(size: int, seed: int, *, quick: bool) -> Figures:

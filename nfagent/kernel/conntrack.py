@@ -37,7 +37,6 @@ from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.nftables.objects import FLOW_SET_SIZE
 
 _BUFFER = 1024 * 1024  # the kernel doubles it: enough for a batch of deletions, and for as many refusals
-_SEQUENCE_MASK = 0xFFFF_FFFF
 _ATTEMPTS = 3
 _BATCH = 500  # deletions of one send: 60 KB, and 1 KiB of the receive buffer for each refusal
 _FILTERS_FROM = 15_000
@@ -208,7 +207,7 @@ class ConntrackClient:
     ) -> _Dump:
         found = _Dump({})
         for _ in range(_ATTEMPTS):
-            self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
+            self._sequence = (self._sequence + 1) & codec.SEQUENCE_MASK
             request = encode_dump(family, self._sequence, client=client, server=server)
             found.others = found.others6 = 0  # they have no identity here: the last attempt counts
             with self._asking() as opened:
@@ -220,8 +219,8 @@ class ConntrackClient:
 
     def _delete_batch(self, batch: list[ConntrackEntry]) -> list[tuple[ConntrackEntry, Acknowledgement]]:
         """Send deletions at once and return the refused ones. Only the last request asks for an acknowledgement."""
-        asked = {(self._sequence + n) & _SEQUENCE_MASK: entry for n, entry in enumerate(batch, 1)}
-        self._sequence = last = (self._sequence + len(batch)) & _SEQUENCE_MASK
+        asked = {(self._sequence + n) & codec.SEQUENCE_MASK: entry for n, entry in enumerate(batch, 1)}
+        self._sequence = last = (self._sequence + len(batch)) & codec.SEQUENCE_MASK
         requests = [encode_delete(entry, number, acknowledge=number == last) for number, entry in asked.items()]
         with self._asking() as opened:
             opened.send(b"".join(requests))

@@ -25,7 +25,6 @@ _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
 _BIND_SEQUENCE = 1
 _DATAGRAM = 131_072  # the most that nfnetlink_log puts into one
 _BATCH = 160  # records after which a wake-up ends: with one more datagram of them, 10 ms at 40 µs each
-_SEQUENCE_MASK = 0xFFFF_FFFF
 _ENDED = "end of file on the socket"
 
 OnPackets = Callable[[list[nflog.LoggedPacket]], None]
@@ -87,7 +86,7 @@ class NflogSource:
         )
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._last = _SEQUENCE_MASK  # the number before the first, which is 0
+        self._last = codec.SEQUENCE_MASK  # the number before the first, which is 0
         self._numbered = 0  # numbers assigned by the kernel, by the last one received
         self._accounted = 0  # of these, the received ones, decodable or not
         self._early: list[nflog.LoggedPacket] = []
@@ -103,7 +102,7 @@ class NflogSource:
         self._loop = asyncio.get_running_loop()
         opened = self._opening(self._receive_buffer)
         self._socket = opened
-        self._last = _SEQUENCE_MASK  # the kernel numbers a newly bound group from 0
+        self._last = codec.SEQUENCE_MASK  # the kernel numbers a newly bound group from 0
         try:
             opened.send(self._request)
             self._await_ack(opened)
@@ -186,7 +185,7 @@ class NflogSource:
         self._accounted += found.undecodable
         last = next((packet.sequence for packet in reversed(packets) if packet.sequence is not None), None)
         if last is not None:
-            self._numbered += (last - self._last) & _SEQUENCE_MASK
+            self._numbered += (last - self._last) & codec.SEQUENCE_MASK
             self._last = last
             self._accounted += sum(packet.sequence is not None for packet in packets)
         # An undecodable record has a number too, and may be counted before the next number is known: never decrease.

@@ -27,7 +27,6 @@ from nfagent.netlink.nft_rule_handles import decode_rule_handle, encode_handles_
 from nfagent.nftables.transaction import RewriteChain, Transaction
 
 _ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
-_SEQUENCE_MASK = 0xFFFF_FFFF
 _SPARE_BYTES = 4096  # of a send buffer, beside the batch; the kernel takes 32 of them
 
 
@@ -96,7 +95,7 @@ class NftSocket:
         None where rules changed while they were read, or can't be read. Raises KernelError, HostError.
         """
         with self._in_use, self._opened() as opened:
-            sequence, self._sequence = self._sequence, (self._sequence + 1) & _SEQUENCE_MASK
+            sequence, self._sequence = self._sequence, (self._sequence + 1) & codec.SEQUENCE_MASK
             self._send(opened, encode_handles_request(chain, sequence, family=family))
             return _received_handles(opened, sequence)
 

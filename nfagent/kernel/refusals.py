@@ -100,7 +100,7 @@ def refusal_of_batch(answer: Acknowledgement, messages: int) -> HostError | Kern
     if answer.errno == errno.EOPNOTSUPP:
         return HostError("this kernel has no nf_tables", hint="modprobe nf_tables")
     detail = f"; the kernel says: {answer.text}" if answer.text else ""
-    reason = _BATCH_REASONS.get(answer.errno) or _plain(answer.errno)
+    reason = _REASONS.get(answer.errno) or _plain(answer.errno)
     return KernelError(
         f"the kernel refused a batch of {messages} messages as a whole: {reason} ({error_name(answer.errno)}){detail}"
     )
@@ -112,16 +112,6 @@ def error_name(number: int) -> str:
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
-_BATCH_REASONS = {
-    errno.EAFNOSUPPORT: "this kernel doesn't support it",
-    errno.EBUSY: "it is in use",
-    errno.EEXIST: "there is one of this name already, with other properties",
-    errno.EINVAL: "the kernel doesn't take it in this form",
-    errno.EMLINK: "too many links: its jumps and gotos lead in a circle, or more than 16 deep",
-    errno.ENOBUFS: "the kernel has no memory for it",
-    errno.ENOMEM: "the kernel has no memory for it",
-    errno.EINVAL: "its rules can't be used from the hooks that lead to them",
-}
 _REASONS = {
     errno.EAFNOSUPPORT: "this kernel doesn't support it",
     errno.EBUSY: "it is in use",
@@ -156,7 +146,7 @@ def _missing_feature(request: Request, number: int, part: str) -> _Feature | Non
 
 
 _OTHER_HOOK = "a chain of this name has another hook or none, or this kernel has no base chain of this type and hook"
-_HOOKED = "its chain has a hook, so nothing may lead there"
+_HOOKED = "its chain has a hook"
 
 
 def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
@@ -170,7 +160,11 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
             return _OTHER_HOOK
         case RuleRequest(), errno.EOPNOTSUPP:
-            return _HOOKED if part == "immediate" else "this kernel lacks it, or doesn't take it at this hook"
+            return (
+                f"{_HOOKED}, so nothing may lead there"
+                if part == "immediate"
+                else "this kernel lacks it, or doesn't take it at this hook"
+            )
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
@@ -197,7 +191,7 @@ def _element_reason(request: ElementRequest, answer: Acknowledgement) -> str:
     if answer.errno == errno.EINVAL and element is not None:
         return f"it isn't of the {request.kind}'s type"
     if answer.errno == errno.EOPNOTSUPP and request.is_map and element is not None:
-        return _HOOKED
+        return f"{_HOOKED}, or rules that the hooks before it don't take"
     return f"the {request.kind} is full" if answer.errno == errno.ENFILE else ""
 
 

@@ -16,7 +16,6 @@ from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
 from nfagent.netlink.rtnl_link import (
     NETLINK_ROUTE,
-    NLM_F_DUMP_INTR,
     RTM_NEWLINK,
     Interface,
     decode_link,
@@ -49,7 +48,7 @@ def listed_links(
         while not ended:
             came: list[Interface] = []
             for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
-                whole = whole and not part.flags & NLM_F_DUMP_INTR
+                whole = whole and not part.flags & codec.NLM_F_DUMP_INTR
                 ended = ended or part.type == codec.NLMSG_DONE
                 raise_refusal(part)
                 if part.type == RTM_NEWLINK:

@@ -16,13 +16,13 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
-    NFPROTO_INET,
     decode_generation,
     decode_table_flags,
     decode_table_size,
     encode_generation_request,
     encode_tables_request,
 )
+from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.objects import TABLE
 
 _T = TypeVar("_T")

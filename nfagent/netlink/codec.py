@@ -18,7 +18,12 @@ NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
 NLA_F_NESTED = 0x8000
+
+SEQUENCE_MASK = 0xFFFF_FFFF
+"""Sequence numbers have 32 bits: after the last one comes 0."""
 
 _NLA_TYPE_MASK = 0x3FFF
 _MESSAGE = struct.Struct("=IHHII")

@@ -22,8 +22,6 @@ from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _MSG_NEW, _MSG_GET, _MSG_DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 2  # IPCTNL_MSG_CT_*
-_NLM_F_DUMP_INTR = 0x10
-_NLM_F_DUMP = 0x300
 _NFPROTO = {4: 2, 6: 10}
 _IPV4 = bytes([_NFPROTO[4]])
 _AF_UNSPEC = 0
@@ -123,7 +121,7 @@ def encode_dump(family: Family | None, sequence: int, *, client: str | None = No
             filters.append(codec.attribute(flags, _BY_SOURCE))
     if filters:
         parts.append(codec.nested(_FILTER, *filters))
-    return codec.message(_MSG_GET, codec.NLM_F_REQUEST | _NLM_F_DUMP, sequence, b"".join(parts))
+    return codec.message(_MSG_GET, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, b"".join(parts))
 
 
 def encode_delete(entry: ConntrackEntry, sequence: int, *, acknowledge: bool) -> bytes:
@@ -157,7 +155,7 @@ def decode_entries(datagram: bytes, addresses: frozenset[str] | None = None) -> 
     others, others6, done, interrupted, refusal = 0, 0, False, False, None
     unasked = addresses is not None and _has_none(datagram, addresses)
     for message in codec.messages(datagram):
-        if message.flags & _NLM_F_DUMP_INTR:
+        if message.flags & codec.NLM_F_DUMP_INTR:
             interrupted = True
         if message.type == _MSG_NEW:
             if unasked and message.payload[:1] == _IPV4 and len(message.payload) >= _BOTH_TUPLES:

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from nfagent.model.netaddr import Range
-from nfagent.netlink.codec import attribute, nested, nfgen
+from nfagent.netlink.codec import nested, nfgen
 from nfagent.netlink.nft_elements import interval_element, interval_end, single_element
 from nfagent.netlink.nft_expressions import ANONYMOUS, META_L4PROTO, META_PKTTYPE
-from nfagent.netlink.nft_messages import NEWSET, NEWSETELEM, NLM_F_CREATE, NftMessage, Request, name_attribute
+from nfagent.netlink.nft_messages import (
+    ADDRESS_BYTES,
+    IN_TABLE,
+    NEWSET,
+    NEWSETELEM,
+    NLM_F_CREATE,
+    NftMessage,
+    Request,
+    name_attribute,
+    u32_attribute,
+)
 from nfagent.netlink.nft_sets import (
+    ADDRESS_TYPES,
     BIG_ENDIAN,
     HOST_ORDER,
-    IN_TABLE,
     SET_INTERVAL,
-    TYPE_IPV4,
-    TYPE_IPV6,
     TYPE_PROTOCOL,
     attributes_of_set,
     userdata,
@@ -42,7 +51,6 @@ _ICMPV6_HEADER, _ICMPV6_TYPE = 14, 1
 _ETHER_HEADER, _ETHER_TYPE = 17, 3
 _IP_HEADER = {4: 12, 6: 13}
 _IP_FIELD = {("saddr", 4): 11, ("daddr", 4): 12, ("saddr", 6): 8, ("daddr", 6): 9}
-_ADDRESS = {4: (TYPE_IPV4, 4), 6: (TYPE_IPV6, 16)}
 
 
 class AnonymousSet(msgspec.Struct, frozen=True):
@@ -52,16 +60,19 @@ class AnonymousSet(msgspec.Struct, frozen=True):
     elements: bytes
 
 
+Part: TypeAlias = bytes | AnonymousSet
+"""Expressions, or an anonymous set in which the key of the expressions before it is looked up."""
+
+
 def anonymous_set_messages(item: AnonymousSet, set_id: int, request: Request, *, family: int) -> Iterator[NftMessage]:
     """Encode the messages that add an anonymous set and its elements, for a rule later in the same batch.
 
     set_id: number of the set in the batch, by which the rule's look-up names it
     """
     head = nfgen(family, 0) + IN_TABLE
-    number = struct.pack("!I", set_id)
-    named = head + name_attribute(_SET_NAME, "set", ANONYMOUS) + attribute(_SET_ID, number)
+    named = head + name_attribute(_SET_NAME, "set", ANONYMOUS) + u32_attribute(_SET_ID, set_id)
     yield NftMessage(NEWSET, NLM_F_CREATE, named + item.declaration, request)
-    listed = head + name_attribute(_LIST_SET, "set", ANONYMOUS) + attribute(_LIST_SET_ID, number)
+    listed = head + name_attribute(_LIST_SET, "set", ANONYMOUS) + u32_attribute(_LIST_SET_ID, set_id)
     yield NftMessage(NEWSETELEM, NLM_F_CREATE, listed + nested(_LIST_ELEMENTS, item.elements), request)
 
 
@@ -98,7 +109,7 @@ def range_set(key: IpAddress, ranges: Iterable[Range]) -> AnonymousSet:
 
     Raises ValueError without ranges, OverflowError for an address that isn't of the field's family.
     """
-    data_type, size = _ADDRESS[key.family]
+    data_type, size = ADDRESS_TYPES[key.family], ADDRESS_BYTES[key.family]
     ordered = sorted(ranges)
     of_field = _of_payload(_IP_HEADER[key.family], _IP_FIELD[key.side, key.family])
     if all(item.first == item.last for item in ordered):

@@ -7,7 +7,7 @@ from itertools import count
 
 import msgspec
 
-from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, message, nfgen
+from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, SEQUENCE_MASK, message, nfgen
 from nfagent.netlink.nft_elements import element_messages
 from nfagent.netlink.nft_messages import (
     NFNL_MSG_BATCH_BEGIN,
@@ -31,7 +31,6 @@ from nfagent.nftables.transaction import (
     RewriteChain,
 )
 
-_SEQUENCE_MASK = 0xFFFF_FFFF
 _NO_HANDLES: Mapping[str, tuple[int, ...]] = {}
 
 
@@ -69,15 +68,15 @@ def encode_batch(
     numbered: dict[int, Request] = {}
     sequence, last = first_sequence, None
     for last in _messages(transaction, family, handles):
-        sequence = (sequence + 1) & _SEQUENCE_MASK
+        sequence = (sequence + 1) & SEQUENCE_MASK
         numbered[sequence] = last.request
         parts.append(message(last.type, last.flags | NLM_F_REQUEST, sequence, last.body))
     if last is None:
         return Batch(b"", first_sequence, {}, first_sequence, first_sequence)
     parts[-1] = message(last.type, last.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, last.body)
-    end = (sequence + 1) & _SEQUENCE_MASK
+    end = (sequence + 1) & SEQUENCE_MASK
     parts.append(_mark(NFNL_MSG_BATCH_END, end))
-    return Batch(b"".join(parts), first_sequence, numbered, sequence, (end + 1) & _SEQUENCE_MASK)
+    return Batch(b"".join(parts), first_sequence, numbered, sequence, (end + 1) & SEQUENCE_MASK)
 
 
 def _mark(kind: int, sequence: int) -> bytes:

@@ -1,8 +1,9 @@
 """Encodes changes of set and map elements as nf_tables messages (linux/netfilter/nf_tables.h).
 
 A message has as many elements of one command as its 16-bit length allows: the kernel looks up the set once for each
-message, by a walk of the list of all sets, which is the only cost that grows with the table. Its acknowledgement has
-the offset of the element that it refused; old kernels name only the message.
+message, by a walk of the list of all sets. This, and its check of all reachable chains where a map gets an element, are
+the only costs that grow with the table. An acknowledgement has the offset of the element that was refused; old kernels
+name only the message.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ import msgspec
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Range
 from nfagent.netlink.codec import attribute, nested, nfgen
+from nfagent.netlink.nft_expressions import NFT_GOTO, verdict_data
 from nfagent.netlink.nft_messages import (
+    ADDRESS_BYTES,
     DELSETELEM,
     HEADERS_SIZE,
+    IN_TABLE,
+    LINK_NAME_BYTES,
     NEWSETELEM,
     NFPROTO_INET,
+    NFPROTO_IP,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    TABLE_ATTRIBUTE,
     NftMessage,
     name_attribute,
     table_of,
+    u32_attribute,
 )
-from nfagent.nftables.objects import TABLE, Element, LinkName, PortRange, ProtocolPort
+from nfagent.netlink.nft_names import protocol_number
+from nfagent.nftables.objects import Element, LinkName, PortRange, ProtocolPort
 from nfagent.nftables.render import element_text
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 
@@ -41,20 +48,15 @@ MapElement: TypeAlias = tuple[str, str]
 _LIST_SET, _LIST_ELEMENTS = 2, 3  # NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _KEY, _DATA, _ELEMENT_FLAGS, _USERDATA = 1, 2, 3, 6  # NFTA_SET_ELEM_*
-_VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
-_CODE, _CHAIN = 1, 2  # NFTA_VERDICT_*
-_NFT_GOTO = struct.pack("!i", -4)
-_INTERVAL_END = attribute(_ELEMENT_FLAGS, struct.pack("!I", 1))  # NFT_SET_ELEM_INTERVAL_END
+_VALUE = 1  # NFTA_DATA_VALUE
+_INTERVAL_END = u32_attribute(_ELEMENT_FLAGS, 1)  # NFT_SET_ELEM_INTERVAL_END
 # User data of an element without an end, as nft writes it (NFTNL_UDATA_SET_ELEM_FLAGS: SET_ELEM_F_INTERVAL_OPEN).
 _INTERVAL_OPEN = attribute(_USERDATA, struct.pack("=BBI", 1, 4, 1))
-_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}  # IANA protocol numbers
-_ADDRESS_BYTES = {4: 4, 6: 16}
+_PROTOCOLS = {name: protocol_number(name) for name in ("tcp", "udp", "sctp")}
+"""Those that have ports."""
 _PORT_BYTES = 2
-_NFPROTO = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
-_LINK_BYTES = 16  # IFNAMSIZ of linux/if.h
 _KEPT_ADDRESSES = 4096  # a megabyte; a Pod's address is in some ten sets, one after the other
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
-_TABLE_NAME_BYTES = len(attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0"))
 
 
 class ElementRequest(msgspec.Struct, frozen=True):
@@ -81,7 +83,7 @@ class ElementRequest(msgspec.Struct, frozen=True):
             return self._text(element)
         if offset is None or not HEADERS_SIZE <= offset < HEADERS_SIZE + len(_names(self.set)):
             return ""
-        in_set = offset >= HEADERS_SIZE + _TABLE_NAME_BYTES
+        in_set = offset >= HEADERS_SIZE + len(IN_TABLE)
         return f"{self.kind} {self.set}" if in_set else f"table {table_of(self.family)}"
 
     def _text(self, element: Element | MapElement) -> str:
@@ -168,7 +170,7 @@ def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]
 
 @lru_cache(maxsize=512)
 def _names(name: str) -> bytes:
-    return attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0") + name_attribute(_LIST_SET, "set or map", name)
+    return IN_TABLE + name_attribute(_LIST_SET, "set or map", name)
 
 
 def _encoded(request: ElementRequest) -> Iterator[bytes]:
@@ -187,11 +189,11 @@ def _element(request: ElementRequest, element: Element | MapElement) -> bytes:
         case (str(address), str(chain)) if request.is_map:
             return _map_element(_packed(address), chain if request.verb == "add" else None)
         case Range(family, first, last):
-            return interval_element(_ADDRESS_BYTES[family], first, last)
+            return interval_element(ADDRESS_BYTES[family], first, last)
         case PortRange(first, last):
             return interval_element(_PORT_BYTES, first, last)
         case int():
-            return single_element(bytes((_NFPROTO[element],)))
+            return single_element(bytes((NFPROTO_IP[element],)))
     return single_element(_key_bytes(element))
 
 
@@ -223,9 +225,9 @@ def _service(protocol: str, port: int) -> bytes:
 
 def _link(name: str) -> bytes:
     packed = name.encode()
-    if not 0 < len(packed) < _LINK_BYTES:
+    if not 0 < len(packed) < LINK_NAME_BYTES:
         raise ValueError(name)
-    return packed.ljust(_LINK_BYTES, b"\0")
+    return packed.ljust(LINK_NAME_BYTES, b"\0")
 
 
 @lru_cache(maxsize=_KEPT_ADDRESSES)
@@ -233,7 +235,7 @@ def _packed(address: str) -> bytes:
     if ":" in address:
         return IPv6Address(address).packed
     packed = bytes(map(int, address.split(".")))  # takes a quarter of the time of IPv4Address
-    if len(packed) != _ADDRESS_BYTES[4]:
+    if len(packed) != ADDRESS_BYTES[4]:
         raise AddressValueError(address)
     return packed
 
@@ -266,8 +268,7 @@ def _map_element(key: bytes, chain: str | None) -> bytes:
 @lru_cache(maxsize=512)
 def _around_map_key(size: int, chain: str) -> tuple[bytes, bytes]:
     """Encode what is before and after the key of a map element: `size` bytes, a multiple of four."""
-    verdict = nested(_VERDICT, attribute(_CODE, _NFT_GOTO), name_attribute(_CHAIN, "chain", chain))
-    tail = nested(_DATA, verdict)
+    tail = nested(_DATA, verdict_data(NFT_GOTO, chain))
     element = nested(_LIST_ELEM, nested(_KEY, attribute(_VALUE, bytes(size))), tail)
     return element[: -size - len(tail)], tail
 

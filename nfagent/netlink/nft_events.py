@@ -13,23 +13,17 @@ import msgspec
 
 from nfagent.errors import WireError
 from nfagent.netlink import codec
-from nfagent.nftables.objects import TABLE
+from nfagent.netlink.nft_messages import GETGEN, GETTABLE, IN_TABLE, NEWGEN, NEWTABLE, TABLE_ATTRIBUTE
 
 NFNLGRP_NFTABLES = 7
 """The multicast group of nf_tables notifications, linux/netfilter/nfnetlink.h."""
 
-_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _GETTABLE, _NEWGEN, _GETGEN = (_SUBSYSTEM | number for number in (0, 1, 15, 16))  # NFT_MSG_*
-_NLM_F_DUMP = 0x300  # linux/netlink.h
-_TABLE_NAME = 1  # NFTA_TABLE_NAME; the same number is the table's name in chains, rules, sets, elements and objects
-_MARK = codec.attribute(_TABLE_NAME, TABLE.encode() + b"\0")
 _NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
 TABLE_OWNER = 2
 """NFT_TABLE_F_OWNER: only the socket that made the table may change it."""
 TABLE_PERSIST = 4
 """NFT_TABLE_F_PERSIST: the table outlives the socket that owned it. No command clears the flag."""
-NFPROTO_INET = 1
 _NFTA_GEN_ID = 1
 _NFTA_GEN_PROC_PID = 2
 _NFTA_GEN_PROC_NAME = 3
@@ -57,24 +51,24 @@ def mentions_table(datagram: bytes) -> bool:
     Another program's ten thousand elements come as hundreds of datagrams: the bytes are searched, not decoded. The same
     bytes with another meaning give a false positive.
     """
-    return _MARK in datagram
+    return IN_TABLE in datagram
 
 
 def decode_commit_origin(datagram: bytes) -> CommitOrigin | None:
     """Decode the process that committed, from an NFT_MSG_NEWGEN; None for any other message. Raises WireError."""
     first = next(codec.messages(datagram), None)
-    return None if first is None or first.type != _NEWGEN else _commit_origin(first.payload)
+    return None if first is None or first.type != NEWGEN else _commit_origin(first.payload)
 
 
 def encode_generation_request(sequence: int) -> bytes:
     """Encode the request for the generation: the number of commits in a network namespace."""
-    return codec.message(_GETGEN, codec.NLM_F_REQUEST, sequence, codec.nfgen(0, 0))
+    return codec.message(GETGEN, codec.NLM_F_REQUEST, sequence, codec.nfgen(0, 0))
 
 
 def decode_generation(datagram: bytes) -> int:
     """Decode the generation, which wraps from 2**32 - 1 to 1. Raises WireError."""
     first = next(codec.messages(datagram), None)
-    if first is None or first.type != _NEWGEN:
+    if first is None or first.type != NEWGEN:
         raise WireError("nf_tables generation: the reply is not NFT_MSG_NEWGEN")
     found = dict(codec.attributes(first.payload, codec.NFGEN_SIZE))
     if _NFTA_GEN_ID not in found:
@@ -84,15 +78,15 @@ def decode_generation(datagram: bytes) -> int:
 
 def encode_tables_request(sequence: int) -> bytes:
     """Encode the request for all tables of all families."""
-    return codec.message(_GETTABLE, codec.NLM_F_REQUEST | _NLM_F_DUMP, sequence, codec.nfgen(0, 0))
+    return codec.message(GETTABLE, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, codec.nfgen(0, 0))
 
 
 def decode_table_size(message: codec.Message) -> tuple[str, int]:
     """Decode the name of a table, and the number of its chains, sets, maps and named objects. Raises WireError."""
-    if message.type != _NEWTABLE:
+    if message.type != NEWTABLE:
         raise WireError(f"nf_tables table: unexpected message of type {message.type}")
     found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
-    name = found.get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="backslashreplace")
+    name = found.get(TABLE_ATTRIBUTE, b"").rstrip(b"\0").decode(errors="backslashreplace")
     return name, _number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size")
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from nfagent.netlink.codec import NLA_F_NESTED, attribute, attributes, nested
-from nfagent.netlink.nft_messages import name_attribute
+from nfagent.netlink.nft_messages import NFT_OBJECT_COUNTER, name_attribute, u32_attribute
 
 ANONYMOUS = "__set%d"
 """The name of every anonymous set in requests; the kernel puts a number in."""
@@ -20,7 +20,7 @@ ANONYMOUS = "__set%d"
 Comparison: TypeAlias = Literal["==", "!=", "<=", ">="]
 PayloadBase: TypeAlias = Literal["link", "network", "transport"]
 
-META_PROTOCOL, META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 1, 6, 15, 16, 19, 26
+META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 6, 15, 16, 19, 26
 """Some of NFT_META_*."""
 CT_STATE, CT_DIRECTION, CT_STATUS, CT_PROTO_SRC, CT_SRC_IP, CT_SRC_IP6 = 0, 1, 2, 11, 19, 21
 """Some of NFT_CT_*."""
@@ -36,12 +36,12 @@ _LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _NAME, _DATA = 1, 2  # NFTA_EXPR_*
 _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
-_COUNTER = 1  # NFT_OBJECT_COUNTER
 _DYNSET_UPDATE = 1  # NFT_DYNSET_OP_UPDATE
 _RANDOM_FULLY = 0x10  # NF_NAT_RANGE_PROTO_RANDOM_FULLY, linux/netfilter/nf_nat.h
 _EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
 _KEPT = 1024  # results of each function
 _HEADER = struct.Struct("=HH")  # struct nlattr
+_u32 = lru_cache(maxsize=_KEPT)(u32_attribute)
 
 
 @lru_cache(maxsize=_KEPT)
@@ -114,7 +114,7 @@ def set_update(name: str) -> bytes:
 
 def counter_reference(name: str) -> bytes:
     """Count the packet in a named counter."""
-    return _expression("objref", _u32(1, _COUNTER), name_attribute(2, "counter", name))
+    return _expression("objref", _u32(1, NFT_OBJECT_COUNTER), name_attribute(2, "counter", name))
 
 
 def log(prefix: bytes, group: int) -> bytes:
@@ -129,9 +129,13 @@ def masquerade(*, random_fully: bool) -> bytes:
 
 def verdict(code: int, chain: str = "") -> bytes:
     """Return a verdict: NF_DROP, NF_ACCEPT, or NFT_*; `chain` for NFT_JUMP and NFT_GOTO."""
+    return _expression("immediate", _u32(1, VERDICT_REGISTER), nested(2, verdict_data(code, chain)))
+
+
+def verdict_data(code: int, chain: str = "") -> bytes:
+    """Encode a verdict as data (NFTA_DATA_VERDICT), as in rules and in elements of maps."""
     target = (name_attribute(2, "chain", chain),) if code in {NFT_JUMP, NFT_GOTO} else ()
-    value = nested(_VERDICT, attribute(1, struct.pack("!i", code)), *target)
-    return _expression("immediate", _u32(1, VERDICT_REGISTER), nested(2, value))
+    return nested(_VERDICT, attribute(1, struct.pack("!i", code)), *target)
 
 
 def expression_at(expressions: bytes, offset: int) -> str:
@@ -156,8 +160,3 @@ def _expression(name: str, *members: bytes) -> bytes:
 @lru_cache(maxsize=_KEPT)
 def _named(name: str) -> bytes:
     return attribute(_NAME, name.encode() + b"\0")
-
-
-@lru_cache(maxsize=_KEPT)
-def _u32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("!I", value))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nfagent.model.netaddr import Family
 from nfagent.netlink import nft_expressions as nft
+from nfagent.netlink.nft_messages import ADDRESS_BYTES
 from nfagent.nftables.matches import CtAddress, IpAddress
 
 ADDRESS_AT = {("saddr", 4): (12, 4), ("daddr", 4): (16, 4), ("saddr", 6): (8, 16), ("daddr", 6): (24, 16)}
@@ -16,21 +17,15 @@ SOURCE_PORT, DESTINATION_PORT = 0, 2
 TUPLES = {"client": 0, "server": 1}
 """The tuple of the connection (enum ip_conntrack_dir) that an end is the source of."""
 _SOURCES = {4: nft.CT_SRC_IP, 6: nft.CT_SRC_IP6}
-_ADDRESS_BYTES = {4: 4, 6: 16}
 _PROTOCOL_BYTES = _PORT_BYTES = 4  # in a key of several fields: padded
-
-
-def address_size(family: Family) -> int:
-    """Return the bytes of an address."""
-    return _ADDRESS_BYTES[family]
 
 
 def flow(family: Family) -> bytes:
     """Load source, protocol, source port, destination, destination port of the packet."""
-    source = address_size(family)
+    source = ADDRESS_BYTES[family]
     port = source + _PROTOCOL_BYTES
     destination = port + _PORT_BYTES
-    target = nft.payload("transport", DESTINATION_PORT, 2, register(destination + address_size(family)))
+    target = nft.payload("transport", DESTINATION_PORT, 2, register(destination + ADDRESS_BYTES[family]))
     return (
         address(IpAddress("saddr", family))
         + nft.meta(nft.META_L4PROTO, register(source))

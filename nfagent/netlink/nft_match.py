@@ -1,42 +1,42 @@
-"""Encodes each match and each verdict of a rule as expressions, the same ones as nft 1.0.6 writes.
-
-A match of a header holds only for packets with this header, so nft checks the packet's family (`meta nfproto`) or
-protocol (`meta l4proto`) first, unless an earlier match of the same rule has: `Known` is what was checked.
-"""
+"""Encodes each match and each verdict of a rule as expressions, the same ones as nft 1.0.6 writes."""
 
 from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
-
-import msgspec
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Family, Range
 from nfagent.netlink import nft_expressions as nft
 from nfagent.netlink.nft_anonymous import (
-    AnonymousSet,
+    Part,
     address_type_set,
     ether_type_set,
     frame_set,
-    icmpv6_type_set,
     protocol_set,
     range_set,
 )
+from nfagent.netlink.nft_icmpv6 import Icmpv6Packet, Icmpv6TypeAndCode, Step, icmpv6_parts
 from nfagent.netlink.nft_keys import (
     ADDRESS_AT,
     DESTINATION_PORT,
     SOURCE_PORT,
     TUPLES,
     address,
-    address_size,
     flow,
     register,
     to_port,
 )
-from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
-from nfagent.netlink.nft_names import icmpv6_type_number, protocol_number
+from nfagent.netlink.nft_known import (
+    Known,
+    address_check,
+    family_check,
+    family_comparison,
+    protocol_comparison,
+    transport_check,
+)
+from nfagent.netlink.nft_messages import ADDRESS_BYTES, LINK_NAME_BYTES, NFPROTO_BRIDGE
+from nfagent.netlink.nft_names import protocol_number
 from nfagent.nftables.matches import (
     AddressInSet,
     ConntrackState,
@@ -79,47 +79,12 @@ from nfagent.nftables.matches import (
 )
 from nfagent.nftables.objects import Accept, Drop, Goto, Jump, Masquerade, Return, Verdict, VmapLookup
 
-Part: TypeAlias = bytes | AnonymousSet
-"""Expressions, or an anonymous set in which the key of the expressions before it is looked up."""
-
-
-class Icmpv6TypeAndCode(msgspec.Struct, frozen=True):
-    """An Icmpv6Type of one type and an Icmpv6Code: one comparison of two bytes."""
-
-    type: str
-    code: int
-
-
-class Icmpv6Packet(msgspec.Struct, frozen=True):
-    """Only the checks that a match of ICMPv6 needs."""
-
-
-Step: TypeAlias = Match | Icmpv6TypeAndCode | Icmpv6Packet
-
-
-class Known(NamedTuple):
-    """What earlier matches of a rule have checked.
-
-    hooks:     NFPROTO_* of the table
-    network:   the packet's family; 0 if unchecked
-    transport: the packet's protocol, by its IANA number; -1 if unchecked
-    """
-
-    hooks: int = NFPROTO_INET
-    network: int = 0
-    transport: int = -1
-
-
-_NFPROTO = {4: b"\x02", 6: b"\x0a"}  # NFPROTO_IPV4, NFPROTO_IPV6
-_BITS = {4: 32, 6: 128}
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
 _SEEN_REPLY, _CONFIRMED = 2, 8  # IPS_*, linux/netfilter/nf_conntrack_common.h
-_ICMPV6 = 58
 _FRAGMENT_HEADER = 44  # IPPROTO_FRAGMENT
 _RTN_UNICAST, _RTN_LOCAL, _RTN_BROADCAST, _RTN_MULTICAST = 1, 2, 3, 5  # linux/rtnetlink.h
 _PACKET_BROADCAST, _PACKET_MULTICAST = 1, 2  # linux/if_packet.h
-_NAME_BYTES = 16  # IFNAMSIZ
 
 
 @lru_cache(maxsize=1024)
@@ -139,7 +104,7 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
         case FamilyIs() | EtherType() | L4Proto() | PacketPort() | PacketPortIn():
             return _protocol_parts(match, known)
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
-            return _icmpv6_parts(match, known)
+            return icmpv6_parts(match, known)
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
         case ConntrackState() | CtUnconfirmed() | CtSeenReply():
@@ -162,7 +127,7 @@ def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
         case Jump(chain):
             return nft.verdict(nft.NFT_JUMP, chain)
         case VmapLookup(key, name):
-            return _address_check(key, known)[0] + address(key) + nft.map_lookup(name)
+            return address_check(key, known)[0] + address(key) + nft.map_lookup(name)
         case Masquerade(random_fully):
             return nft.masquerade(random_fully=random_fully)
 
@@ -173,11 +138,11 @@ def _set_parts(
     """Encode a look-up in a named set."""
     match match:
         case AddressInSet(key, name, negated):
-            check, known = _address_check(key, known)
+            check, known = address_check(key, known)
             return (check + address(key) + nft.lookup(name, negated=negated),), known
         case PairInSet(other, name, negated):
-            check, known = _family_check(other.family, known)
-            second = address(other, register(address_size(other.family)))
+            check, known = family_check(other.family, known)
+            second = address(other, register(ADDRESS_BYTES[other.family]))
             pair = address(IpAddress("saddr", other.family)) + second
             return (check + pair + nft.lookup(name, negated=negated),), known
         case FamilyInSet(name, negated):
@@ -194,20 +159,20 @@ def _network_parts(
     """Encode a match of the header of IPv4 or IPv6."""
     match match:
         case Within(key, ranges):
-            check, known = _family_check(key.family, known)
+            check, known = family_check(key.family, known)
             return _within(check, key, ranges), known
         case HopLimit(hops):
-            check, known = _family_check(6, known)
+            check, known = family_check(6, known)
             return (check + nft.payload("network", 7, 1) + nft.compare("==", bytes((hops,))),), known
         case MaxPayload(size):
-            check, known = _family_check(6, known)
+            check, known = family_check(6, known)
             return (check + nft.payload("network", 4, 2) + nft.compare("<=", _port(size)),), known
-    check, known = _family_check(match.family, known)
+    check, known = family_check(match.family, known)
     match match:
         case Fragment(family):
             return (check + _fragment(family),), known
         case PacketNamedPort(family, name):
-            destination = address(IpAddress("daddr", family)) + to_port(address_size(family))
+            destination = address(IpAddress("daddr", family)) + to_port(ADDRESS_BYTES[family])
             return (check + destination + nft.lookup(name),), known
         case CtFlowInSet(family, name):
             return (check + flow(family) + nft.lookup(name),), known
@@ -221,19 +186,19 @@ def _protocol_parts(
     """Encode a match of the packet's family or protocol, or of the port of a protocol."""
     match match:
         case FamilyIs(family):
-            return (_family_comparison(family),), known._replace(network=family)
+            return (family_comparison(family),), known._replace(network=family)
         case EtherType(types):
             return _ether_type_parts(types, known), known
         case L4Proto(names):
             numbers = [protocol_number(name) for name in names]
             if len(numbers) == 1:
-                return (_protocol_comparison(numbers[0]),), known._replace(transport=numbers[0])
+                return (protocol_comparison(numbers[0]),), known._replace(transport=numbers[0])
             return (nft.meta(nft.META_L4PROTO), protocol_set(numbers)), known
         case PacketPort(protocol, first, last):
-            check, known = _transport_check(protocol_number(protocol), known)
+            check, known = transport_check(protocol_number(protocol), known)
             return (check + nft.payload("transport", DESTINATION_PORT, 2) + _port_comparison(first, last),), known
         case PacketPortIn(protocol, name):
-            check, known = _transport_check(protocol_number(protocol), known)
+            check, known = transport_check(protocol_number(protocol), known)
             return (check + nft.payload("transport", DESTINATION_PORT, 2) + nft.lookup(name),), known
 
 
@@ -242,27 +207,6 @@ def _ether_type_parts(types: tuple[int, ...], known: Known) -> tuple[Part, ...]:
         raise ValueError("an EtherType in a table of another family than bridge")
     load = nft.payload("link", 12, 2)
     return (load + nft.compare("==", _port(types[0])),) if len(types) == 1 else (load, ether_type_set(types))
-
-
-def _icmpv6_parts(
-    match: Icmpv6Type | Icmpv6Code | Icmpv6TypeAndCode | Icmpv6Packet, known: Known
-) -> tuple[tuple[Part, ...], Known]:
-    """Encode a match of the header of ICMPv6."""
-    check, known = _icmpv6_check(known)
-    match match:
-        case Icmpv6Packet():
-            return (check,), known
-        case Icmpv6Code(code):
-            return (check + nft.payload("transport", 1, 1) + nft.compare("==", bytes((code,))),), known
-        case Icmpv6TypeAndCode(name, code):
-            both = bytes((icmpv6_type_number(name), code))
-            return (check + nft.payload("transport", 0, 2) + nft.compare("==", both),), known
-        case Icmpv6Type(names):
-            numbers = [icmpv6_type_number(name) for name in names]
-            load = check + nft.payload("transport", 0, 1)
-            if len(numbers) == 1:
-                return (load + nft.compare("==", bytes(numbers)),), known
-            return (load, icmpv6_type_set(numbers)), known
 
 
 def _tuple_match(match: ServerPort | ServerPortIn | NamedPort | CtDirectionIs) -> bytes:
@@ -274,7 +218,7 @@ def _tuple_match(match: ServerPort | ServerPortIn | NamedPort | CtDirectionIs) -
             return _server_port() + nft.lookup(name)
         case NamedPort(family, name, direction):
             port = DESTINATION_PORT if direction == "original" else SOURCE_PORT
-            return address(CtAddress("server", family)) + to_port(address_size(family), port) + nft.lookup(name)
+            return address(CtAddress("server", family)) + to_port(ADDRESS_BYTES[family], port) + nft.lookup(name)
         case CtDirectionIs(direction):
             return nft.ct(nft.CT_DIRECTION) + nft.compare("==", bytes((_DIRECTIONS[direction],)))
 
@@ -296,7 +240,7 @@ def _within(check: bytes, key: IpAddress, ranges: tuple[Range, ...]) -> tuple[Pa
         raise ValueError(ranges)
     if len(ranges) != 1:
         return check + address(key), range_set(key, ranges)
-    first, last = (value.to_bytes(address_size(key.family), "big") for value in (ranges[0].first, ranges[0].last))
+    first, last = (value.to_bytes(ADDRESS_BYTES[key.family], "big") for value in (ranges[0].first, ranges[0].last))
     prefix = _prefix_length(ranges[0])
     offset, size = ADDRESS_AT[key.side, key.family]
     if prefix is None:
@@ -312,7 +256,7 @@ def _prefix_length(item: Range) -> int | None:
     size = item.last - item.first + 1
     if size & (size - 1) or item.first % size:
         return None
-    return _BITS[item.family] - size.bit_length() + 1
+    return 8 * ADDRESS_BYTES[item.family] - size.bit_length() + 1
 
 
 def _fragment(family: Family) -> bytes:
@@ -334,42 +278,6 @@ def _port_comparison(first: int, last: int) -> bytes:
     return nft.compare(">=", _port(first)) + nft.compare("<=", _port(last))
 
 
-def _address_check(key: CtAddress | IpAddress, known: Known) -> tuple[bytes, Known]:
-    """Return the check of the packet's family that an address of its header needs; conntrack's needs none."""
-    return _family_check(key.family, known) if isinstance(key, IpAddress) else (b"", known)
-
-
-def _family_check(family: Family, known: Known) -> tuple[bytes, Known]:
-    if known.network == family:
-        return b"", known
-    if known.hooks != NFPROTO_INET:
-        raise ValueError("a header of IP in a table of another family than inet")
-    return _family_comparison(family), known._replace(network=family)
-
-
-def _family_comparison(family: Family) -> bytes:
-    return nft.meta(nft.META_NFPROTO) + nft.compare("==", _NFPROTO[family])
-
-
-def _transport_check(protocol: int, known: Known) -> tuple[bytes, Known]:
-    if known.transport == protocol:
-        return b"", known
-    return _protocol_comparison(protocol), known._replace(transport=protocol)
-
-
-def _protocol_comparison(protocol: int) -> bytes:
-    return nft.meta(nft.META_L4PROTO) + nft.compare("==", bytes((protocol,)))
-
-
-def _icmpv6_check(known: Known) -> tuple[bytes, Known]:
-    """Return the checks that a match of ICMPv6 needs: of the family only where neither it nor the protocol is known."""
-    if known.transport == _ICMPV6:
-        return b"", known
-    family, known = (b"", known) if known.network else _family_check(6, known)
-    protocol, known = _transport_check(_ICMPV6, known)
-    return family + protocol, known
-
-
 def _port(number: int) -> bytes:
     return struct.pack("!H", number)
 
@@ -382,7 +290,7 @@ def _some(bits: int) -> bytes:
 
 
 def _link_name(name: bytes) -> bytes:
-    return name.ljust(_NAME_BYTES, b"\0")
+    return name.ljust(LINK_NAME_BYTES, b"\0")
 
 
 _NO_BITS = bytes(4)

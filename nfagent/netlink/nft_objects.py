@@ -9,6 +9,7 @@ import msgspec
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import attribute, nested, nfgen
+from nfagent.netlink.nft_expressions import NF_ACCEPT
 from nfagent.netlink.nft_messages import (
     DELCHAIN,
     DELFLOWTABLE,
@@ -17,19 +18,20 @@ from nfagent.netlink.nft_messages import (
     DELSET,
     DELTABLE,
     HEADERS_SIZE,
+    IN_TABLE,
     NEWCHAIN,
     NEWOBJ,
     NEWTABLE,
+    NFT_OBJECT_COUNTER,
     NLM_F_CREATE,
-    TABLE_ATTRIBUTE,
     NftMessage,
     name_attribute,
     table_of,
+    u32_attribute,
 )
-from nfagent.nftables.objects import TABLE, Hook
+from nfagent.nftables.objects import Hook
 from nfagent.nftables.transaction import AddChain, AddCounter, AddTable, Delete, FlushChain
 
-_IN_TABLE = attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0")
 _TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 3, 4, 5, 7  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY
@@ -37,11 +39,9 @@ _RULE_CHAIN, _RULE_HANDLE = 2, 3  # NFTA_RULE_CHAIN, NFTA_RULE_HANDLE
 _NAME = 2  # NFTA_SET_NAME, NFTA_OBJ_NAME, NFTA_FLOWTABLE_NAME
 _OBJECT_TYPE, _OBJECT_CONTENT = 3, 4  # NFTA_OBJ_TYPE, NFTA_OBJ_DATA
 _ZERO_COUNTER = attribute(1, bytes(8)) + attribute(2, bytes(8))  # NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
-_COUNTER = 1  # NFT_OBJECT_COUNTER
-_ACCEPT = 1  # NF_ACCEPT of linux/netfilter.h
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}  # NF_INET_*, equal to NF_BR_*
 _OBJECT_TYPES = {
-    "counter": _COUNTER,
+    "counter": NFT_OBJECT_COUNTER,
     "quota": 2,
     "ct helper": 3,
     "limit": 4,
@@ -110,7 +110,7 @@ def object_message(command: ObjectCommand, *, family: int) -> NftMessage:
 
 def _encoded(command: ObjectCommand, family: int) -> tuple[int, int, tuple[_Part, ...]]:
     """Return type, flags and attributes of a command's message."""
-    table = f"table {table_of(family)}", _IN_TABLE
+    table = f"table {table_of(family)}", IN_TABLE
     match command:
         case AddTable() | AddChain() | AddCounter():
             kind, parts = _addition(command)
@@ -146,16 +146,16 @@ def _deletion(command: FlushChain | DeleteRule | Delete) -> tuple[int, tuple[_Pa
 
 
 def _object_parts(kind: str, name: str) -> tuple[_Part, _Part]:
-    number = attribute(_OBJECT_TYPE, struct.pack("!I", _OBJECT_TYPES[kind]))
+    number = u32_attribute(_OBJECT_TYPE, _OBJECT_TYPES[kind])
     return _named(kind, name, _NAME), (f"{kind} {name}", number)
 
 
 def _hook_parts(hook: Hook) -> tuple[_Part, ...]:
-    number = attribute(_HOOK_NUMBER, struct.pack("!I", _HOOKS[hook.name]))
+    number = u32_attribute(_HOOK_NUMBER, _HOOKS[hook.name])
     place = nested(_CHAIN_HOOK, number, attribute(_HOOK_PRIORITY, struct.pack("!i", hook.priority)))
     return (
         (f"type {hook.type}", attribute(_CHAIN_TYPE, hook.type.encode() + b"\0")),
-        ("policy accept", attribute(_CHAIN_POLICY, struct.pack("!I", _ACCEPT))),
+        ("policy accept", u32_attribute(_CHAIN_POLICY, NF_ACCEPT)),
         (f"hook {hook.name} priority {hook.priority}", place),
     )
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import struct
 
 from nfagent.errors import WireError
-from nfagent.netlink.codec import NFGEN_SIZE, NLM_F_REQUEST, Message, attribute, attributes, message, nfgen
+from nfagent.netlink.codec import (
+    NFGEN_SIZE,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    Message,
+    attributes,
+    message,
+    nfgen,
+)
 from nfagent.netlink.nft_messages import (
     GETRULE,
+    IN_TABLE,
     NEWRULE,
     NFPROTO_INET,
-    TABLE_ATTRIBUTE,
     name_attribute,
 )
-from nfagent.nftables.objects import TABLE
 
-_NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x300, 0x10  # linux/netlink.h
 _CHAIN, _HANDLE = 2, 3  # NFTA_RULE_CHAIN, NFTA_RULE_HANDLE
 _U64 = struct.Struct("!Q")
 
@@ -25,13 +32,13 @@ def encode_handles_request(chain: str, sequence: int, *, family: int = NFPROTO_I
 
     Raises WireError for what can't be the name of a chain.
     """
-    names = attribute(TABLE_ATTRIBUTE, TABLE.encode() + b"\0") + name_attribute(_CHAIN, "chain", chain)
-    return message(GETRULE, NLM_F_REQUEST | _NLM_F_DUMP, sequence, nfgen(family, 0) + names)
+    names = IN_TABLE + name_attribute(_CHAIN, "chain", chain)
+    return message(GETRULE, NLM_F_REQUEST | NLM_F_DUMP, sequence, nfgen(family, 0) + names)
 
 
 def is_interrupted(reply: Message) -> bool:
     """Return whether rules changed during the reply, so that handles may be missing from it."""
-    return bool(reply.flags & _NLM_F_DUMP_INTR)
+    return bool(reply.flags & NLM_F_DUMP_INTR)
 
 
 def decode_rule_handle(reply: Message) -> int:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
 from nfagent.errors import WireError
 from nfagent.netlink import nft_expressions as nft
 from nfagent.netlink.codec import attribute, nested, nfgen
-from nfagent.netlink.nft_anonymous import AnonymousSet, anonymous_set_messages
-from nfagent.netlink.nft_match import (
-    Icmpv6Packet,
-    Icmpv6TypeAndCode,
-    Known,
-    Part,
-    Step,
-    match_parts,
-    verdict_expressions,
-)
+from nfagent.netlink.nft_anonymous import AnonymousSet, Part, anonymous_set_messages
+from nfagent.netlink.nft_icmpv6 import steps
+from nfagent.netlink.nft_known import Known
+from nfagent.netlink.nft_match import match_parts, verdict_expressions
 from nfagent.netlink.nft_messages import (
     HEADERS_SIZE,
+    IN_TABLE,
     NEWRULE,
     NFPROTO_INET,
     NLM_F_APPEND,
@@ -30,8 +25,7 @@ from nfagent.netlink.nft_messages import (
     name_attribute,
     table_of,
 )
-from nfagent.netlink.nft_sets import IN_TABLE, comment_userdata
-from nfagent.nftables.matches import Icmpv6Code, Icmpv6Type, Match
+from nfagent.netlink.nft_sets import comment_userdata
 from nfagent.nftables.objects import Log, Rule
 from nfagent.nftables.render import rule_text
 
@@ -118,7 +112,7 @@ def _messages(request: RuleRequest, set_ids: Iterator[int], position: int) -> It
 def _parts(rule: Rule, family: int) -> list[Part]:
     known = Known(family)
     parts: list[Part] = []
-    for step in _steps(rule.matches):
+    for step in steps(rule.matches):
         try:
             encoded, known = match_parts(step, known)
         except _UNENCODABLE as error:
@@ -134,25 +128,6 @@ def _parts(rule: Rule, family: int) -> list[Part]:
         except _UNENCODABLE as error:
             raise WireError(f"{rule.verdict!r}: {error}") from None
     return parts
-
-
-def _steps(matches: tuple[Match, ...]) -> Sequence[Step]:
-    """Return the matches, except that nft compares a type and a code of ICMPv6 at once, in the type's place.
-
-    These bytes of the header follow each other. nft takes the last type and the first code of a rule.
-    """
-    codes = [index for index, match in enumerate(matches) if isinstance(match, Icmpv6Code)]
-    if not codes:
-        return matches
-    types = [index for index, match in enumerate(matches) if isinstance(match, Icmpv6Type) and len(match.names) == 1]
-    if not types:
-        return matches
-    steps: list[Step] = list(matches)
-    match matches[types[-1]], matches[codes[0]]:
-        case Icmpv6Type(names), Icmpv6Code(code):
-            steps[types[-1]] = Icmpv6TypeAndCode(names[0], code)
-            steps[codes[0]] = Icmpv6Packet()
-    return steps
 
 
 def _log(item: Log) -> bytes:

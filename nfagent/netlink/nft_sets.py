@@ -15,16 +15,19 @@ import msgspec
 from nfagent.errors import WireError
 from nfagent.netlink.codec import attribute, nested, nfgen
 from nfagent.netlink.nft_messages import (
+    ADDRESS_BYTES,
     HEADERS_SIZE,
+    IN_TABLE,
+    LINK_NAME_BYTES,
     NEWSET,
     NLM_F_CREATE,
-    TABLE_ATTRIBUTE,
     NftMessage,
     name_attribute,
     table_of,
+    u32_attribute,
 )
 from nfagent.nftables.names import COMMENT_BYTES
-from nfagent.nftables.objects import FLOW_SECONDS, TABLE, NamedSet, SetKind, VerdictMap
+from nfagent.nftables.objects import FLOW_SECONDS, NamedSet, SetKind, VerdictMap
 from nfagent.nftables.render import map_properties, set_properties
 
 HOST_ORDER, BIG_ENDIAN = 1, 2
@@ -40,9 +43,16 @@ _VERDICT_TYPE, _VERDICT_LEN = 0xFFFF_FF00, 16  # NFT_DATA_VERDICT, and the size 
 _TYPE_BITS = 6
 _BYTE_ORDER, _DATA_BYTE_ORDER, _TYPE_OF, _DATA_INTERVAL, _COMMENT = 0, 1, 3, 6, 7  # of a set's user data
 _CONCATENATION = 13  # nft's number of the expression
-_SIZES = {TYPE_FAMILY: 1, TYPE_IPV4: 4, TYPE_IPV6: 16, TYPE_PROTOCOL: 1, TYPE_PORT: 2, TYPE_LINK: 16}
+_SIZES = {
+    TYPE_FAMILY: 1,
+    TYPE_IPV4: ADDRESS_BYTES[4],
+    TYPE_IPV6: ADDRESS_BYTES[6],
+    TYPE_PROTOCOL: 1,
+    TYPE_PORT: 2,
+    TYPE_LINK: LINK_NAME_BYTES,
+}
 _ORDERS = {TYPE_FAMILY: 0, TYPE_LINK: HOST_ORDER}
-_ADDRESS_TYPES = {4: TYPE_IPV4, 6: TYPE_IPV6}
+ADDRESS_TYPES = {4: TYPE_IPV4, 6: TYPE_IPV6}
 _FLAGS_OF: dict[SetKind, int] = {"range": SET_INTERVAL, "ports": SET_INTERVAL, "flow": SET_TIMEOUT | SET_EVAL}
 _SERVICE = TYPE_PROTOCOL, TYPE_PORT
 _KEYS: dict[SetKind, tuple[int | None, ...]] = {
@@ -57,7 +67,6 @@ _KEYS: dict[SetKind, tuple[int | None, ...]] = {
     "link": (TYPE_LINK,),
 }
 """Data types of the fields of a key; None for an address of the set's family."""
-IN_TABLE = name_attribute(TABLE_ATTRIBUTE, "table", TABLE)
 
 
 class SetRequest(msgspec.Struct, frozen=True):
@@ -101,10 +110,10 @@ def set_message(name: str, shape: NamedSet, *, family: int, set_id: int) -> NftM
 def map_message(name: str, shape: VerdictMap, *, family: int, set_id: int) -> NftMessage:
     """Encode a verdict map without its elements. `set_id` and errors as of set_message."""
     try:
-        key = _ADDRESS_TYPES[shape.family]
+        key = ADDRESS_TYPES[shape.family]
         about = _about_key((key,)) + userdata_number(_DATA_BYTE_ORDER, 0) + userdata_number(_DATA_INTERVAL, 0)
         declared = attributes_of_set(SET_MAP, key, _SIZES[key], about)
-        verdicts = _u32(_DATA_TYPE, _VERDICT_TYPE) + _u32(_DATA_LEN, _VERDICT_LEN)
+        verdicts = u32_attribute(_DATA_TYPE, _VERDICT_TYPE) + u32_attribute(_DATA_LEN, _VERDICT_LEN)
         return _message(SetRequest("map", name, shape, family), declared + verdicts, set_id)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
         raise WireError(f"map {name} can't be encoded: {error}") from None
@@ -119,9 +128,9 @@ def attributes_of_set(
     size:    maximum number of elements; 0: as many as memory holds
     timeout: of each element, in seconds; 0: none
     """
-    limit = nested(_DESC, _u32(_DESC_SIZE, size)) if size else b""
+    limit = nested(_DESC, u32_attribute(_DESC_SIZE, size)) if size else b""
     duration = attribute(_TIMEOUT, struct.pack("!Q", timeout * 1000)) if timeout else b""
-    key = _u32(_FLAGS, flags) + _u32(_KEY_TYPE, key_type) + _u32(_KEY_LEN, key_size)
+    key = u32_attribute(_FLAGS, flags) + u32_attribute(_KEY_TYPE, key_type) + u32_attribute(_KEY_LEN, key_size)
     return key + limit + duration + attribute(_USERDATA, about)
 
 
@@ -144,13 +153,13 @@ def comment_userdata(kind: int, comment: str) -> bytes:
 
 
 def _message(request: SetRequest, declared: bytes, set_id: int) -> NftMessage:
-    named = name_attribute(_NAME, request.kind, request.name) + _u32(_ID, set_id)
+    named = name_attribute(_NAME, request.kind, request.name) + u32_attribute(_ID, set_id)
     return NftMessage(NEWSET, NLM_F_CREATE, nfgen(request.family, 0) + IN_TABLE + named + declared, request)
 
 
 def _key_types(shape: NamedSet) -> tuple[int, ...]:
     """Return nft's data types of the fields of a set's key."""
-    address = _ADDRESS_TYPES[shape.family]
+    address = ADDRESS_TYPES[shape.family]
     return tuple(address if field is None else field for field in _KEYS[shape.kind])
 
 
@@ -175,7 +184,3 @@ def _about_key(key: tuple[int, ...]) -> bytes:
 
 def _comment(comment: str) -> bytes:
     return comment_userdata(_COMMENT, comment)
-
-
-def _u32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("!I", value))

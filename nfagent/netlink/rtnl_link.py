@@ -8,15 +8,13 @@ import msgspec
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Family
-from nfagent.netlink.codec import NLM_F_REQUEST, Message, attribute, attributes, message, nested
+from nfagent.netlink.codec import NLM_F_DUMP, NLM_F_REQUEST, Message, attribute, attributes, message, nested
 
 NETLINK_ROUTE = 0  # the protocol of a netlink socket, linux/netlink.h
 RTM_NEWLINK = 16
-NLM_F_DUMP_INTR = 0x10
 """Flag of dump messages: interfaces changed during the dump, so it may be incomplete."""
 
 _RTM_GETLINK = 18
-_NLM_F_DUMP = 0x300
 _HEAD = struct.Struct("=BxHiII")  # struct ifinfomsg: family, hardware type, index, flags, change
 _NAME, _MASTER, _LINKINFO, _EXT_MASK = 3, 10, 18, 29  # IFLA_*
 _KIND, _DATA = 1, 2  # IFLA_INFO_*
@@ -56,7 +54,7 @@ def encode_link_dump(sequence: int, kind: str = "", master: int = 0) -> bytes:
         wanted += nested(_LINKINFO, attribute(_KIND, kind.encode("ascii")))
     if master:
         wanted += attribute(_MASTER, _INDEX.pack(master))
-    return message(_RTM_GETLINK, NLM_F_REQUEST | _NLM_F_DUMP, sequence, _HEAD.pack(0, 0, 0, 0, 0) + wanted)
+    return message(_RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, sequence, _HEAD.pack(0, 0, 0, 0, 0) + wanted)
 
 
 def decode_link(found: Message) -> Interface:

@@ -10,12 +10,11 @@ import struct
 import msgspec
 
 from nfagent.errors import WireError
-from nfagent.netlink.codec import NLM_F_REQUEST, Message, attributes, message
+from nfagent.netlink.codec import NLM_F_DUMP, NLM_F_REQUEST, Message, attributes, message
 
 NETLINK_SOCK_DIAG = 4  # the protocol of a netlink socket, linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20
 
-_NLM_F_DUMP = 0x300
 _AF_UNIX = 1
 _REQUEST = struct.Struct("=BBHIIIII")  # family, protocol, padding, states, inode, show flags, cookie
 _HEAD = struct.Struct("=BBBBIII")  # family, type, state, padding, inode, cookie
@@ -34,7 +33,7 @@ class UnixSocket(msgspec.Struct, frozen=True, gc=False):
 def encode_socket_dump(sequence: int) -> bytes:
     """Encode a dump request for all unix sockets of the network namespace."""
     wanted = _REQUEST.pack(_AF_UNIX, 0, 0, _ALL_STATES, 0, _SHOW_NAME, 0, 0)
-    return message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | _NLM_F_DUMP, sequence, wanted)
+    return message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, wanted)
 
 
 def decode_socket(found: Message) -> UnixSocket:

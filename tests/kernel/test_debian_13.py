@@ -162,18 +162,6 @@ def test_all_forms_together_are_read_back(root: Path, namespace: str) -> None:
     assert listed(root, namespace, SCENE) == SCENE
 
 
-@pytest.fixture(scope="module")
-def made() -> Iterator[TwinTables]:
-    with TwinTables() as twins:
-        yield twins
-
-
-@pytest.fixture
-def twins(made: TwinTables) -> TwinTables:
-    made.clear()
-    return made
-
-
 def run_debian(root: Path, namespace: str, *arguments: str, text: str = "") -> str:
     """Run Debian 13's nft."""
     command = ["ip", "netns", "exec", namespace, "chroot", str(root), "nft", *arguments]

@@ -1,6 +1,6 @@
 """Edge cases of nftables itself: their rulesets are loaded, changed and unloaded in a real kernel.
 
-As in the agent: transactions in phases, elements by netlink, and after each the table is read back and compared.
+As in the agent: each transaction is one batch, after which the table is read back and compared.
 """
 
 from __future__ import annotations

@@ -567,7 +567,7 @@ add rule inet nfagent base ip saddr vmap @map4
         pytest.param(
             route("add", ("10.0.0.9", "base")),
             (errno.EOPNOTSUPP, "10.0.0.9 : goto base"),
-            "add element inet nfagent map4 { 10.0.0.9 : goto base }: its chain has a hook, so nothing may lead there",
+            "add element inet nfagent map4 { 10.0.0.9 : goto base }: its chain has a hook, or rules that",
             id="an element that leads to a base chain",
         ),
     ],
@@ -591,6 +591,22 @@ def test_a_refusal_names_the_object_and_leaves_nothing_behind(
 
 MASQUERADES = Rule(verdict=Masquerade(random_fully=True))
 LOGS = Rule(log=Log("deny", 5), verdict=Drop())
+
+
+def test_an_element_that_leads_to_rules_for_another_hook_is_refused_for_them(
+    nftables: NftClient, elements: NftSocket
+) -> None:
+    hooked = (
+        AddChain("filtered", Chain((), Hook("filter", "forward", 0))),
+        AddRule("filtered", Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4"))),
+        AddRule("egress/shop/web", MASQUERADES),
+    )
+    with pytest.raises(RefusedError) as caught:
+        elements.commit((*hooked, route("add", ("10.0.0.9", "egress/shop/web"))))
+
+    assert (caught.value.errno, caught.value.part) == (errno.EOPNOTSUPP, "10.0.0.9 : goto egress/shop/web")
+    assert "egress/shop/web }: its chain has a hook, or rules that the hooks before it don't take" in str(caught.value)
+    assert nftables.read_now() == EMPTY
 
 
 @pytest.mark.parametrize(

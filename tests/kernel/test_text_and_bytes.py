@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -31,22 +30,10 @@ from nfagent.nftables.transaction import (
 from tests.golden.test_golden import MANIFESTS, annotated_text, loaded
 from tests.kernel.test_ruleset_round_trip import SCENE
 from tests.properties.strategies import desired, worlds
-from tests.support.nft_forms import COUNTER, EVERY_FORM, EVERY_FRAME, SETS, TARGET, rules
+from tests.support.nft_forms import COUNTER, EVERY_FORM, EVERY_FRAME, FOR_ANY_RULE, SETS, TARGET, rules
 from tests.support.twin_tables import TwinTables
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[TwinTables]:
-    with TwinTables() as twins:
-        yield twins
-
-
-@pytest.fixture
-def twins(made: TwinTables) -> TwinTables:
-    made.clear()
-    return made
 
 
 def numbered(*comments: str) -> tuple[Rule, ...]:
@@ -182,21 +169,23 @@ def test_the_text_that_render_and_dump_show_for_a_golden(twins: TwinTables, mani
 
 @settings(max_examples=40)
 @given(drawn=st.lists(rules(), min_size=1, max_size=10))
-def test_rules_of_any_matches_that_nft_takes(made: TwinTables, drawn: list[Rule]) -> None:
-    made.clear()
-    made.apply(diff(ABSENT, EVERY_FORM))
+def test_rules_of_any_matches_that_nft_takes(made_twins: TwinTables, drawn: list[Rule]) -> None:
+    made_twins.clear()
+    made_twins.apply(diff(ABSENT, FOR_ANY_RULE))
     for rule in drawn:
-        if made.takes(transaction_text((AddRule("other", rule),))):
-            made.apply((AddRule("other", rule),))
-    assert made.differences() == {}
+        if made_twins.takes(transaction_text((AddRule("other", rule),))):
+            made_twins.apply((AddRule("other", rule),))
+    assert made_twins.differences() == {}
 
 
 @settings(max_examples=20)
 @given(first=worlds(), second=worlds())
-def test_changes_from_one_ruleset_to_another_and_back(made: TwinTables, first: list[Item], second: list[Item]) -> None:
+def test_changes_from_one_ruleset_to_another_and_back(
+    made_twins: TwinTables, first: list[Item], second: list[Item]
+) -> None:
     before, after = (desired("a", world).ruleset() for world in (first, second))
-    made.clear()
+    made_twins.clear()
     steps = (diff(ABSENT, before), diff(before, after), diff(after, before), diff(before, ABSENT))
     for step in steps:
-        made.apply(step)
-        assert made.differences() == {}
+        made_twins.apply(step)
+        assert made_twins.differences() == {}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.errors import KernelError
+from nfagent.kernel.refusals import RefusedError
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import Range
 from nfagent.nftables.diff import diff
+from nfagent.nftables.matches import AddressInSet, CtAddress, FamilyIs, FromInterface, IpAddress
 from nfagent.nftables.objects import (
     ABSENT,
     Accept,
@@ -26,6 +26,7 @@ from nfagent.nftables.objects import (
     Rule,
     Ruleset,
     VerdictMap,
+    VmapLookup,
 )
 from nfagent.nftables.parse import parse_listing
 from nfagent.nftables.transaction import (
@@ -45,22 +46,10 @@ from nfagent.nftables.transaction import (
 )
 from tests.kernel.test_ruleset_round_trip import DAMAGE, SCENE
 from tests.properties.strategies import desired, worlds
-from tests.support.nft_forms import EVERY_FORM, SETS, rules
+from tests.support.nft_forms import EVERY_FORM, FOR_ANY_RULE, SETS, rules
 from tests.support.twin_tables import TwinTables
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[TwinTables]:
-    with TwinTables() as twins:
-        yield twins
-
-
-@pytest.fixture
-def twins(made: TwinTables) -> TwinTables:
-    made.clear()
-    return made
 
 
 def load_both(twins: TwinTables, text: str) -> None:
@@ -82,26 +71,30 @@ def test_what_other_programs_did_is_repaired_alike(twins: TwinTables, commands: 
 
 @settings(max_examples=15)
 @given(first=worlds(), second=worlds())
-def test_a_table_that_text_wrote_is_changed_by_bytes(made: TwinTables, first: list[Item], second: list[Item]) -> None:
+def test_a_table_that_text_wrote_is_changed_by_bytes(
+    made_twins: TwinTables, first: list[Item], second: list[Item]
+) -> None:
     """As after an upgrade: agents of earlier versions wrote by libnftables."""
     before, after = (desired("a", world).ruleset() for world in (first, second))
-    made.clear()
-    load_both(made, transaction_text(diff(ABSENT, before)))
+    made_twins.clear()
+    load_both(made_twins, transaction_text(diff(ABSENT, before)))
     for step in (diff(before, after), diff(after, before)):
-        made.apply(step)
-        assert made.differences() == {}
+        made_twins.apply(step)
+        assert made_twins.differences() == {}
 
 
 @settings(max_examples=15)
 @given(first=worlds(), second=worlds())
-def test_a_table_that_bytes_wrote_is_changed_by_text(made: TwinTables, first: list[Item], second: list[Item]) -> None:
+def test_a_table_that_bytes_wrote_is_changed_by_text(
+    made_twins: TwinTables, first: list[Item], second: list[Item]
+) -> None:
     """As after a downgrade, and by people's nft."""
     before, after = (desired("a", world).ruleset() for world in (first, second))
-    made.clear()
-    made.apply(diff(ABSENT, before))
-    made.run_nft(made.by_bytes, transaction_text(diff(before, after)))
-    made.load(transaction_text(diff(before, after)))
-    assert made.differences() == {}
+    made_twins.clear()
+    made_twins.apply(diff(ABSENT, before))
+    made_twins.run_nft(made_twins.by_bytes, transaction_text(diff(before, after)))
+    made_twins.load(transaction_text(diff(before, after)))
+    assert made_twins.differences() == {}
 
 
 RANGES = [Range(4, 0, 0), Range(4, 0, 9), Range(4, 10, 19), Range(4, 21, 30), Range(4, 1 << 31, (1 << 32) - 1)]
@@ -125,23 +118,23 @@ def test_a_range_after_another_in_a_set_that_text_wrote(twins: TwinTables, first
     changed=st.tuples(st.lists(rules(), max_size=3), st.lists(rules(), max_size=3)),
 )
 def test_rules_rewritten_between_rules_that_stay(
-    made: TwinTables, kept: tuple[list[Rule], list[Rule]], changed: tuple[list[Rule], list[Rule]]
+    made_twins: TwinTables, kept: tuple[list[Rule], list[Rule]], changed: tuple[list[Rule], list[Rule]]
 ) -> None:
-    made.clear()
-    made.apply(diff(ABSENT, EVERY_FORM))
+    made_twins.clear()
+    made_twins.apply(diff(ABSENT, FOR_ANY_RULE))
     drawn = {repr(rule): rule for rule in (*kept[0], *kept[1], *changed[0], *changed[1])}
-    taken = {name for name, rule in drawn.items() if made.takes(transaction_text((AddRule("other", rule),)))}
+    taken = {name for name, rule in drawn.items() if made_twins.takes(transaction_text((AddRule("other", rule),)))}
     (head, tail), (old, new) = (
         [[rule for rule in part if repr(rule) in taken] for part in pair] for pair in (kept, changed)
     )
     before, after = (*head, *old, *tail), (*head, *new, *tail)
-    start = EVERY_FORM.chains["other"].rules
-    made.apply((RewriteChain("other", start, before),))
-    assert made.differences() == {}
-    made.apply((RewriteChain("other", before, after),))
-    assert made.differences() == {}
-    made.apply((RewriteChain("other", after, before),))
-    assert made.differences() == {}
+    start = FOR_ANY_RULE.chains["other"].rules
+    made_twins.apply((RewriteChain("other", start, before),))
+    assert made_twins.differences() == {}
+    made_twins.apply((RewriteChain("other", before, after),))
+    assert made_twins.differences() == {}
+    made_twins.apply((RewriteChain("other", after, before),))
+    assert made_twins.differences() == {}
 
 
 def test_the_flags_of_a_table_are_cleared(twins: TwinTables) -> None:
@@ -181,6 +174,7 @@ def test_many_elements(twins: TwinTables) -> None:
     assert twins.differences() == {}
 
 
+FROM4 = AddressInSet(IpAddress("saddr", 4), "address4")
 START = Ruleset(
     {"s": NamedSet("address", 4, frozenset(("10.0.0.1",))), "r": NamedSet("range", 4, frozenset((Range(4, 5, 9),)))},
     {"m": VerdictMap(4, {"10.0.0.1": "c"})},
@@ -224,4 +218,22 @@ def test_what_the_kernel_refuses_of_the_text_it_refuses_of_the_bytes(
     with pytest.raises(KernelError):
         twins.commit(transaction)
     assert twins.raw(twins.by_bytes) == before
+    assert twins.differences() == {}
+
+
+UNBOUND: dict[str, tuple[str, Rule, str]] = {
+    "no such set": ("other", Rule((FamilyIs(4), FromInterface("no")), verdict=Drop()), "lookup"),
+    "no such counter": ("other", Rule((FROM4,), "no", None, Drop()), "objref"),
+    "no such chain to go to": ("other", Rule((FROM4,), verdict=Goto("no")), "immediate"),
+    "a set in a map's place": ("other", Rule(verdict=VmapLookup(CtAddress("client", 4), "address4")), "lookup"),
+    "no such chain": ("no", Rule(verdict=Drop()), "chain no"),
+}
+
+
+@pytest.mark.parametrize(("chain", "rule", "part"), UNBOUND.values(), ids=UNBOUND)
+def test_a_refused_rule_is_named_with_its_part(twins: TwinTables, chain: str, rule: Rule, part: str) -> None:
+    twins.apply(diff(ABSENT, FOR_ANY_RULE))
+    with pytest.raises(RefusedError) as raised:
+        twins.commit((AddRule(chain, rule),))
+    assert raised.value.part == part
     assert twins.differences() == {}

@@ -185,18 +185,65 @@ def _by_value() -> Iterator[tuple[Match, ...]]:
     yield (CtUnconfirmed(), CtSeenReply())
     yield from ((Icmpv6Type((name,)),) for name in _ICMPV6)
     yield (Icmpv6Type(_ICMPV6),)
-    # One statement after another that sets the same register, and dependencies that one match leaves to the next.
+    for cidr in ("ff00::/8", "fe80::/10", "fe80::1/128", "::/0"):
+        yield (Within(IpAddress("saddr", 6), (parse_cidr(cidr),)),)
+    touching = tuple(map(parse_cidr, ("10.0.0.0/9", "10.128.0.0/9")))
+    for others in (
+        *((Range(4, 0, _LAST[4]),), (Range(4, 1, 9),), (single("10.0.0.1"), single("10.0.0.3")), touching),
+        (Range(4, 5, 9), parse_cidr("224.0.0.0/3")),
+    ):
+        yield from ((Within(IpAddress(side, 4), others),) for side in ("saddr", "daddr"))
+    yield from ((MaxPayload(1240),), (L4Proto(("icmp", "icmpv6", "47")),), (Icmpv6Type(("nd-redirect",)),))
+    yield (ConntrackState(("invalid", "new", "untracked")),)
+
+
+def _one_after_another() -> Iterator[tuple[Match, ...]]:
+    """Yield matches that set the same register one after another, and checks that one match leaves to the next."""
+    from4, from6 = (AddressInSet(IpAddress("saddr", family), _named("address", family)) for family in FAMILIES)
+    client4, redirect = AddressInSet(CtAddress("client", 4), "address4"), Icmpv6Type(("nd-redirect",))
+    yield (from4, AddressInSet(IpAddress("daddr", 4), "address4", negated=True))
+    yield from ((from4, client4), (client4, from4), (FamilyIs(4), from4))
+    yield (CtDirectionIs("original"), NamedPort(4, "port4"))
+    yield from ((L4Proto(("tcp",)), ServerPort(80, 80)), (L4Proto(("udp",)), ServerPort(80, 90)))
+    yield (L4Proto(("sctp",)), ServerPortIn("ports"))
+    yield (L4Proto(("tcp",)), PacketPort("tcp", 80, 80))
+    yield from ((redirect, Icmpv6Code(0)), (Icmpv6Code(0), CtSeenReply(), redirect, NotLoopback()))
+    advert = Icmpv6Type(("nd-router-advert",))
+    yield from ((redirect, advert, Icmpv6Code(0)), (redirect, Icmpv6Code(0), Icmpv6Code(1)))
+    yield from ((FamilyIs(6), redirect), (L4Proto(("icmpv6",)), redirect))
+    yield (Within(IpAddress("saddr", 4), (Range(4, 1, 9),)), redirect)
+    yield (
+        *(Icmpv6Type(("nd-router-advert", "nd-redirect")), Icmpv6Code(0), HopLimit(255)),
+        *(Within(IpAddress("saddr", 6), (parse_cidr("fe80::/10"),)), MaxPayload(1240)),
+    )
     yield (L4Proto(("tcp",)), PacketPort("tcp", 80, 80), ServerPort(80, 80))
     yield (FamilyIs(6), Icmpv6Type(("nd-neighbor-solicit",)), HopLimit(255), Icmpv6Code(0), MaxPayload(64))
-    yield (FamilyIs(4), AddressInSet(IpAddress("saddr", 4), "address4"), AddressInSet(IpAddress("daddr", 4), "range4"))
-    yield (AddressInSet(IpAddress("saddr", 4), "address4"), AddressInSet(CtAddress("client", 4), "range4"))
-    yield (AddressInSet(IpAddress("saddr", 6), "address6"), HopLimit(255), L4Proto(("icmpv6",)), Icmpv6Code(0))
+    yield (FamilyIs(4), from4, AddressInSet(IpAddress("daddr", 4), "range4"))
+    yield (from4, AddressInSet(CtAddress("client", 4), "range4"))
+    yield (from6, HopLimit(255), L4Proto(("icmpv6",)), Icmpv6Code(0))
     yield (L4Proto(("udp",)), PacketPort("udp", 1, 2), Fragment(4), PacketPortIn("udp", "ports"))
     yield (PacketPortIn("udp", "ports"), PacketNamedPort(6, "port6"), Fragment(6))
     yield (FamilyInSet("family"), FamilyIs(4), PairInSet(IpAddress("daddr", 4), "pair4"))
 
 
-MATCHES = (*_by_set(), *_by_value())
+def _alone(groups: tuple[tuple[Match, ...], ...]) -> Iterator[tuple[Match, ...]]:
+    """Yield each match that is only in groups by itself, but for those that nft takes only behind a protocol."""
+    matches = dict.fromkeys(match for group in groups for match in group)
+    for match in matches:
+        if (match,) not in groups and not isinstance(match, ServerPort | ServerPortIn):
+            yield (match,)
+
+
+_GROUPS = (*_by_set(), *_by_value(), *_one_after_another())
+MATCHES = (*_GROUPS, *_alone(_GROUPS))
+SEVERAL_SETS = Rule(
+    (
+        *(MulticastFrame(), Icmpv6Type(("nd-router-advert", "nd-redirect")), Icmpv6Code(0), HopLimit(255)),
+        *(Within(IpAddress("saddr", 6), (single("::"), parse_cidr("fe80::/10"))), MaxPayload(1240), MulticastAddress()),
+    ),
+    verdict=Accept(),
+)
+"""A rule with several anonymous sets."""
 
 
 def _endings() -> Iterator[Rule]:
@@ -211,7 +258,10 @@ def _endings() -> Iterator[Rule]:
     for verdict in verdicts:
         yield Rule(verdict=verdict)
         yield Rule((NotLoopback(),), COUNTER, Log("x", 0), verdict, "why")
+    of_packet = AddressInSet(IpAddress("saddr", 4), "address4")
+    yield Rule((of_packet,), verdict=VmapLookup(IpAddress("saddr", 4), "map4"))
     yield Rule(counter=COUNTER)
+    yield Rule(log=Log(LONGEST_PREFIX, 65535), comment=LONGEST_COMMENT)
     yield from (Rule(log=Log(prefix, group)) for prefix, group in (("a b: ", 1), (LONGEST_PREFIX, 65535)))
     yield from (Rule(verdict=Accept(), comment=comment) for comment in ("c", LONGEST_COMMENT, "x" * 127))
     yield Rule()
@@ -224,37 +274,42 @@ def _map(key: CtAddress | IpAddress) -> str:
 _TRANSLATIONS = (
     Rule(verdict=Masquerade(random_fully=False)),
     Rule((AddressInSet(IpAddress("daddr", 4), "all4", negated=True),), verdict=Masquerade(random_fully=True)),
+    Rule((AddressInSet(IpAddress("saddr", 4), "address4"),), verdict=Masquerade(random_fully=True)),
     Rule((FamilyIs(6),), COUNTER, verdict=Masquerade(random_fully=True), comment="translated"),
 )
 
 
+FOR_ANY_RULE = Ruleset(
+    SETS, MAPS, {TARGET: Chain(), "other": Chain((Rule(verdict=Drop()),))}, frozenset((COUNTER, "unused"))
+)
+"""What the rules refer to, and chain `other` for them."""
+
+
 def _chains() -> Iterator[tuple[str, Chain]]:
-    yield from ((TARGET, Chain()), ("other", Chain((Rule(verdict=Drop()),))))
+    yield from FOR_ANY_RULE.chains.items()
     yield "matches", Chain(tuple(Rule(matches, verdict=Accept()) for matches in MATCHES))
     endings = tuple(rule for rule in _endings() if rule != Rule())
     yield "endings", Chain(endings)
+    yield "several-sets", Chain((SEVERAL_SETS,) * 3)
     for name, priority in (("prerouting", -300), ("forward", 0), ("input", -2147483648), ("output", 2147483647)):
         yield f"{name}-hook", Chain((Rule(verdict=Jump("endings")),), Hook("filter", name, priority))  # type: ignore[arg-type]
     yield "postrouting", Chain(_TRANSLATIONS, Hook("nat", "postrouting", 99))
 
 
-EVERY_FORM = Ruleset(SETS, MAPS, dict(_chains()), frozenset((COUNTER, "unused")))
+EVERY_FORM = Ruleset(SETS, MAPS, dict(_chains()), FOR_ANY_RULE.counters)
 """Family inet: every form but those of family bridge."""
 
-ETHER_TYPES = tuple(
-    Rule((EtherType(numbers), FromVeth()), verdict=Accept())
-    for numbers in (
-        (0,),
-        (0x800,),
-        (0x806,),
-        (0x86DD,),
-        (0x8100,),
-        (0xFFFF,),
-        (0, 0x800, 0x806, 0x8035, 0x86DD, 0xFFFF),
+ETHER_TYPES = ((0,), (0x800,), (0x806,), (0x86DD,), (0x8100,), (0xFFFF,), (0, 0x800, 0x806, 0x8035, 0x86DD, 0xFFFF))
+_FRAME_RULES = tuple(
+    Rule(matches, verdict=Accept())
+    for matches in (
+        *((EtherType(numbers), FromVeth()) for numbers in ETHER_TYPES),
+        *((EtherType(numbers),) for numbers in ETHER_TYPES),
+        (FromVeth(),),
     )
 )
 EVERY_FRAME = Ruleset(
-    chains={**FRAMES.chains, "frames": Chain((*ETHER_TYPES, Rule((FromBridge(), FromVeth()), verdict=Drop())))},
+    chains={**FRAMES.chains, "frames": Chain((*_FRAME_RULES, Rule((FromBridge(), FromVeth()), verdict=Drop())))},
     counters=FRAMES.counters,
 )
 """Family bridge."""
@@ -262,7 +317,7 @@ EVERY_FRAME = Ruleset(
 
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
-    """Draw a rule of any forms, in any order, with any values; it fits the sets of EVERY_FORM."""
+    """Draw a rule of any forms, in any order, with any values; it fits FOR_ANY_RULE."""
     matches = draw(st.lists(_drawn_matches(), max_size=5))
     ending = draw(st.sampled_from([rule for rule in _endings() if rule != Rule()]))
     return Rule(tuple(matches), ending.counter, ending.log, ending.verdict, ending.comment)

@@ -34,6 +34,7 @@ from nfagent.nftables.transaction import (
     Delete,
     FlushChain,
     RewriteChain,
+    cut_unreachable,
     transaction_text,
 )
 from tests.support.fake_nftables import FakeNftables, Refused
@@ -278,3 +279,17 @@ def test_the_fake_kernel_refuses_and_keeps_everything(commands: tuple[Command, .
     with pytest.raises(Refused):
         kernel.apply((AddTable(), AddCounter("first"), *commands))
     assert kernel.ruleset == FULL
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(ChangeElements("add", "peers", ("10.0.0.2",)), id="an element"),
+        pytest.param(ChangeMapElements("add", "ingress4", (("10.0.0.8", "class"),)), id="a map's element"),
+        pytest.param(AddRule("base", Rule(verdict=Accept())), id="a rule"),
+    ],
+)
+def test_what_adds_to_a_table_that_is_there_is_not_cut(command: Command) -> None:
+    """As after flags were cleared: such a repair begins with the table too."""
+    transaction = (AddTable(), AddCounter("first"), command)
+    assert list(cut_unreachable(transaction, 1)) == [transaction]
