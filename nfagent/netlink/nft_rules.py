@@ -111,7 +111,9 @@ def _messages(request: RuleRequest, set_ids: Iterator[int], position: int) -> It
         written.append(nft.anonymous_lookup(set_id))
     flags, place = (NLM_F_CREATE, attribute(_POSITION, struct.pack("!Q", position))) if position else _APPENDED
     named = name_attribute(_CHAIN, "chain", request.chain)
-    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + _comment(rule.comment)
+    userdata = rule_userdata(rule)
+    comment = attribute(_USERDATA, userdata) if userdata else b""
+    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + comment
     yield NftMessage(NEWRULE, flags, body, request)
 
 
@@ -165,9 +167,10 @@ def _log(item: Log) -> bytes:
         raise WireError(f"{item!r}: {error}") from None
 
 
-def _comment(words: str) -> bytes:
+def rule_userdata(rule: Rule) -> bytes:
+    """Encode a rule's comment as its user data; b"" without one. Raises WireError for one that nft can't read back."""
     try:
-        return attribute(_USERDATA, comment_userdata(_COMMENT, words)) if words else b""
+        return comment_userdata(_COMMENT, rule.comment) if rule.comment else b""
     except ValueError as error:
         raise WireError(str(error)) from None
 

@@ -32,6 +32,7 @@ from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
 from nfagent.netlink.codec import attribute, message
 from nfagent.netlink.nft_batch import encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
+from nfagent.netlink.nft_rule_handles import RuleHandle
 from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort
 from nfagent.nftables.objects import (
@@ -733,6 +734,29 @@ def test_a_chain_that_another_program_changed_is_written_anew(nftables: NftClien
     assert nftables.read_now().chains[name].rules == STAYING[1:]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param("insert rule {0} accept\ndelete rule {0} handle {last}\n", id="moved by one"),
+        pytest.param("replace rule {0} handle {first} accept\n", id="another rule in its place"),
+        pytest.param('replace rule {0} handle {last} tcp dport 9 accept comment "ssh"\n', id="another comment"),
+    ],
+)
+def test_a_chain_in_which_another_program_kept_the_number_of_rules_is_written_anew(
+    nftables: NftClient, elements: NftSocket, changes: str
+) -> None:
+    name = "egress/shop/web"
+    before = tuple(msgspec.structs.replace(rule, comment=f"rule {n}") for n, rule in enumerate(STAYING))
+    after = (*before[:5], *before[6:])
+    elements.commit(tuple(AddRule(name, rule) for rule in before))
+    first, *_, last = handles_of(name)
+    nft(changes.format(f"inet nfagent {name}", first=first, last=last))
+
+    elements.commit((RewriteChain(name, before, after),))
+
+    assert nftables.read_now().chains[name].rules == after
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
 @given(st.lists(worlds().map(lambda world: desired("a", world).ruleset()), min_size=1, max_size=3))
 def test_any_ruleset_becomes_any_other_in_one_transaction_of_the_kernel(
@@ -899,7 +923,9 @@ def test_an_answer_is_an_error_and_the_socket_goes_on(
     ("answers", "handles"),
     [
         pytest.param(
-            [message(0xA06, 2, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE], (7,), id="one rule"
+            [message(0xA06, 2, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE],
+            (RuleHandle(7),),
+            id="one rule",
         ),
         pytest.param([answer(1, errno.ENOENT)], None, id="an error of the kernel's"),
         pytest.param(
@@ -908,7 +934,7 @@ def test_an_answer_is_an_error_and_the_socket_goes_on(
     ],
 )
 def test_the_reply_to_a_request_for_handles_is_read(
-    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], handles: tuple[int, ...] | None
+    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], handles: tuple[RuleHandle, ...] | None
 ) -> None:
     with answered(monkeypatch, *answers) as opened:
         assert opened.rule_handles("k") == handles
@@ -941,7 +967,7 @@ def test_the_handles_of_a_chain_are_those_that_nft_lists(elements: NftSocket, co
     nft(numbered + other + first)
 
     expected = tuple(handles_of("egress/shop/web"))
-    assert elements.rule_handles("egress/shop/web") == expected
+    assert elements.rule_handles("egress/shop/web") == tuple(map(RuleHandle, expected))
     assert len(expected) == count + bool(count)
 
 
