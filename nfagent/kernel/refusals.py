@@ -164,7 +164,7 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
         case ElementRequest(), _ if words := _element_reason(request, answer):
             return words
         case _, errno.ENOENT:
-            return _missing(request, part)
+            return _missing(request, answer, part)
         case ObjectRequest(Delete()), errno.EBUSY:
             return "rules or elements still refer to it"
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
@@ -174,10 +174,11 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
-def _missing(request: Request, part: str) -> str:
+def _missing(request: Request, answer: Acknowledgement, part: str) -> str:
     kind, _, name = part.partition(" ")
-    if part in _REFERRING:
-        return f"the {_REFERRING[part]} that it refers to is missing"
+    if part in _REFERRING and isinstance(request, RuleRequest):
+        # named again: a long command is shown without its end
+        return f"the {_REFERRING[part]} {request.reference_at(answer.offset)} that it refers to is missing"
     if part and (not name or kind == "type" or _missing_feature(request, errno.ENOENT, part)):
         return "this kernel lacks it"
     return f"there is no {part}" if part else _plain(errno.ENOENT)

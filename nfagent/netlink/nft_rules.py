@@ -60,14 +60,28 @@ class RuleRequest(msgspec.Struct, frozen=True):
             return ""
         if offset < chain_at:
             return f"table {table_of(self.family)}"
-        expressions_at = chain_at + len(name_attribute(_CHAIN, "chain", self.chain)) + _ATTRIBUTE_HEADER
+        expressions_at = self._expressions_at()
         if offset < expressions_at:
             return f"chain {self.chain}"
-        written = b"".join(
+        return nft.expression_at(self._expressions(), offset - expressions_at)
+
+    def reference_at(self, offset: int | None) -> str:
+        """Return the name of the object that the expression at an offset refers to; '' if it refers to none by name."""
+        expressions_at = self._expressions_at()
+        if offset is None or offset < expressions_at:
+            return ""
+        return nft.reference_at(self._expressions(), offset - expressions_at)
+
+    def _expressions_at(self) -> int:
+        chain = name_attribute(_CHAIN, "chain", self.chain)
+        return HEADERS_SIZE + len(IN_TABLE) + len(chain) + _ATTRIBUTE_HEADER
+
+    def _expressions(self) -> bytes:
+        """Return the expressions as in the message, but for the numbers of anonymous sets."""
+        return b"".join(
             nft.anonymous_lookup(0) if isinstance(part, AnonymousSet) else part
             for part in _parts(self.rule, self.family)
         )
-        return nft.expression_at(written, offset - expressions_at)
 
 
 class AnonymousSetRequest(msgspec.Struct, frozen=True):

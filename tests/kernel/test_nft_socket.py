@@ -34,7 +34,7 @@ from nfagent.netlink.nft_batch import encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.netlink.nft_rule_handles import RuleHandle
 from nfagent.nftables.diff import diff
-from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort
+from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort, Within
 from nfagent.nftables.objects import (
     ABSENT,
     Chain,
@@ -76,6 +76,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
+SPREAD = tuple(parse_cidr(f"10.{number}.0.0/24") for number in range(200))
 DONE = message(3, 2, 1, bytes(4))  # NLMSG_DONE
 PRIVATE = parse_cidr("10.0.0.0/8")
 MULTICAST = parse_cidr("224.0.0.0/3")
@@ -606,19 +607,28 @@ LOGS = Rule(log=Log("deny", 5), verdict=Drop())
         pytest.param(
             AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "nothing"),), verdict=Drop())),
             (errno.ENOENT, "lookup"),
-            "ip saddr @nothing drop: lookup: the set or map that it refers to is missing (ENOENT)",
+            "ip saddr @nothing drop: lookup: the set or map nothing that it refers to is missing (ENOENT)",
             id="a rule that looks up a set that isn't there",
+        ),
+        pytest.param(
+            AddRule(
+                "egress/shop/web",
+                Rule((Within(IpAddress("saddr", 4), SPREAD), AddressInSet(IpAddress("daddr", 4), "nothing"))),
+            ),
+            (errno.ENOENT, "lookup"),
+            "…: lookup: the set or map nothing that it refers to is missing (ENOENT)",
+            id="a long rule, of which the set that isn't there is not shown",
         ),
         pytest.param(
             AddRule("egress/shop/web", Rule(verdict=Goto("nothing"))),
             (errno.ENOENT, "immediate"),
-            "goto nothing: immediate: the chain that it refers to is missing (ENOENT)",
+            "goto nothing: immediate: the chain nothing that it refers to is missing (ENOENT)",
             id="a rule that leads to a chain that isn't there",
         ),
         pytest.param(
             AddRule("egress/shop/web", Rule(counter="nothing", verdict=Drop())),
             (errno.ENOENT, "objref"),
-            "drop: objref: the named counter that it refers to is missing (ENOENT)",
+            "drop: objref: the named counter nothing that it refers to is missing (ENOENT)",
             id="a rule that counts with a counter that isn't there",
         ),
         pytest.param(
