@@ -157,6 +157,7 @@ def _missing_feature(request: Request, number: int, part: str) -> _Feature | Non
 
 _OTHER_HOOK = "a chain of this name has another hook or none, or this kernel has no base chain of this type and hook"
 _HOOKED = "its chain has a hook, so nothing may lead there"
+_UNUSABLE = "it leads to a chain with a hook, or to rules that can't be used from the hooks that lead to the map"
 
 
 def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
@@ -197,8 +198,9 @@ def _element_reason(request: ElementRequest, answer: Acknowledgement) -> str:
         return f"it isn't in the {request.kind}" if request.verb == "delete" else "there is no chain of that name"
     if answer.errno == errno.EINVAL and element is not None:
         return f"it isn't of the {request.kind}'s type"
-    if answer.errno == errno.EOPNOTSUPP and request.is_map and element is not None:
-        return _HOOKED
+    if answer.errno == errno.EOPNOTSUPP and request.is_map:
+        # the kernel names no element where it is about the rules behind one
+        return _UNUSABLE if answer.offset is None else _HOOKED
     return f"the {request.kind} is full" if answer.errno == errno.ENFILE else ""
 
 

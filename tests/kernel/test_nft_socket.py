@@ -375,6 +375,22 @@ def test_a_refusal_names_the_element_and_leaves_nothing_behind(
     assert nftables.read_now().sets["address4"].elements == frozenset()
 
 
+@pytest.mark.parametrize("addresses", [("10.0.0.1",), ("10.0.0.1", "10.0.0.2")], ids=["one", "several"])
+def test_an_element_that_leads_to_rules_which_the_hook_does_not_take_says_so(
+    nftables: NftClient, elements: NftSocket, addresses: tuple[str, ...]
+) -> None:
+    masquerading = AddRule("egress/shop/web", Rule(verdict=Masquerade(random_fully=False)))
+    looking_up = AddRule("base", Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4")))
+    base = AddChain("base", Chain((), Hook("filter", "output", 0)))
+    elements.commit((base, looking_up, masquerading))
+    before = nftables.read_now()
+
+    with pytest.raises(RefusedError, match="rules that can't be used from the hooks that lead to the map"):
+        elements.commit((route("add", *((address, "egress/shop/web") for address in addresses)),))
+
+    assert nftables.read_now() == before
+
+
 @pytest.mark.parametrize(
     "other",
     [
