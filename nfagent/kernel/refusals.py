@@ -180,6 +180,8 @@ def _missing(request: Request, answer: Acknowledgement, part: str) -> str:
     if part in _REFERRING and isinstance(request, RuleRequest):
         # named again: a long command is shown without its end
         return f"the {_REFERRING[part]} {request.reference_at(answer.offset)} that it refers to is missing"
+    if isinstance(request, RuleRequest) and not part and answer.offset is not None:
+        return "the rule before which it is to be inserted is missing"
     if part and (not name or kind == "type" or _missing_feature(request, errno.ENOENT, part)):
         return "this kernel lacks it"
     return f"there is no {part}" if part else _plain(errno.ENOENT)

@@ -783,6 +783,20 @@ def test_a_chain_in_which_another_program_kept_the_number_of_rules_is_written_an
     assert nftables.read_now().chains[name].rules == after
 
 
+def test_a_rule_before_one_that_another_program_has_just_deleted_is_refused(
+    nftables: NftClient, elements: NftSocket
+) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    gone = tuple(range(1_000_000, 1_000_000 + len(STAYING)))
+    batch = encode_batch((RewriteChain(name, STAYING, (LOGS, *STAYING)),), 1, handles={name: gone})
+
+    with pytest.raises(RefusedError, match=r"the rule before which it is to be inserted is missing \(ENOENT\)"):
+        elements.commit_batch(batch)
+
+    assert nftables.read_now().chains[name].rules == STAYING
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
 @given(st.lists(worlds().map(lambda world: desired("a", world).ruleset()), min_size=1, max_size=3))
 def test_any_ruleset_becomes_any_other_in_one_transaction_of_the_kernel(
