@@ -22,8 +22,8 @@ from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_batch import Batch, encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_INET
-from nfagent.netlink.nft_rewrite import is_worth_handles
-from nfagent.netlink.nft_rule_handles import decode_rule_handle, encode_handles_request, is_interrupted
+from nfagent.netlink.nft_rewrite import is_worth_handles, numbers_of_known
+from nfagent.netlink.nft_rule_handles import RuleHandle, decode_rule_handle, encode_handles_request, is_interrupted
 from nfagent.nftables.transaction import RewriteChain, Transaction
 
 _ACK_BYTES = 8192  # an acknowledgement has some 60 bytes, and a message text
@@ -89,7 +89,7 @@ class NftSocket:
             answers, lost = self._answers(opened, batch)
         self._check(batch, answers, lost=lost)
 
-    def rule_handles(self, chain: str, *, family: int = NFPROTO_INET) -> tuple[int, ...] | None:
+    def rule_handles(self, chain: str, *, family: int = NFPROTO_INET) -> tuple[RuleHandle, ...] | None:
         """Return the handles of a chain's rules in order; () for a chain that is absent.
 
         None where rules changed while they were read, or can't be read. Raises KernelError, HostError.
@@ -101,9 +101,14 @@ class NftSocket:
 
     def _handles(self, transaction: Transaction, family: int) -> dict[str, tuple[int, ...]]:
         """Return the handles of rules in chains that are rewritten, where they save more than reading them costs."""
-        rewrites = (command for command in transaction if isinstance(command, RewriteChain))
-        read = ((one.name, self.rule_handles(one.name, family=family)) for one in rewrites if is_worth_handles(one))
-        return {name: handles for name, handles in read if handles is not None}
+        found: dict[str, tuple[int, ...]] = {}
+        for command in transaction:
+            if isinstance(command, RewriteChain) and is_worth_handles(command):
+                handles = self.rule_handles(command.name, family=family)
+                numbers = None if handles is None else numbers_of_known(command, handles)
+                if numbers is not None:
+                    found[command.name] = numbers
+        return found
 
     def _open(self) -> socket.socket:
         send, receive = self._buffers
@@ -175,9 +180,9 @@ class NftSocket:
                 return found, lost
 
 
-def _received_handles(opened: socket.socket, sequence: int) -> tuple[int, ...] | None:
+def _received_handles(opened: socket.socket, sequence: int) -> tuple[RuleHandle, ...] | None:
     """Read the reply to a request for handles; the kernel queues the next datagram while one is received."""
-    found: list[int] = []
+    found: list[RuleHandle] = []
     interrupted = False
     while True:
         try:

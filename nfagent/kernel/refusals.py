@@ -146,7 +146,8 @@ def _missing_feature(request: Request, number: int, part: str) -> _Feature | Non
 
 
 _OTHER_HOOK = "a chain of this name has another hook or none, or this kernel has no base chain of this type and hook"
-_HOOKED = "its chain has a hook"
+_HOOKED = "its chain has a hook, so nothing may lead there"
+_UNUSABLE = "it leads to a chain with a hook, or to rules that can't be used from the hooks that lead to the map"
 
 
 def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
@@ -154,24 +155,23 @@ def _reason(request: Request, answer: Acknowledgement, part: str) -> str:
         case ElementRequest(), _ if words := _element_reason(request, answer):
             return words
         case _, errno.ENOENT:
-            return _missing(request, part)
+            return _missing(request, answer, part)
         case ObjectRequest(Delete()), errno.EBUSY:
             return "rules or elements still refer to it"
         case ObjectRequest(AddChain()), errno.EOPNOTSUPP | errno.EEXIST:
             return _OTHER_HOOK
         case RuleRequest(), errno.EOPNOTSUPP:
-            return (
-                f"{_HOOKED}, so nothing may lead there"
-                if part == "immediate"
-                else "this kernel lacks it, or doesn't take it at this hook"
-            )
+            return _HOOKED if part == "immediate" else "this kernel lacks it, or doesn't take it at this hook"
     return _REASONS.get(answer.errno) or _plain(answer.errno)
 
 
-def _missing(request: Request, part: str) -> str:
+def _missing(request: Request, answer: Acknowledgement, part: str) -> str:
     kind, _, name = part.partition(" ")
-    if part in _REFERRING:
-        return f"the {_REFERRING[part]} that it refers to is missing"
+    if part in _REFERRING and isinstance(request, RuleRequest):
+        # named again: a long command is shown without its end
+        return f"the {_REFERRING[part]} {request.reference_at(answer.offset)} that it refers to is missing"
+    if isinstance(request, RuleRequest) and not part and answer.offset is not None:
+        return "the rule before which it is to be inserted is missing"
     if part and (not name or kind == "type" or _missing_feature(request, errno.ENOENT, part)):
         return "this kernel lacks it"
     return f"there is no {part}" if part else _plain(errno.ENOENT)
@@ -190,8 +190,9 @@ def _element_reason(request: ElementRequest, answer: Acknowledgement) -> str:
         return f"it isn't in the {request.kind}" if request.verb == "delete" else "there is no chain of that name"
     if answer.errno == errno.EINVAL and element is not None:
         return f"it isn't of the {request.kind}'s type"
-    if answer.errno == errno.EOPNOTSUPP and request.is_map and element is not None:
-        return f"{_HOOKED}, or rules that the hooks before it don't take"
+    if answer.errno == errno.EOPNOTSUPP and request.is_map:
+        # the kernel names no element where it is about the rules behind one
+        return _UNUSABLE if answer.offset is None else _HOOKED
     return f"the {request.kind} is full" if answer.errno == errno.ENFILE else ""
 
 

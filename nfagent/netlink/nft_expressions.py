@@ -140,12 +140,35 @@ def verdict_data(code: int, chain: str = "") -> bytes:
 
 def expression_at(expressions: bytes, offset: int) -> str:
     """Return the kernel's name of the expression at an offset into encoded expressions; '' behind the last."""
+    return _parts_at(expressions, offset)[0]
+
+
+def reference_at(expressions: bytes, offset: int) -> str:
+    """Return the name of the object that the expression at an offset refers to; '' if it refers to none by name."""
+    name, content = _parts_at(expressions, offset)
+    parts = dict(attributes(content))
+    match name:
+        case "lookup" | "dynset":
+            found = parts[1]
+        case "objref":
+            found = parts[2]
+        case "immediate":
+            value = dict(attributes(parts[2]))
+            found = dict(attributes(value[_VERDICT])).get(2, b"")
+        case _:
+            return ""
+    return found.rstrip(b"\0").decode()
+
+
+def _parts_at(expressions: bytes, offset: int) -> tuple[str, bytes]:
+    """Return name and attributes of the expression at an offset; empty ones behind the last."""
     end = 0
     for _, expression in attributes(expressions):
         end += 4 + len(expression)
         if offset < end:
-            return dict(attributes(expression))[_NAME].rstrip(b"\0").decode()
-    return ""
+            parts = dict(attributes(expression))
+            return parts[_NAME].rstrip(b"\0").decode(), parts[_DATA]
+    return "", b""
 
 
 def _expression(name: str, *members: bytes) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nfagent.errors import WireError
 from nfagent.netlink.nft_messages import NftMessage
 from nfagent.netlink.nft_objects import DeleteRule, object_message
-from nfagent.netlink.nft_rules import rule_messages
+from nfagent.netlink.nft_rule_handles import RuleHandle
+from nfagent.netlink.nft_rules import rule_messages, rule_userdata
 from nfagent.nftables.objects import Rule
 from nfagent.nftables.transaction import FlushChain, RewriteChain
 
@@ -29,6 +31,18 @@ def kept_ends(command: RewriteChain) -> tuple[int, int]:
     before, after = command.before, command.after
     first = _common(before, after)
     return first, _common(before[first:][::-1], after[first:][::-1])
+
+
+def numbers_of_known(command: RewriteChain, handles: tuple[RuleHandle, ...]) -> tuple[int, ...] | None:
+    """Return the numbers of a chain's rules; None where another program has changed the chain.
+
+    That is seen by the number of rules, and by their comments.
+    """
+    try:
+        expected = [rule_userdata(rule) for rule in command.before]
+    except WireError:  # another program's comment, longer than nft's
+        return None
+    return tuple(handle.number for handle in handles) if [one.userdata for one in handles] == expected else None
 
 
 def rewrite_messages(

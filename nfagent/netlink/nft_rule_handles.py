@@ -1,8 +1,14 @@
-"""Requests and decodes the handles of a chain's rules (NFT_MSG_GETRULE), by which single rules are replaced."""
+"""Requests and decodes the handles of a chain's rules (NFT_MSG_GETRULE), by which single rules are replaced.
+
+A handle alone doesn't say which rule it is of, where another program has changed the chain. The rule's user data are
+compared too: nearly every rule of ours has a comment, and neighbours that have the same one are of the same policy.
+"""
 
 from __future__ import annotations
 
 import struct
+
+import msgspec
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import (
@@ -23,8 +29,15 @@ from nfagent.netlink.nft_messages import (
     name_attribute,
 )
 
-_CHAIN, _HANDLE = 2, 3  # NFTA_RULE_CHAIN, NFTA_RULE_HANDLE
+_CHAIN, _HANDLE, _USERDATA = 2, 3, 7  # NFTA_RULE_*
 _U64 = struct.Struct("!Q")
+
+
+class RuleHandle(msgspec.Struct, frozen=True, gc=False):
+    """The kernel's number of a rule, and the rule's user data: its comment."""
+
+    number: int
+    userdata: bytes = b""
 
 
 def encode_handles_request(chain: str, sequence: int, *, family: int = NFPROTO_INET) -> bytes:
@@ -41,12 +54,16 @@ def is_interrupted(reply: Message) -> bool:
     return bool(reply.flags & NLM_F_DUMP_INTR)
 
 
-def decode_rule_handle(reply: Message) -> int:
+def decode_rule_handle(reply: Message) -> RuleHandle:
     """Return the handle of the rule in one message of the reply. Raises WireError for any other message."""
     if reply.type != NEWRULE:
         raise WireError(f"netlink message of type {reply.type} is no rule")
+    handle, about = None, b""
     for kind, value in attributes(reply.payload, NFGEN_SIZE):
         if kind == _HANDLE and len(value) == _U64.size:
             (handle,) = _U64.unpack(value)
-            return int(handle)
-    raise WireError("a rule without a handle")
+        elif kind == _USERDATA:
+            about = value
+    if handle is None:
+        raise WireError("a rule without a handle")
+    return RuleHandle(handle, about)

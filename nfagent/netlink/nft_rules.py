@@ -54,14 +54,28 @@ class RuleRequest(msgspec.Struct, frozen=True):
             return ""
         if offset < chain_at:
             return f"table {table_of(self.family)}"
-        expressions_at = chain_at + len(name_attribute(_CHAIN, "chain", self.chain)) + _ATTRIBUTE_HEADER
+        expressions_at = self._expressions_at()
         if offset < expressions_at:
             return f"chain {self.chain}"
-        written = b"".join(
+        return nft.expression_at(self._expressions(), offset - expressions_at)
+
+    def reference_at(self, offset: int | None) -> str:
+        """Return the name of the object that the expression at an offset refers to; '' if it refers to none by name."""
+        expressions_at = self._expressions_at()
+        if offset is None or offset < expressions_at:
+            return ""
+        return nft.reference_at(self._expressions(), offset - expressions_at)
+
+    def _expressions_at(self) -> int:
+        chain = name_attribute(_CHAIN, "chain", self.chain)
+        return HEADERS_SIZE + len(IN_TABLE) + len(chain) + _ATTRIBUTE_HEADER
+
+    def _expressions(self) -> bytes:
+        """Return the expressions as in the message, but for the numbers of anonymous sets."""
+        return b"".join(
             nft.anonymous_lookup(0) if isinstance(part, AnonymousSet) else part
             for part in _parts(self.rule, self.family)
         )
-        return nft.expression_at(written, offset - expressions_at)
 
 
 class AnonymousSetRequest(msgspec.Struct, frozen=True):
@@ -105,7 +119,9 @@ def _messages(request: RuleRequest, set_ids: Iterator[int], position: int) -> It
         written.append(nft.anonymous_lookup(set_id))
     flags, place = (NLM_F_CREATE, attribute(_POSITION, struct.pack("!Q", position))) if position else _APPENDED
     named = name_attribute(_CHAIN, "chain", request.chain)
-    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + _comment(rule.comment)
+    userdata = rule_userdata(rule)
+    comment = attribute(_USERDATA, userdata) if userdata else b""
+    body = nfgen(family, 0) + IN_TABLE + named + nested(_EXPRESSIONS, *written) + place + comment
     yield NftMessage(NEWRULE, flags, body, request)
 
 
@@ -140,9 +156,10 @@ def _log(item: Log) -> bytes:
         raise WireError(f"{item!r}: {error}") from None
 
 
-def _comment(words: str) -> bytes:
+def rule_userdata(rule: Rule) -> bytes:
+    """Encode a rule's comment as its user data; b"" without one. Raises WireError for one that nft can't read back."""
     try:
-        return attribute(_USERDATA, comment_userdata(_COMMENT, words)) if words else b""
+        return comment_userdata(_COMMENT, rule.comment) if rule.comment else b""
     except ValueError as error:
         raise WireError(str(error)) from None
 

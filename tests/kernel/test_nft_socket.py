@@ -32,8 +32,9 @@ from nfagent.model.netaddr import Family, Range, parse_cidr, single, text
 from nfagent.netlink.codec import attribute, message
 from nfagent.netlink.nft_batch import encode_batch
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
+from nfagent.netlink.nft_rule_handles import RuleHandle
 from nfagent.nftables.diff import diff
-from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort
+from nfagent.nftables.matches import AddressInSet, CtSeenReply, FibLocalSource, IpAddress, PacketPort, Within
 from nfagent.nftables.objects import (
     ABSENT,
     Chain,
@@ -75,6 +76,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
+SPREAD = tuple(parse_cidr(f"10.{number}.0.0/24") for number in range(200))
 DONE = message(3, 2, 1, bytes(4))  # NLMSG_DONE
 PRIVATE = parse_cidr("10.0.0.0/8")
 MULTICAST = parse_cidr("224.0.0.0/3")
@@ -373,6 +375,22 @@ def test_a_refusal_names_the_element_and_leaves_nothing_behind(
     assert nftables.read_now().sets["address4"].elements == frozenset()
 
 
+@pytest.mark.parametrize("addresses", [("10.0.0.1",), ("10.0.0.1", "10.0.0.2")], ids=["one", "several"])
+def test_an_element_that_leads_to_rules_which_the_hook_does_not_take_says_so(
+    nftables: NftClient, elements: NftSocket, addresses: tuple[str, ...]
+) -> None:
+    masquerading = AddRule("egress/shop/web", Rule(verdict=Masquerade(random_fully=False)))
+    looking_up = AddRule("base", Rule(verdict=VmapLookup(IpAddress("saddr", 4), "map4")))
+    base = AddChain("base", Chain((), Hook("filter", "output", 0)))
+    elements.commit((base, looking_up, masquerading))
+    before = nftables.read_now()
+
+    with pytest.raises(RefusedError, match="rules that can't be used from the hooks that lead to the map"):
+        elements.commit((route("add", *((address, "egress/shop/web") for address in addresses)),))
+
+    assert nftables.read_now() == before
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -621,19 +639,28 @@ def test_an_element_that_leads_to_rules_for_another_hook_is_refused_for_them(
         pytest.param(
             AddRule("egress/shop/web", Rule((AddressInSet(IpAddress("saddr", 4), "nothing"),), verdict=Drop())),
             (errno.ENOENT, "lookup"),
-            "ip saddr @nothing drop: lookup: the set or map that it refers to is missing (ENOENT)",
+            "ip saddr @nothing drop: lookup: the set or map nothing that it refers to is missing (ENOENT)",
             id="a rule that looks up a set that isn't there",
+        ),
+        pytest.param(
+            AddRule(
+                "egress/shop/web",
+                Rule((Within(IpAddress("saddr", 4), SPREAD), AddressInSet(IpAddress("daddr", 4), "nothing"))),
+            ),
+            (errno.ENOENT, "lookup"),
+            "…: lookup: the set or map nothing that it refers to is missing (ENOENT)",
+            id="a long rule, of which the set that isn't there is not shown",
         ),
         pytest.param(
             AddRule("egress/shop/web", Rule(verdict=Goto("nothing"))),
             (errno.ENOENT, "immediate"),
-            "goto nothing: immediate: the chain that it refers to is missing (ENOENT)",
+            "goto nothing: immediate: the chain nothing that it refers to is missing (ENOENT)",
             id="a rule that leads to a chain that isn't there",
         ),
         pytest.param(
             AddRule("egress/shop/web", Rule(counter="nothing", verdict=Drop())),
             (errno.ENOENT, "objref"),
-            "drop: objref: the named counter that it refers to is missing (ENOENT)",
+            "drop: objref: the named counter nothing that it refers to is missing (ENOENT)",
             id="a rule that counts with a counter that isn't there",
         ),
         pytest.param(
@@ -747,6 +774,43 @@ def test_a_chain_that_another_program_changed_is_written_anew(nftables: NftClien
     elements.commit((RewriteChain(name, STAYING, STAYING[1:]),))
 
     assert nftables.read_now().chains[name].rules == STAYING[1:]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param("insert rule {0} accept\ndelete rule {0} handle {last}\n", id="moved by one"),
+        pytest.param("replace rule {0} handle {first} accept\n", id="another rule in its place"),
+        pytest.param('replace rule {0} handle {last} tcp dport 9 accept comment "ssh"\n', id="another comment"),
+    ],
+)
+def test_a_chain_in_which_another_program_kept_the_number_of_rules_is_written_anew(
+    nftables: NftClient, elements: NftSocket, changes: str
+) -> None:
+    name = "egress/shop/web"
+    before = tuple(msgspec.structs.replace(rule, comment=f"rule {n}") for n, rule in enumerate(STAYING))
+    after = (*before[:5], *before[6:])
+    elements.commit(tuple(AddRule(name, rule) for rule in before))
+    first, *_, last = handles_of(name)
+    nft(changes.format(f"inet nfagent {name}", first=first, last=last))
+
+    elements.commit((RewriteChain(name, before, after),))
+
+    assert nftables.read_now().chains[name].rules == after
+
+
+def test_a_rule_before_one_that_another_program_has_just_deleted_is_refused(
+    nftables: NftClient, elements: NftSocket
+) -> None:
+    name = "egress/shop/web"
+    elements.commit(tuple(AddRule(name, rule) for rule in STAYING))
+    gone = tuple(range(1_000_000, 1_000_000 + len(STAYING)))
+    batch = encode_batch((RewriteChain(name, STAYING, (LOGS, *STAYING)),), 1, handles={name: gone})
+
+    with pytest.raises(RefusedError, match=r"the rule before which it is to be inserted is missing \(ENOENT\)"):
+        elements.commit_batch(batch)
+
+    assert nftables.read_now().chains[name].rules == STAYING
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
@@ -915,7 +979,9 @@ def test_an_answer_is_an_error_and_the_socket_goes_on(
     ("answers", "handles"),
     [
         pytest.param(
-            [message(0xA06, 2, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE], (7,), id="one rule"
+            [message(0xA06, 2, 1, bytes.fromhex("01000000 0c000300 0000000000000007")), DONE],
+            (RuleHandle(7),),
+            id="one rule",
         ),
         pytest.param([answer(1, errno.ENOENT)], None, id="an error of the kernel's"),
         pytest.param(
@@ -924,7 +990,7 @@ def test_an_answer_is_an_error_and_the_socket_goes_on(
     ],
 )
 def test_the_reply_to_a_request_for_handles_is_read(
-    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], handles: tuple[int, ...] | None
+    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], handles: tuple[RuleHandle, ...] | None
 ) -> None:
     with answered(monkeypatch, *answers) as opened:
         assert opened.rule_handles("k") == handles
@@ -957,7 +1023,7 @@ def test_the_handles_of_a_chain_are_those_that_nft_lists(elements: NftSocket, co
     nft(numbered + other + first)
 
     expected = tuple(handles_of("egress/shop/web"))
-    assert elements.rule_handles("egress/shop/web") == expected
+    assert elements.rule_handles("egress/shop/web") == tuple(map(RuleHandle, expected))
     assert len(expected) == count + bool(count)
 
 

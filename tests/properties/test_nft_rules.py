@@ -22,7 +22,7 @@ from nfagent.netlink.nft_messages import (
     NFPROTO_INET,
     NftMessage,
 )
-from nfagent.netlink.nft_rules import rule_messages
+from nfagent.netlink.nft_rules import RuleRequest, rule_messages
 from nfagent.netlink.nft_sets import map_message, set_message
 from nfagent.nftables.matches import CtAddress, IpAddress, Match, Within
 from nfagent.nftables.objects import Log, NamedSet, Rule, SetKind, Verdict, VerdictMap
@@ -99,6 +99,8 @@ def test_any_rule_is_messages_or_a_wire_error(rule: Rule, family: int, position:
         assert len(one.body) % 4 == 0
         assert one.body[0] == family
         assert isinstance(one.request.part_at(offset), str)
+        if isinstance(one.request, RuleRequest):
+            assert isinstance(one.request.reference_at(offset), str)
         assert one.request.describe().startswith("add rule")
     assert nested_attributes(dict(attributes(last.body, NFGEN_SIZE))[4]) % 2 == 0
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from nfagent.netlink.codec import NFGEN_SIZE, attributes
 from nfagent.netlink.nft_messages import DELRULE, NEWRULE, NFPROTO_INET, NLM_F_APPEND, NftMessage
-from nfagent.netlink.nft_rewrite import is_worth_handles, kept_ends, rewrite_messages
+from nfagent.netlink.nft_rewrite import is_worth_handles, kept_ends, numbers_of_known, rewrite_messages
+from nfagent.netlink.nft_rule_handles import RuleHandle
+from nfagent.netlink.nft_rules import rule_userdata
 from nfagent.nftables.objects import Drop, Rule
 from nfagent.nftables.transaction import AddRule, RewriteChain
 
@@ -108,6 +110,23 @@ def test_the_chain_is_flushed_where_its_handles_are(handles: tuple[int, ...] | N
     assert [message.request.describe() for message in added] == [
         AddRule("deny/x", rule).text() for rule in rules("aXc")
     ]
+
+
+def handles(names: str) -> tuple[RuleHandle, ...]:
+    return tuple(RuleHandle(number, rule_userdata(rule)) for number, rule in enumerate(rules(names), 1))
+
+
+@pytest.mark.parametrize("there", ["", "ab", "abcc", "acb", "aXc"])
+def test_a_chain_whose_comments_are_others_was_changed_by_another_program(there: str) -> None:
+    assert numbers_of_known(rewrite("abc", "ac"), handles(there)) is None
+    assert numbers_of_known(rewrite("abc", "ac"), handles("abc")) == (1, 2, 3)
+
+
+def test_a_comment_that_only_another_program_can_write_is_no_error() -> None:
+    other = Rule(verdict=Drop(), comment="x" * 200)
+    assert (
+        numbers_of_known(RewriteChain("deny/x", (other,), ()), (RuleHandle(1, b"\0\xc9" + b"x" * 200 + b"\0"),)) is None
+    )
 
 
 @pytest.mark.parametrize(

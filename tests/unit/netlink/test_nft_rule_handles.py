@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, messages
-from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
-from nfagent.netlink.nft_rule_handles import decode_rule_handle, encode_handles_request, is_interrupted
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
+from nfagent.netlink.nft_rule_handles import RuleHandle, decode_rule_handle, encode_handles_request, is_interrupted
+from nfagent.netlink.nft_rules import rule_messages, rule_userdata
+from nfagent.nftables.objects import Rule
 
 LITTLE_ENDIAN = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes are those of a little-endian machine")
 NEWRULE, GETRULE = 0xA06, 0xA07
@@ -38,7 +41,15 @@ def test_a_name_that_no_chain_can_have_is_not_asked_for() -> None:
 
 @LITTLE_ENDIAN
 def test_the_handle_is_a_number_of_64_bits() -> None:
-    assert decode_rule_handle(rule("0c000300 0000000100000007 04000480")) == (1 << 32) + 7
+    assert decode_rule_handle(rule("0c000300 0000000100000007 04000480")) == RuleHandle((1 << 32) + 7)
+
+
+@LITTLE_ENDIAN
+def test_the_user_data_are_those_of_a_comment() -> None:
+    (added,) = rule_messages("k", Rule(comment="é"), family=NFPROTO_INET, set_ids=count(1))
+    reply = rule("0c000300 0000000000000007 04000480 09000700 0003c3a900 000000")
+    assert decode_rule_handle(reply) == RuleHandle(7, rule_userdata(Rule(comment="é")))
+    assert added.body.endswith(reply.payload[-12:])
 
 
 @LITTLE_ENDIAN
@@ -65,4 +76,4 @@ def test_a_reply_says_where_rules_changed_meanwhile() -> None:
 def test_any_message_is_a_handle_or_a_wire_error(kind: int, payload: bytes) -> None:
     for one in (kind, NEWRULE):
         with suppress(WireError):
-            assert 0 <= decode_rule_handle(Message(one, 0, 1, 0, payload)) < 1 << 64
+            assert 0 <= decode_rule_handle(Message(one, 0, 1, 0, payload)).number < 1 << 64
