@@ -16,7 +16,9 @@ address is under re-check, established packets cost 3 % more, and those of the a
 packets take a third of a core, a second of that costs as much as reading the table.
 
 An entry that expires before the round leaves no reply tuple in `revoked4/6`. That takes 10 s without packets at least
-(TCP after a reset): then the connection had ended without the change, and its server's packets are new ones.
+(TCP after a reset): then the connection had ended without the change, and its server's packets are new ones. One way
+to lose it at once remains: a client that resets the connection and opens the same ports again, before the round. Both
+packets are dropped, so the server doesn't know, and its packets are judged as a new connection from server to client.
 
 The protocols here declare what the revoker needs; the module imports no implementation of them.
 """
