@@ -9,14 +9,11 @@ A server that keeps sending after its entry is deleted would look like the clien
 may allow. So the tuple of its reply packets is first added to the sets `revoked4/6`: an element expires after five
 minutes without such packets.
 
-A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`). So a lone change is followed by
-a round at once, and a stream of changes by less than one a second, each for all changes since the last. Nothing waits
-for it: revoked packets are dropped already. But to wait longer, also after a lone change, would save little: while an
-address is under re-check, established packets cost 3 % more, and those of the address itself 14 % (measured). Where
-packets take a third of a core, a second of that costs as much as reading the table.
-
-An entry that expires before the round leaves no reply tuple in `revoked4/6`. That takes 10 s without packets at least
-(TCP after a reset): then the connection had ended without the change, and its server's packets are new ones.
+A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a fraction of
+a second share one. To gather for longer would save CPU, and open a hole: an entry that is gone before the round leaves
+no reply tuple. One that expires had 10 s without packets. But a client that resets a revoked connection and opens the
+same ports again makes the kernel delete its entry at once. Both packets are dropped, so the server doesn't know, and
+what it still sends is judged as a new connection from server to client.
 
 The protocols here declare what the revoker needs; the module imports no implementation of them.
 """
@@ -45,10 +42,10 @@ from nfagent.nftables.transaction import ChangeElements, Transaction
 from nfagent.policy.evaluator import Flow
 
 log = logging.getLogger(__name__)
-_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS = 0.1
 _REST = 19
-"""The pause between two rounds: a second, or so many times the CPU time of the last round, the longer of both: with a
-large conntrack table, a stream of changes costs a twentieth of a core at most.
+"""The pause between two rounds: 0.1 s, or so many times the CPU time of the last round, the longer of both. So a stream
+of changes costs a twentieth of a core at most.
 """
 _LONGEST_PAUSE_SECONDS = 30.0
 _RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 300.0

@@ -43,10 +43,10 @@ class KernelTables(Protocol):
 
 
 class TableClient(Protocol):
-    """Gives access to the kernel's tables between transactions."""
+    """Gives access to the kernel's tables in a thread."""
 
     async def with_table(self, call: Callable[[KernelTables], _T]) -> _T:
-        """Call a function in the thread that changes tables, while no transaction is under way; return its result."""
+        """Call a function in the thread of large commits; small ones go on meanwhile. Return its result."""
         ...
 
 

@@ -136,20 +136,21 @@ class NftMonitor:
         """Leave the group for one large commit of our own, made inside, in any thread.
 
         Where the generation shows another number of commits than one, other processes have committed meanwhile (or
-        ours failed): that is reported as a change of unknown origin. Raises KernelError.
+        ours failed), and where it can't be read, they may have: that is reported as a change of unknown origin. Raises
+        KernelError.
         """
         opened, loop = self._socket, self._loop
         if opened is None or loop is None or not self.listening:
             yield
             return
-        before = generation()
+        before = _readable_generation()
         _join(opened, wanted=False)
         try:
             yield
         finally:
             with self._membership:
                 _join(opened, wanted=self.listening)
-            if generation() != before + 1:
+            if before is None or _readable_generation() != before + 1:
                 loop.call_soon_threadsafe(self._changed, CommitOrigin())
 
     def _read(self, opened: socket.socket, changed: OnChange) -> None:
@@ -192,6 +193,14 @@ class NftMonitor:
             named, self._named = self._named, False
             if named and not self.own_ports.owns(port):
                 changed(origin)
+
+
+def _readable_generation() -> int | None:
+    """Return the generation, None where it can't be read, as without a free descriptor: a commit doesn't need it."""
+    try:
+        return generation()
+    except KernelError:
+        return None
 
 
 def _join(opened: socket.socket, *, wanted: bool) -> None:

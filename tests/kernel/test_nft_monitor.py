@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -158,7 +159,7 @@ def test_own_commits_are_not_reported() -> None:
         async with hearing() as heard:
             kernel, other = heard.kernel, Ruleset({**TABLE.sets, "blocks4/2": NamedSet("address", 4)})
             await kernel.apply(elements(3))  # a few: on the event loop
-            await kernel.apply(elements(1000))  # more: in the thread
+            await kernel.apply(elements(3000))  # more: in the thread
             await kernel.apply(diff(TABLE, other))
             await kernel.read()
             await kernel.apply(diff(other, TABLE))
@@ -196,10 +197,32 @@ def test_after_a_failed_muted_commit_notifications_are_received_again() -> None:
     async def body() -> None:
         async with hearing() as heard:
             with pytest.raises(KernelError):
-                await heard.kernel.apply(elements(1000, "nowhere4/1"))
+                await heard.kernel.apply(elements(3000, "nowhere4/1"))
             assert (await heard.of(LAST))[-1].name == "nft"
 
     run(body)
+
+
+def test_a_muted_commit_needs_no_free_descriptor_and_what_it_missed_is_reported() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with without_descriptors():
+                await heard.kernel.apply(elements(3000))
+            assert (await heard.of(LAST))[0] == CommitOrigin()
+            assert len((await heard.kernel.read()).sets["blocks4/1"].elements) == 3001
+
+    run(body)
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """Limit this process to its open descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def chains(count: int) -> str:
@@ -240,7 +263,7 @@ def test_an_own_large_commit_without_a_subscription_is_no_drift() -> None:
         try:
             watch.open(told.append)
             await kernel.apply(diff(ABSENT, TABLE))
-            await kernel.apply(elements(1000))
+            await kernel.apply(elements(3000))
             await asyncio.sleep(0)
             assert told == []
             assert watch.refresh()
