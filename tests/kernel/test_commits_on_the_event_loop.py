@@ -140,7 +140,10 @@ async def test_a_large_table_from_nothing_is_written_in_parts_with_its_base_chai
     assert [where for where, _ in committed] == [THREAD, THREAD]
     assert sum(size for _, size in committed) == LARGEST_PART + (LARGEST_PART // 500 + 4) * COMMAND_SIZE
     listed = await stage.kernel.read()
-    assert (len(listed.sets["x"].elements), len(listed.chains["base"].rules)) == (LARGEST_PART, 1)
+    assert len(listed.chains["base"].rules) == 1
+    while len(listed.sets["x"].elements) != LARGEST_PART:
+        # A listing while the kernel enlarges the hash table of a new set misses some of its elements.
+        listed = await stage.kernel.read()
 
 
 @pytest.mark.parametrize("size", [20, 3_000], ids=["on the event loop", "in the thread"])
