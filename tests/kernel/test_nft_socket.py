@@ -585,7 +585,7 @@ add rule inet nfagent base ip saddr vmap @map4
         pytest.param(
             route("add", ("10.0.0.9", "base")),
             (errno.EOPNOTSUPP, "10.0.0.9 : goto base"),
-            "add element inet nfagent map4 { 10.0.0.9 : goto base }: its chain has a hook, or rules that",
+            "add element inet nfagent map4 { 10.0.0.9 : goto base }: its chain has a hook, so nothing may lead there",
             id="an element that leads to a base chain",
         ),
     ],
@@ -623,7 +623,7 @@ def test_an_element_that_leads_to_rules_for_another_hook_is_refused_for_them(
         elements.commit((*hooked, route("add", ("10.0.0.9", "egress/shop/web"))))
 
     assert (caught.value.errno, caught.value.part) == (errno.EOPNOTSUPP, "10.0.0.9 : goto egress/shop/web")
-    assert "egress/shop/web }: its chain has a hook, or rules that the hooks before it don't take" in str(caught.value)
+    assert "egress/shop/web }: it leads to a chain with a hook, or to rules that can't be used" in str(caught.value)
     assert nftables.read_now() == EMPTY
 
 
