@@ -18,6 +18,7 @@ import msgspec
 from nfagent.errors import KernelError
 
 ROOT = Path(__file__).resolve().parents[2]
+"""This checkout."""
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 

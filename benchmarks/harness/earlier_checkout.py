@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from benchmarks.harness.child_process import ROOT
 from nfagent.errors import HostError
 
 VARIABLE = "NFAGENT_BENCH_BEFORE"
-HERE = Path(__file__).resolve().parents[2]
-"""This checkout."""
 
 
 def earlier_checkout() -> Path:
@@ -45,6 +44,6 @@ def benchmark_environment(checkout: Path, folder: Path) -> dict[str, str]:
     folder: a temporary one, which gets a link to each of both packages.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for package, origin in (("nfagent", checkout), ("benchmarks", HERE)):
+    for package, origin in (("nfagent", checkout), ("benchmarks", ROOT)):
         (folder / package).symlink_to(origin / package)
     return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
+from benchmarks.harness.child_process import ROOT
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from benchmarks.scaling_fit import Line, fit, plot
@@ -21,7 +21,6 @@ from benchmarks.suites.event_latency_child import Figures
 from nfagent.errors import KernelError
 from nfagent.lab import netns
 
-ROOT = Path(__file__).resolve().parents[2]
 PLOT = ROOT / "docs" / "event-cost.svg"
 QUICK_SIZES = (1_000, 15_000)
 FULL_SIZES = (1_000, 15_000, 150_000)

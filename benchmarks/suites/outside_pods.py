@@ -11,19 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
+from benchmarks.harness.child_process import ROOT
 from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 
-ROOT = Path(__file__).resolve().parents[2]
 Case = Literal["none", "all"]
 _SECONDS = 600.0
 _EVENTS = 500

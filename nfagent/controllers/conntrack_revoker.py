@@ -10,10 +10,10 @@ may allow. So the tuple of its reply packets is first added to the sets `revoked
 minutes without such packets.
 
 A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a fraction of
-a second share one. To gather for longer would save CPU, and open a hole: an entry that is gone before the round leaves
-no reply tuple. One that expires had 10 s without packets. But a client that resets a revoked connection and opens the
-same ports again makes the kernel delete its entry at once. Both packets are dropped, so the server doesn't know, and
-what it still sends is judged as a new connection from server to client.
+a second share one. To gather for longer would save CPU, but let packets pass: an entry that is gone before the round
+leaves no reply tuple. One that expires had 10 s without packets. But a client that resets a revoked connection and
+opens the same ports again makes the kernel delete its entry at once. Both packets are dropped, so the server doesn't
+know, and what it still sends is evaluated as a new connection from server to client.
 
 The protocols here declare what the revoker needs; the module imports no implementation of them.
 """

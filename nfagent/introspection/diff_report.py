@@ -12,7 +12,7 @@ from nfagent.model.netaddr import number
 from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
-from nfagent.nftables.render import element_order, element_text, rule_text
+from nfagent.nftables.render import element_order, element_text, map_element_text, rule_text
 
 _Object: TypeAlias = Chain | NamedSet | VerdictMap | None
 
@@ -104,7 +104,7 @@ def _line_changes(there: Any, here: Any) -> Iterator[str | None]:  # noqa: ANN40
         for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
             pairs = dict(one.elements.items() - other.elements.items())
             for address in sort_in_slices(pairs, number):
-                yield None if address is None else f"{verb} {address} : goto {pairs[address]}"
+                yield None if address is None else f"{verb} {map_element_text(address, pairs[address])}"
     else:
         for verb, one, other in (("lacks ", here, there), ("has   ", there, here)):
             for element in sort_in_slices(one.elements - other.elements, element_order):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.refusals import refusal, refusal_of_batch
-from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, SO_SNDBUFFORCE, request_socket
+from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT, SO_SNDBUFFORCE, dump_replies, end_of_file, request_socket
 from nfagent.netlink import codec
 from nfagent.netlink.extack import Acknowledgement, decode_acknowledgement
 from nfagent.netlink.nft_batch import Batch, encode_batch
@@ -174,37 +174,30 @@ class NftSocket:
                 lost = True
                 continue
             if not datagram:
-                raise _ended()
+                raise _unreceived(end_of_file())
             found += [answer for answer in _decoded(datagram) if answer.sequence in expected]
             if found and found[-1].sequence == batch.last:
                 return found, lost
 
 
 def _received_handles(opened: socket.socket, sequence: int) -> tuple[RuleHandle, ...] | None:
-    """Read the reply to a request for handles; the kernel queues the next datagram while one is received."""
+    """Read the reply to a request for handles."""
     found: list[RuleHandle] = []
     interrupted = False
-    while True:
-        try:
-            datagram = opened.recv(DATAGRAM_BYTES)
-        except OSError as error:
-            raise _unreceived(error) from error
-        if not datagram:
-            raise _ended()
-        try:
-            for reply in codec.messages(datagram):
-                if reply.sequence != sequence:
-                    continue
-                interrupted = interrupted or is_interrupted(reply)
-                if reply.type == codec.NLMSG_DONE:
-                    return None if interrupted else tuple(found)
-                if reply.type == codec.NLMSG_ERROR:
-                    if codec.ack_errno(reply) == errno.EPERM:
-                        raise HostError(NEEDS_ROOT, hint=AS_ROOT)
-                    return None
+    try:
+        for reply in dump_replies(opened, sequence):
+            interrupted = interrupted or is_interrupted(reply)
+            if reply.type == codec.NLMSG_ERROR:
+                if codec.ack_errno(reply) == errno.EPERM:
+                    raise HostError(NEEDS_ROOT, hint=AS_ROOT)
+                return None
+            if reply.type != codec.NLMSG_DONE:
                 found.append(decode_rule_handle(reply))
-        except WireError as error:
-            raise KernelError(f"cannot decode the rules of a chain: {error}") from None
+    except OSError as error:
+        raise _unreceived(error) from error
+    except WireError as error:
+        raise KernelError(f"cannot decode the rules of a chain: {error}") from None
+    return None if interrupted else tuple(found)
 
 
 def _decoded(datagram: bytes) -> list[Acknowledgement]:
@@ -226,8 +219,4 @@ def _unsent(error: OSError, size: int) -> KernelError | HostError:
 
 
 def _unreceived(error: OSError) -> KernelError:
-    return KernelError(f"cannot receive the reply to a batch: {os.strerror(error.errno or 0)}")
-
-
-def _ended() -> KernelError:
-    return KernelError("cannot receive the reply to a batch: end of file on the socket")
+    return KernelError(f"cannot receive the reply to a batch: {error.strerror}")

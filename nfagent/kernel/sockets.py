@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterator
 
 from nfagent.errors import HostError, KernelError
-from nfagent.netlink.codec import NETLINK_NETFILTER
+from nfagent.netlink.codec import NETLINK_NETFILTER, NLMSG_DONE, NLMSG_ERROR, Message, messages
 
 DATAGRAM_BYTES = 65_536
 """More than the kernel puts into one netlink datagram; NFLOG alone has larger ones."""
@@ -78,3 +79,25 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
         opened.close()
         raise KernelError(f"cannot set up a netlink socket: {os.strerror(error.errno or 0)}") from error
     return opened
+
+
+def dump_replies(opened: socket.socket, sequence: int) -> Iterator[Message]:
+    """Yield the messages of the reply to a dump request; the last one is NLMSG_DONE or NLMSG_ERROR.
+
+    The kernel queues the next datagram while this one is received. Raises OSError, WireError.
+    """
+    while True:
+        datagram = opened.recv(DATAGRAM_BYTES)
+        if not datagram:
+            raise end_of_file()
+        for reply in messages(datagram):
+            if reply.sequence != sequence:
+                continue
+            yield reply
+            if reply.type in {NLMSG_DONE, NLMSG_ERROR}:
+                return
+
+
+def end_of_file() -> OSError:
+    """Return the error for a socket from which nothing can be received any more."""
+    return OSError(errno.ECONNABORTED, "end of file on the socket")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, netfilter_socket
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, dump_replies, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
     decode_generation,
@@ -26,13 +26,14 @@ from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.objects import TABLE
 
 _T = TypeVar("_T")
+_SEQUENCE = 1  # each socket has one request
 
 
 def generation() -> int:
     """Return the number of transactions committed in this network namespace, by all processes. Raises KernelError."""
     with netfilter_socket(blocking=False) as opened:
         try:
-            opened.send(encode_generation_request(1))
+            opened.send(encode_generation_request(_SEQUENCE))
             return decode_generation(opened.recv(DATAGRAM_BYTES))
         except (OSError, WireError) as error:
             raise KernelError(f"cannot read the generation of nf_tables: {error}") from error
@@ -57,18 +58,16 @@ def flags_of_table() -> int | None:
 def _tables(decode: Callable[[codec.Message], _T]) -> list[_T]:
     with netfilter_socket(blocking=False) as opened:
         try:
-            opened.send(encode_tables_request(1))
+            opened.send(encode_tables_request(_SEQUENCE))
             return [decode(part) for part in _dumped(opened)]
         except (OSError, WireError) as error:
             raise KernelError(f"cannot list the tables of nf_tables: {error}") from error
 
 
 def _dumped(opened: socket.socket) -> Iterator[codec.Message]:
-    while True:  # the kernel queues the next datagram while this one is received
-        for part in codec.messages(opened.recv(DATAGRAM_BYTES)):
-            if part.type == codec.NLMSG_DONE:
-                return
-            if part.type == codec.NLMSG_ERROR:
-                code = codec.ack_errno(part)
-                raise HostError(NEEDS_ROOT, hint=AS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
+    for part in dump_replies(opened, _SEQUENCE):
+        if part.type == codec.NLMSG_ERROR:
+            code = codec.ack_errno(part)
+            raise HostError(NEEDS_ROOT, hint=AS_ROOT) if code == errno.EPERM else OSError(code, os.strerror(code))
+        if part.type != codec.NLMSG_DONE:
             yield part

@@ -38,7 +38,7 @@ from nfagent.netlink.nft_messages import (
 )
 from nfagent.netlink.nft_names import protocol_number
 from nfagent.nftables.objects import Element, LinkName, PortRange, ProtocolPort
-from nfagent.nftables.render import element_text
+from nfagent.nftables.render import element_text, map_element_text
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
 
 ElementCommand: TypeAlias = ChangeElements | ChangeMapElements
@@ -89,7 +89,7 @@ class ElementRequest(msgspec.Struct, frozen=True):
     def _text(self, element: Element | MapElement) -> str:
         match element:
             case (str(address), str(chain)) if self.is_map:
-                return f"{address} : goto {chain}"
+                return map_element_text(address, chain)
         return element_text(element)
 
     @property

@@ -27,7 +27,7 @@ from nfagent.netlink.nft_messages import (
 )
 from nfagent.netlink.nft_sets import comment_userdata
 from nfagent.nftables.objects import Log, Rule
-from nfagent.nftables.render import rule_text
+from nfagent.nftables.transaction import AddRule
 
 _CHAIN, _EXPRESSIONS, _POSITION, _USERDATA = 2, 4, 6, 7  # NFTA_RULE_*
 _COMMENT = 0  # of a rule's user data
@@ -45,7 +45,7 @@ class RuleRequest(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         """Return the command in nft syntax."""
-        return f"add rule {table_of(self.family)} {self.chain} {rule_text(self.rule)}"
+        return AddRule(self.chain, self.rule).text(table_of(self.family))
 
     def part_at(self, offset: int | None) -> str:
         """Return the table or chain, or the kernel's name of the expression, at an offset into the rule's message."""

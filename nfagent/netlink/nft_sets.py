@@ -8,7 +8,6 @@ field n is in bits of the key's type: six a field, the last field lowest.
 from __future__ import annotations
 
 import struct
-from typing import Literal
 
 import msgspec
 
@@ -28,7 +27,7 @@ from nfagent.netlink.nft_messages import (
 )
 from nfagent.nftables.names import COMMENT_BYTES
 from nfagent.nftables.objects import FLOW_SECONDS, NamedSet, SetKind, VerdictMap
-from nfagent.nftables.render import map_properties, set_properties
+from nfagent.nftables.transaction import AddMap, AddSet
 
 HOST_ORDER, BIG_ENDIAN = 1, 2
 """nft's numbers of byte orders; 0 for a key of several fields."""
@@ -72,23 +71,24 @@ _KEYS: dict[SetKind, tuple[int | None, ...]] = {
 class SetRequest(msgspec.Struct, frozen=True):
     """The message that adds a set or a verdict map."""
 
-    kind: Literal["set", "map"]
-    name: str
-    shape: NamedSet | VerdictMap
+    command: AddSet | AddMap
     family: int
+
+    @property
+    def kind(self) -> str:
+        """Return 'set' or 'map'."""
+        return "set" if isinstance(self.command, AddSet) else "map"
 
     def describe(self) -> str:
         """Return the command in nft syntax."""
-        shape = self.shape
-        properties = set_properties(shape) if isinstance(shape, NamedSet) else (map_properties(shape),)
-        return f"add {self.kind} {table_of(self.family)} {self.name} {{ {'; '.join(properties)}; }}"
+        return self.command.text(table_of(self.family))
 
     def part_at(self, offset: int | None) -> str:
         """Return the table, or the set or map, whose attribute is at an offset into the message."""
         if offset is None or offset < HEADERS_SIZE:
             return ""
         in_table = offset < HEADERS_SIZE + len(IN_TABLE)
-        return f"table {table_of(self.family)}" if in_table else f"{self.kind} {self.name}"
+        return f"table {table_of(self.family)}" if in_table else f"{self.kind} {self.command.name}"
 
 
 def set_message(name: str, shape: NamedSet, *, family: int, set_id: int) -> NftMessage:
@@ -99,10 +99,10 @@ def set_message(name: str, shape: NamedSet, *, family: int, set_id: int) -> NftM
     try:
         key = _key_types(shape)
         flags = _FLAGS_OF.get(shape.kind, 0)
-        about = _about_key(key) + (_comment(shape.comment) if shape.comment else b"")
+        about = _about_key(key) + (comment_userdata(_COMMENT, shape.comment) if shape.comment else b"")
         size, timeout = (shape.size, FLOW_SECONDS) if shape.kind == "flow" else (0, 0)
         declared = attributes_of_set(flags, _key_type(key), _key_size(key), about, size=size, timeout=timeout)
-        return _message(SetRequest("set", name, shape, family), declared, set_id)
+        return _message(SetRequest(AddSet(name, shape), family), declared, set_id)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
         raise WireError(f"set {name} can't be encoded: {error}") from None
 
@@ -114,7 +114,7 @@ def map_message(name: str, shape: VerdictMap, *, family: int, set_id: int) -> Nf
         about = _about_key((key,)) + userdata_number(_DATA_BYTE_ORDER, 0) + userdata_number(_DATA_INTERVAL, 0)
         declared = attributes_of_set(SET_MAP, key, _SIZES[key], about)
         verdicts = u32_attribute(_DATA_TYPE, _VERDICT_TYPE) + u32_attribute(_DATA_LEN, _VERDICT_LEN)
-        return _message(SetRequest("map", name, shape, family), declared + verdicts, set_id)
+        return _message(SetRequest(AddMap(name, shape), family), declared + verdicts, set_id)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
         raise WireError(f"map {name} can't be encoded: {error}") from None
 
@@ -153,7 +153,7 @@ def comment_userdata(kind: int, comment: str) -> bytes:
 
 
 def _message(request: SetRequest, declared: bytes, set_id: int) -> NftMessage:
-    named = name_attribute(_NAME, request.kind, request.name) + u32_attribute(_ID, set_id)
+    named = name_attribute(_NAME, request.kind, request.command.name) + u32_attribute(_ID, set_id)
     return NftMessage(NEWSET, NLM_F_CREATE, nfgen(request.family, 0) + IN_TABLE + named + declared, request)
 
 
@@ -180,7 +180,3 @@ def _about_key(key: tuple[int, ...]) -> bytes:
     # Of which expressions, an empty attribute doesn't say.
     type_of = userdata_number(0, _CONCATENATION) + userdata(1, b"")
     return userdata_number(_BYTE_ORDER, 0) + userdata(_TYPE_OF, type_of)
-
-
-def _comment(comment: str) -> bytes:
-    return comment_userdata(_COMMENT, comment)

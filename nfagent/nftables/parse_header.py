@@ -27,6 +27,7 @@ from nfagent.nftables.matches import (
     PacketPortIn,
     UnicastDestination,
 )
+from nfagent.nftables.render_match import ETHER_TYPES
 
 FLOW_KEYS: dict[bytes, Family] = {
     msgspec.json.encode(
@@ -48,7 +49,7 @@ _FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
 _GROUP = {"set": ["broadcast", "multicast"]}
 _ONE = {"set": ["unicast", "local"]}
 _LINK_KINDS: dict[Any, Match] = {"bridge": FromBridge(), "veth": FromVeth()}
-_ETHER_TYPES: dict[Any, int] = {"ip": 0x0800, "arp": 0x0806, "ip6": 0x86DD}
+_ETHER_TYPES: dict[Any, int] = {name: number for number, name in ETHER_TYPES.items()}
 _CODES: dict[Any, int] = {"no-route": 0}
 """nft has names for the codes of one ICMPv6 type, and lists them for every type."""
 

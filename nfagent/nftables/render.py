@@ -104,7 +104,7 @@ def _map_block(name: str, item: VerdictMap, annotate: Annotate | None) -> Iterat
     yield f"map {name} {{"
     yield f"\ttype {_TYPE[item.family]} : verdict"
     ordered = sort_in_slices(item.elements, number)
-    pairs = (None if one is None else (f"{one} : goto {item.elements[one]}", one) for one in ordered)
+    pairs = (None if one is None else (map_element_text(one, item.elements[one]), one) for one in ordered)
     yield from _elements_lines(pairs, annotate)
     yield "}"
 
@@ -213,6 +213,11 @@ def element_text(element: Element) -> str:
     if isinstance(element, tuple):
         return " . ".join(map(str, element))
     return str(element)
+
+
+def map_element_text(address: str, chain: str) -> str:
+    """Return an element of a verdict map in nft syntax."""
+    return f"{address} : goto {chain}"
 
 
 def rule_text(rule: Rule) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY, Chain, Element, NamedSet, Rule, VerdictMap
-from nfagent.nftables.render import element_text, hook_text, map_properties, rule_text, set_properties
+from nfagent.nftables.render import element_text, hook_text, map_element_text, map_properties, rule_text, set_properties
 
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
 COMMAND_SIZE = 8
@@ -127,7 +127,7 @@ class ChangeMapElements(msgspec.Struct, frozen=True):
 
     def text(self, where: str = _WHERE) -> str:
         """Return the command in nft syntax."""
-        pairs = ", ".join(f"{address} : goto {chain}" for address, chain in self.elements)
+        pairs = ", ".join(map_element_text(address, chain) for address, chain in self.elements)
         return f"{self.verb} element {where} {self.map} {{ {pairs} }}"
 
 

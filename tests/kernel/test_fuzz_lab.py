@@ -12,7 +12,7 @@ from nfagent.lab.topology_plan import NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.policy.evaluator import Flow
-from tests.fuzz.case import Case, Document, Finding, LinkDestination, ManifestChange, Question, Step, step_of
+from tests.fuzz.case import Case, Document, LinkDestination, ManifestChange, Question, Step, step_of
 from tests.fuzz.folder import read_case
 from tests.fuzz.generator import draw_case, file_of, generator
 from tests.fuzz.link_scope import LINK_DESTINATIONS, PORT
@@ -22,6 +22,7 @@ from tests.fuzz.packets import PacketLab
 from tests.fuzz.session import FuzzPlan, keep
 from tests.fuzz.stats import Counts
 from tests.properties.objects import NODE_CIDRS
+from tests.support.fuzz_search import first_finding
 from tests.support.packet_labs import node_document, pod_document, policy_document
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
@@ -128,20 +129,9 @@ class WithoutPolicies(DesiredState):
         return not isinstance(item, NetworkPolicy) and super().put(item)
 
 
-def search(runner: OracleRunner) -> tuple[Case, Finding]:
-    """Search case by case, as in a run."""
-    for number in range(MOST_CASES):
-        random = generator(SEED, number)
-        case = draw_case(random, steady=True)
-        finding = runner.search(case, random, packets=True)
-        if finding is not None:
-            return case, finding
-    raise AssertionError(f"no finding in {MOST_CASES} cases")
-
-
 def test_a_fault_that_only_packets_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
     runner = OracleRunner(Counts(), lab, WithoutPolicies)
-    case, finding = search(runner)
+    case, finding = first_finding(runner, SEED, MOST_CASES, steady=True, packets=True)
     assert finding.verdicts["evaluate"] == finding.verdicts["rules"] != finding.verdicts["packets"]
 
     plan = FuzzPlan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)

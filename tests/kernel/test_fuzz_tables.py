@@ -10,13 +10,13 @@ import pytest
 from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.objects import Drop
 from nfagent.nftables.transaction import AddRule, Transaction
-from tests.fuzz.case import Case, Finding
 from tests.fuzz.folder import read_case
 from tests.fuzz.generator import draw_case, generator
 from tests.fuzz.oracle_runner import OracleRunner
 from tests.fuzz.session import FuzzPlan, keep
 from tests.fuzz.stats import Counts
 from tests.fuzz.tables import KernelTables
+from tests.support.fuzz_search import first_finding
 from tests.support.twin_tables import TwinTables
 
 pytestmark = pytest.mark.kernel
@@ -52,21 +52,10 @@ def _drops(command: object) -> bool:
     return isinstance(command, AddRule) and command.chain.startswith("deny/") and command.rule.verdict == Drop()
 
 
-def search(runner: OracleRunner) -> tuple[Case, Finding]:
-    """Search case by case, as in a run."""
-    for number in range(MOST_CASES):
-        random = generator(SEED, number)
-        case = draw_case(random, steady=False)
-        finding = runner.search(case, random, tables=True)
-        if finding is not None:
-            return case, finding
-    raise AssertionError(f"no finding in {MOST_CASES} cases")
-
-
 def test_a_fault_that_only_the_bytes_have_is_found_shrunk_and_replayed(tables: KernelTables, tmp_path: Path) -> None:
     with KernelTables(Lossy) as lossy:
         runner = OracleRunner(Counts(), tables=lossy)
-        case, finding = search(runner)
+        case, finding = first_finding(runner, SEED, MOST_CASES, steady=False, tables=True)
         assert finding.verdicts == {"text": "a table", "bytes": "another"}
         assert "rule inet nfagent 1 of deny/" in finding.place
         plan = FuzzPlan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)

@@ -594,6 +594,10 @@ add rule inet nfagent base ip saddr vmap @map4
 def test_a_refusal_names_the_object_and_leaves_nothing_behind(
     elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
+    assert_refused(elements, command, blamed, words)
+
+
+def assert_refused(elements: NftSocket, command: Command, blamed: tuple[int, str], words: str) -> None:
     nft(FOREIGN)
     before = nft_listing()
 
@@ -699,7 +703,7 @@ def test_an_element_that_leads_to_rules_for_another_hook_is_refused_for_them(
 def test_a_refusal_names_what_a_rule_or_set_lacks(
     elements: NftSocket, command: Command, blamed: tuple[int, str], words: str
 ) -> None:
-    test_a_refusal_names_the_object_and_leaves_nothing_behind(elements, command, blamed, words)
+    assert_refused(elements, command, blamed, words)
 
 
 @pytest.mark.parametrize(

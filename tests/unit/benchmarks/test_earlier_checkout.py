@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.child_process import ROOT
 from benchmarks.harness.earlier_checkout import (
-    HERE,
     VARIABLE,
     benchmark_environment,
     earlier_checkout,
@@ -53,7 +53,7 @@ def test_a_child_has_the_earlier_nfagent_and_these_benchmarks(tmp_path: Path) ->
     earlier = checkout(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", _ORIGINS],
-        cwd=HERE,
+        cwd=ROOT,
         env={**os.environ, **benchmark_environment(earlier, tmp_path / "packages")},
         capture_output=True,
         text=True,
@@ -61,4 +61,4 @@ def test_a_child_has_the_earlier_nfagent_and_these_benchmarks(tmp_path: Path) ->
     )
     nfagent, results = (Path(line).resolve() for line in done.stdout.splitlines())
     assert nfagent == earlier / "nfagent" / "__init__.py"
-    assert results == HERE / "benchmarks" / "results.py"
+    assert results == ROOT / "benchmarks" / "results.py"
