@@ -32,7 +32,7 @@ from nfagent.lab.demo_output import DemoOutput
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0
 
-_REVOKING_SECONDS = 0.7
+_REVOKING_SECONDS = 1.3
 """Between two changes of a lab that block: an agent checks connections again only after a pause."""
 
 _QUIET_SECONDS = 0.06

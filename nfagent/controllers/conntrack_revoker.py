@@ -9,11 +9,11 @@ A server that keeps sending after its entry is deleted would look like the clien
 may allow. So the tuple of its reply packets is first added to the sets `revoked4/6`: an element expires after five
 minutes without such packets.
 
-A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a fraction of
-a second share one. To gather for longer would save CPU, but let packets pass: an entry that is gone before the round
-leaves no reply tuple. One that expires had 10 s without packets. But a client that resets a revoked connection and
-opens the same ports again makes the kernel delete its entry at once. Both packets are dropped, so the server doesn't
-know, and what it still sends is evaluated as a new connection from server to client.
+A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a second share
+one. An entry that is gone before the round leaves no reply tuple to add. One that expires had 10 s without packets. But
+a client that resets a revoked connection and opens the same ports again makes the kernel delete its entry at once, and
+as both packets are dropped, the server doesn't know. So a rule adds the reply tuple when the reset passes
+(`nftables.base_chains`).
 
 The protocols here declare what the revoker needs; the module imports no implementation of them.
 """
@@ -42,9 +42,9 @@ from nfagent.nftables.transaction import ChangeElements, Transaction
 from nfagent.policy.evaluator import Flow
 
 log = logging.getLogger(__name__)
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 1.0
 _REST = 19
-"""The pause between two rounds: 0.1 s, or so many times the CPU time of the last round, the longer of both. So a stream
+"""The pause between two rounds: 1 s, or so many times the CPU time of the last round, the longer of both. So a stream
 of changes costs a twentieth of a core at most.
 """
 _LONGEST_PAUSE_SECONDS = 30.0

@@ -87,6 +87,8 @@ class TrafficStream:
         self._received: list[Arrival] = []
         self._draining = threading.Lock()
         self._sent_at: list[float] = []
+        self._receiver: socket.socket
+        self._sender: socket.socket
         try:
             self._connect()
         except BaseException:
@@ -129,6 +131,20 @@ class TrafficStream:
     def send_fin(self) -> None:
         """Send a FIN from the TCP end that doesn't send otherwise."""
         self._receiver.shutdown(socket.SHUT_WR)
+
+    def reset_and_reopen(self) -> None:
+        """Reset the TCP connection from the client, which doesn't send otherwise, and open its ports again.
+
+        Both segments may be dropped: this waits for no answer. Raises OSError.
+        """
+        with self._draining:
+            own = self._receiver.getsockname()
+            self._receiver.close()
+            again = self._in(self.plan.client, self._open)
+            again.bind(own)
+            again.setblocking(False)  # noqa: FBT003 - socket's own signature
+            again.connect_ex((self.plan.address, self.plan.port))
+            self._receiver = again
 
     def send_next(self) -> None:
         """Send the next number; the same once more after a refused packet, or where TCP's buffer is full.

@@ -20,18 +20,21 @@ _SOURCES = {4: nft.CT_SRC_IP, 6: nft.CT_SRC_IP6}
 _PROTOCOL_BYTES = _PORT_BYTES = 4  # in a key of several fields: padded
 
 
-def flow(family: Family) -> bytes:
-    """Load source, protocol, source port, destination, destination port of the packet."""
-    source = ADDRESS_BYTES[family]
-    port = source + _PROTOCOL_BYTES
-    destination = port + _PORT_BYTES
-    target = nft.payload("transport", DESTINATION_PORT, 2, register(destination + ADDRESS_BYTES[family]))
+def flow(family: Family, *, replies: bool = False) -> bytes:
+    """Load source, protocol, source port, destination, destination port: of the packet, or of replies to it."""
+    first, second = IpAddress("saddr", family), IpAddress("daddr", family)
+    first_port, second_port = SOURCE_PORT, DESTINATION_PORT
+    if replies:
+        first, second, first_port, second_port = second, first, second_port, first_port
+    protocol = ADDRESS_BYTES[family]
+    port = protocol + _PROTOCOL_BYTES
+    other = port + _PORT_BYTES
     return (
-        address(IpAddress("saddr", family))
-        + nft.meta(nft.META_L4PROTO, register(source))
-        + nft.payload("transport", SOURCE_PORT, 2, register(port))
-        + address(IpAddress("daddr", family), register(destination))
-        + target
+        address(first)
+        + nft.meta(nft.META_L4PROTO, register(protocol))
+        + nft.payload("transport", first_port, 2, register(port))
+        + address(second, register(other))
+        + nft.payload("transport", second_port, 2, register(other + ADDRESS_BYTES[family]))
     )
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Family, Range
 from nfagent.netlink import nft_expressions as nft
+from nfagent.netlink import packet_header
 from nfagent.netlink.nft_anonymous import (
     Part,
     address_type_set,
@@ -72,6 +73,7 @@ from nfagent.nftables.matches import (
     ServerPort,
     ServerPortIn,
     SetUpdate,
+    TcpReset,
     ToPort,
     UnicastDestination,
     UnknownExpr,
@@ -82,6 +84,8 @@ from nfagent.nftables.objects import Accept, Drop, Goto, Jump, Masquerade, Retur
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
 _SEEN_REPLY, _CONFIRMED = 2, 8  # IPS_*, linux/netfilter/nf_conntrack_common.h
+_TCP_FLAGS = 13  # RFC 9293, section 3.1: the octet with the control bits
+_TCP_RST = b"\x04"
 _FRAGMENT_HEADER = 44  # IPPROTO_FRAGMENT
 _RTN_UNICAST, _RTN_LOCAL, _RTN_BROADCAST, _RTN_MULTICAST = 1, 2, 3, 5  # linux/rtnetlink.h
 _PACKET_BROADCAST, _PACKET_MULTICAST = 1, 2  # linux/if_packet.h
@@ -101,7 +105,7 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             return _set_parts(match, known)
         case Within() | HopLimit() | MaxPayload() | Fragment() | PacketNamedPort() | CtFlowInSet() | SetUpdate():
             return _network_parts(match, known)
-        case FamilyIs() | EtherType() | L4Proto() | PacketPort() | PacketPortIn():
+        case FamilyIs() | EtherType() | L4Proto() | PacketPort() | PacketPortIn() | TcpReset():
             return _protocol_parts(match, known)
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
             return icmpv6_parts(match, known)
@@ -176,12 +180,12 @@ def _network_parts(
             return (check + destination + nft.lookup(name),), known
         case CtFlowInSet(family, name):
             return (check + flow(family) + nft.lookup(name),), known
-        case SetUpdate(family, name):
-            return (check + flow(family) + nft.set_update(name),), known
+        case SetUpdate(family, name, replies):
+            return (check + flow(family, replies=replies) + nft.set_update(name),), known
 
 
 def _protocol_parts(
-    match: FamilyIs | EtherType | L4Proto | PacketPort | PacketPortIn, known: Known
+    match: FamilyIs | EtherType | L4Proto | PacketPort | PacketPortIn | TcpReset, known: Known
 ) -> tuple[tuple[Part, ...], Known]:
     """Encode a match of the packet's family or protocol, or of the port of a protocol."""
     match match:
@@ -200,6 +204,11 @@ def _protocol_parts(
         case PacketPortIn(protocol, name):
             check, known = transport_check(protocol_number(protocol), known)
             return (check + nft.payload("transport", DESTINATION_PORT, 2) + nft.lookup(name),), known
+        case TcpReset():
+            check, known = transport_check(packet_header.TCP, known)
+            return (
+                check + nft.payload("transport", _TCP_FLAGS, 1) + nft.bitwise_and(_TCP_RST) + nft.compare("!=", b"\0"),
+            ), known
 
 
 def _ether_type_parts(types: tuple[int, ...], known: Known) -> tuple[Part, ...]:

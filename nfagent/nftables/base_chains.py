@@ -31,6 +31,7 @@ from nfagent.nftables.matches import (
     Match,
     NotLoopback,
     SetUpdate,
+    TcpReset,
 )
 from nfagent.nftables.objects import (
     FLOW_SET_SIZE,
@@ -96,6 +97,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, policy_opti
     if hook.name == "output":
         source_rules = (Rule((FibLocalSource(),), verdict=Accept(), comment="the node always reaches its own Pods"),)
     forwarding = (direction, hook.name, level) == ("egress", "forward", 0)
+    revoking = direction == "egress" and hook.name != "output" and not level
     first, interface_rules = _interface_rules(direction, hook, policy_options) if not level else ((), ())
     forward_drops = (*map(_revoked_rule, FAMILIES), *multicast_rules()) if forwarding else ()
     untracked = names.at_level(f"stray-{direction}", level)
@@ -106,6 +108,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, policy_opti
             Rule(no_recheck, verdict=Accept()),
             *(link_local_rules() if forwarding else ()),
             *(Rule(_not_in_recheck(family), verdict=Accept()) for family in FAMILIES),
+            *(map(_reset_rule, FAMILIES) if revoking else ()),
             *source_rules,
             *interface_rules,
             *forward_drops,
@@ -176,6 +179,17 @@ def _revoked_rule(family: Family) -> Rule:
         verdict=Drop(),
         comment="goes on with a connection that a change ended",
     )
+
+
+def _reset_rule(family: Family) -> Rule:
+    """Return the rule that adds the reply tuple of a reset connection to the set of revoked ones. No verdict.
+
+    It comes after the accepts: the connection is under re-check. Its policies may drop the reset, so that the server
+    goes on, while conntrack forgets the connection with the client's next SYN. If they allow the reset, the element has
+    no effect: the server is silent, and replies in a new connection with the same ports are established.
+    """
+    reply_tuple = SetUpdate(family, names.set_name(REVOKED, family), replies=True)
+    return Rule((ConntrackState(("established",)), TcpReset(), reply_tuple), comment="may end the conntrack entry")
 
 
 def recheck_sets(reply_tuples: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:

@@ -207,10 +207,18 @@ class CtFlowInSet(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetUpdate(msgspec.Struct, frozen=True, tag=True):
-    """`update @set { … }` with the same key: matches always, and resets the timeout of the element."""
+    """`update @set { … }` with the same key: matches always, adds the element, and resets its timeout.
+
+    replies: the flow of replies to the packet: source and destination are exchanged
+    """
 
     family: Family
     set: str
+    replies: bool = False
+
+
+class TcpReset(msgspec.Struct, frozen=True, tag=True):
+    """`tcp flags rst`: a TCP segment that resets its connection."""
 
 
 class ConntrackState(msgspec.Struct, frozen=True, tag=True):
@@ -275,6 +283,7 @@ Match: TypeAlias = (
     | FibLocalSource
     | NotLoopback
     | SetUpdate
+    | TcpReset
     | ConntrackState
     | CtUnconfirmed
     | CtSeenReply

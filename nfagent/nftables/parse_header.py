@@ -25,25 +25,34 @@ from nfagent.nftables.matches import (
     NotLoopback,
     PacketPort,
     PacketPortIn,
+    TcpReset,
     UnicastDestination,
 )
 from nfagent.nftables.render_match import ETHER_TYPES
 
-FLOW_KEYS: dict[bytes, Family] = {
-    msgspec.json.encode(
-        {
-            "concat": [
-                {"payload": {"protocol": protocol, "field": "saddr"}},
-                {"meta": {"key": "l4proto"}},
-                {"payload": {"protocol": "th", "field": "sport"}},
-                {"payload": {"protocol": protocol, "field": "daddr"}},
-                {"payload": {"protocol": "th", "field": "dport"}},
-            ]
-        }
-    ): family
+
+def _flow_key(protocol: str, layer4: str, *, replies: bool) -> bytes:
+    source, destination = ("d", "s") if replies else ("s", "d")
+    key = [
+        {"payload": {"protocol": protocol, "field": f"{source}addr"}},
+        {"meta": {"key": "l4proto"}},
+        {"payload": {"protocol": layer4, "field": f"{source}port"}},
+        {"payload": {"protocol": protocol, "field": f"{destination}addr"}},
+        {"payload": {"protocol": layer4, "field": f"{destination}port"}},
+    ]
+    return msgspec.json.encode({"concat": key})
+
+
+FLOW_KEYS: dict[bytes, tuple[Family, bool]] = {
+    _flow_key(protocol, layer4, replies=replies): (family, replies)
     for protocol, family in (("ip", FAMILIES[0]), ("ip6", FAMILIES[1]))
+    for layer4 in ("th", "tcp")
+    for replies in (False, True)
 }
-"""JSON of the key of a dynamic set: the flow of a packet."""
+"""The family, and whether it is the flow of replies, by the JSON of a dynamic set's key.
+
+After a match of TCP's header, nft lists ports as TCP's.
+"""
 
 _FAMILIES: dict[Any, Family] = {"ipv4": 4, "ipv6": 6}
 _GROUP = {"set": ["broadcast", "multicast"]}
@@ -69,8 +78,8 @@ def parse_header_match(operator: str, left: Any, right: Any) -> Match | None:
             return Fragment(6)
         case {"payload": {"protocol": "ether", "field": "type"}} if operator == "==":
             return EtherType(tuple(sorted(int(_ETHER_TYPES.get(value, value)) for value in alternatives(right))))
-        case {"payload": {"protocol": "icmpv6" | "ip6", "field": field}}:
-            return _ipv6_match(field, operator, right)
+        case {"payload": {"protocol": "tcp" | "icmpv6" | "ip6", "field": field}}:
+            return _field_match(field, operator, right)
     return None
 
 
@@ -80,8 +89,10 @@ def packet_port_in(payload: Any, name: str) -> Match | None:
     return PacketPortIn(payload["protocol"], name) if known else None
 
 
-def _ipv6_match(field: str, operator: str, right: Any) -> Match | None:
+def _field_match(field: str, operator: str, right: Any) -> Match | None:
     match field, operator:
+        case "flags", "in" if right == "rst":
+            return TcpReset()
         case "type", "==":
             return Icmpv6Type(alternatives(right))
         case "code", "==":

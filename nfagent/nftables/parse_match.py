@@ -58,10 +58,11 @@ def parse_match(value: dict[str, Any]) -> Match:
 
 def parse_update(value: dict[str, Any]) -> Match:
     """Read a statement that updates a dynamic set with the flow of the packet."""
-    family = FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
-    if value["op"] != "update" or family is None:
+    flow = FLOW_KEYS.get(msgspec.json.encode(value["elem"]))
+    if value["op"] != "update" or flow is None:
         return foreign({"set": value})
-    return SetUpdate(family, set_reference(value["set"]))
+    family, replies = flow
+    return SetUpdate(family, set_reference(value["set"]), replies)
 
 
 def foreign(expression: Any) -> UnknownExpr:
@@ -125,8 +126,8 @@ def _in_set(left: Any, name: str) -> Match | None:
             return ToPort(name)
         case {"concat": [address, protocol, {"payload": {"protocol": "th", "field": "dport" | "sport" as port}}]}:
             return _named_port(parse_key(address), _PORT_DIRECTIONS[port], name) if protocol == _L4_PROTOCOL else None
-    flow = FLOW_KEYS.get(msgspec.json.encode(left))
-    return CtFlowInSet(flow, name) if flow is not None else None
+    family, replies = FLOW_KEYS.get(msgspec.json.encode(left), (None, False))
+    return CtFlowInSet(family, name) if family is not None and not replies else None
 
 
 def _named_port(server: CtAddress | IpAddress | None, direction: CtDirection, name: str) -> Match | None:

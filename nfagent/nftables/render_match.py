@@ -40,6 +40,7 @@ from nfagent.nftables.matches import (
     ServerPort,
     ServerPortIn,
     SetUpdate,
+    TcpReset,
     ToPort,
     UnicastDestination,
     UnknownExpr,
@@ -63,6 +64,7 @@ _CONSTANT: dict[type[Match], str] = {
     MulticastAddress: "fib daddr type { broadcast, multicast }",
     UnicastDestination: "fib daddr type { unicast, local }",
     FibUnrouted: "fib saddr . iif oif missing",
+    TcpReset: "tcp flags rst",
 }
 _END = {"client": "ct original {} saddr", "server": "ct reply {} saddr"}
 
@@ -100,6 +102,7 @@ def match_text(match: Match) -> str:
             | MulticastAddress()
             | UnicastDestination()
             | FibUnrouted()
+            | TcpReset()
         ):
             return _CONSTANT[type(match)]
         case _:
@@ -162,12 +165,14 @@ def _by_set_text(
             return f"meta nfproto {'!= ' if negated else ''}@{name}"
         case CtFlowInSet(family, name):
             return f"{_flow_text(family)} @{name}"
-        case SetUpdate(family, name):
-            return f"update @{name} {{ {_flow_text(family)} }}"
+        case SetUpdate(family, name, replies):
+            return f"update @{name} {{ {_flow_text(family, replies=replies)} }}"
 
 
-def _flow_text(family: Family) -> str:
-    return f"{_IP[family]} saddr . meta l4proto . th sport . {_IP[family]} daddr . th dport"
+def _flow_text(family: Family, *, replies: bool = False) -> str:
+    first, second = ("d", "s") if replies else ("s", "d")
+    ip = _IP[family]
+    return f"{ip} {first}addr . meta l4proto . th {first}port . {ip} {second}addr . th {second}port"
 
 
 def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply) -> str:

@@ -15,7 +15,7 @@ import pytest
 from nfagent.lab import netns
 from nfagent.lab.packet_counter import PacketCounter
 from nfagent.lab.traffic import StreamPlan
-from nfagent.model.netaddr import FAMILIES
+from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.packet_labs import Document, ManifestLab, policy_document, wait_until
 from tests.support.revocation_traffic import (
     OTHER_PORT,
@@ -23,10 +23,12 @@ from tests.support.revocation_traffic import (
     PORT,
     cidrs,
     dropped,
+    entries_at,
     every_kind,
     line,
     present,
     revocation_lab,
+    revocation_rounds,
     watching,
     world,
 )
@@ -232,3 +234,34 @@ def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
             wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
             committed = watch.committed["n1"]
             assert [when - committed for when, _ in answers.arrivals() if when > committed] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_32_a_client_that_resets_its_connection_and_opens_the_ports_again_opens_nothing_for_the_server(
+    lab: ManifestLab, family: Family
+) -> None:
+    """The kernel then deletes the entry of the revoked connection itself, before the revoker has read it."""
+    agent = lab.cluster.agent("n1")
+    plan = line(lab, "east/near > shop/db", "tcp", "server", family)
+    other = policy_document("west", "pals", podSelector={}, ingress=[{"from": [WEST]}])
+    present(lab, world(), [])
+    lab.cluster.wait_for_recheck()
+    with watching({plan: "n1"}, []) as watch:
+        [stream] = watch.ended
+        rounds: list[int] = []
+
+        def change() -> None:
+            # After the round of the first change, the next round waits.
+            present(lab, world(), [other])
+            wait_until(agent.recheck_is_done)
+            present(lab, world(), [other, isolating(WEST)])
+            rounds.append(revocation_rounds(agent))
+            stream.reset_and_reopen()
+            wait_until(lambda: all(stream.client_port != entry.client_port for entry in entries_at(lab, "n1")))
+            rounds.append(revocation_rounds(agent))
+
+        watch.through(lab, change)
+        assert watch.late == []
+        watch.watch_on()
+        assert watch.late == []
+        assert rounds[0] == rounds[1], "the machine was so slow that a round came before the entry was gone"

@@ -37,7 +37,7 @@ KEYS = HEADER_KEYS | st.builds(CtAddress, st.sampled_from(["client", "server"]),
 VALUES: dict[str, st.SearchStrategy[object]] = {
     **dict.fromkeys(("key", "other"), KEYS),
     **dict.fromkeys(("set", "map", "chain"), NAMES),
-    **dict.fromkeys(("negated", "random_fully"), st.booleans()),
+    **dict.fromkeys(("negated", "random_fully", "replies"), st.booleans()),
     **dict.fromkeys(("hop_limit", "size", "first", "last", "code"), NUMBERS),
     "family": FAMILIES,
     "numbers": st.lists(NUMBERS, max_size=3).map(tuple),

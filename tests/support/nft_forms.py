@@ -47,6 +47,7 @@ from nfagent.nftables.matches import (
     ServerPort,
     ServerPortIn,
     SetUpdate,
+    TcpReset,
     ToPort,
     UnicastDestination,
     Within,
@@ -155,6 +156,8 @@ def _by_set() -> Iterator[tuple[Match, ...]]:
         yield (CtDirectionIs("reply"), NamedPort(family, _named("port", family), "reply"))
         yield (PacketNamedPort(family, _named("port", family)),)
         yield (CtFlowInSet(family, _named("flow", family)), SetUpdate(family, _named("flow", family)))
+        yield (TcpReset(), SetUpdate(family, _named("flow", family), replies=True))
+    yield (SetUpdate(4, "flow4", replies=True), TcpReset(), PacketPort("tcp", 80, 80))
     for negated in (False, True):
         yield (FamilyInSet("family", negated), FromInterface("link", negated))
     yield (L4Proto(("tcp",)), ServerPortIn("ports"), ToPort("service"))

@@ -50,6 +50,7 @@ from nfagent.nftables.matches import (
     ServerPort,
     ServerPortIn,
     SetUpdate,
+    TcpReset,
     ToPort,
     UnicastDestination,
     Within,
@@ -101,7 +102,7 @@ class Conntrack(NamedTuple):
 class HookPacket(NamedTuple):
     """A packet at a hook. `protocol`: nft's keyword, or a number as text.
 
-    link: its input interface; unrouted: the reverse path to its source isn't by that interface
+    link: its input interface; unrouted: the reverse path to its source isn't by that interface; reset: TCP's RST is set
     """
 
     family: Family
@@ -122,6 +123,7 @@ class HookPacket(NamedTuple):
     bridged: bool = True
     link: str = ""
     unrouted: bool = False
+    reset: bool = False
 
 
 class PacketResult(NamedTuple):
@@ -293,6 +295,8 @@ def _header(match: Match) -> Test | None:
             return lambda packet: packet.protocol in names
         case PacketPort(protocol, first, last):
             return lambda packet: packet.protocol == protocol and _has_port(packet) and first <= packet.dport <= last
+        case TcpReset():
+            return lambda packet: packet.protocol == "tcp" and packet.reset
         case FamilyIs(family):
             return lambda packet: packet.family == family
         case Fragment(family):
@@ -324,7 +328,7 @@ def _machine(match: Match) -> Test:
         case NotLoopback():
             return lambda packet: not packet.loopback
         case SetUpdate():
-            return lambda packet: True  # noqa: ARG005 - it only begins an element's time anew
+            return lambda packet: True  # noqa: ARG005 - the elements that it adds change no other rule's test here
         case _:
             return _arrival(match)
 

@@ -151,6 +151,11 @@ def suspected_at(agent: LabAgent) -> float:
     return float(agent.ask("/v1/dump/state")["agent"]["revoke"]["suspected_at"])
 
 
+def revocation_rounds(agent: LabAgent) -> int:
+    """Return how many rounds of re-check an agent has begun."""
+    return int(agent.ask("/v1/dump/state")["agent"]["revoke"]["rounds"])
+
+
 def dropped(agent: LabAgent) -> int:
     """Return the number of dropped packets of revoked connections: replies without a conntrack entry."""
     found = re.search(r"packets (\d+)", agent.nft("list", "counter", "inet", "nfagent", "drop/revoked"))

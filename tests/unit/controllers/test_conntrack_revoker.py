@@ -175,7 +175,7 @@ def test_after_a_failure_addresses_stay_under_re_check_and_the_round_is_retried_
 
             stage.clock.resting = note
             await stage.commit(rests=4)
-            assert stage.clock.pauses == [5.0, 5.0, 5.0, 0.1]
+            assert stage.clock.pauses == [5.0, 5.0, 5.0, 1.0]
             assert stage.revoker.status.last_error == ""
 
     asyncio.run(body())
@@ -229,7 +229,7 @@ async def test_conntrack_is_read_at_once_after_a_lone_change() -> None:
 
 
 @scenario
-async def test_the_walks_of_a_stream_of_changes_take_a_twentieth_of_a_core_at_most() -> None:
+async def test_in_a_stream_of_changes_conntrack_is_read_once_a_second_at_most() -> None:
     async with running(Fakes(entry(NEAR), rechecked=[DB])) as stage:
         walks = walked_at(stage)
         began, numbers, late = stage.clock.now, itertools.count(), []
@@ -243,7 +243,7 @@ async def test_the_walks_of_a_stream_of_changes_take_a_twentieth_of_a_core_at_mo
         await stage.rounds(20)
     seconds = stage.clock.now - began
     assert len(walks) == stage.revoker.status.rounds == 20
-    assert seconds / len(walks) == pytest.approx(19 * WALK_SECONDS), "one change in each pause waits for its end"
+    assert seconds / len(walks) == pytest.approx(1.0), "one change in each pause waits for its end"
     assert late == [{}] * 20, "each walk evaluated and cleared what was committed before it"
 
 
@@ -281,7 +281,7 @@ async def test_what_is_committed_during_a_pause_stays_under_re_check_until_it_is
 
 @pytest.mark.parametrize(
     ("cpu_seconds", "pause"),
-    [(0.0, 0.1), (0.005, 0.1), (0.02, 0.38), (0.1, 1.9), (1.0, 19.0), (60.0, 30.0)],
+    [(0.0, 1.0), (0.02, 1.0), (0.1, 1.9), (1.0, 19.0), (60.0, 30.0)],
     ids=lambda value: f"{value:g} s",
 )
 def test_the_pause_after_a_round_depends_on_its_cpu_time(cpu_seconds: float, pause: float) -> None:
