@@ -9,13 +9,12 @@ A server that keeps sending after its entry is deleted would look like the clien
 may allow. So the tuple of its reply packets is first added to the sets `revoked4/6`: an element expires after five
 minutes without such packets.
 
-A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a second share
-one. An entry that is gone before the round leaves no reply tuple to add. One that expires had 10 s without packets. But
-a client that resets a revoked connection and opens the same ports again makes the kernel delete its entry at once, and
-as both packets are dropped, the server doesn't know. So a rule adds the reply tuple when the reset passes
+A round reads the conntrack table, which costs 9 ms of CPU or more (`kernel.conntrack`), so the changes of a second
+share one. An entry that is gone before the round leaves no reply tuple to add. One that expires had 10 s without
+packets. But a client that resets a revoked connection and opens the same ports again makes the kernel delete its entry
+at once, and as both packets are dropped, the server doesn't know. So a rule adds the reply tuple when the reset passes
 (`nftables.base_chains`).
 
-The protocols here declare what the revoker needs; the module imports no implementation of them.
 """
 
 from __future__ import annotations
