@@ -15,6 +15,7 @@ packets. But a client that resets a revoked connection and opens the same ports 
 at once, and as both packets are dropped, the server doesn't know. So a rule adds the reply tuple when the reset passes
 (`nftables.base_chains`).
 
+The protocols here declare what the revoker needs; the module imports no implementation of them.
 """
 
 from __future__ import annotations
