@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from nfagent.lab import netns
+from nfagent.lab.listeners import ABORT, DOMAINS
 from nfagent.lab.packet_counter import PacketCounter
 from nfagent.lab.traffic import StreamPlan, TrafficStream
 from nfagent.model.netaddr import FAMILIES, Family
@@ -23,6 +25,7 @@ from tests.support.revocation_traffic import (
     PODS,
     PORT,
     cidrs,
+    connections,
     dropped,
     entries_at,
     every_kind,
@@ -44,6 +47,8 @@ _TRIES = 10
 """A busy machine may be so slow that the revoker comes first."""
 CALLING = {"east/near": "n1", "east/far": "n2"}
 """Who is cut off, and where that Pod is."""
+OTHER = policy_document("west", "pals", podSelector={}, ingress=[{"from": [WEST]}])
+"""After the round of re-check of this change, the next round waits."""
 HERE, THERE = ({"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0"))
 
 
@@ -246,13 +251,11 @@ def test_32_a_client_that_resets_its_connection_and_opens_the_ports_again_opens_
     """The kernel then deletes the entry of the revoked connection itself, before the revoker has read it."""
     agent = lab.cluster.agent("n1")
     plan = line(lab, "east/near > shop/db", "tcp", "server", family)
-    other = policy_document("west", "pals", podSelector={}, ingress=[{"from": [WEST]}])
 
     def change(stream: TrafficStream, rounds: list[int]) -> None:
-        # After the round of the first change, the next round waits.
-        present(lab, world(), [other])
+        present(lab, world(), [OTHER])
         wait_until(agent.recheck_is_done)
-        present(lab, world(), [other, isolating(WEST)])
+        present(lab, world(), [OTHER, isolating(WEST)])
         rounds.append(revocation_rounds(agent))
         stream.reset_and_reopen()
         wait_until(lambda: all(stream.client_port != entry.client_port for entry in entries_at(lab, "n1")))
@@ -271,3 +274,58 @@ def test_32_a_client_that_resets_its_connection_and_opens_the_ports_again_opens_
         if rounds[0] == rounds[1]:
             return
     pytest.fail("in every try a round came before the entry was gone")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_32_a_client_may_open_the_ports_again_of_a_connection_that_its_server_reset_under_re_check(
+    lab: ManifestLab, family: Family
+) -> None:
+    agent = lab.cluster.agent("n1")
+    for _ in range(_TRIES):
+        present(lab, world(), [])
+        lab.cluster.wait_for_recheck()
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(netns.inside(lab.pod("shop/db"), functools.partial(listening, family)))
+            call = functools.partial(calling, family, lab.address("shop/db", family))
+            client = stack.enter_context(netns.inside(lab.pod("east/near"), call))
+            serving = stack.enter_context(listener.accept()[0])
+            present(lab, world(), [OTHER])
+            wait_until(agent.recheck_is_done)
+            present(lab, world(), [OTHER, isolating(EAST)])
+            rounds = revocation_rounds(agent)
+            serving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+            serving.close()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            in_between = revocation_rounds(agent) == rounds
+            port = client.getsockname()[1]
+            client.close()
+            with connections(lab, "n1") as table:  # as if it had expired
+                assert table.delete(entry for entry in entries_at(lab, "n1") if entry.client_port == port) == 1
+            stack.enter_context(netns.inside(lab.pod("east/near"), functools.partial(call, port)))
+        if in_between:
+            return
+    pytest.fail("in every try a round came before the reset")
+
+
+def listening(family: Family) -> socket.socket:
+    """Listen on the port of the db, in the network namespace of this thread."""
+    sock = socket.socket(DOMAINS[family])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.settimeout(5.0)
+    sock.bind(("", PORT))
+    sock.listen()
+    return sock
+
+
+def calling(family: Family, server: str, own_port: int = 0) -> socket.socket:
+    """Connect to the db, from the network namespace of this thread. Raises TimeoutError."""
+    sock = socket.socket(DOMAINS[family])
+    sock.settimeout(5.0)
+    try:
+        sock.bind(("", own_port))
+        sock.connect((server, PORT))
+    except OSError:
+        sock.close()
+        raise
+    return sock
