@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
-from nfagent.egress.masquerade import MasqueradeSettings, is_source, masquerade_plan
+from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.nftables import names
 from nfagent.nftables.masquerade_chains import (
@@ -46,7 +46,7 @@ class MasqueradeRules:
     @property
     def exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
-        return self._egress.exempt(all_reserved_ranges=self._settings.all_reserved_ranges)
+        return exempt_ranges(self._egress, self._settings)
 
     def follow(self, change: ClusterDelta) -> None:
         """Apply a change of the cluster."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.precedence import kept_ranges
 from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, single
 from nfagent.state.cluster import ClusterDelta, ClusterState
 from nfagent.state.egress import EgressState
@@ -36,7 +39,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
     sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of masqueraded families
     cluster: destinations in the cluster: never masqueraded
     outside: families with Pod addresses outside these ranges: never masqueraded either
-    exempt:  destinations outside that keep the Pod's address, by configuration and policies
+    exempt:  destinations outside that keep the Pod's address, for Pods that no policy with sources selects
     """
 
     sources: tuple[Range, ...]
@@ -55,10 +58,20 @@ def masquerade_plan(
     for pod in cluster.local.values():
         if pod.holds_addresses:
             sources += [single(address) for address in pod.addresses]
-    exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
+    exempt = exempt_ranges(egress, settings)
     translated = (item for item in sources if item.family in settings.families)
     outside = tuple(family for family in FAMILIES if known.outside[family])
-    return MasqueradePlan(disjoint(translated), known.ranges, outside, disjoint(exempt), settings.random_fully)
+    return MasqueradePlan(disjoint(translated), known.ranges, outside, exempt, settings.random_fully)
+
+
+def exempt_ranges(egress: EgressState, settings: MasqueradeSettings, selected: Iterable[str] = ()) -> tuple[Range, ...]:
+    """Return the disjoint destinations outside the cluster that keep the Pod's address.
+
+    selected: names of the policies with sources that select the Pod
+    """
+    names = set(selected)
+    base = egress.base_list(all_reserved_ranges=settings.all_reserved_ranges)
+    return kept_ranges(base, (item for item in egress.enforced if not item.sources or item.name in names))
 
 
 def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:

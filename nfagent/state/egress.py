@@ -1,19 +1,21 @@
-"""The objects that configure masquerade, and the destinations that they exempt.
+"""The objects that configure masquerade.
 
-The destinations outside the cluster that are not masqueraded are the union of
+For a destination outside the cluster, the first of these decides that has an entry for it:
 
-    the base           the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list
-    every other        EgressNATPolicy of action NoSNAT without sources
-    link-local ranges  unless the ip-masq-agent configuration masquerades them
+    policies   every enforced EgressNATPolicy that selects the Pod, but the base: the longest prefix
+    base       the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list;
+               with the link-local ranges, unless the ip-masq-agent configuration masquerades them
 
-A policy that isn't enforced counts as absent, also `default`.
+Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
+sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
+agent creates it, isn't the base where the ip-masq-agent configuration has a list: nobody chose the former.
 """
 
 from __future__ import annotations
 
 from nfagent.model.egress_nat import DEFAULT_POLICY, EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject
-from nfagent.model.ip_masq import CONFIG_MAP, IpMasqConfig
+from nfagent.model.ip_masq import CONFIG_MAP, DEFAULT_CIDRS, RESERVED_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
 
@@ -64,19 +66,34 @@ class EgressState:
     @property
     def base(self) -> ObjectRef | None:
         """The object that the base of the exempt destinations is from; None for the built-in list."""
+        listed = self.ip_masq is not None and self.ip_masq.cidrs is not None
         found = self.objects.get(_DEFAULT)
-        if isinstance(found, EgressNATPolicy) and not found.unenforced:
+        if isinstance(found, EgressNATPolicy) and _is_base(found) and not (listed and is_built_in(found)):
             return _DEFAULT
-        return CONFIG_MAP if self.ip_masq is not None and self.ip_masq.cidrs is not None else None
+        return CONFIG_MAP if listed else None
 
     @property
     def enforced(self) -> list[EgressNATPolicy]:
-        """The policies whose destinations are exempt, by name, including `default`."""
-        return [policy for policy in self.policies.values() if not policy.unenforced]
+        """The enforced policies other than the base, by name."""
+        return [policy for policy in self.policies.values() if not policy.unenforced and not _is_base(policy)]
 
-    def exempt(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Return the destinations outside the cluster that are not masqueraded; they may overlap."""
+    def base_list(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
+        """Return the destinations outside the cluster that keep the Pod's address if no policy has an entry for them.
+
+        They may overlap.
+        """
         config = self.ip_masq or IpMasqConfig()
-        base = () if self.base == _DEFAULT else config.listed(all_reserved_ranges=all_reserved_ranges)
-        named = (destination for policy in self.enforced for destination in policy.destinations)
-        return (*base, *named, *config.link_local_kept)
+        base = self.objects.get(_DEFAULT) if self.base == _DEFAULT else None
+        if isinstance(base, EgressNATPolicy):
+            return (*base.destinations, *config.link_local_kept)
+        return (*config.listed(all_reserved_ranges=all_reserved_ranges), *config.link_local_kept)
+
+
+def is_built_in(policy: EgressNATPolicy) -> bool:
+    """Return whether a policy has the built-in list, with or without the reserved ranges, for every Pod."""
+    found = set(policy.destinations)
+    return _is_base(policy) and found in ({*DEFAULT_CIDRS}, {*DEFAULT_CIDRS, *RESERVED_CIDRS})
+
+
+def _is_base(policy: EgressNATPolicy) -> bool:
+    return policy.name == DEFAULT_POLICY and policy.action == "NoSNAT" and not policy.sources
