@@ -136,7 +136,8 @@ async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
         stage.desired.put(EgressNATPolicy(name="default", action="NoSNAT"))
         await stage.time.passes(3.0)
         assert stage.condition() == "True"
-        stage.desired.put(EgressNATPolicy(name="default", action="SNAT"))
+        gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT", gateway=gateway))
         await stage.time.passes(3.0)
         assert stage.condition() == "False"
 
