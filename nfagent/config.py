@@ -19,6 +19,7 @@ import msgspec
 
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
+from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 
@@ -41,6 +42,10 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ipv6: bool = True
     random_fully: bool = True
     all_reserved_ranges: bool = False
+    non_masquerade_cidrs: tuple[str, ...] = tuple(map(str, DEFAULT_CIDRS))
+    masquerade_cidrs: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+    masq_link_local: bool = False
+    masq_link_local_ipv6: bool = False
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +115,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
             cluster_ranges=tuple(ranges),
+            ip_masq=IpMasqConfig(
+                _listed("non_masquerade_cidrs", self.masquerade),
+                (self.masquerade.masq_link_local, self.masquerade.masq_link_local_ipv6),
+                translated=_listed("masquerade_cidrs", self.masquerade),
+            ),
         )
 
 
@@ -186,9 +196,17 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")
 
 
-def _range(key: str, cidr: str) -> Range:
+def _listed(key: str, section: MasqueradeSection) -> tuple[Range, ...] | None:
+    """Return a list of ip-masq-agent, which allows no host bits; None for the default, as for an omitted key."""
+    cidrs: tuple[str, ...] = getattr(section, key)
+    if cidrs == getattr(MasqueradeSection(), key):
+        return None
+    return tuple(_range(f"masquerade.{key}", cidr, strict=True) for cidr in cidrs)
+
+
+def _range(key: str, cidr: str, *, strict: bool = False) -> Range:
     try:
-        return parse_cidr(cidr)
+        return parse_cidr(cidr, strict=strict)
     except AddressError as error:
         raise SettingError(f"{key} = {cidr!r}: {error}") from None
 

@@ -8,6 +8,7 @@ import msgspec
 
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.precedence import kept_ranges
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, single
 from nfagent.state.cluster import ClusterDelta, ClusterState
 from nfagent.state.egress import EgressState
@@ -18,6 +19,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ipv4, ipv6:     whether this family is masqueraded
     cluster_ranges: Pod and Service ranges that are in no Node and no ServiceCIDR
+    ip_masq:        lists and switches that hold without an ip-masq-agent ConfigMap and without its file
     """
 
     enabled: bool = True
@@ -26,6 +28,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     random_fully: bool = True
     all_reserved_ranges: bool = False
     cluster_ranges: tuple[Range, ...] = ()
+    ip_masq: IpMasqConfig = IpMasqConfig()
 
     @property
     def families(self) -> tuple[Family, ...]:

@@ -10,6 +10,7 @@ import pytest
 
 from nfagent.config import Settings, load_settings
 from nfagent.errors import SettingError
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
 
 Write = Callable[[str], Path]
@@ -178,3 +179,19 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     file = tmp_path / "none.toml"
     assert complaint(file) == f"{file}: there is no such file; give the right one with --config"
     assert complaint(tmp_path) == f"{tmp_path}: Is a directory; give another with --config"
+
+
+def test_lists_of_the_ip_masq_agent_are_given_in_file_and_environment(write: Write) -> None:
+    file = write('[masquerade]\nnon_masquerade_cidrs = ["10.0.0.0/8"]\nmasq_link_local = true')
+    found = load_settings(file, {"NFAGENT_MASQUERADE_MASQUERADE_CIDRS": "192.0.2.0/24,::/0"}).masquerade_settings()
+    assert found.ip_masq == IpMasqConfig(
+        (parse_cidr("10.0.0.0/8"),), (True, False), translated=(parse_cidr("192.0.2.0/24"), parse_cidr("::/0"))
+    )
+    emptied = load_settings(file, {"NFAGENT_MASQUERADE_NON_MASQUERADE_CIDRS": ""}).masquerade_settings()
+    assert emptied.ip_masq.cidrs == ()
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.1/8", "10.0.0.0", "::ffff:10.0.0.0/104"])
+def test_a_list_in_the_settings_is_refused_as_a_whole(write: Write, cidr: str) -> None:
+    with pytest.raises(SettingError, match=r"masquerade\.masquerade_cidrs = "):
+        load_settings(write(f'[masquerade]\nmasquerade_cidrs = ["192.0.2.0/24", "{cidr}"]'), {})
