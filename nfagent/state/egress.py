@@ -11,7 +11,7 @@ a file exists, those behind it count for nothing, also for keys that it omits.
 
 Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
 sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
-agent creates it, isn't the base where the ip-masq-agent configuration has a list: the agent made it itself.
+agent creates it, isn't the base where the ip-masq-agent configuration has a list.
 """
 
 from __future__ import annotations
