@@ -195,3 +195,30 @@ def test_lists_of_the_ip_masq_agent_are_given_in_file_and_environment(write: Wri
 def test_a_list_in_the_settings_is_refused_as_a_whole(write: Write, cidr: str) -> None:
     with pytest.raises(SettingError, match=r"masquerade\.masquerade_cidrs = "):
         load_settings(write(f'[masquerade]\nmasquerade_cidrs = ["192.0.2.0/24", "{cidr}"]'), {})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param("1024-29999,32768-65535", ((1024, 29_999), (32_768, 65_535)), id="as ip-masq-agent has them"),
+        pytest.param("7,1-2", ((1, 2), (7, 7)), id="one port, and any order"),
+        pytest.param("", (), id="none"),
+    ],
+)
+def test_ranges_of_ports_are_read(written: str, read: tuple[tuple[int, int], ...], tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.touch()
+    assert load_settings(file, {"NFAGENT_MASQUERADE_TO_PORTS": written}).masquerade_settings().to_ports == read
+
+
+@pytest.mark.parametrize("written", ["0", "0-5", "5-4", "65536", "1-70000", "x", "1-", "-1", "1-2-3", "٣"])
+def test_what_is_no_range_of_ports_is_refused(written: str, write: Write) -> None:
+    with pytest.raises(
+        SettingError, match=f"masquerade.to_ports = '{written}': write ranges of ports, like 1024-29999"
+    ):
+        load_settings(write(f'[masquerade]\nto_ports = ["{written}"]'), {})
+
+
+def test_ranges_of_ports_that_overlap_are_refused(write: Write) -> None:
+    with pytest.raises(SettingError, match=r"masquerade\.to_ports: port 9 is in two ranges"):
+        load_settings(write('[masquerade]\nto_ports = ["9-12", "1-9"]'), {})
