@@ -1,4 +1,4 @@
-"""Decodes the ip-masq-agent configuration, YAML or JSON: key `config` of ConfigMap kube-system/ip-masq-agent; a file."""
+"""Decodes the ip-masq-agent configuration, YAML or JSON: `config` of ConfigMap kube-system/ip-masq-agent, a file."""
 
 from __future__ import annotations
 
