@@ -150,8 +150,9 @@ class FolderBackend:
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
         write_problems(self.problems)
+        desired = self.desired
         return explanation_view(
-            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.policy_options)
+            explain(desired.cluster, desired.index, source, destination, desired.policy_options, desired.translation)
         )
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:

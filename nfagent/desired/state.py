@@ -18,6 +18,7 @@ from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.egress.translation import Translation, translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
@@ -262,6 +263,10 @@ class DesiredState:
     def masquerade_families(self) -> tuple[Family, ...]:
         """The families that this node masquerades; none where masquerade is off."""
         return self._masquerade.families
+
+    def translation(self, pod: Pod | None, destination: str) -> Translation:
+        """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
+        return translation(pod, destination, self.cluster, self.egress, self._masquerade_settings)
 
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""

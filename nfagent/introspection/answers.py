@@ -98,7 +98,13 @@ class AgentAnswerer:
         desired = self._desired
         try:
             steps = explain_in_steps(
-                desired.cluster, desired.index, source, destination, desired.policy_options, desired.barred
+                desired.cluster,
+                desired.index,
+                source,
+                destination,
+                desired.policy_options,
+                desired.barred,
+                desired.translation,
             )
             found = await self._time_slices.result(steps)
         except UsageError as error:
