@@ -48,6 +48,11 @@ class MasqueradeRules:
         """The destinations outside the cluster that are not masqueraded."""
         return exempt_ranges(self._egress, self._settings)
 
+    @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The cluster's ranges as of the last `steps`; none where masquerade is off."""
+        return self._addresses.ranges
+
     def follow(self, change: ClusterDelta) -> None:
         """Apply a change of the cluster."""
         if self.families and (self._addresses.apply(change) or is_source(self._cluster, change)):

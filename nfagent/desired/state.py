@@ -268,6 +268,17 @@ class DesiredState:
         """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
         return translation(pod, destination, self.cluster, self.egress, self._masquerade_settings)
 
+    @property
+    def masquerade_settings(self) -> MasqueradeSettings:
+        """The masquerade settings of the node."""
+        return self._masquerade_settings
+
+    @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The ranges of Nodes, of Services and of the settings, disjoint and sorted; none where masquerade is off."""
+        self._finish()
+        return self._masquerade.cluster_ranges
+
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._finish()
