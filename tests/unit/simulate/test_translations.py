@@ -106,6 +106,12 @@ ROWS = [
         id="another ip-masq-agent list",
     ),
     pytest.param(
+        (),
+        (nat_policy("one", "NoSNAT", "203.0.112.0/23", "203.0.112.0/25"),),
+        [(ALL, "203.0.112.0/23", "node to kept")],
+        id="one prefix inside another as a whole",
+    ),
+    pytest.param(
         (nat_policy("one", "NoSNAT", "203.0.113.0/24"),),
         (nat_policy("two", "SNAT", "203.0.113.0/24"),),
         [(ALL, "203.0.113.0/24", "kept to node")],
