@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from nfagent.decode.retained_fields import with_last_good
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.desired.masquerade_rules import MasqueradeRules
 from nfagent.desired.node_interfaces import InterfaceSets, NodeInterfaces
 from nfagent.desired.policy_sets import PolicySets
@@ -288,6 +289,11 @@ class DesiredState:
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
+
+    @property
+    def egress_ties(self) -> tuple[Tie, ...]:
+        """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
+        return self._masquerade.ties
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

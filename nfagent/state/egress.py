@@ -8,7 +8,7 @@ For a destination outside the cluster, the first of these decides that has an en
 
 Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
 sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
-agent creates it, isn't the base where the ip-masq-agent configuration has a list: nobody chose the former.
+agent creates it, isn't the base where the ip-masq-agent configuration has a list.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class MasqueradeView(msgspec.Struct, frozen=True, kw_only=True):
     families: those that are translated, 4 and 6 (an agent that doesn't say so translates both)
     exempt:   destinations that see the Pod's own address
     base:     the object that the list of exempt destinations starts from, '' for the default list
-    added:    names of the EgressNATPolicies that add to it
+    added:    names of the EgressNATPolicies that come before it for every Pod
     """
 
     enabled: bool
@@ -176,6 +176,6 @@ def _masquerade_view(desired: DesiredState) -> MasqueradeView:
         exempt=[str(item) for item in desired.masquerade_exempt],
         configured=desired.egress.base is not None,
         base=str(desired.egress.base or ""),
-        added=[policy.name for policy in desired.egress.enforced],
+        added=[policy.name for policy in desired.egress.enforced if not policy.sources],
         service_ranges=[ServiceRangeView(name=item.name, cidrs=list(map(str, item.cidrs))) for item in ranges],
     )
