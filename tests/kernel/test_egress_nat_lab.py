@@ -10,13 +10,21 @@ import socket
 from collections.abc import Iterator
 from typing import Self
 
+import msgspec
 import pytest
 
 from nfagent.lab import netns
 from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
-from tests.support.packet_labs import Document, ManifestLab, namespace_document, pod_document, running_lab
+from tests.support.packet_labs import (
+    Document,
+    ManifestLab,
+    namespace_document,
+    node_document,
+    pod_document,
+    running_lab,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -68,12 +76,16 @@ def config_map(config: str) -> Document:
     }
 
 
+DOCUMENTS = [
+    *map(namespace_document, ("pay", "wide")),
+    *(pod_document(pod, LABELS.get(pod.name)) for pod in KNOWN),
+]
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
-    documents = [namespace_document(name) for name in ("pay", "wide")]
-    documents += [pod_document(pod, LABELS.get(pod.name)) for pod in KNOWN]
-    with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=documents) as running:
+    with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=DOCUMENTS) as running:
         outside = running.topology.outside_namespace("outside")
         running.servers.listen(
             Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
@@ -237,6 +249,16 @@ def test_nodes_see_pod_addresses_whatever_policies_say(lab: ManifestLab) -> None
     namespace = lab.topology.pod_namespace(*PAYMENTS.key)
     probes = [Probe(namespace, address, "tcp", 10250) for node in NODES for address in node.addresses]
     assert {outcome.seen_from for outcome in lab.ask(probes).values()} == set(PAYMENTS.addresses)
+
+
+def test_an_unknown_pod_outside_its_node_s_ranges_keeps_its_address(lab: ManifestLab) -> None:
+    ipv4_only = msgspec.structs.replace(NODES[0], pod_cidrs=NODES[0].pod_cidrs[:1])
+    lab.apply("cluster", *map(node_document, (ipv4_only, *NODES[1:])), *DOCUMENTS)
+    try:
+        assert seen(lab, LATE, FAR, FAR_V6) == {FAR: "node", FAR_V6: "pod"}
+        assert seen(lab, PAYMENTS, FAR, FAR_V6) == {FAR: "node", FAR_V6: "node"}
+    finally:
+        lab.apply("cluster", *map(node_document, NODES), *DOCUMENTS)
 
 
 @pytest.mark.parametrize("destination", [PARTNER, PARTNER_V6], ids=["IPv4", "IPv6"])
