@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -19,13 +18,14 @@ from nfagent.egress.translation import Translation, TranslationKind, outside_tra
 from nfagent.errors import UsageError
 from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.gvk import EgressObject
-from nfagent.model.netaddr import FAMILIES, Family, Range, text
+from nfagent.model.netaddr import FAMILIES, Family, Range, join, text
 from nfagent.model.objects import ObjectRef, Pod
+from nfagent.model.slices import sort_in_slices
 from nfagent.state.cluster import ClusterState
 from nfagent.state.egress import EgressState
 
-MOST_DECISIONS = 100_000
-"""Limit of one comparison: groups of Pods times ranges."""
+MOST_COMPARISONS = 20_000_000
+"""Limit of one comparison: groups of Pods, times ranges, times entries that each is compared with."""
 _NAMED = 100
 """Pods that a change names."""
 
@@ -129,14 +129,19 @@ class TranslationComparison:
 
         Raises UsageError where there is too much to compare.
         """
-        self._ranges = list(self._find_ranges())
+        for item in self._find_ranges():
+            if item is not None:
+                self._ranges.append(item)
+            yield
         for identity in list(self._cluster.members):
             if namespace in {"", identity.namespace}:
                 self._add(self._cluster.members.get(identity, {}).values())
             yield
-        if len(self._groups) * len(self._ranges) > MOST_DECISIONS:
+        entries = sum(1 for state in (self._before, self._after) for _ in self._entries(state))
+        if len(self._groups) * len(self._ranges) * entries > MOST_COMPARISONS:
             raise UsageError(
-                f"there are more than {MOST_DECISIONS:,} pairs of Pod groups and destinations to compare",
+                f"{len(self._groups)} groups of Pods, which different EgressNATPolicies select, and "
+                f"{len(self._ranges)} ranges of destinations are too many to compare",
                 hint="narrow them with -n NS, or try fewer EgressNATPolicies at once",
             )
 
@@ -181,26 +186,35 @@ class TranslationComparison:
         else:
             parts.append(_Part(item, turn))
 
-    def _find_ranges(self) -> Iterator[Range]:
-        """Yield the ranges whose translation may change: in no part of one does an entry begin or end."""
-        changed = [item for state in (self._before, self._after) for item in self._changed_entries(state)]
-        bounds = [item for state in (self._before, self._after) for item in self._entries(state)]
+    def _find_ranges(self) -> Iterator[Range | None]:
+        """Yield the ranges whose translation may change: no entry begins or ends inside one. None is a pause."""
+        states = (self._before, self._after)
         for family in FAMILIES:
-            yield from self._pieces(family, changed, bounds)
+            changed = (item for state in states for item in self._changed_entries(state) if item.family == family)
+            wanted: list[Range] = []
+            for item in sort_in_slices(changed):
+                if item is None:
+                    yield None
+                else:
+                    join(wanted, item)
+            if wanted:
+                yield from self._pieces(wanted, family)
 
-    def _pieces(self, family: Family, changed: list[Range], bounds: list[Range]) -> Iterator[Range]:
-        wanted = sorted({item for item in changed if item.family == family})
-        if not wanted:
-            return
-        cuts = sorted({place for item in bounds if item.family == family for place in (item.first, item.last + 1)})
-        ends: list[int] = []
-        for item in wanted:
-            ends.append(max([item.last, *ends[-1:]]))
-        for first, following in pairwise(cuts):
-            at = bisect_right(wanted, Range(family, first, 1 << 128)) - 1
-            piece = Range(family, first, following - 1)
-            if at >= 0 and ends[at] >= first and not self._in_cluster(piece):
+    def _pieces(self, wanted: list[Range], family: Family) -> Iterator[Range | None]:
+        """Yield the parts of disjoint sorted ranges between the places where entries begin or end."""
+        entries = (item for state in (self._before, self._after) for item in self._entries(state))
+        cuts = (place for item in entries if item.family == family for place in (item.first, item.last + 1))
+        at, first = 0, 0
+        for place in sort_in_slices(cuts):
+            if place is None:
+                yield None
+                continue
+            while at < len(wanted) and wanted[at].last < first:
+                at += 1
+            piece = Range(family, first, place - 1)
+            if place > first and at < len(wanted) and wanted[at].first <= first and not self._in_cluster(piece):
                 yield piece
+            first = place
 
     def _in_cluster(self, piece: Range) -> bool:
         at = bisect_right(self._known, Range(piece.family, piece.first, 1 << 128)) - 1

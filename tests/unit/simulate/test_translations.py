@@ -156,8 +156,8 @@ def test_what_decides_is_named() -> None:
 
 
 def test_too_much_is_refused_before_anything_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translations, "MOST_DECISIONS", 1)
-    with pytest.raises(UsageError, match="more than 1 pairs"):
+    monkeypatch.setattr(translations, "MOST_COMPARISONS", 1)
+    with pytest.raises(UsageError, match="too many to compare"):
         compared(cluster(), [nat_policy("one", "NoSNAT", "203.0.113.0/24", "198.51.100.0/24")])
 
 
