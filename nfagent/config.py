@@ -41,6 +41,7 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ipv6: bool = True
     random_fully: bool = True
     all_reserved_ranges: bool = False
+    create_default_policy: bool = True
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +111,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
             cluster_ranges=tuple(ranges),
+            create_default=self.masquerade.create_default_policy,
         )
 
 

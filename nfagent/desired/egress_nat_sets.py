@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges
+from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.netaddr import family_of
 from nfagent.model.objects import Pod
 from nfagent.model.ref_counts import RefCounts
@@ -25,6 +26,8 @@ Selection: TypeAlias = tuple[str, ...]
 
 _MATCHES = 1_000
 """Sources that one step matches with Pods."""
+_ASSIGNED = 5
+"""What an address costs beside them, in sources."""
 
 
 class EgressNATSets:
@@ -38,8 +41,12 @@ class EgressNATSets:
         self._cluster = cluster
         self._egress = egress
         self._settings = settings
-        self._sources = 0
+        self._policies: tuple[EgressNATPolicy, ...] = ()
         self._of_identity: dict[Identity, Selection] = {}
+        # While policies' sources change: the selections before, which still hold for all but these policies.
+        self._previous: dict[Identity, Selection] = {}
+        self._rematched: set[str] = set()
+        self._matches = 0
         self._of_address: dict[str, Selection] = {}
         self._users: RefCounts[Selection] = RefCounts()
         # Marks for `steps`: addresses to assign, selections whose chain and sets are to be written or removed.
@@ -58,38 +65,47 @@ class EgressNATSets:
                 self._mark(pod)
         if change.vanished is not None:
             self._of_identity.pop(change.vanished, None)
-        if change.namespace is None or not self._sources:
+            self._previous.pop(change.vanished, None)
+        if change.namespace is None or not self._policies:
             return
-        for identity in [known for known in self._of_identity if known.namespace == change.namespace]:
-            del self._of_identity[identity]
+        for known in (self._of_identity, self._previous):
+            for identity in [identity for identity in known if identity.namespace == change.namespace]:
+                del known[identity]
         for pod in self._cluster.local.values():
             if pod.namespace == change.namespace:
                 self._mark(pod)
 
     def invalidate(self) -> None:
-        """Mark all Pods and all sets: an object that configures masquerade changed."""
-        self._sources = sum(len(policy.sources) for policy in self._egress.enforced)
-        self._of_identity.clear()
+        """Mark all sets, and Pods if the sources of policies changed: an object that configures masquerade changed."""
         self._unwritten.update(dict.fromkeys(self._users))
-        if self._sources or self._of_address:
-            for pod in self._cluster.local.values():
-                self._mark(pod)
+        before = {policy.name: policy.sources for policy in self._policies}
+        self._policies = tuple(policy for policy in self._egress.enforced if policy.sources)
+        after = {policy.name: policy.sources for policy in self._policies}
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if not changed:
+            return
+        self._rematched |= changed
+        self._previous.update(self._of_identity)
+        self._of_identity.clear()
+        for pod in self._cluster.local.values():
+            self._mark(pod)
 
     def _mark(self, pod: Pod) -> None:
-        if pod.holds_addresses and (self._sources or self._of_address):
+        if pod.holds_addresses and (self._policies or self._of_address):
             families = self._settings.families
             self._addresses.update((address, None) for address in pod.addresses if family_of(address) in families)
 
     def steps(self) -> Iterator[None]:
         """Process the marks in steps. Until the end, maps may name chains that aren't written yet."""
         while self._addresses or self._unwritten:
-            matches = 0
-            while self._addresses and matches < _MATCHES:
+            self._matches = 0
+            while self._addresses and self._matches < _MATCHES:
                 self._assign(self._addresses.popitem()[0])
-                matches += self._sources + 1
             if not self._addresses and self._unwritten:
                 self._write(self._unwritten.popitem()[0])
             yield
+        self._previous.clear()
+        self._rematched.clear()
         if not self._of_address:
             for family in self._settings.families:
                 if names.egress_nat_map(family) in self._live.maps:
@@ -97,6 +113,7 @@ class EgressNATSets:
 
     def _assign(self, address: str) -> None:
         """Map an address to the chain of the policies that select its Pod."""
+        self._matches += _ASSIGNED
         pod = self._cluster.holder(address)
         wanted = self._selection(pod) if pod is not None and pod.node == self._cluster.node else ()
         before = self._of_address.pop(address, ())
@@ -118,11 +135,17 @@ class EgressNATSets:
         identity = identity_of(pod)
         known = self._of_identity.get(identity)
         if known is None:
-            labels, namespace = labels_of(identity), dict(self._cluster.namespace_labels(pod.namespace))
-            known = self._of_identity[identity] = tuple(
-                policy.name for policy in self._egress.enforced if policy.sources and policy.selects(labels, namespace)
-            )
+            known = self._of_identity[identity] = self._match(identity)
         return known
+
+    def _match(self, identity: Identity) -> Selection:
+        before = self._previous.pop(identity, None)
+        unmatched = [policy for policy in self._policies if before is None or policy.name in self._rematched]
+        labels, namespace = labels_of(identity), dict(self._cluster.namespace_labels(identity.namespace))
+        found = [policy.name for policy in unmatched if policy.selects(labels, namespace)]
+        found += [name for name in before or () if name not in self._rematched]
+        self._matches += sum(len(policy.sources) for policy in unmatched)
+        return tuple(sorted(found))
 
     def _write(self, selection: Selection) -> None:
         """Write the chain and the sets of a selection; remove them if it has no Pods."""

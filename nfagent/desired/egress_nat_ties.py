@@ -21,7 +21,8 @@ from nfagent.state.egress import EgressState
 Pair: TypeAlias = tuple[str, str]
 """Names of a NoSNAT policy and of a SNAT policy."""
 
-_PART = 100
+_MATCHES = 1_000
+"""Sources that one step matches with Pods."""
 _SHOWN = 3
 """Prefixes in the text of a tie."""
 _MOST_PAIRS = 1_000
@@ -95,15 +96,16 @@ class EgressNATTies:
             self._stale = False
             yield from self._compare()
         while self._unmatched:
-            unproved = [pair for pair in self._pairs if pair not in self._proof]
+            unproved = {pair for pair in self._pairs if pair not in self._proof}
+            involved = {name for pair in unproved for name in pair}
             if not unproved:
                 self._unmatched.clear()
                 return
-            part = [self._unmatched.popitem()[0] for _ in range(min(len(self._unmatched), _PART))]
-            for at, identity in enumerate(part):
-                self._match(identity, unproved)
-                if at % (_PART // 10) == 0:
-                    yield
+            matches = 0
+            while self._unmatched and matches < _MATCHES:
+                self._match(self._unmatched.popitem()[0], involved, unproved)
+                matches += sum(len(self._policies[name].sources) + 1 for name in involved)
+            yield
 
     def _compare(self) -> Iterator[None]:
         """Find the pairs with a common prefix."""
@@ -120,18 +122,19 @@ class EgressNATTies:
                     common.setdefault(pair, []).append(item)
             if count % _MOST_PAIRS == 0:
                 yield
+        before, known = self._policies, self._pairs
         self._pairs = {pair: Tie(*pair, tuple(sorted(items))) for pair, items in sorted(common.items())}
         self._policies = {policy.name: policy for policy in enforced}
+        same = {name for name, now in self._policies.items() if name in before and before[name].sources == now.sources}
+        matched = {pair for pair in self._pairs if pair in known and same.issuperset(pair)}
         whole = {policy.name for policy in enforced if not policy.sources}
-        self._proof = {pair: None for pair in self._pairs if whole.issuperset(pair)}
-        self._unmatched = dict.fromkeys(self._cluster.members if self._pairs else ())
+        self._proof = {pair: proof for pair, proof in self._proof.items() if pair in matched}
+        self._proof.update((pair, None) for pair in self._pairs if whole.issuperset(pair))
+        if len(matched) < len(self._pairs):
+            self._unmatched = dict.fromkeys(self._cluster.members)
 
-    def _match(self, identity: Identity, pairs: list[Pair]) -> None:
+    def _match(self, identity: Identity, involved: set[str], unproved: set[Pair]) -> None:
         labels, namespace = labels_of(identity), dict(self._cluster.namespace_labels(identity.namespace))
-        selects: dict[str, bool] = {}
-        for pair in pairs:
-            for name in pair:
-                if name not in selects:
-                    selects[name] = self._policies[name].selects(labels, namespace)
-            if selects[pair[0]] and selects[pair[1]]:
-                self._proof[pair] = identity
+        selecting = [name for name in involved if self._policies[name].selects(labels, namespace)]
+        for pair in unproved.intersection(product(selecting, repeat=2)):
+            self._proof[pair] = identity

@@ -18,7 +18,7 @@ from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
-from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.egress.masquerade import MasqueradeSettings, missing_default
 from nfagent.egress.translation import Translation, translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
@@ -294,6 +294,10 @@ class DesiredState:
     def egress_ties(self) -> tuple[Tie, ...]:
         """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
         return self._masquerade.ties
+
+    def missing_default(self) -> EgressNATPolicy | None:
+        """Return the EgressNATPolicy `default` that is to be created; None where it exists, or none is wanted."""
+        return missing_default(self.egress, self._masquerade_settings)
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

@@ -73,6 +73,12 @@ class EgressState:
         return CONFIG_MAP if listed else None
 
     @property
+    def replaced_default(self) -> ObjectRef | None:
+        """The policy `default` that only repeats the built-in list, where the ip-masq-agent list replaces it."""
+        found = self.objects.get(_DEFAULT)
+        return _DEFAULT if isinstance(found, EgressNATPolicy) and is_built_in(found) and self.base != _DEFAULT else None
+
+    @property
     def enforced(self) -> list[EgressNATPolicy]:
         """The enforced policies other than the base, by name."""
         return [policy for policy in self.policies.values() if not policy.unenforced and not _is_base(policy)]
