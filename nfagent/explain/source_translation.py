@@ -9,7 +9,7 @@ import msgspec
 
 from nfagent.egress.translation import Translation, TranslationKind
 from nfagent.model.egress_nat import DEFAULT_POLICY
-from nfagent.model.ip_masq import CONFIG_MAP, LINK_LOCAL
+from nfagent.model.ip_masq import LINK_LOCAL
 from nfagent.model.netaddr import family_of
 from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.policy.evaluator import Flow
@@ -93,8 +93,9 @@ def reason(found: Translation) -> str:
         return "masquerade is off for this family" if found.kind == "kept" else "no policy and no list has it"
     if found.kind == "cluster":
         return f"{found.prefix} is in the cluster, where nothing is translated"
-    if found.prefix in LINK_LOCAL and found.by in {None, CONFIG_MAP, _BASE_POLICY}:
+    is_policy = found.by is not None and found.by.kind == "EgressNATPolicy"
+    if found.prefix in LINK_LOCAL and (found.by == _BASE_POLICY or not is_policy):
         return f"{found.prefix} is link-local"
-    if found.by is not None and found.by.kind == "EgressNATPolicy":
+    if is_policy:
         return f"{found.by} has {'NoSNAT' if found.kind == 'kept' else 'SNAT'} for {found.prefix}"
     return f"{found.by or 'the built-in list'} has {found.prefix}"

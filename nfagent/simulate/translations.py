@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import TypeAlias
 
 import msgspec
@@ -84,8 +85,8 @@ class _Part(msgspec.Struct):
 
 def patched_state(state: EgressState, put: Iterable[EgressObject], removed: Iterable[ObjectRef] = ()) -> EgressState:
     """Return a copy of a state with some objects added, replaced or removed."""
-    changed = EgressState()
-    changed.objects.update(state.objects)
+    changed = copy(state)
+    changed.objects = dict(state.objects)
     for item in put:
         changed.put(item)
     for ref in removed:

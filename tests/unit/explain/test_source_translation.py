@@ -58,6 +58,13 @@ ROWS = [
         id="the policy default",
     ),
     pytest.param(
+        (nat_policy("default", "NoSNAT"),),
+        "169.254.169.254",
+        "kept",
+        f"{OWN}: 169.254.0.0/16 is link-local",
+        id="a link-local destination",
+    ),
+    pytest.param(
         (nat_policy("all", "NoSNAT", "0.0.0.0/0"), nat_policy("some", "SNAT", "203.0.113.0/24", sources=ONLY_WEB)),
         FAR,
         "node",
