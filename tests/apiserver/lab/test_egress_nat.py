@@ -35,7 +35,7 @@ def views(lab: ApiLab, *pods: str) -> list[str]:
         pod = lab.topology.pods[namespace, name]
         names = {**dict.fromkeys(pod.addresses, "pod"), **dict.fromkeys(lab.topology.nodes[pod.node].addresses, "node")}
         outcomes = lab.ask(Probe(lab.pod(path), address, "tcp", 443) for address in OUTSIDE[0].addresses)
-        found.append(" and ".join(sorted({names.get(one.seen_from or "", "nobody") for one in outcomes.values()})))
+        found.append(" and ".join(sorted({names.get(one.seen_from or "", "neither") for one in outcomes.values()})))
     return found
 
 
