@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 
 FORBIDDEN_HINT = "apply deploy/rbac.yaml, or set masquerade.create_default_policy to false"
 
+_UNSERVED_SECONDS = 60.0
+"""Before the next attempt where the kind isn't served."""
 _UNCHANGED_SECONDS = 300.0
-"""Before the next attempt where the kind isn't served, the object was refused, or the watch hasn't shown it yet."""
+"""Before the next attempt where the object was refused, or the watch hasn't shown it yet."""
 _MAX_WAIT = 3600.0
-_SERVED_OR_THERE = (404, 409)
+_UNSERVED, _EXISTS = 404, 409
 
 
 class DefaultPolicyCreator:
@@ -67,15 +69,16 @@ class DefaultPolicyCreator:
 
     async def _create(self, missing: EgressNATPolicy) -> None:
         path = object_path(missing.ref).rpartition("/")[0]
-        response = await self.retrier.request("POST", path, body=document(missing), expected=_SERVED_OR_THERE)
+        response = await self.retrier.request("POST", path, body=document(missing), expected=(_UNSERVED, _EXISTS))
         if response is None:
             return
         if response.status == 201:
             self.created += 1
             log.info("Created %s: it was missing", missing.ref)
-        elif response.status not in _SERVED_OR_THERE:
+        elif response.status not in {_UNSERVED, _EXISTS}:
             self.retrier.record_rejection(f"{missing.ref}: {status_message(response)}")
-        self._not_before = self._clock.monotonic() + _UNCHANGED_SECONDS * (0.5 + 0.5 * self._jitter())
+        seconds = _UNSERVED_SECONDS if response.status == _UNSERVED else _UNCHANGED_SECONDS
+        self._not_before = self._clock.monotonic() + seconds * (0.5 + 0.5 * self._jitter())
 
 
 def document(policy: EgressNATPolicy) -> dict[str, Any]:

@@ -164,7 +164,7 @@ async def test_where_the_kind_is_not_served_creation_is_tried_rarely() -> None:
         stage.synced = True
         stage.store.fault = lambda _who, _method, path: refusal(404) if "egressnat" in path else None
         await stage.time.passes(3000.0)
-        assert 9 <= len(stage.store.asked("POST", "egressnat")) <= 21
+        assert 49 <= len(stage.store.asked("POST", "egressnat")) <= 101
 
 
 @scenario
