@@ -68,12 +68,12 @@ class DesiredState:
         self.policy_options = policy_options or PolicyOptions()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
-        self.egress = EgressState()
         self._logging: NetworkLogging | None = None
         self.generation = 0
         self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade_settings = masquerade or MasqueradeSettings()
+        self.egress = EgressState(self._masquerade_settings.ip_masq)
         self._log_group = log_group
         self._live = RulesetTracker()
         self._members = SetMembership(self.cluster, self.index, self._live)
@@ -105,6 +105,14 @@ class DesiredState:
                 return self._set_logging(with_last_good(item, self._logging))
             case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
                 return self._apply_cluster(self.cluster.put(item))
+
+    def put_ip_masq_file(self, path: str, config: IpMasqConfig | None) -> bool:
+        """Apply the ip-masq-agent file; None if there is none. Return whether anything changed."""
+        changed = self.egress.put_file(path, config)
+        if changed:
+            self._masquerade.invalidate()
+            self.generation += 1
+        return changed
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether anything changed."""
@@ -241,6 +249,7 @@ class DesiredState:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
+        fresh.egress.copy_file(self.egress)
         fresh.follow_links(self.links, held=True)
         return fresh
 

@@ -21,6 +21,9 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ipv4, ipv6:     whether this family is masqueraded
     cluster_ranges: Pod and Service ranges that are in no Node and no ServiceCIDR
     create_default: whether the EgressNATPolicy `default` is created where it is missing
+    ip_masq:        lists and switches that hold without an ip-masq-agent ConfigMap and without its file
+    to_ports:       source ports that connections of tcp, udp and sctp get: disjoint ranges, first and last; none
+                    leaves the choice to the kernel
     """
 
     enabled: bool = True
@@ -30,6 +33,8 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     all_reserved_ranges: bool = False
     cluster_ranges: tuple[Range, ...] = ()
     create_default: bool = True
+    ip_masq: IpMasqConfig = IpMasqConfig()
+    to_ports: tuple[tuple[int, int], ...] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -51,6 +56,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
     outside: tuple[Family, ...]
     exempt: tuple[Range, ...]
     random_fully: bool
+    to_ports: tuple[tuple[int, int], ...] = ()
 
 
 def masquerade_plan(
@@ -65,7 +71,7 @@ def masquerade_plan(
     exempt = exempt_ranges(egress, settings)
     translated = (item for item in sources if item.family in settings.families)
     outside = tuple(family for family in FAMILIES if known.outside[family])
-    return MasqueradePlan(disjoint(translated), known.ranges, outside, exempt, settings.random_fully)
+    return MasqueradePlan(disjoint(translated), known.ranges, outside, exempt, settings.random_fully, settings.to_ports)
 
 
 def exempt_ranges(egress: EgressState, settings: MasqueradeSettings, selected: Iterable[str] = ()) -> tuple[Range, ...]:

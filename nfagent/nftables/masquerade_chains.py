@@ -11,13 +11,27 @@ from collections.abc import Iterable, Iterator
 from nfagent.egress.masquerade import MasqueradePlan
 from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.nftables import names
-from nfagent.nftables.matches import AddressInSet, ConntrackState, IpAddress, Match
-from nfagent.nftables.objects import Accept, Chain, Drop, Element, Hook, Jump, Masquerade, NamedSet, Rule, VmapLookup
+from nfagent.nftables.matches import AddressInSet, ConntrackState, IpAddress, L4Proto, Match, RandomBelow
+from nfagent.nftables.objects import (
+    Accept,
+    Chain,
+    Drop,
+    Element,
+    Goto,
+    Hook,
+    Jump,
+    Masquerade,
+    NamedSet,
+    PortRange,
+    Rule,
+    VmapLookup,
+)
 
 SRCNAT_PRIORITY = 100
 _FILTER_PRIORITY = 0
 MASQUERADE_CHAIN = "masquerade-pods"
 KEPT_CHAIN = "kept-destinations"
+PORTS_CHAIN = "masquerade-to-ports"
 UNTRANSLATED_CHAIN = "forward-untranslated"
 UNTRANSLATED_COUNTER = "drop/untranslated"
 CLUSTER_PODS = "clusterpods"
@@ -41,14 +55,33 @@ def nat_chains(plan: MasqueradePlan, *, by_source: bool = False) -> Iterator[tup
         else:
             elsewhere = AddressInSet(IpAddress("daddr", family), names.set_name("nonmasq", family), negated=True)
             leaving, invalid = (*leaving, elsewhere), (*invalid, elsewhere)
-        translate.append(Rule(leaving, verdict=Masquerade(plan.random_fully)))
+        verdict = Goto(PORTS_CHAIN) if plan.to_ports else Masquerade(plan.random_fully)
+        translate.append(Rule(leaving, verdict=verdict))
         stop.append(
             Rule(invalid, counter=UNTRANSLATED_COUNTER, verdict=Drop(), comment="would leave with a Pod's address")
         )
     yield MASQUERADE_CHAIN, Chain(tuple(translate), Hook("nat", "postrouting", SRCNAT_PRIORITY))
     yield UNTRANSLATED_CHAIN, Chain(tuple(stop), Hook("filter", "forward", _FILTER_PRIORITY))
+    if plan.to_ports:
+        yield PORTS_CHAIN, _ports_chain(plan)
     if by_source:
         yield KEPT_CHAIN, _kept_chain(families)
+
+
+def _ports_chain(plan: MasqueradePlan) -> Chain:
+    """Return the chain that masquerades to ports of ranges, each with a probability in proportion to its size.
+
+    Each rule draws anew, so it draws from the ports of its own range and of those behind it.
+    """
+    with_ports = L4Proto(("tcp", "udp", "sctp"))
+    left = sum(last - first + 1 for first, last in plan.to_ports)
+    rules: list[Rule] = []
+    for first, last in plan.to_ports:
+        size = last - first + 1
+        drawn = (RandomBelow(left, size),) if size < left else ()
+        rules.append(Rule((with_ports, *drawn), verdict=Masquerade(plan.random_fully, PortRange(first, last))))
+        left -= size
+    return Chain((*rules, Rule(verdict=Masquerade(plan.random_fully))))
 
 
 def _kept_chain(families: Iterable[Family]) -> Chain:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from nfagent.desired.state import DesiredState
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import state_view
@@ -13,7 +15,9 @@ from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.base_chains import recheck_sets
 from nfagent.nftables.interface_sets import link_sets
-from nfagent.nftables.objects import Masquerade
+from nfagent.nftables.masquerade_chains import PORTS_CHAIN
+from nfagent.nftables.matches import L4Proto, RandomBelow
+from nfagent.nftables.objects import Masquerade, Rule
 from tests.support.nft_interpreter import later, run, stray
 from tests.support.two_node_cluster import Document, TwoNodeCluster, pod, policy
 
@@ -311,3 +315,31 @@ def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:
     overlap = config("nonMasqueradeCIDRs: [10.0.0.0/8, 10.64.0.0/16, 10.64.0.0/24, 11.0.0.0/8]")
     sets = TwoNodeCluster(WEB, overlap).views["a"].ruleset().sets
     assert sets["nonmasq4"].elements == {parse_cidr("10.0.0.0/7"), parse_cidr("169.254.0.0/16")}
+
+
+RANGES = ((1024, 29_999), (32_768, 65_535), (700, 700))
+SIZES = {ports: ports[1] - ports[0] + 1 for ports in RANGES}
+
+
+@pytest.mark.parametrize("ranges", [RANGES, RANGES[:1], RANGES[2:], RANGES[::-1]], ids=str)
+def test_each_range_of_ports_has_a_part_in_proportion_to_its_size(ranges: tuple[tuple[int, int], ...]) -> None:
+    chain = DesiredState("a", MasqueradeSettings(to_ports=ranges)).ruleset().chains[PORTS_CHAIN]
+    *by_range, others = chain.rules
+    assert others == Rule(verdict=Masquerade(random_fully=True))
+    left, parts = Fraction(1), {}
+    for rule in by_range:
+        protocols, *drawn = rule.matches
+        assert protocols == L4Proto(("tcp", "udp", "sctp"))
+        [part] = [Fraction(item.below, item.modulus) for item in drawn if isinstance(item, RandomBelow)] or [
+            Fraction(1)
+        ]
+        assert isinstance(rule.verdict, Masquerade)
+        assert rule.verdict.ports is not None
+        parts[rule.verdict.ports.first, rule.verdict.ports.last] = left * part
+        left *= 1 - part
+    assert parts == {ports: Fraction(SIZES[ports], sum(SIZES[one] for one in ranges)) for ports in ranges}
+    assert left == 0
+
+
+def test_without_ranges_of_ports_there_is_no_chain_for_them() -> None:
+    assert PORTS_CHAIN not in DesiredState("a").ruleset().chains
