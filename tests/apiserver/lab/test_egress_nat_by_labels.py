@@ -42,11 +42,16 @@ def views(lab: ApiLab, *pods: str) -> list[str]:
 def test_a_pod_s_translation_follows_its_labels_and_those_of_its_namespace(lab: ApiLab) -> None:
     lab.cluster.put(nat_policy("blue", "NoSNAT", BLUE_A))
     assert views(lab, "x/a", "x/b", "y/a") == ["node", "node", "node"]
-    lab.cluster.put(namespace_document("x", {"ns": "x", "team": "blue"}))
-    assert views(lab, "x/a", "x/b", "y/a") == ["pod", "node", "node"]
     [plan] = [pod for pod in PODS if pod.key == ("x", "a")]
-    lab.cluster.put(pod_document(plan, {"pod": "other"}, ports=PORTS))
-    assert views(lab, "x/a") == ["node"]
+    try:
+        lab.cluster.put(namespace_document("x", {"ns": "x", "team": "blue"}))
+        assert views(lab, "x/a", "x/b", "y/a") == ["pod", "node", "node"]
+        lab.cluster.put(pod_document(plan, {"pod": "other"}, ports=PORTS))
+        assert views(lab, "x/a") == ["node"]
+        lab.cluster.put(pod_document(plan, ports=PORTS))
+        assert views(lab, "x/a") == ["pod"]
+    finally:
+        lab.cluster.put(pod_document(plan, ports=PORTS), namespace_document("x"))
 
 
 def conditions(lab: ApiLab, name: str) -> dict[str, str]:
