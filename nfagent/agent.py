@@ -144,7 +144,9 @@ class Agent:
             return FolderSource(Path(settings.manifests), self, self._checkpoint), None
         server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
         source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
-        return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
+        faults, synced = (lambda: source.faults), self._source_synced.is_set
+        reporter = StatusReporter(self._desired, server, self._clock, faults, self._node_faults, synced=synced)
+        return source, reporter
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""

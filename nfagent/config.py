@@ -46,6 +46,7 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     random_fully: bool = True
     to_ports: tuple[str, ...] = ()
     all_reserved_ranges: bool = False
+    create_default_policy: bool = True
     non_masquerade_cidrs: tuple[str, ...] = tuple(map(str, DEFAULT_CIDRS))
     masquerade_cidrs: tuple[str, ...] = ("0.0.0.0/0", "::/0")
     masq_link_local: bool = False
@@ -122,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
             to_ports=_port_ranges(self.masquerade.to_ports),
             cluster_ranges=tuple(ranges),
+            create_default=self.masquerade.create_default_policy,
             ip_masq=IpMasqConfig(
                 _listed("non_masquerade_cidrs", self.masquerade),
                 (self.masquerade.masq_link_local, self.masquerade.masq_link_local_ipv6),

@@ -8,6 +8,7 @@ import msgspec
 
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.precedence import kept_ranges
+from nfagent.model.egress_nat import DEFAULT_POLICY, EgressNATPolicy
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, single
 from nfagent.state.cluster import ClusterDelta, ClusterState
@@ -19,6 +20,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ipv4, ipv6:     whether this family is masqueraded
     cluster_ranges: Pod and Service ranges that are in no Node and no ServiceCIDR
+    create_default: whether the EgressNATPolicy `default` is created where it is missing
     ip_masq:        lists and switches that hold without an ip-masq-agent ConfigMap and without its file
     to_ports:       source ports that connections of tcp, udp and sctp get: disjoint ranges, first and last; none
                     leaves the choice to the kernel
@@ -30,6 +32,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     random_fully: bool = True
     all_reserved_ranges: bool = False
     cluster_ranges: tuple[Range, ...] = ()
+    create_default: bool = True
     ip_masq: IpMasqConfig = IpMasqConfig()
     to_ports: tuple[tuple[int, int], ...] = ()
 
@@ -79,6 +82,18 @@ def exempt_ranges(egress: EgressState, settings: MasqueradeSettings, selected: I
     names = set(selected)
     base = egress.base_list(all_reserved_ranges=settings.all_reserved_ranges)
     return kept_ranges(base, (item for item in egress.enforced if not item.sources or item.name in names))
+
+
+def missing_default(egress: EgressState, settings: MasqueradeSettings) -> EgressNATPolicy | None:
+    """Return the EgressNATPolicy `default` to create, with the built-in list; None where none is wanted.
+
+    None is where it exists, or where an ip-masq-agent list is the base.
+    """
+    wanted = settings.create_default and settings.families
+    if not wanted or egress.base is not None or DEFAULT_POLICY in egress.policies:
+        return None
+    listed = IpMasqConfig().listed(all_reserved_ranges=settings.all_reserved_ranges)
+    return EgressNATPolicy(name=DEFAULT_POLICY, action="NoSNAT", destinations=listed)
 
 
 def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 from nfagent.desired.egress_nat_ties import Tie
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
+from nfagent.model.ip_masq import CONFIG_MAP
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.notice import ObjectMeta, api_version, readable
 
@@ -64,19 +65,21 @@ def build_conditions(
     policies: Iterable[EgressNATPolicy],
     gateways: Iterable[NetworkGatewayGroup],
     ties: Iterable[Tie] = (),
+    replaced: ObjectRef | None = None,
 ) -> list[ObjectConditions]:
     """Return the desired conditions of all objects that have conditions.
 
-    faults: objects of any kind that can't be read, each with its issues; last good versions of these are ignored
-    ties:   the policies that disagree
+    faults:   objects of any kind that can't be read, each with its issues; last good versions of these are ignored
+    ties:     the policies that disagree
+    replaced: the policy that the ip-masq-agent list replaces
     """
     disputes: dict[str, list[str]] = {}
     for tie in ties:
         for name in (tie.keeps, tie.translates):
             disputes.setdefault(name, []).append(tie.text_for(name))
-    found = [
-        policy_conditions(policy, disputes.get(policy.name, ())) for policy in policies if policy.ref not in faults
-    ]
+    read = [policy for policy in policies if policy.ref not in faults]
+    found = [policy_conditions(policy, disputes.get(policy.name, ())) for policy in read if policy.ref != replaced]
+    found += [replaced_conditions(policy) for policy in read if policy.ref == replaced]
     found += [gateway_conditions(group) for group in gateways if group.ref not in faults]
     return found + [rejected_conditions(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
 
@@ -94,6 +97,13 @@ def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> 
         return ObjectConditions(policy.ref, (_ACCEPTED, conflict), policy)
     done = f"{policy.action} is enforced on every node that runs nfagent"
     return _accepted(policy.ref, policy, policy.unenforced, done)
+
+
+def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:
+    """Return the conditions of a policy `default` that only repeats the built-in list, where another list exists."""
+    message = f"{CONFIG_MAP} has a list, which replaces this one, the built-in list; other destinations here replace it"
+    replaced = Condition(type=PROGRAMMED, holds=False, reason="Replaced", message=message)
+    return ObjectConditions(policy.ref, (_ACCEPTED, replaced), policy)
 
 
 def gateway_conditions(group: NetworkGatewayGroup) -> ObjectConditions:
