@@ -116,9 +116,9 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
-        masquerade = settings.masquerade
+        section, state = settings.masquerade, Path(settings.state_dir)
         self._ip_masq_file = IpMasqFile(
-            masquerade.config_file, self._clock, masquerade.resync_interval_seconds, self._ip_masq_read
+            section.config_file, state, self._clock, section.resync_interval_seconds, self._ip_masq_read
         )
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)

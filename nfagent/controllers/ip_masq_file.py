@@ -2,7 +2,8 @@
 
 The file is what a mounted ConfigMap has under the key `config`. It is read as a whole every time, since kubelet
 replaces a link in the path to it, and a comparison of its times could miss that. A missing file is normal. One that
-can't be read, or only in part, keeps what was read before.
+can't be read, or only in part, keeps what was read before, also by the agent's previous run: the last text without a
+problem is kept in the folder of last good objects.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.checkpoint.kept_text import IP_MASQ_FILE, KeptText
 from nfagent.clock import Clock
 from nfagent.decode.ip_masq import decode_ip_masq_text
 from nfagent.errors import ObjectError, ValidationIssue
@@ -30,10 +32,13 @@ class IpMasqFile:
     problems: what is wrong with it
     """
 
-    def __init__(self, path: str, clock: Clock, seconds: float, apply: Callable[[IpMasqConfig | None], None]) -> None:
+    def __init__(
+        self, path: str, folder: Path, clock: Clock, seconds: float, apply: Callable[[IpMasqConfig | None], None]
+    ) -> None:
         """Start without reading.
 
         path:    '' for no file
+        folder:  of last good objects
         seconds: the interval
         apply:   called with the new configuration, None for no file
         """
@@ -43,6 +48,8 @@ class IpMasqFile:
         self._apply = apply
         self._calls = BoundedCalls()
         self._content: bytes | None = None
+        self._kept = KeptText(folder / IP_MASQ_FILE)
+        self._first = True
         self.problems: tuple[ValidationIssue, ...] = ()
 
     async def run(self) -> None:
@@ -55,12 +62,15 @@ class IpMasqFile:
         """Read the file; apply its configuration if it differs from what was read before. Never raises."""
         if not self._path:
             return
+        if self._first:
+            await self._recall()
         try:
             content = await asyncio.to_thread(self._calls.ask, lambda: read_regular(Path(self._path)), self._path)
         except FileNotFoundError:
             self._content = None
             self._report(())
             self._apply(None)
+            await self._keep(None)
             return
         except OSError as error:
             # Its content is unknown, and read as new once it can be read.
@@ -70,6 +80,24 @@ class IpMasqFile:
         if content != self._content:
             self._content = content
             self._decode(content)
+            if not self.problems:
+                await self._keep(content)
+
+    async def _recall(self) -> None:
+        """Apply what the previous run read last without a problem; what the file has now comes after it."""
+        self._first = False
+        try:
+            kept = await asyncio.to_thread(self._calls.ask, self._kept.read, IP_MASQ_FILE)
+            if kept is not None:
+                self._apply(decode_ip_masq_text(IP_MASQ_FILE, kept.decode()))
+        except (OSError, UnicodeDecodeError, ObjectError) as error:
+            log.warning("the ip-masq-agent file's last good text can't be read: %s", error)
+
+    async def _keep(self, content: bytes | None) -> None:
+        try:
+            await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(content), IP_MASQ_FILE)
+        except OSError as error:
+            log.warning("the ip-masq-agent file's text can't be kept for the next start: %s", error)
 
     def _decode(self, content: bytes) -> None:
         try:

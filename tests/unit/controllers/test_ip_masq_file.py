@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nfagent.checkpoint.store import delete_checkpoints
 from nfagent.clock import SystemClock
 from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.decode.ip_masq import decode_ip_masq
@@ -27,7 +28,7 @@ class Followed:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.desired = DesiredState("n1")
-        self.file = IpMasqFile(str(path), SystemClock(), 0.001, self._apply)
+        self.file = IpMasqFile(str(path), path.parent / "state", SystemClock(), 0.001, self._apply)
         self.changes = 0
         self.changed = asyncio.Event()
 
@@ -141,9 +142,58 @@ def test_an_invalid_file_keeps_what_was_read_before_and_says_so(
     assert (followed.said, followed.file.fault, caplog.messages[1:]) == ([], "", [f"resolved: {said}"])
 
 
-def test_without_a_path_nothing_is_read() -> None:
+def test_an_invalid_file_keeps_what_the_previous_run_read(followed: Followed) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    followed.path.write_text("nonMasqueradeCIDRs: [x]")
+    again = Followed(followed.path)
+    assert again.read() == ["9.0.0.0/8"]
+    assert len(again.said) == 1
+    followed.path.write_text("nonMasqueradeCIDRs: [7.0.0.0/8]")
+    assert Followed(followed.path).read() == ["7.0.0.0/8"]
+
+
+def test_nothing_of_the_previous_run_holds_where_the_file_is_gone(followed: Followed) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    followed.path.unlink()
+    again = Followed(followed.path)
+    assert DEFAULT in again.read()
+    again.path.write_text("a: [")
+    assert DEFAULT in again.read()
+    assert DEFAULT in Followed(followed.path).read()
+
+
+@pytest.mark.parametrize("spoil", [_written(b"a: ["), _written(b"\xff"), _folder], ids=["a text", "bytes", "a folder"])
+def test_what_was_kept_and_cannot_be_read_delays_nothing(
+    followed: Followed, spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    spoil(followed.path.parent / "state" / "ip-masq-agent-file")
+    assert Followed(followed.path).read() == ["9.0.0.0/8"]
+    assert "last good text can't be read" in caplog.messages[0]
+
+
+def test_what_others_could_have_written_is_not_recalled(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    (followed.path.parent / "state").chmod(0o777)
+    followed.path.write_text("a: [")
+    assert DEFAULT in Followed(followed.path).read()
+    assert "is writable by other users" in caplog.messages[0]
+
+
+def test_what_was_kept_is_deleted_with_the_last_good_objects(followed: Followed) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    folder = followed.path.parent / "state"
+    assert (delete_checkpoints(folder), list(folder.iterdir())) == (1, [])
+
+
+def test_without_a_path_nothing_is_read(tmp_path: Path) -> None:
     applied: list[object] = []
-    file = IpMasqFile("", SystemClock(), 1, applied.append)
+    file = IpMasqFile("", tmp_path, SystemClock(), 1, applied.append)
     asyncio.run(asyncio.wait_for(file.run(), 5))
     asyncio.run(file.read())
     assert applied == []
