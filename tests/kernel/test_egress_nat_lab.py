@@ -134,6 +134,12 @@ ROWS = [
         id="the ip-masq-agent list replaces the built-in one",
     ),
     pytest.param(
+        (config_map('masqueradeCIDRs: ["198.51.100.0/24", "10.200.0.0/16"]'),),
+        PAYMENTS,
+        {FAR: "node", PRIVATE: "node", FAR_V6: "pod", PARTNER: "pod"},
+        id="the inverse list masquerades its destinations alone",
+    ),
+    pytest.param(
         (EVERYTHING, nat_policy("default", "NoSNAT", ("198.51.100.0/24", "2001:db8:99::/64"))),
         PAYMENTS,
         {FAR: "pod", FAR_V6: "pod", PRIVATE: "node", PARTNER: "node"},
@@ -276,6 +282,27 @@ def test_a_change_leaves_live_connections_their_translation(
         assert seen(lab, PAYMENTS, destination) == {destination: after}
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
+def test_masqueraded_connections_have_source_ports_of_the_given_ranges(
+    lab: ManifestLab, kind: socket.SocketKind
+) -> None:
+    agent = lab.cluster.agent(PAYMENTS.node)
+    agent.stop()
+    agent.start({"NFAGENT_MASQUERADE_TO_PORTS": "20000-20199,30000-30199"})
+    try:
+        ports = []
+        for destination in (FAR, FAR_V6) * 20:
+            with LiveConnection(lab, PAYMENTS, destination, kind) as live:
+                assert _whose(live.ask(b"port"), PAYMENTS) == "node"
+                ports.append(live.seen_port)
+        assert [port for port in ports if not (20000 <= port <= 20199 or 30000 <= port <= 30199)] == []
+        assert {port // 10000 for port in ports} == {2, 3}, "both ranges are used"
+        assert seen(lab, PAYMENTS, FAR, FAR_V6) == {FAR: "node", FAR_V6: "node"}
+    finally:
+        agent.stop()
+        agent.start()
+
+
 def _whose(address: str, pod: PodPlan) -> str:
     return "pod" if address in pod.addresses else "node"
 
@@ -289,6 +316,7 @@ class LiveConnection:
         self._listener = netns.inside(lab.topology.outside_namespace("outside"), make)
         self._client = netns.inside(lab.topology.pod_namespace(*pod.key), make)
         self._served = self._listener
+        self.seen_port = 0
         for sock in (self._listener, self._client):
             sock.settimeout(5.0)
         self._listener.bind((destination, 0))
@@ -315,4 +343,5 @@ class LiveConnection:
             self._served.send(received)
             sender = self._served.getpeername()
         assert self._client.recv(100) == received == payload
+        self.seen_port = int(sender[1])
         return str(sender[0])

@@ -92,6 +92,14 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
     ]
 
 
+def test_policies_of_egress_that_disagree_are_named_to_each_other() -> None:
+    scene = TwoNodeCluster(egress("keep", "10.0.0.0/8"), egress("hide", "10.0.0.0/8", action="SNAT"))
+    scene.views["a"].drain_changes()
+    warnings = [line for line in policies_lines(scene.views["a"]) if "warn" in line]
+    assert [line.split(":")[0] for line in warnings] == ["  warn, hide", "  warn, keep"]
+    assert "EgressNATPolicy keep has the same destination with action NoSNAT" in warnings[0]
+
+
 def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
     return {"phase": phase, "synced": phase != "initial", "version": "5", "objects": 1, "trouble": trouble}
 
