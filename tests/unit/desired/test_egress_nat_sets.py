@@ -82,6 +82,14 @@ def test_a_change_costs_its_own_commands_alone(item: Item, expected: list[tuple[
     assert changed(view.drain_changes()) == expected
 
 
+def test_two_policies_that_change_their_sources_at_once_are_both_matched() -> None:
+    view = state()
+    view.put(policy("keep", "NoSNAT", EgressSource(labelled("app", "db")), "203.0.113.0/24"))
+    view.put(policy("hide", "SNAT", WEB, "10.0.0.0/8"))
+    by_app = {"10.64.0.2": "hide", "10.64.0.3": "hide", "10.64.0.4": "keep", "10.64.0.5": "keep"}
+    assert view.ruleset().maps["natpods4"].elements == {address: f"kept/{name}" for address, name in by_app.items()}
+
+
 def test_no_connection_is_rechecked_since_each_keeps_its_translation() -> None:
     view = state()
     for item in (policy("more", "SNAT", OPS, "11.0.0.0/8"), Namespace("shop", (("team", "ops"),)), pod(3, "web")):
