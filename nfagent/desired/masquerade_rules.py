@@ -54,6 +54,11 @@ class MasqueradeRules:
         return exempt_ranges(self._egress, self._settings)
 
     @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The cluster's ranges as of the last `steps`; none where masquerade is off."""
+        return self._addresses.ranges
+
+    @property
     def ties(self) -> tuple[Tie, ...]:
         """The EgressNATPolicies that disagree about a destination of the same Pod."""
         return self._ties.found

@@ -19,6 +19,7 @@ from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.masquerade import MasqueradeSettings, missing_default
+from nfagent.egress.translation import Translation, translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
@@ -272,6 +273,21 @@ class DesiredState:
     def masquerade_families(self) -> tuple[Family, ...]:
         """The families that this node masquerades; none where masquerade is off."""
         return self._masquerade.families
+
+    def translation(self, pod: Pod | None, destination: str) -> Translation:
+        """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
+        return translation(pod, destination, self.cluster, self.egress, self._masquerade_settings)
+
+    @property
+    def masquerade_settings(self) -> MasqueradeSettings:
+        """The masquerade settings of the node."""
+        return self._masquerade_settings
+
+    @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The ranges of Nodes, of Services and of the settings, disjoint and sorted; none where masquerade is off."""
+        self._finish()
+        return self._masquerade.cluster_ranges
 
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
