@@ -22,6 +22,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
@@ -49,6 +50,7 @@ from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.netlink.nflog import LoggedPacket
@@ -114,6 +116,10 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
+        section, state = settings.masquerade, Path(settings.state_dir)
+        self._ip_masq_file = IpMasqFile(
+            section.config_file, state, self._clock, section.resync_interval_seconds, self._ip_masq_read
+        )
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_reader = NflogReader(self._nflog, self._clock, self._log_verdicts)
@@ -138,7 +144,9 @@ class Agent:
             return FolderSource(Path(settings.manifests), self, self._checkpoint), None
         server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
         source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
-        return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
+        faults, synced = (lambda: source.faults), self._source_synced.is_set
+        reporter = StatusReporter(self._desired, server, self._clock, faults, self._node_faults, synced=synced)
+        return source, reporter
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
@@ -157,7 +165,7 @@ class Agent:
             time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
-                lambda: self._source.problems,
+                lambda: (*self._source.problems, *self._ip_masq_file.problems),
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
@@ -167,6 +175,7 @@ class Agent:
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
+            await self._ip_masq_file.read()  # before the first comparison: the default list isn't written in between
             try:
                 if await self._start_source():
                     await self._run_parts()
@@ -210,6 +219,7 @@ class Agent:
             running = [
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
+                tasks.create_task(self._ip_masq_file.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._nflog_reader.run()),
                 tasks.create_task(self._watch_for_drift()),
@@ -255,6 +265,11 @@ class Agent:
         await self._source_synced.wait()
         await reporter.run()
 
+    def _ip_masq_read(self, config: IpMasqConfig | None) -> None:
+        changed = self._desired.put_ip_masq_file(self._settings.masquerade.config_file, config)
+        if changed and self._source_synced.is_set():
+            self._reconciler.wake()
+
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
@@ -270,6 +285,7 @@ class Agent:
             verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            masquerade_file=self._ip_masq_file.fault,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -287,6 +303,7 @@ class Agent:
                 await self._readiness.await_reload(read, self._reconciler.invalidate)
 
     async def _reread(self, read: asyncio.Event) -> None:
+        await self._ip_masq_file.read()
         await self._source.reload()
         self._readiness.reread_done()
         self._reconciler.invalidate()
