@@ -19,6 +19,7 @@ from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.nat_ports import ADVICE, describe, read_nat_ports
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_listing import require_free_table
@@ -84,6 +85,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _nftables(root=root)
     yield _conntrack()
     yield _revoking(root=root)
+    yield _nat_ports(settings, root=root)
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
@@ -177,6 +179,20 @@ def _revoking(*, root: bool) -> Check:
         )
         return Check("live connections", "warn", found, error.hint)
     return Check("live connections", "ok", "can be listed, and deleted when a policy change denies them")
+
+
+def _nat_ports(settings: Settings, *, root: bool) -> Check:
+    """Check that translated connections have free ports towards their busiest destination."""
+    name = "NAT ports"
+    if not settings.masquerade.enabled:
+        return Check(name, "ok", "not needed: masquerade is off")
+    if not root:
+        return Check(name, "warn", "not tried: needs root")
+    try:
+        ports = read_nat_ports()
+    except (HostError, KernelError) as error:
+        return Check(name, "warn", f"unknown: {error.reason}", error.hint)
+    return Check(name, "warn", describe(ports), ADVICE) if ports.nearly_full else Check(name, "ok", describe(ports))
 
 
 def _nflog(settings: Settings, *, root: bool) -> Check:

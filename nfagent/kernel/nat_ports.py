@@ -1,23 +1,18 @@
-"""How full the ports of translated connections are: read from conntrack on demand, watched by its statistics.
+"""How full the ports of translated connections are, read from conntrack: its entries, and its statistics.
 
 The kernel drops the first packet of a connection that gets no free port, silently; it only counts it, with other
-failures, as insert_failed. The statistics are read every minute: that costs one request. A dump costs the kernel a walk
-through its whole hash table (`kernel.conntrack`): it is read when the counter has risen, and when someone asks, once a
-minute at most.
+failures, as insert_failed. In a large range it tries 240 ports at random: with few free ones left it gives up as well.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 from collections.abc import Callable
 from contextlib import closing
 
 import msgspec
 
-from nfagent.clock import Clock
-from nfagent.errors import HostError, KernelError, WireError
+from nfagent.errors import KernelError, WireError
 from nfagent.kernel.conntrack import listing_error, open_socket
 from nfagent.kernel.sockets import dump_replies
 from nfagent.netlink import codec
@@ -32,10 +27,6 @@ from nfagent.netlink.conntrack_stats import (
 from nfagent.netlink.extack import decode_acknowledgement
 from nfagent.netlink.packet_header import SCTP, TCP, UDP
 
-log = logging.getLogger(__name__)
-
-SECONDS = 60.0
-"""Between two readings of the statistics, and between two dumps."""
 NEARLY_FULL = 0.8
 """From this share of used ports on, new connections to the destination are about to fail."""
 ADVICE = (
@@ -118,114 +109,6 @@ def read_statistics() -> ConntrackStatistics:
 
     _dump(encode_statistics_dump(1), 1, decode)
     return sum(found, ConntrackStatistics())
-
-
-class NatPortWatch:
-    """Logs when connections fail for lack of ports; keeps the last reading for `dump state`."""
-
-    def __init__(
-        self,
-        ranges: PortRanges,
-        clock: Clock,
-        *,
-        read: Callable[[PortRanges], NatPorts] = read_nat_ports,
-        statistics: Callable[[], ConntrackStatistics] = read_statistics,
-    ) -> None:
-        """Watch these port ranges; both functions are called in a thread."""
-        self._ranges = ranges
-        self._clock = clock
-        self._read = read
-        self._statistics = statistics
-        self._counted: ConntrackStatistics | None = None
-        self._last: NatPorts | None = None
-        self._read_at: float | None = None
-        self._reading = asyncio.Lock()
-        self._full = False
-        self._problem = ""
-
-    async def run(self) -> None:
-        """Read the statistics now and every minute, and the ports when connections have failed, until cancelled."""
-        while True:
-            await self.look()
-            await self._clock.wait(asyncio.Event(), SECONDS)
-
-    async def look(self) -> None:
-        """Read the statistics; where more connections have failed, or ports were nearly full, read the ports too."""
-        try:
-            counted = await asyncio.to_thread(self._statistics)
-        except (HostError, KernelError) as error:
-            self._report_failure(error)
-            return
-        before, self._counted = self._counted, counted
-        failed = counted.since(before).insert_failed if before is not None else 0
-        if failed or self._full:
-            await self.refresh()
-            self._report(failed)
-
-    async def refresh(self) -> None:
-        """Read how full the ports are, unless that was done less than a minute ago."""
-        async with self._reading:
-            now = self._clock.monotonic()
-            if self._read_at is not None and now - self._read_at < SECONDS:
-                return
-            self._read_at = now
-            try:
-                self._last = await asyncio.to_thread(self._read, self._ranges)
-            except (HostError, KernelError) as error:
-                self._report_failure(error)
-                return
-            self._problem = ""
-
-    def status(self) -> NatPortStatus:
-        """Return the last reading for `dump state`."""
-        counted = self._counted or (self._last.statistics if self._last is not None else ConntrackStatistics())
-        last = self._last
-        return NatPortStatus(
-            available=last.available if last is not None else PortCounts(self._ranges).available,
-            busiest=last.busiest if last is not None else None,
-            insert_failed=counted.insert_failed,
-            drop=counted.drop,
-            problem=self._problem,
-        )
-
-    def _report(self, failed: int) -> None:
-        last, was_full = self._last, self._full
-        if last is None:
-            return
-        self._full = last.nearly_full
-        if self._full and not was_full:
-            log.warning(
-                "connections of Pods fail for lack of free ports: %s; %d failed in the last minute; %s",
-                describe(last),
-                failed,
-                ADVICE,
-            )
-        elif was_full and not self._full:
-            log.info("resolved: ports of translated connections are free again: %s", describe(last))
-
-    def _report_failure(self, error: HostError | KernelError) -> None:
-        if str(error) != self._problem:
-            log.warning("cannot tell how full the ports of translated connections are: %s", error)
-        self._problem = str(error)
-
-
-class NatPortStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of `dump state` about ports of translated connections.
-
-    available, busiest: NatPorts, at most a minute old
-    insert_failed, drop: ConntrackStatistics, at most a minute old
-    problem:            why they can't be read, '' where they can
-    """
-
-    available: int
-    busiest: PortUse | None = None
-    insert_failed: int = 0
-    drop: int = 0
-    problem: str = ""
-
-    def ports(self) -> NatPorts:
-        """Return the reading that this is the status of."""
-        return NatPorts(self.available, self.busiest, ConntrackStatistics(self.insert_failed, self.drop))
 
 
 def _dump(request: bytes, sequence: int, each: Callable[[codec.Message], None]) -> None:
