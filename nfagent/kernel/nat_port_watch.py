@@ -65,7 +65,7 @@ class NatPortWatch:
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
         self._full = False
-        self._problem = ""
+        self._problems: dict[Callable[..., object], str] = {}
 
     async def run(self) -> None:
         """Read the statistics now and every minute, and the ports when connections have failed, until cancelled."""
@@ -78,8 +78,9 @@ class NatPortWatch:
         try:
             counted = await asyncio.to_thread(self._statistics)
         except (HostError, KernelError) as error:
-            self._report_failure(error)
+            self._report_failure(self._statistics, error)
             return
+        self._problems.pop(self._statistics, None)
         before, self._counted = self._counted, counted
         failed = counted.since(before).insert_failed if before is not None else 0
         if failed or self._full:
@@ -96,9 +97,9 @@ class NatPortWatch:
             try:
                 self._last = await asyncio.to_thread(self._read, self._ranges)
             except (HostError, KernelError) as error:
-                self._report_failure(error)
+                self._report_failure(self._read, error)
                 return
-            self._problem = ""
+            self._problems.pop(self._read, None)
 
     def status(self) -> NatPortStatus:
         """Return the last reading for `dump state`."""
@@ -109,7 +110,7 @@ class NatPortWatch:
             busiest=last.busiest if last is not None else None,
             insert_failed=counted.insert_failed,
             drop=counted.drop,
-            problem=self._problem,
+            problem="; ".join(dict.fromkeys(self._problems.values())),
         )
 
     def _report(self, failed: int) -> None:
@@ -127,7 +128,7 @@ class NatPortWatch:
         elif was_full and not self._full:
             log.info("resolved: ports of translated connections are free again: %s", describe(last))
 
-    def _report_failure(self, error: HostError | KernelError) -> None:
-        if str(error) != self._problem:
+    def _report_failure(self, reading: Callable[..., object], error: HostError | KernelError) -> None:
+        if self._problems.get(reading) != str(error):
             log.warning("cannot tell how full the ports of translated connections are: %s", error)
-        self._problem = str(error)
+        self._problems[reading] = str(error)
