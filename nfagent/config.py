@@ -12,6 +12,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,13 @@ import msgspec
 
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
+from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
+_PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
+_LAST_PORT = 65535
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -40,7 +44,12 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ipv4: bool = True
     ipv6: bool = True
     random_fully: bool = True
+    to_ports: tuple[str, ...] = ()
     all_reserved_ranges: bool = False
+    non_masquerade_cidrs: tuple[str, ...] = tuple(map(str, DEFAULT_CIDRS))
+    masquerade_cidrs: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+    masq_link_local: bool = False
+    masq_link_local_ipv6: bool = False
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +118,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             ipv6=self.masquerade.ipv6,
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
+            to_ports=_port_ranges(self.masquerade.to_ports),
             cluster_ranges=tuple(ranges),
+            ip_masq=IpMasqConfig(
+                _listed("non_masquerade_cidrs", self.masquerade),
+                (self.masquerade.masq_link_local, self.masquerade.masq_link_local_ipv6),
+                translated=_listed("masquerade_cidrs", self.masquerade),
+            ),
         )
 
 
@@ -186,9 +201,34 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")
 
 
-def _range(key: str, cidr: str) -> Range:
+def _port_ranges(written: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of masquerade.to_ports in ascending order. Raises SettingError."""
+    found = sorted(map(_port_range, written))
+    for (_, last), (first, _) in pairwise(found):
+        if first <= last:
+            raise SettingError(f"masquerade.to_ports: port {first} is in two ranges; write each port once")
+    return tuple(found)
+
+
+def _port_range(written: str) -> tuple[int, int]:
+    match = _PORTS.fullmatch(written)
+    first, last = (int(match["first"]), int(match["last"] or match["first"])) if match is not None else (0, 0)
+    if not 1 <= first <= last <= _LAST_PORT:
+        raise SettingError(f"masquerade.to_ports = {written!r}: write ranges of ports, like 1024-29999")
+    return first, last
+
+
+def _listed(key: str, section: MasqueradeSection) -> tuple[Range, ...] | None:
+    """Return a list of ip-masq-agent, which allows no host bits; None for the default, as for an omitted key."""
+    cidrs: tuple[str, ...] = getattr(section, key)
+    if cidrs == getattr(MasqueradeSection(), key):
+        return None
+    return tuple(_range(f"masquerade.{key}", cidr, strict=True) for cidr in cidrs)
+
+
+def _range(key: str, cidr: str, *, strict: bool = False) -> Range:
     try:
-        return parse_cidr(cidr)
+        return parse_cidr(cidr, strict=strict)
     except AddressError as error:
         raise SettingError(f"{key} = {cidr!r}: {error}") from None
 

@@ -61,7 +61,8 @@ class StatusReporter:
         """Pass notices and conditions to the cluster reporter where their inputs have changed."""
         desired, faults, node_faults = self._desired, self._faults(), self._node_faults()
         in_force = {ref: item for ref in faults if (item := desired.find(ref)) is not None}
-        egress = (tuple(desired.egress.policies.values()), tuple(desired.egress.gateways.values()))
+        objects = desired.egress
+        egress = (tuple(objects.policies.values()), tuple(objects.gateways.values()), desired.egress_ties)
         found = (faults, in_force, desired.logging_object, node_faults, egress)
         if found == self._last:
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from nfagent.decode.retained_fields import with_last_good
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.desired.masquerade_rules import MasqueradeRules
 from nfagent.desired.node_interfaces import InterfaceSets, NodeInterfaces
 from nfagent.desired.policy_sets import PolicySets
@@ -66,12 +67,12 @@ class DesiredState:
         self.policy_options = policy_options or PolicyOptions()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
-        self.egress = EgressState()
         self._logging: NetworkLogging | None = None
         self.generation = 0
         self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade_settings = masquerade or MasqueradeSettings()
+        self.egress = EgressState(self._masquerade_settings.ip_masq)
         self._log_group = log_group
         self._live = RulesetTracker()
         self._members = SetMembership(self.cluster, self.index, self._live)
@@ -103,6 +104,14 @@ class DesiredState:
                 return self._set_logging(with_last_good(item, self._logging))
             case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
                 return self._apply_cluster(self.cluster.put(item))
+
+    def put_ip_masq_file(self, path: str, config: IpMasqConfig | None) -> bool:
+        """Apply the ip-masq-agent file; None if there is none. Return whether anything changed."""
+        changed = self.egress.put_file(path, config)
+        if changed:
+            self._masquerade.invalidate()
+            self.generation += 1
+        return changed
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether anything changed."""
@@ -239,6 +248,7 @@ class DesiredState:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
+        fresh.egress.copy_file(self.egress)
         fresh.follow_links(self.links, held=True)
         return fresh
 
@@ -272,6 +282,11 @@ class DesiredState:
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
+
+    @property
+    def egress_ties(self) -> tuple[Tie, ...]:
+        """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
+        return self._masquerade.ties
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

@@ -212,7 +212,7 @@ def _egress_in(desired: DesiredState, scope: ViewFilter) -> list[EgressNATPolicy
         return [] if scope.namespace else policies
     pod = find_pod(desired.cluster, scope.pod)
     labels = dict(pod.labels), dict(desired.cluster.namespace_labels(pod.namespace))
-    return [policy for policy in policies if not policy.sources or any(one.selects(*labels) for one in policy.sources)]
+    return [policy for policy in policies if policy.selects(*labels)]
 
 
 def _egress_view(policy: EgressNATPolicy) -> EgressPolicyView:

@@ -11,6 +11,7 @@ from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.agent_status import AgentStateView, AgentStatus
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import PoliciesView, policies_view, state_view
+from nfagent.model.egress_nat import EgressNATPolicy, EgressSource
 from tests.support.two_node_cluster import Document, TwoNodeCluster
 
 GATEWAYS: Document = {
@@ -46,10 +47,12 @@ def facts_of(agent: dict[str, object]) -> list[tuple[str, str]]:
 
 def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
     scene = TwoNodeCluster(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
+    for view in scene.views.values():
+        view.put(EgressNATPolicy(name="some", action="SNAT", sources=(EgressSource(),)))
     lines = state_lines(scene.views["a"])
     assert (
         "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
-        "(EgressNATPolicy default, EgressNATPolicy more)" in lines
+        "(EgressNATPolicy default, EgressNATPolicy more, EgressNATPolicy snat)" in lines
     )
     assert "services    10.96.0.0/12 (kubernetes)" in lines
 
@@ -83,7 +86,7 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
         "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
         "default        NoSNAT          all pods  10.0.0.0/8",
         "pay            SNAT by ops/gw  all pods  none",
-        "  warn, pay: action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there",
+        "  warn, pay: gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there",
         "",
         "GATEWAY GROUP  ADDRESSES",
         "ops/gw         192.0.2.10, 2001:db8::10",

@@ -11,12 +11,14 @@ from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import NetworkLogging, Node, ObjectRef
 from nfagent.reporting.notice import object_path
 from nfagent.reporting.problems import NodeFaults
 from tests.support.fake_apiserver import ObjectStore, SkewedClock, SteppedTime
 from tests.support.reporting_agents import DB, EGRESS, scenario
 
+TEN = parse_cidr("10.0.0.0/8")
 FLAWED = decode_network_policy(
     {
         "metadata": {"namespace": "shop", "name": "db"},
@@ -115,13 +117,27 @@ async def test_a_policy_replaced_by_an_invalid_one_is_reported() -> None:
 
 
 @scenario
+async def test_a_tie_of_egress_policies_is_in_their_conditions() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(EGRESS), {})
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT", destinations=(TEN,)))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "True"
+        stage.desired.put(EgressNATPolicy(name="keep", action="NoSNAT", destinations=(TEN,)))
+        stage.desired.drain_changes()
+        await stage.time.passes(3.0)
+        assert stage.condition() == "False"
+
+
+@scenario
 async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
     async with speaking() as stage:
         stage.store.put(object_path(EGRESS), {})
         stage.desired.put(EgressNATPolicy(name="default", action="NoSNAT"))
         await stage.time.passes(3.0)
         assert stage.condition() == "True"
-        stage.desired.put(EgressNATPolicy(name="default", action="SNAT"))
+        gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT", gateway=gateway))
         await stage.time.passes(3.0)
         assert stage.condition() == "False"
 
