@@ -125,7 +125,7 @@ class Agent:
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
-        self._nat_ports = NatPortWatch(ALL_PORTS, self._clock)
+        self._nat_ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, self._clock)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()

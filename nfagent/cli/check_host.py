@@ -26,6 +26,7 @@ from nfagent.kernel.nft_listing import require_free_table
 from nfagent.kernel.table_lock import holder, holder_name, stop_command
 from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
+from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 from nfagent.verdicts.log_file import find_obstacle
@@ -189,7 +190,7 @@ def _nat_ports(settings: Settings, *, root: bool) -> Check:
     if not root:
         return Check(name, "warn", "not tried: needs root")
     try:
-        ports = read_nat_ports()
+        ports = read_nat_ports(settings.masquerade_settings().to_ports or ALL_PORTS)
     except (HostError, KernelError) as error:
         return Check(name, "warn", f"unknown: {error.reason}", error.hint)
     return Check(name, "warn", describe(ports), ADVICE) if ports.nearly_full else Check(name, "ok", describe(ports))

@@ -61,6 +61,7 @@ class NatPortWatch:
         self._read = read
         self._statistics = statistics
         self._counted: ConntrackStatistics | None = None
+        self._newest = ConntrackStatistics()
         self._last: NatPorts | None = None
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
@@ -81,7 +82,7 @@ class NatPortWatch:
             self._report_failure(self._statistics, error)
             return
         self._problems.pop(self._statistics, None)
-        before, self._counted = self._counted, counted
+        before, self._counted, self._newest = self._counted, counted, counted
         failed = counted.since(before).insert_failed if before is not None else 0
         if failed or self._full:
             await self.refresh()
@@ -99,17 +100,17 @@ class NatPortWatch:
             except (HostError, KernelError) as error:
                 self._report_failure(self._read, error)
                 return
+            self._newest = self._last.statistics
             self._problems.pop(self._read, None)
 
     def status(self) -> NatPortStatus:
         """Return the last reading for `dump state`."""
-        counted = self._counted or (self._last.statistics if self._last is not None else ConntrackStatistics())
         last = self._last
         return NatPortStatus(
             available=last.available if last is not None else PortCounts(self._ranges).available,
             busiest=last.busiest if last is not None else None,
-            insert_failed=counted.insert_failed,
-            drop=counted.drop,
+            insert_failed=self._newest.insert_failed,
+            drop=self._newest.drop,
             problem="; ".join(dict.fromkeys(self._problems.values())),
         )
 

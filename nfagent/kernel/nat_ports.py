@@ -31,7 +31,7 @@ NEARLY_FULL = 0.8
 """From this share of used ports on, new connections to the destination are about to fail."""
 ADVICE = (
     "close idle connections sooner, spread them over more addresses or ports of the destination, "
-    "or let the destination see Pod addresses"
+    "widen masquerade.to_ports where it is set, or let the destination see Pod addresses"
 )
 
 _ENTRY = 1 << 8  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW

@@ -116,6 +116,15 @@ def test_many_questions_within_a_minute_are_answered_by_one_dump(script: Script)
     assert script.dumps == 2
 
 
+def test_the_state_has_the_failures_of_the_last_reading_whichever_it_was(script: Script) -> None:
+    script.minutes()
+    script.failed = 3
+    asyncio.run(script.watch.refresh())
+    assert script.watch.status().insert_failed == 3
+    script.minutes(script.fill(0, 4))
+    assert script.watch.status().insert_failed == 4
+
+
 @pytest.mark.parametrize("error", [KernelError("no reply"), HostError("no ctnetlink", hint="modprobe it")])
 def test_a_failing_kernel_is_told_once_and_in_the_state_until_it_answers(
     script: Script, caplog: pytest.LogCaptureFixture, error: KernelError | HostError
