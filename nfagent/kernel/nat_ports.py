@@ -1,7 +1,8 @@
 """How full the ports of translated connections are, read from conntrack: its entries, and its statistics.
 
 The kernel drops the first packet of a connection that gets no free port, silently; it only counts it, with other
-failures, as insert_failed. In a large range it tries 240 ports at random: with few free ones left it gives up as well.
+failures, as insert_failed. In a large range it tries only 248 ports, in five runs that begin anywhere: with few free
+ones left it gives up as well (nf_nat_l4proto_unique_tuple of nf_nat_core.c).
 """
 
 from __future__ import annotations

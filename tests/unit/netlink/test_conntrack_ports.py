@@ -101,9 +101,10 @@ def test_a_connection_without_a_translated_port_of_the_ranges_is_none(body: byte
     assert counted(body) is None
 
 
-def test_the_busiest_destination_has_most_ports_in_use() -> None:
-    bodies = [entry(2000), *(entry(port, server="198.51.100.2", server_port=80) for port in (2000, 2001))]
-    assert counted(*bodies) == PortUse(TCP, NODE, "198.51.100.2", 80, 2)
+@pytest.mark.parametrize("busiest", ["198.51.100.1", "198.51.100.2"], ids=["the lower address", "the higher address"])
+def test_the_busiest_destination_has_most_ports_in_use(busiest: str) -> None:
+    bodies = [entry(2000, server=server) for server in ("198.51.100.1", "198.51.100.2")]
+    assert counted(*bodies, entry(2001, server=busiest)) == PortUse(TCP, NODE, busiest, 443, 2)
 
 
 def test_ipv6_addresses_are_canonical() -> None:
