@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 """Between two readings of the statistics, and between two dumps."""
+_WAIT_SECONDS = 5.0
+
+_T = TypeVar("_T")
 
 
 class NatPortStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +82,7 @@ class NatPortWatch:
     async def look(self) -> None:
         """Read the statistics; where more connections have failed, or ports were nearly full, read the ports too."""
         try:
-            counted = await asyncio.to_thread(self._statistics)
+            counted = await _in_thread(self._statistics)
         except (HostError, KernelError) as error:
             self._report_failure(self._statistics, error)
             return
@@ -96,7 +101,7 @@ class NatPortWatch:
                 return
             self._read_at = now
             try:
-                self._last = await asyncio.to_thread(self._read, self._ranges)
+                self._last = await _in_thread(partial(self._read, self._ranges))
             except (HostError, KernelError) as error:
                 self._report_failure(self._read, error)
                 return
@@ -133,3 +138,14 @@ class NatPortWatch:
         if self._problems.get(reading) != str(error):
             log.warning("cannot tell how full the ports of translated connections are: %s", error)
         self._problems[reading] = str(error)
+
+
+async def _in_thread(reading: Callable[[], _T]) -> _T:
+    """Return the result of a reading in a thread, within 5 s: `dump state` waits for it. Raises KernelError too."""
+    try:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            return await asyncio.to_thread(reading)
+    except TimeoutError:
+        raise KernelError(f"no answer within {_WAIT_SECONDS:g} s") from None
+    except RuntimeError as error:  # the limit of threads of the machine, or of the service, is reached
+        raise KernelError(str(error)) from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
 from nfagent.errors import HostError, KernelError
+from nfagent.kernel import nat_port_watch
 from nfagent.kernel.nat_port_watch import NatPortWatch
 from nfagent.kernel.nat_ports import NatPorts
 from nfagent.netlink.conntrack_ports import PortRanges, PortUse
@@ -136,6 +139,34 @@ def test_a_failing_kernel_is_told_once_and_in_the_state_until_it_answers(
     script.error = None
     script.minutes()
     assert script.watch.status().problem == ""
+
+
+def test_without_a_thread_the_watch_goes_on_and_the_state_says_so(script: Script) -> None:
+    async def look() -> None:
+        with ThreadPoolExecutor(1) as ended:
+            asyncio.get_running_loop().set_default_executor(ended)
+        await script.watch.look()
+        await script.watch.refresh()
+
+    asyncio.run(look())
+    assert script.watch.status().problem == "cannot schedule new futures after shutdown"
+
+
+def test_a_reading_without_an_end_is_given_up(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat_port_watch, "_WAIT_SECONDS", 0.02)
+    never = threading.Event()
+
+    def block(_: PortRanges) -> NatPorts:
+        never.wait(30)
+        return NatPorts(10, None, ConntrackStatistics())
+
+    async def ask() -> str:
+        watch = NatPortWatch(RANGE, script, read=block, statistics=script.statistics)
+        await watch.refresh()
+        never.set()
+        return watch.status().problem
+
+    assert asyncio.run(ask()) == "no answer within 0.02 s"
 
 
 def test_the_watch_looks_every_minute_until_it_is_cancelled(script: Script) -> None:
