@@ -39,6 +39,7 @@ from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
+from nfagent.kernel.nat_port_watch import NatPortWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_client import NftClient
@@ -53,6 +54,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
+from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
@@ -129,6 +131,7 @@ class Agent:
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
+        self._nat_ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, self._clock)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
@@ -169,6 +172,7 @@ class Agent:
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
+                self._nat_ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
             serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
@@ -226,6 +230,7 @@ class Agent:
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
+                tasks.create_task(self._nat_ports.run()),
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._checkpoint.run()),
             ]
@@ -388,6 +393,7 @@ class Agent:
             frames=self._bridge_table.status(),
             links=self._links.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
+            nat_ports=self._nat_ports.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,

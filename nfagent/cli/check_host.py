@@ -19,12 +19,14 @@ from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.nat_ports import ADVICE, describe, read_nat_ports
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_listing import require_free_table
 from nfagent.kernel.table_lock import holder, holder_name, stop_command
 from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
+from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 from nfagent.verdicts.log_file import find_obstacle
@@ -84,6 +86,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _nftables(root=root)
     yield _conntrack()
     yield _revoking(root=root)
+    yield _nat_ports(settings, root=root)
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
@@ -177,6 +180,20 @@ def _revoking(*, root: bool) -> Check:
         )
         return Check("live connections", "warn", found, error.hint)
     return Check("live connections", "ok", "can be listed, and deleted when a policy change denies them")
+
+
+def _nat_ports(settings: Settings, *, root: bool) -> Check:
+    """Check that translated connections have free ports towards their busiest destination."""
+    name = "NAT ports"
+    if not settings.masquerade.enabled:
+        return Check(name, "ok", "not needed: masquerade is off")
+    if not root:
+        return Check(name, "warn", "not tried: needs root")
+    try:
+        ports = read_nat_ports(settings.masquerade_settings().to_ports or ALL_PORTS)
+    except (HostError, KernelError) as error:
+        return Check(name, "warn", f"unknown: {error.reason}", error.hint)
+    return Check(name, "warn", describe(ports), ADVICE) if ports.nearly_full else Check(name, "ok", describe(ports))
 
 
 def _nflog(settings: Settings, *, root: bool) -> Check:

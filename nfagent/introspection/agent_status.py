@@ -9,6 +9,7 @@ import msgspec
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
+from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.attribution import AttributionCounters
 
 
@@ -66,6 +67,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     frames: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     links: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     revoke: RevokerStatus
+    nat_ports: NatPortStatus | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     last_good: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
