@@ -36,6 +36,7 @@ from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
@@ -122,6 +123,7 @@ class Agent:
         )
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        self._nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
@@ -217,6 +219,7 @@ class Agent:
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
+                tasks.create_task(self._watch_for_nat_conflicts()),
                 tasks.create_task(self._checkpoint.run()),
             ]
             if self._reporter is not None:
@@ -237,6 +240,10 @@ class Agent:
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._source_synced.set()
         self._event_applier.open()
+
+    async def _watch_for_nat_conflicts(self) -> None:
+        await self._source_synced.wait()
+        await self._nat_conflicts.run()
 
     async def _follow_links(self) -> None:
         await self._source_synced.wait()
@@ -333,6 +340,7 @@ class Agent:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.mark_changed(str(committer))
         self._bridge_table.mark_changed()
+        self._nat_conflicts.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -370,6 +378,7 @@ class Agent:
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
+            nat=self._nat_conflicts.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
             **self._source.status(),
             last_good=self._checkpoint.status(),

@@ -29,6 +29,8 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
         lines += _frame_lines(agent.frames)
     if agent.links is not msgspec.UNSET:
         lines += _link_lines(agent.links)
+    if agent.nat is not msgspec.UNSET:
+        lines += _nat_lines(agent.nat)
     lines.append(("live connections", _revoker_text(agent.revoke)))
     if agent.last_good is not msgspec.UNSET:
         lines.append(("last good objects", _last_good_text(agent.last_good)))
@@ -75,6 +77,13 @@ def _link_lines(links: _Status) -> list[tuple[str, str]]:
     ]
     known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
     return [("interface", text) for text in (*known, *shared)]
+
+
+def _nat_lines(nat: _Status) -> list[tuple[str, str]]:
+    """Return the rules of other programs that translate Pods' traffic otherwise, and what can't be read of them."""
+    found = [f"{paint('warn')}, {item['message']}; {item['fix']}" for item in nat["conflicts"]]
+    unread = [f"{paint('warn')}, rules of other programs: {problem}" for problem in nat["problems"]]
+    return [("others' NAT", text) for text in (*found, *unread)]
 
 
 def _last_good_text(kept: _Status) -> str:
