@@ -22,12 +22,12 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
-from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
+from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
@@ -39,7 +39,6 @@ from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
-from nfagent.kernel.nat_port_watch import NatPortWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_client import NftClient
@@ -51,10 +50,8 @@ from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
-from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
-from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
@@ -118,10 +115,6 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
-        section, state = settings.masquerade, Path(settings.state_dir)
-        self._ip_masq_file = IpMasqFile(
-            section.config_file, state, self._clock, section.resync_interval_seconds, self._ip_masq_read
-        )
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_reader = NflogReader(self._nflog, self._clock, self._log_verdicts)
@@ -131,12 +124,14 @@ class Agent:
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
-        self._nat_ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, self._clock)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
         self._ready = False
         self._source_synced = asyncio.Event()
+        self._egress_nat = EgressNatParts(
+            settings, self._desired, self._clock, self._reconciler.wake, self._source_synced
+        )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
 
@@ -168,18 +163,18 @@ class Agent:
             time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
-                lambda: (*self._source.problems, *self._ip_masq_file.problems),
+                lambda: (*self._source.problems, *self._egress_nat.file.problems),
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
-                self._nat_ports.refresh,
+                self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
             serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
-            await self._ip_masq_file.read()  # before the first comparison: the default list isn't written in between
+            await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
             try:
                 if await self._start_source():
                     await self._run_parts()
@@ -223,14 +218,13 @@ class Agent:
             running = [
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
-                tasks.create_task(self._ip_masq_file.run()),
+                tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._nflog_reader.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
-                tasks.create_task(self._nat_ports.run()),
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._checkpoint.run()),
             ]
@@ -270,11 +264,6 @@ class Agent:
         await self._source_synced.wait()
         await reporter.run()
 
-    def _ip_masq_read(self, config: IpMasqConfig | None) -> None:
-        changed = self._desired.put_ip_masq_file(self._settings.masquerade.config_file, config)
-        if changed and self._source_synced.is_set():
-            self._reconciler.wake()
-
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
@@ -290,7 +279,7 @@ class Agent:
             verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
-            masquerade_file=self._ip_masq_file.fault,
+            masquerade_file=self._egress_nat.file.fault,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -308,7 +297,7 @@ class Agent:
                 await self._readiness.await_reload(read, self._reconciler.invalidate)
 
     async def _reread(self, read: asyncio.Event) -> None:
-        await self._ip_masq_file.read()
+        await self._egress_nat.file.read()
         await self._source.reload()
         self._readiness.reread_done()
         self._reconciler.invalidate()
@@ -355,6 +344,7 @@ class Agent:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.mark_changed(str(committer))
         self._bridge_table.mark_changed()
+        self._egress_nat.conflicts.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -392,8 +382,9 @@ class Agent:
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
+            nat=self._egress_nat.conflicts.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
-            nat_ports=self._nat_ports.status(),
+            nat_ports=self._egress_nat.ports.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,

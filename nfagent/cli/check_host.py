@@ -9,10 +9,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-import msgspec
-
+from nfagent.cli.check_nat import nat_checks
+from nfagent.cli.check_result import Check, CheckResult
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
 from nfagent.introspection.agent_client import get_json, is_listening
@@ -31,8 +30,6 @@ from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 from nfagent.verdicts.log_file import find_obstacle
 
-CheckResult: TypeAlias = Literal["ok", "warn", "FAIL"]
-
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _DISK_SECONDS = 5.0
@@ -41,20 +38,6 @@ _UNUSED_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connectio
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
-
-
-class Check(msgspec.Struct, frozen=True):
-    """The result of one check.
-
-    result: 'ok', 'warn' (nfagent runs, but something is missing), 'FAIL' (it can't run)
-    found:  what was found
-    fix:    the commands that fix it, one a line, or what to do; '' where nothing is wrong
-    """
-
-    name: str
-    result: CheckResult
-    found: str
-    fix: str = ""
 
 
 def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
@@ -90,6 +73,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
+    yield from nat_checks(root=root)
     yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)

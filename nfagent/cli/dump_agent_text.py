@@ -31,6 +31,8 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
         lines += _frame_lines(agent.frames)
     if agent.links is not msgspec.UNSET:
         lines += _link_lines(agent.links)
+    if agent.nat is not msgspec.UNSET:
+        lines += _nat_lines(agent.nat)
     lines.append(("live connections", _revoker_text(agent.revoke)))
     if agent.nat_ports is not msgspec.UNSET:
         lines.append(("NAT ports", _nat_ports_text(agent.nat_ports)))
@@ -79,6 +81,13 @@ def _link_lines(links: _Status) -> list[tuple[str, str]]:
     ]
     known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
     return [("interface", text) for text in (*known, *shared)]
+
+
+def _nat_lines(nat: _Status) -> list[tuple[str, str]]:
+    """Return the rules of other programs that translate Pods' traffic otherwise, and what can't be read of them."""
+    found = [f"{paint('warn')}, {item['message']}; {item['fix']}" for item in nat["conflicts"]]
+    unread = [f"{paint('warn')}, rules of other programs: {problem}" for problem in nat["problems"]]
+    return [("others' NAT", text) for text in (*found, *unread)]
 
 
 def _last_good_text(kept: _Status) -> str:

@@ -30,7 +30,9 @@ from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Po
 from nfagent.model.services import Service
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.nftables.diff import diff
+from nfagent.nftables.foreign_nat import ADDRESS_SETS
 from nfagent.nftables.interface_chains import frames_chain
+from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.nftables.policy_chains import LogConfig
 from nfagent.nftables.transaction import Transaction
@@ -307,6 +309,11 @@ class DesiredState:
     def missing_default(self) -> EgressNATPolicy | None:
         """Return the EgressNATPolicy `default` that is to be created; None where it exists, or none is wanted."""
         return missing_default(self.egress, self._masquerade_settings)
+
+    def masquerade_ruleset(self) -> Ruleset:
+        """Return the part of the ruleset that decides which addresses of Pods are kept."""
+        self._finish()
+        return self._live.part((MASQUERADE_CHAIN,), ADDRESS_SETS)
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

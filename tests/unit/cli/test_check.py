@@ -14,7 +14,7 @@ import pytest
 
 from nfagent.cli import check_host
 from nfagent.cli.check import _text
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.errors import HostError
 from nfagent.kernel.nat_ports import ADVICE, NatPorts
 from nfagent.kube.credentials import CredentialPaths, find_client_config
