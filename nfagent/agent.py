@@ -304,6 +304,7 @@ class Agent:
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
+            self._nat_conflicts.mark_changed()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
             pods = counted(len(cluster.local), "Pod")

@@ -276,8 +276,7 @@ class DesiredState:
         return self._masquerade.exempt
 
     def masquerade_ruleset(self) -> Ruleset:
-        """Return the part of the ruleset that decides which addresses of Pods are kept."""
-        self._finish()
+        """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
         return self._live.part((MASQUERADE_CHAIN,), ADDRESS_SETS)
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:

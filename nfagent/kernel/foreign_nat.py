@@ -93,8 +93,8 @@ def _nft_table(listing: NftListing, base: BaseChain) -> ForeignTable:
         chains[name] = _nft_rules(listing, place, name)
         targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
         open_chains += sorted(targets - chains.keys() - set(open_chains))
-    delete = f"nft -a list chain {place} {base.name}"
-    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, delete)
+    shown = f"nft -a list chain {place} {base.name}"
+    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, shown)
 
 
 def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule, ...]:

@@ -186,7 +186,7 @@ _ADVICE = (
 
 def _advice(table: ForeignTable, chain: str) -> str:
     known = next((words for prefix, words in _ADVICE if chain.startswith(prefix)), "")
-    return known or f"switch masquerade off in the program that writes the rule, or delete it: {table.delete}"
+    return known or f"switch masquerade off in the program that writes the rule, or delete it; to see it: {table.shown}"
 
 
 def _described(ranges: Ranges) -> str:
