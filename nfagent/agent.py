@@ -89,7 +89,8 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
-        self._nft_monitor = NftMonitor()
+        self._nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
+        self._nft_monitor = NftMonitor(others_changed=self._nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
         self._reconciler = Reconciler(
             self._kernel,
@@ -123,7 +124,6 @@ class Agent:
         )
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
-        self._nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()

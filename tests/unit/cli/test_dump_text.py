@@ -186,3 +186,12 @@ def test_the_state_says_where_pods_sources_are_not_held_against_their_interface(
 def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_anew(lost: str, said: str) -> None:
     kept = {"path": "/state", "objects": 2, "pending": 0, "damaged": 1, "problem": "", "lost": lost}
     assert dump_agent_text._last_good_text(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's
+
+
+def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to_do() -> None:
+    nat = {"conflicts": [{"message": "table ip theirs, chain post: rule `masquerade` translates", "fix": "delete it"}]}
+    lines = dump_agent_text._nat_lines({**nat, "problems": ["iptables-legacy, table nat can't be read"]})
+    assert [(name, text.partition(", ")[2]) for name, text in lines] == [
+        ("others' NAT", "table ip theirs, chain post: rule `masquerade` translates; delete it"),
+        ("others' NAT", "rules of other programs: iptables-legacy, table nat can't be read"),
+    ]
