@@ -22,6 +22,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
@@ -50,6 +51,7 @@ from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.netlink.nflog import LoggedPacket
@@ -68,8 +70,7 @@ from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = 60.0
-_POLL_SECONDS = 60.0
+_SUBSCRIBE_SECONDS = _POLL_SECONDS = 60.0
 
 
 class Agent:
@@ -116,6 +117,10 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
+        section, state = settings.masquerade, Path(settings.state_dir)
+        self._ip_masq_file = IpMasqFile(
+            section.config_file, state, self._clock, section.resync_interval_seconds, self._ip_masq_read
+        )
         self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
         self._nflog_reader = NflogReader(self._nflog, self._clock, self._log_verdicts)
@@ -140,7 +145,9 @@ class Agent:
             return FolderSource(Path(settings.manifests), self, self._checkpoint), None
         server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
         source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
-        return source, StatusReporter(self._desired, server, self._clock, lambda: source.faults, self._node_faults)
+        faults, synced = (lambda: source.faults), self._source_synced.is_set
+        reporter = StatusReporter(self._desired, server, self._clock, faults, self._node_faults, synced=synced)
+        return source, reporter
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
@@ -159,7 +166,7 @@ class Agent:
             time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
-                lambda: self._source.problems,
+                lambda: (*self._source.problems, *self._ip_masq_file.problems),
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
@@ -169,6 +176,7 @@ class Agent:
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
+            await self._ip_masq_file.read()  # before the first comparison: the default list isn't written in between
             try:
                 if await self._start_source():
                     await self._run_parts()
@@ -212,6 +220,7 @@ class Agent:
             running = [
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
+                tasks.create_task(self._ip_masq_file.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._nflog_reader.run()),
                 tasks.create_task(self._watch_for_drift()),
@@ -219,7 +228,7 @@ class Agent:
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
-                tasks.create_task(self._watch_for_nat_conflicts()),
+                tasks.create_task(self._nat_conflicts.run()),
                 tasks.create_task(self._checkpoint.run()),
             ]
             if self._reporter is not None:
@@ -236,14 +245,12 @@ class Agent:
 
     def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
-        self._warn_about_node()
+        cluster = self._desired.cluster
+        if cluster.node not in cluster.nodes:
+            log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._source_synced.set()
         self._event_applier.open()
-
-    async def _watch_for_nat_conflicts(self) -> None:
-        await self._source_synced.wait()
-        await self._nat_conflicts.run()
 
     async def _follow_links(self) -> None:
         await self._source_synced.wait()
@@ -262,6 +269,11 @@ class Agent:
         await self._source_synced.wait()
         await reporter.run()
 
+    def _ip_masq_read(self, config: IpMasqConfig | None) -> None:
+        changed = self._desired.put_ip_masq_file(self._settings.masquerade.config_file, config)
+        if changed and self._source_synced.is_set():
+            self._reconciler.wake()
+
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
@@ -277,6 +289,7 @@ class Agent:
             verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            masquerade_file=self._ip_masq_file.fault,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -294,6 +307,7 @@ class Agent:
                 await self._readiness.await_reload(read, self._reconciler.invalidate)
 
     async def _reread(self, read: asyncio.Event) -> None:
+        await self._ip_masq_file.read()
         await self._source.reload()
         self._readiness.reread_done()
         self._reconciler.invalidate()
@@ -304,7 +318,6 @@ class Agent:
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
-            self._nat_conflicts.mark_changed()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
             pods = counted(len(cluster.local), "Pod")
@@ -341,7 +354,6 @@ class Agent:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.mark_changed(str(committer))
         self._bridge_table.mark_changed()
-        self._nat_conflicts.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -354,11 +366,6 @@ class Agent:
             log.warning("%s", problem)
         for problem in went:
             log.info("resolved: %s", problem)
-
-    def _warn_about_node(self) -> None:
-        cluster = self._desired.cluster
-        if cluster.node not in cluster.nodes:
-            log.warning("%s", advice(cluster.node, cluster.nodes))
 
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""

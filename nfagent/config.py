@@ -12,6 +12,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,13 @@ import msgspec
 
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
+from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
+_PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
+_LAST_PORT = 65535
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -40,7 +44,15 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ipv4: bool = True
     ipv6: bool = True
     random_fully: bool = True
+    to_ports: tuple[str, ...] = ()
     all_reserved_ranges: bool = False
+    create_default_policy: bool = True
+    non_masquerade_cidrs: tuple[str, ...] = tuple(map(str, DEFAULT_CIDRS))
+    masquerade_cidrs: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+    masq_link_local: bool = False
+    masq_link_local_ipv6: bool = False
+    config_file: str = "/etc/config/ip-masq-agent"
+    resync_interval_seconds: float = 1
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +121,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             ipv6=self.masquerade.ipv6,
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
+            to_ports=_port_ranges(self.masquerade.to_ports),
             cluster_ranges=tuple(ranges),
+            create_default=self.masquerade.create_default_policy,
+            ip_masq=IpMasqConfig(
+                _listed("non_masquerade_cidrs", self.masquerade),
+                (self.masquerade.masq_link_local, self.masquerade.masq_link_local_ipv6),
+                translated=_listed("masquerade_cidrs", self.masquerade),
+            ),
         )
 
 
@@ -175,6 +194,7 @@ def _check(settings: Settings) -> None:
         ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
         ("logging.file_backups", settings.logging.file_backups, 0, 1000),
         ("logging.receive_buffer", settings.logging.receive_buffer, 65536, 2**30),
+        ("masquerade.resync_interval_seconds", settings.masquerade.resync_interval_seconds, 0.1, 3600),
         ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
         ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),
     )
@@ -186,9 +206,34 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")
 
 
-def _range(key: str, cidr: str) -> Range:
+def _port_ranges(written: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of masquerade.to_ports in ascending order. Raises SettingError."""
+    found = sorted(map(_port_range, written))
+    for (_, last), (first, _) in pairwise(found):
+        if first <= last:
+            raise SettingError(f"masquerade.to_ports: port {first} is in two ranges; write each port once")
+    return tuple(found)
+
+
+def _port_range(written: str) -> tuple[int, int]:
+    match = _PORTS.fullmatch(written)
+    first, last = (int(match["first"]), int(match["last"] or match["first"])) if match is not None else (0, 0)
+    if not 1 <= first <= last <= _LAST_PORT:
+        raise SettingError(f"masquerade.to_ports = {written!r}: write ranges of ports, like 1024-29999")
+    return first, last
+
+
+def _listed(key: str, section: MasqueradeSection) -> tuple[Range, ...] | None:
+    """Return a list of ip-masq-agent, which allows no host bits; None for the default, as for an omitted key."""
+    cidrs: tuple[str, ...] = getattr(section, key)
+    if cidrs == getattr(MasqueradeSection(), key):
+        return None
+    return tuple(_range(f"masquerade.{key}", cidr, strict=True) for cidr in cidrs)
+
+
+def _range(key: str, cidr: str, *, strict: bool = False) -> Range:
     try:
-        return parse_cidr(cidr)
+        return parse_cidr(cidr, strict=strict)
     except AddressError as error:
         raise SettingError(f"{key} = {cidr!r}: {error}") from None
 

@@ -40,6 +40,7 @@ from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.simulation import ObservedFlow
+from nfagent.simulate.translations import EgressInputs
 
 
 class Backend(Protocol):
@@ -150,8 +151,9 @@ class FolderBackend:
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
         write_problems(self.problems)
+        desired = self.desired
         return explanation_view(
-            explain(self.desired.cluster, self.desired.index, source, destination, self.desired.policy_options)
+            explain(desired.cluster, desired.index, source, destination, desired.policy_options, desired.translation)
         )
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
@@ -159,8 +161,9 @@ class FolderBackend:
         write_problems(self.problems)
         given = decode_policies(asked.files)
         desired = self.desired
+        egress = EgressInputs(desired.egress, desired.masquerade_settings, desired.cluster_ranges)
         simulation = start_simulation(
-            desired.cluster, desired.index, desired.policy_options, given, delete=asked.delete
+            desired.cluster, desired.index, desired.policy_options, given, delete=asked.delete, egress=egress
         )
         return (part for part in run_in_slices(SimulationJob(simulation, given, asked, seen)) if part is not None)
 

@@ -49,6 +49,8 @@ def explain(
     A Service, by its name, its address, or a node's address with its node port, stands for the Pods behind it: each of
     them is evaluated.
 
+    For an address outside the cluster, the last line has the source address that is seen there, and what decides it.
+
     Exit code 0: allowed; 1: denied, by at least one of a Service's Pods, or because it has none; 2: the verdict is
     unknown, and stderr has the reason.
     """

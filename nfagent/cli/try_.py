@@ -1,4 +1,4 @@
-"""`nfagent try`: the connections that a policy change would deny or allow."""
+"""`nfagent try`: the connections that a policy change would deny or allow, and Pods that are seen otherwise."""
 
 from __future__ import annotations
 
@@ -74,13 +74,16 @@ def try_(  # noqa: PLR0913 - one argument for each option
     config: Path | None,
     output: str,
 ) -> None:
-    """Show which connections a policy change would deny or allow. Nothing is applied.
+    """Show what a policy change would deny, allow or translate otherwise. Nothing is applied.
 
     The connections are those of the verdict log, and with --pods all that Pods could open to each other; -n keeps
     those with an end in that namespace. Each is evaluated by the current policies, and by those after the change.
 
     Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; each
     replaces the policy of its name, or is added. With --delete, only the names count.
+
+    They may hold EgressNATPolicy objects and the ConfigMap kube-system/ip-masq-agent too: for these, a table shows
+    which Pods outside hosts would see under another address; -n keeps those of that namespace.
 
     The log of a node has connections of its own Pods, if policies select these Pods and the NetworkLogging object
     `default` has them logged.
@@ -90,15 +93,16 @@ def try_(  # noqa: PLR0913 - one argument for each option
     from nfagent.cli.backends import find_backend
     from nfagent.cli.log_flows import read_log, write_log_remarks
     from nfagent.cli.output import emit, write_lines, write_problems
-    from nfagent.cli.try_report import summary, text, view, write_result_remarks
+    from nfagent.cli.try_report import summary, text, translations_text, view, write_result_remarks
     from nfagent.errors import HostError
-    from nfagent.manifests.policy_file_reader import read_policy_files
+    from nfagent.manifests.policy_file_reader import decode_policies, read_policy_files
     from nfagent.simulate.job import SimulationRequest
 
     asked = SimulationRequest(read_policy_files(files), delete, pods, namespace)
     settings = settings_of(config, manifests, node)
     backend = find_backend(settings, from_files=manifests is not None)
-    logged = read_log(log or settings.verdict_log, since, namespace, needed=not pods)
+    judges = bool(decode_policies(asked.files).policies)
+    logged = read_log(log or settings.verdict_log, since, namespace, needed=judges and not pods)
     parts = list(_watched(backend.simulate(asked, logged.logged.flows)))
     changes = [change for part in parts for change in part.changes]
     problems = [problem for part in parts for problem in part.problems]
@@ -106,11 +110,12 @@ def try_(  # noqa: PLR0913 - one argument for each option
     if result is None:
         raise HostError("the agent stopped before its answer was complete", hint="see: systemctl status nfagent")
     if output == "text":
-        write_lines([*text(changes), *summary(result)])
+        write_lines([*text(changes), *translations_text(result.egress), *summary(result)])
     else:
         emit(view(changes, result, logged, problems), output)
     write_problems(problems)
-    write_log_remarks(logged)
+    if judges:
+        write_log_remarks(logged)
     write_result_remarks(result)
     context.exit(1 if any(change.after == "denied" for change in changes) else 0)
 

@@ -11,14 +11,23 @@ import msgspec
 from nfagent.cli.log_flows import LogScan
 from nfagent.cli.output import write_remark
 from nfagent.cli.tables import paint, table
+from nfagent.egress.translation import TranslationKind
 from nfagent.errors import ValidationIssue
 from nfagent.model.plurals import counted
 from nfagent.simulate.job import SimulationResult
 from nfagent.simulate.simulation import FlowChange, FlowCounts, VerdictName
+from nfagent.simulate.translations import TranslationChanges
 
 _HEADER = ("flow", "traffic", "count", "before", "after", "why")
 _TRAFFIC_SHOWN = 6
 _ENDS_SHOWN = 3
+_TRANSLATION_HEADER = ("pods", "destinations outside", "seen as", "then as", "decided by")
+_SEEN_AS: dict[TranslationKind, str] = {
+    "cluster": "the Pod",
+    "kept": "the Pod",
+    "node": "its node",
+    "gateway": "the gateway",
+}
 _ORDER: dict[VerdictName, int] = {"denied": 0, "allowed": 1}
 
 
@@ -70,6 +79,23 @@ def text(changes: Iterable[FlowChange]) -> list[str]:
     return [*table(_HEADER, shown, {2}), ""] if shown else []
 
 
+def translations_text(found: TranslationChanges | None) -> list[str]:
+    """Return the table of Pods that outside hosts would see under another address."""
+    if found is None:
+        return []
+    shown = [
+        [
+            _listed(change.names, _ENDS_SHOWN, change.pods),
+            _listed(change.destinations, _TRAFFIC_SHOWN),
+            _SEEN_AS[change.before],
+            _SEEN_AS[change.after],
+            f"{change.decided} (before: {change.decided_before})",
+        ]
+        for change in sorted(found.changes, key=lambda change: (-change.pods, change.names, change.destinations))
+    ]
+    return [*table(_TRANSLATION_HEADER, shown, set()), ""] if shown else []
+
+
 def why(change: FlowChange) -> str:
     """Return which end's verdict changes, and what decides there before and after."""
     return "; ".join(f"{end.direction} at {end.pod}: {end.after} (before: {end.before})" for end in change.turned)
@@ -78,10 +104,13 @@ def why(change: FlowChange) -> str:
 def summary(outcome: SimulationResult) -> list[str]:
     """Return sentences on how many flows would change."""
     lines = []
-    if outcome.log.judged or outcome.pods is None:
+    if outcome.log.judged or (outcome.pods is None and outcome.egress is None):
         lines.append(_sentence(outcome.log, "of the log"))
     if outcome.pods is not None:
         lines.append(_sentence(outcome.pods, "between Pods"))
+    if outcome.egress is not None:
+        pods = outcome.egress.pods
+        lines.append(f"{counted(pods, 'Pod') if pods else 'no Pod'} would be seen under another address outside")
     return lines
 
 
@@ -107,6 +136,7 @@ def view(
             **_numbers(outcome.log),
         },
         "pods": None if outcome.pods is None else _numbers(outcome.pods),
+        "egress": msgspec.to_builtins(outcome.egress),
         "changes": [msgspec.to_builtins(change) for change in sorted(changes, key=lambda item: _ORDER[item.after])],
     }
 
@@ -118,7 +148,7 @@ def write_result_remarks(outcome: SimulationResult) -> None:
     verb = "is" if len(outcome.idle) == 1 else "are"
     if outcome.idle:
         write_remark("note", f"{', '.join(outcome.idle)} {verb} unchanged by the files")
-    if not outcome.judged:
+    if not outcome.judged and outcome.egress is None:
         write_remark("warning", "these policies select no Pod with an address: nothing can change")
     elif outcome.unlogged and outcome.pods is None:
         write_remark(
@@ -148,8 +178,8 @@ def _row(alike: list[FlowChange]) -> _Row:
     )
 
 
-def _listed(words: Collection[str], most: int) -> str:
-    more = len(words) - most
+def _listed(words: Collection[str], most: int, total: int | None = None) -> str:
+    more = (len(words) if total is None else total) - most
     return ", ".join([*islice(words, most), *([f"{more} more"] if more > 0 else [])])
 
 

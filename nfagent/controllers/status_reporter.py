@@ -31,16 +31,20 @@ class StatusReporter:
         clock: WallClock,
         faults: Callable[[], Mapping[ObjectRef, tuple[ValidationIssue, ...]]],
         node_faults: Callable[[], NodeFaults],
+        *,
+        synced: Callable[[], bool],
     ) -> None:
         """Connect the sources of the status with the cluster reporter.
 
         faults:      returns the current issues, by object
         node_faults: returns the current faults of this node
+        synced:      whether all objects were read once, so that one which isn't known is missing
         """
         self._desired = desired
         self._clock = clock
         self._faults = faults
         self._node_faults = node_faults
+        self._synced = synced
         self._reporter = ClusterReporter(api, clock, desired.cluster.node, lambda: len(desired.cluster.nodes))
         self._last: tuple[object, ...] = ()
 
@@ -61,11 +65,16 @@ class StatusReporter:
         """Pass notices and conditions to the cluster reporter where their inputs have changed."""
         desired, faults, node_faults = self._desired, self._faults(), self._node_faults()
         in_force = {ref: item for ref in faults if (item := desired.find(ref)) is not None}
-        egress = (tuple(desired.egress.policies.values()), tuple(desired.egress.gateways.values()))
-        found = (faults, in_force, desired.logging_object, node_faults, egress)
+        objects = desired.egress
+        egress = (tuple(objects.policies.values()), tuple(objects.gateways.values()), desired.egress_ties)
+        replaced = objects.replaced_default
+        missing = desired.missing_default() if self._synced() else None
+        if missing is not None and missing.ref in faults:
+            missing = None
+        found = (faults, in_force, desired.logging_object, node_faults, egress, replaced, missing)
         if found == self._last:
             return
         self._last = found
         notices = cluster_notices(faults, in_force, desired.logging_object)
         notices += node_notices(desired.cluster.node, node_faults)
-        self._reporter.publish(notices, build_conditions(faults, *egress))
+        self._reporter.publish(notices, build_conditions(faults, *egress, replaced=replaced), missing)

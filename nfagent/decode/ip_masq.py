@@ -1,8 +1,9 @@
-"""Decodes the ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, key `config`, YAML or JSON."""
+"""Decodes the ip-masq-agent configuration, YAML or JSON: `config` of ConfigMap kube-system/ip-masq-agent, a file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,12 +12,14 @@ from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
 from nfagent.decode.yaml_values import YamlError, yaml_documents
 from nfagent.errors import ObjectError
-from nfagent.model.ip_masq import CONFIG_MAP, LIST_KEY, SWITCH_KEYS, IpMasqConfig
+from nfagent.model.ip_masq import CONFIG_MAP, INVERSE_KEY, LIST_KEY, SWITCH_KEYS, IpMasqConfig
 from nfagent.model.netaddr import Range
 
 _LIMIT = "cidrLimit"
 _INTERVAL = "resyncInterval"
-_KEYS = (LIST_KEY, _LIMIT, *SWITCH_KEYS, _INTERVAL)
+_KEPT_KEYS = (LIST_KEY, INVERSE_KEY, *SWITCH_KEYS)
+"""Keys that keep their last good value."""
+_KEYS = (LIST_KEY, INVERSE_KEY, _LIMIT, *SWITCH_KEYS, _INTERVAL)
 _CIDR_LIMIT = 64
 _CLOSE = 0.8
 """Minimum similarity of a misspelt key to a known one, from 0 to 1."""
@@ -24,10 +27,10 @@ _MOST_UNKNOWN = 16
 """With more unknown keys than this, they aren't compared with the known ones: any known key may be misspelt."""
 
 LONGEST = 64 * 1024
-"""Maximum characters of the configuration, which is parsed on the event loop. With 64 CIDRs, the limit of
-ip-masq-agent, it has 2,000."""
+"""Maximum characters of the configuration, which is parsed on the event loop. With 1,000 CIDRs it
+has 20,000 to 40,000."""
 
-MOST_VALUES = 1_000
+MOST_VALUES = 1_100
 """Maximum number of values in it: a key, a CIDR and a list count one each."""
 
 _GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
@@ -45,9 +48,15 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
     data = top / "data"
     if text.missing and ({**data.mapping(), **(top / "binaryData").mapping()}).keys() - {"config"}:
         wrong = data.error("has no key config, the only one that is read; write the configuration there")
-        for key in (LIST_KEY, *SWITCH_KEYS):
+        for key in _KEPT_KEYS:
             errors.add(wrong, keep=key)
     return _decode_config(config, errors)
+
+
+def decode_ip_masq_text(owner: str, text: str) -> IpMasqConfig:
+    """Read the configuration of a file; messages name it as `owner`. Raises ObjectError if it isn't a mapping."""
+    config = DocumentField(owner, "", _content(DocumentField(owner, "", text)))
+    return _decode_config(config, FieldErrors(config))
 
 
 def _content(text: DocumentField) -> Any:  # noqa: ANN401 - any YAML value
@@ -76,7 +85,7 @@ def _decode_config(config: DocumentField, errors: FieldErrors) -> IpMasqConfig:
     spelt = _spellings(config, errors)
     errors.read(spelt.get(_INTERVAL, _INTERVAL), _interval, None)
     most = errors.read(spelt.get(_LIMIT, _LIMIT), _limit, _CIDR_LIMIT)
-    for key in (LIST_KEY, *SWITCH_KEYS):
+    for key in _KEPT_KEYS:
         if key not in spelt and _misspelt(key, config):
             errors.keep(key)
     # As in ip-masq-agent, an omitted key means the default list, null and [] mean no exceptions.
@@ -85,10 +94,13 @@ def _decode_config(config: DocumentField, errors: FieldErrors) -> IpMasqConfig:
         if LIST_KEY not in spelt
         else errors.read(spelt[LIST_KEY], lambda field: _cidrs(field, most), None, LIST_KEY)
     )
+    translated = errors.read(
+        spelt.get(INVERSE_KEY, INVERSE_KEY), lambda field: _inverse(field, most, spelt), None, INVERSE_KEY
+    )
     ipv4, ipv6 = (
         errors.read(spelt.get(key, key), DocumentField.boolean, instead=False, keep=key) for key in SWITCH_KEYS
     )
-    return IpMasqConfig(cidrs, (ipv4, ipv6), errors.problems, errors.unread)
+    return IpMasqConfig(cidrs, (ipv4, ipv6), errors.problems, errors.unread, translated)
 
 
 def _spellings(config: DocumentField, errors: FieldErrors) -> dict[str, str]:
@@ -123,6 +135,13 @@ def _interval(field: DocumentField) -> None:
 
 def _limit(field: DocumentField) -> int:
     return _CIDR_LIMIT if field.missing else field.integer()
+
+
+def _inverse(field: DocumentField, most: int, spelt: Container[str]) -> tuple[Range, ...] | None:
+    # A null nonMasqueradeCIDRs hides Pods' addresses everywhere. A null inverse list would show them everywhere.
+    if field.missing and INVERSE_KEY in spelt:
+        raise field.error("is null; write [] to masquerade nothing, or leave the key out")
+    return None if field.missing else _cidrs(field, most)
 
 
 def _cidrs(field: DocumentField, most: int) -> tuple[Range, ...]:

@@ -1,20 +1,23 @@
 """The masquerade chains and sets of the desired ruleset.
 
 The chains and the fixed sets are planned again after a change of a Node, of a ServiceCIDR or of an egress object: once
-for all changes of a batch. The `outside` sets follow single Pods.
+for all changes of a batch. The `outside` sets follow single Pods, and so do the Pods of policies with sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nfagent.desired.egress_nat_sets import EgressNATSets
+from nfagent.desired.egress_nat_ties import EgressNATTies, Tie
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
-from nfagent.egress.masquerade import MasqueradeSettings, is_source, masquerade_plan
+from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.nftables import names
 from nfagent.nftables.masquerade_chains import (
     CLUSTER_PODS,
+    KEPT_CHAIN,
     UNTRANSLATED_COUNTER,
     cluster_pods_set,
     masquerade_sets,
@@ -36,6 +39,8 @@ class MasqueradeRules:
         self._egress = egress
         self._settings = settings
         self._addresses = ClusterAddresses(cluster, settings.cluster_ranges)
+        self._by_source = EgressNATSets(live, cluster, egress, settings)
+        self._ties = EgressNATTies(cluster, egress)
         self._planned = False
 
     @property
@@ -46,15 +51,31 @@ class MasqueradeRules:
     @property
     def exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
-        return self._egress.exempt(all_reserved_ranges=self._settings.all_reserved_ranges)
+        return exempt_ranges(self._egress, self._settings)
+
+    @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The cluster's ranges as of the last `steps`; none where masquerade is off."""
+        return self._addresses.ranges
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """The EgressNATPolicies that disagree about a destination of the same Pod."""
+        return self._ties.found
 
     def follow(self, change: ClusterDelta) -> None:
         """Apply a change of the cluster."""
-        if self.families and (self._addresses.apply(change) or is_source(self._cluster, change)):
+        if not self.families:
+            return
+        self._by_source.follow(change)
+        self._ties.follow(change)
+        if self._addresses.apply(change) or is_source(self._cluster, change):
             self._planned = False
 
     def invalidate(self) -> None:
-        """Plan the chains again at the next `steps`."""
+        """Plan the chains again at the next `steps`: an object that configures masquerade changed."""
+        self._by_source.invalidate()
+        self._ties.invalidate()
         self._planned = False
 
     def steps(self) -> Iterator[None]:
@@ -63,6 +84,8 @@ class MasqueradeRules:
             for moved in self._addresses.steps():
                 self._put_outside(moved)
                 yield
+            yield from self._by_source.steps()
+            yield from self._ties.steps()
             self._plan()
 
     def _put_outside(self, addresses: list[str]) -> None:
@@ -89,13 +112,16 @@ class MasqueradeRules:
             if name in self._live.sets and not self._addresses.outside[family]:
                 self._live.drop_set(name)
                 self._planned = False
-        if self._planned:
+        by_source = self._by_source.selects
+        if self._planned and by_source == (KEPT_CHAIN in self._live.chains):
             return
         self._planned = True
         plan = masquerade_plan(self._cluster, self._egress, self._settings, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
-        for name, chain in nat_chains(plan):
+        for name, chain in nat_chains(plan, by_source=by_source):
             self._live.put_chain(name, chain)
+        if KEPT_CHAIN in self._live.chains and not by_source:
+            self._live.drop_chain(KEPT_CHAIN)
         wanted = dict(masquerade_sets(plan))
         for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
             shape = wanted.get(name)

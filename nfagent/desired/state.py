@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from nfagent.decode.retained_fields import with_last_good
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.desired.masquerade_rules import MasqueradeRules
 from nfagent.desired.node_interfaces import InterfaceSets, NodeInterfaces
 from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
-from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.egress.masquerade import MasqueradeSettings, missing_default
+from nfagent.egress.translation import Translation, translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
@@ -28,7 +30,7 @@ from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Po
 from nfagent.model.services import Service
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.nftables.diff import diff
-from nfagent.nftables.foreign_nat import ADDRESS_SETS
+from nfagent.nftables.foreign_nat import is_address_set
 from nfagent.nftables.interface_chains import frames_chain
 from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
@@ -68,12 +70,12 @@ class DesiredState:
         self.policy_options = policy_options or PolicyOptions()
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
-        self.egress = EgressState()
         self._logging: NetworkLogging | None = None
         self.generation = 0
         self.local_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade_settings = masquerade or MasqueradeSettings()
+        self.egress = EgressState(self._masquerade_settings.ip_masq)
         self._log_group = log_group
         self._live = RulesetTracker()
         self._members = SetMembership(self.cluster, self.index, self._live)
@@ -105,6 +107,14 @@ class DesiredState:
                 return self._set_logging(with_last_good(item, self._logging))
             case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
                 return self._apply_cluster(self.cluster.put(item))
+
+    def put_ip_masq_file(self, path: str, config: IpMasqConfig | None) -> bool:
+        """Apply the ip-masq-agent file; None if there is none. Return whether anything changed."""
+        changed = self.egress.put_file(path, config)
+        if changed:
+            self._masquerade.invalidate()
+            self.generation += 1
+        return changed
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether anything changed."""
@@ -241,6 +251,7 @@ class DesiredState:
             items.append(self._logging)
         for item in items:
             fresh.put(item)
+        fresh.egress.copy_file(self.egress)
         fresh.follow_links(self.links, held=True)
         return fresh
 
@@ -265,6 +276,21 @@ class DesiredState:
         """The families that this node masquerades; none where masquerade is off."""
         return self._masquerade.families
 
+    def translation(self, pod: Pod | None, destination: str) -> Translation:
+        """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
+        return translation(pod, destination, self.cluster, self.egress, self._masquerade_settings)
+
+    @property
+    def masquerade_settings(self) -> MasqueradeSettings:
+        """The masquerade settings of the node."""
+        return self._masquerade_settings
+
+    @property
+    def cluster_ranges(self) -> tuple[Range, ...]:
+        """The ranges of Nodes, of Services and of the settings, disjoint and sorted; none where masquerade is off."""
+        self._finish()
+        return self._masquerade.cluster_ranges
+
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._finish()
@@ -277,7 +303,16 @@ class DesiredState:
 
     def masquerade_ruleset(self) -> Ruleset:
         """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
-        return self._live.part((MASQUERADE_CHAIN,), ADDRESS_SETS)
+        return self._live.part((MASQUERADE_CHAIN,), filter(is_address_set, self._live.sets))
+
+    @property
+    def egress_ties(self) -> tuple[Tie, ...]:
+        """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
+        return self._masquerade.ties
+
+    def missing_default(self) -> EgressNATPolicy | None:
+        """Return the EgressNATPolicy `default` that is to be created; None where it exists, or none is wanted."""
+        return missing_default(self.egress, self._masquerade_settings)
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.precedence import kept_ranges
+from nfagent.model.egress_nat import DEFAULT_POLICY, EgressNATPolicy
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, single
 from nfagent.state.cluster import ClusterDelta, ClusterState
 from nfagent.state.egress import EgressState
@@ -15,6 +20,10 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ipv4, ipv6:     whether this family is masqueraded
     cluster_ranges: Pod and Service ranges that are in no Node and no ServiceCIDR
+    create_default: whether the EgressNATPolicy `default` is created where it is missing
+    ip_masq:        lists and switches that hold without an ip-masq-agent ConfigMap and without its file
+    to_ports:       source ports that connections of tcp, udp and sctp get: disjoint ranges, first and last; none
+                    leaves the choice to the kernel
     """
 
     enabled: bool = True
@@ -23,6 +32,9 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     random_fully: bool = True
     all_reserved_ranges: bool = False
     cluster_ranges: tuple[Range, ...] = ()
+    create_default: bool = True
+    ip_masq: IpMasqConfig = IpMasqConfig()
+    to_ports: tuple[tuple[int, int], ...] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -36,7 +48,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
     sources: this node's Pods: its Pod CIDRs, and the addresses of Pods outside them; of masqueraded families
     cluster: destinations in the cluster: never masqueraded
     outside: families with Pod addresses outside these ranges: never masqueraded either
-    exempt:  destinations outside that keep the Pod's address, by configuration and policies
+    exempt:  destinations outside that keep the Pod's address, for Pods that no policy with sources selects
     """
 
     sources: tuple[Range, ...]
@@ -44,6 +56,7 @@ class MasqueradePlan(msgspec.Struct, frozen=True):
     outside: tuple[Family, ...]
     exempt: tuple[Range, ...]
     random_fully: bool
+    to_ports: tuple[tuple[int, int], ...] = ()
 
 
 def masquerade_plan(
@@ -55,10 +68,32 @@ def masquerade_plan(
     for pod in cluster.local.values():
         if pod.holds_addresses:
             sources += [single(address) for address in pod.addresses]
-    exempt = egress.exempt(all_reserved_ranges=settings.all_reserved_ranges)
+    exempt = exempt_ranges(egress, settings)
     translated = (item for item in sources if item.family in settings.families)
     outside = tuple(family for family in FAMILIES if known.outside[family])
-    return MasqueradePlan(disjoint(translated), known.ranges, outside, disjoint(exempt), settings.random_fully)
+    return MasqueradePlan(disjoint(translated), known.ranges, outside, exempt, settings.random_fully, settings.to_ports)
+
+
+def exempt_ranges(egress: EgressState, settings: MasqueradeSettings, selected: Iterable[str] = ()) -> tuple[Range, ...]:
+    """Return the disjoint destinations outside the cluster that keep the Pod's address.
+
+    selected: names of the policies with sources that select the Pod
+    """
+    names = set(selected)
+    base = egress.base_list(all_reserved_ranges=settings.all_reserved_ranges)
+    return kept_ranges(base, (item for item in egress.enforced if not item.sources or item.name in names))
+
+
+def missing_default(egress: EgressState, settings: MasqueradeSettings) -> EgressNATPolicy | None:
+    """Return the EgressNATPolicy `default` to create, with the built-in list; None where none is wanted.
+
+    None is where it exists, or where an ip-masq-agent list is the base.
+    """
+    wanted = settings.create_default and settings.families
+    if not wanted or egress.base is not None or DEFAULT_POLICY in egress.policies:
+        return None
+    listed = IpMasqConfig().listed(all_reserved_ranges=settings.all_reserved_ranges)
+    return EgressNATPolicy(name=DEFAULT_POLICY, action="NoSNAT", destinations=listed)
 
 
 def is_source(cluster: ClusterState, change: ClusterDelta) -> bool:

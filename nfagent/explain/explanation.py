@@ -14,6 +14,7 @@ from nfagent.explain.endpoints import FlowQuery, describe_address, read_query
 from nfagent.explain.flow_explainer import ExplainedFlow, FlowExplainer, verdict_word, with_port
 from nfagent.explain.peer_naming import peer_for_labels
 from nfagent.explain.service_routes import ServiceRoute, find_routes_in_steps
+from nfagent.explain.source_translation import SourceTranslation, Translate, find_translation
 from nfagent.model.netaddr import is_multicast_or_broadcast, single
 from nfagent.model.slices import run_to_end
 from nfagent.policy.evaluator import Flow
@@ -31,14 +32,15 @@ _GROUP = (
 class Explanation(msgspec.Struct, frozen=True):
     """The verdict on a connection, with its reasons.
 
-    connection: the connection as text: `shop/web (10.0.0.1) -> shop/db (10.0.0.2):5432/tcp`
-    verdict:    'allowed' or 'denied'; for a Service whose Pods differ, the number of denied Pods
-    allowed:    whether every flow of the connection is allowed
-    lines:      the decisive policies and rules, in order, and what would reverse the verdict
-    flow:       the flow that the client starts; None for a Service without an address
-    judged:     one flow, or one for each Pod behind a Service; none if there is no Pod
-    unknown:    what is unknown, and what to do next: the real verdict may differ
-    notes:      what may be outdated
+    connection:  the connection as text: `shop/web (10.0.0.1) -> shop/db (10.0.0.2):5432/tcp`
+    verdict:     'allowed' or 'denied'; for a Service whose Pods differ, the number of denied Pods
+    allowed:     whether every flow of the connection is allowed
+    lines:       the decisive policies and rules, in order, and what would reverse the verdict
+    flow:        the flow that the client starts; None for a Service without an address
+    judged:      one flow, or one for each Pod behind a Service; none if there is no Pod
+    unknown:     what is unknown, and what to do next: the real verdict may differ
+    notes:       what may be outdated
+    translation: of the source address, for a connection of a Pod to an address; None for every other
     """
 
     connection: str
@@ -49,13 +51,19 @@ class Explanation(msgspec.Struct, frozen=True):
     judged: tuple[ExplainedFlow, ...]
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    translation: SourceTranslation | None = None
 
 
-def explain(
-    cluster: ClusterState, index: PolicyIndex, source: str, destination: str, policy_options: PolicyOptions = _DEFAULTS
+def explain(  # noqa: PLR0917 - the state, and the query
+    cluster: ClusterState,
+    index: PolicyIndex,
+    source: str,
+    destination: str,
+    policy_options: PolicyOptions = _DEFAULTS,
+    translate: Translate | None = None,
 ) -> Explanation:
     """Explain a connection. Raises UsageError for an end that can't be parsed or found."""
-    return run_to_end(explain_in_steps(cluster, index, source, destination, policy_options))
+    return run_to_end(explain_in_steps(cluster, index, source, destination, policy_options, translate=translate))
 
 
 def explain_in_steps(  # noqa: PLR0917 - the state, and the query
@@ -65,12 +73,14 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     destination: str,
     policy_options: PolicyOptions = _DEFAULTS,
     bar_reason: Callable[[Flow], str] = lambda _: "",
+    translate: Translate | None = None,
 ) -> Generator[None, None, Explanation]:
     """Return the same as `explain`, in steps of one Pod: a Service may have thousands.
 
     The Pods are those at the start; each is evaluated with the policies at its own step.
 
     bar_reason: returns why rules drop a flow independent of policies; '' if the policies decide
+    translate:  returns how packets of a Pod to an address leave its node; without it the explanation has none
     """
     query = read_query(cluster, source, destination)
     found = yield from find_routes_in_steps(cluster, query)
@@ -88,7 +98,15 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     lines = lines_of[0] if target is None else [*found.lines, *(yield from explainer.grouped(judged, lines_of))]
     source = judged[0].leaving.source if judged else query.sources[0]
     connection = f"{describe_address(cluster, source)} -> {_destination(cluster, query, found.flow)}"
-    return _explanation(cluster, connection, tuple(judged), lines, found.flow)
+    translation = None
+    barred = any(item.verdict.barred for item in judged)
+    if translate is not None and target is None and found.flow is not None and not barred:
+        yield
+        translation = find_translation(cluster, found.flow, translate)
+    if translation is not None and translation.is_shown:
+        lines = [*lines, translation.words]
+    explained = _explanation(cluster, connection, tuple(judged), lines, found.flow)
+    return msgspec.structs.replace(explained, translation=translation)
 
 
 def explain_flow(

@@ -31,6 +31,7 @@ from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.job import start_simulation
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
+from nfagent.simulate.translations import EgressInputs
 from nfagent.time_slices import TimeSlices
 
 _DIFF_TRIES, _DIFF_PAUSE = 5, 0.05
@@ -98,7 +99,13 @@ class AgentAnswerer:
         desired = self._desired
         try:
             steps = explain_in_steps(
-                desired.cluster, desired.index, source, destination, desired.policy_options, desired.barred
+                desired.cluster,
+                desired.index,
+                source,
+                destination,
+                desired.policy_options,
+                desired.barred,
+                desired.translation,
             )
             found = await self._time_slices.result(steps)
         except UsageError as error:
@@ -112,7 +119,10 @@ class AgentAnswerer:
         """Return a simulation of new policies, or of their deletion, in the current state. Raises UsageError."""
         freshness = self._whole("try")
         desired = self._desired
-        simulation = start_simulation(desired.cluster, desired.index, desired.policy_options, given, delete=delete)
+        egress = EgressInputs(desired.egress, desired.masquerade_settings, desired.cluster_ranges)
+        simulation = start_simulation(
+            desired.cluster, desired.index, desired.policy_options, given, delete=delete, egress=egress
+        )
         simulation.notes = freshness.notes
         return simulation
 

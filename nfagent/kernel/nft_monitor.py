@@ -53,7 +53,7 @@ class NftMonitor:
     receive_buffer: half the bytes that the kernel may queue. Where a commit's notifications are more, the kernel
                     reports the loss, and the monitor reports a change of unknown origin
     opening:        returns a netlink socket with a receive buffer of so many bytes
-    others_changed: called for each commit of another process that doesn't name our table
+    others_changed: called for each commit of another process, also of one that doesn't name our table
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class NftMonitor:
                 return
             if named:
                 changed(origin)
-            elif self._others_changed is not None:
+            if self._others_changed is not None:
                 self._others_changed()
 
 

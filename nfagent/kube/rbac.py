@@ -114,6 +114,12 @@ REQUIREMENTS = (
         for plural in _WITH_CONDITIONS
     ),
     RBACRequirement(
+        group=_GKE,
+        resource="egressnatpolicies",
+        verbs=("create",),
+        cost="the EgressNATPolicy default isn't created where it is missing",
+    ),
+    RBACRequirement(
         group="coordination.k8s.io",
         resource="leases",
         verbs=("create",),

@@ -26,6 +26,7 @@ from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import KernelError, UsageError
 from nfagent.lab import netns
 from nfagent.lab.agents import LabAgent, LabCluster
+from nfagent.lab.demo_egress import EgressNatStep
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.first_packet import watch_change
 from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
@@ -38,6 +39,7 @@ from nfagent.manifests.snapshot import read_state
 TAG = "demo"
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
 _POLICY = "policy-db.yaml"
+_EGRESS = "egress-web.yaml"
 _PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("tcp", 5432)]
 _TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
@@ -104,7 +106,7 @@ class _Demo:
         began = time.monotonic()
         self._manifests.mkdir()
         for path in sorted(self._examples.iterdir()):
-            if path.name != _POLICY:
+            if path.name not in {_POLICY, _EGRESS}:
                 shutil.copy(path, self._manifests)
         self._printer.title("nfagent: two nodes, four Pods and an outside host, in network namespaces")
         with contextlib.ExitStack() as stack:
@@ -113,6 +115,7 @@ class _Demo:
             self._with_policy()
             self._live()
             self._outside()
+            self._egress()
             self._records()
             self._explain()
             self._damage()
@@ -238,6 +241,13 @@ class _Demo:
         self._result["masquerade"] = [dict(zip(("to", "seen_as"), (row[1], row[3]), strict=True)) for row in rows]
         reached = all(outcome.reached for outcome in outcomes.values())
         self._expect(seen == [False, True, False] and reached, "a connection has the wrong source")
+
+    def _egress(self) -> None:
+        self._printer.step(f"Add {_EGRESS}: some Pods keep their addresses towards a network, by their labels")
+        step = EgressNatStep(self._printer, self._servers, self._topology, self._cluster, OUTSIDE.addresses[0])
+        step.run(_EGRESS, (self._examples / _EGRESS).read_text("utf-8"))
+        self._result["egress_nat"] = step.result
+        self._expect(not step.failures, "; ".join(step.failures))
 
     def _records(self) -> None:
         self._printer.step("The verdict log of a denied connection: guest/visitor to shop/db")

@@ -12,6 +12,9 @@ from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import list_folders
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.gvk import EgressObject
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import ObjectRef
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
@@ -23,7 +26,7 @@ MAX_BYTES = 1024 * 1024
 
 _STDIN = "-"
 _SHOWN = 5
-_KINDS = ("NetworkPolicy", *SHORT_KINDS)
+_KINDS = ("NetworkPolicy", *SHORT_KINDS, "EgressNATPolicy")
 
 
 def read_policy_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
@@ -40,6 +43,7 @@ def decode_policies(files: Iterable[PolicyFile]) -> PolicyFiles:
     """Decode the policies in files. Raises UsageError for other objects, unreadable ones, and duplicates."""
     places: dict[ObjectRef, str] = {}
     policies: list[Policy] = []
+    egress: list[EgressObject] = []
     problems: list[ValidationIssue] = []
     others: list[str] = []
     for file in files:
@@ -47,19 +51,22 @@ def decode_policies(files: Iterable[PolicyFile]) -> PolicyFiles:
         others += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
         for ref, (item, line) in content.items.items():
             place = f"{file.name}:{line}"
-            if not isinstance(item, NetworkPolicy | TierPolicy):
+            if not isinstance(item, NetworkPolicy | TierPolicy | EgressNATPolicy | IpMasqConfig):
                 others.append(f"{ref} in {place}")
                 continue
             if ref in places:
                 raise UsageError(f"{ref} is given twice, in {places[ref]} and in {place}; give it once")
             places[ref] = place
-            policies.append(item)
+            if isinstance(item, EgressNATPolicy | IpMasqConfig):
+                egress.append(item)
+            else:
+                policies.append(item)
             problems += [msgspec.structs.replace(flaw, place=place) for flaw in item.problems]
     if others:
         raise _not_policies_error(others)
-    if not policies:
+    if not policies and not egress:
         raise UsageError(f"the files hold no policy; give one with {', '.join(_KINDS)} objects")
-    return PolicyFiles(tuple(policies), tuple(problems))
+    return PolicyFiles(tuple(policies), tuple(problems), tuple(egress))
 
 
 def _files(path: str) -> Iterator[PolicyFile]:

@@ -63,11 +63,13 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unenforced(self) -> str:
         """Why the policy isn't enforced, for its condition; '' if it is."""
-        if self.action == "SNAT":
-            return "action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there"
-        if self.sources:
-            return "sources are read and validated, and not enforced yet; without them NoSNAT is, for every Pod"
+        if self.gateway is not None:
+            return "gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there"
         return ""
+
+    def selects(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
+        """Return whether it applies to a Pod, by the labels of Pod and Namespace."""
+        return not self.sources or any(source.selects(labels, namespace_labels) for source in self.sources)
 
 
 class NetworkGatewayGroup(msgspec.Struct, frozen=True):

@@ -1,11 +1,13 @@
-"""The ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent."""
+"""The ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, or the file that it is mounted as."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import msgspec
 
 from nfagent.errors import ValidationIssue
-from nfagent.model.netaddr import Range, parse_cidr
+from nfagent.model.netaddr import Range, parse_cidr, subtract
 from nfagent.model.objects import ObjectRef
 
 CONFIG_MAP = ObjectRef("ConfigMap", "kube-system", "ip-masq-agent")
@@ -39,6 +41,10 @@ LINK_LOCAL = (parse_cidr("169.254.0.0/16"), parse_cidr("fe80::/10"))
 LIST_KEY = "nonMasqueradeCIDRs"
 
 
+INVERSE_KEY = "masqueradeCIDRs"
+"""The inverse list, which ip-masq-agent lacks."""
+
+
 SWITCH_KEYS = ("masqLinkLocal", "masqLinkLocalIPv6")
 
 
@@ -49,17 +55,25 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
     link_local:  whether link-local destinations are translated, by family (IPv4, IPv6)
     problems:    problems of invalid keys; the other keys apply
     unread:      invalid keys, which keep their last good value
+    translated:  the inverse list: every destination outside it keeps the Pod's address, and so do those in `cidrs`,
+                 if that key is given; None if the key is omitted
     """
 
     cidrs: tuple[Range, ...] | None = None
     link_local: tuple[bool, bool] = (False, False)
     problems: tuple[ValidationIssue, ...] = ()
     unread: tuple[str, ...] = ()
+    translated: tuple[Range, ...] | None = None
 
     @property
     def ref(self) -> ObjectRef:
         """The reference of the ConfigMap."""
         return CONFIG_MAP
+
+    @property
+    def has_list(self) -> bool:
+        """Whether it has a list of its own, which replaces the default one."""
+        return self.cidrs is not None or self.translated is not None
 
     def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
         """Return the configuration with the unread keys of the version before."""
@@ -68,10 +82,13 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         switches = zip(SWITCH_KEYS, self.link_local, before.link_local, strict=True)
         ipv4, ipv6 = (was if key in self.unread else now for key, now, was in switches)
         cidrs = before.cidrs if LIST_KEY in self.unread else self.cidrs
-        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6))
+        translated = before.translated if INVERSE_KEY in self.unread else self.translated
+        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6), translated=translated)
 
     def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Return the destinations outside the cluster that aren't masqueraded: its list, or the default one."""
+        """Return the destinations outside the cluster that aren't masqueraded: its lists, or the default one."""
+        if self.translated is not None:
+            return (*(self.cidrs or ()), *_outside(self.translated))
         if self.cidrs is not None:
             return self.cidrs
         return DEFAULT_CIDRS + (RESERVED_CIDRS if all_reserved_ranges else ())
@@ -80,3 +97,12 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
     def link_local_kept(self) -> tuple[Range, ...]:
         """The link-local destinations that aren't masqueraded."""
         return tuple(cidr for cidr, masked in zip(LINK_LOCAL, self.link_local, strict=True) if not masked)
+
+
+_EVERYTHING = tuple(map(parse_cidr, ("0.0.0.0/0", "::/0")))
+
+
+@lru_cache(maxsize=4)
+def _outside(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
+    """Return all addresses of both families outside the ranges."""
+    return tuple(piece for whole in _EVERYTHING for piece in subtract(whole, ranges))

@@ -17,6 +17,8 @@ import msgspec
 Family: TypeAlias = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
 _BITS = {4: 32, 6: 128}
+_MAPPED = 0xFFFF
+"""IPv4-mapped IPv6 addresses without their last 32 bits."""
 _CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
 """Python's ipaddress also accepts netmasks and zones, which the API server refuses."""
 
@@ -111,6 +113,9 @@ def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
     """
     if not _CIDR.match(cidr):
         raise AddressError("is not a CIDR; write address and prefix length, like 10.0.0.0/8")
+    plain = _plain_cidr(cidr)
+    if plain is not None:
+        return plain
     try:
         interface = ipaddress.ip_interface(_LEADING_ZEROS.sub("", cidr))
     except ValueError:
@@ -121,6 +126,23 @@ def parse_cidr(cidr: str, *, strict: bool = False) -> Range:
     if strict and int(network.network_address) != int(interface.ip):
         raise AddressError(f"has host bits set; write {network}")
     return Range(network.version, int(network.network_address), int(network.broadcast_address))
+
+
+def _plain_cidr(cidr: str) -> Range | None:
+    """Return the range of a CIDR in plain form, without host bits; None for any other text, valid or not.
+
+    In a fifth of the time of ip_interface: lists of 1,000 CIDRs are read on the event loop.
+    """
+    address, _, length = cidr.partition("/")
+    family: Family = 6 if ":" in address else 4
+    try:
+        first = int(ipaddress.IPv6Address(address) if family == 6 else ipaddress.IPv4Address(address))
+        hosts = _BITS[family] - int(length)
+    except ValueError:
+        return None
+    if hosts < 0 or first & ((1 << hosts) - 1) or (family == 6 and first >> 32 == _MAPPED):
+        return None
+    return Range(family, first, first | ((1 << hosts) - 1))
 
 
 def single(address: str) -> Range:

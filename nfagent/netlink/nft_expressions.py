@@ -17,7 +17,7 @@ from nfagent.netlink.nft_messages import NFT_OBJECT_COUNTER, name_attribute, u32
 ANONYMOUS = "__set%d"
 """The name of every anonymous set in requests; the kernel puts a number in."""
 
-Comparison: TypeAlias = Literal["==", "!=", "<=", ">="]
+Comparison: TypeAlias = Literal["==", "!=", "<", "<=", ">="]
 PayloadBase: TypeAlias = Literal["link", "network", "transport"]
 
 META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 6, 15, 16, 19, 26
@@ -31,13 +31,15 @@ FIB_OIF, FIB_ADDRTYPE = 1, 3
 VERDICT_REGISTER = 0
 NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_GOTO, NFT_RETURN = 0, 1, -3, -4, -5
 _BASES = {"link": 0, "network": 1, "transport": 2}  # enum nft_payload_bases
-_COMPARISONS = {"==": 0, "!=": 1, "<=": 3, ">=": 5}  # enum nft_cmp_ops
+_COMPARISONS = {"==": 0, "!=": 1, "<": 2, "<=": 3, ">=": 5}  # enum nft_cmp_ops
 _LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
 _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _NAME, _DATA = 1, 2  # NFTA_EXPR_*
 _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
 _DYNSET_UPDATE = 1  # NFT_DYNSET_OP_UPDATE
-_RANDOM_FULLY = 0x10  # NF_NAT_RANGE_PROTO_RANDOM_FULLY, linux/netfilter/nf_nat.h
+_PROTO_SPECIFIED, _RANDOM_FULLY = 0x2, 0x10  # NF_NAT_RANGE_PROTO_*, linux/netfilter/nf_nat.h
+_RANDOM = 1  # NFT_NG_RANDOM
+_HOST_TO_NETWORK = 1  # NFT_BYTEORDER_HTON
 _EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
 _KEPT = 1024  # results of each function
 _HEADER = struct.Struct("=HH")  # struct nlattr
@@ -127,6 +129,24 @@ def masquerade(*, random_fully: bool) -> bytes:
     return _expression("masq", *((_u32(1, _RANDOM_FULLY),) if random_fully else ()))
 
 
+def masquerade_to(first: bytes, last: bytes, *, random_fully: bool) -> bytes:
+    """Translate the source to the outgoing interface's address and to a port of a range, in network byte order."""
+    flags = _PROTO_SPECIFIED | (_RANDOM_FULLY if random_fully else 0)
+    return _value(1, first) + _value(2, last) + _expression("masq", _u32(1, flags), _u32(2, 1), _u32(3, 2))
+
+
+@lru_cache(maxsize=_KEPT)
+def random_number(modulus: int) -> bytes:
+    """Load a random number less than the modulus, in network byte order."""
+    drawn = _expression("numgen", _u32(1, 1), _u32(2, modulus), _u32(3, _RANDOM), _u32(4, 0))
+    return drawn + _expression("byteorder", _u32(1, 1), _u32(2, 1), _u32(3, _HOST_TO_NETWORK), _u32(4, 4), _u32(5, 4))
+
+
+def _value(register: int, value: bytes) -> bytes:
+    """Load a constant."""
+    return _expression("immediate", _u32(1, register), nested(2, attribute(_VALUE, value)))
+
+
 def verdict(code: int, chain: str = "") -> bytes:
     """Return a verdict: NF_DROP, NF_ACCEPT, or NFT_*; `chain` for NFT_JUMP and NFT_GOTO."""
     return _expression("immediate", _u32(1, VERDICT_REGISTER), nested(2, verdict_data(code, chain)))
@@ -154,7 +174,7 @@ def reference_at(expressions: bytes, offset: int) -> str:
             found = parts[2]
         case "immediate":
             value = dict(attributes(parts[2]))
-            found = dict(attributes(value[_VERDICT])).get(2, b"")
+            found = dict(attributes(value.get(_VERDICT, b""))).get(2, b"")
         case _:
             return ""
     return found.rstrip(b"\0").decode()

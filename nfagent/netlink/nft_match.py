@@ -70,6 +70,7 @@ from nfagent.nftables.matches import (
     PacketPort,
     PacketPortIn,
     PairInSet,
+    RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
@@ -109,6 +110,8 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             return _protocol_parts(match, known)
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
             return icmpv6_parts(match, known)
+        case RandomBelow(modulus, below):
+            return (nft.random_number(modulus) + nft.compare("<", struct.pack("!I", below)),), known
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
         case ConntrackState() | CtUnconfirmed() | CtSeenReply():
@@ -132,8 +135,10 @@ def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
             return nft.verdict(nft.NFT_JUMP, chain)
         case VmapLookup(key, name):
             return address_check(key, known)[0] + address(key) + nft.map_lookup(name)
-        case Masquerade(random_fully):
-            return nft.masquerade(random_fully=random_fully)
+        case Masquerade(random_fully, ports):
+            if ports is None:
+                return nft.masquerade(random_fully=random_fully)
+            return nft.masquerade_to(_port(ports.first), _port(ports.last), random_fully=random_fully)
 
 
 def _set_parts(

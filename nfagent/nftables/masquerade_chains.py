@@ -6,38 +6,110 @@ would leave with a Pod's address, which hosts outside can't answer and shouldn't
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nfagent.egress.masquerade import MasqueradePlan
 from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.nftables import names
-from nfagent.nftables.matches import AddressInSet, ConntrackState, IpAddress, Match
-from nfagent.nftables.objects import Chain, Drop, Element, Hook, Masquerade, NamedSet, Rule
+from nfagent.nftables.matches import AddressInSet, ConntrackState, IpAddress, L4Proto, Match, RandomBelow
+from nfagent.nftables.objects import (
+    Accept,
+    Chain,
+    Drop,
+    Element,
+    Goto,
+    Hook,
+    Jump,
+    Masquerade,
+    NamedSet,
+    PortRange,
+    Rule,
+    VmapLookup,
+)
 
 SRCNAT_PRIORITY = 100
 _FILTER_PRIORITY = 0
 MASQUERADE_CHAIN = "masquerade-pods"
+KEPT_CHAIN = "kept-destinations"
+PORTS_CHAIN = "masquerade-to-ports"
 UNTRANSLATED_CHAIN = "forward-untranslated"
 UNTRANSLATED_COUNTER = "drop/untranslated"
 CLUSTER_PODS = "clusterpods"
 
 
-def nat_chains(plan: MasqueradePlan) -> Iterator[tuple[str, Chain]]:
-    """Yield the nat chain that masquerades packets, and the filter chain that drops packets NAT can't translate."""
+def nat_chains(plan: MasqueradePlan, *, by_source: bool = False) -> Iterator[tuple[str, Chain]]:
+    """Yield the nat chain that masquerades packets, and the filter chain that drops packets NAT can't translate.
+
+    by_source: EgressNATPolicies with sources select Pods of this node. Then a further chain, which both jump to,
+               accepts packets to the destinations that see the Pod's address.
+    """
     families = [family for family in FAMILIES if any(item.family == family for item in plan.sources)]
-    leaving = [_leaves_cluster(family, outside=family in plan.outside) for family in families]
-    translate = tuple(Rule(matches, verdict=Masquerade(plan.random_fully)) for matches in leaving)
-    stop = tuple(
-        Rule(
-            (ConntrackState(("invalid",)), *matches),
-            counter=UNTRANSLATED_COUNTER,
-            verdict=Drop(),
-            comment="would leave with a Pod's address",
+    translate: list[Rule] = []
+    stop: list[Rule] = []
+    for family in families:
+        leaving = _leaves_cluster(family, outside=family in plan.outside)
+        invalid = (ConntrackState(("invalid",)), *leaving)
+        if by_source:
+            translate.append(Rule(leaving, verdict=Jump(KEPT_CHAIN)))
+            stop.append(Rule(invalid, verdict=Jump(KEPT_CHAIN)))
+        else:
+            elsewhere = AddressInSet(IpAddress("daddr", family), names.set_name("nonmasq", family), negated=True)
+            leaving, invalid = (*leaving, elsewhere), (*invalid, elsewhere)
+        verdict = Goto(PORTS_CHAIN) if plan.to_ports else Masquerade(plan.random_fully)
+        translate.append(Rule(leaving, verdict=verdict))
+        stop.append(
+            Rule(invalid, counter=UNTRANSLATED_COUNTER, verdict=Drop(), comment="would leave with a Pod's address")
         )
-        for matches in leaving
-    )
-    yield MASQUERADE_CHAIN, Chain(translate, Hook("nat", "postrouting", SRCNAT_PRIORITY))
-    yield UNTRANSLATED_CHAIN, Chain(stop, Hook("filter", "forward", _FILTER_PRIORITY))
+    yield MASQUERADE_CHAIN, Chain(tuple(translate), Hook("nat", "postrouting", SRCNAT_PRIORITY))
+    yield UNTRANSLATED_CHAIN, Chain(tuple(stop), Hook("filter", "forward", _FILTER_PRIORITY))
+    if plan.to_ports:
+        yield PORTS_CHAIN, _ports_chain(plan)
+    if by_source:
+        yield KEPT_CHAIN, _kept_chain(families)
+
+
+def _ports_chain(plan: MasqueradePlan) -> Chain:
+    """Return the chain that masquerades to ports of ranges, each with a probability in proportion to its size.
+
+    Each rule draws anew, so it draws from the ports of its own range and of those behind it.
+    """
+    with_ports = L4Proto(("tcp", "udp", "sctp"))
+    left = sum(last - first + 1 for first, last in plan.to_ports)
+    rules: list[Rule] = []
+    for first, last in plan.to_ports:
+        size = last - first + 1
+        drawn = (RandomBelow(left, size),) if size < left else ()
+        rules.append(Rule((with_ports, *drawn), verdict=Masquerade(plan.random_fully, PortRange(first, last))))
+        left -= size
+    return Chain((*rules, Rule(verdict=Masquerade(plan.random_fully))))
+
+
+def _kept_chain(families: Iterable[Family]) -> Chain:
+    """Return the chain that accepts packets whose destination sees the Pod's address.
+
+    The chain of a Pod's policies replaces the list for all others: it is entered by goto, and returns to the caller.
+    """
+    by_source = [
+        Rule(verdict=VmapLookup(IpAddress("saddr", family), names.egress_nat_map(family))) for family in families
+    ]
+    others = [_accept_kept(family, names.set_name("nonmasq", family)) for family in families]
+    return Chain((*by_source, *others))
+
+
+def policies_chain(policies: tuple[str, ...], families: Iterable[Family]) -> Chain:
+    """Return the chain of Pods that these EgressNATPolicies with sources select."""
+    return Chain(tuple(_accept_kept(family, names.egress_nat_set(policies, family)) for family in families))
+
+
+def policies_set(policies: tuple[str, ...], family: Family, ranges: Iterable[Range]) -> NamedSet:
+    """Return the set of destinations of a family that see the addresses of these Pods."""
+    elements: frozenset[Element] = frozenset(item for item in ranges if item.family == family)
+    words = f"destinations that see Pods of EgressNATPolicies {', '.join(policies)}"
+    return NamedSet("range", family, elements, names.comment(words))
+
+
+def _accept_kept(family: Family, name: str) -> Rule:
+    return Rule((AddressInSet(IpAddress("daddr", family), name),), verdict=Accept())
 
 
 def _leaves_cluster(family: Family, *, outside: bool) -> tuple[Match, ...]:
@@ -47,7 +119,6 @@ def _leaves_cluster(family: Family, *, outside: bool) -> tuple[Match, ...]:
         AddressInSet(IpAddress("saddr", family), names.set_name("pods", family)),
         AddressInSet(IpAddress("daddr", family), names.set_name("cluster", family), negated=True),
         *((pods,) if outside else ()),
-        AddressInSet(IpAddress("daddr", family), names.set_name("nonmasq", family), negated=True),
     )
 
 

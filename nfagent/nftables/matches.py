@@ -247,6 +247,13 @@ class Icmpv6Code(msgspec.Struct, frozen=True, tag=True):
     code: int
 
 
+class RandomBelow(msgspec.Struct, frozen=True, tag=True):
+    """`numgen random mod`: a number drawn from 0..modulus-1 for each packet is less than `below`."""
+
+    modulus: int
+    below: int
+
+
 class UnknownExpr(msgspec.Struct, frozen=True, tag=True):
     """An expression that nfagent doesn't write, as JSON of the listing."""
 
@@ -289,5 +296,6 @@ Match: TypeAlias = (
     | CtSeenReply
     | Icmpv6Type
     | Icmpv6Code
+    | RandomBelow
     | UnknownExpr
 )

@@ -40,6 +40,21 @@ def policy_set_map(direction: Direction, family: Family, level: int = 0) -> str:
     return f"{at_level(direction, level)}-v{family}" if level else set_name(direction, family)
 
 
+def egress_nat_map(family: Family) -> str:
+    """Return the name of the verdict map from Pod address to the chain of its EgressNATPolicies: `natpods4`."""
+    return set_name("natpods", family)
+
+
+def egress_nat_chain(policies: tuple[str, ...]) -> str:
+    """Return the name of the chain of Pods that these EgressNATPolicies select: `kept/payments_web`."""
+    return f"kept/{_short('_'.join(policies))}"
+
+
+def egress_nat_set(policies: tuple[str, ...], family: Family) -> str:
+    """Return the name of the set of destinations that see the addresses of these Pods: `kept4/payments_web`."""
+    return f"kept{family}/{_short('_'.join(policies))}"
+
+
 _WORDS = {PodPeer: "peers", AnyOf: "peers", NodePeer: "nodes", CIDRSet: "blocks", NamedPorts: "ports"}
 
 

@@ -63,10 +63,26 @@ class VmapLookup(msgspec.Struct, frozen=True, tag=True):
     map: str
 
 
+class PortRange(msgspec.Struct, frozen=True, order=True):
+    """Port numbers first..last."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        """Return it in nft syntax: `80`, `8000-8080`."""
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
 class Masquerade(msgspec.Struct, frozen=True, tag=True):
-    """Translate the source to the address of the outgoing interface."""
+    """Translate the source to the address of the outgoing interface.
+
+    ports: the range of source ports; None leaves the choice to the kernel. nft takes it only behind a match of a
+           protocol that has ports.
+    """
 
     random_fully: bool
+    ports: PortRange | None = None
 
 
 Verdict: TypeAlias = Accept | Drop | Goto | Jump | Return | VmapLookup | Masquerade
@@ -105,17 +121,6 @@ class Chain(msgspec.Struct, frozen=True):
 
     rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
-
-
-class PortRange(msgspec.Struct, frozen=True, order=True):
-    """Port numbers first..last."""
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        """Return it in nft syntax: `80`, `8000-8080`."""
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 class LinkName(msgspec.Struct, frozen=True, order=True):

@@ -299,8 +299,14 @@ def _verdict(kind: str, value: Any) -> Verdict | None:
         case "vmap":
             key = parse_key(value["key"])
             return VmapLookup(key, set_reference(value["data"])) if key is not None else None
-        case "masquerade" if value is None:
-            return Masquerade(random_fully=False)
-        case "masquerade" if value in ({"flags": "fully-random"}, {"flags": ["fully-random"]}):
-            return Masquerade(random_fully=True)
+        case "masquerade":
+            return _masquerade(value or {})
     return None
+
+
+def _masquerade(value: Any) -> Masquerade | None:
+    flags = value.get("flags", [])
+    if value.keys() - {"flags", "port"} or flags not in ([], "fully-random", ["fully-random"]):
+        return None
+    ports = PortRange(*numbers(value["port"])) if "port" in value else None
+    return Masquerade(random_fully=bool(flags), ports=ports)

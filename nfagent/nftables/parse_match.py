@@ -24,6 +24,7 @@ from nfagent.nftables.matches import (
     NamedPort,
     PacketNamedPort,
     PairInSet,
+    RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
@@ -142,6 +143,8 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
     match left:
         case {"meta": {"key": "l4proto"}} if operator == "==":
             return L4Proto(tuple(map(protocol_name, alternatives(right))))
+        case {"numgen": {"mode": "random", "mod": int(modulus), **others}} if operator == "<":
+            return RandomBelow(modulus, int(right)) if others in ({}, {"offset": 0}) else None
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_DIRECTIONS.values():
             return CtDirectionIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":

@@ -249,5 +249,6 @@ def verdict_text(verdict: Verdict) -> str:
             return "return"
         case VmapLookup(key, name):
             return f"{key_text(key)} vmap @{name}"
-        case Masquerade(random_fully):
-            return "masquerade fully-random" if random_fully else "masquerade"
+        case Masquerade(random_fully, ports):
+            to_ports = "" if ports is None else f" to :{ports.first}-{ports.last}"
+            return f"masquerade{to_ports}{' fully-random' if random_fully else ''}"

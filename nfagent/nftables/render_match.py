@@ -37,6 +37,7 @@ from nfagent.nftables.matches import (
     PacketPort,
     PacketPortIn,
     PairInSet,
+    RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
@@ -87,6 +88,8 @@ def match_text(match: Match) -> str:
             return f"{_in_set_key(match)} @{match.set}"
         case L4Proto(names):
             return f"meta l4proto {_one_of(names)}"
+        case RandomBelow(modulus, below):
+            return f"numgen random mod {modulus} < {below}"
         case ServerPort(first, last):
             return f"ct reply proto-src {_numbers(first, last)}"
         case UnknownExpr(expression):

@@ -6,11 +6,12 @@ owns these two entries of the list, which is a map by `type`, and leaves other w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.objects import ObjectRef
@@ -53,23 +54,58 @@ class ObjectConditions(msgspec.Struct, frozen=True):
     basis: object = None
 
 
+_ACCEPTED = Condition(type=ACCEPTED, holds=True, reason="Accepted", message="the object can be read")
+_MOST_DISPUTES = 10
+"""Other policies that a message names."""
+
+
 def build_conditions(
     faults: Mapping[ObjectRef, Iterable[ValidationIssue]],
     policies: Iterable[EgressNATPolicy],
     gateways: Iterable[NetworkGatewayGroup],
+    ties: Iterable[Tie] = (),
+    replaced: ObjectRef | None = None,
 ) -> list[ObjectConditions]:
     """Return the desired conditions of all objects that have conditions.
 
-    faults: objects of any kind that can't be read, each with its issues; last good versions of these are ignored
+    faults:   objects of any kind that can't be read, each with its issues; last good versions of these are ignored
+    ties:     the policies that disagree
+    replaced: the policy that the ip-masq-agent list replaces
     """
-    found = [policy_conditions(policy) for policy in policies if policy.ref not in faults]
+    disputes: dict[str, list[str]] = {}
+    for tie in ties:
+        for name in (tie.keeps, tie.translates):
+            disputes.setdefault(name, []).append(tie.text_for(name))
+    read = [policy for policy in policies if policy.ref not in faults]
+    found = [policy_conditions(policy, disputes.get(policy.name, ())) for policy in read if policy.ref != replaced]
+    found += [replaced_conditions(policy) for policy in read if policy.ref == replaced]
     found += [gateway_conditions(group) for group in gateways if group.ref not in faults]
     return found + [rejected_conditions(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
 
 
-def policy_conditions(policy: EgressNATPolicy) -> ObjectConditions:
-    """Return the conditions of an EgressNATPolicy that can be read."""
-    return _accepted(policy.ref, policy, policy.unenforced, "NoSNAT is enforced on every node that runs nfagent")
+def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> ObjectConditions:
+    """Return the conditions of an EgressNATPolicy that can be read.
+
+    disputes: what other policies have it not apply to; the rest of it is enforced
+    """
+    if disputes and not policy.unenforced:
+        said = "; ".join(disputes[:_MOST_DISPUTES])
+        more = len(disputes) - _MOST_DISPUTES
+        message = readable(said + (f"; and {more} more policies" if more > 0 else ""))
+        conflict = Condition(type=PROGRAMMED, holds=False, reason="Conflict", message=message)
+        return ObjectConditions(policy.ref, (_ACCEPTED, conflict), policy)
+    done = f"{policy.action} is enforced on every node that runs nfagent"
+    return _accepted(policy.ref, policy, policy.unenforced, done)
+
+
+def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:
+    """Return the conditions of a policy `default` that only repeats the built-in list, where another list exists."""
+    message = (
+        "the ip-masq-agent configuration has a list, which replaces this one: it only repeats the built-in list; "
+        "with other destinations this policy replaces that list"
+    )
+    replaced = Condition(type=PROGRAMMED, holds=False, reason="Replaced", message=message)
+    return ObjectConditions(policy.ref, (_ACCEPTED, replaced), policy)
 
 
 def gateway_conditions(group: NetworkGatewayGroup) -> ObjectConditions:
@@ -90,12 +126,11 @@ def rejected_conditions(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> 
 
 
 def _accepted(ref: ObjectRef, basis: object, unsupported: str, done: str) -> ObjectConditions:
-    accepted = Condition(type=ACCEPTED, holds=True, reason="Accepted", message="the object can be read")
     if unsupported:
         programmed = Condition(type=PROGRAMMED, holds=False, reason="NotSupported", message=readable(unsupported))
     else:
         programmed = Condition(type=PROGRAMMED, holds=True, reason="Programmed", message=done)
-    return ObjectConditions(ref, (accepted, programmed), basis)
+    return ObjectConditions(ref, (_ACCEPTED, programmed), basis)
 
 
 def status_apply(desired: ObjectConditions, found: Iterable[Any], meta: ObjectMeta, now: str) -> dict[str, Any] | None:

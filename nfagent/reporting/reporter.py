@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any
 
 from nfagent.clock import WallClock
+from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.reporting.condition_writer import ConditionWriter
 from nfagent.reporting.conditions import ObjectConditions
+from nfagent.reporting.default_policy import FORBIDDEN_HINT as CREATE_HINT
+from nfagent.reporting.default_policy import DefaultPolicyCreator
 from nfagent.reporting.event_recorder import EventRecorder
 from nfagent.reporting.leader_elector import FORBIDDEN_HINT, LeaderElector
 from nfagent.reporting.notice import Notice
@@ -42,19 +45,29 @@ class ClusterReporter:
         self._elector = LeaderElector(elections, clock, node, nodes, jitter=jitter, changed=self._leader_changed)
         self._events = EventRecorder(retrier("Events"), clock, node, jitter, lambda: self._elector.is_leader)
         self._conditions = ConditionWriter(retrier("Status conditions"), clock, jitter, lambda: self._elector.is_leader)
+        creations = retrier("Default EgressNATPolicy", forbidden_hint=CREATE_HINT)
+        self._creator = DefaultPolicyCreator(creations, clock, jitter, lambda: self._elector.is_leader)
 
     @property
     def is_leader(self) -> bool:
         """Whether this agent is leader now."""
         return self._elector.is_leader
 
-    def publish(self, notices: Iterable[Notice], conditions: Iterable[ObjectConditions] = ()) -> None:
+    def publish(
+        self,
+        notices: Iterable[Notice],
+        conditions: Iterable[ObjectConditions] = (),
+        missing: EgressNATPolicy | None = None,
+    ) -> None:
         """Set all active notices and desired conditions, those of the cluster too: the next leader has them already.
+
+        missing: the policy `default`, where it is to be created
 
         A notice that isn't among them is no longer published. Each key (object, event type, reason) has one notice.
         """
         self._events.publish(notices)
         self._conditions.replace(conditions)
+        self._creator.replace(missing)
 
     async def run(self) -> None:
         """Publish until cancelled; then release the Lease."""
@@ -62,11 +75,13 @@ class ClusterReporter:
             tasks.create_task(self._elector.run())
             tasks.create_task(self._events.run())
             tasks.create_task(self._conditions.run())
+            tasks.create_task(self._creator.run())
 
     def _leader_changed(self) -> None:
         log.info("Leader election: this agent %s", "became leader" if self.is_leader else "is no longer leader")
         self._events.wake()
         self._conditions.wake()
+        self._creator.wake()
 
     def status(self) -> dict[str, Any]:
         """Return the state for `dump state`.
@@ -76,7 +91,7 @@ class ClusterReporter:
         suppressed: notices that were published late or never
         """
         recorder, queue, conditions = self._events, self._events.queue, self._conditions
-        retriers = (self._elector.retrier, recorder.retrier, conditions.retrier)
+        retriers = (self._elector.retrier, recorder.retrier, conditions.retrier, self._creator.retrier)
         return {
             "leader": self.is_leader,
             "holder": self._elector.holder,

@@ -16,6 +16,12 @@ from nfagent.simulate.patch import PolicyPatch, removal_patch
 from nfagent.simulate.pod_pairs import PodPairEnumerator
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import FlowChange, FlowCounts, ObservedFlow, PolicySimulation
+from nfagent.simulate.translations import (
+    EgressInputs,
+    TranslationChanges,
+    TranslationComparison,
+    removed_refs,
+)
 from nfagent.state.cluster import ClusterState
 from nfagent.state.policy_index import PolicyIndex
 from nfagent.time_slices import SLICE_SECONDS
@@ -48,6 +54,7 @@ class SimulationResult(msgspec.Struct, frozen=True):
     log:      counts of the flows of the log
     pods:     counts of the flows between Pods; None where they weren't requested
     notes:    what may be stale in the state that was used
+    egress:   what hosts outside would see otherwise; None where no egress object changes
     """
 
     policies: tuple[str, ...]
@@ -57,6 +64,7 @@ class SimulationResult(msgspec.Struct, frozen=True):
     log: FlowCounts
     pods: FlowCounts | None
     notes: tuple[str, ...] = ()
+    egress: TranslationChanges | None = None
 
 
 class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,14 +84,26 @@ class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def start_simulation(
-    cluster: ClusterState, index: PolicyIndex, policy_options: PolicyOptions, given: PolicyFiles, *, delete: bool
+    cluster: ClusterState,
+    index: PolicyIndex,
+    policy_options: PolicyOptions,
+    given: PolicyFiles,
+    *,
+    delete: bool,
+    egress: EgressInputs | None = None,
 ) -> PolicySimulation:
-    """Return the simulation of policies, or of their deletion. Raises UsageError where one to delete is missing."""
+    """Return the simulation of policies, or of their deletion. Raises UsageError where one to delete is missing.
+
+    egress: what decides translations; without it, egress objects in the files are not compared
+    """
+    patch = PolicyPatch(put=given.policies)
     if delete:
-        return PolicySimulation(
-            cluster, index, removal_patch(index, (policy.ref for policy in given.policies)), policy_options
-        )
-    return PolicySimulation(cluster, index, PolicyPatch(put=given.policies), policy_options)
+        patch = removal_patch(index, (policy.ref for policy in given.policies))
+    translations = None
+    if egress is not None and given.egress:
+        removed = removed_refs(egress.state, given.egress) if delete else ()
+        translations = TranslationComparison(cluster, egress, () if delete else given.egress, removed)
+    return PolicySimulation(cluster, index, patch, policy_options, translations)
 
 
 class SimulationJob:
@@ -107,6 +127,8 @@ class SimulationJob:
     def plan(self) -> Iterator[None]:
         """Enumerate the Pods and count the flows. Raises UsageError for more than MAX_FLOWS, or unreadable ones."""
         yield from self._pairs.steps()
+        if self._simulation.translations is not None:
+            yield from self._simulation.translations.plan(self._asked.namespace)
         for flow in self._all():
             self._total += flow is not None
             if self._total > MAX_FLOWS:
@@ -125,6 +147,8 @@ class SimulationJob:
             if change is not None:
                 self._found.append(change)
             yield
+        if self._simulation.translations is not None:
+            yield from self._simulation.translations.compare()
 
     def first_part(self) -> SimulationPart:
         """Return the first part: the number of flows, and the problems."""
@@ -137,15 +161,19 @@ class SimulationJob:
 
     def last_part(self) -> SimulationPart:
         """Return the last part, with the result."""
-        simulation, pairs = self._simulation, self._pairs
+        simulation, pairs, translations = self._simulation, self._pairs, self._simulation.translations
+        refs, idle = simulation.patched.patch.refs, simulation.patched.idle
+        if translations is not None:
+            refs, idle = (*refs, *translations.refs), (*idle, *translations.idle)
         outcome = SimulationResult(
-            policies=tuple(map(str, simulation.patched.patch.refs)),
-            idle=tuple(map(str, simulation.patched.idle)),
+            policies=tuple(map(str, refs)),
+            idle=tuple(map(str, idle)),
             judged=pairs.judged,
             unlogged=pairs.unlogged,
             log=simulation.log,
             pods=simulation.pods if self._asked.pods else None,
             notes=simulation.notes,
+            egress=None if translations is None else translations.result,
         )
         return msgspec.structs.replace(self.next_part(), outcome=outcome)
 

@@ -6,6 +6,7 @@ import msgspec
 
 from nfagent.errors import ValidationIssue
 from nfagent.model.admin_policy import Policy
+from nfagent.model.gvk import EgressObject
 
 
 class PolicyFile(msgspec.Struct, frozen=True):
@@ -18,9 +19,11 @@ class PolicyFile(msgspec.Struct, frozen=True):
 class PolicyFiles(msgspec.Struct, frozen=True):
     """The policies of files.
 
-    policies: at least one, each once
-    problems: why some of them can't be enforced as written; these fail closed
+    policies: each once
+    problems: why some objects can't be enforced as written; such policies fail closed
+    egress:   EgressNATPolicies and the ip-masq-agent ConfigMap, each once; there is at least one object
     """
 
     policies: tuple[Policy, ...]
     problems: tuple[ValidationIssue, ...] = ()
+    egress: tuple[EgressObject, ...] = ()

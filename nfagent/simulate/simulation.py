@@ -17,6 +17,7 @@ from nfagent.model.objects import DIRECTIONS, Direction, Pod
 from nfagent.policy.evaluator import DirectionVerdict, Flow, FlowVerdict, evaluate
 from nfagent.policy.options import PolicyOptions
 from nfagent.simulate.patch import PatchedPolicies, PolicyPatch
+from nfagent.simulate.translations import TranslationComparison
 from nfagent.state.cluster import ClusterState, identity_of
 from nfagent.state.policy_index import PolicyIndex
 
@@ -108,10 +109,16 @@ class PolicySimulation:
     log:     counts of the flows of the verdict log so far
     pods:    counts of the flows between Pods so far
     notes:   what may be stale in the state
+    translations: the comparison of egress NAT; None where no egress object changes
     """
 
     def __init__(
-        self, cluster: ClusterState, index: PolicyIndex, patch: PolicyPatch, policy_options: PolicyOptions = _DEFAULTS
+        self,
+        cluster: ClusterState,
+        index: PolicyIndex,
+        patch: PolicyPatch,
+        policy_options: PolicyOptions = _DEFAULTS,
+        translations: TranslationComparison | None = None,
     ) -> None:
         """Evaluate against this state, which the caller keeps up to date."""
         self.cluster = cluster
@@ -119,6 +126,7 @@ class PolicySimulation:
         self.log = FlowCounts()
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
+        self.translations = translations
         self._index = index
         self._policy_options = policy_options
 

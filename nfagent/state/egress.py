@@ -1,32 +1,55 @@
-"""The objects that configure masquerade, and the destinations that they exempt.
+"""The objects that configure masquerade.
 
-The destinations outside the cluster that are not masqueraded are the union of
+For a destination outside the cluster, the first of these decides that has an entry for it:
 
-    the base           the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list
-    every other        EgressNATPolicy of action NoSNAT without sources
-    link-local ranges  unless the ip-masq-agent configuration masquerades them
+    policies   every enforced EgressNATPolicy that selects the Pod, but the base: the longest prefix
+    base       the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list;
+               with the link-local ranges, unless the ip-masq-agent configuration masquerades them
 
-A policy that isn't enforced counts as absent, also `default`.
+The ip-masq-agent configuration is the ConfigMap; without it the file; without that the settings. Where a ConfigMap or
+a file exists, those behind it count for nothing, also for keys that it omits.
+
+Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
+sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
+agent creates it, isn't the base where the ip-masq-agent configuration has a list.
 """
 
 from __future__ import annotations
 
 from nfagent.model.egress_nat import DEFAULT_POLICY, EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject
-from nfagent.model.ip_masq import CONFIG_MAP, IpMasqConfig
+from nfagent.model.ip_masq import CONFIG_MAP, DEFAULT_CIDRS, RESERVED_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
 
 EGRESS_KINDS = ("ConfigMap", "EgressNATPolicy", "NetworkGatewayGroup")
+SETTINGS = ObjectRef("setting", "", "masquerade")
+"""The settings, as the origin of a list."""
 _DEFAULT = ObjectRef("EgressNATPolicy", "", DEFAULT_POLICY)
 
 
 class EgressState:
     """The present objects that configure masquerade."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, given: IpMasqConfig | None = None) -> None:
+        """Start without objects; `given` are the lists and switches of the settings."""
         self.objects: dict[ObjectRef, EgressObject] = {}
+        self._given = given
+        self._file: tuple[ObjectRef, IpMasqConfig] | None = None
+
+    @property
+    def file(self) -> IpMasqConfig | None:
+        """The ip-masq-agent configuration of the file; None if there is no file."""
+        return None if self._file is None else self._file[1]
+
+    def put_file(self, path: str, config: IpMasqConfig | None) -> bool:
+        """Apply what the file has; None if there is no file. Return whether it differs."""
+        before = self._file
+        if config is None:
+            self._file = None
+        else:
+            self._file = ObjectRef("file", "", path), config.with_last_good(self.file)
+        return before != self._file
 
     def put(self, item: EgressObject) -> bool:
         """Add or replace an object. Return whether it differs."""
@@ -35,6 +58,10 @@ class EgressState:
             item = item.with_last_good(self.ip_masq)
         self.objects[item.ref] = item
         return before != item
+
+    def copy_file(self, other: EgressState) -> None:
+        """Apply the file of another state."""
+        self._file = other._file
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether it existed."""
@@ -46,9 +73,17 @@ class EgressState:
 
     @property
     def ip_masq(self) -> IpMasqConfig | None:
-        """The ip-masq-agent configuration; None if there is none."""
+        """The ip-masq-agent configuration of the ConfigMap; None if there is none."""
         found = self.objects.get(CONFIG_MAP)
         return found if isinstance(found, IpMasqConfig) else None
+
+    @property
+    def _in_force(self) -> tuple[ObjectRef, IpMasqConfig]:
+        """The ip-masq-agent configuration in force, and where it is from."""
+        config_map = self.ip_masq
+        if config_map is not None:
+            return CONFIG_MAP, config_map
+        return self._file or (SETTINGS, self._given or IpMasqConfig())
 
     @property
     def policies(self) -> dict[str, EgressNATPolicy]:
@@ -64,19 +99,40 @@ class EgressState:
     @property
     def base(self) -> ObjectRef | None:
         """The object that the base of the exempt destinations is from; None for the built-in list."""
+        origin, config = self._in_force
         found = self.objects.get(_DEFAULT)
-        if isinstance(found, EgressNATPolicy) and not found.unenforced:
+        if isinstance(found, EgressNATPolicy) and _is_base(found) and not (config.has_list and is_built_in(found)):
             return _DEFAULT
-        return CONFIG_MAP if self.ip_masq is not None and self.ip_masq.cidrs is not None else None
+        return origin if config.has_list else None
+
+    @property
+    def replaced_default(self) -> ObjectRef | None:
+        """The policy `default` that only repeats the built-in list, where the ip-masq-agent list replaces it."""
+        found = self.objects.get(_DEFAULT)
+        return _DEFAULT if isinstance(found, EgressNATPolicy) and is_built_in(found) and self.base != _DEFAULT else None
 
     @property
     def enforced(self) -> list[EgressNATPolicy]:
-        """The policies whose destinations are exempt, by name, including `default`."""
-        return [policy for policy in self.policies.values() if not policy.unenforced]
+        """The enforced policies other than the base, by name."""
+        return [policy for policy in self.policies.values() if not policy.unenforced and not _is_base(policy)]
 
-    def exempt(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
-        """Return the destinations outside the cluster that are not masqueraded; they may overlap."""
-        config = self.ip_masq or IpMasqConfig()
-        base = () if self.base == _DEFAULT else config.listed(all_reserved_ranges=all_reserved_ranges)
-        named = (destination for policy in self.enforced for destination in policy.destinations)
-        return (*base, *named, *config.link_local_kept)
+    def base_list(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
+        """Return the destinations outside the cluster that keep the Pod's address if no policy has an entry for them.
+
+        They may overlap.
+        """
+        _, config = self._in_force
+        base = self.objects.get(_DEFAULT) if self.base == _DEFAULT else None
+        if isinstance(base, EgressNATPolicy):
+            return (*base.destinations, *config.link_local_kept)
+        return (*config.listed(all_reserved_ranges=all_reserved_ranges), *config.link_local_kept)
+
+
+def is_built_in(policy: EgressNATPolicy) -> bool:
+    """Return whether a policy has the built-in list, with or without the reserved ranges, for every Pod."""
+    found = set(policy.destinations)
+    return _is_base(policy) and found in ({*DEFAULT_CIDRS}, {*DEFAULT_CIDRS, *RESERVED_CIDRS})
+
+
+def _is_base(policy: EgressNATPolicy) -> bool:
+    return policy.name == DEFAULT_POLICY and policy.action == "NoSNAT" and not policy.sources

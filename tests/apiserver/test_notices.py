@@ -218,7 +218,8 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
             await until(lambda: condition(clean, EGRESS) == told)
             unsupported = ("Programmed", "False", "NotSupported", 1)
             await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unsupported])
-            changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": []}}
+            away = {"name": "gw", "namespace": "kube-system"}
+            changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": [], "gatewayRef": away}}
             clean.put(changed)
             agent.reporter.publish([], [policy_conditions(decode_egress_policy(changed)), conditions[1]])
             told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NotSupported", 2)]

@@ -65,6 +65,7 @@ def test_every_kind_is_followed_without_trouble(control_plane: ControlPlane, tok
         pytest.param("create", "leases", LEASES, {"namespace": "nfagent"}, id="create its Lease"),
         pytest.param("get", "leases", LEASES, {"namespace": "nfagent", "name": "nfagent"}, id="read its Lease"),
         pytest.param("update", "leases", LEASES, {"namespace": "nfagent", "name": "nfagent"}, id="renew its Lease"),
+        pytest.param("create", "egressnatpolicies", GKE, {}, id="create the EgressNATPolicy `default`"),
         pytest.param("patch", "egressnatpolicies/status", GKE, {}, id="write conditions of EgressNATPolicies"),
         pytest.param("patch", "networkgatewaygroups/status", GKE, {}, id="write conditions of NetworkGatewayGroups"),
     ],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from nfagent.lab import netns
 from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, grid
+from tests.support.conntrack_table import forget
 from tests.support.packet_labs import Document, ManifestLab, pod_document, running_lab
 
 pytestmark = pytest.mark.kernel
@@ -16,6 +21,8 @@ pytestmark = pytest.mark.kernel
 NODES, PODS, _ = grid()
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10", "fd00:99::10"))
 PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0)]
+WITH_PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 444), ("udp", 444), ("sctp", 444)]
+SMALL, LARGE = range(40_000, 40_004), range(50_000, 50_060)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=map(pod_document, PODS)) as running:
         outside = running.topology.outside_namespace("outside")
         running.servers.listen(
-            Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
+            Endpoint(outside, address, protocol, port)
+            for address in OUTSIDE.addresses
+            for protocol, port in (*PROTOCOLS, *WITH_PORTS)
         )
         running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         for node in NODES:
@@ -123,3 +132,78 @@ def test_a_family_that_is_switched_off_keeps_pod_addresses(lab: ManifestLab, fam
         agent.stop()
         agent.start()
     assert views(lab) == ["node", "pod", "node", "node"]
+
+
+def source_ports(node: str, protocol: str) -> list[int]:
+    """Return the source ports, after translation, of a node's connections to port 444 outside."""
+    table = netns.inside(node, lambda: Path("/proc/thread-self/net/nf_conntrack").read_text(encoding="ascii"))
+    found = []
+    for line in table.splitlines():
+        ports = re.findall(r"port=(\d+)", line)
+        if f" {protocol} " in line and ports[1] == "444":
+            found.append(int(ports[3]))
+    return found
+
+
+def test_connections_get_ports_of_the_ranges_in_the_settings_in_both_families(lab: ManifestLab) -> None:
+    plan = node_of(lab, "x/a")
+    agent = lab.cluster.agent(plan.name)
+    agent.stop()
+    agent.start(
+        {"NFAGENT_MASQUERADE_TO_PORTS": f"{SMALL[0]}-{SMALL[-1]},{LARGE[0]}-{LARGE[-1]}"},
+    )
+    try:
+        node = lab.topology.node_namespace(plan.name)
+        forget(node)
+        addresses = (OUTSIDE.addresses[0], OUTSIDE.addresses[2])
+        probes = [Probe(lab.pod("x/a"), address, *with_port) for address in addresses for with_port in WITH_PORTS]
+        outcomes = [result for _ in range(8) for result in lab.ask(probes).values()]
+        assert {result.seen_from for result in outcomes} <= set(plan.addresses)
+        for protocol, _ in WITH_PORTS:
+            ports = source_ports(node, protocol)
+            assert set(ports) <= {*SMALL, *LARGE}, protocol
+            # Of 16 connections or more, at least one is in the range of 60 of 64 ports, but for one case of 10**19.
+            assert len(ports) >= len(addresses) * 8, protocol
+            assert set(ports) & set(LARGE), protocol
+        assert views(lab) == ["node", "pod", "node", "node"], "ICMP has no ports, and is translated all the same"
+    finally:
+        agent.stop()
+        agent.start()
+
+
+def test_the_file_decides_without_a_config_map_and_an_invalid_one_keeps_the_list(lab: ManifestLab) -> None:
+    plan = node_of(lab, "x/a")
+    agent = lab.cluster.agent(plan.name)
+    file = lab.cluster.manifests.parent / "ip-masq-agent"
+
+    def until(expected: list[str]) -> bool:
+        """Ask for at most ten seconds; the file is looked at every 0.1 seconds."""
+        end = time.monotonic() + 10
+        while views(lab) != expected:
+            if time.monotonic() > end:
+                return False
+        return True
+
+    agent.stop()
+    file.write_text('{"nonMasqueradeCIDRs": ["198.51.100.0/24"]}')
+    environment = {"CONFIG_FILE": str(file), "RESYNC_INTERVAL_SECONDS": "0.1"}
+    agent.start({f"NFAGENT_MASQUERADE_{key}": value for key, value in environment.items()})
+    try:
+        assert views(lab) == ["pod", "node", "node", "node"], "it is read before the first rules"
+        file.write_text('{"masqueradeCIDRs": ["10.0.0.0/8"]}')
+        assert until(["pod", "node", "pod", "pod"])
+        file.write_text('{"masqueradeCIDRs": ["10.0.0.1/8"]}')
+        until_said = time.monotonic() + 10
+        while not (problems := agent.ask("/v1/dump/state")["problems"]):
+            assert time.monotonic() < until_said
+        assert [(item["object"], "host bits" in item["reason"]) for item in problems] == [(f"file {file}", True)]
+        assert agent.ask("/v1/dump/state")["masquerade"]["base"] == f"file {file}"
+        assert views(lab) == ["pod", "node", "pod", "pod"]
+        lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
+        assert views(lab) == ["node", "node", "node", "node"]
+        lab.delete("masquerade")
+        file.unlink()
+        assert until(["node", "pod", "node", "node"])
+    finally:
+        agent.stop()
+        agent.start()

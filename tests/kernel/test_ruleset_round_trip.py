@@ -199,7 +199,16 @@ GUARD = tier_policy(
 FLOOR = tier_policy(
     "BaselineAdminNetworkPolicy", "default", ALL_NAMESPACES, egress=[{"action": "Deny", "to": [ALL_NAMESPACES]}]
 )
-VIEW = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR).views["a"]
+NAT: Document = {
+    "kind": "EgressNATPolicy",
+    "metadata": {"name": "web"},
+    "spec": {
+        "action": "NoSNAT",
+        "destinations": [{"cidr": "203.0.113.0/24"}],
+        "sources": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+    },
+}
+VIEW = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), GUARD, FLOOR, NAT).views["a"]
 VIEW.recheck_all()
 SCENE = VIEW.ruleset()
 PEERS = next(name for name, item in SCENE.sets.items() if item.comment == "pods app=db in namespace shop")

@@ -69,6 +69,10 @@ def test_the_demo_has_the_expected_results_and_removes_everything(demo: subproce
     result = json.loads(output)
     assert result["as_expected"], result
     assert [row["seen_as"] for row in result["masquerade"]] == ["192.0.2.1", "10.64.0.10", "2001:db8:ffff::1"]
+    assert result["egress_nat"]["seen"] == {
+        "shop/web": ["192.0.2.1", "10.64.0.10"],
+        "shop/api": ["192.0.2.1", "192.0.2.1"],
+    }
     assert {len(times) for times in result["latency_ms"].values()} == {20}
     assert (namespaces(demo), agents(scratch), list(scratch.iterdir())) == ([], [], [])
 

@@ -26,6 +26,7 @@ from nfagent.model.objects import (
     Pod,
     ServiceCIDR,
 )
+from nfagent.model.selectors import Requirement, Selector
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
 Document = dict[str, Any]
@@ -225,12 +226,16 @@ CONFIGURED = st.builds(
     cidrs=st.none() | st.lists(_RANGES, max_size=3).map(tuple),
     link_local=st.tuples(st.booleans(), st.booleans()),
 )
+_SELECTORS = st.sampled_from(
+    [Selector(), *(Selector((Requirement(key, "In", (value,)),)) for key, value in product(KEYS, VALUES))]
+)
+_SOURCES = st.builds(EgressSource, _SELECTORS, _SELECTORS)
 EGRESS = st.builds(
     EgressNATPolicy,
-    name=st.sampled_from(["default", "more"]),
+    name=st.sampled_from(["default", "more", "other"]),
     action=st.sampled_from(["NoSNAT", "NoSNAT", "SNAT"]),
     destinations=st.lists(_RANGES, max_size=2).map(tuple),
-    sources=st.sampled_from([(), (), (EgressSource(),)]),
+    sources=st.sampled_from([(), ()]) | st.lists(_SOURCES, max_size=2).map(tuple),
 )
 GATEWAYS = st.builds(NetworkGatewayGroup, st.just("kube-system"), st.just("gw"), st.sampled_from([("::1",), ("::2",)]))
 SERVICE_RANGES = st.builds(ServiceCIDR, st.sampled_from(["one", "two"]), st.lists(_RANGES, max_size=2).map(tuple))

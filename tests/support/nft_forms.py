@@ -44,6 +44,7 @@ from nfagent.nftables.matches import (
     PacketPort,
     PacketPortIn,
     PairInSet,
+    RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
@@ -198,6 +199,7 @@ def _by_value() -> Iterator[tuple[Match, ...]]:
         yield from ((Within(IpAddress(side, 4), others),) for side in ("saddr", "daddr"))
     yield from ((MaxPayload(1240),), (L4Proto(("icmp", "icmpv6", "47")),), (Icmpv6Type(("nd-redirect",)),))
     yield (ConntrackState(("invalid", "new", "untracked")),)
+    yield from ((RandomBelow(modulus, below),) for modulus, below in ((2, 1), (64_512, 1), ((1 << 32) - 1, 1 << 31)))
 
 
 def _one_after_another() -> Iterator[tuple[Match, ...]]:
@@ -279,6 +281,16 @@ _TRANSLATIONS = (
     Rule((AddressInSet(IpAddress("daddr", 4), "all4", negated=True),), verdict=Masquerade(random_fully=True)),
     Rule((AddressInSet(IpAddress("saddr", 4), "address4"),), verdict=Masquerade(random_fully=True)),
     Rule((FamilyIs(6),), COUNTER, verdict=Masquerade(random_fully=True), comment="translated"),
+    *(
+        Rule((*matches, RandomBelow(modulus, below)), verdict=Masquerade(random_fully, PortRange(*ports)))
+        for matches in ((L4Proto(("tcp", "udp", "sctp")),), (FamilyIs(4), L4Proto(("udp",))))
+        for modulus, below, random_fully, ports in (
+            (65_000, 30_000, True, (1024, 29_999)),
+            (2, 1, False, (5, 5)),
+            ((1 << 32) - 1, (1 << 32) - 2, False, (1, 65_535)),
+        )
+    ),
+    Rule((L4Proto(("sctp",)),), COUNTER, verdict=Masquerade(random_fully=False, ports=PortRange(65_535, 65_535))),
 )
 
 

@@ -47,6 +47,7 @@ from nfagent.nftables.matches import (
     PacketPort,
     PacketPortIn,
     PairInSet,
+    RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
@@ -124,6 +125,7 @@ class HookPacket(NamedTuple):
     link: str = ""
     unrouted: bool = False
     reset: bool = False
+    drawn: int = 0
 
 
 class PacketResult(NamedTuple):
@@ -341,6 +343,8 @@ def _arrival(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case MulticastAddress():
             return lambda packet: _is_group(packet.daddr)
+        case RandomBelow(modulus, below):
+            return lambda packet: packet.drawn % modulus < below
         case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
         case FibUnrouted():

@@ -10,6 +10,7 @@ import pytest
 
 from nfagent.config import Settings, load_settings
 from nfagent.errors import SettingError
+from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
 
 Write = Callable[[str], Path]
@@ -178,3 +179,46 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     file = tmp_path / "none.toml"
     assert complaint(file) == f"{file}: there is no such file; give the right one with --config"
     assert complaint(tmp_path) == f"{tmp_path}: Is a directory; give another with --config"
+
+
+def test_lists_of_the_ip_masq_agent_are_given_in_file_and_environment(write: Write) -> None:
+    file = write('[masquerade]\nnon_masquerade_cidrs = ["10.0.0.0/8"]\nmasq_link_local = true')
+    found = load_settings(file, {"NFAGENT_MASQUERADE_MASQUERADE_CIDRS": "192.0.2.0/24,::/0"}).masquerade_settings()
+    assert found.ip_masq == IpMasqConfig(
+        (parse_cidr("10.0.0.0/8"),), (True, False), translated=(parse_cidr("192.0.2.0/24"), parse_cidr("::/0"))
+    )
+    emptied = load_settings(file, {"NFAGENT_MASQUERADE_NON_MASQUERADE_CIDRS": ""}).masquerade_settings()
+    assert emptied.ip_masq.cidrs == ()
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.1/8", "10.0.0.0", "::ffff:10.0.0.0/104"])
+def test_a_list_in_the_settings_is_refused_as_a_whole(write: Write, cidr: str) -> None:
+    with pytest.raises(SettingError, match=r"masquerade\.masquerade_cidrs = "):
+        load_settings(write(f'[masquerade]\nmasquerade_cidrs = ["192.0.2.0/24", "{cidr}"]'), {})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param("1024-29999,32768-65535", ((1024, 29_999), (32_768, 65_535)), id="as ip-masq-agent has them"),
+        pytest.param("7,1-2", ((1, 2), (7, 7)), id="one port, and any order"),
+        pytest.param("", (), id="none"),
+    ],
+)
+def test_ranges_of_ports_are_read(written: str, read: tuple[tuple[int, int], ...], tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.touch()
+    assert load_settings(file, {"NFAGENT_MASQUERADE_TO_PORTS": written}).masquerade_settings().to_ports == read
+
+
+@pytest.mark.parametrize("written", ["0", "0-5", "5-4", "65536", "1-70000", "x", "1-", "-1", "1-2-3", "٣"])
+def test_what_is_no_range_of_ports_is_refused(written: str, write: Write) -> None:
+    with pytest.raises(
+        SettingError, match=f"masquerade.to_ports = '{written}': write ranges of ports, like 1024-29999"
+    ):
+        load_settings(write(f'[masquerade]\nto_ports = ["{written}"]'), {})
+
+
+def test_ranges_of_ports_that_overlap_are_refused(write: Write) -> None:
+    with pytest.raises(SettingError, match=r"masquerade\.to_ports: port 9 is in two ranges"):
+        load_settings(write('[masquerade]\nto_ports = ["9-12", "1-9"]'), {})

@@ -111,7 +111,7 @@ def test_kubectl_explain_has_a_description_of_every_field(definition: Document) 
     assert "description" in schema
 
 
-def test_the_rbac_rules_allow_writing_events_conditions_and_one_lease_only() -> None:
+def test_the_rbac_rules_allow_writing_events_conditions_the_default_egress_policy_and_one_lease_only() -> None:
     roles = [found for found in documents(DEPLOY / "rbac.yaml") if found["kind"] in {"Role", "ClusterRole"}]
     written = {
         (found["metadata"].get("namespace", ""), resource, verb)
@@ -123,6 +123,7 @@ def test_the_rbac_rules_allow_writing_events_conditions_and_one_lease_only() -> 
     assert written == {
         ("", "events", "create"),
         ("", "events", "patch"),
+        ("", "egressnatpolicies", "create"),
         ("", "egressnatpolicies/status", "patch"),
         ("", "networkgatewaygroups/status", "patch"),
         ("nfagent", "leases", "create"),

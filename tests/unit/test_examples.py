@@ -22,7 +22,8 @@ def read(name: str) -> DesiredState:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
 def test_an_example_is_valid_and_has_policies_for_its_node(name: str) -> None:
-    assert read(name).index.active
+    desired = read(name)
+    assert desired.index.active or desired.egress.policies
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,23 @@ def test_the_tiers_example_is_decided_tier_by_tier(
     found = explain(desired.cluster, desired.index, source, destination, desired.policy_options)
     assert found.allowed is allowed
     assert any(decisive in line and line.endswith("matches") for line in found.lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "seen_as", "reason"),
+    [
+        pytest.param("payments/ledger", "203.0.113.10", "10.64.0.10", "partner has NoSNAT", id="its sources select it"),
+        pytest.param("payments/report", "203.0.113.10", "192.0.2.1", "no policy and no list", id="they don't"),
+        pytest.param("payments/ledger", "203.0.113.200", "192.0.2.1", "partner-gateway has SNAT", id="longest prefix"),
+        pytest.param("payments/ledger", "10.200.0.5", "10.64.0.10", "default has NoSNAT", id="the base"),
+        pytest.param("web/shop", "10.200.0.5", "192.0.2.2", "class-e has SNAT", id="class E by Namespace"),
+        pytest.param("web/shop", "10.96.0.99", "240.64.1.10", "is in the cluster", id="a Service's range"),
+    ],
+)
+def test_the_egress_nat_example_is_translated_as_its_comments_say(
+    source: str, destination: str, seen_as: str, reason: str
+) -> None:
+    desired = read("egress-nat")
+    found = explain(desired.cluster, desired.index, source, destination, translate=desired.translation).translation
+    assert found is not None
+    assert (found.seen_as, reason in found.words) == ((seen_as,), True)

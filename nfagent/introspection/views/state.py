@@ -12,7 +12,6 @@ from nfagent.introspection.view_filter import ViewFilter, pods_in
 from nfagent.introspection.views.json_value import View
 from nfagent.introspection.views.policies import PolicyLookup, isolated_by, tier_directions
 from nfagent.model.admin_policy import Policy
-from nfagent.model.egress_nat import DEFAULT_POLICY
 from nfagent.model.objects import DIRECTIONS, Direction, Node, Pod
 from nfagent.model.slices import sort_in_slices
 
@@ -68,7 +67,7 @@ class MasqueradeView(msgspec.Struct, frozen=True, kw_only=True):
     families: those that are translated, 4 and 6 (an agent that doesn't say so translates both)
     exempt:   destinations that see the Pod's own address
     base:     the object that the list of exempt destinations starts from, '' for the default list
-    added:    names of the EgressNATPolicies that add to it
+    added:    names of the EgressNATPolicies that come before it for every Pod
     """
 
     enabled: bool
@@ -177,6 +176,6 @@ def _masquerade_view(desired: DesiredState) -> MasqueradeView:
         exempt=[str(item) for item in desired.masquerade_exempt],
         configured=desired.egress.base is not None,
         base=str(desired.egress.base or ""),
-        added=[policy.name for policy in desired.egress.enforced if policy.name != DEFAULT_POLICY],
+        added=[policy.name for policy in desired.egress.enforced if not policy.sources],
         service_ranges=[ServiceRangeView(name=item.name, cidrs=list(map(str, item.cidrs))) for item in ranges],
     )

@@ -23,7 +23,7 @@ FIELDS = {
     "EgressNATPolicy": "name action destinations sources gateway",
     "EgressSource": "pods namespaces",
     "IpBlock": "cidr excepts",
-    "IpMasqConfig": "cidrs link_local problems unread",
+    "IpMasqConfig": "cidrs link_local problems unread translated",
     "LoggingSwitch": "log delegate",
     "Namespace": "name labels problems unread",
     "NetworkGatewayGroup": "namespace name addresses",

@@ -11,6 +11,7 @@ from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.agent_status import AgentStateView, AgentStatus
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import PoliciesView, policies_view, state_view
+from nfagent.model.egress_nat import EgressNATPolicy, EgressSource
 from tests.support.two_node_cluster import Document, TwoNodeCluster
 
 GATEWAYS: Document = {
@@ -45,10 +46,12 @@ def facts_of(agent: dict[str, object]) -> list[tuple[str, str]]:
 
 def test_the_state_names_every_object_that_the_masquerade_list_comes_from() -> None:
     scene = TwoNodeCluster(SERVICES, egress("default"), egress("more", "9.0.0.0/8"), egress("snat", action="SNAT"))
+    for view in scene.views.values():
+        view.put(EgressNATPolicy(name="some", action="SNAT", sources=(EgressSource(),)))
     lines = state_lines(scene.views["a"])
     assert (
         "masquerade  on, not towards 9.0.0.0/8, 169.254.0.0/16, fe80::/10 "
-        "(EgressNATPolicy default, EgressNATPolicy more)" in lines
+        "(EgressNATPolicy default, EgressNATPolicy more, EgressNATPolicy snat)" in lines
     )
     assert "services    10.96.0.0/12 (kubernetes)" in lines
 
@@ -82,11 +85,19 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
         "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
         "default        NoSNAT          all pods  10.0.0.0/8",
         "pay            SNAT by ops/gw  all pods  none",
-        "  warn, pay: action SNAT is read and validated, and not enforced yet: its Pods leave as if it weren't there",
+        "  warn, pay: gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there",
         "",
         "GATEWAY GROUP  ADDRESSES",
         "ops/gw         192.0.2.10, 2001:db8::10",
     ]
+
+
+def test_policies_of_egress_that_disagree_are_named_to_each_other() -> None:
+    scene = TwoNodeCluster(egress("keep", "10.0.0.0/8"), egress("hide", "10.0.0.0/8", action="SNAT"))
+    scene.views["a"].drain_changes()
+    warnings = [line for line in policies_lines(scene.views["a"]) if "warn" in line]
+    assert [line.split(":")[0] for line in warnings] == ["  warn, hide", "  warn, keep"]
+    assert "EgressNATPolicy keep has the same destination with action NoSNAT" in warnings[0]
 
 
 def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
@@ -190,7 +201,7 @@ def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_a
 
 def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to_do() -> None:
     nat = {"conflicts": [{"message": "table ip theirs, chain post: rule `masquerade` translates", "fix": "delete it"}]}
-    lines = dump_agent_text._nat_lines({**nat, "problems": ["iptables-legacy, table nat can't be read"]})
+    lines = dump_agent_text._nat_lines({**nat, "problems": ["iptables-legacy, table nat can't be read"]})  # noqa: SLF001 - as above
     assert [(name, text.partition(", ")[2]) for name, text in lines] == [
         ("others' NAT", "table ip theirs, chain post: rule `masquerade` translates; delete it"),
         ("others' NAT", "rules of other programs: iptables-legacy, table nat can't be read"),

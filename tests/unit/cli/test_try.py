@@ -20,6 +20,7 @@ from nfagent.simulate import job
 from nfagent.simulate.job import start_simulation
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
+from nfagent.simulate.translations import EgressInputs
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import Disposition, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.agents import running
@@ -50,6 +51,15 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: postgres}]}]
 """
 THE_OTHER = WALL.replace("podSelector: {}", "podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]")
+PARTNER = """
+apiVersion: networking.gke.io/v1
+kind: EgressNATPolicy
+metadata: {name: partner}
+spec:
+  action: NoSNAT
+  destinations: [{cidr: 203.0.113.0/24}]
+  sources: [{podSelector: {matchLabels: {app: web}}}]
+"""
 WEB = ("10.0.0.1", "shop/web")
 DB = ("10.0.0.2", "shop/db")
 ELSEWHERE = ("203.0.113.7", "")
@@ -179,6 +189,45 @@ def test_flows_of_the_log_have_a_row_each(call: Call, log: Path) -> None:
         ["203.0.113.8", "->", "shop/web", "443/tcp", "2"],
         ["203.0.113.7", "->", "shop/web", "443/tcp", "1"],
     ]
+
+
+def test_pods_that_would_be_seen_under_another_address_are_shown_without_a_log(call: Call) -> None:
+    said = tried(call, PARTNER)
+    assert (said.code, said.err) == (0, "")
+    header, row, _, sentence = said.out.splitlines()
+    places = [header.index(word) for word in ("PODS", "DESTINATIONS", "SEEN", "THEN", "DECIDED")]
+    assert [row[first:last].strip() for first, last in zip(places, [*places[1:], None], strict=True)] == [
+        "shop/web",
+        "203.0.113.0/24",
+        "its node",
+        "the Pod",
+        "EgressNATPolicy partner (before: nothing has it)",
+    ]
+    assert sentence == "1 Pod would be seen under another address outside"
+
+
+@pytest.mark.usefixtures("log")
+def test_egress_objects_and_policies_are_tried_together(call: Call) -> None:
+    said = tried(call, f"{WALL}---{PARTNER}", "-o", "json")
+    found = json.loads(said.out)
+    assert said.code == 1
+    assert found["policies"] == ["NetworkPolicy shop/wall", "EgressNATPolicy partner"]
+    assert [change["names"] for change in found["egress"]["changes"]] == [["shop/web"]]
+    assert found["log"]["denied"] == 1
+
+
+def test_an_egress_object_that_stays_changes_nothing(call: Call) -> None:
+    Path("manifests/partner.yaml").write_text(PARTNER)
+    said = tried(call, PARTNER)
+    assert (said.code, said.out) == (0, "no Pod would be seen under another address outside\n")
+    assert said.err == "note: EgressNATPolicy partner is unchanged by the files\n"
+
+
+def test_a_deleted_egress_object_gives_its_destinations_back(call: Call) -> None:
+    Path("manifests/partner.yaml").write_text(PARTNER)
+    said = tried(call, PARTNER, "--delete")
+    assert "nothing has it (before: EgressNATPolicy partner)" in said.out
+    assert tried(call, PARTNER.replace("name: partner", "name: other"), "--delete").code == 2
 
 
 @pytest.mark.usefixtures("log", "broken")
@@ -365,15 +414,23 @@ class FolderAgent:
         raise UsageError(f"{source} {destination}")
 
     def start_simulation(self, given: PolicyFiles, *, delete: bool) -> PolicySimulation:
+        desired = self.desired
+        egress = EgressInputs(desired.egress, desired.masquerade_settings, desired.cluster_ranges)
         return start_simulation(
-            self.desired.cluster, self.desired.index, self.desired.policy_options, given, delete=delete
+            desired.cluster, desired.index, desired.policy_options, given, delete=delete, egress=egress
         )
 
 
 @pytest.mark.parametrize(
     ("text", "options"),
-    [(WALL, []), (INSTEAD, ["--pods"]), (INSTEAD, ["--delete", "-n", "shop"]), (BROKEN, ["--pods"])],
-    ids=["a deny-all policy", "another policy instead", "a policy is removed", "one that fails closed"],
+    [(WALL, []), (INSTEAD, ["--pods"]), (INSTEAD, ["--delete", "-n", "shop"]), (BROKEN, ["--pods"]), (PARTNER, [])],
+    ids=[
+        "a deny-all policy",
+        "another policy instead",
+        "a policy is removed",
+        "one that fails closed",
+        "an EgressNATPolicy",
+    ],
 )
 @pytest.mark.usefixtures("log")
 def test_a_running_agent_answers_as_the_folder_does(call: Call, text: str, options: list[str]) -> None:

@@ -7,16 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from nfagent.controllers.status_reporter import StatusReporter
+from nfagent.decode.egress_nat import decode_egress_policy
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
+from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import NetworkLogging, Node, ObjectRef
 from nfagent.reporting.notice import object_path
 from nfagent.reporting.problems import NodeFaults
-from tests.support.fake_apiserver import ObjectStore, SkewedClock, SteppedTime
+from tests.support.fake_apiserver import ObjectStore, SkewedClock, SteppedTime, refusal
 from tests.support.reporting_agents import DB, EGRESS, scenario
 
+TEN = parse_cidr("10.0.0.0/8")
 FLAWED = decode_network_policy(
     {
         "metadata": {"namespace": "shop", "name": "db"},
@@ -44,10 +48,16 @@ class ReporterSetup:
         self.desired = DesiredState("n1")
         self.faults: dict[ObjectRef, tuple[ValidationIssue, ...]] = {}
         self.troubles = NodeFaults()
+        self.synced = False
         self.clock = clock = CountingClock(self.time)
         # A source returns a new mapping each time.
         self.reporter = StatusReporter(
-            self.desired, self.store.client("n1"), clock, lambda: dict(self.faults), lambda: self.troubles
+            self.desired,
+            self.store.client("n1"),
+            clock,
+            lambda: dict(self.faults),
+            lambda: self.troubles,
+            synced=lambda: self.synced,
         )
 
     def reasons(self) -> list[tuple[str, str]]:
@@ -115,13 +125,80 @@ async def test_a_policy_replaced_by_an_invalid_one_is_reported() -> None:
 
 
 @scenario
+async def test_the_default_policy_is_created_once_all_objects_are_read_and_again_after_its_deletion() -> None:
+    path = object_path(EGRESS)
+    async with speaking() as stage:
+        await stage.time.passes(100.0)
+        assert path not in stage.store.objects
+        stage.synced = True
+        await stage.time.passes(3.0)
+        assert stage.store.objects[path]["spec"] == {
+            "action": "NoSNAT",
+            "destinations": [{"cidr": cidr} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")],
+        }
+        policy = decode_egress_policy({**stage.store.objects[path], "metadata": {"name": "default"}})
+        stage.desired.put(policy)
+        await stage.time.passes(3.0)
+        assert (stage.condition(), len(stage.store.asked("POST", "egressnat"))) == ("True", 1)
+        del stage.store.objects[path]
+        stage.desired.remove(EGRESS)
+        await stage.time.passes(3.0)
+        assert path in stage.store.objects
+
+
+@scenario
+async def test_the_default_policy_is_not_created_where_it_cannot_be_read_or_a_list_of_ip_masq_agent_is_there() -> None:
+    async with speaking() as stage:
+        stage.synced = True
+        stage.faults[EGRESS] = FLAWED.problems
+        await stage.time.passes(100.0)
+        stage.desired.put(IpMasqConfig((TEN,)))
+        del stage.faults[EGRESS]
+        await stage.time.passes(100.0)
+        assert stage.store.asked("POST", "egressnat") == []
+
+
+@scenario
+async def test_where_the_kind_is_not_served_creation_is_tried_rarely() -> None:
+    async with speaking() as stage:
+        stage.synced = True
+        stage.store.fault = lambda _who, _method, path: refusal(404) if "egressnat" in path else None
+        await stage.time.passes(3000.0)
+        assert 49 <= len(stage.store.asked("POST", "egressnat")) <= 101
+
+
+@scenario
+async def test_the_built_in_default_policy_says_that_a_list_of_ip_masq_agent_replaces_it() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(EGRESS), {})
+        stage.desired.put(EgressNATPolicy(name="default", action="NoSNAT", destinations=DEFAULT_CIDRS))
+        stage.desired.put(IpMasqConfig((TEN,)))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "False"
+
+
+@scenario
+async def test_a_tie_of_egress_policies_is_in_their_conditions() -> None:
+    async with speaking() as stage:
+        stage.store.put(object_path(EGRESS), {})
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT", destinations=(TEN,)))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "True"
+        stage.desired.put(EgressNATPolicy(name="keep", action="NoSNAT", destinations=(TEN,)))
+        stage.desired.drain_changes()
+        await stage.time.passes(3.0)
+        assert stage.condition() == "False"
+
+
+@scenario
 async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
     async with speaking() as stage:
         stage.store.put(object_path(EGRESS), {})
         stage.desired.put(EgressNATPolicy(name="default", action="NoSNAT"))
         await stage.time.passes(3.0)
         assert stage.condition() == "True"
-        stage.desired.put(EgressNATPolicy(name="default", action="SNAT"))
+        gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
+        stage.desired.put(EgressNATPolicy(name="default", action="SNAT", gateway=gateway))
         await stage.time.passes(3.0)
         assert stage.condition() == "False"
 

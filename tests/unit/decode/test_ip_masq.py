@@ -42,6 +42,9 @@ def config_map(text: str | None, namespace: str = "kube-system", name: str = "ip
             id="switches in other case",
         ),
         pytest.param("NONMASQUERADECIDRS: []", IpMasqConfig(()), id="an empty list in other letter case"),
+        pytest.param("masqueradeCIDRs: [10.0.0.0/8]", IpMasqConfig(translated=(TEN,)), id="the inverse list"),
+        pytest.param("masqueradeCIDRs: []", IpMasqConfig(translated=()), id="an empty inverse list"),
+        pytest.param("MASQUERADECIDRS: []", IpMasqConfig(translated=()), id="the inverse list in other letter case"),
         pytest.param("nonMasqueradeCIDRs: [010.0.0.0/08]", IpMasqConfig((TEN,)), id="leading zeros are decimal"),
     ],
 )
@@ -61,7 +64,7 @@ def test_reads(text: str | None, config: IpMasqConfig) -> None:
             id="a long text",
         ),
         pytest.param(
-            f"nonMasqueradeCIDRs: [{'a,' * 3000}]", "at its line 1: holds more than 1000 values", id="many values"
+            f"nonMasqueradeCIDRs: [{'a,' * 3000}]", "at its line 1: holds more than 1100 values", id="many values"
         ),
         pytest.param(
             "a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c]",
@@ -141,7 +144,7 @@ UNREAD = {
         IpMasqConfig(READABLE.cidrs, (True, True)),
     ),
     "an unknown key is said, and the list holds": Unread(
-        f"{LISTED}masqueradeCIDRs: x", "masqueradeCIDRs 'x': is not read; the keys are nonMasq", READABLE, READABLE
+        f"{LISTED}list: x", "list 'x': is not read; the keys are nonMasq", READABLE, READABLE
     ),
     "a list whose key is misspelt leaves the old list, or the default one": Unread(
         "nonMasqCIDRs: [203.0.113.0/24]\nmasqLinkLocal: true",
@@ -154,6 +157,12 @@ UNREAD = {
         "masqLinklocals 'True': is not read; the keys are nonMasq",
         IpMasqConfig(READABLE.cidrs, (False, False)),
         IpMasqConfig(READABLE.cidrs, (False, True)),
+    ),
+    "an inverse list that can't be read leaves the list and the old inverse list": Unread(
+        f"{LISTED}masqueradeCIDRs: [10.1.0.0/8]", "masqueradeCIDRs[0] '10.1.0.0/8': has host bits", READABLE, READABLE
+    ),
+    "a null inverse list isn't one that masquerades nothing": Unread(
+        f"{LISTED}masqueradeCIDRs:", "masqueradeCIDRs: is null; write []", READABLE, READABLE
     ),
     "a key that is a number is said, and the list holds": Unread(
         f"{LISTED}1: x", "data.config.1 'x': is not read; the keys are nonMasq", READABLE, READABLE

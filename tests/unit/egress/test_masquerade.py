@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from nfagent.desired.state import DesiredState
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import state_view
@@ -13,7 +15,9 @@ from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.base_chains import recheck_sets
 from nfagent.nftables.interface_sets import link_sets
-from nfagent.nftables.objects import Masquerade
+from nfagent.nftables.masquerade_chains import PORTS_CHAIN
+from nfagent.nftables.matches import L4Proto, RandomBelow
+from nfagent.nftables.objects import Masquerade, Rule
 from tests.support.nft_interpreter import later, run, stray
 from tests.support.two_node_cluster import Document, TwoNodeCluster, pod, policy
 
@@ -43,6 +47,8 @@ def services(name: str, *cidrs: str) -> Document:
     return {"kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": list(cidrs)}}
 
 
+WEB_PODS = [{"podSelector": {"matchLabels": {"app": "web"}}}]
+BY_SOURCE = egress("more", "203.0.113.0/24", "::/0", sources=WEB_PODS)
 OUT_OF_RANGE = pod("shop/odd", "a", 11)
 OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
 
@@ -134,12 +140,62 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
             "shop/web",
             "outside",
             4,
-            (egress("more", "203.0.113.0/24", sources=[{"podSelector": {}}]),),
+            (BY_SOURCE,),
+            False,
+            id="a policy with sources, for a Pod that they select",
+        ),
+        pytest.param("shop/web", "outside", 6, (BY_SOURCE,), False, id="and with IPv6"),
+        pytest.param("shop/db", "outside", 4, (BY_SOURCE,), True, id="not for another Pod"),
+        pytest.param("shop/web", "172.20.0.1", 4, (BY_SOURCE,), False, id="the list decides beside it"),
+        pytest.param("shop/web", "198.51.100.1", 4, (BY_SOURCE,), True, id="and the default after that"),
+        pytest.param("shop/web", "shop/db", 4, (BY_SOURCE,), False, id="[34] the cluster's own, there too"),
+        pytest.param(
+            "shop/web",
+            "10.9.9.9",
+            4,
+            (egress("more", "10.0.0.0/8", action="SNAT"),),
             True,
-            id="a policy with sources is not enforced yet",
+            id="SNAT to the node's address, before the list",
         ),
         pytest.param(
-            "shop/web", "outside", 4, (egress("more", "203.0.113.0/24", action="SNAT"),), True, id="nor is SNAT"
+            "shop/web",
+            "10.9.9.9",
+            4,
+            (egress("hide", "10.0.0.0/8", action="SNAT"), egress("keep", "10.9.0.0/16", sources=WEB_PODS)),
+            False,
+            id="the longer prefix of a policy with sources",
+        ),
+        pytest.param(
+            "shop/db",
+            "10.9.9.9",
+            4,
+            (egress("hide", "10.0.0.0/8", action="SNAT"), egress("keep", "10.9.0.0/16", sources=WEB_PODS)),
+            True,
+            id="which is not there for another Pod",
+        ),
+        pytest.param(
+            "shop/web",
+            "10.9.9.9",
+            4,
+            (egress("hide", "10.0.0.0/8", action="SNAT", sources=WEB_PODS), egress("keep", "10.0.0.0/8")),
+            True,
+            id="a tie of different actions is masqueraded",
+        ),
+        pytest.param(
+            "shop/db",
+            "10.9.9.9",
+            4,
+            (egress("hide", "10.0.0.0/8", action="SNAT", sources=WEB_PODS), egress("keep", "10.0.0.0/8")),
+            False,
+            id="where both policies apply",
+        ),
+        pytest.param(
+            "shop/web",
+            "10.9.9.9",
+            4,
+            (egress("away", "10.0.0.0/8", action="SNAT", gatewayRef={"name": "gw", "namespace": "kube-system"}),),
+            False,
+            id="a gateway is not enforced yet",
         ),
         pytest.param(
             "shop/web",
@@ -230,7 +286,60 @@ def test_additions_and_removals_change_the_plan() -> None:
     assert held == [False, True, False, True]
 
 
+def test_a_late_reset_of_a_selected_pod_is_dropped_unless_its_destination_sees_the_pods_address() -> None:
+    scene = TwoNodeCluster(WEB, DB, BY_SOURCE)
+    views = {"shop/web": scene.views["a"], "shop/db": scene.views["b"]}
+    late = {
+        (source, to): run(view.ruleset(), "forward", stray(scene.flow(source, to, "80/tcp"), "invalid"))
+        for source, view in views.items()
+        for to in ("203.0.113.9", "172.20.0.1", "198.51.100.1")
+    }
+    dropped = {key for key, result in late.items() if "drop/untranslated" in result.counters}
+    assert dropped == {("shop/web", "198.51.100.1"), ("shop/db", "198.51.100.1"), ("shop/db", "203.0.113.9")}
+
+
+def test_policies_with_sources_come_and_go_with_chain_sets_and_map() -> None:
+    scene = TwoNodeCluster(WEB, DB)
+    before = {name: view.ruleset() for name, view in scene.views.items()}
+    scene.put(BY_SOURCE)
+    there = scene.views["a"].ruleset()
+    assert {"kept-destinations", "kept/more"} <= there.chains.keys()
+    assert there.maps["natpods4"].elements == {"10.64.0.10": "kept/more"}
+    assert scene.views["b"].ruleset() == before["b"]
+    for view in scene.views.values():
+        view.remove(ObjectRef("EgressNATPolicy", "", "more"))
+    assert {name: view.ruleset() for name, view in scene.views.items()} == before
+
+
 def test_sets_hold_disjoint_ranges_however_they_overlap() -> None:
     overlap = config("nonMasqueradeCIDRs: [10.0.0.0/8, 10.64.0.0/16, 10.64.0.0/24, 11.0.0.0/8]")
     sets = TwoNodeCluster(WEB, overlap).views["a"].ruleset().sets
     assert sets["nonmasq4"].elements == {parse_cidr("10.0.0.0/7"), parse_cidr("169.254.0.0/16")}
+
+
+RANGES = ((1024, 29_999), (32_768, 65_535), (700, 700))
+SIZES = {ports: ports[1] - ports[0] + 1 for ports in RANGES}
+
+
+@pytest.mark.parametrize("ranges", [RANGES, RANGES[:1], RANGES[2:], RANGES[::-1]], ids=str)
+def test_each_range_of_ports_has_a_part_in_proportion_to_its_size(ranges: tuple[tuple[int, int], ...]) -> None:
+    chain = DesiredState("a", MasqueradeSettings(to_ports=ranges)).ruleset().chains[PORTS_CHAIN]
+    *by_range, others = chain.rules
+    assert others == Rule(verdict=Masquerade(random_fully=True))
+    left, parts = Fraction(1), {}
+    for rule in by_range:
+        protocols, *drawn = rule.matches
+        assert protocols == L4Proto(("tcp", "udp", "sctp"))
+        [part] = [Fraction(item.below, item.modulus) for item in drawn if isinstance(item, RandomBelow)] or [
+            Fraction(1)
+        ]
+        assert isinstance(rule.verdict, Masquerade)
+        assert rule.verdict.ports is not None
+        parts[rule.verdict.ports.first, rule.verdict.ports.last] = left * part
+        left *= 1 - part
+    assert parts == {ports: Fraction(SIZES[ports], sum(SIZES[one] for one in ranges)) for ports in ranges}
+    assert left == 0
+
+
+def test_without_ranges_of_ports_there_is_no_chain_for_them() -> None:
+    assert PORTS_CHAIN not in DesiredState("a").ruleset().chains

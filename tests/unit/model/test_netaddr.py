@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nfagent.model.netaddr import AddressError, Range, canonical, disjoint, parse_cidr, subtract
 
@@ -84,3 +88,28 @@ def test_families_never_merge_and_never_subtract() -> None:
 
 def test_neighbours_merge() -> None:
     assert disjoint([parse_cidr("10.0.1.0/24"), parse_cidr("10.0.0.0/24")]) == (parse_cidr("10.0.0.0/23"),)
+
+
+CIDR_TEXTS = st.one_of(
+    *(st.ip_addresses(v=family).map(str) for family in (4, 6)),
+    st.builds("::ffff:{}".format, st.ip_addresses(v=4)),
+    st.sampled_from(("::", "10.0.0.0", "010.0.0.0", "::ffff:0:0", "fe80::", "1.2.3", "fe80::%1", "::1.2.3.4")),
+)
+
+
+@given(CIDR_TEXTS, st.one_of(st.integers(0, 140).map(str), st.sampled_from(("08", "-1", "", "9" * 5000))))
+def test_a_cidr_without_host_bits_is_what_ipaddress_reads(address: str, length: str) -> None:
+    try:
+        found = parse_cidr(f"{address}/{length}", strict=True)
+    except AddressError:
+        return
+    network = ip_network(f"{'10.0.0.0' if address == '010.0.0.0' else address}/{length}")
+    assert found == Range(network.version, int(network[0]), int(network[-1]))
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_every_network_of_ipaddress_but_mapped_ones_is_read(address: IPv4Address | IPv6Address, length: int) -> None:
+    network = ip_network(f"{address}/{min(length, address.max_prefixlen)}", strict=False)
+    if network.version == 6 and network[0].ipv4_mapped is not None and network.prefixlen >= 96:
+        return
+    assert parse_cidr(str(network), strict=True) == Range(network.version, int(network[0]), int(network[-1]))

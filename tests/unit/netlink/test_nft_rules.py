@@ -38,11 +38,12 @@ from nfagent.nftables.matches import (
     NamedPort,
     PacketPort,
     PairInSet,
+    RandomBelow,
     ServerPort,
     UnknownExpr,
     Within,
 )
-from nfagent.nftables.objects import Accept, Drop, Goto, Jump, Log, Masquerade, Return, Rule, VmapLookup
+from nfagent.nftables.objects import Accept, Drop, Goto, Jump, Log, Masquerade, PortRange, Return, Rule, VmapLookup
 
 APPEND, CREATE = 0x800, 0x400
 SOURCE4, SOURCE6, CLIENT4 = IpAddress("saddr", 4), IpAddress("saddr", 6), CtAddress("client", 4)
@@ -148,6 +149,11 @@ def test_a_match_is_these_expressions(matches: tuple[Match, ...], written: tuple
             id="map after a match of the same header",
         ),
         pytest.param(Rule(verdict=Masquerade(random_fully=True)), ["masq"], id="masquerade"),
+        pytest.param(
+            Rule((RandomBelow(3, 1),), verdict=Masquerade(random_fully=True, ports=PortRange(1, 2))),
+            ["numgen", "byteorder", "cmp", "immediate", "immediate", "masq"],
+            id="masquerade to a range of ports, for a part of the packets",
+        ),
         pytest.param(Rule(), [], id="nothing"),
     ],
 )

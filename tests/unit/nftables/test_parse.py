@@ -363,7 +363,8 @@ RULES: dict[str, list[Entry]] = {
     "a log behind its verdict": [{"accept": None}, {"log": {"prefix": "x", "group": 1}}],
     "two verdicts": [{"accept": None}, {"drop": None}],
     "a rejection": [{"reject": None}],
-    "a masquerade to ports": [{"masquerade": {"port": 5}}],
+    "a masquerade to a set of ports": [{"masquerade": {"port": {"set": [5, 7]}}}],
+    "a masquerade to an address": [{"masquerade": {"port": 5, "addr": "192.0.2.1"}}],
     "an expression of text": ["accept"],  # type: ignore[list-item]
 }
 

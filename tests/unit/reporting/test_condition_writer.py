@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
+from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import gateway_conditions, policy_conditions, rejected_conditions
 from nfagent.reporting.notice import object_path
 from tests.support.reporting_agents import EGRESS, ENFORCED, HOUR, reporting_cluster, scenario
 
+AWAY = EgressNATPolicy(name="default", action="SNAT", gateway=ObjectRef("NetworkGatewayGroup", "kube-system", "gw"))
+
 
 @scenario
 async def test_conditions_that_change_during_a_write_are_written_next() -> None:
-    unsupported = policy_conditions(EgressNATPolicy(name="default", action="SNAT"))
+    unsupported = policy_conditions(AWAY)
     async with reporting_cluster() as cluster:
         cluster.owned(EGRESS)
         cluster.start("a", publishes=False)
@@ -54,7 +57,7 @@ async def test_a_new_generation_is_observed_and_a_changed_status_gets_a_transiti
             for one in cluster.store.objects[object_path(EGRESS)]["status"]["conditions"]
         }
         cluster.owned(EGRESS, spec={"n": 2})
-        cluster.reporters["a"].publish([], [policy_conditions(EgressNATPolicy(name="default", action="SNAT"))])
+        cluster.reporters["a"].publish([], [policy_conditions(AWAY)])
         await cluster.time.passes(10.0)
         assert cluster.conditions(EGRESS) == [
             ("Accepted", "True", "Accepted", 2),

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
+from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import (
     ObjectConditions,
@@ -20,20 +22,29 @@ from nfagent.reporting.conditions import (
 from nfagent.reporting.notice import ObjectMeta
 
 DEFAULT = EgressNATPolicy(name="default", action="NoSNAT")
+GATEWAY_POLICY = EgressNATPolicy(
+    name="default", action="SNAT", gateway=ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
+)
 KNOWN = ObjectMeta("u1", "9", 3)
 FAULT = ValidationIssue(object="EgressNATPolicy x", field="spec.action", value="No", reason="is not an action")
 
 CONDITIONS = {
     "NoSNAT for every Pod is programmed": (policy_conditions(DEFAULT), "True", "True", "Programmed"),
-    "SNAT isn't programmed yet": (
+    "SNAT to the node's address is programmed": (
         policy_conditions(EgressNATPolicy(name="x", action="SNAT")),
-        "True",
-        "False",
-        "NotSupported",
+        *("True", "True", "Programmed"),
     ),
-    "sources aren't programmed yet": (
+    "so are sources": (
         policy_conditions(EgressNATPolicy(name="x", action="NoSNAT", sources=(EgressSource(),))),
+        *("True", "True", "Programmed"),
+    ),
+    "SNAT to a gateway's address isn't programmed yet": (
+        policy_conditions(GATEWAY_POLICY),
         *("True", "False", "NotSupported"),
+    ),
+    "a policy in conflict with another is accepted and not programmed": (
+        policy_conditions(DEFAULT, ["10.0.0.0/8: x"]),
+        *("True", "False", "Conflict"),
     ),
     "gateways aren't programmed yet": (
         gateway_conditions(NetworkGatewayGroup("a", "b", ())),
@@ -96,7 +107,7 @@ def test_conditions_that_are_already_set_are_not_written() -> None:
 
 def test_only_a_status_that_changes_is_a_transition() -> None:
     found = written(policy_conditions(DEFAULT), [])
-    unsupported = policy_conditions(EgressNATPolicy(name="default", action="SNAT"))
+    unsupported = policy_conditions(GATEWAY_POLICY)
     assert [one["lastTransitionTime"] for one in written(unsupported, found, now="later")] == ["now", "later"]
 
 
@@ -136,3 +147,15 @@ def test_every_object_of_a_kind_with_conditions_has_them_once() -> None:
         rejected_conditions(kept.ref, [FAULT]),
         rejected_conditions(lost, [FAULT]),
     ]
+
+
+def test_policies_that_disagree_are_named_to_each_other() -> None:
+    keep, hide = EgressNATPolicy(name="keep", action="NoSNAT"), EgressNATPolicy(name="hide", action="SNAT")
+    ties = [Tie("keep", "hide", tuple(parse_cidr(f"10.{at}.0.0/16") for at in range(5)))]
+    told = [written(wanted, [])[1]["message"] for wanted in build_conditions({}, [DEFAULT, keep, hide], [], ties)]
+    assert "enforced" in told[0]
+    assert told[1].startswith(
+        "10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16 and 2 more: "
+        "EgressNATPolicy hide has the same destination with action SNAT for the same Pods"
+    )
+    assert "EgressNATPolicy keep has the same destination with action NoSNAT" in told[2]

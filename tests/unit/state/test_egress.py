@@ -1,4 +1,4 @@
-"""The destinations that are not masqueraded, and the objects that they come from."""
+"""The base of the destinations that are not masqueraded, and the policies beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatew
 from nfagent.model.gvk import EgressObject
 from nfagent.model.ip_masq import CONFIG_MAP, DEFAULT_CIDRS, LINK_LOCAL, RESERVED_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import Range, parse_cidr
+from nfagent.model.objects import ObjectRef
 from nfagent.state.egress import EgressState
 
 NINE, TEN, ELEVEN = map(parse_cidr, ("9.0.0.0/8", "10.0.0.0/8", "11.0.0.0/8"))
@@ -16,6 +17,7 @@ DEFAULT = EgressNATPolicy(name="default", action="NoSNAT", destinations=(TEN,))
 MORE = EgressNATPolicy(name="more", action="NoSNAT", destinations=(ELEVEN,))
 ALL_PODS = EgressNATPolicy(name="default", action="NoSNAT")
 BY_SOURCE = EgressNATPolicy(name="default", action="NoSNAT", destinations=(TEN,), sources=(EgressSource(),))
+BUILT_IN = EgressNATPolicy(name="default", action="NoSNAT", destinations=DEFAULT_CIDRS)
 SNAT = EgressNATPolicy(name="default", action="SNAT", destinations=(TEN,))
 
 
@@ -27,7 +29,7 @@ def state(*objects: EgressObject) -> EgressState:
 
 
 @pytest.mark.parametrize(
-    ("objects", "base", "exempt"),
+    ("objects", "base", "listed"),
     [
         pytest.param((), "", (*DEFAULT_CIDRS, *LINK_LOCAL), id="nothing: the built-in list"),
         pytest.param((LISTED,), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="the ip-masq-agent list"),
@@ -47,27 +49,39 @@ def state(*objects: EgressObject) -> EgressState:
             (),
             id="and that too, by the ConfigMap's switches",
         ),
-        pytest.param((MORE,), "", (*DEFAULT_CIDRS, ELEVEN, *LINK_LOCAL), id="another policy adds to the built-in list"),
-        pytest.param((MORE, LISTED), str(CONFIG_MAP), (NINE, ELEVEN, *LINK_LOCAL), id="and to the ConfigMap's"),
         pytest.param(
-            (MORE, LISTED, DEFAULT), "EgressNATPolicy default", (TEN, ELEVEN, *LINK_LOCAL), id="and to `default`"
+            (BUILT_IN, LISTED),
+            str(CONFIG_MAP),
+            (NINE, *LINK_LOCAL),
+            id="that list in place of a `default` that only repeats the built-in list",
         ),
         pytest.param(
-            (BY_SOURCE, LISTED), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="a `default` with sources counts as absent"
+            (BUILT_IN, IpMasqConfig()),
+            "EgressNATPolicy default",
+            (*DEFAULT_CIDRS, *LINK_LOCAL),
+            id="which is the base without one",
         ),
-        pytest.param((SNAT, LISTED), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="and so does one of action SNAT"),
+        pytest.param((MORE,), "", (*DEFAULT_CIDRS, *LINK_LOCAL), id="another policy is no part of it"),
+        pytest.param((BY_SOURCE, LISTED), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="a `default` with sources is none"),
+        pytest.param((SNAT, LISTED), str(CONFIG_MAP), (NINE, *LINK_LOCAL), id="and neither is one of action SNAT"),
     ],
 )
-def test_destinations_that_are_not_masqueraded(
-    objects: tuple[EgressObject, ...], base: str, exempt: tuple[Range, ...]
-) -> None:
+def test_the_base_list(objects: tuple[EgressObject, ...], base: str, listed: tuple[Range, ...]) -> None:
     found = state(*objects)
-    assert (str(found.base or ""), found.exempt(all_reserved_ranges=False)) == (base, exempt)
+    assert (str(found.base or ""), found.base_list(all_reserved_ranges=False)) == (base, listed)
 
 
 def test_reserved_ranges_are_part_of_the_built_in_list_alone() -> None:
-    assert state().exempt(all_reserved_ranges=True) == (*DEFAULT_CIDRS, *RESERVED_CIDRS, *LINK_LOCAL)
-    assert state(DEFAULT).exempt(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
+    assert state().base_list(all_reserved_ranges=True) == (*DEFAULT_CIDRS, *RESERVED_CIDRS, *LINK_LOCAL)
+    assert state(DEFAULT).base_list(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
+
+
+def test_every_policy_but_the_base_and_those_with_a_gateway_is_enforced_beside_it() -> None:
+    gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
+    away = EgressNATPolicy(name="away", action="SNAT", destinations=(TEN,), gateway=gateway)
+    assert state(MORE, DEFAULT, away).enforced == [MORE]
+    assert state(MORE, BY_SOURCE).enforced == [BY_SOURCE, MORE]
+    assert state(MORE, SNAT).enforced == [SNAT, MORE]
 
 
 def test_objects_are_added_changed_and_removed() -> None:

@@ -1,0 +1,104 @@
+"""Which EgressNATPolicies decide: the longest destination prefix, for each address.
+
+Policies of different actions with the same prefix, for the same Pod, are an error: neither applies there, and the
+destination is masqueraded. No shorter prefix and no list decides then, since it could show a Pod's address that one of
+the two hides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.netaddr import FAMILIES, Range, disjoint, family_of, join, number
+from nfagent.model.objects import Pod
+from nfagent.state.cluster import ClusterState
+from nfagent.state.egress import EgressState
+
+
+def policies_of(pod: Pod | None, cluster: ClusterState, egress: EgressState) -> list[EgressNATPolicy]:
+    """Return the enforced policies other than the base that apply to a Pod, by name.
+
+    None is a Pod that isn't known, whose labels aren't known either: policies with sources don't apply to it.
+    """
+    if pod is None:
+        return [policy for policy in egress.enforced if not policy.sources]
+    labels, namespace_labels = dict(pod.labels), dict(cluster.namespace_labels(pod.namespace))
+    return [policy for policy in egress.enforced if policy.selects(labels, namespace_labels)]
+
+
+def longest_prefix(policies: Iterable[EgressNATPolicy], destination: str) -> tuple[Range, list[EgressNATPolicy]] | None:
+    """Return the longest prefix that contains a destination, with the policies that have it; None without one."""
+    family, value = family_of(destination), number(destination)
+    found: dict[Range, list[EgressNATPolicy]] = {}
+    for policy in policies:
+        for item in dict.fromkeys(policy.destinations):
+            if item.family == family and item.first <= value <= item.last:
+                found.setdefault(item, []).append(policy)
+    if not found:
+        return None
+    longest = min(found, key=lambda item: item.last - item.first)
+    return longest, found[longest]
+
+
+def translated_ranges(policies: Iterable[EgressNATPolicy]) -> tuple[Range, ...]:
+    """Return the disjoint ranges that the policies have translated: those of SNAT, and those they disagree about."""
+    kept: dict[Range, bool] = {}
+    for policy in policies:
+        for item in policy.destinations:
+            kept[item] = kept.get(item, True) and policy.action == "NoSNAT"
+    if all(kept.values()):
+        return ()
+    merged: list[Range] = []
+    for item in _decided_ranges(kept):
+        join(merged, item)
+    return tuple(merged)
+
+
+def _decided_ranges(kept: dict[Range, bool]) -> Iterator[Range]:
+    """Yield the ranges, in order, whose longest prefix is not kept. Two prefixes are nested or disjoint."""
+    for family in FAMILIES:
+        # The prefixes around the current place, the longest one last.
+        around: list[Range] = []
+        place = 0
+        prefixes = sorted((item for item in kept if item.family == family), key=lambda item: (item.first, -item.last))
+        for item in (*prefixes, None):
+            while around and (item is None or around[-1].last < item.first):
+                ended = around.pop()
+                if not kept[ended] and place <= ended.last:
+                    yield Range(family, place, ended.last)
+                place = ended.last + 1
+            if item is None:
+                break
+            if around and not kept[around[-1]] and place < item.first:
+                yield Range(family, place, item.first - 1)
+            place = item.first
+            around.append(item)
+
+
+def kept_ranges(base: Iterable[Range], policies: Iterable[EgressNATPolicy]) -> tuple[Range, ...]:
+    """Return the disjoint ranges outside the cluster that keep the Pod's address.
+
+    base: the list that decides where no policy has an entry
+    """
+    applied = list(policies)
+    listed = [item for policy in applied if policy.action == "NoSNAT" for item in policy.destinations]
+    return tuple(_without(disjoint((*base, *listed)), translated_ranges(applied)))
+
+
+def _without(ranges: Iterable[Range], holes: tuple[Range, ...]) -> Iterator[Range]:
+    """Yield the parts of disjoint sorted ranges outside disjoint sorted holes."""
+    at = 0
+    for item in ranges:
+        start = item.first
+        while at < len(holes) and (holes[at].family, holes[at].last) < (item.family, item.first):
+            at += 1
+        inside = at
+        while inside < len(holes) and holes[inside].family == item.family and holes[inside].first <= item.last:
+            hole = holes[inside]
+            if start < hole.first:
+                yield Range(item.family, start, hole.first - 1)
+            start = hole.last + 1
+            inside += 1
+        if start <= item.last:
+            yield Range(item.family, start, item.last)

@@ -1,0 +1,91 @@
+"""Creates the EgressNATPolicy `default` where it is missing, while this agent is leader."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from nfagent.clock import WallClock
+from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.reporting.notice import api_version, object_path
+from nfagent.reporting.request_retrier import RequestRetrier, status_message
+
+log = logging.getLogger(__name__)
+
+FORBIDDEN_HINT = "apply deploy/rbac.yaml, or set masquerade.create_default_policy to false"
+
+_UNSERVED_SECONDS = 60.0
+"""Before the next attempt where the kind isn't served."""
+_UNCHANGED_SECONDS = 300.0
+"""Before the next attempt where the object was refused, or the watch hasn't shown it yet."""
+_MAX_WAIT = 3600.0
+_UNSERVED, _EXISTS = 404, 409
+
+
+class DefaultPolicyCreator:
+    """Creates one object, as often as it is found missing.
+
+    created: objects created so far
+    """
+
+    def __init__(
+        self, retrier: RequestRetrier, clock: WallClock, jitter: Callable[[], float], is_leader: Callable[[], bool]
+    ) -> None:
+        """Start with nothing to create; is_leader: whether this agent is leader now."""
+        self.created = 0
+        self.retrier = retrier
+        self._clock = clock
+        self._jitter = jitter
+        self._is_leader = is_leader
+        self._missing: EgressNATPolicy | None = None
+        self._not_before = 0.0
+        self._wakeup = asyncio.Event()
+
+    def replace(self, missing: EgressNATPolicy | None) -> None:
+        """Set the object that is missing; None where it exists, or is not to be created."""
+        if missing is None:
+            self._not_before = 0.0
+        if missing != self._missing:
+            self._missing = missing
+            self._wakeup.set()
+
+    def wake(self) -> None:
+        """Check again at once: the leader may have changed."""
+        self._wakeup.set()
+
+    async def run(self) -> None:
+        """Create what is missing, until cancelled."""
+        while True:
+            self._wakeup.clear()
+            pause = _MAX_WAIT
+            if self._missing is not None and self._is_leader():
+                pause = max(self.retrier.delay(), self._not_before - self._clock.monotonic())
+                if pause <= 0.0:
+                    await self._create(self._missing)
+                    continue
+            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
+
+    async def _create(self, missing: EgressNATPolicy) -> None:
+        path = object_path(missing.ref).rpartition("/")[0]
+        response = await self.retrier.request("POST", path, body=document(missing), expected=(_UNSERVED, _EXISTS))
+        if response is None:
+            return
+        if response.status == 201:
+            self.created += 1
+            log.info("Created %s: it was missing", missing.ref)
+        elif response.status not in {_UNSERVED, _EXISTS}:
+            self.retrier.record_rejection(f"{missing.ref}: {status_message(response)}")
+        seconds = _UNSERVED_SECONDS if response.status == _UNSERVED else _UNCHANGED_SECONDS
+        self._not_before = self._clock.monotonic() + seconds * (0.5 + 0.5 * self._jitter())
+
+
+def document(policy: EgressNATPolicy) -> dict[str, Any]:
+    """Return a policy without sources and gateway as the API has it."""
+    return {
+        "apiVersion": api_version(policy.ref),
+        "kind": policy.ref.kind,
+        "metadata": {"name": policy.name, "labels": {"app.kubernetes.io/managed-by": "nfagent"}},
+        "spec": {"action": policy.action, "destinations": [{"cidr": str(item)} for item in policy.destinations]},
+    }

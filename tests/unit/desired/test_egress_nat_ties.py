@@ -1,0 +1,89 @@
+"""Policies that disagree about a destination: found for the Pods of the whole cluster, as these change."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.desired.egress_nat_ties import Tie
+from nfagent.desired.state import DesiredState
+from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource
+from nfagent.model.netaddr import parse_cidr
+from nfagent.model.objects import Namespace, ObjectRef, Pod
+from nfagent.model.selectors import Requirement, Selector
+
+TEN = parse_cidr("10.0.0.0/8")
+
+
+def labelled(key: str, value: str) -> Selector:
+    return Selector((Requirement(key, "In", (value,)),))
+
+
+WEB, BLUE = EgressSource(labelled("app", "web")), EgressSource(labelled("tier", "blue"))
+OPS = EgressSource(namespaces=labelled("team", "ops"))
+
+
+def policy(
+    name: str, action: EgressAction, *sources: EgressSource, cidrs: tuple[str, ...] = ("10.0.0.0/8",)
+) -> EgressNATPolicy:
+    return EgressNATPolicy(name=name, action=action, destinations=tuple(map(parse_cidr, cidrs)), sources=sources)
+
+
+def pod(name: str, **labels: str) -> Pod:
+    return Pod(namespace="shop", name=name, labels=tuple(sorted(labels.items())), node="elsewhere")
+
+
+BOTH = pod("both", app="web", tier="blue")
+KEEP, HIDE = policy("keep", "NoSNAT", WEB), policy("hide", "SNAT", BLUE)
+TIE = Tie("keep", "hide", (TEN,))
+
+
+def ties(view: DesiredState) -> tuple[Tie, ...]:
+    view.drain_changes()
+    return view.egress_ties
+
+
+def state(*items: EgressNATPolicy | Pod | Namespace) -> DesiredState:
+    view = DesiredState("n1")
+    for item in items:
+        view.put(item)
+    return view
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        pytest.param((KEEP, HIDE, BOTH), (TIE,), id="a Pod of another node that both select"),
+        pytest.param((KEEP, HIDE, pod("a", app="web"), pod("b", tier="blue")), (), id="no Pod that both select"),
+        pytest.param((policy("keep", "NoSNAT"), policy("hide", "SNAT")), (TIE,), id="every Pod, even without any"),
+        pytest.param((KEEP, policy("hide", "SNAT"), BOTH), (TIE,), id="one for every Pod"),
+        pytest.param(
+            (policy("keep", "NoSNAT", cidrs=("10.0.0.0/9",)), policy("hide", "SNAT")), (), id="prefixes that differ"
+        ),
+        pytest.param((policy("keep", "NoSNAT"), policy("also", "NoSNAT")), (), id="one action"),
+        pytest.param((policy("default", "NoSNAT"), policy("hide", "SNAT")), (), id="the base list, which comes after"),
+    ],
+)
+def test_a_tie(items: tuple[EgressNATPolicy | Pod, ...], expected: tuple[Tie, ...]) -> None:
+    assert ties(state(*items)) == expected
+
+
+def test_ties_come_and_go_with_pods_labels_and_policies() -> None:
+    view = state(KEEP, HIDE)
+    found = [ties(view)]
+    for item in (BOTH, pod("both", app="web"), BOTH, pod("more", app="web", tier="blue", x="y")):
+        view.put(item)
+        found.append(ties(view))
+    view.remove(ObjectRef("Pod", "shop", "both"))
+    found.append(ties(view))
+    view.put(policy("hide", "SNAT", BLUE, cidrs=("10.1.0.0/16",)))
+    found.append(ties(view))
+    assert found == [(), (TIE,), (), (TIE,), (TIE,), (TIE,), ()]
+
+
+def test_ties_follow_the_labels_of_namespaces() -> None:
+    view = state(KEEP, policy("hide", "SNAT", OPS), BOTH)
+    found = [ties(view)]
+    for team in ("ops", "sales", "ops"):
+        view.put(Namespace("shop", (("team", team),)))
+        found.append(ties(view))
+    assert found == [(), (TIE,), (), (TIE,)]
