@@ -37,6 +37,7 @@ from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
@@ -68,8 +69,7 @@ from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = 60.0
-_POLL_SECONDS = 60.0
+_SUBSCRIBE_SECONDS = _POLL_SECONDS = 60.0
 
 
 class Agent:
@@ -89,7 +89,8 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
-        self._nft_monitor = NftMonitor()
+        nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
+        self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
         self._reconciler = Reconciler(
             self._kernel,
@@ -130,7 +131,12 @@ class Agent:
         self._ready = False
         self._source_synced = asyncio.Event()
         self._egress_nat = EgressNatParts(
-            settings, self._desired, self._clock, self._reconciler.wake, self._source_synced
+            settings,
+            self._desired,
+            nat_conflicts,
+            self._clock,
+            self._reconciler.wake,
+            source_synced=self._source_synced,
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
@@ -242,7 +248,9 @@ class Agent:
 
     def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
-        self._warn_about_node()
+        cluster = self._desired.cluster
+        if cluster.node not in cluster.nodes:
+            log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._source_synced.set()
         self._event_applier.open()
@@ -344,7 +352,6 @@ class Agent:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
         self._reconciler.mark_changed(str(committer))
         self._bridge_table.mark_changed()
-        self._egress_nat.conflicts.mark_changed()
 
     def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
         now = self._clock.now_ns()
@@ -357,11 +364,6 @@ class Agent:
             log.warning("%s", problem)
         for problem in went:
             log.info("resolved: %s", problem)
-
-    def _warn_about_node(self) -> None:
-        cluster = self._desired.cluster
-        if cluster.node not in cluster.nodes:
-            log.warning("%s", advice(cluster.node, cluster.nodes))
 
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""

@@ -23,12 +23,15 @@ class EgressNatParts:
         self,
         settings: Settings,
         desired: DesiredState,
+        conflicts: NatConflictWatch,
         clock: Clock,
         wake: Callable[[], None],
+        *,
         source_synced: asyncio.Event,
     ) -> None:
         """Make the parts.
 
+        conflicts:     follows the nat rules of other programs
         wake:          called where the ruleset may have changed, after the source was read
         source_synced: set when the source was read once
         """
@@ -40,7 +43,7 @@ class EgressNatParts:
         self.file = IpMasqFile(
             self._path, Path(settings.state_dir), clock, section.resync_interval_seconds, self._file_read
         )
-        self.conflicts = NatConflictWatch(desired.masquerade_ruleset)
+        self.conflicts = conflicts
         self.ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, clock)
 
     async def run(self) -> None:
@@ -48,11 +51,7 @@ class EgressNatParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.file.run())
             tasks.create_task(self.ports.run())
-            tasks.create_task(self._watch_for_conflicts())
-
-    async def _watch_for_conflicts(self) -> None:
-        await self._source_synced.wait()
-        await self.conflicts.run()
+            tasks.create_task(self.conflicts.run())
 
     def _file_read(self, config: IpMasqConfig | None) -> None:
         changed = self._desired.put_ip_masq_file(self._path, config)

@@ -30,7 +30,7 @@ from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Po
 from nfagent.model.services import Service
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.nftables.diff import diff
-from nfagent.nftables.foreign_nat import ADDRESS_SETS
+from nfagent.nftables.foreign_nat import is_address_set
 from nfagent.nftables.interface_chains import frames_chain
 from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
@@ -301,6 +301,10 @@ class DesiredState:
         """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
 
+    def masquerade_ruleset(self) -> Ruleset:
+        """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
+        return self._live.part((MASQUERADE_CHAIN,), filter(is_address_set, self._live.sets))
+
     @property
     def egress_ties(self) -> tuple[Tie, ...]:
         """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
@@ -309,11 +313,6 @@ class DesiredState:
     def missing_default(self) -> EgressNATPolicy | None:
         """Return the EgressNATPolicy `default` that is to be created; None where it exists, or none is wanted."""
         return missing_default(self.egress, self._masquerade_settings)
-
-    def masquerade_ruleset(self) -> Ruleset:
-        """Return the part of the ruleset that decides which addresses of Pods are kept."""
-        self._finish()
-        return self._live.part((MASQUERADE_CHAIN,), ADDRESS_SETS)
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""

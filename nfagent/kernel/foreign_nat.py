@@ -93,8 +93,8 @@ def _nft_table(listing: NftListing, base: BaseChain) -> ForeignTable:
         chains[name] = _nft_rules(listing, place, name)
         targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
         open_chains += sorted(targets - chains.keys() - set(open_chains))
-    delete = f"nft -a list chain {place} {base.name}"
-    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, delete)
+    shown = f"nft -a list chain {place} {base.name}"
+    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, shown)
 
 
 def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule, ...]:
@@ -144,6 +144,7 @@ class NatConflictWatch:
         self._read = read
         self._changed = asyncio.Event()
         self._problems: tuple[str, ...] = ()
+        self._compared = False
         self.found: tuple[NatConflict, ...] = ()
 
     def mark_changed(self) -> None:
@@ -151,7 +152,10 @@ class NatConflictWatch:
         self._changed.set()
 
     async def run(self, seconds: float = 60.0) -> None:
-        """Compare now, after `mark_changed`, and every so many seconds, until cancelled."""
+        """Compare now, after `mark_changed`, and every so many seconds, until cancelled.
+
+        Until nfagent has rules of its own, it looks for them every second.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             self._changed.clear()
@@ -160,7 +164,7 @@ class NatConflictWatch:
             # A program that changes its rules without end makes this take a tenth of the time at most.
             await asyncio.sleep(max(1.0, (clock() - began) * 9))
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds if self._compared else 0):
                     await self._changed.wait()
             except TimeoutError:
                 continue
@@ -168,6 +172,7 @@ class NatConflictWatch:
     async def refresh(self) -> None:
         """Compare once, in a thread. A failure is logged once."""
         traffic = translated_traffic(self._ruleset())
+        self._compared = traffic is not None
         if traffic is None:
             self._update((), ())
             return

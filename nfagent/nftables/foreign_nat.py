@@ -21,9 +21,9 @@ from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges, co
 from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN, SRCNAT_PRIORITY
 from nfagent.nftables.objects import NamedSet, Ruleset
 
-_WORDS = ("pods", "cluster", "nonmasq")
-ADDRESS_SETS = tuple(names.set_name(word, family) for word in _WORDS for family in FAMILIES)
-"""Names of the sets that `translated_traffic` reads."""
+_SOURCES = frozenset(names.set_name("pods", family) for family in FAMILIES)
+_KEPT = frozenset(names.set_name(word, family) for word in ("cluster", "nonmasq") for family in FAMILIES)
+_KEPT_BY_POLICIES = tuple(names.egress_nat_set((), family) for family in FAMILIES)
 _DEEPEST = 16
 """The kernel refuses more nested jumps."""
 _MOST_BLOCKS = 64
@@ -75,11 +75,20 @@ class NatConflict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def translated_traffic(ruleset: Ruleset) -> TranslatedTraffic | None:
-    """Return what the ruleset of nfagent does with Pods' traffic; None where it masquerades nothing."""
+    """Return what the ruleset of nfagent does with Pods' traffic; None where it masquerades nothing.
+
+    A destination is kept if some Pod of this node keeps its address towards it.
+    """
     if MASQUERADE_CHAIN not in ruleset.chains:
         return None
-    pods, cluster, exempt = (_ranges(ruleset, word) for word in _WORDS)
-    return TranslatedTraffic(pods, joined(cluster, exempt)) if pods else None
+    pods = joined(*(_members(found) for name, found in ruleset.sets.items() if name in _SOURCES))
+    kept = (_members(found) for name, found in ruleset.sets.items() if name not in _SOURCES and is_address_set(name))
+    return TranslatedTraffic(pods, joined(*kept)) if pods else None
+
+
+def is_address_set(name: str) -> bool:
+    """Return whether `translated_traffic` reads a set of this name."""
+    return name in _SOURCES or name in _KEPT or name.startswith(_KEPT_BY_POLICIES)
 
 
 def find_conflicts(tables: Iterable[ForeignTable], traffic: TranslatedTraffic) -> tuple[NatConflict, ...]:
@@ -186,7 +195,7 @@ _ADVICE = (
 
 def _advice(table: ForeignTable, chain: str) -> str:
     known = next((words for prefix, words in _ADVICE if chain.startswith(prefix)), "")
-    return known or f"switch masquerade off in the program that writes the rule, or delete it: {table.delete}"
+    return known or f"switch masquerade off in the program that writes the rule, or delete it; to see it: {table.shown}"
 
 
 def _described(ranges: Ranges) -> str:
@@ -223,11 +232,6 @@ def _bounded(blocks: list[_Block]) -> list[_Block]:
         for family in FAMILIES
     ]
     return [block for block in whole if block.sources and block.destinations]
-
-
-def _ranges(ruleset: Ruleset, word: str) -> Ranges:
-    sets = (ruleset.sets.get(names.set_name(word, family)) for family in FAMILIES)
-    return joined(*(_members(found) for found in sets if isinstance(found, NamedSet)))
 
 
 def _members(found: NamedSet) -> Ranges:

@@ -51,14 +51,14 @@ class ForeignTable(msgspec.Struct, frozen=True):
     name:   as its users call it: `table ip nat`, `iptables-legacy, table nat`
     family: 4 or 6, None for a table of both
     bases:  names of the base chains, and their priorities: lower ones translate first
-    delete: the command that deletes rules, for advice
+    shown:  the command that shows the rules, for advice
     """
 
     name: str
     family: Family | None
     bases: tuple[tuple[str, int], ...]
     chains: dict[str, tuple[ForeignRule, ...]]
-    delete: str = ""
+    shown: str = ""
 
 
 def common(left: Ranges, right: Ranges) -> Ranges:

@@ -27,7 +27,7 @@ _ADDRESSES = {"-s": "sources", "-d": "destinations", "--src-range": "sources", "
 _LOCAL_TYPES = frozenset({"--src-type", "--dst-type"})
 
 
-def parse_iptables_save(saved: str, name: str, family: Family, delete: str = "") -> ForeignTable:
+def parse_iptables_save(saved: str, name: str, family: Family, shown: str = "") -> ForeignTable:
     """Return table nat of the text of `iptables-save` or `ip6tables-save`, named `name` in messages."""
     chains: dict[str, list[ForeignRule]] = {}
     table = ""
@@ -40,7 +40,7 @@ def parse_iptables_save(saved: str, name: str, family: Family, delete: str = "")
             chain, rule = _rule(line, family)
             chains.setdefault(chain, []).append(rule)
     bases = (("POSTROUTING", _PRIORITY),) if "POSTROUTING" in chains else ()
-    return ForeignTable(name, family, bases, {key: tuple(rules) for key, rules in chains.items()}, delete)
+    return ForeignTable(name, family, bases, {key: tuple(rules) for key, rules in chains.items()}, shown)
 
 
 def _rule(line: str, family: Family) -> tuple[str, ForeignRule]:

@@ -228,3 +228,12 @@ def test_the_state_says_how_full_the_ports_are(ports: dict[str, object], said: s
         "verdict_log": {"path": "log"},
     }
     assert dict(facts_of(agent))["NAT ports"] == said
+
+
+def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to_do() -> None:
+    nat = {"conflicts": [{"message": "table ip theirs, chain post: rule `masquerade` translates", "fix": "delete it"}]}
+    lines = dump_agent_text._nat_lines({**nat, "problems": ["iptables-legacy, table nat can't be read"]})  # noqa: SLF001 - as above
+    assert [(name, text.partition(", ")[2]) for name, text in lines] == [
+        ("others' NAT", "table ip theirs, chain post: rule `masquerade` translates; delete it"),
+        ("others' NAT", "rules of other programs: iptables-legacy, table nat can't be read"),
+    ]

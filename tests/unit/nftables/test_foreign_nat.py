@@ -231,6 +231,9 @@ def test_the_traffic_is_that_of_the_sets_of_the_ruleset() -> None:
     }
     chains = {"masquerade-pods": Chain((), Hook("nat", "postrouting", 100))}
     assert translated_traffic(Ruleset(sets=sets, chains=chains)) == TranslatedTraffic(PODS, KEPT[:2])
+    by_policy = {**sets, "kept4/payments": NamedSet("range", 4, frozenset({single("198.51.100.1")}))}
+    traffic = translated_traffic(Ruleset(sets=by_policy, chains=chains))
+    assert traffic == TranslatedTraffic(PODS, (*KEPT[:2], single("198.51.100.1")))
     assert translated_traffic(Ruleset(sets=sets)) is None
     assert translated_traffic(ABSENT) is None
 
