@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _MOST_CHAINS = 500
 _SECONDS = 10
+_MOST_LINES = 10
+"""Rules that are logged at once: a network plugin may have one for each Pod."""
 _LEGACY: tuple[tuple[str, Family, str], ...] = (
     ("ip_tables_names", 4, "iptables"),
     ("ip6_tables_names", 6, "ip6tables"),
@@ -189,10 +191,13 @@ class NatConflictWatch:
         return {"conflicts": [conflict_fields(item) for item in self.found], "problems": list(self._problems)}
 
     def _update(self, found: tuple[NatConflict, ...], problems: tuple[str, ...]) -> None:
-        for item in _beyond(found, self.found):
+        news, gone = list(_beyond(found, self.found)), list(_beyond(self.found, found))
+        for item in news[:_MOST_LINES]:
             log.warning("%s; %s", item, item.fix)
-        for item in _beyond(self.found, found):
+        for item in gone[:_MOST_LINES]:
             log.info("resolved: %s, chain %s: rule `%s` is gone or harmless", item.table, item.chain, item.rule)
+        if len(news) > _MOST_LINES:
+            log.warning("%d more rules like these: nfagent dump state shows them", len(news) - _MOST_LINES)
         for problem in problems:
             if problem not in self._problems:
                 log.warning("cannot check whether other programs translate Pods' traffic: %s; retrying", problem)

@@ -162,10 +162,10 @@ def _conflicts(table: ForeignTable, traffic: TranslatedTraffic) -> Iterator[NatC
         walk.run(base, pods)
         for hit in walk.hits:
             reached = joined(*(block.destinations for block in hit.blocks))
-            kept, others = common(reached, traffic.kept), without(reached, traffic.kept)
-            if kept:
+            if kept := common(reached, traffic.kept):
                 yield _conflict(table, base, hit, "kept", kept)
-            if others and hit.rule.action == "snat" and priority <= SRCNAT_PRIORITY:
+            first = hit.rule.action == "snat" and priority <= SRCNAT_PRIORITY
+            if first and (others := without(reached, traffic.kept)):
                 yield _conflict(table, base, hit, "source", others)
 
 

@@ -156,6 +156,15 @@ def test_a_conflict_is_logged_once_and_when_it_ends(caplog: pytest.LogCaptureFix
     ]
 
 
+def test_of_many_rules_ten_are_logged_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
+    load(table("; ".join(f"ip saddr 10.244.1.{number} masquerade" for number in range(1, 31))))
+    watch = NatConflictWatch(lambda: KEEPS)
+    asyncio.run(watch.refresh())
+    assert len(watch.found) == 30
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[10:] == ["20 more rules like these: nfagent dump state shows them"]
+
+
 def test_without_masquerade_nothing_is_a_conflict() -> None:
     load(table("masquerade"))
     watch = NatConflictWatch(lambda: ABSENT)

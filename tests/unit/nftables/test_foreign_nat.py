@@ -179,6 +179,14 @@ def test_a_rule_is_no_conflict_where_pods_traffic_leaves_as_nfagent_sends_it(rul
             id="a range of sources",
         ),
         pytest.param(
+            "-A POSTROUTING -s 10.244.1.5/32 -j ACCEPT\n-A POSTROUTING -d 10.1.2.3 -j MASQUERADE",
+            "POSTROUTING",
+            "kept",
+            "10.1.2.3",
+            True,
+            id="an exception for one Pod",
+        ),
+        pytest.param(
             "-A POSTROUTING -s nonsense -d 10.1.2.3 -j MASQUERADE",
             "POSTROUTING",
             "kept",
