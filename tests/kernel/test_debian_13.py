@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 
 from nfagent.desired.node_interfaces import NodeInterfaces
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, table_of
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, FRAMES, REPLACEMENT, TABLE_TEXT, parse_bridge_table
 from nfagent.nftables.diff import diff
@@ -42,9 +43,10 @@ MIRROR = "http://deb.debian.org/debian"
 SECONDS = 280
 LOGGED = logging_document(allow=True, deny=True)
 MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
-VIEW = TwoNodeCluster(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED).views[
-    "a"
-]
+TO_PORTS = MasqueradeSettings(to_ports=((1024, 29_999), (32_768, 65_535)))
+VIEW = TwoNodeCluster(
+    *(WEB, DB, policy("shop/p", labelled(app="web"), **RULES), MANY_PORTS, GUARD, FLOOR, LOGGED), masquerade=TO_PORTS
+).views["a"]
 VIEW.recheck_all()
 VIEW.follow_links(NodeInterfaces(frozenset({"cbr0"}), bridged=True))
 SCENE = VIEW.ruleset()
