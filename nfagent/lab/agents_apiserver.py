@@ -44,13 +44,12 @@ class ApiCluster(LabAgents):
     def wait_until_enforced(self, documents: Iterable[Document]) -> None:
         """Wait until the running agents enforce the server's objects of these documents' kinds.
 
-        Raises KernelError after twenty seconds.
+        The objects are read at every look: an agent may create one of them. Raises KernelError after twenty seconds.
         """
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
-        wanted = {kind: served_state(self.client, version, kind) for version, kind in kinds}
         end = time.monotonic() + _SYNC_SECONDS
         for agent in (agent for agent in self.agents.values() if agent.is_running):
-            while not _has_seen(agent, wanted):
+            while not _has_seen(agent, {kind: served_state(self.client, version, kind) for version, kind in kinds}):
                 if time.monotonic() > end:
                     raise KernelError(
                         f"the agent of node {agent.node} doesn't enforce the server's objects after "
