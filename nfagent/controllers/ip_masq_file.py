@@ -2,8 +2,8 @@
 
 The file is what a mounted ConfigMap has under the key `config`. It is read as a whole every time, since kubelet
 replaces a link in the path to it, and a comparison of its times could miss that. A missing file is normal. One that
-can't be read, or only in part, keeps what was read before, also by the agent's previous run: the last text without a
-problem is kept in the folder of last good objects.
+can't be read, or only in part, keeps what was read before, also by the agent's previous run: the last text
+without a key that keeps its value from before is kept in the folder of last good objects.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ class IpMasqFile:
             return
         if content != self._content:
             self._content = content
-            self._decode(content)
-            if not self.problems:
+            if self._decode(content):
                 await self._keep(content)
 
     async def _recall(self) -> None:
@@ -99,7 +98,8 @@ class IpMasqFile:
         except OSError as error:
             log.warning("the ip-masq-agent file's text can't be kept for the next start: %s", error)
 
-    def _decode(self, content: bytes) -> None:
+    def _decode(self, content: bytes) -> bool:
+        """Apply what can be read. Return whether no key keeps a value that was read before."""
         try:
             found = decode_ip_masq_text(f"file {self._path}", content.decode())
         except UnicodeDecodeError as error:
@@ -109,6 +109,8 @@ class IpMasqFile:
         else:
             self._report(found.problems)
             self._apply(found)
+            return not found.unread
+        return False
 
     def _issue(self, reason: str) -> ValidationIssue:
         return ValidationIssue(object=f"file {self._path}", reason=f"{reason}; what was read before stays in force")

@@ -33,7 +33,7 @@ has 20,000 to 40,000."""
 MOST_VALUES = 1_100
 """Maximum number of values in it: a key, a CIDR and a list count one each."""
 
-_GO_DURATION = re.compile(r"(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+\Z|0\Z")
+_GO_DURATION = re.compile(r"\+?((([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+|0)\Z")
 
 
 def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:

@@ -54,7 +54,7 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
     cidrs:       destinations that keep the Pod's address; None if the key is omitted (the default list applies)
     link_local:  whether link-local destinations are translated, by family (IPv4, IPv6)
     problems:    problems of invalid keys; the other keys apply
-    unread:      invalid keys, which keep their last good value
+    unread:      invalid keys, which keep their last good value; after that, those that have none
     translated:  the inverse list: every destination outside it keeps the Pod's address, and so do those in `cidrs`,
                  if that key is given; None if the key is omitted
     """
@@ -76,14 +76,21 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         return self.cidrs is not None or self.translated is not None
 
     def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
-        """Return the configuration with the unread keys of the version before."""
+        """Return the configuration with the unread keys of the version before, which may lack some of them too.
+
+        Where one list can't be read and the other is omitted, both are of the version before: without the other one,
+        the default list would hold.
+        """
         if not self.unread or before is None:
             return self
         switches = zip(SWITCH_KEYS, self.link_local, before.link_local, strict=True)
         ipv4, ipv6 = (was if key in self.unread else now for key, now, was in switches)
-        cidrs = before.cidrs if LIST_KEY in self.unread else self.cidrs
-        translated = before.translated if INVERSE_KEY in self.unread else self.translated
-        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6), translated=translated)
+        cidrs, translated = self.cidrs, self.translated
+        if not {LIST_KEY, INVERSE_KEY}.isdisjoint(self.unread):
+            cidrs = before.cidrs if cidrs is None else cidrs
+            translated = before.translated if translated is None else translated
+        unread = tuple(key for key in self.unread if key in before.unread)
+        return msgspec.structs.replace(self, cidrs=cidrs, link_local=(ipv4, ipv6), unread=unread, translated=translated)
 
     def listed(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
         """Return the destinations outside the cluster that aren't masqueraded: its lists, or the default one."""

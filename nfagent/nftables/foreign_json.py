@@ -2,14 +2,15 @@
 
 Total: a condition that isn't known narrows its rule, and a statement that isn't known does nothing. Rules that iptables
 has written have expressions of xtables, which nft lists by name only. A condition on the mark among them is taken for
-the usual one: a chain returns packets without the mark, or translates packets with it.
+the usual one: a chain that sets the mark too, as kube-proxy's, returns packets without it; others, as flannel's, return
+packets with it; and chains translate packets with it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -34,6 +35,7 @@ _SILENT = frozenset({"counter", "comment", "log", "quota", "notrack"})
 _COUNTED = re.compile(r"counter packets \d+ bytes \d+", re.ASCII)
 _ACTIONS = ("masquerade", "snat", "accept", "return", "jump", "goto")
 _XT_MARKS = frozenset({"mark", "connmark"})
+_XT_MARK_TARGETS = frozenset({"MARK", "CONNMARK"})
 _XT_TARGETS: dict[str, Action] = {"MASQUERADE": "masquerade", "SNAT": "snat", "NETMAP": "snat"}
 
 
@@ -99,7 +101,10 @@ def parse_rules(
     maps:  jumps of the named verdict maps
     """
     rules = objects(listing, "rule")
-    return tuple(rule for item in rules for rule in _rules(item, texts.get(item.get("handle", 0), ""), sets, maps))
+    returned: Literal["set", "unset"] = "unset" if any(_sets_mark(item) for item in rules) else "set"
+    return tuple(
+        rule for item in rules for rule in _rules(item, texts.get(item.get("handle", 0), ""), sets, maps, returned)
+    )
 
 
 def parse_texts(listing: str) -> dict[int, str]:
@@ -109,8 +114,20 @@ def parse_texts(listing: str) -> dict[int, str]:
     return {int(handle): _COUNTED.sub("counter", " ".join(text.split())) for text, handle in rules}
 
 
+def _sets_mark(item: dict[str, Any]) -> bool:
+    listed = item.get("expr", [])
+    return isinstance(listed, list) and any(
+        isinstance(found, dict) and isinstance(xt := found.get("xt"), dict) and xt.get("name") in _XT_MARK_TARGETS
+        for found in listed
+    )
+
+
 def _rules(
-    item: dict[str, Any], text: str, sets: Mapping[str, Ranges | None], maps: Mapping[str, list[ForeignRule]]
+    item: dict[str, Any],
+    text: str,
+    sets: Mapping[str, Ranges | None],
+    maps: Mapping[str, list[ForeignRule]],
+    returned: Literal["set", "unset"],
 ) -> list[ForeignRule]:
     rule = ForeignRule(text=text or f"handle {item.get('handle')}")
     jumps: list[ForeignRule] = []
@@ -124,7 +141,7 @@ def _rules(
             rule = _with_expression(rule, kind, value, sets)
         opaque_mark |= kind == "xt" and isinstance(value, dict) and value.get("name") in _XT_MARKS
     if opaque_mark:
-        rule = _changed(rule, mark="unset" if rule.action in {"return", "accept"} else "set")
+        rule = _changed(rule, mark=returned if rule.action in {"return", "accept"} else "set")
     if jumps:
         return [_changed(rule, narrowed=True, action=jump.action, target=jump.target) for jump in jumps]
     return [rule]
@@ -230,7 +247,7 @@ def _with_xtables(rule: ForeignRule, value: dict[str, Any]) -> ForeignRule:
     if value.get("type") == "target":
         if name in _XT_TARGETS:
             return _changed(rule, action=_XT_TARGETS[cast("str", name)])
-        return _changed(rule, marks=rule.marks or name in {"MARK", "CONNMARK"})
+        return _changed(rule, marks=rule.marks or name in _XT_MARK_TARGETS)
     return rule if name == "comment" or name in _XT_MARKS else _changed(rule, narrowed=True)
 
 

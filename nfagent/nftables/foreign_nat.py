@@ -161,12 +161,18 @@ def _conflicts(table: ForeignTable, traffic: TranslatedTraffic) -> Iterator[NatC
         walk = _Walk(table)
         walk.run(base, pods)
         for hit in walk.hits:
-            reached = joined(*(block.destinations for block in hit.blocks))
+            reached = joined(*(block.destinations for block in hit.blocks if not _to_itself(block)))
             if kept := common(reached, traffic.kept):
                 yield _conflict(table, base, hit, "kept", kept)
             first = hit.rule.action == "snat" and priority <= SRCNAT_PRIORITY
             if first and (others := without(reached, traffic.kept)):
                 yield _conflict(table, base, hit, "source", others)
+
+
+def _to_itself(block: _Block) -> bool:
+    """Return whether it is a Pod's traffic to itself, which DNAT turned around: it is meant to be translated."""
+    sources = block.sources
+    return sources == block.destinations and len(sources) == 1 and sources[0].first == sources[0].last
 
 
 def _conflict(table: ForeignTable, base: str, hit: _Hit, effect: str, destinations: Ranges) -> NatConflict:

@@ -7,7 +7,8 @@ For a destination outside the cluster, the first of these decides that has an en
                with the link-local ranges, unless the ip-masq-agent configuration masquerades them
 
 The ip-masq-agent configuration is the ConfigMap; without it the file; without that the settings. Where a ConfigMap or
-a file exists, those behind it count for nothing, also for keys that it omits.
+a file exists, those behind it count for nothing, also for keys that it omits; but for keys that can't be read and never
+could be.
 
 Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
 sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
@@ -80,10 +81,12 @@ class EgressState:
     @property
     def _in_force(self) -> tuple[ObjectRef, IpMasqConfig]:
         """The ip-masq-agent configuration in force, and where it is from."""
-        config_map = self.ip_masq
-        if config_map is not None:
-            return CONFIG_MAP, config_map
-        return self._file or (SETTINGS, self._given or IpMasqConfig())
+        found = SETTINGS, self._given or IpMasqConfig()
+        if self._file is not None:
+            found = self._file[0], self._file[1].with_last_good(found[1])
+        if self.ip_masq is not None:
+            found = CONFIG_MAP, self.ip_masq.with_last_good(found[1])
+        return found
 
     @property
     def policies(self) -> dict[str, EgressNATPolicy]:

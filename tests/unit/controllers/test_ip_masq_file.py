@@ -153,6 +153,17 @@ def test_an_invalid_file_keeps_what_the_previous_run_read(followed: Followed) ->
     assert Followed(followed.path).read() == ["7.0.0.0/8"]
 
 
+def test_a_list_beside_another_wrong_key_is_kept_for_the_next_run(followed: Followed) -> None:
+    followed.path.write_text("nonMasqueradeCIDRs: [9.0.0.0/8]")
+    followed.read()
+    followed.path.write_text("nonMasqueradeCIDRs: [11.0.0.0/8]\nresyncInterval: 60")
+    followed.read()
+    followed.path.write_text("nonMasqueradeCIDRs: [11.0.0.1/8]")
+    again = Followed(followed.path)
+    again.read()
+    assert "11.0.0.0/8" in map(str, again.desired.egress.base_list(all_reserved_ranges=False))
+
+
 def test_nothing_of_the_previous_run_holds_where_the_file_is_gone(followed: Followed) -> None:
     followed.path.write_text(LISTED)
     followed.read()

@@ -35,6 +35,8 @@ def config_map(text: str | None, namespace: str = "kube-system", name: str = "ip
             "masqLinkLocalIPv6: true", IpMasqConfig(None, (False, True)), id="link-local of IPv6 is translated"
         ),
         pytest.param("resyncInterval: 0s", IpMasqConfig(None), id="an interval of nothing does no harm"),
+        pytest.param("resyncInterval: +.5s", IpMasqConfig(None), id="an interval with a sign, without a digit"),
+        pytest.param('resyncInterval: "1\\u03bcs"', IpMasqConfig(None), id="microseconds with the Greek letter"),
         pytest.param("nonMasqueradeCidrs: [10.0.0.0/8]", IpMasqConfig((TEN,)), id="the list in other letter case"),
         pytest.param(
             "masqlinklocal: true\nMASQLINKLOCALIPV6: true",

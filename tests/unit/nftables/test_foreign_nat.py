@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nfagent.model.netaddr import Range, parse_cidr, single
+from nfagent.nftables.foreign_json import parse_rules
 from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
-from nfagent.nftables.foreign_rules import EVERY, common, joined, without
+from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined, without
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
 
@@ -223,6 +226,27 @@ def test_many_exceptions_keep_the_findings() -> None:
 def test_the_other_family_is_not_concerned() -> None:
     table = parse_iptables_save("*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -j MASQUERADE", "ip6tables", 6)
     assert find_conflicts([table], TRAFFIC) == ()
+
+
+def test_a_pod_s_traffic_to_itself_is_meant_to_be_translated() -> None:
+    assert conflicts("-A POSTROUTING -s 10.244.1.5/32 -d 10.244.1.5/32 -j MASQUERADE") == ()
+    assert conflicts("-A POSTROUTING -s 10.244.1.5/32 -d 10.244.1.6/32 -j MASQUERADE") != ()
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        pytest.param(["MASQUERADE"], True, id="flannel returns packets with the mark"),
+        pytest.param(["MARK", "MASQUERADE"], False, id="kube-proxy returns packets without it"),
+    ],
+)
+def test_a_return_by_a_mark_that_nft_does_not_show(targets: list[str], *, found: bool) -> None:
+    first = [{"xt": {"type": "match", "name": "mark"}}, {"return": None}]
+    others = [[{"xt": {"type": "target", "name": name}}] for name in targets]
+    listing = json.dumps({"nftables": [{"rule": {"expr": expressions}} for expressions in [first, *others]]})
+    chains = {"POSTROUTING": parse_rules(listing, {}, {}, {})}
+    table = ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)
+    assert bool(find_conflicts([table], TRAFFIC)) is found
 
 
 @pytest.mark.parametrize(

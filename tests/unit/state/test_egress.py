@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nfagent.decode.ip_masq import decode_ip_masq_text
 from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject
 from nfagent.model.ip_masq import CONFIG_MAP, DEFAULT_CIDRS, LINK_LOCAL, RESERVED_CIDRS, IpMasqConfig
@@ -93,3 +94,38 @@ def test_objects_are_added_changed_and_removed() -> None:
     for item in (MORE, ALL_PODS, gateways, LISTED):
         assert [found.remove(item.ref), found.remove(item.ref)] == [True, False]
     assert (found.policies, found.gateways, found.ip_masq) == ({}, {}, None)
+
+
+BAD_LIST = decode_ip_masq_text("file f", "nonMasqueradeCIDRs: [10.0.0.1/8]\nmasqLinkLocal: 3")
+BAD_INVERSE = decode_ip_masq_text("file f", "masqueradeCIDRs: [10.0.0.1/8]")
+TRANSLATED = IpMasqConfig((), (True, True))
+
+
+def test_a_config_map_that_never_had_a_readable_list_keeps_that_of_the_file() -> None:
+    made = EgressState()
+    made.put_file("/f", TRANSLATED)
+    made.put(BAD_LIST)
+    assert made.base_list(all_reserved_ranges=False) == (LINK_LOCAL[1],)
+    made.put(LISTED)
+    made.put(BAD_LIST)
+    assert made.base_list(all_reserved_ranges=False) == (NINE, *LINK_LOCAL)
+
+
+def test_a_file_that_never_had_a_readable_list_keeps_that_of_the_settings() -> None:
+    made = EgressState(TRANSLATED)
+    made.put_file("/f", BAD_LIST)
+    assert made.base_list(all_reserved_ranges=False) == (LINK_LOCAL[1],)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(IpMasqConfig(translated=(TEN,)), BAD_LIST, id="the inverse list"),
+        pytest.param(LISTED, BAD_INVERSE, id="the list"),
+    ],
+)
+def test_a_list_stays_where_its_inverse_in_place_of_it_is_unreadable(before: IpMasqConfig, after: IpMasqConfig) -> None:
+    made = state(before)
+    listed = made.base_list(all_reserved_ranges=False)
+    made.put(after)
+    assert made.base_list(all_reserved_ranges=False) == listed
