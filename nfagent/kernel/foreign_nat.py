@@ -79,14 +79,19 @@ def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
         return [], [f"the chains of other programs can't be read: {error}"]
     for base in bases:
         try:
-            tables.append(_nft_table(listing, base))
+            table, left = _nft_table(listing, base)
+            tables.append(table)
+            if left:
+                problems.append(
+                    f"table {base.table_family} {base.table}: only {_MOST_CHAINS} chains from {base.name} were read"
+                )
         except (KernelError, WireError) as error:
             problems.append(f"table {base.table_family} {base.table} can't be read: {error}")
     return tables, problems
 
 
-def _nft_table(listing: NftListing, base: BaseChain) -> ForeignTable:
-    """Return a base chain with the chains that it leads to."""
+def _nft_table(listing: NftListing, base: BaseChain) -> tuple[ForeignTable, bool]:
+    """Return a base chain with the chains that it leads to, and whether chains were left out."""
     place = f"{base.table_family} {base.table}"
     chains: dict[str, tuple[ForeignRule, ...]] = {}
     open_chains = [base.name]
@@ -96,7 +101,8 @@ def _nft_table(listing: NftListing, base: BaseChain) -> ForeignTable:
         targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
         open_chains += sorted(targets - chains.keys() - set(open_chains))
     shown = f"nft -a list chain {place} {base.name}"
-    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, shown)
+    table = ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, shown)
+    return table, bool(open_chains)
 
 
 def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule, ...]:

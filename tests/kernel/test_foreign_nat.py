@@ -170,3 +170,9 @@ def test_without_masquerade_nothing_is_a_conflict() -> None:
     watch = NatConflictWatch(lambda: ABSENT)
     asyncio.run(watch.refresh())
     assert watch.found == ()
+
+
+def test_chains_that_are_not_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfagent.kernel.foreign_nat._MOST_CHAINS", 2)
+    load(table("jump a; jump b", more="chain a { counter; }\n chain b { masquerade; }"))
+    assert read_foreign_nat().problems == ("table ip theirs: only 2 chains from post were read",)
