@@ -132,6 +132,8 @@ def masquerade(*, random_fully: bool) -> bytes:
 def masquerade_to(first: bytes, last: bytes, *, random_fully: bool) -> bytes:
     """Translate the source to the outgoing interface's address and to a port of a range, in network byte order."""
     flags = _PROTO_SPECIFIED | (_RANDOM_FULLY if random_fully else 0)
+    if first == last:
+        return _value(1, first) + _expression("masq", _u32(1, flags), _u32(2, 1))
     return _value(1, first) + _value(2, last) + _expression("masq", _u32(1, flags), _u32(2, 1), _u32(3, 2))
 
 

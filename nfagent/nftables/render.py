@@ -250,5 +250,5 @@ def verdict_text(verdict: Verdict) -> str:
         case VmapLookup(key, name):
             return f"{key_text(key)} vmap @{name}"
         case Masquerade(random_fully, ports):
-            to_ports = "" if ports is None else f" to :{ports.first}-{ports.last}"
+            to_ports = "" if ports is None else f" to :{ports}"
             return f"masquerade{to_ports}{' fully-random' if random_fully else ''}"
