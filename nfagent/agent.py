@@ -69,7 +69,8 @@ from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = _POLL_SECONDS = 60.0
+_SUBSCRIBE_SECONDS = 60.0
+_POLL_SECONDS = 60.0
 
 
 class Agent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nfagent.model.egress_nat import EgressNATPolicy
-from nfagent.model.netaddr import FAMILIES, Range, disjoint, family_of, join, number
+from nfagent.model.netaddr import FAMILIES, Range, disjoint, family_of, join, number, without
 from nfagent.model.objects import Pod
 from nfagent.state.cluster import ClusterState
 from nfagent.state.egress import EgressState
@@ -83,22 +83,4 @@ def kept_ranges(base: Iterable[Range], policies: Iterable[EgressNATPolicy]) -> t
     """
     applied = list(policies)
     listed = [item for policy in applied if policy.action == "NoSNAT" for item in policy.destinations]
-    return tuple(_without(disjoint((*base, *listed)), translated_ranges(applied)))
-
-
-def _without(ranges: Iterable[Range], holes: tuple[Range, ...]) -> Iterator[Range]:
-    """Yield the parts of disjoint sorted ranges outside disjoint sorted holes."""
-    at = 0
-    for item in ranges:
-        start = item.first
-        while at < len(holes) and (holes[at].family, holes[at].last) < (item.family, item.first):
-            at += 1
-        inside = at
-        while inside < len(holes) and holes[inside].family == item.family and holes[inside].first <= item.last:
-            hole = holes[inside]
-            if start < hole.first:
-                yield Range(item.family, start, hole.first - 1)
-            start = hole.last + 1
-            inside += 1
-        if start <= item.last:
-            yield Range(item.family, start, item.last)
+    return without(disjoint((*base, *listed)), translated_ranges(applied))

@@ -194,3 +194,25 @@ def _pieces(whole: Range, holes: tuple[Range, ...]) -> Iterator[Range]:
         start = hole.last + 1
     if start <= whole.last:
         yield Range(whole.family, start, whole.last)
+
+
+def without(ranges: Iterable[Range], holes: tuple[Range, ...]) -> tuple[Range, ...]:
+    """Return the parts of disjoint ranges in order that are outside of disjoint holes in order, of both families."""
+    return tuple(_remaining(ranges, holes))
+
+
+def _remaining(ranges: Iterable[Range], holes: tuple[Range, ...]) -> Iterator[Range]:
+    at = 0
+    for item in ranges:
+        start = item.first
+        while at < len(holes) and (holes[at].family, holes[at].last) < (item.family, item.first):
+            at += 1
+        inside = at
+        while inside < len(holes) and holes[inside].family == item.family and holes[inside].first <= item.last:
+            hole = holes[inside]
+            if start < hole.first:
+                yield Range(item.family, start, hole.first - 1)
+            start = hole.last + 1
+            inside += 1
+        if start <= item.last:
+            yield Range(item.family, start, item.last)

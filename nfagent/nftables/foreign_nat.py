@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.model.netaddr import FAMILIES, Range
+from nfagent.model.netaddr import FAMILIES, Range, without
 from nfagent.nftables import names
-from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges, common, joined, of_family, without
+from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges, common, joined, of_family
 from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN, SRCNAT_PRIORITY
 from nfagent.nftables.objects import NamedSet, Ruleset
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, subtract
+from nfagent.model.netaddr import FAMILIES, Family, Range, disjoint, without
 
 Action: TypeAlias = Literal["masquerade", "snat", "accept", "return", "jump", "goto", ""]
 Ranges: TypeAlias = tuple[Range, ...]
@@ -74,11 +74,6 @@ def common(left: Ranges, right: Ranges) -> Ranges:
         else:
             second += 1
     return tuple(found)
-
-
-def without(ranges: Ranges, holes: Ranges) -> Ranges:
-    """Return the addresses of `ranges` that are in none of the holes."""
-    return tuple(piece for item in ranges for piece in subtract(item, holes)) if holes else ranges
 
 
 def other_than(ranges: Ranges, family: Family) -> Ranges:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from nfagent.model.netaddr import Range, parse_cidr, single
+from nfagent.model.netaddr import Range, parse_cidr, single, without
 from nfagent.nftables.foreign_json import parse_rules
 from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
-from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined, without
+from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
 
