@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute
-from nfagent.kernel.gateway_links import PRIORITY, TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
+from nfagent.kernel.gateway_links import GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
 
 pytestmark = pytest.mark.kernel
@@ -46,7 +46,8 @@ class NodeNamespace:
     def listed(self, family: int, *words: str) -> list[dict[str, Any]]:
         # Without a route in a table, ip says that the table doesn't exist, and prints nothing.
         argv = ["ip", "-n", self.name, "-json", "-details", f"-{family}", *words]
-        return json.loads(subprocess.run(argv, capture_output=True, check=False).stdout or "[]")
+        found: list[dict[str, Any]] = json.loads(subprocess.run(argv, capture_output=True, check=False).stdout or "[]")
+        return found
 
     def addresses(self) -> set[str]:
         links = [link for family in (4, 6) for link in self.listed(family, "address", "show", "dev", "eth0")]
