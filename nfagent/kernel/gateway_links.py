@@ -151,8 +151,8 @@ class GatewayLinks:
         return gained, problems
 
 
-def remove_gateway_links() -> int:
-    """Remove every address, rule and route of ours from this node; return their number. Raises KernelError."""
+def remove_gateway_links() -> tuple[int, int]:
+    """Remove what is ours from this node; return the numbers of addresses and of rules. Raises KernelError."""
     try:
         with RouteRequests() as kernel:
             count = _remove_rules(kernel, ())
@@ -162,7 +162,7 @@ def remove_gateway_links() -> int:
                 kernel.do(encode_delete_address(0, found), *_ABSENT)
     except (OSError, WireError) as error:
         raise _failed(error) from error
-    return count + len(ours)
+    return len(ours), count
 
 
 def _is_ours(found: InterfaceAddress, known: Collection[InterfaceAddress]) -> bool:
