@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,8 @@ _RETRY_SECONDS = 1.0
 _COMPARE_SECONDS = 10.0
 """Another program, or an interface that was down, may have removed a route."""
 _IDLE_SECONDS = 3600.0
+_SLICE_SECONDS = 0.01
+"""The time for which changes hold the event loop."""
 _ANNOUNCED_AFTER = (0.0, 0.2, 1.0)
 """Seconds: a frame may be lost, and a switch may learn late."""
 
@@ -32,12 +34,18 @@ _ANNOUNCED_AFTER = (0.0, 0.2, 1.0)
 class GatewayKernel(Protocol):
     """Carries out a GatewayPlan."""
 
-    def open_ways(self, plan: GatewayPlan) -> Outcome:
-        """Add and replace the rules and routes of a plan; remove nothing. Raises KernelError."""
+    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+        """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
+
+        The first step discards packets with a mark that has no route yet. Raises KernelError.
+        """
         ...
 
-    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Outcome:
-        """Make addresses, rules and routes equal to a plan; `own` are the Node's addresses. Raises KernelError."""
+    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
+        """Make addresses, rules and routes equal to a plan, in steps; `own` are the Node's addresses.
+
+        Raises KernelError.
+        """
         ...
 
     def announce(self, held: InterfaceAddress) -> None:
@@ -69,18 +77,22 @@ class GatewayController:
         self._outcome = Outcome()
 
     def prepare(self) -> None:
-        """Set rules and routes of a new plan now: its ruleset isn't committed yet."""
+        """Set rules and routes of a new plan now, its ruleset isn't committed yet; some hundreds are set later."""
         plan = self._plan()
-        if plan.routes != self._opened.routes:
-            try:
-                self._kernel.open_ways(plan)
-                self._opened = plan
-            except KernelError as error:
-                self._note(Outcome(problems=(str(error),)))
+        if plan.routes == self._opened.routes:
+            return
+        began = self._clock.monotonic()
+        try:
+            for _ in self._kernel.open_ways(plan):
+                if self._clock.monotonic() - began > _SLICE_SECONDS:
+                    break
+            self._opened = plan
+        except KernelError as error:
+            self._note(Outcome(problems=(str(error),)))
 
     def committed(self) -> None:
         """Carry out the rest of the present plan: the ruleset is committed."""
-        if self._applied is None or self._plan() != self._applied:
+        if self._plan() != self._applied:
             self._woken.set()
 
     async def run(self) -> None:
@@ -89,21 +101,34 @@ class GatewayController:
         async with asyncio.TaskGroup() as announcing:
             while True:
                 self._woken.clear()
-                for held in self.apply():
+                for held in await self.apply():
                     announcing.create_task(self._announce(held))
                 await self._clock.wait(self._woken, self._pause())
 
-    def apply(self) -> tuple[InterfaceAddress, ...]:
+    async def apply(self) -> tuple[InterfaceAddress, ...]:
         """Carry out the present plan; return the addresses that this node has from now on."""
         plan = self._plan()
         try:
-            outcome = self._kernel.apply(plan, self._own())
+            outcome = await self._in_slices(self._kernel.apply(plan, self._own()))
             self._applied = self._opened = plan
         except KernelError as error:
             outcome = Outcome(problems=(str(error),))
             self._applied = None
         self._note(outcome)
         return outcome.gained
+
+    async def _in_slices(self, steps: Generator[None, None, Outcome]) -> Outcome:
+        """Take steps in slices of the event loop's time; return their result. Raises KernelError."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Outcome = end.value
+                return result
+            if self._clock.monotonic() - began > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = self._clock.monotonic()
 
     def status(self) -> dict[str, Any]:
         """Return the plan that is carried out, for `dump state`."""

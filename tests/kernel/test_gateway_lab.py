@@ -19,6 +19,7 @@ from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
 
@@ -90,16 +91,18 @@ class GatewayLab:
 
     def hold(self, first: NodePlan, second: NodePlan, nodes: Iterable[NodePlan] = NODES) -> None:
         """Carry out the plans of nodes for these holders, one node after another."""
-        holders = {FIRST: first, SECOND: second}
         for node in nodes:
-            namespace, plan = self.topology.node_namespace(node.name), plan_of(node, holders)
-            links = self.links[node.name]
-            netns.inside(namespace, functools.partial(links.open_ways, plan))
-            self._write(namespace, ruleset_of(node, holders))
-            outcome = netns.inside(namespace, functools.partial(links.apply, plan, node.addresses))
-            assert outcome.problems == ()
-            for held in outcome.gained:
-                netns.inside(namespace, functools.partial(links.announce, held))
+            self._hold(node, {FIRST: first, SECOND: second})
+
+    def _hold(self, node: NodePlan, holders: dict[tuple[str, str], NodePlan]) -> None:
+        namespace, plan = self.topology.node_namespace(node.name), plan_of(node, holders)
+        links = self.links[node.name]
+        netns.inside(namespace, lambda: finished(links.open_ways(plan)))
+        self._write(namespace, ruleset_of(node, holders))
+        outcome = netns.inside(namespace, lambda: finished(links.apply(plan, node.addresses)))
+        assert outcome.problems == ()
+        for held in outcome.gained:
+            netns.inside(namespace, functools.partial(links.announce, held))
 
     def seen(self, name: str) -> dict[str, set[str | None]]:
         """Return the sources that the outside host sees of a name's Pod on each node; None for an unanswered probe."""
@@ -170,6 +173,6 @@ def test_packets_that_no_holder_translates_do_not_leave_under_another_address(la
     namespace, links = lab.topology.node_namespace("n3"), lab.links["n3"]
     whole = plan_of(NODES[2], {FIRST: NODES[0], SECOND: NODES[1]})
     second = GatewayPlan((), tuple(route for route in whole.routes if route.number == 2))
-    netns.inside(namespace, lambda: links.apply(second, NODES[2].addresses))
+    netns.inside(namespace, lambda: finished(links.apply(second, NODES[2].addresses)))
     assert lab.seen("first")["n3"] == {None}
     assert lab.seen("second")["n3"] == set(SECOND)

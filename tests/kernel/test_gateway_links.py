@@ -14,6 +14,7 @@ import pytest
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute
 from nfagent.kernel.gateway_links import GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
+from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
 
@@ -38,7 +39,7 @@ class NodeNamespace:
         netns.ip_batch(lines, self.name)
 
     def apply(self, plan: GatewayPlan) -> Outcome:
-        return self.inside(lambda: self.links.apply(plan, OWN))
+        return self.inside(lambda: finished(self.links.apply(plan, OWN)))
 
     def inside(self, question: Callable[[], Made]) -> Made:
         return netns.inside(self.name, question)
@@ -163,7 +164,7 @@ def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
 
 def test_ways_are_open_before_anything_is_removed(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(FLOATING, ROUTES[:1]))
-    assert node.inside(lambda: node.links.open_ways(GatewayPlan((), ROUTES[1:]))) == Outcome()
+    assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES[1:])))) == ()
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
 
@@ -178,7 +179,7 @@ def test_an_address_that_another_program_has_set_is_left_alone(node: NodeNamespa
 
 
 def test_an_address_without_an_interface_is_named(node: NodeNamespace) -> None:
-    outcome = node.inside(lambda: node.links.apply(GatewayPlan(FLOATING), ("192.0.2.1",)))
+    outcome = node.inside(lambda: finished(node.links.apply(GatewayPlan(FLOATING), ("192.0.2.1",))))
     assert outcome.problems == ("gateway 2001:db8::100 is not held: no interface has the Node's address of its family",)
 
 

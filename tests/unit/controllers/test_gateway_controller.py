@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator, Iterator
 
 import pytest
 
@@ -26,36 +26,42 @@ class RecordingKernel:
         self.calls: list[tuple[str, object]] = []
         self.held: set[str] = set()
         self.refusal = ""
+        self.now, self.step_seconds, self.steps = 0.0, 0.0, 0
 
-    def open_ways(self, plan: GatewayPlan) -> Outcome:
+    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         self.calls.append(("open", plan))
-        return self._outcome()
+        yield from self._steps(plan)
+        return ()
 
-    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Outcome:
+    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
         assert "192.0.2.1" in own
         self.calls.append(("apply", plan))
-        outcome = self._outcome()
+        yield from self._steps(plan)
         gained = tuple(InterfaceAddress(address, 2) for address in plan.held if address not in self.held)
         self.held = set(plan.held)
-        return Outcome(gained, outcome.problems)
+        return Outcome(gained)
 
     def announce(self, held: InterfaceAddress) -> None:
         self.calls.append(("announce", held.address))
 
-    def _outcome(self) -> Outcome:
+    def _steps(self, plan: GatewayPlan) -> Iterator[None]:
         if self.refusal:
             raise KernelError(self.refusal)
-        return Outcome()
+        for _ in plan.routes:
+            self.now += self.step_seconds
+            self.steps += 1
+            yield
 
 
 class SkippingClock:
     """A clock that skips the pauses of announcements, and waits for events without an end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: RecordingKernel) -> None:
         self.pauses: list[float] = []
+        self._kernel = kernel
 
     def monotonic(self) -> float:
-        return 0.0
+        return self._kernel.now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         self.pauses.append(seconds)
@@ -71,7 +77,7 @@ class Setup:
     def __init__(self) -> None:
         self.plan = NOTHING
         self.kernel = RecordingKernel()
-        self.clock = SkippingClock()
+        self.clock = SkippingClock(self.kernel)
         self.controller = GatewayController(self.kernel, self.clock, lambda: self.plan, lambda: ("192.0.2.1",))
 
     def run(self, *steps: Callable[[], None]) -> list[tuple[str, object]]:
@@ -128,7 +134,7 @@ def test_an_address_given_up_meanwhile_is_announced_no_more() -> None:
     def announced(held: InterfaceAddress) -> None:
         setup.kernel.calls.append(("announce", held.address))
         setup.plan = NOTHING
-        setup.controller.apply()
+        setup.controller.committed()
 
     setup.kernel.announce = announced  # type: ignore[method-assign]
     assert setup.run(setup.controller.committed) == [
@@ -136,6 +142,26 @@ def test_an_address_given_up_meanwhile_is_announced_no_more() -> None:
         ("announce", "192.0.2.100"),
         ("apply", NOTHING),
     ]
+
+
+def test_many_routes_hold_the_loop_for_a_slice_only() -> None:
+    """What doesn't fit before the commit is set after it, in slices."""
+    setup = Setup()
+    setup.plan = GatewayPlan((), (ROUTE,) * 100)
+    setup.kernel.step_seconds = 0.004
+    setup.controller.prepare()
+    assert setup.kernel.steps == 3
+
+    async def longest() -> int:
+        task = asyncio.create_task(setup.controller.apply())
+        most, before = 0, setup.kernel.steps
+        while not task.done():
+            await asyncio.sleep(0)
+            most, before = max(most, setup.kernel.steps - before), setup.kernel.steps
+        return most
+
+    assert asyncio.run(longest()) == 3
+    assert setup.kernel.steps == 103
 
 
 def test_a_refusal_is_named_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
