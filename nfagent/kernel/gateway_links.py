@@ -2,7 +2,7 @@
 
 Floating addresses are on the interface that has the node's own address. Packets with a route's mark are routed by a
 table of their own, whose default route leads to the holder; packets with a mark of the mask for which no rule exists
-are discarded, since by the main table they would leave under another address. All of it carries our protocol number:
+are discarded, since by the main table they would leave under another address. All of it carries a number of ours:
 what an earlier run left is found by it, and nothing of other programs is changed.
 
 A request never waits, and takes some 20 us; a rule of a new table 500 us.
@@ -38,9 +38,9 @@ from nfagent.netlink.rtnl_rule import (
 )
 
 PROTOCOL = 78
-"""Of our addresses, rules and routes: a number that /etc/iproute2/rt_protos gives to no program."""
+"""Of our rules, routes and (Linux 5.18) addresses: a number that /etc/iproute2/rt_protos gives to no program."""
 TABLE_BASE = 0x6E6600
-"""The number of a route's table is this plus its number."""
+"""The number of a route's table is this plus its number. It is also the metric that marks our addresses."""
 PRIORITY = 1078
 """Of our rules: after `local` (0), before `main` (32766). The rule that discards other marks follows."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
@@ -66,7 +66,6 @@ class GatewayLinks:
         """Store the bits of the packet mark that hold a route's number: eight in a row."""
         self._mask = mask
         self._unit = mask & -mask
-        self._added: set[InterfaceAddress] = set()  # a kernel before 5.18 doesn't list the protocol
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
@@ -93,7 +92,7 @@ class GatewayLinks:
         dropped = yield from self.open_ways(plan)
         with _requests() as kernel:
             yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mask)])
-            gained, problems = self._apply_addresses(kernel, plan.held, own)
+            gained, problems = _apply_addresses(kernel, plan.held, own)
         return Outcome(tuple(gained), (*dropped, *problems))
 
     def announce(self, held: InterfaceAddress) -> None:
@@ -112,43 +111,13 @@ class GatewayLinks:
         mark, table = route.number * self._unit, TABLE_BASE + route.number
         return MarkRule(route.family, PRIORITY, mark, self._mask, PROTOCOL, table)
 
-    def _apply_addresses(
-        self, kernel: RouteRequests, held: Collection[str], own: Collection[str]
-    ) -> tuple[list[InterfaceAddress], list[str]]:
-        listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
-        links = {family_of(found.address): found.link for found in reversed(listed) if found.address in own}
-        wanted, problems = set(), []
-        for address in held:
-            if family_of(address) in links:
-                wanted.add(InterfaceAddress(address, links[family_of(address)], PROTOCOL))
-            else:
-                problems.append(f"gateway {address} is not held: no interface has the Node's address of its family")
-        known = {msgspec.structs.replace(found, protocol=0) for found in self._added}
-        ours = {msgspec.structs.replace(found, protocol=PROTOCOL) for found in listed if _is_ours(found, known)}
-        for found in ours - wanted:
-            kernel.do(encode_delete_address(0, found), *_ABSENT)
-        others = {found.address for found in listed if not _is_ours(found, known)}
-        gained = []
-        for found in sorted(wanted - ours, key=lambda item: item.address):
-            if found.address in others:
-                problems.append(f"gateway {found.address} is not held: another program has set it on an interface")
-                continue
-            try:
-                kernel.do(encode_new_address(0, found))
-            except OSError as error:
-                problems.append(f"gateway {found.address} is not held: {os.strerror(error.errno or 0)}")
-            else:
-                gained.append(found)
-        self._added = (wanted & ours) | set(gained)
-        return gained, problems
-
 
 def remove_gateway_links() -> tuple[int, int]:
     """Remove what is ours from this node; return the numbers of addresses and of rules. Raises KernelError."""
     with _requests() as kernel:
         rules = sum(1 for _ in _remove_rules(kernel, ()))
         listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
-        ours = [found for found in listed if found.protocol == PROTOCOL]
+        ours = [found for found in listed if found.metric == TABLE_BASE]
         for found in ours:
             kernel.do(encode_delete_address(0, found), *_ABSENT)
     return len(ours), rules
@@ -173,8 +142,33 @@ def _write_route(kernel: RouteRequests, route: GatewayRoute) -> str:
     return f"packets for gateway {route.address} are dropped: node {route.holder} {where}"
 
 
-def _is_ours(found: InterfaceAddress, known: Collection[InterfaceAddress]) -> bool:
-    return found.protocol == PROTOCOL or found in known
+def _apply_addresses(
+    kernel: RouteRequests, held: Collection[str], own: Collection[str]
+) -> tuple[list[InterfaceAddress], list[str]]:
+    listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
+    links = {family_of(found.address): found.link for found in reversed(listed) if found.address in own}
+    wanted, problems = set(), []
+    for address in held:
+        if family_of(address) in links:
+            wanted.add(InterfaceAddress(address, links[family_of(address)], TABLE_BASE))
+        else:
+            problems.append(f"gateway {address} is not held: no interface has the Node's address of its family")
+    ours = {found for found in listed if found.metric == TABLE_BASE}
+    for found in ours - wanted:
+        kernel.do(encode_delete_address(0, found), *_ABSENT)
+    others = {found.address for found in listed if found not in ours}
+    gained = []
+    for found in sorted(wanted - ours, key=lambda item: item.address):
+        if found.address in others:
+            problems.append(f"gateway {found.address} is not held: another program has set it on an interface")
+            continue
+        try:
+            kernel.do(encode_new_address(0, found, PROTOCOL))
+        except OSError as error:
+            problems.append(f"gateway {found.address} is not held: {os.strerror(error.errno or 0)}")
+        else:
+            gained.append(found)
+    return gained, problems
 
 
 def _remove_rules(kernel: RouteRequests, wanted: Collection[MarkRule]) -> Iterator[None]:

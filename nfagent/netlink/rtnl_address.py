@@ -1,12 +1,14 @@
 """Addresses of interfaces in rtnetlink: RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR (linux/if_addr.h).
 
-IFA_PROTO names the program that set an address. Kernels before 5.18 ignore it, and list no address with one.
+IFA_PROTO, which names the program that set an address, is ignored by kernels before 5.18. So an address is recognised
+by IFA_RT_PRIORITY (Linux 4.18), the metric of its prefix route, which an address without such a route has no use for.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
+import sys
 
 import msgspec
 
@@ -17,7 +19,7 @@ from nfagent.netlink.codec import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Message,
 RTM_NEWADDR = 20
 _RTM_DELADDR, _RTM_GETADDR = 21, 22
 _HEAD = struct.Struct("=4BI")  # struct ifaddrmsg: family, prefix length, flags, scope, interface
-_ADDRESS, _LOCAL, _CACHEINFO, _FLAGS, _PROTO = 1, 2, 6, 8, 11  # IFA_*
+_ADDRESS, _LOCAL, _CACHEINFO, _FLAGS, _METRIC, _PROTO = 1, 2, 6, 8, 9, 11  # IFA_*
 _CACHE = struct.Struct("=4I")  # struct ifa_cacheinfo: preferred, valid (seconds), created, updated
 _FOREVER = 0xFFFF_FFFF
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200  # IFA_F_*
@@ -27,11 +29,11 @@ _SIZES = {2: 4, 10: 16}
 
 
 class InterfaceAddress(msgspec.Struct, frozen=True, gc=False):
-    """An address on the interface with index `link`; `protocol` is IFA_PROTO, 0 without one."""
+    """An address on the interface with index `link`; `metric` is IFA_RT_PRIORITY, 0 without one."""
 
     address: str
     link: int
-    protocol: int = 0
+    metric: int = 0
 
 
 def encode_address_dump(sequence: int, family: Family) -> bytes:
@@ -48,12 +50,11 @@ def decode_address(found: Message) -> InterfaceAddress:
     value = listed.get(_LOCAL, listed.get(_ADDRESS, b""))
     if len(value) != _SIZES.get(domain):
         raise WireError(f"address of {len(value)} bytes in address family {domain}")
-    return InterfaceAddress(
-        str(ipaddress.ip_address(value)), link, int.from_bytes(listed.get(_PROTO, b"")[:1], "little")
-    )
+    metric = int.from_bytes(listed.get(_METRIC, b"")[:4], sys.byteorder)
+    return InterfaceAddress(str(ipaddress.ip_address(value)), link, metric)
 
 
-def encode_new_address(sequence: int, wanted: InterfaceAddress) -> bytes:
+def encode_new_address(sequence: int, wanted: InterfaceAddress, protocol: int) -> bytes:
     """Encode the request to add a single address, which is refused with EEXIST where the interface has it.
 
     An IPv6 address is usable at once, without duplicate address detection, and deprecated: the node's own connections
@@ -62,8 +63,9 @@ def encode_new_address(sequence: int, wanted: InterfaceAddress) -> bytes:
     extra = attribute(_FLAGS, struct.pack("=I", _NODAD | _NOPREFIXROUTE))
     if family_of(wanted.address) == 6:
         extra += attribute(_CACHEINFO, _CACHE.pack(0, _FOREVER, 0, 0))
+    extra += attribute(_METRIC, struct.pack("=I", wanted.metric)) + attribute(_PROTO, bytes([protocol]))
     flags = NLM_F_REQUEST | NLM_F_ACK | _CREATE_EXCLUSIVE
-    return message(RTM_NEWADDR, flags, sequence, _single(wanted) + attribute(_PROTO, bytes([wanted.protocol])) + extra)
+    return message(RTM_NEWADDR, flags, sequence, _single(wanted) + extra)
 
 
 def encode_delete_address(sequence: int, held: InterfaceAddress) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute
-from nfagent.kernel.gateway_links import GatewayLinks, Outcome, remove_gateway_links
+from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
 from tests.support.steps import finished
 
@@ -129,6 +129,13 @@ def test_cleanup_removes_ours_and_nothing_of_others(node: NodeNamespace) -> None
     assert node.inside(remove_gateway_links) == (2, 4)
     assert (node.addresses(), node.rules()) == before
     assert node.inside(remove_gateway_links) == (0, 0)
+
+
+def test_an_address_is_recognised_where_the_kernel_keeps_no_protocol(node: NodeNamespace) -> None:
+    node.ip(f"address add 192.0.2.100/32 dev eth0 metric {TABLE_BASE} noprefixroute")
+    assert node.apply(GatewayPlan(FLOATING[:1])) == Outcome()
+    assert node.apply(GatewayPlan()) == Outcome()
+    assert node.addresses() == PLAIN
 
 
 def test_a_route_moves_to_the_next_holder(node: NodeNamespace) -> None:

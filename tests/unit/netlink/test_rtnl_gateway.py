@@ -22,11 +22,11 @@ octets = st.integers(0, 255)
 
 
 @given(
-    st.builds(InterfaceAddress, st.ip_addresses().map(str), st.integers(1, 2**31 - 1), octets),
+    st.builds(InterfaceAddress, st.ip_addresses().map(str), st.integers(1, 2**31 - 1), numbers),
     numbers,
 )
 def test_an_address_is_read_as_written(held: InterfaceAddress, sequence: int) -> None:
-    (written,) = messages(encode_new_address(sequence, held))
+    (written,) = messages(encode_new_address(sequence, held, 78))
     assert decode_address(written) == held
 
 
