@@ -27,6 +27,7 @@ from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
+from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
@@ -36,6 +37,7 @@ from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
@@ -67,8 +69,7 @@ from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.records import encode
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = 60.0
-_POLL_SECONDS = 60.0
+_SUBSCRIBE_SECONDS = _POLL_SECONDS = 60.0
 
 
 class Agent:
@@ -88,7 +89,8 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
-        self._nft_monitor = NftMonitor()
+        nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
+        self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
         self._reconciler = Reconciler(
             self._kernel,
@@ -128,6 +130,14 @@ class Agent:
         self._reload_requested = asyncio.Event()
         self._ready = False
         self._source_synced = asyncio.Event()
+        self._egress_nat = EgressNatParts(
+            settings,
+            self._desired,
+            nat_conflicts,
+            self._clock,
+            self._reconciler.wake,
+            source_synced=self._source_synced,
+        )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
 
@@ -159,16 +169,18 @@ class Agent:
             time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
-                lambda: self._source.problems,
+                lambda: (*self._source.problems, *self._egress_nat.file.problems),
                 self._status,
                 self._source.read_services,
                 self._kernel.as_written,
+                self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
             serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
+            await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
             try:
                 if await self._start_source():
                     await self._run_parts()
@@ -212,6 +224,7 @@ class Agent:
             running = [
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
+                tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._nflog_reader.run()),
                 tasks.create_task(self._watch_for_drift()),
@@ -235,7 +248,9 @@ class Agent:
 
     def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
-        self._warn_about_node()
+        cluster = self._desired.cluster
+        if cluster.node not in cluster.nodes:
+            log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._source_synced.set()
         self._event_applier.open()
@@ -272,6 +287,7 @@ class Agent:
             verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            masquerade_file=self._egress_nat.file.fault,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -289,6 +305,7 @@ class Agent:
                 await self._readiness.await_reload(read, self._reconciler.invalidate)
 
     async def _reread(self, read: asyncio.Event) -> None:
+        await self._egress_nat.file.read()
         await self._source.reload()
         self._readiness.reread_done()
         self._reconciler.invalidate()
@@ -348,11 +365,6 @@ class Agent:
         for problem in went:
             log.info("resolved: %s", problem)
 
-    def _warn_about_node(self) -> None:
-        cluster = self._desired.cluster
-        if cluster.node not in cluster.nodes:
-            log.warning("%s", advice(cluster.node, cluster.nodes))
-
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
@@ -372,7 +384,9 @@ class Agent:
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
+            nat=self._egress_nat.conflicts.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
+            nat_ports=self._egress_nat.ports.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,

@@ -51,6 +51,8 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     masquerade_cidrs: tuple[str, ...] = ("0.0.0.0/0", "::/0")
     masq_link_local: bool = False
     masq_link_local_ipv6: bool = False
+    config_file: str = "/etc/config/ip-masq-agent"
+    resync_interval_seconds: float = 1
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +194,7 @@ def _check(settings: Settings) -> None:
         ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
         ("logging.file_backups", settings.logging.file_backups, 0, 1000),
         ("logging.receive_buffer", settings.logging.receive_buffer, 65536, 2**30),
+        ("masquerade.resync_interval_seconds", settings.masquerade.resync_interval_seconds, 0.1, 3600),
         ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
         ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),
     )

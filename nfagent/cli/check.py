@@ -10,7 +10,7 @@ import click
 from nfagent.cli.options import config_option, kubeconfig_option, node_option, output_option
 
 if TYPE_CHECKING:
-    from nfagent.cli.check_host import Check
+    from nfagent.cli.check_result import Check
 
 _PREFIX = "fix: "
 

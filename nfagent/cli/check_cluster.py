@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from nfagent.cli.check_crds import kind_checks
-from nfagent.cli.check_host import Check, CheckResult
 from nfagent.cli.check_node_object import node_checks
 from nfagent.cli.check_rbac import permission_checks
+from nfagent.cli.check_result import Check, CheckResult
 from nfagent.config import Settings
 from nfagent.errors import ClusterError, DecodeError, NfagentError
 from nfagent.kube.certificate_expiry import Validity, certificate_validity, token_validity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
 from nfagent.kube.discovery import ACCEPT, PATH, decode_discovery

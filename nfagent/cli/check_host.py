@@ -9,27 +9,26 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-import msgspec
-
+from nfagent.cli.check_nat import nat_checks
+from nfagent.cli.check_result import Check, CheckResult
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
 from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.nat_ports import ADVICE, describe, read_nat_ports
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_listing import require_free_table
 from nfagent.kernel.table_lock import holder, holder_name, stop_command
 from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
+from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 from nfagent.verdicts.log_file import find_obstacle
-
-CheckResult: TypeAlias = Literal["ok", "warn", "FAIL"]
 
 ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
@@ -39,20 +38,6 @@ _UNUSED_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connectio
 _STATUS = Path("/proc/self/status")
 _SYSCTL = Path("/proc/sys")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
-
-
-class Check(msgspec.Struct, frozen=True):
-    """The result of one check.
-
-    result: 'ok', 'warn' (nfagent runs, but something is missing), 'FAIL' (it can't run)
-    found:  what was found
-    fix:    the commands that fix it, one a line, or what to do; '' where nothing is wrong
-    """
-
-    name: str
-    result: CheckResult
-    found: str
-    fix: str = ""
 
 
 def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
@@ -84,9 +69,11 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _nftables(root=root)
     yield _conntrack()
     yield _revoking(root=root)
+    yield _nat_ports(settings, root=root)
     yield _nflog(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
+    yield from nat_checks(root=root)
     yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)
@@ -177,6 +164,20 @@ def _revoking(*, root: bool) -> Check:
         )
         return Check("live connections", "warn", found, error.hint)
     return Check("live connections", "ok", "can be listed, and deleted when a policy change denies them")
+
+
+def _nat_ports(settings: Settings, *, root: bool) -> Check:
+    """Check that translated connections have free ports towards their busiest destination."""
+    name = "NAT ports"
+    if not settings.masquerade.enabled:
+        return Check(name, "ok", "not needed: masquerade is off")
+    if not root:
+        return Check(name, "warn", "not tried: needs root")
+    try:
+        ports = read_nat_ports(settings.masquerade_settings().to_ports or ALL_PORTS)
+    except (HostError, KernelError) as error:
+        return Check(name, "warn", f"unknown: {error.reason}", error.hint)
+    return Check(name, "warn", describe(ports), ADVICE) if ports.nearly_full else Check(name, "ok", describe(ports))
 
 
 def _nflog(settings: Settings, *, root: bool) -> Check:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.config import DEFAULT_FILE, Settings
 from nfagent.errors import DecodeError, NfagentError, UsageError
 from nfagent.introspection.agent_client import NoAgentError, get_json

@@ -7,7 +7,7 @@ import re
 import shlex
 from itertools import groupby
 
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
 from nfagent.kube.rbac import REQUIREMENTS, Permission, RBACRequirement

@@ -10,6 +10,8 @@ import msgspec
 from nfagent.cli.tables import paint
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
+from nfagent.kernel.nat_port_watch import NatPortStatus
+from nfagent.kernel.nat_ports import describe
 from nfagent.model.plurals import counted
 
 _Status = dict[str, Any]
@@ -29,7 +31,11 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
         lines += _frame_lines(agent.frames)
     if agent.links is not msgspec.UNSET:
         lines += _link_lines(agent.links)
+    if agent.nat is not msgspec.UNSET:
+        lines += _nat_lines(agent.nat)
     lines.append(("live connections", _revoker_text(agent.revoke)))
+    if agent.nat_ports is not msgspec.UNSET:
+        lines.append(("NAT ports", _nat_ports_text(agent.nat_ports)))
     if agent.last_good is not msgspec.UNSET:
         lines.append(("last good objects", _last_good_text(agent.last_good)))
     if agent.own_log.lost_lines:
@@ -75,6 +81,13 @@ def _link_lines(links: _Status) -> list[tuple[str, str]]:
     ]
     known = [f"{paint('warn')}, {links['problem']}"] if links["problem"] else []
     return [("interface", text) for text in (*known, *shared)]
+
+
+def _nat_lines(nat: _Status) -> list[tuple[str, str]]:
+    """Return the rules of other programs that translate Pods' traffic otherwise, and what can't be read of them."""
+    found = [f"{paint('warn')}, {item['message']}; {item['fix']}" for item in nat["conflicts"]]
+    unread = [f"{paint('warn')}, rules of other programs: {problem}" for problem in nat["problems"]]
+    return [("others' NAT", text) for text in (*found, *unread)]
 
 
 def _last_good_text(kept: _Status) -> str:
@@ -124,6 +137,14 @@ def _revoker_text(revoke: RevokerStatus) -> str:
     under = f"; {counted(revoke.rechecking, 'address')} under re-check" if revoke.rechecking else ""
     ended = f"{revoke.revoked or 'none'} ended"
     return f"{counted(revoke.evaluated, 'connection')} checked again after changes, {ended}{under}"
+
+
+def _nat_ports_text(status: NatPortStatus) -> str:
+    """Return how full the ports of translated connections are."""
+    if status.problem:
+        return f"{paint('warn')}, unknown: {status.problem}"
+    ports = status.ports()
+    return f"{paint('warn' if ports.nearly_full else 'ok')}, {describe(ports)}"
 
 
 def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:

@@ -1,4 +1,4 @@
-"""Decodes the ip-masq-agent configuration: ConfigMap kube-system/ip-masq-agent, key `config`, YAML or JSON."""
+"""Decodes the ip-masq-agent configuration, YAML or JSON: `config` of ConfigMap kube-system/ip-masq-agent, a file."""
 
 from __future__ import annotations
 
@@ -51,6 +51,12 @@ def decode_ip_masq(document: dict[str, Any]) -> IpMasqConfig | None:
         for key in _KEPT_KEYS:
             errors.add(wrong, keep=key)
     return _decode_config(config, errors)
+
+
+def decode_ip_masq_text(owner: str, text: str) -> IpMasqConfig:
+    """Read the configuration of a file; messages name it as `owner`. Raises ObjectError if it isn't a mapping."""
+    config = DocumentField(owner, "", _content(DocumentField(owner, "", text)))
+    return _decode_config(config, FieldErrors(config))
 
 
 def _content(text: DocumentField) -> Any:  # noqa: ANN401 - any YAML value

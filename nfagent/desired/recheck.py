@@ -15,6 +15,7 @@ from nfagent.desired.rule_coverage import RuleCoverage
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.model.netaddr import Family, family_of
+from nfagent.model.objects import DIRECTIONS
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.base_chains import RECHECK, RECHECKING, recheck_sets
@@ -65,7 +66,8 @@ class RecheckSets:
         For when the previous contents of the table are unknown.
         others: addresses that other rules may drop connections of
         """
-        selected = {address for item in self._live.maps.values() for address in item.elements}.union(others)
+        maps = (item for name, item in self._live.maps.items() if _is_policy_map(name))
+        selected = {address for item in maps for address in item.elements}.union(others)
         found: dict[str, list[Element]] = {}
         for name, element in self._add(selected):
             found.setdefault(name, []).append(element)
@@ -117,7 +119,9 @@ def revocable(
     coverage = RuleCoverage(before, after, live.sets)
     changed = {name for name in changed if _tightened(before.chains[name].rules, after.chains[name].rules, coverage)}
     if changed:
-        for item in live.maps.values():
+        for name, item in live.maps.items():
+            if not _is_policy_map(name):
+                continue
             found |= {address for address, chain in item.elements.items() if _leads_to(chain, live.chains, changed)}
     return found
 
@@ -125,6 +129,8 @@ def revocable(
 def _remapped(before: Ruleset, after: Ruleset) -> Iterator[str]:
     """Yield the addresses whose policy set is new or different."""
     for name, item in after.maps.items():
+        if not _is_policy_map(name):
+            continue
         was = before.maps[name].elements if name in before.maps else {}
         yield from (address for address, chain in item.elements.items() if was.get(address) != chain)
 
@@ -138,6 +144,11 @@ def _changed_members(before: Ruleset, after: Ruleset, deny_sets: Mapping[str, in
         yield from filter(None, map(address_of, was - now))
         if deny_sets.get(name):
             yield from filter(None, map(address_of, now - was))
+
+
+def _is_policy_map(name: str) -> bool:
+    # Not those of egress NAT: a live connection keeps its translation.
+    return name.startswith(DIRECTIONS)
 
 
 def _is_peer_set(name: str) -> bool:

@@ -30,7 +30,9 @@ from nfagent.model.objects import Namespace, NetworkLogging, Node, ObjectRef, Po
 from nfagent.model.services import Service
 from nfagent.nftables.base_chains import BASE_COUNTERS, base_chains, verdict_maps
 from nfagent.nftables.diff import diff
+from nfagent.nftables.foreign_nat import is_address_set
 from nfagent.nftables.interface_chains import frames_chain
+from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
 from nfagent.nftables.policy_chains import LogConfig
 from nfagent.nftables.transaction import Transaction
@@ -298,6 +300,10 @@ class DesiredState:
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
         return self._masquerade.exempt
+
+    def masquerade_ruleset(self) -> Ruleset:
+        """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
+        return self._live.part((MASQUERADE_CHAIN,), filter(is_address_set, self._live.sets))
 
     @property
     def egress_ties(self) -> tuple[Tie, ...]:

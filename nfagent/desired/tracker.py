@@ -180,6 +180,13 @@ class RulesetTracker:
             Ruleset(sets_after, maps_after, chains_after, counters_after),
         )
 
+    def part(self, chains: Iterable[str], sets: Iterable[str]) -> Ruleset:
+        """Return those of these chains and sets that exist."""
+        return Ruleset(
+            {name: _whole(self.sets[name]) for name in sets if name in self.sets},
+            chains={name: self.chains[name] for name in chains if name in self.chains},
+        )
+
     def ruleset(self) -> Ruleset:
         """Return the whole ruleset, as a copy."""
         return Ruleset(

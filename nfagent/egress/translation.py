@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -74,16 +73,15 @@ def cluster_range(destination: str, cluster: ClusterState, settings: MasqueradeS
     if destination in cluster.by_address:
         return single(destination)
     family, value = family_of(destination), number(destination)
-    for item in _cluster_ranges(cluster, settings):
-        if item.family == family and item.first <= value <= item.last:
-            return item
-    return None
-
-
-def _cluster_ranges(cluster: ClusterState, settings: MasqueradeSettings) -> Iterator[Range]:
-    yield from settings.cluster_ranges
-    for service_range in cluster.service_ranges.values():
-        yield from service_range.cidrs
+    listed = (item.cidrs for item in cluster.service_ranges.values())
+    for ranges in (settings.cluster_ranges, *listed):
+        for item in ranges:
+            if item.family == family and item.first <= value <= item.last:
+                return item
     for node in cluster.nodes.values():
-        yield from node.pod_cidrs
-        yield from map(single, node.addresses)
+        for item in node.pod_cidrs:
+            if item.family == family and item.first <= value <= item.last:
+                return item
+        if destination in node.addresses:
+            return single(destination)
+    return None

@@ -101,6 +101,7 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     translation = None
     barred = any(item.verdict.barred for item in judged)
     if translate is not None and target is None and found.flow is not None and not barred:
+        yield
         translation = find_translation(cluster, found.flow, translate)
     if translation is not None and translation.is_shown:
         lines = [*lines, translation.words]

@@ -10,7 +10,7 @@ import msgspec
 from nfagent.egress.translation import Translation, TranslationKind
 from nfagent.model.egress_nat import DEFAULT_POLICY
 from nfagent.model.ip_masq import LINK_LOCAL
-from nfagent.model.netaddr import family_of
+from nfagent.model.netaddr import family_of, number
 from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.policy.evaluator import Flow
 from nfagent.state.cluster import ClusterState
@@ -60,9 +60,11 @@ def find_translation(cluster: ClusterState, flow: Flow, translate: Translate) ->
 
 def _node_of_range(cluster: ClusterState, address: str) -> Node | None:
     """Return the node whose Pod ranges have an address that isn't its own."""
+    family, value = family_of(address), number(address)
     for node in cluster.nodes.values():
-        if any(item.contains(address) for item in node.pod_cidrs):
-            return None if address in node.addresses else node
+        for item in node.pod_cidrs:
+            if item.family == family and item.first <= value <= item.last:
+                return None if address in node.addresses else node
     return None
 
 

@@ -9,6 +9,7 @@ import msgspec
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
+from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.attribution import AttributionCounters
 
 
@@ -57,6 +58,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
     files:     manifests.source       apiserver: kube.informers; one of both
+    nat:       kernel.foreign_nat
     last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
     """
 
@@ -65,7 +67,9 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     bridges: list[dict[str, Any]] = []
     frames: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     links: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    nat: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     revoke: RevokerStatus
+    nat_ports: NatPortStatus | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     last_good: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET

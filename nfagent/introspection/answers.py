@@ -37,6 +37,10 @@ from nfagent.time_slices import TimeSlices
 _DIFF_TRIES, _DIFF_PAUSE = 5, 0.05
 
 
+async def _read_nothing() -> None:
+    """Read nothing: for an answerer without port statistics."""
+
+
 class AnswerSources(msgspec.Struct, frozen=True):
     """Functions that return what isn't in DesiredState.
 
@@ -45,6 +49,7 @@ class AnswerSources(msgspec.Struct, frozen=True):
     status:    of the agent's parts
     services:  reads the Services that `explain` needs; returns why they can't be read, or ''
     as_written: removes from a listing the differences that only this nft version's wording makes
+    read_ports: reads how full the ports of translated connections are, for `status`; at most once a minute
     """
 
     freshness: Callable[[], Freshness]
@@ -52,6 +57,7 @@ class AnswerSources(msgspec.Struct, frozen=True):
     status: Callable[[], AgentStatus]
     services: Callable[[], Awaitable[str]]
     as_written: Callable[[Ruleset, Ruleset], Ruleset] = lambda listed, _: listed
+    read_ports: Callable[[], Awaitable[None]] = _read_nothing
 
 
 class AgentAnswerer:
@@ -68,6 +74,8 @@ class AgentAnswerer:
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
         """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
+        if name == "state":
+            await self._reports.read_ports()
         freshness = self._reports.freshness()
         try:
             check_scope(self._desired, name, scope, freshness)

@@ -167,7 +167,7 @@ class ConntrackClient:
         (family, *more), wanted = unpicked, frozenset[str]().union(*unpicked.values())
         whole = self._dump(None if more else family, wanted)
         if whole.refusal is not None:
-            raise _undumped(whole.refusal)
+            raise listing_error(whole.refusal)
         found6 = sum(family_of(entry.client) == 6 for entry in whole.entries.values())
         sizes: dict[Family, int] = {
             4: len(whole.entries) - found6 + whole.others - whole.others6,
@@ -288,7 +288,8 @@ def _answers(opened: socket.socket, last: int) -> Iterator[Acknowledgement]:
                 return
 
 
-def _undumped(answer: Acknowledgement) -> HostError | KernelError:
+def listing_error(answer: Acknowledgement) -> HostError | KernelError:
+    """Return the error for a dump that the kernel refused: HostError for what an administrator can change."""
     if answer.errno == errno.EPERM:
         return HostError(_NEEDS_ROOT, hint=AS_ROOT)
     if answer.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # nfnetlink's reply without the subsystem

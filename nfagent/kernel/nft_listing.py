@@ -92,6 +92,16 @@ class NftListing:
         """Return the JSON listing of table nfagent of a family, None without it. Raises KernelError, HostError."""
         return self._list(f"list table {family} {TABLE}")
 
+    def listed(self, command: str, *, as_text: bool = False) -> str | None:
+        """Return the reply to a list command, None where its object doesn't exist. Raises KernelError, HostError.
+
+        as_text: as text with handles, not as JSON
+        """
+        context = self._opened_context()
+        context.set_json_output(not as_text)
+        context.set_handle_output(as_text)
+        return self._list(command)
+
     def check(self, text: str) -> None:
         """Check nft text by a dry run. Raises KernelError, HostError."""
         self._opened_context().set_dry_run(True)

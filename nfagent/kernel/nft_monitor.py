@@ -1,4 +1,4 @@
-"""Reports commits of other processes that change our table, from nf_tables' notifications.
+"""Reports commits of other processes that change our table, or only others, from nf_tables' notifications.
 
 Own commits are recognised by the port id of the socket that committed (`own_ports.py`) and skipped. Measured on 6.18:
 the kernel builds the notifications of 1,000 elements in 0.3 ms, with or without a socket filter; reading and skipping
@@ -53,13 +53,19 @@ class NftMonitor:
     receive_buffer: half the bytes that the kernel may queue. Where a commit's notifications are more, the kernel
                     reports the loss, and the monitor reports a change of unknown origin
     opening:        returns a netlink socket with a receive buffer of so many bytes
+    others_changed: called for each commit of another process, also of one that doesn't name our table
     """
 
     def __init__(
-        self, *, receive_buffer: int = 4 * 1024 * 1024, opening: Callable[[int], socket.socket] | None = None
+        self,
+        *,
+        receive_buffer: int = 4 * 1024 * 1024,
+        opening: Callable[[int], socket.socket] | None = None,
+        others_changed: Callable[[], None] | None = None,
     ) -> None:
         """Store the settings; `open` opens the socket."""
         self._receive_buffer = receive_buffer
+        self._others_changed = others_changed
         self._opening = opening or partial(
             event_socket, needs_root=NEEDS_ROOT, failure="cannot open a socket for nf_tables notifications"
         )
@@ -191,8 +197,12 @@ class NftMonitor:
             origin = CommitOrigin()
         if origin is not None:
             named, self._named = self._named, False
-            if named and not self.own_ports.owns(port):
+            if self.own_ports.owns(port):
+                return
+            if named:
                 changed(origin)
+            if self._others_changed is not None:
+                self._others_changed()
 
 
 def _readable_generation() -> int | None:

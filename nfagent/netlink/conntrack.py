@@ -71,8 +71,8 @@ class ConntrackEntry(msgspec.Struct, frozen=True, gc=False):
     @property
     def reply_destination(self) -> tuple[str, int | None]:
         """Return address and port of the reply tuple's destination: the client's, or the translated ones after SNAT."""
-        reply = _tuple(self.reply)
-        return _address(reply.destination), reply.destination_port
+        reply = decode_tuple(self.reply)
+        return address_text(reply.destination), reply.destination_port
 
     @property
     def is_dnat(self) -> bool:
@@ -182,11 +182,11 @@ def decode_entry(body: bytes) -> ConntrackEntry:
     """Decode the payload of an IPCTNL_MSG_CT_NEW message. Raises WireError."""
     found = dict(codec.attributes(body, codec.NFGEN_SIZE))
     try:
-        original, reply = _tuple(found[_TUPLE_ORIG]), _tuple(found[_TUPLE_REPLY])
+        original, reply = decode_tuple(found[_TUPLE_ORIG]), decode_tuple(found[_TUPLE_REPLY])
         return ConntrackEntry(
-            _address(original.source),
-            _address(original.destination),
-            _address(reply.source),
+            address_text(original.source),
+            address_text(original.destination),
+            address_text(reply.source),
             original.protocol,
             original.source_port,
             original.destination_port,
@@ -226,7 +226,7 @@ def _is_link_local(packed: bytes) -> bool:
     return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and len(packed) == _ADDRESS_BYTES[6]
 
 
-class _Tuple(msgspec.Struct, frozen=True, gc=False):
+class ConntrackTuple(msgspec.Struct, frozen=True, gc=False):
     """One tuple of an entry: packed addresses, ports, CTA_TUPLE_ZONE (0 for none), and its bytes without the zone."""
 
     source: bytes
@@ -285,18 +285,22 @@ def _ends(body: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
-def _tuple(value: bytes) -> _Tuple:
+def decode_tuple(value: bytes) -> ConntrackTuple:
+    """Decode the members of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY.
+
+    Raises WireError, KeyError for a missing attribute, struct.error for one of a wrong size.
+    """
     layout = _LAYOUTS_BY_SIZE.get(len(value))
     if layout is not None:
         read = layout.value.unpack(value)
         if read[::2] == layout.heads:
             _, source, _, destination, _, protocol, _, source_port, _, destination_port = read
             if protocol != _GRE:
-                return _Tuple(source, destination, protocol, source_port, destination_port, 0, value)
+                return ConntrackTuple(source, destination, protocol, source_port, destination_port, 0, value)
     return _tuple_by_attributes(value)
 
 
-def _tuple_by_attributes(value: bytes) -> _Tuple:
+def _tuple_by_attributes(value: bytes) -> ConntrackTuple:
     found = dict(codec.attributes(value))
     addresses = dict(codec.attributes(found[_TUPLE_IP]))
     proto = dict(codec.attributes(found[_TUPLE_PROTO]))
@@ -312,11 +316,12 @@ def _tuple_by_attributes(value: bytes) -> _Tuple:
     )
     zone = _U16.unpack(found[_TUPLE_ZONE])[0] if _TUPLE_ZONE in found else 0
     name = codec.nested(_TUPLE_IP, found[_TUPLE_IP]) + codec.nested(_TUPLE_PROTO, found[_TUPLE_PROTO])
-    return _Tuple(source, destination, protocol, source_port, destination_port, zone, name)
+    return ConntrackTuple(source, destination, protocol, source_port, destination_port, zone, name)
 
 
 @lru_cache(maxsize=4_096)
-def _address(raw: bytes) -> str:
+def address_text(raw: bytes) -> str:
+    """Return a packed address, of 4 or 16 bytes, as canonical text."""
     # memoised: formatting an IPv6 address costs more than decoding the rest of the entry
     return ".".join(map(str, raw)) if len(raw) == _ADDRESS_BYTES[4] else text(6, int.from_bytes(raw, "big"))
 

@@ -111,6 +111,8 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
             return icmpv6_parts(match, known)
         case RandomBelow(modulus, below):
+            if not modulus:
+                raise ValueError(match)
             return (nft.random_number(modulus) + nft.compare("<", struct.pack("!I", below)),), known
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
@@ -121,7 +123,7 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
 
 
 def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
-    """Encode a verdict after what is known. Raises ValueError for a name that the kernel can't hold."""
+    """Encode a verdict after what is known. Raises ValueError for a name or ports that the kernel can't hold."""
     match verdict:
         case Accept():
             return _ACCEPT
@@ -138,6 +140,8 @@ def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
         case Masquerade(random_fully, ports):
             if ports is None:
                 return nft.masquerade(random_fully=random_fully)
+            if ports.first > ports.last:
+                raise ValueError(ports)
             return nft.masquerade_to(_port(ports.first), _port(ports.last), random_fully=random_fully)
 
 

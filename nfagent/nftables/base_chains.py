@@ -23,6 +23,7 @@ from nfagent.nftables.matches import (
     AddressInSet,
     ConntrackState,
     CtAddress,
+    CtDirectionIs,
     CtEnd,
     CtFlowInSet,
     FamilyInSet,
@@ -182,14 +183,15 @@ def _revoked_rule(family: Family) -> Rule:
 
 
 def _reset_rule(family: Family) -> Rule:
-    """Return the rule that adds the reply tuple of a reset connection to the set of revoked ones. No verdict.
+    """Return the rule that adds the reply tuple to the set of revoked ones where a client resets. No verdict.
 
     It comes after the accepts: the connection is under re-check. Its policies may drop the reset, so that the server
     goes on, while conntrack forgets the connection with the client's next SYN. If they allow the reset, the element has
     no effect: the server is silent, and replies in a new connection with the same ports are established.
     """
+    reset = (ConntrackState(("established",)), CtDirectionIs("original"), TcpReset())
     reply_tuple = SetUpdate(family, names.set_name(REVOKED, family), replies=True)
-    return Rule((ConntrackState(("established",)), TcpReset(), reply_tuple), comment="may end the conntrack entry")
+    return Rule((*reset, reply_tuple), comment="may end the conntrack entry")
 
 
 def recheck_sets(reply_tuples: int = FLOW_SET_SIZE) -> Iterator[tuple[str, NamedSet]]:

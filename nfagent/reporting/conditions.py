@@ -14,7 +14,6 @@ import msgspec
 from nfagent.desired.egress_nat_ties import Tie
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
-from nfagent.model.ip_masq import CONFIG_MAP
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.notice import ObjectMeta, api_version, readable
 
@@ -101,7 +100,10 @@ def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> 
 
 def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:
     """Return the conditions of a policy `default` that only repeats the built-in list, where another list exists."""
-    message = f"{CONFIG_MAP} has a list, which replaces this one, the built-in list; other destinations here replace it"
+    message = (
+        "the ip-masq-agent configuration has a list, which replaces this one: it only repeats the built-in list; "
+        "with other destinations this policy replaces that list"
+    )
     replaced = Condition(type=PROGRAMMED, holds=False, reason="Replaced", message=message)
     return ObjectConditions(policy.ref, (_ACCEPTED, replaced), policy)
 

@@ -125,6 +125,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     unfiltered_bridges:    bridges whose traffic between Pods isn't filtered, as text
     fix_command:     the command that has it filtered
     hold_reason:        why the ruleset isn't updated
+    masquerade_file:    what is wrong with the file of the ip-masq-agent configuration
     """
 
     commit_error: str = ""
@@ -134,6 +135,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     unfiltered_bridges: str = ""
     fix_command: str = ""
     hold_reason: str = ""
+    masquerade_file: str = ""
 
 
 def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
@@ -145,6 +147,11 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
             "The kernel rejects the ruleset; changes don't take effect on this node: {}",
         ),
         (faults.hold_reason, RULES_HELD, "No change takes effect on this node: {}"),
+        (
+            faults.masquerade_file,
+            INVALID_MASQUERADE,
+            "Of the masquerade configuration, what can't be read keeps its previous value: {}",
+        ),
         (faults.verdict_log, LOG_UNAVAILABLE, "Policies are enforced, but verdicts aren't logged: {}"),
         (
             faults.revocation_error,

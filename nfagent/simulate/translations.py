@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from copy import copy
+from heapq import nsmallest
 from typing import TypeAlias
 
 import msgspec
@@ -246,7 +247,9 @@ def _adjacent(one: Range, other: Range) -> bool:
 
 def _change(turn: _Turn, ranges: tuple[str, ...], names: list[str]) -> TranslationChange:
     before, decided_before, after, decided = turn
-    return TranslationChange(len(names), tuple(sorted(names)[:_NAMED]), ranges, before, after, decided, decided_before)
+    return TranslationChange(
+        len(names), tuple(nsmallest(_NAMED, names)), ranges, before, after, decided, decided_before
+    )
 
 
 def _decider(found: Translation) -> str:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nfagent.cli.check_cluster import run_cluster_checks
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.config import Settings
 from nfagent.kube.rbac import REQUIREMENTS
 from nfagent.lab.control_plane import ControlPlane

@@ -167,6 +167,29 @@ class AgentSite:
         program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
         subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
+    def connect_outside(self) -> None:
+        """Route what the Pod sends to 198.51.100.0/24 out of an interface with the address 192.0.2.1."""
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        for command in (
+            "link add out0 type veth peer name out1",
+            "addr add 192.0.2.1/24 dev out0",
+            "link set out0 up",
+            "link set out1 up",
+            "route add 198.51.100.0/24 dev out0",
+            "neigh add 198.51.100.1 lladdr 02:00:00:00:00:01 dev out0",
+            f"-n {self._pod} route add default via 10.0.0.254",
+        ):
+            subprocess.run(["ip", *command.split()], check=True)
+
+    def send_outside(self, connections: int) -> None:
+        """Send a datagram from so many ports of the Pod to 198.51.100.1 port 53."""
+        program = (
+            "import socket\n"
+            f"opened = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({connections})]\n"
+            "for each in opened: each.sendto(b'x', ('198.51.100.1', 53))\n"
+        )
+        subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
+
 
 class AgentProcess:
     """A running agent, and what it tells systemd."""
@@ -498,6 +521,30 @@ def test_check_beside_our_own_agent_is_content(site: AgentSite) -> None:
         assert found["agent"]["result"] == "ok"
         assert f"process {agent.process.pid}" in found["agent"]["found"]
         assert found["NFLOG"]["found"] == "group 100 is read by the agent"
+
+
+@pytest.mark.parametrize(
+    ("sent", "used", "result", "failed"), [(7, 7, "ok", 0), (15, 10, "warn", 5)], ids=["mostly free", "full"]
+)
+def test_check_and_the_state_say_how_full_the_ports_of_masquerade_are(
+    site: AgentSite, sent: int, used: int, result: str, failed: int
+) -> None:
+    site.environment["NFAGENT_MASQUERADE_TO_PORTS"] = "2000-2009"
+    (site.manifests / "cluster.yaml").write_text(CLUSTER.partition("---\napiVersion: networking.k8s.io")[0])
+    site.connect_outside()
+    with site.agent():
+        site.send_outside(sent)
+        check = results(site, 0)["NAT ports"]
+        state = site.ask("dump")["agent"]["nat_ports"]
+        said = site.said("dump")
+    busiest = {"protocol": 17, "translated": "192.0.2.1", "destination": "198.51.100.1", "port": 53, "used": used}
+    assert (state["available"], state["busiest"], state["problem"]) == (10, busiest, "")
+    assert state["insert_failed"] == failed
+    text = f"{used} of 10 in use ({used}0 %) from 192.0.2.1 to 198.51.100.1 UDP port 53, the busiest destination"
+    assert check["result"] == result
+    assert check["found"].startswith(text)
+    assert bool(check["fix"]) == (result == "warn")
+    assert f"{result}, {text}" in said
 
 
 def test_check_warns_of_a_verdict_log_group_that_another_program_reads(site: AgentSite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,6 +166,44 @@ def test_connections_get_ports_of_the_ranges_in_the_settings_in_both_families(la
             assert len(ports) >= len(addresses) * 8, protocol
             assert set(ports) & set(LARGE), protocol
         assert views(lab) == ["node", "pod", "node", "node"], "ICMP has no ports, and is translated all the same"
+    finally:
+        agent.stop()
+        agent.start()
+
+
+def test_the_file_decides_without_a_config_map_and_an_invalid_one_keeps_the_list(lab: ManifestLab) -> None:
+    plan = node_of(lab, "x/a")
+    agent = lab.cluster.agent(plan.name)
+    file = lab.cluster.manifests.parent / "ip-masq-agent"
+
+    def until(expected: list[str]) -> bool:
+        """Ask for at most ten seconds; the file is looked at every 0.1 seconds."""
+        end = time.monotonic() + 10
+        while views(lab) != expected:
+            if time.monotonic() > end:
+                return False
+        return True
+
+    agent.stop()
+    file.write_text('{"nonMasqueradeCIDRs": ["198.51.100.0/24"]}')
+    environment = {"CONFIG_FILE": str(file), "RESYNC_INTERVAL_SECONDS": "0.1"}
+    agent.start({f"NFAGENT_MASQUERADE_{key}": value for key, value in environment.items()})
+    try:
+        assert views(lab) == ["pod", "node", "node", "node"], "it is read before the first rules"
+        file.write_text('{"masqueradeCIDRs": ["10.0.0.0/8"]}')
+        assert until(["pod", "node", "pod", "pod"])
+        file.write_text('{"masqueradeCIDRs": ["10.0.0.1/8"]}')
+        until_said = time.monotonic() + 10
+        while not (problems := agent.ask("/v1/dump/state")["problems"]):
+            assert time.monotonic() < until_said
+        assert [(item["object"], "host bits" in item["reason"]) for item in problems] == [(f"file {file}", True)]
+        assert agent.ask("/v1/dump/state")["masquerade"]["base"] == f"file {file}"
+        assert views(lab) == ["pod", "node", "pod", "pod"]
+        lab.apply("masquerade", config_map("nonMasqueradeCIDRs: []"))
+        assert views(lab) == ["node", "node", "node", "node"]
+        lab.delete("masquerade")
+        file.unlink()
+        assert until(["node", "pod", "node", "node"])
     finally:
         agent.stop()
         agent.start()

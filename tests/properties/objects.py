@@ -225,6 +225,7 @@ CONFIGURED = st.builds(
     IpMasqConfig,
     cidrs=st.none() | st.lists(_RANGES, max_size=3).map(tuple),
     link_local=st.tuples(st.booleans(), st.booleans()),
+    translated=st.none() | st.lists(_RANGES, max_size=3).map(tuple),
 )
 _SELECTORS = st.sampled_from(
     [Selector(), *(Selector((Requirement(key, "In", (value,)),)) for key, value in product(KEYS, VALUES))]

@@ -23,26 +23,30 @@ OBJECTS = st.lists(st.one_of(pods(), pods(), namespaces(), nodes(), MASQUERADE, 
 REMOVED = st.lists(st.integers(0, _MOST - 1), max_size=4)
 
 
-def happen(objects: list[Item], removed: list[int]) -> DesiredState:
-    """Put all objects, each drained at once into a kernel's table; then remove some."""
+def happen(objects: list[Item], removed: list[int], batch: int) -> DesiredState:
+    """Put all objects, then remove some: so many at a time are drained into a kernel's table."""
     view, kernel = DesiredState("a"), FakeNftables()
     catch_up(view, kernel)
     events: list[Item | ObjectRef] = [*objects, *(objects[at].ref for at in removed if at < len(objects))]
-    for event in events:
+    for number, event in enumerate(events):
         if isinstance(event, ObjectRef):
             view.remove(event)
         else:
             view.put(event)
-        kernel.apply(view.drain_changes())
+        if number % batch == 0:
+            kernel.apply(view.drain_changes())
+    kernel.apply(view.drain_changes())
     view.clear_recheck(view.recheck_addresses)
     kernel.apply(view.drain_changes())
     assert kernel.ruleset == view.ruleset()
     return view
 
 
-@given(OBJECTS, REMOVED)
-def test_the_ruleset_of_a_history_translates_what_precedence_says(objects: list[Item], removed: list[int]) -> None:
-    view = happen(objects, removed)
+@given(OBJECTS, REMOVED, st.integers(1, 4))
+def test_the_ruleset_of_a_history_translates_what_precedence_says(
+    objects: list[Item], removed: list[int], batch: int
+) -> None:
+    view = happen(objects, removed, batch)
     ruleset = view.ruleset()
     assert ruleset == view.rebuilt().ruleset()
     for pod in view.cluster.local.values():

@@ -25,7 +25,7 @@ from nfagent.netlink.nft_messages import (
 from nfagent.netlink.nft_rules import RuleRequest, rule_messages
 from nfagent.netlink.nft_sets import map_message, set_message
 from nfagent.nftables.matches import CtAddress, IpAddress, Match, Within
-from nfagent.nftables.objects import Log, NamedSet, Rule, SetKind, Verdict, VerdictMap
+from nfagent.nftables.objects import Log, NamedSet, PortRange, Rule, SetKind, Verdict, VerdictMap
 
 FAMILIES = st.sampled_from([4, 6])
 TABLES = st.sampled_from([NFPROTO_INET, NFPROTO_BRIDGE])
@@ -38,8 +38,9 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     **dict.fromkeys(("key", "other"), KEYS),
     **dict.fromkeys(("set", "map", "chain"), NAMES),
     **dict.fromkeys(("negated", "random_fully", "replies"), st.booleans()),
-    **dict.fromkeys(("hop_limit", "size", "first", "last", "code"), NUMBERS),
+    **dict.fromkeys(("hop_limit", "size", "first", "last", "code", "modulus", "below"), NUMBERS),
     "family": FAMILIES,
+    "ports": st.none() | st.builds(PortRange, NUMBERS, NUMBERS),
     "numbers": st.lists(NUMBERS, max_size=3).map(tuple),
     "ranges": st.lists(st.builds(Range, FAMILIES, NUMBERS, NUMBERS), max_size=3).map(tuple),
     "names": st.lists(st.sampled_from(["tcp", "icmpv6", "nd-redirect", "4", "58", "256", "٣", "odd"]), max_size=3).map(

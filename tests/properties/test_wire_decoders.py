@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import DecodeError, WireError
-from nfagent.netlink import codec, conntrack, nflog, nft_events, packet_header
+from nfagent.netlink import codec, conntrack, conntrack_ports, conntrack_stats, nflog, nft_events, packet_header
 from nfagent.verdicts import records
 from tests.support.ctnetlink_dump import MULTI, NEW, DumpEntry, entry_body
 
@@ -144,6 +144,21 @@ def test_any_bytes_are_conntrack_entries_or_a_wire_error(raw: bytes, addresses: 
         for entry in conntrack.decode_entries(raw, addresses).entries:
             assert all(str(ipaddress.ip_address(end)) == end for end in (entry.client, entry.called, entry.server))
             assert addresses is None or not addresses.isdisjoint({entry.client, entry.server})
+
+
+@given(mutated(CONNECTIONS.map(entry_body)) | st.binary(max_size=200))
+def test_any_bytes_are_a_port_in_use_or_none_or_a_wire_error(raw: bytes) -> None:
+    counts = conntrack_ports.PortCounts()
+    with suppress(WireError):
+        counts.add(raw)
+    found = counts.busiest()
+    assert found is None or (found.used, str(ipaddress.ip_address(found.destination))) == (1, found.destination)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_conntrack_statistics_or_a_wire_error(raw: bytes) -> None:
+    with suppress(WireError):
+        assert conntrack_stats.decode_statistics(raw).drop < 2**32
 
 
 @given(st.lists(CONNECTIONS, max_size=6), st.frozensets(V4 | V6, max_size=3))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import msgspec
 
+from nfagent.desired.egress_nat_ties import Tie
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.introspection.chunks import in_steps, whole
@@ -21,6 +24,8 @@ from nfagent.state.pod_lookup import find_pod
 NO_SUBJECT = "nobody"  # codespell:ignore nobody
 """`selects` of a policy whose subject can't be decoded: it selects no Pod."""
 _RULES_AT_ONCE = 100
+_MOST_DISPUTES = 10
+"""Other policies that `unenforced` names."""
 
 
 class RuleView(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +65,7 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EgressPolicyView(msgspec.Struct, frozen=True, kw_only=True):
-    """An EgressNATPolicy; `unenforced` says why it has no effect, '' where it has."""
+    """An EgressNATPolicy; `unenforced` says why it, or a part of it, has no effect, '' where all of it has."""
 
     name: str
     action: str
@@ -146,7 +151,7 @@ def policies_parts(
         notes=[*found["notes"], *([note] if note else [])],
         nothing="" if wanted else _no_policies(desired, scope, pod, freshness),
         policies=in_steps(None if policy is None else _policy_view(desired, policy) for policy in policies),
-        egress=[_egress_view(policy) for policy in _egress_in(desired, scope)],
+        egress=[_egress_view(policy, desired.egress_ties) for policy in _egress_in(desired, scope)],
         gateways=[
             GatewayView(namespace=group.namespace, name=group.name, addresses=list(group.addresses))
             for group in sorted(desired.egress.gateways.values(), key=lambda group: group.ref)
@@ -215,14 +220,15 @@ def _egress_in(desired: DesiredState, scope: ViewFilter) -> list[EgressNATPolicy
     return [policy for policy in policies if policy.selects(*labels)]
 
 
-def _egress_view(policy: EgressNATPolicy) -> EgressPolicyView:
+def _egress_view(policy: EgressNATPolicy, ties: tuple[Tie, ...]) -> EgressPolicyView:
+    disputes = (tie.text_for(policy.name) for tie in ties if policy.name in {tie.keeps, tie.translates})
     return EgressPolicyView(
         name=policy.name,
         action=policy.action,
         sources=list(map(str, policy.sources)) or ["all pods"],
         destinations=list(map(str, policy.destinations)),
         gateway=policy.gateway.path if policy.gateway is not None else "",
-        unenforced=policy.unenforced,
+        unenforced=policy.unenforced or "; ".join(islice(disputes, _MOST_DISPUTES)),
     )
 
 

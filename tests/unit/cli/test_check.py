@@ -14,9 +14,12 @@ import pytest
 
 from nfagent.cli import check_host
 from nfagent.cli.check import _text
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.errors import HostError
+from nfagent.kernel.nat_ports import ADVICE, NatPorts
 from nfagent.kube.credentials import CredentialPaths, find_client_config
+from nfagent.netlink.conntrack_ports import PortUse
+from nfagent.netlink.conntrack_stats import ConntrackStatistics
 from tests.support.disk_images import fill, hung, tmpfs
 from tests.unit.cli.called import Call
 
@@ -166,19 +169,49 @@ def test_the_hint_of_an_error_is_the_fix_of_its_check(call: Call, monkeypatch: p
 
     monkeypatch.setattr(check_host, "NftClient", refuse)
     monkeypatch.setattr(check_host, "ConntrackClient", refuse)
+    monkeypatch.setattr(check_host, "read_nat_ports", refuse)
     monkeypatch.setattr(check_host, "NflogSource", refuse)
     monkeypatch.setattr(check_host, "_has_net_admin", lambda: True)
     found = by_name(call("check", "-o", "json").out)
     reason = "no such thing; the kernel says: no. Not `here`"
-    lines = {name: (found[name]["found"], found[name]["fix"]) for name in ("libnftables", "live connections", "NFLOG")}
+    names = ("libnftables", "live connections", "NAT ports", "NFLOG")
+    lines = {name: (found[name]["found"], found[name]["fix"]) for name in names}
     assert lines == {
         "libnftables": (reason, "modprobe thing"),
         "live connections": (
             f"{reason}: connections that a policy newly denies are not deleted; their Pods stay under re-check",
             "modprobe thing",
         ),
+        "NAT ports": (f"unknown: {reason}", "modprobe thing"),
         "NFLOG": (f"no verdict log is written: {reason}", "modprobe thing"),
     }
+
+
+@pytest.mark.parametrize(("used", "result"), [(51_609, "ok"), (51_610, "warn")], ids=["less than 80 %", "80 %"])
+def test_ports_of_translated_connections_are_a_warning_from_80_percent_on(
+    call: Call, monkeypatch: pytest.MonkeyPatch, used: int, result: str
+) -> None:
+    busiest = PortUse(17, "192.0.2.1", "198.51.100.53", 53, used)
+    ports = NatPorts(64_512, busiest, ConntrackStatistics(1234, 1234))
+    monkeypatch.setattr(check_host, "read_nat_ports", lambda *_: ports)
+    monkeypatch.setattr(check_host, "_has_net_admin", lambda: True)
+    found = by_name(call("check", "-o", "json").out)["NAT ports"]
+    assert found == {
+        "name": "NAT ports",
+        "result": result,
+        "found": (
+            f"{used:,} of 64,512 in use ({used * 100 // 64_512} %) from 192.0.2.1 to 198.51.100.53 UDP port 53, "
+            "the busiest destination; 1,234 connections not entered into conntrack since its start"
+        ),
+        "fix": ADVICE if result == "warn" else "",
+    }
+
+
+def test_without_masquerade_no_ports_are_needed(call: Call, tmp_path: Path) -> None:
+    settings = tmp_path / "nfagent.toml"
+    settings.write_text("[masquerade]\nenabled = false\n")
+    found = by_name(call("check", "--config", str(settings), "-o", "json").out)["NAT ports"]
+    assert (found["result"], found["found"]) == ("ok", "not needed: masquerade is off")
 
 
 def test_without_the_cluster_flag_no_http_library_is_loaded() -> None:

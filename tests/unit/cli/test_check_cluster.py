@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from nfagent.cli.check_cluster import ask_cluster
-from nfagent.cli.check_host import Check
+from nfagent.cli.check_result import Check
 from nfagent.config import Settings
 from nfagent.errors import UsageError
 from nfagent.explain.explanation import Explanation

@@ -20,6 +20,7 @@ GATEWAYS: Document = {
     "spec": {"floatingIPs": ["192.0.2.10", "2001:db8::10"]},
 }
 SERVICES: Document = {"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}}
+BUSIEST: Document = {"protocol": 132, "translated": "192.0.2.1", "destination": "198.51.100.1", "port": 443}
 
 
 def egress(name: str, *cidrs: str, **spec: object) -> Document:
@@ -90,6 +91,14 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
         "GATEWAY GROUP  ADDRESSES",
         "ops/gw         192.0.2.10, 2001:db8::10",
     ]
+
+
+def test_policies_of_egress_that_disagree_are_named_to_each_other() -> None:
+    scene = TwoNodeCluster(egress("keep", "10.0.0.0/8"), egress("hide", "10.0.0.0/8", action="SNAT"))
+    scene.views["a"].drain_changes()
+    warnings = [line for line in policies_lines(scene.views["a"]) if "warn" in line]
+    assert [line.split(":")[0] for line in warnings] == ["  warn, hide", "  warn, keep"]
+    assert "EgressNATPolicy keep has the same destination with action NoSNAT" in warnings[0]
 
 
 def kind(phase: str = "watching", trouble: str = "") -> dict[str, object]:
@@ -189,3 +198,42 @@ def test_the_state_says_where_pods_sources_are_not_held_against_their_interface(
 def test_what_was_lost_of_the_last_good_objects_is_said_after_they_are_written_anew(lost: str, said: str) -> None:
     kept = {"path": "/state", "objects": 2, "pending": 0, "damaged": 1, "problem": "", "lost": lost}
     assert dump_agent_text._last_good_text(kept).startswith(said)  # noqa: SLF001 - the rest of the view is the agent's
+
+
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [
+        ({"available": 64512}, "ok, none of 64,512 in use"),
+        (
+            {"available": 10, "insert_failed": 4, "busiest": BUSIEST | {"used": 10}},
+            (
+                "warn, 10 of 10 in use (100 %) from 192.0.2.1 to 198.51.100.1 SCTP port 443, the busiest destination; "
+                "4 connections not entered into conntrack since its start"
+            ),
+        ),
+        (
+            {"available": 10, "busiest": BUSIEST | {"used": 1, "protocol": 33}},
+            "ok, 1 of 10 in use (10 %) from 192.0.2.1 to 198.51.100.1 protocol 33 port 443, the busiest destination",
+        ),
+        ({"available": 10, "problem": "no reply"}, "warn, unknown: no reply"),
+    ],
+    ids=["no connection", "no port is free", "few connections", "conntrack can't be read"],
+)
+def test_the_state_says_how_full_the_ports_are(ports: dict[str, object], said: str) -> None:
+    agent: dict[str, object] = {
+        "reconcile": {"in_sync": True},
+        "drift": {"listening": True, "others": 0},
+        "revoke": {},
+        "nat_ports": ports,
+        "verdict_log": {"path": "log"},
+    }
+    assert dict(facts_of(agent))["NAT ports"] == said
+
+
+def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to_do() -> None:
+    nat = {"conflicts": [{"message": "table ip theirs, chain post: rule `masquerade` translates", "fix": "delete it"}]}
+    lines = dump_agent_text._nat_lines({**nat, "problems": ["iptables-legacy, table nat can't be read"]})  # noqa: SLF001 - as above
+    assert [(name, text.partition(", ")[2]) for name, text in lines] == [
+        ("others' NAT", "table ip theirs, chain post: rule `masquerade` translates; delete it"),
+        ("others' NAT", "rules of other programs: iptables-legacy, table nat can't be read"),
+    ]

@@ -214,10 +214,20 @@ WALL = PolicyFile(
 )
 
 
-async def tried(session: aiohttp.ClientSession) -> int:
-    body = encode_request(SimulationRequest((WALL,), pods=True, namespace="space-4"), [])
-    async with session.post("/v1/try", data=body) as response:
-        return len(await response.read())
+CIDRS = ", ".join(f"{{cidr: 198.18.{number // 256}.{number % 256}/32}}" for number in range(1000))
+NAT = PolicyFile(
+    "nat.yaml",
+    "{apiVersion: networking.gke.io/v1, kind: EgressNATPolicy, metadata: {name: nat}, "
+    f"spec: {{action: NoSNAT, sources: [{{podSelector: {{matchLabels: {{tier: web}}}}}}], destinations: [{CIDRS}]}}}}",
+)
+
+
+def tried(request: SimulationRequest) -> Ask:
+    async def ask(session: aiohttp.ClientSession) -> int:
+        async with session.post("/v1/try", data=encode_request(request, [])) as response:
+            return len(await response.read())
+
+    return ask
 
 
 QUESTIONS: dict[str, Ask] = {
@@ -232,7 +242,9 @@ QUESTIONS: dict[str, Ask] = {
         "/v1/explain", source="space-2/pod-302", destination="svc/shop/all:80/tcp"
     ),
     "explain a Pod that isn't there": got("/v1/explain", source="shop/pod-x", destination="shop/pod-1"),
-    "try": tried,
+    "explain a Pod to an outside address": got("/v1/explain", source="space-2/pod-302", destination="198.51.100.1"),
+    "try": tried(SimulationRequest((WALL,), pods=True, namespace="space-4")),
+    "try an EgressNATPolicy": tried(SimulationRequest((NAT,))),
 }
 
 

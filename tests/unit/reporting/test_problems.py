@@ -185,12 +185,14 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
         unfiltered_bridges="bridge cbr0 (IPv4)",
         fix_command="sysctl -w x=1",
         hold_reason="there is no Node n1",
+        masquerade_file="host bits",
     )
     said = node_notices("n1", faults)
     assert {(one.about, one.scope) for one in said} == {(ObjectRef("Node", "", "n1"), "node")}
     assert [one.reason for one in said] == [
         "RulesRefused",
         "RulesHeld",
+        "InvalidMasqueradeList",
         "VerdictLogUnavailable",
         "RevokedConnectionsNotEnded",
         "ForeignChangesNotHeard",
@@ -199,6 +201,7 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     parts = (
         "EBUSY",
         "there is no Node n1",
+        "keeps its previous value: host bits",
         "group taken",
         "no ctnetlink",
         "no socket",

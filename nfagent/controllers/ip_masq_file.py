@@ -1,0 +1,128 @@
+"""The ip-masq-agent configuration as a file: read at the start, then looked at again at an interval.
+
+The file is what a mounted ConfigMap has under the key `config`. It is read as a whole every time, since kubelet
+replaces a link in the path to it, and a comparison of its times could miss that. A missing file is normal. One that
+can't be read, or only in part, keeps what was read before, also by the agent's previous run: the last text without a
+problem is kept in the folder of last good objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from nfagent.checkpoint.kept_text import IP_MASQ_FILE, KeptText
+from nfagent.clock import Clock
+from nfagent.decode.ip_masq import decode_ip_masq_text
+from nfagent.errors import ObjectError, ValidationIssue
+from nfagent.model.ip_masq import IpMasqConfig
+from nfagent.system.bounded_calls import BoundedCalls
+from nfagent.system.regular_file import read_regular
+
+log = logging.getLogger(__name__)
+
+
+class IpMasqFile:
+    """Follows the file.
+
+    problems: what is wrong with it
+    """
+
+    def __init__(
+        self, path: str, folder: Path, clock: Clock, seconds: float, apply: Callable[[IpMasqConfig | None], None]
+    ) -> None:
+        """Start without reading.
+
+        path:    '' for no file
+        folder:  of last good objects
+        seconds: the interval
+        apply:   called with the new configuration, None for no file
+        """
+        self._path = path
+        self._clock = clock
+        self._seconds = seconds
+        self._apply = apply
+        self._calls = BoundedCalls()
+        self._content: bytes | None = None
+        self._kept = KeptText(folder / IP_MASQ_FILE)
+        self._first = True
+        self.problems: tuple[ValidationIssue, ...] = ()
+
+    async def run(self) -> None:
+        """Read the file at every interval, until cancelled."""
+        while self._path:
+            await self._clock.wait(asyncio.Event(), self._seconds)
+            await self.read()
+
+    async def read(self) -> None:
+        """Read the file; apply its configuration if it differs from what was read before. Never raises."""
+        if not self._path:
+            return
+        if self._first:
+            await self._recall()
+        try:
+            content = await asyncio.to_thread(self._calls.ask, lambda: read_regular(Path(self._path)), self._path)
+        except FileNotFoundError:
+            self._content = None
+            self._report(())
+            self._apply(None)
+            await self._keep(None)
+            return
+        except OSError as error:
+            # Its content is unknown, and read as new once it can be read.
+            self._content = None
+            self._report((self._issue(f"cannot be read: {error.strerror or error}"),))
+            return
+        if content != self._content:
+            self._content = content
+            self._decode(content)
+            if not self.problems:
+                await self._keep(content)
+
+    async def _recall(self) -> None:
+        """Apply what the previous run read last without a problem; what the file has now comes after it."""
+        self._first = False
+        try:
+            kept = await asyncio.to_thread(self._calls.ask, self._kept.read, IP_MASQ_FILE)
+            if kept is not None:
+                self._apply(decode_ip_masq_text(IP_MASQ_FILE, kept.decode()))
+        except (OSError, UnicodeDecodeError, ObjectError) as error:
+            log.warning("the ip-masq-agent file's last good text can't be read: %s", error)
+
+    async def _keep(self, content: bytes | None) -> None:
+        try:
+            await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(content), IP_MASQ_FILE)
+        except OSError as error:
+            log.warning("the ip-masq-agent file's text can't be kept for the next start: %s", error)
+
+    def _decode(self, content: bytes) -> None:
+        try:
+            found = decode_ip_masq_text(f"file {self._path}", content.decode())
+        except UnicodeDecodeError as error:
+            self._report((self._issue(f"is not UTF-8 at byte {error.start}; write the configuration as YAML or JSON"),))
+        except ObjectError as error:
+            self._report((error.problem,))
+        else:
+            self._report(found.problems)
+            self._apply(found)
+
+    def _issue(self, reason: str) -> ValidationIssue:
+        return ValidationIssue(object=f"file {self._path}", reason=f"{reason}; what was read before stays in force")
+
+    def _report(self, problems: tuple[ValidationIssue, ...]) -> None:
+        before, self.problems = self.problems, problems
+        for problem in problems:
+            if problem not in before:
+                log.warning("%s", problem)
+        for problem in before:
+            if problem not in problems:
+                log.info("resolved: %s", problem)
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the file, for people; '' where nothing is."""
+        return "; ".join(str(msgspec.structs.replace(problem, place="")) for problem in self.problems)

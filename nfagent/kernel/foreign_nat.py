@@ -1,0 +1,211 @@
+"""Reads the nat rules of other programs at hook postrouting: those of nftables, iptables-nft and iptables-legacy.
+
+Only base chains and the chains that they lead to are listed, so that a large table of another program costs little.
+The tables of iptables-legacy are read by its own program, and only where the kernel names a nat table of it: otherwise
+that program would load its modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.nft_listing import NftListing
+from nfagent.model.netaddr import Family
+from nfagent.nftables.foreign_json import (
+    BaseChain,
+    parse_base_chains,
+    parse_elements,
+    parse_rules,
+    parse_targets,
+    parse_texts,
+    referred_sets,
+)
+from nfagent.nftables.foreign_nat import NatConflict, find_conflicts, translated_traffic
+from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges
+from nfagent.nftables.iptables_save import parse_iptables_save
+from nfagent.nftables.objects import Ruleset
+
+log = logging.getLogger(__name__)
+
+_MOST_CHAINS = 500
+_SECONDS = 10
+_LEGACY: tuple[tuple[str, Family, str], ...] = (
+    ("ip_tables_names", 4, "iptables"),
+    ("ip6_tables_names", 6, "ip6tables"),
+)
+_PROC = Path("/proc/self/net")
+_INSTALL = "apt-get install iptables"
+
+
+class ForeignNat(msgspec.Struct, frozen=True):
+    """The tables that could be read, and why others could not."""
+
+    tables: tuple[ForeignTable, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def read_foreign_nat() -> ForeignNat:
+    """Read the nat tables of other programs. Raises KernelError, HostError where nftables can't be read at all."""
+    listing = NftListing()
+    try:
+        tables, problems = _nft_tables(listing)
+    finally:
+        listing.close()
+    for names, family, program in _LEGACY:
+        try:
+            tables += _legacy_tables(names, family, program)
+        except KernelError as error:
+            problems.append(str(error))
+    return ForeignNat(tuple(tables), tuple(problems))
+
+
+def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
+    tables: list[ForeignTable] = []
+    problems: list[str] = []
+    try:
+        bases = parse_base_chains(listing.listed("list chains") or '{"nftables": []}')
+    except WireError as error:
+        return [], [f"the chains of other programs can't be read: {error}"]
+    for base in bases:
+        try:
+            tables.append(_nft_table(listing, base))
+        except (KernelError, WireError) as error:
+            problems.append(f"table {base.table_family} {base.table} can't be read: {error}")
+    return tables, problems
+
+
+def _nft_table(listing: NftListing, base: BaseChain) -> ForeignTable:
+    """Return a base chain with the chains that it leads to."""
+    place = f"{base.table_family} {base.table}"
+    chains: dict[str, tuple[ForeignRule, ...]] = {}
+    open_chains = [base.name]
+    while open_chains and len(chains) < _MOST_CHAINS:
+        name = open_chains.pop()
+        chains[name] = _nft_rules(listing, place, name)
+        targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
+        open_chains += sorted(targets - chains.keys() - set(open_chains))
+    shown = f"nft -a list chain {place} {base.name}"
+    return ForeignTable(f"table {place}", base.family, ((base.name, base.priority),), chains, shown)
+
+
+def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule, ...]:
+    found = listing.listed(f"list chain {place} {chain}")
+    if found is None:
+        return ()
+    texts = parse_texts(listing.listed(f"list chain {place} {chain}", as_text=True) or "")
+    sets: dict[str, Ranges | None] = {}
+    maps: dict[str, list[ForeignRule]] = {}
+    for name in sorted(referred_sets(found)):
+        if (members := listing.listed(f"list set {place} {name}")) is not None:
+            sets[name] = parse_elements(members)
+        elif (members := listing.listed(f"list map {place} {name}")) is not None:
+            maps[name] = parse_targets(members)
+    return parse_rules(found, texts, sets, maps)
+
+
+def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTable]:
+    """Return the nat table of iptables-legacy, none where there is none. Raises KernelError where it can't be read."""
+    try:
+        present = "nat" in (_PROC / names).read_text("ascii").split()
+    except OSError:
+        return []
+    if not present:
+        return []
+    name = f"{program}-legacy, table nat"
+    found = shutil.which(f"{program}-legacy-save")
+    if found is None:
+        raise KernelError(f"{name} exists and can't be read: {program}-legacy-save is missing", hint=_INSTALL)
+    try:
+        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
+            [found, "-t", "nat"], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelError(f"{name} can't be read: {error}") from None
+    if done.returncode != 0:
+        raise KernelError(f"{name} can't be read: {done.stderr.strip()[:200]}")
+    return [parse_iptables_save(done.stdout, name, family, f"{program}-legacy -t nat -S")]
+
+
+class NatConflictWatch:
+    """Looks for nat rules of other programs that translate Pods' traffic otherwise; logs each once, and its end."""
+
+    def __init__(self, ruleset: Callable[[], Ruleset], read: Callable[[], ForeignNat] = read_foreign_nat) -> None:
+        """Store where the ruleset of nfagent comes from, and how others' rules are read, in a thread."""
+        self._ruleset = ruleset
+        self._read = read
+        self._changed = asyncio.Event()
+        self._problems: tuple[str, ...] = ()
+        self._compared = False
+        self.found: tuple[NatConflict, ...] = ()
+
+    def mark_changed(self) -> None:
+        """Mark the rules of other programs, or one's own, as changed: they are compared soon."""
+        self._changed.set()
+
+    async def run(self, seconds: float = 60.0) -> None:
+        """Compare now, after `mark_changed`, and every so many seconds, until cancelled.
+
+        Until nfagent has rules of its own, it looks for them every second.
+        """
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._changed.clear()
+            began = clock()
+            await self.refresh()
+            # A program that changes its rules without end makes this take a tenth of the time at most.
+            await asyncio.sleep(max(1.0, (clock() - began) * 9))
+            try:
+                async with asyncio.timeout(seconds if self._compared else 0):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def refresh(self) -> None:
+        """Compare once, in a thread. A failure is logged once."""
+        traffic = translated_traffic(self._ruleset())
+        self._compared = traffic is not None
+        if traffic is None:
+            self._update((), ())
+            return
+        try:
+            read = await asyncio.to_thread(self._read)
+            found = await asyncio.to_thread(find_conflicts, read.tables, traffic)
+        except (KernelError, HostError) as error:
+            self._update(self.found, (str(error),))
+            return
+        self._update(found, read.problems)
+
+    def status(self) -> dict[str, Any]:
+        """Return the conflicts and what could not be read, for `dump state`."""
+        return {"conflicts": [conflict_fields(item) for item in self.found], "problems": list(self._problems)}
+
+    def _update(self, found: tuple[NatConflict, ...], problems: tuple[str, ...]) -> None:
+        for item in _beyond(found, self.found):
+            log.warning("%s; %s", item, item.fix)
+        for item in _beyond(self.found, found):
+            log.info("resolved: %s, chain %s: rule `%s` is gone or harmless", item.table, item.chain, item.rule)
+        for problem in problems:
+            if problem not in self._problems:
+                log.warning("cannot check whether other programs translate Pods' traffic: %s; retrying", problem)
+        self.found, self._problems = found, problems
+
+
+def conflict_fields(conflict: NatConflict) -> dict[str, Any]:
+    """Return a conflict's fields, and its sentence as `message`."""
+    fields: dict[str, Any] = msgspec.to_builtins(conflict)
+    return {**fields, "message": str(conflict)}
+
+
+def _beyond(found: Iterable[NatConflict], known: Iterable[NatConflict]) -> Iterator[NatConflict]:
+    """Yield conflicts of rules that are not among the known; other destinations of the same rule are no news."""
+    before = {(item.table, item.chain, item.rule, item.effect) for item in known}
+    return (item for item in found if (item.table, item.chain, item.rule, item.effect) not in before)

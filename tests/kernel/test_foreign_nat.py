@@ -1,0 +1,163 @@
+"""Masquerade rules of other programs, read from the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.kernel.foreign_nat import NatConflictWatch, read_foreign_nat
+from nfagent.model.netaddr import Family, parse_cidr
+from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
+from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
+from tests.support.own_namespace import own_namespace
+
+pytestmark = pytest.mark.kernel
+
+PODS: dict[Family, str] = {4: "10.244.1.0/24", 6: "fd00:244:1::/64"}
+KEPT: dict[Family, str] = {4: "10.0.0.0/8", 6: "fd00::/8"}
+TRAFFIC = TranslatedTraffic(tuple(map(parse_cidr, PODS.values())), tuple(map(parse_cidr, KEPT.values())))
+KEEPS = Ruleset(
+    sets={
+        f"{word}{family}": NamedSet("range", family, frozenset({parse_cidr(cidrs[family])}))
+        for word, cidrs in (("pods", PODS), ("cluster", KEPT))
+        for family in PODS
+    },
+    chains={"masquerade-pods": Chain((), Hook("nat", "postrouting", 100))},
+)
+BASE = "type nat hook postrouting priority {}; policy accept;"
+KUBE_PROXY = """table ip kube-proxy {{
+  chain masquerading {{
+    meta mark & 0x00004000 == 0x00000000 return
+    meta mark set meta mark ^ 0x00004000
+    masquerade fully-random
+  }}
+  chain nat-postrouting {{ {} jump masquerading; }}
+}}"""
+
+
+@pytest.fixture(autouse=True)
+def _namespace() -> Iterator[None]:
+    with own_namespace("foreign"):
+        yield
+
+
+def load(text: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+
+def table(rules: str, *, family: str = "ip", priority: int = 100, more: str = "") -> str:
+    return f"table {family} theirs {{ {more}\n chain post {{ {BASE.format(priority)} {rules}; }}\n}}"
+
+
+def found() -> list[tuple[str, str, str, bool]]:
+    read = read_foreign_nat()
+    assert read.problems == ()
+    return [(item.chain, item.effect, item.destinations, item.certain) for item in find_conflicts(read.tables, TRAFFIC)]
+
+
+ALL4, ALL6 = "10.0.0.0/8", "fd00::/8"
+SETS = (
+    "set p { type ipv4_addr; flags interval; elements = { 10.244.0.0/16, 10.0.0.1-10.0.0.9 }; }\n"
+    " set ports { type inet_service; elements = { 80 }; }\n"
+    " chain more { masquerade; }\n"
+    " map byport { type inet_service : verdict; elements = { 80 : goto more }; }"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(KUBE_PROXY.format(BASE.format(100)), id="kube-proxy"),
+        pytest.param(table("ip saddr != @p masquerade", more=SETS), id="a set of sources with the Pods, negated"),
+        pytest.param(table("ip saddr { 172.17.0.0/16, 172.18.0.1-172.18.0.5 } masquerade"), id="other sources"),
+        pytest.param(table("fib saddr type local masquerade"), id="the node's own sources"),
+        pytest.param(table('oifname "lo" masquerade'), id="the loopback interface"),
+        pytest.param(table("ip daddr 10.0.0.0/8 return; masquerade"), id="only what nfagent masquerades"),
+        pytest.param(table("ip daddr 192.0.2.0/24 snat to 192.0.2.9", priority=110), id="SNAT in a later chain"),
+        pytest.param(table("meta mark and 0x2000 == 0x2000 masquerade"), id="marked packets"),
+        pytest.param("table ip theirs { chain pre { type nat hook prerouting priority -100; }\n}", id="another hook"),
+    ],
+)
+def test_a_rule_in_the_kernel_is_no_conflict(text: str) -> None:
+    load(text)
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            table("masquerade", family="inet"), [("post", "kept", f"{ALL4}, {ALL6}", True)], id="both families at once"
+        ),
+        pytest.param(table("masquerade", family="ip6"), [("post", "kept", ALL6, True)], id="IPv6"),
+        pytest.param(
+            table("meta nfproto ipv6 masquerade", family="inet"),
+            [("post", "kept", ALL6, True)],
+            id="IPv6 in an inet table",
+        ),
+        pytest.param(table("masquerade", priority=300), [("post", "kept", ALL4, True)], id="a later chain"),
+        pytest.param(table("ip saddr @p masquerade", more=SETS), [("post", "kept", ALL4, True)], id="a named set"),
+        pytest.param(
+            table("tcp dport @ports ip daddr 10.2.0.0/16 masquerade", more=SETS),
+            [("post", "kept", "10.2.0.0/16", False)],
+            id="ports",
+        ),
+        pytest.param(
+            table("tcp dport vmap @byport", more=SETS), [("more", "kept", ALL4, False)], id="a named verdict map"
+        ),
+        pytest.param(
+            table("tcp dport vmap { 80 : jump more, 81 : accept }", more=SETS),
+            [("more", "kept", ALL4, False)],
+            id="a verdict map in the rule",
+        ),
+        pytest.param(
+            table("ip daddr { 192.0.2.0/24, 198.51.100.7 } snat to 192.0.2.9"),
+            [("post", "source", "192.0.2.0/24, 198.51.100.7", True)],
+            id="SNAT to an address of its own",
+        ),
+    ],
+)
+def test_a_rule_in_the_kernel_is_a_conflict(text: str, expected: list[tuple[str, str, str, bool]]) -> None:
+    load(text)
+    assert found() == expected
+
+
+def test_the_message_shows_the_rule_as_nft_does() -> None:
+    load(table('ip daddr 10.1.0.0/16 counter masquerade comment "office"'))
+    [conflict] = find_conflicts(read_foreign_nat().tables, TRAFFIC)
+    assert str(conflict) == (
+        'table ip theirs, chain post: rule `ip daddr 10.1.0.0/16 counter masquerade comment "office"` translates '
+        "traffic of Pods to 10.1.0.0/16, which should keep the Pod's address"
+    )
+
+
+def test_a_conflict_is_logged_once_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    ruleset = KEEPS
+    watch = NatConflictWatch(lambda: ruleset)
+
+    async def compare() -> None:
+        load(table("masquerade"))
+        await watch.refresh()
+        await watch.refresh()
+        assert len(watch.status()["conflicts"]) == 1
+        load("flush chain ip theirs post")
+        await watch.refresh()
+
+    asyncio.run(compare())
+    assert watch.found == ()
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "table ip theirs",
+        "resolved: table ip theirs",
+    ]
+
+
+def test_without_masquerade_nothing_is_a_conflict() -> None:
+    load(table("masquerade"))
+    watch = NatConflictWatch(lambda: ABSENT)
+    asyncio.run(watch.refresh())
+    assert watch.found == ()

@@ -1,0 +1,247 @@
+"""Which masquerade and SNAT rules of other programs count as conflicts."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.model.netaddr import Range, parse_cidr, single
+from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
+from nfagent.nftables.foreign_rules import EVERY, common, joined, without
+from nfagent.nftables.iptables_save import parse_iptables_save
+from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
+
+PODS = (parse_cidr("10.244.1.0/24"),)
+KEPT = (parse_cidr("10.0.0.0/8"), parse_cidr("172.16.0.0/12"), parse_cidr("192.168.0.0/16"))
+TRAFFIC = TranslatedTraffic(PODS, KEPT)
+
+KUBE_PROXY = """
+:KUBE-POSTROUTING - [0:0]
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
+"""
+OLD_KUBE_PROXY = "-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE"
+DOCKER = """
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE
+"""
+DOCKER_LOCAL = "-A POSTROUTING -o docker0 -m addrtype --src-type LOCAL -j MASQUERADE"
+PORTMAP = """
+:CNI-HOSTPORT-MASQ - [0:0]
+-A POSTROUTING -m comment --comment "CNI portfwd requiring masquerade" -j CNI-HOSTPORT-MASQ
+-A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
+"""
+LIBVIRT = """
+:LIBVIRT_PRT - [0:0]
+-A POSTROUTING -j LIBVIRT_PRT
+-A LIBVIRT_PRT -s 192.168.122.0/24 ! -d 192.168.122.0/24 -p tcp -j MASQUERADE --to-ports 1024-65535
+-A LIBVIRT_PRT -s 192.168.122.0/24 ! -d 192.168.122.0/24 -j MASQUERADE
+"""
+SAME_LIST = """
+:IP-MASQ - [0:0]
+-A POSTROUTING -m comment --comment "ip-masq-agent: -j IP-MASQ" -m addrtype ! --dst-type LOCAL -j IP-MASQ
+-A IP-MASQ -d 10.0.0.0/8 -j RETURN
+-A IP-MASQ -d 172.16.0.0/12 -j RETURN
+-A IP-MASQ -d 192.168.0.0/16 -j RETURN
+-A IP-MASQ -j MASQUERADE
+"""
+SHORTER_LIST = """
+:IP-MASQ - [0:0]
+-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ
+-A IP-MASQ -d 10.0.0.0/8 -j RETURN
+-A IP-MASQ -j MASQUERADE --random-fully
+"""
+FLANNEL = """
+:FLANNEL-POSTRTG - [0:0]
+-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
+-A FLANNEL-POSTRTG -s 10.244.1.0/24 -d 10.244.0.0/16 -j RETURN
+-A FLANNEL-POSTRTG -s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully
+"""
+BRIDGE_PLUGIN = """
+:CNI-0a1b - [0:0]
+-A POSTROUTING -s 10.244.1.5/32 -m comment --comment "name: \\"cbr0\\" id: \\"x\\"" -j CNI-0a1b
+-A CNI-0a1b -d 10.0.0.0/8 -j ACCEPT
+-A CNI-0a1b ! -d 224.0.0.0/4 -j MASQUERADE
+"""
+CALICO = "-A POSTROUTING -m set --match-set cali40masq-ipam-pools src -m set ! --match-set all dst -j MASQUERADE"
+MARKED_HERE = """
+-A POSTROUTING -s 10.244.0.0/16 -j MARK --set-xmark 0x4000/0x4000
+-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
+"""
+GOTO = """
+:A - [0:0]
+:B - [0:0]
+-A POSTROUTING -j A
+-A A -g B
+-A A -j MASQUERADE
+-A B -d 10.0.0.0/8 -j RETURN
+-A B -j ACCEPT
+"""
+LOOP = """
+:A - [0:0]
+-A POSTROUTING -j A
+-A A -j A
+"""
+
+
+def conflicts(rules: str, traffic: TranslatedTraffic = TRAFFIC) -> tuple[NatConflict, ...]:
+    saved = f"*filter\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]\n{rules}\nCOMMIT\n"
+    return find_conflicts([parse_iptables_save(saved, "iptables-legacy, table nat", 4, "iptables -S")], traffic)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param("", id="no rule"),
+        pytest.param(KUBE_PROXY, id="kube-proxy's masquerade of marked packets"),
+        pytest.param(OLD_KUBE_PROXY, id="the same in its older form"),
+        pytest.param(DOCKER, id="Docker's rules for its own bridge"),
+        pytest.param(DOCKER_LOCAL, id="a rule for the node's own addresses"),
+        pytest.param(PORTMAP, id="the portmap plugin's masquerade of marked packets"),
+        pytest.param(LIBVIRT, id="libvirt's rules for its own network"),
+        pytest.param(SAME_LIST, id="ip-masq-agent with the list that nfagent has"),
+        pytest.param("-A POSTROUTING -o lo -j MASQUERADE", id="a rule for the loopback interface"),
+        pytest.param("-A POSTROUTING -d 10.0.0.0/8 -j ACCEPT", id="a rule that translates nothing"),
+        pytest.param(
+            "-A POSTROUTING -s 10.244.0.0/16 -d 192.0.2.0/24 -j MASQUERADE", id="masquerade of what nfagent masquerades"
+        ),
+        pytest.param(GOTO, id="a goto doesn't return to the chain that it leaves"),
+        pytest.param(LOOP, id="chains that lead in a circle"),
+    ],
+)
+def test_a_rule_is_no_conflict_where_pods_traffic_leaves_as_nfagent_sends_it(rules: str) -> None:
+    assert conflicts(rules) == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "chain", "effect", "destinations", "certain"),
+    [
+        pytest.param(
+            "-A POSTROUTING -j MASQUERADE",
+            "POSTROUTING",
+            "kept",
+            "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16",
+            True,
+            id="masquerade of everything",
+        ),
+        pytest.param(
+            SHORTER_LIST, "IP-MASQ", "kept", "172.16.0.0/12, 192.168.0.0/16", True, id="ip-masq-agent, a shorter list"
+        ),
+        pytest.param(
+            FLANNEL,
+            "FLANNEL-POSTRTG",
+            "kept",
+            "10.0.0.0-10.243.255.255, 10.245.0.0-10.255.255.255, 172.16.0.0/12 and 1 more",
+            True,
+            id="flannel's masquerade",
+        ),
+        pytest.param(
+            BRIDGE_PLUGIN, "CNI-0a1b", "kept", "172.16.0.0/12, 192.168.0.0/16", True, id="the bridge plugin's ipMasq"
+        ),
+        pytest.param(
+            CALICO, "POSTROUTING", "kept", "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16", False, id="a set of ipset"
+        ),
+        pytest.param(
+            "-A POSTROUTING -d 10.0.0.0/8 -p tcp -j MASQUERADE", "POSTROUTING", "kept", "10.0.0.0/8", False, id="TCP"
+        ),
+        pytest.param(
+            MARKED_HERE,
+            "POSTROUTING",
+            "kept",
+            "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16",
+            False,
+            id="a mark that the same chains set",
+        ),
+        pytest.param(
+            "-A POSTROUTING -d 198.51.100.0/24 -j SNAT --to-source 192.0.2.9",
+            "POSTROUTING",
+            "source",
+            "198.51.100.0/24",
+            True,
+            id="SNAT of what nfagent masquerades",
+        ),
+        pytest.param(
+            "-A POSTROUTING ! -s 10.244.1.5/32 -d 10.1.0.0/16 -j NETMAP --to 192.0.2.0/24",
+            "POSTROUTING",
+            "kept",
+            "10.1.0.0/16",
+            True,
+            id="a netmap with a negated source",
+        ),
+        pytest.param(
+            "-A POSTROUTING -m iprange --src-range 10.244.1.9-10.244.1.20 -d 10.1.2.3 -j SNAT --to-source 192.0.2.9",
+            "POSTROUTING",
+            "kept",
+            "10.1.2.3",
+            True,
+            id="a range of sources",
+        ),
+        pytest.param(
+            "-A POSTROUTING -s nonsense -d 10.1.2.3 -j MASQUERADE",
+            "POSTROUTING",
+            "kept",
+            "10.1.2.3",
+            False,
+            id="an address that can't be read",
+        ),
+    ],
+)
+def test_a_rule_is_a_conflict(rules: str, chain: str, effect: str, destinations: str, *, certain: bool) -> None:
+    [found] = conflicts(rules)
+    assert (found.chain, found.effect, found.destinations, found.certain) == (chain, effect, destinations, certain)
+
+
+def test_the_message_names_table_chain_rule_and_what_to_do() -> None:
+    [found] = conflicts(SHORTER_LIST)
+    assert str(found) == (
+        "iptables-legacy, table nat, chain IP-MASQ (from POSTROUTING): rule `-A IP-MASQ -j MASQUERADE --random-fully` "
+        "translates traffic of Pods to 172.16.0.0/12, 192.168.0.0/16, which should keep the Pod's address"
+    )
+    assert found.fix == "delete the DaemonSet ip-masq-agent, whose place nfagent takes, and its chain"
+
+
+def test_traffic_that_an_earlier_rule_translates_is_reported_once() -> None:
+    found = conflicts("-A POSTROUTING -d 10.0.0.0/8 -j MASQUERADE\n-A POSTROUTING -j MASQUERADE")
+    assert [item.destinations for item in found] == ["10.0.0.0/8", "172.16.0.0/12, 192.168.0.0/16"]
+
+
+def test_many_exceptions_keep_the_findings() -> None:
+    exceptions = "\n".join(f"-A POSTROUTING -s 10.244.1.{n}/32 -d 10.{n}.0.0/16 -j ACCEPT" for n in range(1, 200))
+    assert conflicts(f"{exceptions}\n-A POSTROUTING -j MASQUERADE")[-1].effect == "kept"
+
+
+def test_the_other_family_is_not_concerned() -> None:
+    table = parse_iptables_save("*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -j MASQUERADE", "ip6tables", 6)
+    assert find_conflicts([table], TRAFFIC) == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*nat", "*nat\n-A", "*nat\n-A X -s", '*nat\n:POSTROUTING\n-A POSTROUTING "', "\0"]
+)
+def test_text_that_is_no_table_is_read_without_an_error(text: str) -> None:
+    assert find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC) == ()
+
+
+def test_the_traffic_is_that_of_the_sets_of_the_ruleset() -> None:
+    sets = {
+        f"{word}{parsed.family}": NamedSet("range", parsed.family, frozenset({parsed}))
+        for word, parsed in {"pods": PODS[0], "cluster": KEPT[0], "nonmasq": KEPT[1]}.items()
+    }
+    chains = {"masquerade-pods": Chain((), Hook("nat", "postrouting", 100))}
+    assert translated_traffic(Ruleset(sets=sets, chains=chains)) == TranslatedTraffic(PODS, KEPT[:2])
+    by_policy = {**sets, "kept4/payments": NamedSet("range", 4, frozenset({single("198.51.100.1")}))}
+    traffic = translated_traffic(Ruleset(sets=by_policy, chains=chains))
+    assert traffic == TranslatedTraffic(PODS, (*KEPT[:2], single("198.51.100.1")))
+    assert translated_traffic(Ruleset(sets=sets)) is None
+    assert translated_traffic(ABSENT) is None
+
+
+def test_common_and_other_addresses_of_both_families() -> None:
+    left = (parse_cidr("10.0.0.0/8"), parse_cidr("2001:db8::/32"))
+    right = (single("10.1.2.3"), parse_cidr("11.0.0.0/8"), parse_cidr("2001:db8:1::/48"))
+    assert common(left, right) == (single("10.1.2.3"), parse_cidr("2001:db8:1::/48"))
+    assert joined(without(left, right), common(left, right)) == left
+    assert without(EVERY, EVERY) == ()
+    assert common((Range(4, 0, 9),), (Range(4, 2, 3), Range(4, 5, 20))) == (Range(4, 2, 3), Range(4, 5, 9))
