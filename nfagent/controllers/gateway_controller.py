@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Collection, Generator
 from typing import Any, Protocol
 
 import msgspec
@@ -53,24 +53,28 @@ class GatewayKernel(Protocol):
         ...
 
 
+class PlannedGateways(Protocol):
+    """What the node must do for gateways."""
+
+    @property
+    def gateway_plan(self) -> GatewayPlan:
+        """Return the present plan."""
+        ...
+
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node's Node object."""
+        ...
+
+
 class GatewayController:
     """Follows the plan of one node."""
 
-    def __init__(
-        self,
-        kernel: GatewayKernel,
-        clock: Clock,
-        plan: Callable[[], GatewayPlan],
-        own: Callable[[], Collection[str]],
-    ) -> None:
-        """Store the arguments.
-
-        plan, own: return the present plan, and the addresses of this Node
-        """
+    def __init__(self, kernel: GatewayKernel, clock: Clock, wanted: PlannedGateways) -> None:
+        """Store the arguments."""
         self._kernel = kernel
         self._clock = clock
-        self._plan = plan
-        self._own = own
+        self._wanted = wanted
         self._woken = asyncio.Event()
         self._opened = GatewayPlan()
         self._applied: GatewayPlan | None = None
@@ -78,7 +82,7 @@ class GatewayController:
 
     def prepare(self) -> None:
         """Set rules and routes of a new plan now, its ruleset isn't committed yet; some hundreds are set later."""
-        plan = self._plan()
+        plan = self._wanted.gateway_plan
         if plan.routes == self._opened.routes:
             return
         began = self._clock.monotonic()
@@ -92,7 +96,7 @@ class GatewayController:
 
     def committed(self) -> None:
         """Carry out the rest of the present plan: the ruleset is committed."""
-        if self._plan() != self._applied:
+        if self._wanted.gateway_plan != self._applied:
             self._woken.set()
 
     async def run(self) -> None:
@@ -107,9 +111,9 @@ class GatewayController:
 
     async def apply(self) -> tuple[InterfaceAddress, ...]:
         """Carry out the present plan; return the addresses that this node has from now on."""
-        plan = self._plan()
+        plan = self._wanted.gateway_plan
         try:
-            outcome = await self._in_slices(self._kernel.apply(plan, self._own()))
+            outcome = await self._in_slices(self._kernel.apply(plan, self._wanted.node_addresses))
             self._applied = self._opened = plan
         except KernelError as error:
             outcome = Outcome(problems=(str(error),))

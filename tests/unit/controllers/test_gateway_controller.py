@@ -78,7 +78,15 @@ class Setup:
         self.plan = NOTHING
         self.kernel = RecordingKernel()
         self.clock = SkippingClock(self.kernel)
-        self.controller = GatewayController(self.kernel, self.clock, lambda: self.plan, lambda: ("192.0.2.1",))
+        self.controller = GatewayController(self.kernel, self.clock, self)
+
+    @property
+    def gateway_plan(self) -> GatewayPlan:
+        return self.plan
+
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        return ("192.0.2.1",)
 
     def run(self, *steps: Callable[[], None]) -> list[tuple[str, object]]:
         """Take steps, each followed by what the controller does of itself; return the kernel's calls."""
