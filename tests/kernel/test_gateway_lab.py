@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import subprocess
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from tests.support.packet_labs import namespace_document, pod_document, running_lab
 from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
@@ -89,6 +91,12 @@ class GatewayLab:
         self.topology, self.servers = topology, servers
         self.links = {node.name: GatewayLinks(MASK) for node in NODES}
 
+    def listen(self) -> None:
+        outside = self.topology.outside_namespace("outside")
+        self.servers.listen(
+            Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
+        )
+
     def hold(self, first: NodePlan, second: NodePlan, nodes: Iterable[NodePlan] = NODES) -> None:
         """Carry out the plans of nodes for these holders, one node after another."""
         for node in nodes:
@@ -126,11 +134,9 @@ class GatewayLab:
 @pytest.fixture
 def lab() -> Iterator[GatewayLab]:
     with NetnsTopology(NODES, PODS, (OUTSIDE,), tag="t") as topology, Listeners() as servers:
-        outside = topology.outside_namespace("outside")
-        servers.listen(
-            Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
-        )
-        yield GatewayLab(topology, servers)
+        made = GatewayLab(topology, servers)
+        made.listen()
+        yield made
 
 
 def test_the_outside_sees_the_floating_addresses_from_pods_of_every_node(lab: GatewayLab) -> None:
@@ -176,3 +182,20 @@ def test_packets_that_no_holder_translates_do_not_leave_under_another_address(la
     netns.inside(namespace, lambda: finished(links.apply(second, NODES[2].addresses)))
     assert lab.seen("first")["n3"] == {None}
     assert lab.seen("second")["n3"] == set(SECOND)
+
+
+def test_the_rules_of_agents_let_the_packets_of_gateways_pass(tmp_path: Path) -> None:
+    """The destinations are kept from masquerade, as those of a gateway are on the Pod's node."""
+    keep = {
+        "apiVersion": "networking.gke.io/v1",
+        "kind": "EgressNATPolicy",
+        "metadata": {"name": "partners"},
+        "spec": {"action": "NoSNAT", "destinations": [{"cidr": PARTNER + "/32"}, {"cidr": PARTNER_V6 + "/128"}]},
+    }
+    documents = [namespace_document("pay"), *map(pod_document, PODS), keep]
+    with running_lab(tmp_path, NODES, PODS, (OUTSIDE,), documents=documents) as running:
+        lab = GatewayLab(running.topology, running.servers)
+        lab.listen()
+        lab.hold(NODES[0], NODES[1])
+        assert lab.seen("first") == {node.name: set(FIRST) for node in NODES}
+        assert lab.seen("second") == {node.name: set(SECOND) for node in NODES}
