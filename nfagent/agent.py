@@ -22,6 +22,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
@@ -38,6 +39,7 @@ from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.foreign_nat import NatConflictWatch
+from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
@@ -126,6 +128,7 @@ class Agent:
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
+        self._gateways = GatewayController(GatewayLinks(settings.masquerade.gateway_mark), self._clock, self._desired)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
@@ -233,6 +236,7 @@ class Agent:
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
+                tasks.create_task(self._gateways.run()),
                 tasks.create_task(self._checkpoint.run()),
             ]
             if self._reporter is not None:
@@ -245,6 +249,7 @@ class Agent:
         """Apply changes to the desired state, in their order."""
         await self._event_applier.apply(changes)
         self._notify_link_monitor()
+        self._gateways.prepare()
         self._log_problems()
 
     def on_synced(self) -> None:
@@ -253,6 +258,7 @@ class Agent:
         if cluster.node not in cluster.nodes:
             log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
+        self._gateways.prepare()
         self._source_synced.set()
         self._event_applier.open()
 
@@ -314,6 +320,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
+        self._gateways.committed()
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
@@ -385,6 +392,7 @@ class Agent:
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
+            gateways=self._gateways.status(),
             nat=self._egress_nat.conflicts.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
             nat_ports=self._egress_nat.ports.status(),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def cleanup(config: Path | None, output: str) -> None:
     """Remove the rules that a stopped agent left in force: tables inet nfagent and bridge nfagent, no others.
 
+    The gateway addresses that this node holds are removed too, and nfagent's routing rules and routes.
+
     Afterwards nfagent denies no connection and masquerades nothing on this node. The saved last good versions of
     objects are deleted too: the next start enforces only what it can read then. Refused while an agent runs. Needs
     root.
@@ -27,19 +29,33 @@ def cleanup(config: Path | None, output: str) -> None:
     from nfagent.cli.output import emit, write_lines
 
     settings = settings_of(config)
-    removed, frames = _removed_tables()
+    removed, frames, gateways = _removed_from_kernel()
     socket = _removed_socket(settings.socket_path)
     state = settings.state_dir if delete_checkpoints(Path(settings.state_dir)) else None
     if output == "text":
-        write_lines(_text(removed, socket, state, frames=frames))
+        write_lines(_text(removed, socket, state, frames=frames, gateways=gateways))
     else:
-        emit({"table": removed, "frames": frames, "socket": socket, "state": state}, output)
+        emit(
+            {
+                "table": removed,
+                "frames": frames,
+                "gateways": {"addresses": gateways[0], "rules": gateways[1]},
+                "socket": socket,
+                "state": state,
+            },
+            output,
+        )
 
 
-def _removed_tables() -> tuple[dict[str, int] | None, bool]:
-    """Delete both tables; return the object counts of table inet, None without it, and whether table bridge existed."""
+def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int]]:
+    """Delete both tables, and what gateways need.
+
+    Return the object counts of table inet, None without it; whether table bridge existed; the numbers of
+    addresses and of routing rules.
+    """
     from nfagent.errors import UsageError
     from nfagent.kernel.bridge_table import remove_bridge_table
+    from nfagent.kernel.gateway_links import remove_gateway_links
     from nfagent.kernel.nft_client import NftClient
     from nfagent.kernel.table_lock import acquire_table, holder, holder_name, stop_command
     from nfagent.nftables.diff import diff
@@ -52,12 +68,13 @@ def _removed_tables() -> tuple[dict[str, int] | None, bool]:
     table_lock = acquire_table()  # no agent can start meanwhile
     try:
         found = kernel.read_now()
+        gateways = remove_gateway_links()
         kernel.commit_now(diff(found, ABSENT))
         frames = remove_bridge_table(kernel)
     finally:
         table_lock.close()
         kernel.close()
-    return _counts(found) if found.exists else None, frames
+    return _counts(found) if found.exists else None, frames, gateways
 
 
 def _counts(found: Ruleset) -> dict[str, int]:
@@ -83,7 +100,9 @@ def _removed_socket(path: Path) -> str | None:
     return str(path)
 
 
-def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None, *, frames: bool) -> list[str]:
+def _text(
+    removed: dict[str, Any] | None, socket: str | None, state: str | None, *, frames: bool, gateways: tuple[int, int]
+) -> list[str]:
     from nfagent.model.plurals import counted
     from nfagent.nftables.bridge_table import BRIDGE_TABLE
     from nfagent.nftables.objects import TABLE, TABLE_FAMILY
@@ -102,5 +121,7 @@ def _text(removed: dict[str, Any] | None, socket: str | None, state: str | None,
             parts.append(f"{counted(removed['foreign'], 'object')} of other programs")
         lines = [f"removed {table}: {', '.join(parts)}"]
     lines += [f"removed table {BRIDGE_TABLE}"] if frames else []
+    if any(gateways):
+        lines.append(f"removed {counted(gateways[0], 'gateway address')}, {counted(gateways[1], 'routing rule')}")
     lines += [f"removed {socket}, which no agent listened at"] if socket else []
     return lines + ([f"removed the saved last good objects in {state}"] if state else [])

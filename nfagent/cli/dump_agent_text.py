@@ -33,6 +33,8 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
         lines += _link_lines(agent.links)
     if agent.nat is not msgspec.UNSET:
         lines += _nat_lines(agent.nat)
+    if agent.gateways is not msgspec.UNSET:
+        lines += _gateway_lines(agent.gateways)
     lines.append(("live connections", _revoker_text(agent.revoke)))
     if agent.nat_ports is not msgspec.UNSET:
         lines.append(("NAT ports", _nat_ports_text(agent.nat_ports)))
@@ -88,6 +90,14 @@ def _nat_lines(nat: _Status) -> list[tuple[str, str]]:
     found = [f"{paint('warn')}, {item['message']}; {item['fix']}" for item in nat["conflicts"]]
     unread = [f"{paint('warn')}, rules of other programs: {problem}" for problem in nat["problems"]]
     return [("others' NAT", text) for text in (*found, *unread)]
+
+
+def _gateway_lines(gateways: _Status) -> list[tuple[str, str]]:
+    """Return the gateway addresses that the node holds or uses, and what could not be done."""
+    lines = [("gateways", f"{paint('warn')}, {problem}") for problem in gateways["problems"]]
+    parts = [f"holds {', '.join(gateways['held'])}"] if gateways["held"] else []
+    parts += [f"{route['address']} by node {route['holder']}" for route in gateways["routes"]]
+    return [*lines, ("gateways", f"{paint('ok')}, {'; '.join(parts)}")] if parts else lines
 
 
 def _last_good_text(kept: _Status) -> str:

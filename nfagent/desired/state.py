@@ -291,6 +291,12 @@ class DesiredState:
         self._finish()
         return self._masquerade.cluster_ranges
 
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """The addresses of this node's Node object; none without one."""
+        node = self.cluster.nodes.get(self.cluster.node)
+        return node.addresses if node is not None else ()
+
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._finish()

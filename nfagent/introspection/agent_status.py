@@ -58,7 +58,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
     files:     manifests.source       apiserver: kube.informers; one of both
-    nat:       kernel.foreign_nat
+    nat:       kernel.foreign_nat     gateways: controllers.gateway_controller
     last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
     """
 
@@ -68,6 +68,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     frames: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     links: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     nat: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    gateways: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     revoke: RevokerStatus
     nat_ports: NatPortStatus | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET

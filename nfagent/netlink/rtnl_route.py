@@ -64,6 +64,18 @@ def decode_route(found: Message) -> Route | None:
     )
 
 
+def decode_neighbour_link(found: Message) -> int:
+    """Return the index of the interface on which the address of a reply is a neighbour; 0 where it is behind a gateway.
+
+    Unlike `Route.on_link`, a default route without a gateway counts. Raises WireError.
+    """
+    route = decode_route(found)
+    listed = dict(attributes(found.payload, _HEAD.size))
+    if route is None or len(route.links) != 1 or _MULTIPATH in listed or _GATEWAY in listed or _VIA in listed:
+        return 0
+    return route.links[0]
+
+
 def _index(value: bytes) -> int:
     if len(value) != _INDEX.size:
         raise WireError(f"interface index of a route has {len(value)} bytes, not 4")

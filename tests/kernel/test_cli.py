@@ -471,7 +471,9 @@ def test_cleanup_prints_what_it_removed_and_changes_no_other_table(site: AgentSi
         agent.process.wait(DEADLINE)
         kernel = site.ask("dump", "kernel")
         assert site.socket.exists(), "a killed agent leaves its socket behind"
+        subprocess.run(["ip", "rule", "add", "fwmark", "1048576", "lookup", "77", "protocol", "78"], check=True)
         removed = site.ask("cleanup")
+    assert removed["gateways"] == {"addresses": 0, "rules": 1}
     assert removed["table"]["chains"] == len(kernel["chains"])
     assert removed["table"]["rules"] == sum(len(chain["rules"]) for chain in kernel["chains"].values())
     assert removed["table"]["set_elements"] == sum(len(item["elements"]) for item in kernel["sets"].values())

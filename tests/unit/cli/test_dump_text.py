@@ -237,3 +237,19 @@ def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to
         ("others' NAT", "table ip theirs, chain post: rule `masquerade` translates; delete it"),
         ("others' NAT", "rules of other programs: iptables-legacy, table nat can't be read"),
     ]
+
+
+def test_the_state_says_which_gateways_the_node_holds_and_uses() -> None:
+    dropped = "packets for gateway 192.0.2.11 are dropped: node n2 has no address of IPv4"
+    route = {"number": 1, "family": 4, "address": "192.0.2.11", "holder": "n2", "via": []}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "gateways": {"held": ["192.0.2.10"], "routes": [route], "problems": [dropped]},
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    assert [words for name, words in facts_of(agent) if name == "gateways"] == [
+        f"warn, {dropped}",
+        "ok, holds 192.0.2.10; 192.0.2.11 by node n2",
+    ]

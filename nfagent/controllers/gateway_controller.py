@@ -1,0 +1,167 @@
+"""Keeps gateway addresses, rules and routes of this node equal to the plan of the desired state.
+
+Rules and routes of a new plan are set before its ruleset is committed, which marks packets: none leaves by another way.
+All the rest follows the commit: an address is announced when the packets that come for it are translated.
+Stopping leaves them, as it leaves the ruleset: a restart interrupts no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Generator
+from typing import Any, Protocol
+
+import msgspec
+
+from nfagent.clock import Clock
+from nfagent.egress.gateways import GatewayPlan
+from nfagent.errors import KernelError
+from nfagent.kernel.gateway_links import Outcome
+from nfagent.netlink.rtnl_address import InterfaceAddress
+
+log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+_COMPARE_SECONDS = 10.0
+"""Another program, or an interface that was down, may have removed a route."""
+_IDLE_SECONDS = 3600.0
+_SLICE_SECONDS = 0.01
+"""The time for which changes hold the event loop."""
+_ANNOUNCED_AFTER = (0.0, 0.2, 1.0)
+"""Seconds: a frame may be lost, and a switch may learn late."""
+
+
+class GatewayKernel(Protocol):
+    """Carries out a GatewayPlan."""
+
+    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+        """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
+
+        The first step discards packets with a mark that has no route yet. Raises KernelError.
+        """
+        ...
+
+    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
+        """Make addresses, rules and routes equal to a plan, in steps; `own` are the Node's addresses.
+
+        Raises KernelError.
+        """
+        ...
+
+    def announce(self, held: InterfaceAddress) -> None:
+        """Tell the neighbours once that this node has an address. Raises KernelError."""
+        ...
+
+
+class PlannedGateways(Protocol):
+    """What the node must do for gateways."""
+
+    @property
+    def gateway_plan(self) -> GatewayPlan:
+        """Return the present plan."""
+        ...
+
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node's Node object."""
+        ...
+
+
+class GatewayController:
+    """Follows the plan of one node."""
+
+    def __init__(self, kernel: GatewayKernel, clock: Clock, wanted: PlannedGateways) -> None:
+        """Store the arguments."""
+        self._kernel = kernel
+        self._clock = clock
+        self._wanted = wanted
+        self._woken = asyncio.Event()
+        self._opened = GatewayPlan()
+        self._applied: GatewayPlan | None = None
+        self._outcome = Outcome()
+
+    def prepare(self) -> None:
+        """Set rules and routes of a new plan now, its ruleset isn't committed yet; some hundreds are set later."""
+        plan = self._wanted.gateway_plan
+        if plan.routes == self._opened.routes:
+            return
+        began = self._clock.monotonic()
+        try:
+            for _ in self._kernel.open_ways(plan):
+                if self._clock.monotonic() - began > _SLICE_SECONDS:
+                    break
+            self._opened = plan
+        except KernelError as error:
+            self._note(Outcome(problems=(str(error),)))
+
+    def committed(self) -> None:
+        """Carry out the rest of the present plan: the ruleset is committed."""
+        if self._wanted.gateway_plan != self._applied:
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Carry out plans until cancelled; the first one after the first `committed`."""
+        await self._woken.wait()
+        async with asyncio.TaskGroup() as announcing:
+            while True:
+                self._woken.clear()
+                for held in await self.apply():
+                    announcing.create_task(self._announce(held))
+                await self._clock.wait(self._woken, self._pause())
+
+    async def apply(self) -> tuple[InterfaceAddress, ...]:
+        """Carry out the present plan; return the addresses that this node has from now on."""
+        plan = self._wanted.gateway_plan
+        try:
+            outcome = await self._in_slices(self._kernel.apply(plan, self._wanted.node_addresses))
+            self._applied = self._opened = plan
+        except KernelError as error:
+            outcome = Outcome(problems=(str(error),))
+            self._applied = None
+        self._note(outcome)
+        return outcome.gained
+
+    async def _in_slices(self, steps: Generator[None, None, Outcome]) -> Outcome:
+        """Take steps in slices of the event loop's time; return their result. Raises KernelError."""
+        began = self._clock.monotonic()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Outcome = end.value
+                return result
+            if self._clock.monotonic() - began > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = self._clock.monotonic()
+
+    def status(self) -> dict[str, Any]:
+        """Return the plan that is carried out, for `dump state`."""
+        plan = self._applied or GatewayPlan()
+        return {**msgspec.to_builtins(plan), "problems": list(self._outcome.problems)}
+
+    def _pause(self) -> float:
+        if self._outcome.problems:
+            return _RETRY_SECONDS
+        return _IDLE_SECONDS if self._applied == GatewayPlan() else _COMPARE_SECONDS
+
+    def _note(self, outcome: Outcome) -> None:
+        for problem in outcome.problems:
+            if problem not in self._outcome.problems:
+                log.warning("%s; retrying", problem)
+        for problem in self._outcome.problems:
+            if problem not in outcome.problems:
+                log.info("resolved: %s", problem)
+        for held in outcome.gained:
+            log.info("this node holds gateway %s", held.address)
+        self._outcome = outcome
+
+    async def _announce(self, held: InterfaceAddress) -> None:
+        for pause in _ANNOUNCED_AFTER:
+            await self._clock.wait(asyncio.Event(), pause)
+            applied = self._applied
+            if applied is not None and held.address not in applied.held:
+                return
+            try:
+                self._kernel.announce(held)
+            except KernelError as error:
+                log.warning("%s", error)

@@ -1,0 +1,194 @@
+"""Makes addresses, routing rules and routes of this node equal to a GatewayPlan, in the calling thread's namespace.
+
+Floating addresses are on the interface that has the node's own address. Packets with a route's mark are routed by a
+table of their own, whose default route leads to the holder; packets with a mark of the mask for which no rule exists
+are discarded, since by the main table they would leave under another address. All of it carries a number of ours:
+what an earlier run left is found by it, and nothing of other programs is changed.
+
+A request never waits, and takes some 20 us; a rule of a new table 500 us.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from nfagent.egress.gateways import GatewayPlan, GatewayRoute
+from nfagent.egress.neighbour_frames import announcement
+from nfagent.errors import KernelError, WireError
+from nfagent.kernel.route_requests import RouteRequests
+from nfagent.model.netaddr import Family, family_of
+from nfagent.netlink.rtnl_address import (
+    InterfaceAddress,
+    encode_delete_address,
+    encode_new_address,
+)
+from nfagent.netlink.rtnl_rule import (
+    MarkRule,
+    NextHop,
+    encode_default_route,
+    encode_delete_default_route,
+    encode_delete_rule,
+    encode_new_rule,
+)
+
+PROTOCOL = 78
+"""Of our rules, routes and (Linux 5.18) addresses: a number that /etc/iproute2/rt_protos gives to no program."""
+TABLE_BASE = 0x6E6600
+"""The number of a route's table is this plus its number. It is also the metric that marks our addresses."""
+PRIORITY = 1078
+"""Of our rules: after `local` (0), before `main` (32766). The rule that discards other marks follows."""
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_ETHERNET = 1  # ARPHRD_ETHER
+_ABSENT = {errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a plan.
+
+    gained:   addresses that were added, to be announced
+    problems: what of the plan could not be done, and why
+    """
+
+    gained: tuple[InterfaceAddress, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class GatewayLinks:
+    """Carries out the plans of one node; opens a socket for each call."""
+
+    def __init__(self, mask: int) -> None:
+        """Store the bits of the packet mark that hold a route's number: eight in a row."""
+        self._mask = mask
+        self._unit = mask & -mask
+
+    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+        """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
+
+        The first step discards packets with a mark that has no route yet. Raises KernelError.
+        """
+        problems = []
+        with _requests() as kernel:
+            for guard in _guards(plan, self._mask):
+                kernel.do(encode_new_rule(0, guard), errno.EEXIST)
+            yield
+            for route in plan.routes:
+                if problem := _write_route(kernel, route):
+                    problems.append(problem)
+                kernel.do(encode_new_rule(0, self._rule(route)), errno.EEXIST)
+                yield
+        return tuple(problems)
+
+    def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
+        """Make addresses, rules and routes equal to a plan, in steps; `own` are the Node's addresses.
+
+        Raises KernelError.
+        """
+        dropped = yield from self.open_ways(plan)
+        with _requests() as kernel:
+            yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mask)])
+            gained, problems = _apply_addresses(kernel, plan.held, own)
+        return Outcome(tuple(gained), (*dropped, *problems))
+
+    def announce(self, held: InterfaceAddress) -> None:
+        """Tell the neighbours once that this node has an address. Raises KernelError."""
+        try:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as opened:
+                # Protocol 0: this socket receives nothing.
+                opened.bind((socket.if_indextoname(held.link), 0))
+                _, _, _, hardware, mac = opened.getsockname()
+                if hardware == _ETHERNET:
+                    opened.send(announcement(held.address, mac))
+        except OSError as error:
+            raise KernelError(f"cannot announce {held.address}: {os.strerror(error.errno or 0)}") from error
+
+    def _rule(self, route: GatewayRoute) -> MarkRule:
+        mark, table = route.number * self._unit, TABLE_BASE + route.number
+        return MarkRule(route.family, PRIORITY, mark, self._mask, PROTOCOL, table)
+
+
+def remove_gateway_links() -> tuple[int, int]:
+    """Remove what is ours from this node; return the numbers of addresses and of rules. Raises KernelError."""
+    with _requests() as kernel:
+        rules = sum(1 for _ in _remove_rules(kernel, ()))
+        listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
+        ours = [found for found in listed if found.metric == TABLE_BASE]
+        for found in ours:
+            kernel.do(encode_delete_address(0, found), *_ABSENT)
+    return len(ours), rules
+
+
+def _guards(plan: GatewayPlan, mask: int) -> list[MarkRule]:
+    """Return the rules that discard packets whose mark has no rule of its own."""
+    families = sorted({route.family for route in plan.routes})
+    return [MarkRule(family, PRIORITY + 1, 0, mask, PROTOCOL, inverted=True) for family in families]
+
+
+def _write_route(kernel: RouteRequests, route: GatewayRoute) -> str:
+    """Write the default route of a route's table; return why its packets are dropped, '' where they are not."""
+    hops = (NextHop(address, kernel.neighbour_link(address)) for address in route.via)
+    hop = next((found for found in hops if found.link), None)
+    kernel.do(encode_default_route(0, route.family, TABLE_BASE + route.number, PROTOCOL, hop))
+    if hop is not None:
+        return ""
+    where = f"at {', '.join(route.via)} is not on a link of this node"
+    if not route.via:
+        where = f"has no address of IPv{route.family}"
+    return f"packets for gateway {route.address} are dropped: node {route.holder} {where}"
+
+
+def _apply_addresses(
+    kernel: RouteRequests, held: Collection[str], own: Collection[str]
+) -> tuple[list[InterfaceAddress], list[str]]:
+    listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
+    links = {family_of(found.address): found.link for found in reversed(listed) if found.address in own}
+    wanted, problems = set(), []
+    for address in held:
+        if family_of(address) in links:
+            wanted.add(InterfaceAddress(address, links[family_of(address)], TABLE_BASE))
+        else:
+            problems.append(f"gateway {address} is not held: no interface has the Node's address of its family")
+    ours = {found for found in listed if found.metric == TABLE_BASE}
+    for found in ours - wanted:
+        kernel.do(encode_delete_address(0, found), *_ABSENT)
+    others = {found.address for found in listed if found not in ours}
+    gained = []
+    for found in sorted(wanted - ours, key=lambda item: item.address):
+        if found.address in others:
+            problems.append(f"gateway {found.address} is not held: another program has set it on an interface")
+            continue
+        try:
+            kernel.do(encode_new_address(0, found, PROTOCOL))
+        except OSError as error:
+            problems.append(f"gateway {found.address} is not held: {os.strerror(error.errno or 0)}")
+        else:
+            gained.append(found)
+    return gained, problems
+
+
+def _remove_rules(kernel: RouteRequests, wanted: Collection[MarkRule]) -> Iterator[None]:
+    """Remove our rules but those wanted, each after the route of its table; yield after each."""
+    held = [rule for family in _FAMILIES for rule in kernel.rules(family) if rule.protocol == PROTOCOL]
+    kept = {(rule.family, rule.table) for rule in wanted}
+    # The rules that discard what has none go last.
+    for rule in sorted(set(held).difference(wanted), key=lambda rule: rule.priority):
+        if not rule.inverted and (rule.family, rule.table) not in kept:
+            kernel.do(encode_delete_default_route(0, rule.family, rule.table, PROTOCOL), *_ABSENT)
+        kernel.do(encode_delete_rule(0, rule), *_ABSENT)
+        yield
+
+
+@contextmanager
+def _requests() -> Iterator[RouteRequests]:
+    """Open a socket for requests. Raises KernelError for what the kernel refuses, or an unreadable reply."""
+    try:
+        with RouteRequests() as kernel:
+            yield kernel
+    except (OSError, WireError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        raise KernelError(f"cannot set up gateway addresses and routes: {reason}") from error
