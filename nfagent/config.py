@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from nfagent.egress.gateways import MarkBits
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
 from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
@@ -27,6 +28,9 @@ from nfagent.policy.options import PolicyOptions
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
 _LAST_PORT = 65535
+_MASK = re.compile(r"0x[0-9a-fA-F]{1,8}|[1-9][0-9]{0,9}", re.ASCII)
+_MARKS = 2**32
+_EIGHT_BITS = 0xFF
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -53,6 +57,7 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     masq_link_local_ipv6: bool = False
     config_file: str = "/etc/config/ip-masq-agent"
     resync_interval_seconds: float = 1
+    gateway_mark: int | str = 0x0FF00000
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             random_fully=self.masquerade.random_fully,
             all_reserved_ranges=self.masquerade.all_reserved_ranges,
             to_ports=_port_ranges(self.masquerade.to_ports),
+            gateway_mark=_mark_bits(self.masquerade.gateway_mark),
             cluster_ranges=tuple(ranges),
             create_default=self.masquerade.create_default_policy,
             ip_masq=IpMasqConfig(
@@ -221,6 +227,16 @@ def _port_range(written: str) -> tuple[int, int]:
     if not 1 <= first <= last <= _LAST_PORT:
         raise SettingError(f"masquerade.to_ports = {written!r}: write ranges of ports, like 1024-29999")
     return first, last
+
+
+def _mark_bits(written: int | str) -> MarkBits:
+    """Return the bits of masquerade.gateway_mark. Raises SettingError."""
+    mask = int(written, 0) if isinstance(written, str) and _MASK.fullmatch(written) is not None else written
+    if not isinstance(mask, int) or not 0 < mask < _MARKS or mask // (mask & -mask) != _EIGHT_BITS:
+        raise SettingError(
+            f"masquerade.gateway_mark = {written!r}: write a mask of eight bits in a row, like 0x0ff00000"
+        )
+    return MarkBits(mask)
 
 
 def _listed(key: str, section: MasqueradeSection) -> tuple[Range, ...] | None:

@@ -12,6 +12,7 @@ from nfagent.desired.egress_nat_sets import EgressNATSets
 from nfagent.desired.egress_nat_ties import EgressNATTies, Tie
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.nftables import names
@@ -57,6 +58,11 @@ class MasqueradeRules:
     def cluster_ranges(self) -> tuple[Range, ...]:
         """The cluster's ranges as of the last `steps`; none where masquerade is off."""
         return self._addresses.ranges
+
+    @property
+    def gateway_plan(self) -> GatewayPlan:
+        """What this node does for floating addresses, as of the last `steps`."""
+        return GatewayPlan()
 
     @property
     def ties(self) -> tuple[Tie, ...]:

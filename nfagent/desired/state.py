@@ -18,6 +18,7 @@ from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, missing_default
 from nfagent.egress.translation import Translation, translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
@@ -310,6 +311,11 @@ class DesiredState:
     def masquerade_ruleset(self) -> Ruleset:
         """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
         return self._live.part((MASQUERADE_CHAIN,), filter(is_address_set, self._live.sets))
+
+    @property
+    def gateway_plan(self) -> GatewayPlan:
+        """What this node does for floating addresses, as of the last `prepare`."""
+        return self._masquerade.gateway_plan
 
     @property
     def egress_ties(self) -> tuple[Tie, ...]:

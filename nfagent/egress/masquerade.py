@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.gateways import MarkBits
 from nfagent.egress.precedence import kept_ranges
 from nfagent.model.egress_nat import DEFAULT_POLICY, EgressNATPolicy
 from nfagent.model.ip_masq import IpMasqConfig
@@ -24,6 +25,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ip_masq:        lists and switches that hold without an ip-masq-agent ConfigMap and without its file
     to_ports:       source ports that connections of tcp, udp and sctp get: disjoint ranges, first and last; none
                     leaves the choice to the kernel
+    gateway_mark:   the bits of the packet mark that tell packets for a floating address
     """
 
     enabled: bool = True
@@ -35,6 +37,7 @@ class MasqueradeSettings(msgspec.Struct, frozen=True, kw_only=True):
     create_default: bool = True
     ip_masq: IpMasqConfig = IpMasqConfig()
     to_ports: tuple[tuple[int, int], ...] = ()
+    gateway_mark: MarkBits = MarkBits(0x0FF00000)
 
     @property
     def families(self) -> tuple[Family, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.config import Settings, load_settings
+from nfagent.egress.gateways import MarkBits
 from nfagent.errors import SettingError
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
@@ -222,3 +223,15 @@ def test_what_is_no_range_of_ports_is_refused(written: str, write: Write) -> Non
 def test_ranges_of_ports_that_overlap_are_refused(write: Write) -> None:
     with pytest.raises(SettingError, match=r"masquerade\.to_ports: port 9 is in two ranges"):
         load_settings(write('[masquerade]\nto_ports = ["9-12", "1-9"]'), {})
+
+
+@pytest.mark.parametrize(("written", "mask"), [("0x1fe00", 0x1FE00), ('"0xff000000"', 0xFF000000), ("255", 255)])
+def test_the_bits_of_the_packet_mark_are_a_mask_of_eight_bits(write: Write, written: str, mask: int) -> None:
+    settings = load_settings(write(f"[masquerade]\ngateway_mark = {written}"), {})
+    assert settings.masquerade_settings().gateway_mark == MarkBits(mask)
+
+
+@pytest.mark.parametrize("written", ["0", "0x7f", "0xff01", "0x1ff", "0xff00000000", '"eight"', '"-255"', "-255"])
+def test_bits_of_the_packet_mark_that_are_not_eight_in_a_row_are_refused(write: Write, written: str) -> None:
+    with pytest.raises(SettingError, match=r"gateway_mark = .*: write a mask of eight bits in a row, like 0x0ff00000"):
+        load_settings(write(f"[masquerade]\ngateway_mark = {written}"), {})
