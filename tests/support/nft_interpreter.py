@@ -253,12 +253,8 @@ class _Machine:
                 return self._walk(target, packet, trail)
             case Accept() | Drop():
                 return "accept" if isinstance(verdict, Accept) else "drop"
-            case Masquerade():
-                trail.translated = True
-                return "accept"
-            case SourceNat(translated):
-                trail.source = translated if family_of(translated) == packet.family else trail.source
-                return "accept" if trail.source else ""
+            case Masquerade() | SourceNat():
+                return _translated(verdict, packet, trail)
             case Return():
                 return _END
 
@@ -362,16 +358,20 @@ def _arrival(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case MulticastAddress():
             return lambda packet: _is_group(packet.daddr)
-        case RandomBelow(modulus, below):
-            return lambda packet: packet.drawn % modulus < below
-        case MarkIs(mask, value):
-            return lambda packet: packet.mark & mask == value
+        case RandomBelow() | MarkIs():
+            return _by_number(match)
         case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
         case FibUnrouted():
             return lambda packet: packet.unrouted
         case _:
             raise ValueError(match)
+
+
+def _by_number(match: RandomBelow | MarkIs) -> Test:
+    if isinstance(match, MarkIs):
+        return lambda packet: packet.mark & match.mask == match.value
+    return lambda packet: packet.drawn % match.modulus < match.below
 
 
 class _Trail(msgspec.Struct):
@@ -382,6 +382,16 @@ class _Trail(msgspec.Struct):
     translated: bool = False
     source: str = ""
     mark: int = 0
+
+
+def _translated(verdict: Masquerade | SourceNat, packet: HookPacket, trail: _Trail) -> str:
+    if isinstance(verdict, Masquerade):
+        trail.translated = True
+    elif family_of(verdict.address) == packet.family:
+        trail.source = verdict.address
+    else:
+        return ""
+    return "accept"
 
 
 def _marked(packet: HookPacket, trail: _Trail) -> HookPacket:
