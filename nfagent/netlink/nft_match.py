@@ -45,6 +45,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     EtherType,
     FamilyInSet,
@@ -97,7 +98,7 @@ from nfagent.nftables.objects import (
 
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
-_SEEN_REPLY, _CONFIRMED = 2, 8  # IPS_*, linux/netfilter/nf_conntrack_common.h
+_SEEN_REPLY, _CONFIRMED, _SOURCE_TRANSLATED = 2, 8, 16  # IPS_*, linux/netfilter/nf_conntrack_common.h
 _TCP_FLAGS = 13  # RFC 9293, section 3.1: the octet with the control bits
 _TCP_RST = b"\x04"
 _FRAGMENT_HEADER = 44  # IPPROTO_FRAGMENT
@@ -127,7 +128,7 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             return (_number_match(match),), known
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
-        case ConntrackState() | CtUnconfirmed() | CtSeenReply():
+        case ConntrackState() | CtUnconfirmed() | CtSeenReply() | CtTranslated():
             return (_state_match(match),), known
         case _:
             return _CONSTANT[type(match)], known
@@ -175,7 +176,7 @@ def _number_match(match: RandomBelow | MarkIs) -> bytes:
     """Encode a match of a number that the packet's headers don't hold."""
     if isinstance(match, MarkIs):
         mask, value = _bits(match.mask, match.value)
-        return nft.meta(nft.META_MARK) + nft.bitwise_and(mask) + nft.compare("==", value)
+        return nft.meta(nft.META_MARK) + nft.bitwise_and(mask) + nft.compare("!=" if match.negated else "==", value)
     if not match.modulus:
         raise ValueError(match)
     return nft.random_number(match.modulus) + nft.compare("<", struct.pack("!I", match.below))
@@ -284,7 +285,7 @@ def _tuple_match(match: ServerPort | ServerPortIn | NamedPort | CtDirectionIs) -
             return nft.ct(nft.CT_DIRECTION) + nft.compare("==", bytes((_DIRECTIONS[direction],)))
 
 
-def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply) -> bytes:
+def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply | CtTranslated) -> bytes:
     """Encode a match of the connection's state or status: whether some of its bits are set."""
     match match:
         case ConntrackState(states):
@@ -294,6 +295,8 @@ def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply) -> bytes:
             return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_CONFIRMED)) + nft.compare("==", _NO_BITS)
         case CtSeenReply():
             return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_SEEN_REPLY)) + nft.compare("!=", _NO_BITS)
+        case CtTranslated():
+            return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_SOURCE_TRANSLATED)) + nft.compare("!=", _NO_BITS)
 
 
 def _within(check: bytes, key: IpAddress, ranges: tuple[Range, ...]) -> tuple[Part, ...]:

@@ -24,6 +24,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     FamilyInSet,
     FamilyIs,
@@ -87,7 +88,8 @@ _END = "end"
 class Conntrack(NamedTuple):
     """The conntrack state of a packet's connection; the state alone where it is invalid or untracked.
 
-    answered: whether its server has sent something; asked of related packets alone
+    answered:   whether its server has sent something; asked of related packets alone
+    translated: whether its source is
     """
 
     state: State = "new"
@@ -97,6 +99,7 @@ class Conntrack(NamedTuple):
     confirmed: bool = False
     way: CtDirection = "original"
     answered: bool = True
+    translated: bool = False
 
     @property
     def known(self) -> bool:
@@ -280,7 +283,7 @@ class _Machine:
 
 def _alone(match: Match) -> Test:
     match match:
-        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply() | ServerPort():
+        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply() | CtTranslated() | ServerPort():
             return _tracked(match)
         case _:
             return _header(match) or _machine(match)
@@ -292,7 +295,7 @@ def _by_elements(match: CtFlowInSet | FamilyInSet, item: NamedSet) -> Test:
     return lambda packet: (packet.family in item.elements) != match.negated
 
 
-def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply | ServerPort) -> Test:
+def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply | CtTranslated | ServerPort) -> Test:
     match match:
         case CtDirectionIs(way):
             return lambda packet: packet.conntrack.known and packet.conntrack.way == way
@@ -302,6 +305,8 @@ def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply
             return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
         case CtSeenReply():
             return lambda packet: packet.conntrack.known and packet.conntrack.answered
+        case CtTranslated():
+            return lambda packet: packet.conntrack.known and packet.conntrack.translated
         case ServerPort(first, last):
             return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
 
@@ -370,7 +375,7 @@ def _arrival(match: Match) -> Test:
 
 def _by_number(match: RandomBelow | MarkIs) -> Test:
     if isinstance(match, MarkIs):
-        return lambda packet: packet.mark & match.mask == match.value
+        return lambda packet: (packet.mark & match.mask == match.value) != match.negated
     return lambda packet: packet.drawn % match.modulus < match.below
 
 
