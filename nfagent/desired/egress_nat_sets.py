@@ -55,7 +55,7 @@ class EgressNATSets:
         return bool(self._of_address)
 
     def follow(self, change: ClusterDelta) -> None:
-        """Mark the Pods of this node that a change of the cluster may move to other policies; selections follow it first."""
+        """Mark the Pods of this node that a change of the cluster may move; the selections follow it first."""
         for pod in change.pod or ():
             if pod is not None and pod.node == self._cluster.node:
                 self._mark(pod)

@@ -143,7 +143,7 @@ class GatewayRules:
                 self._live.add_map(names.gateway_map(family), family)
 
     def _mark_affected(self) -> None:
-        """Mark all Pods if any may use another group or address than before; and all chains if destinations may differ."""
+        """Mark all Pods if any may use another group or address, and all chains if destinations may differ."""
         usable: dict[ObjectRef, tuple[str, ...]] = {}
         for item in self._election.addresses.values():
             usable[item.group] = (*usable.get(item.group, ()), item.address)
