@@ -31,6 +31,7 @@ T = TypeVar("T")
 DEFAULT_NAMESPACE = "default"
 """The Namespace of a document without metadata.namespace, as in kubectl."""
 
+_READY = "Ready"
 _NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
 """Types of Node addresses that may be host names."""
 
@@ -65,7 +66,10 @@ def named_labels(namespace: str, labels: Labels) -> Labels:
 
 
 def decode_node(document: dict[str, Any]) -> Node:
-    """Read a v1 Node, with all IP addresses in status.addresses, of any type."""
+    """Read a v1 Node, with all IP addresses in status.addresses, of any type.
+
+    A Node whose Ready condition can't be read is not ready.
+    """
     top = document_field(document)
     name, errors = (top / "metadata" / "name").dns_subdomain(), FieldErrors(top)
     labels = errors.labels("metadata.labels")
@@ -78,9 +82,18 @@ def decode_node(document: dict[str, Any]) -> Node:
         labels=labels,
         pod_cidrs=tuple(cidrs),
         addresses=tuple(dict.fromkeys(address for address in addresses if address)),
+        ready=errors.read("status.conditions", _is_ready, instead=False),
         problems=errors.problems,
         unread=errors.unread,
     )
+
+
+def _is_ready(conditions: DocumentField) -> bool:
+    """Return whether a Node is ready by its conditions; a Node without any counts as ready."""
+    if conditions.missing or conditions.value == []:
+        return True
+    statuses = [(entry / "status").string() for entry in conditions.items() if (entry / "type").value == _READY]
+    return statuses == ["True"]
 
 
 def _with_address(entry: DocumentField) -> DocumentField:

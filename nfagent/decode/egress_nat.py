@@ -15,6 +15,7 @@ from nfagent.decode.selectors import decode_selector
 from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.netaddr import Range
 from nfagent.model.objects import ObjectRef
+from nfagent.model.selectors import Requirement, Selector
 
 # Limits of the CRDs in deploy/crds.
 _MOST_DESTINATIONS = 1024
@@ -95,11 +96,16 @@ def decode_gateway_group(document: dict[str, Any]) -> NetworkGatewayGroup:
     top = document_field(document)
     namespace, name = namespaced_name(top)
     spec = top / "spec"
-    known_fields(spec, "floatingIPs")
+    known_fields(spec, "floatingIPs", "nodeSelector")
     addresses: list[str] = []
     for entry in entries(spec / "floatingIPs", _MOST_ADDRESSES, "write at least one address, like 192.0.2.10"):
         address = entry.address()
         if address in addresses:
             raise entry.error("is a duplicate; delete one")
         addresses.append(address)
-    return NetworkGatewayGroup(namespace, name, tuple(addresses))
+    return NetworkGatewayGroup(namespace, name, tuple(addresses), _node_selector(spec / "nodeSelector"))
+
+
+def _node_selector(field: DocumentField) -> Selector:
+    """Read a map of labels, as spec.nodeSelector of a Pod; a missing one matches every Node."""
+    return Selector(tuple(Requirement(key, "In", (value,)) for key, value in field.labels()))

@@ -1,4 +1,4 @@
-"""EgressNATPolicies of different actions with the same destination prefix that select the same Pod of the cluster.
+"""EgressNATPolicies that disagree about a destination prefix, by action or gateway, and select the same Pod.
 
 Neither of two such policies applies to that prefix. Pairs of policies with a common prefix come first: labels of Pods
 are matched only while there are such pairs. New Pods are matched as they come, and all of them after a change of a
@@ -7,8 +7,8 @@ policy, of a Namespace, or of the Pods that proved a tie: in steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterable, Iterator
+from itertools import combinations
 from typing import TypeAlias
 
 import msgspec
@@ -19,7 +19,7 @@ from nfagent.state.cluster import ClusterDelta, ClusterState, Identity, labels_o
 from nfagent.state.egress import EgressState
 
 Pair: TypeAlias = tuple[str, str]
-"""Names of a NoSNAT policy and of a SNAT policy."""
+"""Names of two policies, sorted."""
 
 _MATCHES = 1_000
 """Sources that one step matches with Pods."""
@@ -30,19 +30,25 @@ _MOST_PAIRS = 1_000
 
 
 class Tie(msgspec.Struct, frozen=True):
-    """Two policies that disagree; prefixes: those that both have, in order."""
+    """Two policies that disagree.
 
-    keeps: str
-    translates: str
+    policies: their names, sorted
+    outcomes: what each of them does, as text
+    prefixes: those that both have, in order
+    """
+
+    policies: Pair
+    outcomes: tuple[str, str]
     prefixes: tuple[Range, ...]
 
     def text_for(self, name: str) -> str:
         """Return what it means to one of the two policies."""
-        other, action = (self.translates, "SNAT") if name == self.keeps else (self.keeps, "NoSNAT")
+        place = 1 - self.policies.index(name)
+        other, action = self.policies[place], self.outcomes[place]
         shown = ", ".join(map(str, self.prefixes[:_SHOWN]))
         more = f" and {len(self.prefixes) - _SHOWN} more" if len(self.prefixes) > _SHOWN else ""
         return (
-            f"{shown}{more}: EgressNATPolicy {other} has the same destination with action {action} for the same Pods; "
+            f"{shown}{more}: EgressNATPolicy {other} has the same destination with {action} for the same Pods; "
             "neither applies there, and it is masqueraded. Give one of the two a longer prefix, or other sources"
         )
 
@@ -109,22 +115,22 @@ class EgressNATTies:
 
     def _compare(self) -> Iterator[None]:
         """Find the pairs with a common prefix."""
-        users: dict[Range, tuple[list[str], list[str]]] = {}
+        users: dict[Range, list[EgressNATPolicy]] = {}
         enforced = self._egress.enforced
         for policy in enforced:
             for item in dict.fromkeys(policy.destinations):
-                users.setdefault(item, ([], []))[policy.action == "SNAT"].append(policy.name)
+                users.setdefault(item, []).append(policy)
             yield
         common: dict[Pair, list[Range]] = {}
-        for count, (item, (keep, translate)) in enumerate(users.items(), 1):
-            for pair in product(keep, translate):
+        for count, (item, having) in enumerate(users.items(), 1):
+            for pair in _disagreeing(having):
                 if pair in common or len(common) < _MOST_PAIRS:
                     common.setdefault(pair, []).append(item)
             if count % _MOST_PAIRS == 0:
                 yield
         before, known = self._policies, self._pairs
-        self._pairs = {pair: Tie(*pair, tuple(sorted(items))) for pair, items in sorted(common.items())}
         self._policies = {policy.name: policy for policy in enforced}
+        self._pairs = {pair: self._tie(pair, items) for pair, items in sorted(common.items())}
         same = {name for name, now in self._policies.items() if name in before and before[name].sources == now.sources}
         matched = {pair for pair in self._pairs if pair in known and same.issuperset(pair)}
         whole = {policy.name for policy in enforced if not policy.sources}
@@ -133,8 +139,24 @@ class EgressNATTies:
         if len(matched) < len(self._pairs):
             self._unmatched = dict.fromkeys(self._cluster.members)
 
+    def _tie(self, pair: Pair, prefixes: Iterable[Range]) -> Tie:
+        first, second = (_outcome_text(self._policies[name]) for name in pair)
+        return Tie(pair, (first, second), tuple(sorted(prefixes)))
+
     def _match(self, identity: Identity, involved: set[str], unproved: set[Pair]) -> None:
         labels, namespace = labels_of(identity), dict(self._cluster.namespace_labels(identity.namespace))
         selecting = [name for name in involved if self._policies[name].selects(labels, namespace)]
-        for pair in unproved.intersection(product(selecting, repeat=2)):
+        for pair in unproved.intersection(combinations(sorted(selecting), 2)):
             self._proof[pair] = identity
+
+
+def _disagreeing(policies: list[EgressNATPolicy]) -> Iterator[Pair]:
+    """Yield the pairs of policies, sorted by name, whose outcomes differ."""
+    if len({policy.outcome for policy in policies}) > 1:
+        for first, second in combinations(policies, 2):
+            if first.outcome != second.outcome:
+                yield (first.name, second.name) if first.name < second.name else (second.name, first.name)
+
+
+def _outcome_text(policy: EgressNATPolicy) -> str:
+    return f"action {policy.action}" + (f" and gatewayRef {policy.gateway.path}" if policy.gateway else "")

@@ -12,6 +12,7 @@ from nfagent.desired.egress_nat_sets import EgressNATSets
 from nfagent.desired.egress_nat_ties import EgressNATTies, Tie
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
@@ -42,6 +43,7 @@ class MasqueradeRules:
         self._addresses = ClusterAddresses(cluster, settings.cluster_ranges)
         self._by_source = EgressNATSets(live, cluster, egress, settings)
         self._ties = EgressNATTies(cluster, egress)
+        self.gateways = GatewayElection(cluster, egress, self._addresses)
         self._planned = False
 
     @property
@@ -75,6 +77,7 @@ class MasqueradeRules:
             return
         self._by_source.follow(change)
         self._ties.follow(change)
+        self.gateways.follow(change)
         if self._addresses.apply(change) or is_source(self._cluster, change):
             self._planned = False
 
@@ -82,6 +85,7 @@ class MasqueradeRules:
         """Plan the chains again at the next `steps`: an object that configures masquerade changed."""
         self._by_source.invalidate()
         self._ties.invalidate()
+        self.gateways.invalidate()
         self._planned = False
 
     def steps(self) -> Iterator[None]:
@@ -90,6 +94,7 @@ class MasqueradeRules:
             for moved in self._addresses.steps():
                 self._put_outside(moved)
                 yield
+            yield from self.gateways.steps()
             yield from self._by_source.steps()
             yield from self._ties.steps()
             self._plan()

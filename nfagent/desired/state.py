@@ -18,6 +18,7 @@ from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, missing_default
 from nfagent.egress.translation import Translation, translation
@@ -311,6 +312,11 @@ class DesiredState:
     def masquerade_ruleset(self) -> Ruleset:
         """Return the part of the ruleset that decides which addresses of Pods are kept, without pending changes."""
         return self._live.part((MASQUERADE_CHAIN,), filter(is_address_set, self._live.sets))
+
+    @property
+    def gateways(self) -> GatewayElection:
+        """The floating addresses and their holders, as of the last `prepare`."""
+        return self._masquerade.gateways
 
     @property
     def gateway_plan(self) -> GatewayPlan:

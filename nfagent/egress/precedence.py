@@ -1,19 +1,22 @@
 """Which EgressNATPolicies decide: the longest destination prefix, for each address.
 
-Policies of different actions with the same prefix, for the same Pod, are an error: neither applies there, and the
-destination is masqueraded. No shorter prefix and no list decides then, since it could show a Pod's address that one of
-the two hides.
+Policies that disagree about the same prefix, for the same Pod, are an error: neither applies there, and the destination
+is masqueraded. They disagree if their actions differ, or their gateways. No shorter prefix and no list decides then,
+since it could show a Pod's address that one of the two hides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.netaddr import FAMILIES, Range, disjoint, family_of, join, number, without
-from nfagent.model.objects import Pod
+from nfagent.model.objects import ObjectRef, Pod
 from nfagent.state.cluster import ClusterState
 from nfagent.state.egress import EgressState
+
+T = TypeVar("T")
 
 
 def policies_of(pod: Pod | None, cluster: ClusterState, egress: EgressState) -> list[EgressNATPolicy]:
@@ -50,28 +53,53 @@ def translated_ranges(policies: Iterable[EgressNATPolicy]) -> tuple[Range, ...]:
     if all(kept.values()):
         return ()
     merged: list[Range] = []
-    for item in _decided_ranges(kept):
-        join(merged, item)
+    for item, is_kept in _decided_ranges(kept):
+        if not is_kept:
+            join(merged, item)
     return tuple(merged)
 
 
-def _decided_ranges(kept: dict[Range, bool]) -> Iterator[Range]:
-    """Yield the ranges, in order, whose longest prefix is not kept. Two prefixes are nested or disjoint."""
+def gateway_ranges(policies: Iterable[EgressNATPolicy]) -> dict[ObjectRef, tuple[Range, ...]]:
+    """Return the disjoint ranges that see an address of a NetworkGatewayGroup, by group; in order.
+
+    Policies that disagree about a prefix send nothing there to any group.
+    """
+    decided: dict[Range, ObjectRef | None] = {}
+    for policy in policies:
+        for item in policy.destinations:
+            agreed = decided.get(item, policy.gateway) == policy.gateway
+            decided[item] = policy.gateway if agreed else None
+    if not any(decided.values()):
+        return {}
+    merged: dict[ObjectRef, list[Range]] = {}
+    for item, group in _decided_ranges(decided):
+        if group is not None:
+            join(merged.setdefault(group, []), item)
+    return {group: tuple(merged[group]) for group in sorted(merged)}
+
+
+def _decided_ranges(decided: Mapping[Range, T]) -> Iterator[tuple[Range, T]]:
+    """Yield disjoint ranges, in order, with what is decided for their longest prefix.
+
+    Two prefixes are nested or disjoint.
+    """
     for family in FAMILIES:
         # The prefixes around the current place, the longest one last.
         around: list[Range] = []
         place = 0
-        prefixes = sorted((item for item in kept if item.family == family), key=lambda item: (item.first, -item.last))
+        prefixes = sorted(
+            (item for item in decided if item.family == family), key=lambda item: (item.first, -item.last)
+        )
         for item in (*prefixes, None):
             while around and (item is None or around[-1].last < item.first):
                 ended = around.pop()
-                if not kept[ended] and place <= ended.last:
-                    yield Range(family, place, ended.last)
+                if place <= ended.last:
+                    yield Range(family, place, ended.last), decided[ended]
                 place = ended.last + 1
             if item is None:
                 break
-            if around and not kept[around[-1]] and place < item.first:
-                yield Range(family, place, item.first - 1)
+            if around and place < item.first:
+                yield Range(family, place, item.first - 1), decided[around[-1]]
             place = item.first
             around.append(item)
 

@@ -24,13 +24,15 @@ class Translation(msgspec.Struct, frozen=True):
     by:       the object that decides; None for cluster ranges, the built-in list, policies that disagree, and the
               default, masquerade
     prefix:   the entry that decides; None where no entry does
-    disputed: the policies of different actions that have the prefix, by name; neither applies to it
+    disputed: the policies of different actions or gateways that have the prefix, by name; neither applies to it
+    gateway:  the NetworkGatewayGroup that a policy names, of kind gateway
     """
 
     kind: TranslationKind
     by: ObjectRef | None = None
     prefix: Range | None = None
     disputed: tuple[ObjectRef, ...] = ()
+    gateway: ObjectRef | None = None
 
 
 def translation(
@@ -55,9 +57,12 @@ def outside_translation(
     found = longest_prefix(policies_of(pod, cluster, egress), destination)
     if found is not None:
         prefix, policies = found
-        if len({policy.action for policy in policies}) > 1:
+        if len({policy.outcome for policy in policies}) > 1:
             return Translation("node", None, prefix, tuple(policy.ref for policy in policies))
-        return Translation("kept" if policies[0].action == "NoSNAT" else "node", policies[0].ref, prefix)
+        decides = policies[0]
+        if decides.gateway is not None:
+            return Translation("gateway", decides.ref, prefix, gateway=decides.gateway)
+        return Translation("kept" if decides.action == "NoSNAT" else "node", decides.ref, prefix)
     listed = [
         item
         for item in egress.base_list(all_reserved_ranges=settings.all_reserved_ranges)

@@ -61,11 +61,9 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return ()
 
     @property
-    def unenforced(self) -> str:
-        """Why the policy isn't enforced, for its condition; '' if it is."""
-        if self.gateway is not None:
-            return "gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there"
-        return ""
+    def outcome(self) -> tuple[EgressAction, ObjectRef | None]:
+        """What it does with its destinations: the action and the gateway. Policies of different outcomes disagree."""
+        return self.action, self.gateway
 
     def selects(self, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
         """Return whether it applies to a Pod, by the labels of Pod and Namespace."""
@@ -73,11 +71,15 @@ class EgressNATPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkGatewayGroup(msgspec.Struct, frozen=True):
-    """A NetworkGatewayGroup: addresses that some nodes hold, canonical, in the object's order."""
+    """A NetworkGatewayGroup: addresses that some nodes hold, canonical, in the object's order.
+
+    nodes: selects the Nodes that may hold them, by label
+    """
 
     namespace: str
     name: str
     addresses: tuple[str, ...]
+    nodes: Selector = Selector()
 
     @property
     def ref(self) -> ObjectRef:

@@ -67,7 +67,10 @@ class Namespace(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """v1 Node: metadata.name and labels, spec.podCIDRs, all status.addresses that are IP addresses."""
+    """v1 Node: metadata.name and labels, spec.podCIDRs, all status.addresses that are IP addresses.
+
+    ready: whether status.conditions has Ready with status True, or no condition at all, as in a folder of manifests
+    """
 
     name: str
     labels: Labels = ()
@@ -75,6 +78,7 @@ class Node(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     problems: tuple[ValidationIssue, ...] = ()
     unread: tuple[str, ...] = ()
+    ready: bool = True
 
     @property
     def ref(self) -> ObjectRef:

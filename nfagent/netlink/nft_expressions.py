@@ -20,7 +20,7 @@ ANONYMOUS = "__set%d"
 Comparison: TypeAlias = Literal["==", "!=", "<", "<=", ">="]
 PayloadBase: TypeAlias = Literal["link", "network", "transport"]
 
-META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 6, 15, 16, 19, 26
+META_MARK, META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 3, 6, 15, 16, 19, 26
 """Some of NFT_META_*."""
 CT_STATE, CT_DIRECTION, CT_STATUS, CT_PROTO_SRC, CT_SRC_IP, CT_SRC_IP6 = 0, 1, 2, 11, 19, 21
 """Some of NFT_CT_*."""
@@ -38,6 +38,7 @@ _NAME, _DATA = 1, 2  # NFTA_EXPR_*
 _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
 _DYNSET_UPDATE = 1  # NFT_DYNSET_OP_UPDATE
 _PROTO_SPECIFIED, _RANDOM_FULLY = 0x2, 0x10  # NF_NAT_RANGE_PROTO_*, linux/netfilter/nf_nat.h
+_SOURCE_NAT = 0  # NFT_NAT_SNAT
 _RANDOM = 1  # NFT_NG_RANDOM
 _HOST_TO_NETWORK = 1  # NFT_BYTEORDER_HTON
 _EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
@@ -56,6 +57,11 @@ def payload(base: PayloadBase, offset: int, size: int, register: int = 1) -> byt
 def meta(key: int, register: int = 1) -> bytes:
     """Load a property of the packet, one of NFT_META_*."""
     return _expression("meta", _u32(1, register), _u32(2, key))
+
+
+def set_meta(key: int) -> bytes:
+    """Set a property of the packet, one of NFT_META_*, to the value of register 1."""
+    return _expression("meta", _u32(2, key), _u32(3, 1))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -81,9 +87,14 @@ def extension_header(number: int) -> bytes:
 @lru_cache(maxsize=_KEPT)
 def bitwise_and(mask: bytes) -> bytes:
     """Keep those bits of a register that are set in the mask."""
-    nothing = attribute(_VALUE, bytes(len(mask)))
+    return bitwise(mask, bytes(len(mask)))
+
+
+@lru_cache(maxsize=_KEPT)
+def bitwise(mask: bytes, inverted: bytes) -> bytes:
+    """Keep those bits of a register that are set in the mask, then invert others."""
     sizes = _u32(1, 1), _u32(2, 1), _u32(3, len(mask))
-    return _expression("bitwise", *sizes, nested(4, attribute(_VALUE, mask)), nested(5, nothing))
+    return _expression("bitwise", *sizes, nested(4, attribute(_VALUE, mask)), nested(5, attribute(_VALUE, inverted)))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -135,6 +146,11 @@ def masquerade_to(first: bytes, last: bytes, *, random_fully: bool) -> bytes:
     if first == last:
         return _value(1, first) + _expression("masq", _u32(1, flags), _u32(2, 1))
     return _value(1, first) + _value(2, last) + _expression("masq", _u32(1, flags), _u32(2, 1), _u32(3, 2))
+
+
+def source_nat(family: int, address: bytes) -> bytes:
+    """Translate the source to an address of a family, one of NFPROTO_*."""
+    return _value(1, address) + _expression("nat", _u32(1, _SOURCE_NAT), _u32(2, family), _u32(3, 1))
 
 
 @lru_cache(maxsize=_KEPT)

@@ -6,7 +6,7 @@ import struct
 from functools import lru_cache
 
 from nfagent.errors import WireError
-from nfagent.model.netaddr import Family, Range
+from nfagent.model.netaddr import Family, Range, family_of, number
 from nfagent.netlink import nft_expressions as nft
 from nfagent.netlink import packet_header
 from nfagent.netlink.nft_anonymous import (
@@ -36,7 +36,7 @@ from nfagent.netlink.nft_known import (
     protocol_comparison,
     transport_check,
 )
-from nfagent.netlink.nft_messages import ADDRESS_BYTES, LINK_NAME_BYTES, NFPROTO_BRIDGE
+from nfagent.netlink.nft_messages import ADDRESS_BYTES, LINK_NAME_BYTES, NFPROTO_BRIDGE, NFPROTO_IP
 from nfagent.netlink.nft_names import protocol_number
 from nfagent.nftables.matches import (
     AddressInSet,
@@ -60,6 +60,7 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
+    MarkIs,
     Match,
     MaxPayload,
     MulticastAddress,
@@ -80,7 +81,19 @@ from nfagent.nftables.matches import (
     UnknownExpr,
     Within,
 )
-from nfagent.nftables.objects import Accept, Drop, Goto, Jump, Masquerade, Return, Verdict, VmapLookup
+from nfagent.nftables.objects import (
+    MARK_BITS,
+    Accept,
+    Drop,
+    Goto,
+    Jump,
+    MarkSet,
+    Masquerade,
+    Return,
+    SourceNat,
+    Verdict,
+    VmapLookup,
+)
 
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
@@ -114,6 +127,8 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             if not modulus:
                 raise ValueError(match)
             return (nft.random_number(modulus) + nft.compare("<", struct.pack("!I", below)),), known
+        case MarkIs(mask, value):
+            return (_mark_is(mask, value),), known
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
         case ConntrackState() | CtUnconfirmed() | CtSeenReply():
@@ -143,6 +158,28 @@ def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
             if ports.first > ports.last:
                 raise ValueError(ports)
             return nft.masquerade_to(_port(ports.first), _port(ports.last), random_fully=random_fully)
+        case SourceNat(translated):
+            family = family_of(translated)
+            return nft.source_nat(NFPROTO_IP[family], number(translated).to_bytes(ADDRESS_BYTES[family], "big"))
+
+
+def mark_expressions(item: MarkSet) -> bytes:
+    """Encode a statement that sets bits of the packet mark. Raises ValueError for bits that can't be set."""
+    mask, value = _bits(item.mask, item.value)
+    kept = bytes(0xFF ^ byte for byte in mask)
+    return nft.meta(nft.META_MARK) + nft.bitwise(kept, value) + nft.set_meta(nft.META_MARK)
+
+
+def _mark_is(mask: int, value: int) -> bytes:
+    looked_at, expected = _bits(mask, value)
+    return nft.meta(nft.META_MARK) + nft.bitwise_and(looked_at) + nft.compare("==", expected)
+
+
+def _bits(mask: int, value: int) -> tuple[bytes, bytes]:
+    """Return bits of the packet mark as the kernel holds them: in host byte order."""
+    if not 0 < mask <= MARK_BITS or value & ~mask:
+        raise ValueError(mask, value)
+    return struct.pack("=I", mask), struct.pack("=I", value)
 
 
 def _set_parts(

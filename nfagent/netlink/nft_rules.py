@@ -13,7 +13,7 @@ from nfagent.netlink.codec import attribute, nested, nfgen
 from nfagent.netlink.nft_anonymous import AnonymousSet, Part, anonymous_set_messages
 from nfagent.netlink.nft_icmpv6 import steps
 from nfagent.netlink.nft_known import Known
-from nfagent.netlink.nft_match import match_parts, verdict_expressions
+from nfagent.netlink.nft_match import mark_expressions, match_parts, verdict_expressions
 from nfagent.netlink.nft_messages import (
     HEADERS_SIZE,
     IN_TABLE,
@@ -138,6 +138,11 @@ def _parts(rule: Rule, family: int) -> list[Part]:
         parts.append(nft.counter_reference(rule.counter))
     if rule.log is not None:
         parts.append(_log(rule.log))
+    if rule.mark is not None:
+        try:
+            parts.append(mark_expressions(rule.mark))
+        except _UNENCODABLE as error:
+            raise WireError(f"{rule.mark!r}: {error}") from None
     if rule.verdict is not None:
         try:
             parts.append(verdict_expressions(rule.verdict, known))

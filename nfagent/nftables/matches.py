@@ -254,6 +254,13 @@ class RandomBelow(msgspec.Struct, frozen=True, tag=True):
     below: int
 
 
+class MarkIs(msgspec.Struct, frozen=True, tag=True):
+    """`meta mark & mask == value`: these bits of the packet mark, in host byte order; `value` has no others."""
+
+    mask: int
+    value: int
+
+
 class UnknownExpr(msgspec.Struct, frozen=True, tag=True):
     """An expression that nfagent doesn't write, as JSON of the listing."""
 
@@ -297,5 +304,6 @@ Match: TypeAlias = (
     | Icmpv6Type
     | Icmpv6Code
     | RandomBelow
+    | MarkIs
     | UnknownExpr
 )

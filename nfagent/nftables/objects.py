@@ -22,6 +22,8 @@ from nfagent.nftables.matches import CtAddress, IpAddress, Match
 FLOW_SECONDS = 300
 FLOW_SET_SIZE = 65536
 """Default capacity of a set of reply tuples, and its minimum."""
+MARK_BITS = 0xFFFF_FFFF
+"""Every bit of the packet mark."""
 TABLE_FAMILY = "inet"
 TABLE = "nfagent"
 TABLE_FLAGS = ("table", "flags")
@@ -85,7 +87,16 @@ class Masquerade(msgspec.Struct, frozen=True, tag=True):
     ports: PortRange | None = None
 
 
-Verdict: TypeAlias = Accept | Drop | Goto | Jump | Return | VmapLookup | Masquerade
+class SourceNat(msgspec.Struct, frozen=True, tag=True):
+    """`snat ip to`: translate the source to this address, and keep the port where it is free.
+
+    address: canonical. A packet of the other family goes on with the next rule.
+    """
+
+    address: str
+
+
+Verdict: TypeAlias = Accept | Drop | Goto | Jump | Return | VmapLookup | Masquerade | SourceNat
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -95,14 +106,25 @@ class Log(msgspec.Struct, frozen=True):
     group: int
 
 
+class MarkSet(msgspec.Struct, frozen=True):
+    """`meta mark set`: give those bits of the packet mark that `mask` has a value; the others stay.
+
+    mask, value: 32 bits, in host byte order; `value` has no bits but those of `mask`, which has some
+    """
+
+    mask: int
+    value: int
+
+
 class Rule(msgspec.Struct, frozen=True):
-    """Matches, all of which must hold; then optional statements: counter, log and verdict, in that order."""
+    """Matches, all of which must hold; then optional statements: counter, log, mark and verdict, in that order."""
 
     matches: tuple[Match, ...] = ()
     counter: str = ""
     log: Log | None = None
     verdict: Verdict | None = None
     comment: str = ""
+    mark: MarkSet | None = None
 
 
 HookName: TypeAlias = Literal["prerouting", "forward", "input", "output", "postrouting"]

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import WireError
-from nfagent.model.netaddr import Family, canonical
+from nfagent.model.netaddr import Family, canonical, family_of
 from nfagent.nftables.listing import entries
 from nfagent.nftables.matches import Match
 from nfagent.nftables.objects import (
     ABSENT,
     FLOW_SECONDS,
     FLOW_SET_SIZE,
+    MARK_BITS,
     TABLE,
     TABLE_FAMILY,
     TABLE_FLAGS,
@@ -31,6 +32,7 @@ from nfagent.nftables.objects import (
     Jump,
     LinkName,
     Log,
+    MarkSet,
     Masquerade,
     NamedSet,
     PortRange,
@@ -39,6 +41,7 @@ from nfagent.nftables.objects import (
     Rule,
     Ruleset,
     SetKind,
+    SourceNat,
     Verdict,
     VerdictMap,
     VmapLookup,
@@ -265,26 +268,29 @@ def _known_rule(item: _Json) -> Rule:
 
 def _rule(item: _Json) -> Rule:
     matches: list[Match] = []
-    counter, log, verdict = "", None, None
+    counter, log, mark, verdict = "", None, None, None
     for expression in item["expr"]:
         [(kind, value)] = expression.items()
-        known = _verdict(kind, value) if verdict is None else None
-        if known is not None:
+        known = _statement(kind, value) if verdict is None else None
+        if isinstance(known, MarkSet) and mark is None:
+            mark = known
+        elif known is not None and not isinstance(known, MarkSet):
             verdict = known
-        elif kind == "counter" and isinstance(value, str) and not counter and log is None:
+        elif kind == "counter" and isinstance(value, str) and not counter and log is None and mark is None:
             counter = value
-        elif kind == "log" and value.keys() == {"prefix", "group"} and log is None and verdict is None:
+        elif kind == "log" and value.keys() == {"prefix", "group"} and log is None and mark is None and verdict is None:
             log = Log(value["prefix"], value["group"])
-        elif kind == "match" and not counter and log is None and verdict is None:
+        elif kind == "match" and not counter and log is None and mark is None and verdict is None:
             matches.append(parse_match(value))
-        elif kind == "set" and not counter and log is None and verdict is None:
+        elif kind == "set" and not counter and log is None and mark is None and verdict is None:
             matches.append(parse_update(value))
         else:
             matches.append(foreign(expression))
-    return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""))
+    return Rule(tuple(matches), counter, log, verdict, item.get("comment", ""), mark)
 
 
-def _verdict(kind: str, value: Any) -> Verdict | None:
+def _statement(kind: str, value: Any) -> Verdict | MarkSet | None:
+    """Read a statement behind which only a verdict, or nothing, comes; None for any other expression."""
     match kind:
         case "accept":
             return Accept()
@@ -301,6 +307,10 @@ def _verdict(kind: str, value: Any) -> Verdict | None:
             return VmapLookup(key, set_reference(value["data"])) if key is not None else None
         case "masquerade":
             return _masquerade(value or {})
+        case "snat":
+            return _source_nat(value)
+        case "mangle":
+            return _mark_set(value)
     return None
 
 
@@ -310,3 +320,26 @@ def _masquerade(value: Any) -> Masquerade | None:
         return None
     ports = PortRange(*numbers(value["port"])) if "port" in value else None
     return Masquerade(random_fully=bool(flags), ports=ports)
+
+
+def _source_nat(value: Any) -> SourceNat | None:
+    if value.keys() - {"addr", "family"}:
+        return None
+    address = canonical(value["addr"])
+    return SourceNat(address) if _FAMILY[value["family"]] == family_of(address) else None
+
+
+def _mark_set(value: Any) -> MarkSet | None:
+    """Read bits that a rule sets; nft lists the mark with the bits that stay or are set, and without all of them."""
+    mark = {"meta": {"key": "mark"}}
+    match value:
+        case {"key": key, "value": {"|": [{"&": [source, int(left)]}, int(bits)]}} if key == source == mark:
+            kept = left & ~bits
+        case {"key": key, "value": {"|": [source, int(bits)]}} if key == source == mark:
+            kept = ~bits & MARK_BITS
+        case {"key": key, "value": {"&": [source, int(kept)]}} if key == source == mark:
+            bits = 0
+        case _:
+            return None
+    mask = ~kept & MARK_BITS
+    return MarkSet(mask, bits) if mask and 0 <= bits <= MARK_BITS and 0 <= kept <= MARK_BITS else None

@@ -20,6 +20,7 @@ from nfagent.nftables.matches import (
     FromInterface,
     IpAddress,
     L4Proto,
+    MarkIs,
     Match,
     NamedPort,
     PacketNamedPort,
@@ -32,6 +33,7 @@ from nfagent.nftables.matches import (
     UnknownExpr,
     Within,
 )
+from nfagent.nftables.objects import MARK_BITS
 from nfagent.nftables.parse_header import (
     FLOW_KEYS,
     alternatives,
@@ -145,6 +147,8 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return L4Proto(tuple(map(protocol_name, alternatives(right))))
         case {"numgen": {"mode": "random", "mod": int(modulus), **others}} if operator == "<":
             return RandomBelow(modulus, int(right)) if others in ({}, {"offset": 0}) else None
+        case {"&": [{"meta": {"key": "mark"}}, int(mask)]} if operator == "==":
+            return _mark_is(mask, int(right))
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_DIRECTIONS.values():
             return CtDirectionIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
@@ -159,3 +163,7 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             key = parse_key(left)
             return Within(key, tuple(map(parse_range, alternatives(right)))) if isinstance(key, IpAddress) else None
     return parse_header_match(operator, left, right) or parse_arrival_match(operator, left, right)
+
+
+def _mark_is(mask: int, value: int) -> MarkIs | None:
+    return MarkIs(mask, value) if 0 < mask <= MARK_BITS and not value & ~mask else None

@@ -9,6 +9,7 @@ from nfagent.model.printable import printable_lines
 from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.objects import (
     FLOW_SECONDS,
+    MARK_BITS,
     TABLE,
     TABLE_FAMILY,
     Accept,
@@ -18,6 +19,7 @@ from nfagent.nftables.objects import (
     Goto,
     Jump,
     LinkName,
+    MarkSet,
     Masquerade,
     NamedSet,
     PortRange,
@@ -25,6 +27,7 @@ from nfagent.nftables.objects import (
     Return,
     Rule,
     Ruleset,
+    SourceNat,
     Verdict,
     VerdictMap,
     VmapLookup,
@@ -227,11 +230,20 @@ def rule_text(rule: Rule) -> str:
         parts.append(f'counter name "{rule.counter}"')
     if rule.log is not None:
         parts.append(f'log prefix "{rule.log.prefix}" group {rule.log.group}')
+    if rule.mark is not None:
+        parts.append(mark_text(rule.mark))
     if rule.verdict is not None:
         parts.append(verdict_text(rule.verdict))
     if rule.comment:
         parts.append(f'comment "{rule.comment}"')
     return " ".join(parts)
+
+
+def mark_text(item: MarkSet) -> str:
+    """Return a statement that sets bits of the packet mark in nft syntax."""
+    kept = ~item.mask & MARK_BITS
+    value = f" | {item.value:#010x}" if item.value else ""
+    return f"meta mark set meta mark & {kept | item.value:#010x}{value}"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -252,3 +264,5 @@ def verdict_text(verdict: Verdict) -> str:
         case Masquerade(random_fully, ports):
             to_ports = "" if ports is None else f" to :{ports}"
             return f"masquerade{to_ports}{' fully-random' if random_fully else ''}"
+        case SourceNat(address):
+            return f"snat {'ip' if family_of(address) == 4 else 'ip6'} to {address}"

@@ -27,6 +27,7 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
+    MarkIs,
     Match,
     MaxPayload,
     MulticastAddress,
@@ -90,6 +91,8 @@ def match_text(match: Match) -> str:
             return f"meta l4proto {_one_of(names)}"
         case RandomBelow(modulus, below):
             return f"numgen random mod {modulus} < {below}"
+        case MarkIs(mask, value):
+            return f"meta mark & {mask:#010x} == {value:#010x}"
         case ServerPort(first, last):
             return f"ct reply proto-src {_numbers(first, last)}"
         case UnknownExpr(expression):

@@ -74,7 +74,7 @@ def build_conditions(
     """
     disputes: dict[str, list[str]] = {}
     for tie in ties:
-        for name in (tie.keeps, tie.translates):
+        for name in tie.policies:
             disputes.setdefault(name, []).append(tie.text_for(name))
     read = [policy for policy in policies if policy.ref not in faults]
     found = [policy_conditions(policy, disputes.get(policy.name, ())) for policy in read if policy.ref != replaced]
@@ -88,14 +88,14 @@ def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> 
 
     disputes: what other policies have it not apply to; the rest of it is enforced
     """
-    if disputes and not policy.unenforced:
+    if disputes:
         said = "; ".join(disputes[:_MOST_DISPUTES])
         more = len(disputes) - _MOST_DISPUTES
         message = readable(said + (f"; and {more} more policies" if more > 0 else ""))
         conflict = Condition(type=PROGRAMMED, holds=False, reason="Conflict", message=message)
         return ObjectConditions(policy.ref, (_ACCEPTED, conflict), policy)
     done = f"{policy.action} is enforced on every node that runs nfagent"
-    return _accepted(policy.ref, policy, policy.unenforced, done)
+    return _accepted(policy.ref, policy, "", done)
 
 
 def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:

@@ -2,7 +2,7 @@
 
 For a destination outside the cluster, the first of these decides that has an entry for it:
 
-    policies   every enforced EgressNATPolicy that selects the Pod, but the base: the longest prefix
+    policies   every EgressNATPolicy that selects the Pod, but the base: the longest prefix
     base       the EgressNATPolicy `default`; without it the ip-masq-agent list; without that the built-in list;
                with the link-local ranges, unless the ip-masq-agent configuration masquerades them
 
@@ -10,9 +10,9 @@ The ip-masq-agent configuration is the ConfigMap; without it the file; without t
 a file exists, those behind it count for nothing, also for keys that it omits; but for keys that can't be read and never
 could be.
 
-Every other destination is masqueraded. A policy that isn't enforced counts as absent, also `default`. A `default` with
-sources or of action SNAT is a policy like others, not the base. One whose destinations are the built-in list, as the
-agent creates it, isn't the base where the ip-masq-agent configuration has a list.
+Every other destination is masqueraded. A `default` with sources or of action SNAT is a policy like others, and not the
+base. One whose destinations are the built-in list, as the agent creates it, isn't the base where the ip-masq-agent
+configuration has a list.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class EgressState:
 
     @property
     def enforced(self) -> list[EgressNATPolicy]:
-        """The enforced policies other than the base, by name."""
-        return [policy for policy in self.policies.values() if not policy.unenforced and not _is_base(policy)]
+        """The policies other than the base, by name."""
+        return [policy for policy in self.policies.values() if not _is_base(policy)]
 
     def base_list(self, *, all_reserved_ranges: bool) -> tuple[Range, ...]:
         """Return the destinations outside the cluster that keep the Pod's address if no policy has an entry for them.

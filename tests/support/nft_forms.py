@@ -34,6 +34,7 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
+    MarkIs,
     Match,
     MaxPayload,
     MulticastAddress,
@@ -64,6 +65,7 @@ from nfagent.nftables.objects import (
     Jump,
     LinkName,
     Log,
+    MarkSet,
     Masquerade,
     NamedSet,
     PortElement,
@@ -72,6 +74,7 @@ from nfagent.nftables.objects import (
     Return,
     Rule,
     Ruleset,
+    SourceNat,
     Verdict,
     VerdictMap,
     VmapLookup,
@@ -165,6 +168,14 @@ def _by_set() -> Iterator[tuple[Match, ...]]:
     yield from ((PacketPortIn(protocol, "ports"),) for protocol in _PROTOCOLS)
 
 
+MARKS = (
+    *((0xFF_0000, value) for value in (0, 0x1_0000, 0x80_0000, 0xFF_0000)),
+    *((0x80_0000, 0x80_0000), (0xFF, 0x7F), (0xFF00_0000, 0x8100_0000), (1 << 31, 1 << 31)),
+    *((0xFFFF_FFFF, value) for value in (0, 1, 0xFFFF_FFFF)),
+)
+"""Bits of the packet mark, and their values."""
+
+
 def _by_value() -> Iterator[tuple[Match, ...]]:
     for family in FAMILIES:
         key = IpAddress("saddr", family)
@@ -199,6 +210,8 @@ def _by_value() -> Iterator[tuple[Match, ...]]:
         yield from ((Within(IpAddress(side, 4), others),) for side in ("saddr", "daddr"))
     yield from ((MaxPayload(1240),), (L4Proto(("icmp", "icmpv6", "47")),), (Icmpv6Type(("nd-redirect",)),))
     yield (ConntrackState(("invalid", "new", "untracked")),)
+    yield from ((MarkIs(mask, value),) for mask, value in MARKS)
+    yield (MarkIs(0xFF_0000, 0), FamilyIs(4), MarkIs(1, 1))
     yield from ((RandomBelow(modulus, below),) for modulus, below in ((2, 1), (64_512, 1), ((1 << 32) - 1, 1 << 31)))
 
 
@@ -265,6 +278,9 @@ def _endings() -> Iterator[Rule]:
         yield Rule((NotLoopback(),), COUNTER, Log("x", 0), verdict, "why")
     of_packet = AddressInSet(IpAddress("saddr", 4), "address4")
     yield Rule((of_packet,), verdict=VmapLookup(IpAddress("saddr", 4), "map4"))
+    for mask, value in MARKS:
+        yield Rule(mark=MarkSet(mask, value))
+        yield Rule((of_packet,), COUNTER, Log("x", 0), Accept(), "why", MarkSet(mask, value))
     yield Rule(counter=COUNTER)
     yield Rule(log=Log(LONGEST_PREFIX, 65535), comment=LONGEST_COMMENT)
     yield from (Rule(log=Log(prefix, group)) for prefix, group in (("a b: ", 1), (LONGEST_PREFIX, 65535)))
@@ -291,6 +307,12 @@ _TRANSLATIONS = (
         )
     ),
     Rule((L4Proto(("sctp",)),), COUNTER, verdict=Masquerade(random_fully=False, ports=PortRange(65_535, 65_535))),
+    *(
+        Rule((*matches, MarkIs(0xFF_0000, 0x7F_0000)), counter, verdict=SourceNat(address))
+        for address in ("192.0.2.10", "255.255.255.254", "2001:db8::10", "::ffff:0:1")
+        for matches, counter in (((), ""), ((FamilyIs(6 if ":" in address else 4),), COUNTER))
+    ),
+    Rule(verdict=SourceNat("192.0.2.1")),
 )
 
 
@@ -335,7 +357,7 @@ def rules(draw: st.DrawFn) -> Rule:
     """Draw a rule of any forms, in any order, with any values; it fits FOR_ANY_RULE."""
     matches = draw(st.lists(_drawn_matches(), max_size=5))
     ending = draw(st.sampled_from([rule for rule in _endings() if rule != Rule()]))
-    return Rule(tuple(matches), ending.counter, ending.log, ending.verdict, ending.comment)
+    return Rule(tuple(matches), ending.counter, ending.log, ending.verdict, ending.comment, ending.mark)
 
 
 def _drawn_matches() -> st.SearchStrategy[Match]:

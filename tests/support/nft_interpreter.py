@@ -37,6 +37,7 @@ from nfagent.nftables.matches import (
     Icmpv6Type,
     IpAddress,
     L4Proto,
+    MarkIs,
     Match,
     MaxPayload,
     MulticastAddress,
@@ -63,6 +64,7 @@ from nfagent.nftables.objects import (
     Jump,
     LinkName,
     Log,
+    MarkSet,
     Masquerade,
     NamedSet,
     PortRange,
@@ -70,12 +72,13 @@ from nfagent.nftables.objects import (
     Return,
     Rule,
     Ruleset,
+    SourceNat,
     Verdict,
     VmapLookup,
 )
 from nfagent.policy.evaluator import Flow
 
-HookName: TypeAlias = Literal["forward", "input", "output"]
+HookName: TypeAlias = Literal["prerouting", "forward", "input", "output"]
 State: TypeAlias = Literal["new", "established", "related", "invalid", "untracked"]
 _REMEMBERED = 64
 _END = "end"
@@ -126,15 +129,21 @@ class HookPacket(NamedTuple):
     unrouted: bool = False
     reset: bool = False
     drawn: int = 0
+    mark: int = 0
 
 
 class PacketResult(NamedTuple):
-    """The result of a packet; translated: masquerade changed its source."""
+    """The result of a packet.
+
+    translated: masquerade changed its source; source: the address that SNAT gave it; mark: its mark behind the hook
+    """
 
     verdict: Literal["accept", "drop"]
     logs: tuple[Log, ...] = ()
     counters: tuple[str, ...] = ()
     translated: bool = False
+    source: str = ""
+    mark: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -183,6 +192,7 @@ class _Step(NamedTuple):
     tests: tuple[Test, ...]
     counter: str
     log: Log | None
+    mark: MarkSet | None
     verdict: Verdict | None
     address: Address | None
 
@@ -199,18 +209,20 @@ class _Machine:
             self.base.setdefault((hook.type, hook.name), []).append(name)
 
     def run(self, hook: HookName, packet: HookPacket) -> PacketResult:
-        trail = _Trail()
+        trail = _Trail(mark=packet.mark)
         for name in self.base.get(("filter", hook), ()):
             if self._walk(name, packet, trail) == "drop":
                 return PacketResult("drop", tuple(trail.logs), tuple(trail.counters))
+            packet = _marked(packet, trail)
         conntrack = packet.conntrack
-        if hook != "input" and conntrack.state in {"new", "related"} and not conntrack.confirmed:
+        if hook in {"forward", "output"} and conntrack.state in {"new", "related"} and not conntrack.confirmed:
             for name in self.base.get(("nat", "postrouting"), ()):
                 self._walk(name, packet, trail)
-        return PacketResult("accept", tuple(trail.logs), tuple(trail.counters), trail.translated)
+        logs, counters = tuple(trail.logs), tuple(trail.counters)
+        return PacketResult("accept", logs, counters, trail.translated, trail.source, trail.mark)
 
     def _walk(self, chain: str, packet: HookPacket, trail: _Trail) -> str:
-        for tests, counter, log, verdict, address in self.chains[chain]:
+        for tests, counter, log, mark, verdict, address in self.chains[chain]:
             for test in tests:
                 if not test(packet):
                     break
@@ -219,9 +231,13 @@ class _Machine:
                     trail.counters.append(counter)
                 if log is not None:
                     trail.logs.append(log)
+                if mark is not None:
+                    trail.mark = trail.mark & ~mark.mask | mark.value
+                    packet = _marked(packet, trail)
                 decided = self._act(verdict, address, packet, trail) if verdict is not None else ""
                 if decided:
                     return "" if decided == _END else decided
+                packet = _marked(packet, trail)
         return ""
 
     def _act(self, verdict: Verdict, address: Address | None, packet: HookPacket, trail: _Trail) -> str:
@@ -240,12 +256,15 @@ class _Machine:
             case Masquerade():
                 trail.translated = True
                 return "accept"
+            case SourceNat(translated):
+                trail.source = translated if family_of(translated) == packet.family else trail.source
+                return "accept" if trail.source else ""
             case Return():
                 return _END
 
     def _step(self, rule: Rule) -> _Step:
         address = _address(rule.verdict.key) if isinstance(rule.verdict, VmapLookup) else None
-        return _Step(tuple(map(self._test, rule.matches)), rule.counter, rule.log, rule.verdict, address)
+        return _Step(tuple(map(self._test, rule.matches)), rule.counter, rule.log, rule.mark, rule.verdict, address)
 
     def _test(self, match: Match) -> Test:
         match match:
@@ -345,6 +364,8 @@ def _arrival(match: Match) -> Test:
             return lambda packet: _is_group(packet.daddr)
         case RandomBelow(modulus, below):
             return lambda packet: packet.drawn % modulus < below
+        case MarkIs(mask, value):
+            return lambda packet: packet.mark & mask == value
         case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
         case FibUnrouted():
@@ -359,6 +380,12 @@ class _Trail(msgspec.Struct):
     logs: list[Log] = []
     counters: list[str] = []
     translated: bool = False
+    source: str = ""
+    mark: int = 0
+
+
+def _marked(packet: HookPacket, trail: _Trail) -> HookPacket:
+    return packet if packet.mark == trail.mark else packet._replace(mark=trail.mark)
 
 
 def _address(key: CtAddress | IpAddress) -> Address:

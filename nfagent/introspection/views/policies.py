@@ -221,14 +221,14 @@ def _egress_in(desired: DesiredState, scope: ViewFilter) -> list[EgressNATPolicy
 
 
 def _egress_view(policy: EgressNATPolicy, ties: tuple[Tie, ...]) -> EgressPolicyView:
-    disputes = (tie.text_for(policy.name) for tie in ties if policy.name in {tie.keeps, tie.translates})
+    disputes = (tie.text_for(policy.name) for tie in ties if policy.name in tie.policies)
     return EgressPolicyView(
         name=policy.name,
         action=policy.action,
         sources=list(map(str, policy.sources)) or ["all pods"],
         destinations=list(map(str, policy.destinations)),
         gateway=policy.gateway.path if policy.gateway is not None else "",
-        unenforced=policy.unenforced or "; ".join(islice(disputes, _MOST_DISPUTES)),
+        unenforced="; ".join(islice(disputes, _MOST_DISPUTES)),
     )
 
 

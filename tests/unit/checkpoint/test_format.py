@@ -26,11 +26,11 @@ FIELDS = {
     "IpMasqConfig": "cidrs link_local problems unread translated",
     "LoggingSwitch": "log delegate",
     "Namespace": "name labels problems unread",
-    "NetworkGatewayGroup": "namespace name addresses",
+    "NetworkGatewayGroup": "namespace name addresses nodes",
     "NetworkLogging": "allow deny problems unread",
     "NetworkPolicy": "namespace name pods isolates ingress egress problem",
     "NetworkPolicyRule": "peers ports",
-    "Node": "name labels pod_cidrs addresses problems unread",
+    "Node": "name labels pod_cidrs addresses problems unread ready",
     "NodePeer": "nodes",
     "ObjectRef": "kind namespace name",
     "Pod": "namespace name labels node addresses host_network phase ports workload_kind workload_name deleting problems"

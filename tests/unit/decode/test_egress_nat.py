@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -36,7 +37,6 @@ def label(key: str, value: str) -> Selector:
 def test_the_form_of_masquerade_is_read() -> None:
     found = decode_egress_policy(egress(action="NoSNAT", destinations=[{"cidr": "10.0.0.0/8"}]))
     assert found == EgressNATPolicy(name="default", action="NoSNAT", destinations=(TEN,))
-    assert found.unenforced == ""
 
 
 def test_the_form_of_gateways_is_read() -> None:
@@ -99,24 +99,6 @@ def test_both_selectors_of_a_source_hold(
 ) -> None:
     source = EgressSource(label("egress", "onprem"), label("team", "payments"))
     assert source.selects(labels, namespace_labels) == selected
-
-
-@pytest.mark.parametrize(
-    ("spec", "reason"),
-    [
-        pytest.param({"action": "SNAT", "destinations": []}, "", id="SNAT to the node's address is enforced"),
-        pytest.param(
-            {"action": "NoSNAT", "destinations": [], "sources": [{"podSelector": {}}]}, "", id="and so are sources"
-        ),
-        pytest.param(
-            {"action": "SNAT", "destinations": [], "gatewayRef": {"name": "gw", "namespace": "ops"}},
-            "gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there",
-            id="a gateway isn't yet",
-        ),
-    ],
-)
-def test_what_is_not_enforced_yet_says_so(spec: Document, reason: str) -> None:
-    assert decode_egress_policy(egress(**spec)).unenforced == reason
 
 
 NOSNAT = {"action": "NoSNAT", "destinations": []}
@@ -206,3 +188,25 @@ def test_refuses_a_group(document: Document, message: str) -> None:
         decode_gateway_group(document)
     assert "NetworkGatewayGroup kube-system/gw: spec.floatingIP" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_a_node_selector_is_a_map_of_labels() -> None:
+    found = decode_gateway_group(group("192.0.2.10", nodeSelector={"egress": "gateway", "zone": "a"}))
+    assert found.nodes == Selector((Requirement("egress", "In", ("gateway",)), Requirement("zone", "In", ("a",))))
+
+
+def test_a_group_without_node_selector_selects_every_node() -> None:
+    assert decode_gateway_group(group("192.0.2.10")).nodes.matches({})
+
+
+@pytest.mark.parametrize(
+    ("selector", "told"),
+    [
+        pytest.param(["egress"], "spec.nodeSelector: is not a mapping", id="a list"),
+        pytest.param({"egress": 1}, "spec.nodeSelector.egress '1'", id="a number"),
+        pytest.param({"matchLabels": {"egress": "gateway"}}, "spec.nodeSelector.matchLabels", id="a label selector"),
+    ],
+)
+def test_a_node_selector_that_cannot_be_read_rejects_the_group(selector: object, told: str) -> None:
+    with pytest.raises(ObjectError, match=re.escape(told)):
+        decode_gateway_group(group("192.0.2.10", nodeSelector=selector))

@@ -34,7 +34,7 @@ def pod(name: str, **labels: str) -> Pod:
 
 BOTH = pod("both", app="web", tier="blue")
 KEEP, HIDE = policy("keep", "NoSNAT", WEB), policy("hide", "SNAT", BLUE)
-TIE = Tie("keep", "hide", (TEN,))
+TIE = Tie(("hide", "keep"), ("action SNAT", "action NoSNAT"), (TEN,))
 
 
 def ties(view: DesiredState) -> tuple[Tie, ...]:

@@ -151,7 +151,8 @@ def test_every_object_of_a_kind_with_conditions_has_them_once() -> None:
 
 def test_policies_that_disagree_are_named_to_each_other() -> None:
     keep, hide = EgressNATPolicy(name="keep", action="NoSNAT"), EgressNATPolicy(name="hide", action="SNAT")
-    ties = [Tie("keep", "hide", tuple(parse_cidr(f"10.{at}.0.0/16") for at in range(5)))]
+    prefixes = tuple(parse_cidr(f"10.{at}.0.0/16") for at in range(5))
+    ties = [Tie(("hide", "keep"), ("action SNAT", "action NoSNAT"), prefixes)]
     told = [written(wanted, [])[1]["message"] for wanted in build_conditions({}, [DEFAULT, keep, hide], [], ties)]
     assert "enforced" in told[0]
     assert told[1].startswith(

@@ -1,0 +1,214 @@
+"""Which node holds each floating address: the same on every node, by rendezvous hashing of the Ready Nodes.
+
+Only groups that an enforced EgressNATPolicy names count. An address that the cluster itself uses is left out, and so is
+one that another group has already. Nodes are compared one by one as they change, and all of them after a change of an
+object that configures egress NAT, or after the holder left: in steps.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from nfagent.egress.cluster_addresses import ClusterAddresses
+from nfagent.egress.gateways import MOST_NUMBERS, FloatingAddress
+from nfagent.egress.rendezvous import weight, winner
+from nfagent.model.egress_nat import NetworkGatewayGroup
+from nfagent.model.netaddr import FAMILIES, Family, Range, family_of, number
+from nfagent.model.objects import Node, ObjectRef
+from nfagent.state.cluster import ClusterDelta, ClusterState
+from nfagent.state.egress import EgressState
+
+_WEIGHED = 1_000
+"""Nodes that one step compares."""
+
+
+class GatewayProblem(msgspec.Struct, frozen=True, order=True):
+    """Why a group's address is not used."""
+
+    group: ObjectRef
+    address: str
+    reason: str
+
+
+def chosen(addresses: Iterable[FloatingAddress], pod_address: str) -> FloatingAddress | None:
+    """Return the floating address that a Pod's packets leave under: one of its family; None if there is none."""
+    family = family_of(pod_address)
+    found = {item.address: item for item in addresses if item.family == family}
+    return found.get(winner(pod_address, found))
+
+
+def may_hold(node: Node | None, group: NetworkGatewayGroup) -> bool:
+    """Return whether a Node may hold the addresses of a group; None is a Node that doesn't exist."""
+    return node is not None and node.ready and group.nodes.matches(dict(node.labels))
+
+
+class GatewayElection:
+    """The floating addresses that policies may use, with the node that holds each.
+
+    addresses: by address, as of the last complete `steps`, in order of groups
+    problems:  why other addresses of the groups are not used, sorted
+    version:   grows with every change of these
+    """
+
+    def __init__(self, cluster: ClusterState, egress: EgressState, known: ClusterAddresses) -> None:
+        """Start without groups; `known` are the cluster's own addresses."""
+        self._cluster = cluster
+        self._egress = egress
+        self._known = known
+        self.addresses: Mapping[str, FloatingAddress] = {}
+        self.problems: tuple[GatewayProblem, ...] = ()
+        self.version = 0
+        self._groups: dict[ObjectRef, NetworkGatewayGroup] = {}
+        # Address -> its group, and the Node that holds it.
+        self._owners: dict[str, ObjectRef] = {}
+        self._holders: dict[str, str] = {}
+        self._numbers: dict[tuple[bool, str], int] = {}
+        # Marks for `steps`.
+        self._stale = False
+        self._unchecked = False
+        self._nodes: dict[str, None] = {}
+
+    def follow(self, change: ClusterDelta) -> None:
+        """Mark what a change of the cluster may move."""
+        if not self._groups:
+            return
+        self._unchecked |= change.service_range or any(
+            address in self._owners for pod in change.pod or () if pod is not None for address in pod.addresses
+        )
+        if change.node is None:
+            return
+        before, after = change.node_was, self._cluster.nodes.get(change.node)
+        if before is None or after is None or (before.ready, before.labels) != (after.ready, after.labels):
+            self._nodes[change.node] = None
+        if before is None or after is None or before.addresses != after.addresses:
+            self._unchecked = True
+
+    def invalidate(self) -> None:
+        """Read the groups again at the next `steps`: an object that configures egress NAT changed."""
+        self._stale = True
+
+    def of_group(self, group: ObjectRef) -> tuple[FloatingAddress, ...]:
+        """Return the usable addresses of a group."""
+        return tuple(item for item in self.addresses.values() if item.group == group)
+
+    def steps(self) -> Iterator[None]:
+        """Process the marks in steps, after those of the cluster's own addresses."""
+        if not (self._stale or self._unchecked or self._nodes):
+            return
+        while self._stale or self._nodes:
+            if self._stale:
+                self._stale = False
+                self._read_groups()
+                for address in list(self._owners):
+                    if address not in self._holders:
+                        yield from self._elect(address)
+            while self._nodes and not self._stale:
+                yield from self._compare(self._nodes.popitem()[0])
+        self._unchecked = False
+        self._publish()
+
+    def _read_groups(self) -> None:
+        """Read the groups that enforced policies name; the holders of groups that select other Nodes are unknown."""
+        named = {policy.gateway for policy in self._egress.enforced if policy.gateway is not None}
+        before, present = self._groups, self._egress.gateways
+        self._groups = {ref: present[ref] for ref in sorted(named) if ref in present}
+        owners: dict[str, ObjectRef] = {}
+        for ref, group in self._groups.items():
+            for address in group.addresses:
+                owners.setdefault(address, ref)
+        same = {ref for ref, group in self._groups.items() if ref in before and before[ref].nodes == group.nodes}
+        self._holders = {
+            address: holder
+            for address, holder in self._holders.items()
+            if owners.get(address) in same and owners[address] == self._owners[address]
+        }
+        self._owners = owners
+
+    def _elect(self, address: str) -> Iterator[None]:
+        """Compare all Nodes for an address."""
+        best = (b"", "")
+        group = self._groups[self._owners[address]]
+        for count, node in enumerate(list(self._cluster.nodes.values()), 1):
+            if may_hold(node, group):
+                best = max(best, weight(address, node.name))
+            if count % _WEIGHED == 0:
+                yield
+                if self._stale:
+                    return
+        # A Node that changed in the meantime is marked, and compared again.
+        self._holders[address] = best[1]
+
+    def _compare(self, name: str) -> Iterator[None]:
+        """Compare one Node, which changed, with the holders."""
+        node = self._cluster.nodes.get(name)
+        for address, ref in list(self._owners.items()):
+            holder = self._holders.get(address, "")
+            eligible = may_hold(node, self._groups[ref])
+            if eligible and (not holder or weight(address, name) > weight(address, holder)):
+                self._holders[address] = name
+            elif holder == name and not eligible:
+                yield from self._elect(address)
+                if self._stale:
+                    return
+        yield
+
+    def _publish(self) -> None:
+        """Replace the public values, if they differ."""
+        problems: list[GatewayProblem] = []
+        usable: dict[str, ObjectRef] = {}
+        ranges = {family: [item for item in self._known.ranges if item.family == family] for family in FAMILIES}
+        for ref, group in self._groups.items():
+            for address in group.addresses:
+                reason = self._refusal(address, ref, ranges)
+                if reason:
+                    problems.append(GatewayProblem(ref, address, reason))
+                else:
+                    usable[address] = ref
+        self._number(usable)
+        found = {address: self._floating(address, ref) for address, ref in usable.items()}
+        if found != self.addresses or tuple(problems) != self.problems:
+            self.addresses, self.problems = found, tuple(problems)
+            self.version += 1
+
+    def _floating(self, address: str, group: ObjectRef) -> FloatingAddress:
+        holder = self._holders[address]
+        given = self._numbers.get((holder == self._cluster.node, address), 0)
+        return FloatingAddress(address, family_of(address), group, holder, given)
+
+    def _refusal(self, address: str, group: ObjectRef, ranges: Mapping[Family, list[Range]]) -> str:
+        """Return why a group's address is not used; '' if it is."""
+        owner = self._owners[address]
+        if owner != group:
+            return f"{owner} has it too; write it in one group only"
+        pod = self._cluster.holder(address)
+        if pod is not None:
+            return f"Pod {pod.ref.path} has it; write an address that nothing else has"
+        if not _contains(ranges[family_of(address)], address):
+            return ""
+        nodes = (node.name for node in self._cluster.nodes.values() if address in node.addresses)
+        node = next(nodes, "")
+        what = f"Node {node} has it" if node else "it is in a range of Pods or Services"
+        return f"{what}; write an address that nothing else has"
+
+    def _number(self, usable: Mapping[str, ObjectRef]) -> None:
+        """Give each address a number: the one that it has, or a free one, first the one of its hash."""
+        here = self._cluster.node
+        wanted = {(self._holders[address] == here, address) for address in usable if self._holders[address]}
+        self._numbers = {key: value for key, value in self._numbers.items() if key in wanted}
+        for is_held, address in sorted(wanted - self._numbers.keys()):
+            taken = {value for (held, _), value in self._numbers.items() if held == is_held}
+            start = int.from_bytes(weight(address, "")[0])
+            tried = ((start + step) % MOST_NUMBERS + 1 for step in range(MOST_NUMBERS))
+            free = next((value for value in tried if value not in taken), 0)
+            if free:
+                self._numbers[is_held, address] = free
+
+
+def _contains(ranges: list[Range], address: str) -> bool:
+    """Return whether any of disjoint, sorted ranges contains an address."""
+    value = number(address)
+    place = bisect_right(ranges, value, key=lambda item: item.first) - 1
+    return place >= 0 and value <= ranges[place].last
