@@ -52,7 +52,7 @@ class TieComparison:
 
 
 def _prefixes(ties: Iterable[Tie]) -> dict[tuple[str, str], tuple[Range, ...]]:
-    return {(tie.keeps, tie.translates): tie.prefixes for tie in ties}
+    return {tie.policies: tie.prefixes for tie in ties}
 
 
 def _beyond(
