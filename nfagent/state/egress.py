@@ -44,12 +44,8 @@ class EgressState:
         return None if self._file is None else self._file[1]
 
     def put_file(self, path: str, config: IpMasqConfig | None) -> bool:
-        """Apply what the file has; None if there is no file. Return whether it differs."""
-        before = self._file
-        if config is None:
-            self._file = None
-        else:
-            self._file = ObjectRef("file", "", path), config.with_last_good(self.file)
+        """Apply the file; unread keys have their last good values; None for no file. Return whether it differs."""
+        before, self._file = self._file, None if config is None else (ObjectRef("file", "", path), config)
         return before != self._file
 
     def put(self, item: EgressObject) -> bool:
