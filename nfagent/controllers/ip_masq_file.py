@@ -15,16 +15,18 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.checkpoint.codec import CheckpointedObject, decode_record, encode_record
+from nfagent.checkpoint.codec import CheckpointedObject, decode_record, encode_record, with_in_force_note
 from nfagent.checkpoint.kept_text import IP_MASQ_FILE, KeptText
 from nfagent.clock import Clock
-from nfagent.decode.ip_masq import decode_ip_masq_text
-from nfagent.errors import DecodeError, ObjectError, ValidationIssue
+from nfagent.errors import DecodeError, ValidationIssue
+from nfagent.manifests.ip_masq_reader import decode_ip_masq_file, unreadable
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.regular_file import read_regular
 
 log = logging.getLogger(__name__)
+
+_BEFORE = "what was read before"
 
 
 class IpMasqFile:
@@ -76,11 +78,15 @@ class IpMasqFile:
         except OSError as error:
             # Its content is unknown, and read as new once it can be read.
             self._content = None
-            self._report((self._issue(f"cannot be read: {error.strerror or error}"),))
+            self._report((with_in_force_note(unreadable(self._path, error), _BEFORE),))
             return
         if content != self._content:
             self._content = content
-            if (found := self._decode(content)) is not None:
+            found, problems = decode_ip_masq_file(self._path, content)
+            if found is None:
+                self._report(tuple(with_in_force_note(problem, _BEFORE) for problem in problems))
+            else:
+                self._report(problems)
                 await self._put(found.with_last_good(self._held))
 
     async def _recall(self) -> None:
@@ -108,22 +114,6 @@ class IpMasqFile:
             await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(line), IP_MASQ_FILE)
         except OSError as error:
             log.warning("what the ip-masq-agent file has can't be kept for the next start: %s", error)
-
-    def _decode(self, content: bytes) -> IpMasqConfig | None:
-        """Return what can be read; None for a text that is no configuration."""
-        try:
-            found = decode_ip_masq_text(f"file {self._path}", content.decode())
-        except UnicodeDecodeError as error:
-            self._report((self._issue(f"is not UTF-8 at byte {error.start}; write the configuration as YAML or JSON"),))
-        except ObjectError as error:
-            self._report((error.problem,))
-        else:
-            self._report(found.problems)
-            return found
-        return None
-
-    def _issue(self, reason: str) -> ValidationIssue:
-        return ValidationIssue(object=f"file {self._path}", reason=f"{reason}; what was read before stays in force")
 
     def _report(self, problems: tuple[ValidationIssue, ...]) -> None:
         before, self.problems = self.problems, problems
