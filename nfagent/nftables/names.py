@@ -60,9 +60,13 @@ def gateway_map(family: Family) -> str:
     return set_name("gateways", family)
 
 
-def gateway_policies_chain(policies: tuple[str, ...], addresses: tuple[str, ...]) -> str:
-    """Return the name of the chain of Pods that these policies select and that use these floating addresses."""
-    return f"gateways/{_short('/'.join(('_'.join(policies), *map(_address_part, addresses))))}"
+def gateway_policies_chain(policies: tuple[str, ...], addresses: tuple[str, ...], family: Family) -> str:
+    """Return the name of the chain of Pods that these policies select and that use these floating addresses.
+
+    An empty address is that of a group that has none of the family: `gateway4/payments/192.0.2.10/none`.
+    """
+    words = (_address_part(address) if address else "none" for address in addresses)
+    return f"gateway{family}/{_short('/'.join(('_'.join(policies), *words)))}"
 
 
 def gateway_set(policies: tuple[str, ...], group: ObjectRef, family: Family) -> str:
