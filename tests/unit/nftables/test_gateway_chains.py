@@ -68,7 +68,7 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
     if selected:
         outside = cluster_pods_set(4)
         sets[names.set_name("clusterpods", 4)] = NamedSet("address", 4, frozenset((selected,)), outside.comment)
-    chain = names.gateway_policies_chain(POLICIES, tuple(HELD.values()))
+    chain = names.gateway_policies_chain(POLICIES, tuple(HELD.values()), 4)
     chains[chain] = gateway_policies_chain(used)
     pods = (*POD.values(), *POD_ELSEWHERE.values(), *((selected,) if selected else ()))
     maps = {
