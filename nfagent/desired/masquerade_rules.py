@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nfagent.desired.egress_nat_selections import EgressNATSelections
 from nfagent.desired.egress_nat_sets import EgressNATSets
 from nfagent.desired.egress_nat_ties import EgressNATTies, Tie
+from nfagent.desired.gateway_rules import GatewayRules
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.gateway_election import GatewayElection
@@ -17,6 +19,7 @@ from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.nftables import names
+from nfagent.nftables.gateway_chains import gateway_nat_rules
 from nfagent.nftables.masquerade_chains import (
     CLUSTER_PODS,
     KEPT_CHAIN,
@@ -41,9 +44,11 @@ class MasqueradeRules:
         self._egress = egress
         self._settings = settings
         self._addresses = ClusterAddresses(cluster, settings.cluster_ranges)
-        self._by_source = EgressNATSets(live, cluster, egress, settings)
+        self._selections = EgressNATSelections(cluster, egress)
+        self._by_source = EgressNATSets(live, cluster, egress, settings, self._selections)
         self._ties = EgressNATTies(cluster, egress)
         self.gateways = GatewayElection(cluster, egress, self._addresses)
+        self._floating = GatewayRules(live, cluster, egress, settings, self._selections, self.gateways)
         self._planned = False
 
     @property
@@ -64,7 +69,7 @@ class MasqueradeRules:
     @property
     def gateway_plan(self) -> GatewayPlan:
         """What this node does for floating addresses, as of the last `steps`."""
-        return GatewayPlan()
+        return self._floating.plan
 
     @property
     def ties(self) -> tuple[Tie, ...]:
@@ -75,17 +80,21 @@ class MasqueradeRules:
         """Apply a change of the cluster."""
         if not self.families:
             return
+        self._selections.follow(change)
         self._by_source.follow(change)
         self._ties.follow(change)
         self.gateways.follow(change)
+        self._floating.follow(change)
         if self._addresses.apply(change) or is_source(self._cluster, change):
             self._planned = False
 
     def invalidate(self) -> None:
         """Plan the chains again at the next `steps`: an object that configures masquerade changed."""
-        self._by_source.invalidate()
+        reselected = self._selections.invalidate()
+        self._by_source.invalidate(reselected=reselected)
         self._ties.invalidate()
         self.gateways.invalidate()
+        self._floating.invalidate(reselected=reselected)
         self._planned = False
 
     def steps(self) -> Iterator[None]:
@@ -96,8 +105,15 @@ class MasqueradeRules:
                 yield
             yield from self.gateways.steps()
             yield from self._by_source.steps()
+            yield from self._floating.steps(self._outside)
+            self._selections.settle()
             yield from self._ties.steps()
             self._plan()
+
+    @property
+    def _outside(self) -> tuple[Family, ...]:
+        """The families with Pods outside the cluster's ranges."""
+        return tuple(family for family in FAMILIES if self._addresses.outside[family])
 
     def _put_outside(self, addresses: list[str]) -> None:
         """Update the `outside` sets for Pods that left the cluster's ranges or returned.
@@ -129,11 +145,12 @@ class MasqueradeRules:
         self._planned = True
         plan = masquerade_plan(self._cluster, self._egress, self._settings, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
-        for name, chain in nat_chains(plan, by_source=by_source):
+        marked = gateway_nat_rules(self._settings.gateway_mark) if self._floating.active else ()
+        for name, chain in nat_chains(plan, by_source=by_source, gateways=marked):
             self._live.put_chain(name, chain)
         if KEPT_CHAIN in self._live.chains and not by_source:
             self._live.drop_chain(KEPT_CHAIN)
-        wanted = dict(masquerade_sets(plan))
+        wanted = dict(masquerade_sets(plan, self.families if self._floating.active else ()))
         for name in [names.set_name(word, family) for word in ("pods", "cluster", "nonmasq") for family in FAMILIES]:
             shape = wanted.get(name)
             if shape is None and name in self._live.sets:

@@ -254,6 +254,7 @@ class DesiredState:
         for item in items:
             fresh.put(item)
         fresh.egress.copy_file(self.egress)
+        fresh.gateways.copy_numbers(self.gateways)
         fresh.follow_links(self.links, held=True)
         return fresh
 

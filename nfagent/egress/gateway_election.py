@@ -40,9 +40,14 @@ def chosen(addresses: Iterable[FloatingAddress], pod_address: str) -> FloatingAd
     return found.get(winner(pod_address, found))
 
 
-def may_hold(node: Node | None, group: NetworkGatewayGroup) -> bool:
-    """Return whether a Node may hold the addresses of a group; None is a Node that doesn't exist."""
-    return node is not None and node.ready and group.nodes.matches(dict(node.labels))
+def may_hold(node: Node | None, group: NetworkGatewayGroup, family: Family) -> bool:
+    """Return whether a Node may hold addresses of a group and a family; None is a Node that doesn't exist.
+
+    It needs an address of the family itself: others reach it there, and the floating address goes beside it.
+    """
+    if node is None or not node.ready or not group.nodes.matches(dict(node.labels)):
+        return False
+    return any(family_of(address) == family for address in node.addresses)
 
 
 class GatewayElection:
@@ -81,14 +86,19 @@ class GatewayElection:
         if change.node is None:
             return
         before, after = change.node_was, self._cluster.nodes.get(change.node)
-        if before is None or after is None or (before.ready, before.labels) != (after.ready, after.labels):
-            self._nodes[change.node] = None
         if before is None or after is None or before.addresses != after.addresses:
             self._unchecked = True
+            self._nodes[change.node] = None
+        elif (before.ready, before.labels) != (after.ready, after.labels):
+            self._nodes[change.node] = None
 
     def invalidate(self) -> None:
         """Read the groups again at the next `steps`: an object that configures egress NAT changed."""
         self._stale = True
+
+    def copy_numbers(self, other: GatewayElection) -> None:
+        """Keep the numbers that another election gave, for the addresses that get one."""
+        self._numbers = dict(other._numbers)
 
     def of_group(self, group: ObjectRef) -> tuple[FloatingAddress, ...]:
         """Return the usable addresses of a group."""
@@ -130,9 +140,9 @@ class GatewayElection:
     def _elect(self, address: str) -> Iterator[None]:
         """Compare all Nodes for an address."""
         best = (b"", "")
-        group = self._groups[self._owners[address]]
+        group, family = self._groups[self._owners[address]], family_of(address)
         for count, node in enumerate(list(self._cluster.nodes.values()), 1):
-            if may_hold(node, group):
+            if may_hold(node, group, family):
                 best = max(best, weight(address, node.name))
             if count % _WEIGHED == 0:
                 yield
@@ -146,7 +156,7 @@ class GatewayElection:
         node = self._cluster.nodes.get(name)
         for address, ref in list(self._owners.items()):
             holder = self._holders.get(address, "")
-            eligible = may_hold(node, self._groups[ref])
+            eligible = may_hold(node, self._groups[ref], family_of(address))
             if eligible and (not holder or weight(address, name) > weight(address, holder)):
                 self._holders[address] = name
             elif holder == name and not eligible:

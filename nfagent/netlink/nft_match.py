@@ -45,6 +45,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     EtherType,
     FamilyInSet,
@@ -97,7 +98,7 @@ from nfagent.nftables.objects import (
 
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
-_SEEN_REPLY, _CONFIRMED = 2, 8  # IPS_*, linux/netfilter/nf_conntrack_common.h
+_SEEN_REPLY, _CONFIRMED, _SOURCE_TRANSLATED = 2, 8, 16  # IPS_*, linux/netfilter/nf_conntrack_common.h
 _TCP_FLAGS = 13  # RFC 9293, section 3.1: the octet with the control bits
 _TCP_RST = b"\x04"
 _FRAGMENT_HEADER = 44  # IPPROTO_FRAGMENT
@@ -123,15 +124,11 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
             return _protocol_parts(match, known)
         case Icmpv6Type() | Icmpv6Code() | Icmpv6TypeAndCode() | Icmpv6Packet():
             return icmpv6_parts(match, known)
-        case RandomBelow(modulus, below):
-            if not modulus:
-                raise ValueError(match)
-            return (nft.random_number(modulus) + nft.compare("<", struct.pack("!I", below)),), known
-        case MarkIs(mask, value):
-            return (_mark_is(mask, value),), known
+        case RandomBelow() | MarkIs():
+            return (_number_match(match),), known
         case ServerPort() | ServerPortIn() | NamedPort() | CtDirectionIs():
             return (_tuple_match(match),), known
-        case ConntrackState() | CtUnconfirmed() | CtSeenReply():
+        case ConntrackState() | CtUnconfirmed() | CtSeenReply() | CtTranslated():
             return (_state_match(match),), known
         case _:
             return _CONSTANT[type(match)], known
@@ -152,15 +149,20 @@ def verdict_expressions(verdict: Verdict, known: Known) -> bytes:
             return nft.verdict(nft.NFT_JUMP, chain)
         case VmapLookup(key, name):
             return address_check(key, known)[0] + address(key) + nft.map_lookup(name)
-        case Masquerade(random_fully, ports):
-            if ports is None:
-                return nft.masquerade(random_fully=random_fully)
-            if ports.first > ports.last:
-                raise ValueError(ports)
-            return nft.masquerade_to(_port(ports.first), _port(ports.last), random_fully=random_fully)
-        case SourceNat(translated):
-            family = family_of(translated)
-            return nft.source_nat(NFPROTO_IP[family], number(translated).to_bytes(ADDRESS_BYTES[family], "big"))
+        case Masquerade() | SourceNat():
+            return _translation(verdict)
+
+
+def _translation(verdict: Masquerade | SourceNat) -> bytes:
+    if isinstance(verdict, SourceNat):
+        family = family_of(verdict.address)
+        return nft.source_nat(NFPROTO_IP[family], number(verdict.address).to_bytes(ADDRESS_BYTES[family], "big"))
+    ports, random_fully = verdict.ports, verdict.random_fully
+    if ports is None:
+        return nft.masquerade(random_fully=random_fully)
+    if ports.first > ports.last:
+        raise ValueError(ports)
+    return nft.masquerade_to(_port(ports.first), _port(ports.last), random_fully=random_fully)
 
 
 def mark_expressions(item: MarkSet) -> bytes:
@@ -170,9 +172,14 @@ def mark_expressions(item: MarkSet) -> bytes:
     return nft.meta(nft.META_MARK) + nft.bitwise(kept, value) + nft.set_meta(nft.META_MARK)
 
 
-def _mark_is(mask: int, value: int) -> bytes:
-    looked_at, expected = _bits(mask, value)
-    return nft.meta(nft.META_MARK) + nft.bitwise_and(looked_at) + nft.compare("==", expected)
+def _number_match(match: RandomBelow | MarkIs) -> bytes:
+    """Encode a match of a number that the packet's headers don't hold."""
+    if isinstance(match, MarkIs):
+        mask, value = _bits(match.mask, match.value)
+        return nft.meta(nft.META_MARK) + nft.bitwise_and(mask) + nft.compare("!=" if match.negated else "==", value)
+    if not match.modulus:
+        raise ValueError(match)
+    return nft.random_number(match.modulus) + nft.compare("<", struct.pack("!I", match.below))
 
 
 def _bits(mask: int, value: int) -> tuple[bytes, bytes]:
@@ -278,7 +285,7 @@ def _tuple_match(match: ServerPort | ServerPortIn | NamedPort | CtDirectionIs) -
             return nft.ct(nft.CT_DIRECTION) + nft.compare("==", bytes((_DIRECTIONS[direction],)))
 
 
-def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply) -> bytes:
+def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply | CtTranslated) -> bytes:
     """Encode a match of the connection's state or status: whether some of its bits are set."""
     match match:
         case ConntrackState(states):
@@ -288,6 +295,8 @@ def _state_match(match: ConntrackState | CtUnconfirmed | CtSeenReply) -> bytes:
             return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_CONFIRMED)) + nft.compare("==", _NO_BITS)
         case CtSeenReply():
             return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_SEEN_REPLY)) + nft.compare("!=", _NO_BITS)
+        case CtTranslated():
+            return nft.ct(nft.CT_STATUS) + nft.bitwise_and(_some(_SOURCE_TRANSLATED)) + nft.compare("!=", _NO_BITS)
 
 
 def _within(check: bytes, key: IpAddress, ranges: tuple[Range, ...]) -> tuple[Part, ...]:

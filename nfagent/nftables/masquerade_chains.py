@@ -37,14 +37,17 @@ UNTRANSLATED_COUNTER = "drop/untranslated"
 CLUSTER_PODS = "clusterpods"
 
 
-def nat_chains(plan: MasqueradePlan, *, by_source: bool = False) -> Iterator[tuple[str, Chain]]:
+def nat_chains(
+    plan: MasqueradePlan, *, by_source: bool = False, gateways: tuple[Rule, ...] = ()
+) -> Iterator[tuple[str, Chain]]:
     """Yield the nat chain that masquerades packets, and the filter chain that drops packets NAT can't translate.
 
     by_source: EgressNATPolicies with sources select Pods of this node. Then a further chain, which both jump to,
                accepts packets to the destinations that see the Pod's address.
+    gateways:  the first rules of the nat chain, those of packets for a floating address
     """
     families = [family for family in FAMILIES if any(item.family == family for item in plan.sources)]
-    translate: list[Rule] = []
+    translate: list[Rule] = list(gateways)
     stop: list[Rule] = []
     for family in families:
         leaving = _leaves_cluster(family, outside=family in plan.outside)
@@ -130,14 +133,17 @@ def cluster_pods_set(family: Family) -> NamedSet:
     return NamedSet("address", family, frozenset(), "Pods outside the cluster's ranges: never translated")
 
 
-def masquerade_sets(plan: MasqueradePlan) -> Iterator[tuple[str, NamedSet]]:
-    """Yield the sets that these chains refer to, with their ranges."""
+def masquerade_sets(plan: MasqueradePlan, gateways: Iterable[Family] = ()) -> Iterator[tuple[str, NamedSet]]:
+    """Yield the sets that these chains refer to, with their ranges.
+
+    gateways: families with chains of floating addresses, which refer to the sets also without Pods of this node
+    """
     described: tuple[tuple[str, tuple[Range, ...], str], ...] = (
         ("pods", plan.sources, "Pods of this node"),
         ("cluster", plan.cluster, "Pods, nodes and Services: never translated"),
         ("nonmasq", plan.exempt, "destinations outside the cluster that see Pod addresses"),
     )
-    for family in {item.family for item in plan.sources}:
+    for family in {item.family for item in plan.sources}.union(gateways):
         for word, ranges, comment in described:
             elements: frozenset[Element] = frozenset(item for item in ranges if item.family == family)
             yield names.set_name(word, family), NamedSet("range", family, elements, comment)

@@ -235,6 +235,10 @@ class CtSeenReply(msgspec.Struct, frozen=True, tag=True):
     """`ct status seen-reply`: conntrack has seen a packet in reply direction."""
 
 
+class CtTranslated(msgspec.Struct, frozen=True, tag=True):
+    """`ct status snat`: the source of the connection is translated on this machine."""
+
+
 class Icmpv6Type(msgspec.Struct, frozen=True, tag=True):
     """`icmpv6 type`: one of these types, by nft's names."""
 
@@ -255,10 +259,14 @@ class RandomBelow(msgspec.Struct, frozen=True, tag=True):
 
 
 class MarkIs(msgspec.Struct, frozen=True, tag=True):
-    """`meta mark & mask == value`: these bits of the packet mark, in host byte order; `value` has no others."""
+    """`meta mark & mask == value`: these bits of the packet mark have, or don't have, a value.
+
+    mask, value: in host byte order; `value` has no bits but those of `mask`
+    """
 
     mask: int
     value: int
+    negated: bool = False
 
 
 class UnknownExpr(msgspec.Struct, frozen=True, tag=True):
@@ -301,6 +309,7 @@ Match: TypeAlias = (
     | ConntrackState
     | CtUnconfirmed
     | CtSeenReply
+    | CtTranslated
     | Icmpv6Type
     | Icmpv6Code
     | RandomBelow

@@ -15,6 +15,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     FamilyInSet,
     FromInterface,
@@ -46,6 +47,11 @@ from nfagent.nftables.parse_header import (
 
 _L4_PROTOCOL = {"meta": {"key": "l4proto"}}
 _PORT_DIRECTIONS: dict[str, CtDirection] = {"dport": "original", "sport": "reply"}
+_STATUS: dict[tuple[str, str], Match] = {
+    ("!", "confirmed"): CtUnconfirmed(),
+    ("in", "seen-reply"): CtSeenReply(),
+    ("in", "snat"): CtTranslated(),
+}
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6}
 
 
@@ -147,23 +153,21 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return L4Proto(tuple(map(protocol_name, alternatives(right))))
         case {"numgen": {"mode": "random", "mod": int(modulus), **others}} if operator == "<":
             return RandomBelow(modulus, int(right)) if others in ({}, {"offset": 0}) else None
-        case {"&": [{"meta": {"key": "mark"}}, int(mask)]} if operator == "==":
-            return _mark_is(mask, int(right))
+        case {"&": [{"meta": {"key": "mark"}}, int(mask)]} if operator in {"==", "!="}:
+            return _mark_is(mask, int(right), negated=operator == "!=")
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_DIRECTIONS.values():
             return CtDirectionIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":
             return ServerPort(*numbers(right))
         case {"ct": {"key": "state"}} if operator == "in":
             return ConntrackState((right,) if isinstance(right, str) else tuple(right))
-        case {"ct": {"key": "status"}} if (operator, right) == ("!", "confirmed"):
-            return CtUnconfirmed()
-        case {"ct": {"key": "status"}} if (operator, right) == ("in", "seen-reply"):
-            return CtSeenReply()
+        case {"ct": {"key": "status"}} if isinstance(right, str):
+            return _STATUS.get((operator, right))
         case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr"}} if operator == "==":
             key = parse_key(left)
             return Within(key, tuple(map(parse_range, alternatives(right)))) if isinstance(key, IpAddress) else None
     return parse_header_match(operator, left, right) or parse_arrival_match(operator, left, right)
 
 
-def _mark_is(mask: int, value: int) -> MarkIs | None:
-    return MarkIs(mask, value) if 0 < mask <= MARK_BITS and not value & ~mask else None
+def _mark_is(mask: int, value: int, *, negated: bool) -> MarkIs | None:
+    return MarkIs(mask, value, negated) if 0 < mask <= MARK_BITS and not value & ~mask else None

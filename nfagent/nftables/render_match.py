@@ -12,6 +12,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     EtherType,
     FamilyInSet,
@@ -91,13 +92,13 @@ def match_text(match: Match) -> str:
             return f"meta l4proto {_one_of(names)}"
         case RandomBelow(modulus, below):
             return f"numgen random mod {modulus} < {below}"
-        case MarkIs(mask, value):
-            return f"meta mark & {mask:#010x} == {value:#010x}"
+        case MarkIs(mask, value, negated):
+            return f"meta mark & {mask:#010x} {'!=' if negated else '=='} {value:#010x}"
         case ServerPort(first, last):
             return f"ct reply proto-src {_numbers(first, last)}"
         case UnknownExpr(expression):
             return f"# not nfagent's: {expression}"
-        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply():
+        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply() | CtTranslated():
             return _tracked_text(match)
         case (
             FibLocalSource()
@@ -181,7 +182,7 @@ def _flow_text(family: Family, *, replies: bool = False) -> str:
     return f"{ip} {first}addr . meta l4proto . th {first}port . {ip} {second}addr . th {second}port"
 
 
-def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply) -> str:
+def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply | CtTranslated) -> str:
     match match:
         case CtDirectionIs(direction):
             return f"ct direction {direction}"
@@ -191,6 +192,8 @@ def _tracked_text(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeen
             return "ct status ! confirmed"
         case CtSeenReply():
             return "ct status seen-reply"
+        case CtTranslated():
+            return "ct status snat"
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from nfagent.decode.networkpolicy import decode_network_policy
-from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
+from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import NetworkPolicy
@@ -23,6 +23,7 @@ from nfagent.model.objects import (
     Namespace,
     NetworkLogging,
     Node,
+    ObjectRef,
     Pod,
     ServiceCIDR,
 )
@@ -65,7 +66,7 @@ def nodes(draw: st.DrawFn, name: str = "") -> Node:
     cidrs = tuple(map(parse_cidr, NODE_CIDRS[drawn])) if draw(st.booleans()) else ()
     both = NODE_ADDRESSES[drawn]
     held = draw(st.sampled_from([both, both, both[:1], both[1:]]))
-    return Node(drawn, draw(LABELS), cidrs, held)
+    return Node(drawn, draw(LABELS), cidrs, held, ready=draw(st.sampled_from([True, True, True, False])))
 
 
 _PORTS = (
@@ -231,13 +232,37 @@ _SELECTORS = st.sampled_from(
     [Selector(), *(Selector((Requirement(key, "In", (value,)),)) for key, value in product(KEYS, VALUES))]
 )
 _SOURCES = st.builds(EgressSource, _SELECTORS, _SELECTORS)
-EGRESS = st.builds(
-    EgressNATPolicy,
-    name=st.sampled_from(["default", "more", "other"]),
-    action=st.sampled_from(["NoSNAT", "NoSNAT", "SNAT"]),
-    destinations=st.lists(_RANGES, max_size=2).map(tuple),
-    sources=st.sampled_from([(), ()]) | st.lists(_SOURCES, max_size=2).map(tuple),
+_GROUPS = [ObjectRef("NetworkGatewayGroup", "kube-system", name) for name in ("gw", "other")]
+_OUTCOMES: list[tuple[EgressAction, ObjectRef | None]] = [
+    ("NoSNAT", None),
+    ("NoSNAT", None),
+    ("SNAT", None),
+    *(("SNAT", group) for group in _GROUPS),
+]
+
+
+@st.composite
+def egress_policies(draw: st.DrawFn) -> EgressNATPolicy:
+    """Draw an EgressNATPolicy, of every action and of gateways that may be missing."""
+    action, gateway = draw(st.sampled_from(_OUTCOMES))
+    return EgressNATPolicy(
+        name=draw(st.sampled_from(["default", "more", "other"])),
+        action=action,
+        destinations=tuple(draw(st.lists(_RANGES, max_size=2))),
+        sources=tuple(draw(st.sampled_from([(), ()]) | st.lists(_SOURCES, max_size=2))),
+        gateway=gateway,
+    )
+
+
+EGRESS = egress_policies()
+# The last one of each family is an address that a Pod may have.
+_FLOATING = ["192.0.2.10", "192.0.2.11", "10.64.0.3", "2001:db8:f::1", "2001:db8:f::2", "2001:db8:0:a::3"]
+GATEWAYS = st.builds(
+    NetworkGatewayGroup,
+    st.just("kube-system"),
+    st.sampled_from([group.name for group in _GROUPS]),
+    st.lists(st.sampled_from(_FLOATING), min_size=1, max_size=3, unique=True).map(tuple),
+    _SELECTORS,
 )
-GATEWAYS = st.builds(NetworkGatewayGroup, st.just("kube-system"), st.just("gw"), st.sampled_from([("::1",), ("::2",)]))
 SERVICE_RANGES = st.builds(ServiceCIDR, st.sampled_from(["one", "two"]), st.lists(_RANGES, max_size=2).map(tuple))
 MASQUERADE = CONFIGURED | EGRESS | GATEWAYS | SERVICE_RANGES

@@ -19,6 +19,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     EtherType,
     FamilyInSet,
@@ -210,7 +211,8 @@ def _by_value() -> Iterator[tuple[Match, ...]]:
         yield from ((Within(IpAddress(side, 4), others),) for side in ("saddr", "daddr"))
     yield from ((MaxPayload(1240),), (L4Proto(("icmp", "icmpv6", "47")),), (Icmpv6Type(("nd-redirect",)),))
     yield (ConntrackState(("invalid", "new", "untracked")),)
-    yield from ((MarkIs(mask, value),) for mask, value in MARKS)
+    yield from ((MarkIs(mask, value, negated),) for mask, value in MARKS for negated in (False, True))
+    yield (CtTranslated(), MarkIs(0xFF_0000, 0, negated=True))
     yield (MarkIs(0xFF_0000, 0), FamilyIs(4), MarkIs(1, 1))
     yield from ((RandomBelow(modulus, below),) for modulus, below in ((2, 1), (64_512, 1), ((1 << 32) - 1, 1 << 31)))
 

@@ -24,6 +24,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtFlowInSet,
     CtSeenReply,
+    CtTranslated,
     CtUnconfirmed,
     FamilyInSet,
     FamilyIs,
@@ -87,7 +88,8 @@ _END = "end"
 class Conntrack(NamedTuple):
     """The conntrack state of a packet's connection; the state alone where it is invalid or untracked.
 
-    answered: whether its server has sent something; asked of related packets alone
+    answered:   whether its server has sent something; asked of related packets alone
+    translated: whether its source is
     """
 
     state: State = "new"
@@ -97,6 +99,7 @@ class Conntrack(NamedTuple):
     confirmed: bool = False
     way: CtDirection = "original"
     answered: bool = True
+    translated: bool = False
 
     @property
     def known(self) -> bool:
@@ -253,12 +256,8 @@ class _Machine:
                 return self._walk(target, packet, trail)
             case Accept() | Drop():
                 return "accept" if isinstance(verdict, Accept) else "drop"
-            case Masquerade():
-                trail.translated = True
-                return "accept"
-            case SourceNat(translated):
-                trail.source = translated if family_of(translated) == packet.family else trail.source
-                return "accept" if trail.source else ""
+            case Masquerade() | SourceNat():
+                return _translated(verdict, packet, trail)
             case Return():
                 return _END
 
@@ -284,7 +283,7 @@ class _Machine:
 
 def _alone(match: Match) -> Test:
     match match:
-        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply() | ServerPort():
+        case CtDirectionIs() | ConntrackState() | CtUnconfirmed() | CtSeenReply() | CtTranslated() | ServerPort():
             return _tracked(match)
         case _:
             return _header(match) or _machine(match)
@@ -296,7 +295,7 @@ def _by_elements(match: CtFlowInSet | FamilyInSet, item: NamedSet) -> Test:
     return lambda packet: (packet.family in item.elements) != match.negated
 
 
-def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply | ServerPort) -> Test:
+def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply | CtTranslated | ServerPort) -> Test:
     match match:
         case CtDirectionIs(way):
             return lambda packet: packet.conntrack.known and packet.conntrack.way == way
@@ -306,6 +305,8 @@ def _tracked(match: CtDirectionIs | ConntrackState | CtUnconfirmed | CtSeenReply
             return lambda packet: packet.conntrack.known and not packet.conntrack.confirmed
         case CtSeenReply():
             return lambda packet: packet.conntrack.known and packet.conntrack.answered
+        case CtTranslated():
+            return lambda packet: packet.conntrack.known and packet.conntrack.translated
         case ServerPort(first, last):
             return lambda packet: packet.conntrack.known and first <= packet.conntrack.server_port <= last
 
@@ -362,16 +363,20 @@ def _arrival(match: Match) -> Test:
             return lambda packet: packet.group_frame
         case MulticastAddress():
             return lambda packet: _is_group(packet.daddr)
-        case RandomBelow(modulus, below):
-            return lambda packet: packet.drawn % modulus < below
-        case MarkIs(mask, value):
-            return lambda packet: packet.mark & mask == value
+        case RandomBelow() | MarkIs():
+            return _by_number(match)
         case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
         case FibUnrouted():
             return lambda packet: packet.unrouted
         case _:
             raise ValueError(match)
+
+
+def _by_number(match: RandomBelow | MarkIs) -> Test:
+    if isinstance(match, MarkIs):
+        return lambda packet: (packet.mark & match.mask == match.value) != match.negated
+    return lambda packet: packet.drawn % match.modulus < match.below
 
 
 class _Trail(msgspec.Struct):
@@ -382,6 +387,16 @@ class _Trail(msgspec.Struct):
     translated: bool = False
     source: str = ""
     mark: int = 0
+
+
+def _translated(verdict: Masquerade | SourceNat, packet: HookPacket, trail: _Trail) -> str:
+    if isinstance(verdict, Masquerade):
+        trail.translated = True
+    elif family_of(verdict.address) == packet.family:
+        trail.source = verdict.address
+    else:
+        return ""
+    return "accept"
 
 
 def _marked(packet: HookPacket, trail: _Trail) -> HookPacket:

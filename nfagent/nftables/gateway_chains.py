@@ -1,0 +1,229 @@
+"""The nftables chains of the gateway path: they mark packets of Pods for the floating address that they leave under.
+
+Every node classifies the packets of all Pods of the cluster, so that a node that doesn't hold an address never lets a
+Pod out under another one. The chain runs after DNAT, so that the final destination counts, and before routing, which
+sends marked packets to the node that holds the address. There the nat chain translates a connection's first packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from nfagent.egress.gateways import LINK_SCOPE, FloatingAddress, MarkBits
+from nfagent.model.netaddr import Family, Range
+from nfagent.model.objects import ObjectRef
+from nfagent.nftables import names
+from nfagent.nftables.masquerade_chains import CLUSTER_PODS, UNTRANSLATED_COUNTER
+from nfagent.nftables.matches import (
+    AddressInSet,
+    ConntrackState,
+    CtDirectionIs,
+    CtTranslated,
+    CtUnconfirmed,
+    IpAddress,
+    L4Proto,
+    MarkIs,
+    Within,
+)
+from nfagent.nftables.objects import (
+    Accept,
+    Chain,
+    Drop,
+    Element,
+    Goto,
+    Hook,
+    Jump,
+    MarkSet,
+    NamedSet,
+    Rule,
+    SourceNat,
+    VmapLookup,
+)
+
+GATEWAYS_CHAIN = "prerouting-gateways"
+INPUT_CHAIN = "input-gateways"
+HELD_CHAIN = "translate-floating"
+HELD_SET = "floating"
+NOT_HOLDER_COUNTER = "drop/not-holder"
+NO_GATEWAY_COUNTER = "drop/no-gateway"
+TO_GATEWAY_COUNTER = "drop/to-gateway"
+GATEWAY_COUNTERS = (NOT_HOLDER_COUNTER, NO_GATEWAY_COUNTER, TO_GATEWAY_COUNTER)
+_AFTER_DNAT = -90
+_FILTER_PRIORITY = 0
+
+
+class GatewayDestinations(msgspec.Struct, frozen=True):
+    """Destinations that Pods reach by one group.
+
+    set:     its name
+    address: the floating address that these Pods use; '' drops their packets
+    """
+
+    set: str
+    family: Family
+    address: str = ""
+
+
+def gateway_chains(
+    addresses: Iterable[FloatingAddress],
+    node: str,
+    mark: MarkBits,
+    families: Iterable[Family],
+    outside: Iterable[Family] = (),
+) -> Iterator[tuple[str, Chain]]:
+    """Yield the chains of floating addresses, those that others refer to first.
+
+    node:     this node's name
+    families: those that are masqueraded, and have the sets `cluster` and `pods`
+    outside:  families with Pods outside the cluster's ranges, in the set `clusterpods`
+    """
+    families = tuple(families)
+    in_cluster = _cluster_sets(families, outside)
+    known = sorted((item for item in addresses if item.family in families), key=lambda item: item.address)
+    yield names.floating_chain(""), Chain((*_untouched(families), _no_gateway()))
+    for item in known:
+        yield names.floating_chain(item.address), _floating_chain(item, node, mark)
+    yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
+    yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
+    yield INPUT_CHAIN, _input_chain(families)
+
+
+def gateway_nat_rules(mark: MarkBits) -> tuple[Rule, ...]:
+    """Return the first rules of the nat chain: the holder alone translates packets that are marked for an address."""
+    return (
+        Rule((MarkIs(mark.routed, mark.routed),), verdict=Accept(), comment="another node holds the address"),
+        Rule((MarkIs(mark.mask, 0, negated=True),), verdict=Jump(HELD_CHAIN)),
+    )
+
+
+def gateway_policies_chain(used: Iterable[GatewayDestinations]) -> Chain:
+    """Return the chain of Pods that the same policies select and that use the same floating addresses."""
+    return Chain(
+        tuple(
+            Rule(
+                (AddressInSet(IpAddress("daddr", item.family), item.set),),
+                verdict=Goto(names.floating_chain(item.address)),
+            )
+            for item in used
+        )
+    )
+
+
+def gateway_set(policies: tuple[str, ...], group: ObjectRef, family: Family, ranges: Iterable[Range]) -> NamedSet:
+    """Return the set of destinations of a family that these policies reach by a group."""
+    elements: frozenset[Element] = frozenset(item for item in ranges if item.family == family)
+    words = f"destinations that EgressNATPolicies {', '.join(policies)} reach by {group.path}"
+    return NamedSet("range", family, elements, names.comment(words))
+
+
+def gateway_sets(
+    addresses: Iterable[FloatingAddress], node: str, families: Iterable[Family]
+) -> Iterator[tuple[str, NamedSet]]:
+    """Yield the sets of floating addresses that this node holds."""
+    held = [item for item in addresses if item.holder == node]
+    for family in families:
+        elements: frozenset[Element] = frozenset(item.address for item in held if item.family == family)
+        yield names.set_name(HELD_SET, family), NamedSet("address", family, elements, "held by this node")
+
+
+def _is_held(item: FloatingAddress, node: str) -> bool:
+    return item.holder == node and item.number > 0
+
+
+def _cluster_sets(families: Iterable[Family], outside: Iterable[Family]) -> tuple[tuple[Family, str], ...]:
+    """Return family and name of the sets that hold the cluster's addresses."""
+    ranges, pods = ((family, names.set_name("cluster", family)) for family in families), set(outside)
+    return (*ranges, *((family, names.set_name(CLUSTER_PODS, family)) for family in families if family in pods))
+
+
+def _base_chain(mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+    """Return the chain that sends packets of Pods to the chains of their policies.
+
+    Bits of another program are cleared: its mark must not send a Pod's packet out under a floating address.
+    """
+    marked = MarkIs(mark.mask, 0, negated=True)
+    return Chain(
+        (
+            Rule((CtDirectionIs("reply"),), verdict=Accept()),
+            *(
+                Rule((marked, AddressInSet(IpAddress("saddr", family), name)), mark=MarkSet(mark.mask, 0))
+                for family, name in in_cluster
+            ),
+            *(Rule((AddressInSet(IpAddress("daddr", family), name),), verdict=Accept()) for family, name in in_cluster),
+            Rule((CtTranslated(),), verdict=Accept(), comment="live connections keep their translation"),
+            *(Rule(verdict=VmapLookup(IpAddress("saddr", family), names.gateway_map(family))) for family in families),
+        ),
+        Hook("filter", "prerouting", _AFTER_DNAT),
+    )
+
+
+def _untouched(families: Iterable[Family]) -> Iterator[Rule]:
+    for family in families:
+        yield Rule((Within(IpAddress("daddr", family), LINK_SCOPE[family]),), verdict=Accept(), comment="link scope")
+
+
+def _no_gateway() -> Rule:
+    return Rule(counter=NO_GATEWAY_COUNTER, verdict=Drop(), comment="no node holds an address for it")
+
+
+def _floating_chain(item: FloatingAddress, node: str, mark: MarkBits) -> Chain:
+    """Return the chain of packets for one floating address.
+
+    On the holder, NAT translates first packets, and those of translated connections don't come here. What is left is
+    older than the address on this node: its packets would leave with the Pod's address.
+    """
+    untranslatable = Rule(
+        (ConntrackState(("invalid", "untracked")),),
+        counter=UNTRANSLATED_COUNTER,
+        verdict=Drop(),
+        comment="would leave with a Pod's address",
+    )
+    start = (*_untouched((item.family,)), untranslatable)
+    if not item.holder or not item.number:
+        return Chain((*start, _no_gateway()))
+    if item.holder == node:
+        first = Rule((CtUnconfirmed(),), mark=MarkSet(mark.mask, mark.of_held(item.number)), verdict=Accept())
+        older = Rule(counter=UNTRANSLATED_COUNTER, verdict=Drop(), comment="older than the address here")
+        return Chain((*start, first, older))
+    own = AddressInSet(IpAddress("saddr", item.family), names.set_name("pods", item.family))
+    routed = Rule((own,), mark=MarkSet(mark.mask, mark.of_routed(item.number)), verdict=Accept())
+    other = Rule(counter=NOT_HOLDER_COUNTER, verdict=Drop(), comment="another node holds the address")
+    return Chain((*start, routed, other))
+
+
+def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+    """Return the chain that translates packets for the addresses that this node holds.
+
+    Only packets from the cluster are: another program may set the same bits behind the first chain.
+    """
+    return Chain(
+        tuple(
+            Rule(
+                (
+                    MarkIs(mark.mask, mark.of_held(item.number)),
+                    AddressInSet(IpAddress("saddr", family), name),
+                ),
+                verdict=SourceNat(item.address),
+            )
+            for item in held
+            for family, name in in_cluster
+            if family == item.family
+        )
+    )
+
+
+def _input_chain(families: Iterable[Family]) -> Chain:
+    """Return the chain that keeps services of this node off the floating addresses.
+
+    A reply to a connection that moved here, and isn't in the conntrack table yet, must not meet a RST.
+    """
+    held = [AddressInSet(IpAddress("daddr", family), names.set_name(HELD_SET, family)) for family in families]
+    return Chain(
+        (
+            Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
+            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in held),
+        ),
+        Hook("filter", "input", _FILTER_PRIORITY),
+    )
