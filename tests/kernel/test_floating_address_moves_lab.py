@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import pytest
 
@@ -32,17 +32,18 @@ from tests.support.gateway_labs import (
     world,
 )
 from tests.support.packet_labs import ManifestLab, as_text, held, running_lab, wait_until
+from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
 
-log = logging.getLogger(__name__)
 REST = world()[len(NODES) :]
 INTERVAL = 0.02
 PROMISED_SECONDS = 2.0
-"""Of new connections after a Node turned NotReady; each move logs its own (`pytest -o log_cli_level=info`). Tests allow a busy machine more."""
+"""Of new connections after a Node turned NotReady; the end of the tests' output has what was measured."""
 AT_MOST_SECONDS = 20.0
 MOVED, KEPT = "n1", ("n2", "n3")
 """The group whose holder turns NotReady, and those of the others."""
+Record: TypeAlias = Callable[[str, object], None]
 _ENDS = {4: PARTNER, 6: PARTNER_V6}
 
 
@@ -104,20 +105,21 @@ class Streams:
         seen = set.union(*(stream.sources for stream in self.moved))
         assert seen - {None} == set(FLOATING[MOVED])
 
-    def gap(self, moment: float, what: str) -> float:
-        """Return, and log, how long new connections through the moved address were lost, after a moment."""
+    def gap(self, moment: float, what: str, record: Record) -> float:
+        """Return, and print, how long new connections through the moved address were lost, after a moment."""
         gaps = {stream: stream.gap_after(moment) for stream in self.moved}
         longest = max(gaps.values())
         late = sum(len(stream.lost) for stream in self.moved)
         asked = sum(len(stream.connections) for stream in (*self.moved, *self.kept))
-        log.info(
-            "%s: new connections after %.0f ms (promised: %.0f s); %d of %d connections lost, all of the moved address",
-            *(what, longest * 1000, PROMISED_SECONDS, late, asked),
+        record(
+            PRINTED,
+            f"{what}: new connections after {longest * 1000:.0f} ms (promised: {PROMISED_SECONDS:.0f} s); "
+            f"{late} of {asked} lost, all of the moved address",
         )
         return longest
 
 
-def test_a_holder_turns_not_ready_and_ready_again(lab: ManifestLab) -> None:
+def test_a_holder_turns_not_ready_and_ready_again(lab: ManifestLab, record_property: Record) -> None:
     gaps = []
     for not_ready in ((MOVED,), ()):
         with contextlib.ExitStack() as stack:
@@ -129,11 +131,13 @@ def test_a_holder_turns_not_ready_and_ready_again(lab: ManifestLab) -> None:
             streams.wait()
         streams.check_kept()
         streams.check_moved()
-        gaps.append(streams.gap(began, f"{MOVED} turned {'NotReady' if not_ready else 'Ready'}"))
+        gaps.append(streams.gap(began, f"{MOVED} turned {'NotReady' if not_ready else 'Ready'}", record_property))
     assert max(gaps) < AT_MOST_SECONDS
 
 
-def test_a_node_that_is_gone_loses_its_addresses_when_it_is_not_ready(lab: ManifestLab) -> None:
+def test_a_node_that_is_gone_loses_its_addresses_when_it_is_not_ready(
+    lab: ManifestLab, record_property: Record
+) -> None:
     """Its agent is killed and its link is down: it gives nothing up, and answers no neighbour solicitation."""
     with contextlib.ExitStack() as stack:
         streams = Streams(lab, stack, ("n2", "n3"))
@@ -145,7 +149,7 @@ def test_a_node_that_is_gone_loses_its_addresses_when_it_is_not_ready(lab: Manif
         streams.wait()
     streams.check_kept()
     streams.check_moved()
-    assert streams.gap(began, f"{MOVED} is gone, and turned NotReady") < AT_MOST_SECONDS
+    assert streams.gap(began, f"{MOVED} is gone, and turned NotReady", record_property) < AT_MOST_SECONDS
     pods = [pod_on(node, MOVED) for node in ("n2", "n3")]
     assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
 
@@ -215,7 +219,7 @@ def test_long_lived_connections_of_other_addresses_lose_no_packet(lab: ManifestL
 
 
 def test_long_lived_connections_of_the_moved_address_go_on_with_their_ports_when_the_pod_sends(
-    lab: ManifestLab,
+    lab: ManifestLab, record_property: Record
 ) -> None:
     """The new holder takes the next packet of the Pod for a new connection, and gives it the same address and port."""
     with TrafficStreams() as traffic:
@@ -231,8 +235,7 @@ def test_long_lived_connections_of_the_moved_address_go_on_with_their_ports_when
             settled(lab, [name for name in GROUPS if name not in not_ready])
             resumed = {name: first_after(stream, time.monotonic()) for name, stream in lived.streams.items()}
             for name, when in resumed.items():
-                log.info("%s: goes on %.0f ms after the change", name, (when - began) * 1000)
-    log.info("UDP packets lost: %s", lived.lost())
+                record_property(PRINTED, f"{name}: goes on {(when - began) * 1000:.0f} ms after the change")
 
 
 def first_after(stream: TrafficStream, moment: float) -> float:
