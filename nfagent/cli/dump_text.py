@@ -116,8 +116,14 @@ def _egress(view: PoliciesView) -> list[str]:
         idle = [policy for policy in view.egress if policy.unenforced]
         lines += [f"  {paint('warn')}, {policy.name}: {policy.unenforced}" for policy in idle]
     if view.gateways:
-        rows = [[f"{one.namespace}/{one.name}", ", ".join(one.addresses)] for one in view.gateways]
-        lines += ["", *table(("gateway group", "addresses"), rows)]
+        rows = [
+            [f"{one.namespace}/{one.name}", address, one.holders.get(address, ""), one.nodes]
+            for one in view.gateways
+            for address in one.addresses
+        ]
+        lines += ["", *table(("gateway group", "address", "held by", "of nodes"), rows)]
+        unheld = [one for one in view.gateways if one.unheld]
+        lines += [f"  {paint('warn')}, {one.namespace}/{one.name}: {one.unheld}" for one in unheld]
     return lines
 
 

@@ -83,7 +83,8 @@ def try_(  # noqa: PLR0913 - one argument for each option
     replaces the policy of its name, or is added. With --delete, only the names count.
 
     They may hold EgressNATPolicy objects and the ConfigMap kube-system/ip-masq-agent too: for these, a table shows
-    which Pods outside hosts would see under another address; -n keeps those of that namespace.
+    which Pods outside hosts would see under another address; -n keeps those of that namespace. Another table
+    shows the policies that would begin or cease to disagree about a destination, in the whole cluster.
 
     The log of a node has connections of its own Pods, if policies select these Pods and the NetworkLogging object
     `default` has them logged.

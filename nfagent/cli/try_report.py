@@ -16,12 +16,14 @@ from nfagent.errors import ValidationIssue
 from nfagent.model.plurals import counted
 from nfagent.simulate.job import SimulationResult
 from nfagent.simulate.simulation import FlowChange, FlowCounts, VerdictName
+from nfagent.simulate.tie_changes import TieChanges
 from nfagent.simulate.translations import TranslationChanges
 
 _HEADER = ("flow", "traffic", "count", "before", "after", "why")
 _TRAFFIC_SHOWN = 6
 _ENDS_SHOWN = 3
 _TRANSLATION_HEADER = ("pods", "destinations outside", "seen as", "then as", "decided by")
+_TIE_HEADER = ("tie", "EgressNATPolicies", "destinations")
 _SEEN_AS: dict[TranslationKind, str] = {
     "cluster": "the Pod",
     "kept": "the Pod",
@@ -93,7 +95,17 @@ def translations_text(found: TranslationChanges | None) -> list[str]:
         ]
         for change in sorted(found.changes, key=lambda change: (-change.pods, change.names, change.destinations))
     ]
-    return [*table(_TRANSLATION_HEADER, shown, set()), ""] if shown else []
+    return [*([*table(_TRANSLATION_HEADER, shown, set()), ""] if shown else []), *_ties(found.ties)]
+
+
+def _ties(found: TieChanges) -> list[str]:
+    """Return the table of policies that begin or cease to disagree."""
+    shown = [
+        [word, " and ".join(tie.policies), _listed(tie.destinations, _TRAFFIC_SHOWN)]
+        for word, ties in (("created", found.created), ("removed", found.removed))
+        for tie in ties
+    ]
+    return [*table(_TIE_HEADER, shown, set()), ""] if shown else []
 
 
 def why(change: FlowChange) -> str:
@@ -111,6 +123,17 @@ def summary(outcome: SimulationResult) -> list[str]:
     if outcome.egress is not None:
         pods = outcome.egress.pods
         lines.append(f"{counted(pods, 'Pod') if pods else 'no Pod'} would be seen under another address outside")
+        lines += _tie_sentences(outcome.egress.ties)
+    return lines
+
+
+def _tie_sentences(found: TieChanges) -> list[str]:
+    lines = []
+    if found.created:
+        pairs = counted(len(found.created), "pair")
+        lines.append(f"{pairs} of policies would disagree: neither applies there, and it is masqueraded")
+    if found.removed:
+        lines.append(f"{counted(len(found.removed), 'pair')} of policies would no longer disagree")
     return lines
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nfagent.clock import WallClock
 from nfagent.desired.state import DesiredState
+from nfagent.egress.gateway_status import gateway_status
 from nfagent.errors import ValidationIssue
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import build_conditions
@@ -67,14 +68,15 @@ class StatusReporter:
         in_force = {ref: item for ref in faults if (item := desired.find(ref)) is not None}
         objects = desired.egress
         egress = (tuple(objects.policies.values()), tuple(objects.gateways.values()), desired.egress_ties)
-        replaced = objects.replaced_default
+        replaced, elected = objects.replaced_default, gateway_status(objects, desired.gateways)
         missing = desired.missing_default() if self._synced() else None
         if missing is not None and missing.ref in faults:
             missing = None
-        found = (faults, in_force, desired.logging_object, node_faults, egress, replaced, missing)
+        found = (faults, in_force, desired.logging_object, node_faults, egress, replaced, elected, missing)
         if found == self._last:
             return
         self._last = found
         notices = cluster_notices(faults, in_force, desired.logging_object)
         notices += node_notices(desired.cluster.node, node_faults)
-        self._reporter.publish(notices, build_conditions(faults, *egress, replaced=replaced), missing)
+        conditions = build_conditions(faults, *egress, replaced=replaced, elected=elected)
+        self._reporter.publish(notices, conditions, missing)

@@ -15,9 +15,12 @@ from nfagent.desired.gateway_rules import GatewayRules
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.gateway_election import GatewayElection
+from nfagent.egress.gateway_translation import through_gateway
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
+from nfagent.egress.translation import Translation, translation
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
+from nfagent.model.objects import Pod
 from nfagent.nftables import names
 from nfagent.nftables.gateway_chains import gateway_nat_rules
 from nfagent.nftables.masquerade_chains import (
@@ -75,6 +78,11 @@ class MasqueradeRules:
     def ties(self) -> tuple[Tie, ...]:
         """The EgressNATPolicies that disagree about a destination of the same Pod."""
         return self._ties.found
+
+    def translation(self, pod: Pod | None, destination: str) -> Translation:
+        """Return how packets of a Pod to a canonical address leave its node, with the floating address."""
+        found = translation(pod, destination, self._cluster, self._egress, self._settings)
+        return through_gateway(found, pod, destination, self._egress, self.gateways)
 
     def follow(self, change: ClusterDelta) -> None:
         """Apply a change of the cluster."""

@@ -21,7 +21,7 @@ from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, missing_default
-from nfagent.egress.translation import Translation, translation
+from nfagent.egress.translation import Translation
 from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
@@ -224,12 +224,10 @@ class DesiredState:
 
     def is_allowed(self, flow: Flow) -> bool:
         """Return whether the policies of this node's Pods allow a flow; other nodes enforce the policies of theirs."""
-        if self._links.drops_outgoing(flow):
-            return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         verdict = evaluate(self.cluster, self.index.policies_for(*ends[0], *ends[1]), flow, self.policy_options)
         sides = zip(ends, (verdict.egress, verdict.ingress), strict=True)
-        if verdict.barred:
+        if verdict.barred or self._links.drops_outgoing(flow):
             return False
         local = (side for pods, side in sides if pods and pods[0].node == self.cluster.node)
         return all(side is None or side.allowed for side in local)
@@ -281,7 +279,8 @@ class DesiredState:
 
     def translation(self, pod: Pod | None, destination: str) -> Translation:
         """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
-        return translation(pod, destination, self.cluster, self.egress, self._masquerade_settings)
+        self._finish()
+        return self._masquerade.translation(pod, destination)
 
     @property
     def masquerade_settings(self) -> MasqueradeSettings:
@@ -316,7 +315,8 @@ class DesiredState:
 
     @property
     def gateways(self) -> GatewayElection:
-        """The floating addresses and their holders, as of the last `prepare`."""
+        """The floating addresses and their holders."""
+        self._finish()
         return self._masquerade.gateways
 
     @property

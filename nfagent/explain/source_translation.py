@@ -24,12 +24,15 @@ _BASE_POLICY = ObjectRef("EgressNATPolicy", "", DEFAULT_POLICY)
 class SourceTranslation(msgspec.Struct, frozen=True):
     """The translation of a connection's source address.
 
-    seen_as:  the addresses that the destination may see: the Pod's own, or those of its node in this family; empty if
-              none is known
+    seen_as:  the addresses that the destination may see: the Pod's own, those of its node in this family, or a floating
+              address; empty if none is known, or packets are dropped
     by:       the object that decides; None if none does
     prefix:   the entry that decides, as text; None if none does
     words:    all of it as one line
     is_shown: whether it is a line of the explanation; Pods, nodes and Services see the Pod's own address anyway
+    gateway:  the NetworkGatewayGroup, of kind gateway
+    holder:   the node that holds the floating address; None if there is none
+    dropped:  why packets are dropped; None if they aren't
     """
 
     kind: TranslationKind
@@ -38,6 +41,9 @@ class SourceTranslation(msgspec.Struct, frozen=True):
     prefix: str | None
     words: str
     is_shown: bool
+    gateway: str | None = None
+    holder: str | None = None
+    dropped: str | None = None
 
 
 def find_translation(cluster: ClusterState, flow: Flow, translate: Translate) -> SourceTranslation | None:
@@ -47,7 +53,7 @@ def find_translation(cluster: ClusterState, flow: Flow, translate: Translate) ->
     if source is None and node is None:
         return None
     found = translate(source, flow.destination)
-    seen_as, shown = _seen_as(flow.source, found.kind, node)
+    seen_as, shown = _seen_as(flow.source, found, node)
     return SourceTranslation(
         found.kind,
         seen_as,
@@ -55,6 +61,9 @@ def find_translation(cluster: ClusterState, flow: Flow, translate: Translate) ->
         None if found.prefix is None else str(found.prefix),
         f"{flow.destination} sees {shown}: {reason(found)}",
         found.kind != "cluster" or not _is_expected(cluster, flow.destination),
+        None if found.gateway is None else str(found.gateway),
+        found.holder or None,
+        found.dropped or None,
     )
 
 
@@ -68,11 +77,13 @@ def _node_of_range(cluster: ClusterState, address: str) -> Node | None:
     return None
 
 
-def _seen_as(source: str, kind: TranslationKind, node: Node | None) -> tuple[tuple[str, ...], str]:
-    if kind in {"cluster", "kept"}:
+def _seen_as(source: str, found: Translation, node: Node | None) -> tuple[tuple[str, ...], str]:
+    if found.kind in {"cluster", "kept"}:
         return (source,), f"{source}, its own address"
-    if kind == "gateway":
-        return (), "a floating address"
+    if found.dropped:
+        return (), f"nothing (dropped: {found.dropped})"
+    if found.kind == "gateway":
+        return (found.floating,), f"{found.floating} (node {found.holder} holds it)"
     if node is None:
         return (), "the address of its node"
     family = family_of(source)
@@ -90,7 +101,7 @@ def reason(found: Translation) -> str:
     """Return what decides a translation: `EgressNATPolicy payments has SNAT for 203.0.113.0/24`."""
     if found.disputed:
         named = " and ".join(map(str, found.disputed))
-        return f"{named} have different actions for {found.prefix}, so neither applies to it"
+        return f"{named} disagree about {found.prefix}, so neither applies to it"
     if found.prefix is None:
         return "masquerade is off for this family" if found.kind == "kept" else "no policy and no list has it"
     if found.kind == "cluster":
@@ -99,5 +110,6 @@ def reason(found: Translation) -> str:
     if found.prefix in LINK_LOCAL and (found.by == _BASE_POLICY or not is_policy):
         return f"{found.prefix} is link-local"
     if is_policy:
-        return f"{found.by} has {'NoSNAT' if found.kind == 'kept' else 'SNAT'} for {found.prefix}"
+        action = "NoSNAT" if found.kind == "kept" else "SNAT"
+        return f"{found.by} has {action}{f' by {found.gateway}' if found.gateway else ''} for {found.prefix}"
     return f"{found.by or 'the built-in list'} has {found.prefix}"

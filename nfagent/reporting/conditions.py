@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from nfagent.desired.egress_nat_ties import Tie
+from nfagent.egress.gateway_status import NO_GATEWAYS, GatewayFault, GatewayStatus
 from nfagent.errors import ValidationIssue
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.objects import ObjectRef
@@ -64,26 +65,33 @@ def build_conditions(
     policies: Iterable[EgressNATPolicy],
     gateways: Iterable[NetworkGatewayGroup],
     ties: Iterable[Tie] = (),
+    *,
     replaced: ObjectRef | None = None,
+    elected: GatewayStatus = NO_GATEWAYS,
 ) -> list[ObjectConditions]:
     """Return the desired conditions of all objects that have conditions.
 
     faults:   objects of any kind that can't be read, each with its issues; last good versions of these are ignored
     ties:     the policies that disagree
     replaced: the policy that the ip-masq-agent list replaces
+    elected:  the holders of floating addresses
     """
     disputes: dict[str, list[str]] = {}
     for tie in ties:
         for name in tie.policies:
             disputes.setdefault(name, []).append(tie.text_for(name))
     read = [policy for policy in policies if policy.ref not in faults]
-    found = [policy_conditions(policy, disputes.get(policy.name, ())) for policy in read if policy.ref != replaced]
+    found = [
+        policy_conditions(policy, disputes.get(policy.name, ()), elected) for policy in read if policy.ref != replaced
+    ]
     found += [replaced_conditions(policy) for policy in read if policy.ref == replaced]
-    found += [gateway_conditions(group) for group in gateways if group.ref not in faults]
+    found += [gateway_conditions(group, elected) for group in gateways if group.ref not in faults]
     return found + [rejected_conditions(ref, problems) for ref, problems in faults.items() if ref.kind in KINDS]
 
 
-def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> ObjectConditions:
+def policy_conditions(
+    policy: EgressNATPolicy, disputes: Sequence[str] = (), elected: GatewayStatus = NO_GATEWAYS
+) -> ObjectConditions:
     """Return the conditions of an EgressNATPolicy that can be read.
 
     disputes: what other policies have it not apply to; the rest of it is enforced
@@ -94,8 +102,9 @@ def policy_conditions(policy: EgressNATPolicy, disputes: Sequence[str] = ()) -> 
         message = readable(said + (f"; and {more} more policies" if more > 0 else ""))
         conflict = Condition(type=PROGRAMMED, holds=False, reason="Conflict", message=message)
         return ObjectConditions(policy.ref, (_ACCEPTED, conflict), policy)
-    done = f"{policy.action} is enforced on every node that runs nfagent"
-    return _accepted(policy.ref, policy, "", done)
+    by = f" by {policy.gateway}" if policy.gateway is not None else ""
+    done = f"{policy.action}{by} is enforced on every node that runs nfagent"
+    return _accepted(policy.ref, policy, elected.policy_fault(policy), done)
 
 
 def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:
@@ -108,10 +117,10 @@ def replaced_conditions(policy: EgressNATPolicy) -> ObjectConditions:
     return ObjectConditions(policy.ref, (_ACCEPTED, replaced), policy)
 
 
-def gateway_conditions(group: NetworkGatewayGroup) -> ObjectConditions:
+def gateway_conditions(group: NetworkGatewayGroup, elected: GatewayStatus = NO_GATEWAYS) -> ObjectConditions:
     """Return the conditions of a NetworkGatewayGroup that can be read."""
-    unsupported = "gateways are read and validated, and not enforced yet: no node holds these addresses"
-    return _accepted(group.ref, group, unsupported, "")
+    done = f"the addresses are held: {elected.held_text(group)}"
+    return _accepted(group.ref, group, elected.group_fault(group), done)
 
 
 def rejected_conditions(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> ObjectConditions:
@@ -125,11 +134,11 @@ def rejected_conditions(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> 
     )
 
 
-def _accepted(ref: ObjectRef, basis: object, unsupported: str, done: str) -> ObjectConditions:
-    if unsupported:
-        programmed = Condition(type=PROGRAMMED, holds=False, reason="NotSupported", message=readable(unsupported))
+def _accepted(ref: ObjectRef, basis: object, fault: GatewayFault | None, done: str) -> ObjectConditions:
+    if fault is not None:
+        programmed = Condition(type=PROGRAMMED, holds=False, reason=fault.reason, message=readable(fault.text))
     else:
-        programmed = Condition(type=PROGRAMMED, holds=True, reason="Programmed", message=done)
+        programmed = Condition(type=PROGRAMMED, holds=True, reason="Programmed", message=readable(done))
     return ObjectConditions(ref, (_ACCEPTED, programmed), basis)
 
 

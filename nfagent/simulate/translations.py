@@ -23,6 +23,7 @@ from nfagent.model.gvk import EgressObject
 from nfagent.model.netaddr import FAMILIES, Family, Range, join, text
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.model.slices import sort_in_slices
+from nfagent.simulate.tie_changes import TieChanges, TieComparison
 from nfagent.state.cluster import ClusterState
 from nfagent.state.egress import EgressState
 
@@ -60,10 +61,11 @@ class TranslationChange(msgspec.Struct, frozen=True):
 
 
 class TranslationChanges(msgspec.Struct, frozen=True):
-    """All changes, and the number of Pods that they concern."""
+    """All changes, the number of Pods that they concern, and the policies that begin or cease to disagree."""
 
     pods: int
     changes: tuple[TranslationChange, ...]
+    ties: TieChanges = TieChanges()
 
 
 class _Group(msgspec.Struct, eq=False):
@@ -123,6 +125,7 @@ class TranslationComparison:
         self._known = inputs.cluster_ranges
         self._before = patched_state(inputs.state, ())
         self._after = patched_state(inputs.state, put, removed)
+        self._ties = TieComparison(cluster, self._before, self._after)
         self._ranges: list[Range] = []
         self._groups: dict[object, _Group] = {}
 
@@ -148,7 +151,7 @@ class TranslationComparison:
             )
 
     def compare(self) -> Iterator[None]:
-        """Compare in steps of one range, for one group of Pods."""
+        """Compare in steps of one range, for one group of Pods; then the ties."""
         found: dict[tuple[_Turn, tuple[str, ...]], list[str]] = {}
         turned: set[str] = set()
         for group in self._groups.values():
@@ -161,7 +164,9 @@ class TranslationComparison:
             for turn in dict.fromkeys(part.turn for part in parts):
                 ranges = tuple(str(part.span) for part in parts if part.turn == turn)
                 found.setdefault((turn, ranges), []).extend(group.names)
-        self.result = TranslationChanges(len(turned), tuple(_change(*key, names) for key, names in found.items()))
+        yield from self._ties.steps()
+        changes = tuple(_change(*key, names) for key, names in found.items())
+        self.result = TranslationChanges(len(turned), changes, self._ties.result)
 
     def _add(self, pods: Iterable[Pod]) -> None:
         having = [pod for pod in pods if pod.holds_addresses]

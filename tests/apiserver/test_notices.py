@@ -216,13 +216,13 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
             audited = ("Audited", "True", "Audit", 1)
             told = [("Accepted", "True", "Accepted", 1), audited, ("Programmed", "True", "Programmed", 1)]
             await until(lambda: condition(clean, EGRESS) == told)
-            unsupported = ("Programmed", "False", "NotSupported", 1)
-            await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unsupported])
+            unused = ("Programmed", "False", "NotUsed", 1)
+            await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unused])
             away = {"name": "gw", "namespace": "kube-system"}
             changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": [], "gatewayRef": away}}
             clean.put(changed)
             agent.reporter.publish([], [policy_conditions(decode_egress_policy(changed)), conditions[1]])
-            told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NotSupported", 2)]
+            told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NoGateway", 2)]
             await until(lambda: condition(clean, EGRESS) == told)
 
     asyncio.run(body())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 
 from nfagent.desired.egress_nat_ties import Tie
 from nfagent.desired.state import DesiredState
+from nfagent.egress.gateway_status import GatewayStatus, gateway_status
 from nfagent.errors import ValidationIssue
 from nfagent.introspection.chunks import in_steps, whole
 from nfagent.introspection.freshness import WHOLE, Freshness, ViewHead, head
 from nfagent.introspection.view_filter import ViewFilter, other_node_text, why_no_policy_applies
 from nfagent.introspection.views.json_value import View
 from nfagent.model.admin_policy import Policy, TierRule
-from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef, Pod
 from nfagent.model.slices import sort_in_slices
@@ -76,11 +77,19 @@ class EgressPolicyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
-    """A NetworkGatewayGroup and its floating IPs."""
+    """A NetworkGatewayGroup and its floating IPs.
+
+    nodes:   the selector of the Nodes that may hold them, in words
+    holders: the node that holds each of them that is held
+    unheld:  why not all of them are held, '' where all are
+    """
 
     namespace: str
     name: str
     addresses: list[str]
+    nodes: str = ""
+    holders: dict[str, str] = msgspec.field(default_factory=dict)
+    unheld: str = ""
 
 
 class PoliciesView(ViewHead, frozen=True, kw_only=True):
@@ -145,15 +154,16 @@ def policies_parts(
         unknown, note = ("", words) if wanted else (words, "")
     found = head(freshness, unknown, none=not wanted and not (pod is not None and why_no_policy_applies(pod)))
     policies = sort_in_slices(wanted, _evaluation_order)
+    elected = gateway_status(desired.egress, desired.gateways)
     return PoliciesView(
         complete=found["complete"],
         unknown=found["unknown"],
         notes=[*found["notes"], *([note] if note else [])],
         nothing="" if wanted else _no_policies(desired, scope, pod, freshness),
         policies=in_steps(None if policy is None else _policy_view(desired, policy) for policy in policies),
-        egress=[_egress_view(policy, desired.egress_ties) for policy in _egress_in(desired, scope)],
+        egress=[_egress_view(policy, desired.egress_ties, elected) for policy in _egress_in(desired, scope)],
         gateways=[
-            GatewayView(namespace=group.namespace, name=group.name, addresses=list(group.addresses))
+            _gateway_view(group, elected)
             for group in sorted(desired.egress.gateways.values(), key=lambda group: group.ref)
             if not scope.pod and scope.namespace in {"", group.namespace}
         ],
@@ -220,15 +230,29 @@ def _egress_in(desired: DesiredState, scope: ViewFilter) -> list[EgressNATPolicy
     return [policy for policy in policies if policy.selects(*labels)]
 
 
-def _egress_view(policy: EgressNATPolicy, ties: tuple[Tie, ...]) -> EgressPolicyView:
+def _gateway_view(group: NetworkGatewayGroup, elected: GatewayStatus) -> GatewayView:
+    fault = elected.group_fault(group)
+    return GatewayView(
+        namespace=group.namespace,
+        name=group.name,
+        addresses=list(group.addresses),
+        nodes=str(group.nodes) if group.nodes.requirements else "all nodes",
+        holders={item.address: item.holder for item in elected.of_group(group.ref) if item.holder},
+        unheld=fault.text if fault is not None else "",
+    )
+
+
+def _egress_view(policy: EgressNATPolicy, ties: tuple[Tie, ...], elected: GatewayStatus) -> EgressPolicyView:
+    fault = elected.policy_fault(policy)
     disputes = (tie.text_for(policy.name) for tie in ties if policy.name in tie.policies)
+    faults = islice(chain(disputes, () if fault is None else (fault.text,)), _MOST_DISPUTES)
     return EgressPolicyView(
         name=policy.name,
         action=policy.action,
         sources=list(map(str, policy.sources)) or ["all pods"],
         destinations=list(map(str, policy.destinations)),
         gateway=policy.gateway.path if policy.gateway is not None else "",
-        unenforced="; ".join(islice(disputes, _MOST_DISPUTES)),
+        unenforced="; ".join(faults),
     )
 
 

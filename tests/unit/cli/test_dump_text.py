@@ -77,19 +77,28 @@ def test_the_state_says_which_families_are_translated(settings: MasqueradeSettin
 
 def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced() -> None:
     reference = {"name": "gw", "namespace": "ops"}
+    missing = {"name": "none", "namespace": "ops"}
+    group = {**GATEWAYS, "spec": {"floatingIPs": ["192.0.2.10", "192.168.0.1"]}}
     scene = TwoNodeCluster(
-        egress("default", "10.0.0.0/8"), egress("pay", action="SNAT", gatewayRef=reference), GATEWAYS
+        egress("default", "10.0.0.0/8"),
+        egress("lost", "198.51.100.0/24", action="SNAT", gatewayRef=missing),
+        egress("pay", "203.0.113.0/24", action="SNAT", gatewayRef=reference),
+        group,
     )
+    holder = scene.views["a"].gateways.addresses["192.0.2.10"].holder
     assert policies_lines(scene.views["a"]) == [
         "no policies: every connection is allowed",
         "",
-        "EGRESS POLICY  ACTION          FOR       DESTINATIONS",
-        "default        NoSNAT          all pods  10.0.0.0/8",
-        "pay            SNAT by ops/gw  all pods  none",
-        "  warn, pay: gatewayRef is read and validated, and not enforced yet: its Pods leave as if it weren't there",
+        "EGRESS POLICY  ACTION            FOR       DESTINATIONS",
+        "default        NoSNAT            all pods  10.0.0.0/8",
+        "lost           SNAT by ops/none  all pods  198.51.100.0/24",
+        "pay            SNAT by ops/gw    all pods  203.0.113.0/24",
+        "  warn, lost: NetworkGatewayGroup ops/none doesn't exist: packets that would have it are dropped",
         "",
-        "GATEWAY GROUP  ADDRESSES",
-        "ops/gw         192.0.2.10, 2001:db8::10",
+        "GATEWAY GROUP  ADDRESS      HELD BY  OF NODES",
+        f"ops/gw         192.0.2.10   {holder}        all nodes",
+        "ops/gw         192.168.0.1  -        all nodes",
+        "  warn, ops/gw: 192.168.0.1 is not used: Node a has it; write an address that nothing else has",
     ]
 
 

@@ -206,6 +206,24 @@ def test_pods_that_would_be_seen_under_another_address_are_shown_without_a_log(c
     assert sentence == "1 Pod would be seen under another address outside"
 
 
+def test_ties_that_arise_and_end_are_told(call: Call) -> None:
+    Path("manifests/partner.yaml").write_text(PARTNER)
+    tie = PARTNER.replace("name: partner", "name: hide").replace("NoSNAT", "SNAT")
+    lines = tried(call, tie).out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("TIE", "created"))] == [
+        ["TIE", "EGRESSNATPOLICIES", "DESTINATIONS"],
+        ["created", "partner", "and", "hide", "203.0.113.0/24"],
+    ]
+    assert lines[-1] == "1 pair of policies would disagree: neither applies there, and it is masqueraded"
+    Path("manifests/hide.yaml").write_text(tie)
+    said = tried(call, tie, "--delete", "-o", "json")
+    assert json.loads(said.out)["egress"]["ties"] == {
+        "created": [],
+        "removed": [{"policies": ["partner", "hide"], "destinations": ["203.0.113.0/24"]}],
+    }
+    assert tried(call, tie, "--delete").out.splitlines()[-1] == "1 pair of policies would no longer disagree"
+
+
 @pytest.mark.usefixtures("log")
 def test_egress_objects_and_policies_are_tried_together(call: Call) -> None:
     said = tried(call, f"{WALL}---{PARTNER}", "-o", "json")

@@ -75,7 +75,7 @@ ROWS = [
         (nat_policy("one", "SNAT", "203.0.113.0/24"), nat_policy("two", "NoSNAT", "203.0.113.0/24")),
         FAR,
         "node",
-        f"{NODE_A}: EgressNATPolicy one and EgressNATPolicy two have different actions for 203.0.113.0/24, "
+        f"{NODE_A}: EgressNATPolicy one and EgressNATPolicy two disagree about 203.0.113.0/24, "
         "so neither applies to it",
         id="a tie",
     ),
@@ -102,6 +102,36 @@ def test_a_policy_with_sources_is_named_for_the_pods_that_it_selects_alone() -> 
         "shop/api": None,
     }
     assert [clusters.translates(name, FAR) for name in views] == [False, True]
+
+
+GATEWAY: Document = {
+    "kind": "NetworkGatewayGroup",
+    "metadata": {"namespace": "ops", "name": "gw"},
+    "spec": {"floatingIPs": ["192.0.2.10"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("documents", "seen_as", "words"),
+    [
+        pytest.param((GATEWAY,), ("192.0.2.10",), "192.0.2.10 (node {holder} holds it)", id="a floating address"),
+        pytest.param(
+            (), (), "nothing (dropped: NetworkGatewayGroup ops/gw doesn't exist)", id="nothing, where it is dropped"
+        ),
+    ],
+)
+def test_by_a_gateway_the_destination_sees(
+    documents: tuple[Document, ...], seen_as: tuple[str, ...], words: str
+) -> None:
+    bank = nat_policy("bank", "SNAT", "203.0.113.0/24")
+    bank["spec"]["gatewayRef"] = {"name": "gw", "namespace": "ops"}
+    clusters = TwoNodeCluster(*PODS, bank, *documents)
+    found = asked(clusters, "shop/web", FAR).translation
+    assert found is not None
+    decided = "EgressNATPolicy bank has SNAT by NetworkGatewayGroup ops/gw for 203.0.113.0/24"
+    assert (found.kind, found.seen_as, found.gateway) == ("gateway", seen_as, "NetworkGatewayGroup ops/gw")
+    assert found.words == f"{FAR} sees {words.format(holder=found.holder)}: {decided}"
+    assert (found.holder in NODES) == (found.dropped is None)
 
 
 def test_a_pod_of_another_node_is_seen_as_that_node() -> None:
@@ -161,4 +191,7 @@ def test_programs_get_it_in_fields() -> None:
         "prefix": "10.0.0.0/8",
         "words": found.lines[-1],
         "is_shown": True,
+        "gateway": None,
+        "holder": None,
+        "dropped": None,
     }

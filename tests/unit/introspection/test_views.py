@@ -171,8 +171,10 @@ def test_policies_of_egress_say_whom_they_are_about_and_what_is_not_enforced(lea
         "unenforced": "",
     }
     assert (payments["sources"], payments["gateway"]) == (["pods app=web in all namespaces"], "ops/gw")
-    assert "not enforced yet" in payments["unenforced"]
-    assert found["gateways"] == [{"namespace": "ops", "name": "gw", "addresses": ["192.0.2.10"]}]
+    assert payments["unenforced"] == ""
+    (group,) = found["gateways"]
+    assert (group["addresses"], group["nodes"], group["unheld"]) == (["192.0.2.10"], "all nodes", "")
+    assert group["holders"] == {"192.0.2.10": leaving.gateways.addresses["192.0.2.10"].holder}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ AWAY = EgressNATPolicy(name="default", action="SNAT", gateway=ObjectRef("Network
 
 @scenario
 async def test_conditions_that_change_during_a_write_are_written_next() -> None:
-    unsupported = policy_conditions(AWAY)
+    missing = policy_conditions(AWAY)
     async with reporting_cluster() as cluster:
         cluster.owned(EGRESS)
         cluster.start("a", publishes=False)
@@ -22,12 +22,12 @@ async def test_conditions_that_change_during_a_write_are_written_next() -> None:
         def meanwhile(_who: str, method: str, path: str) -> None:
             if method == "PATCH" and path.endswith("/status"):
                 cluster.store.fault = lambda _who, _method, _path: None
-                cluster.reporters["a"].publish([], [unsupported])
+                cluster.reporters["a"].publish([], [missing])
 
         cluster.store.fault = meanwhile
         cluster.reporters["a"].publish([], [ENFORCED])
         await cluster.time.passes(10.0)
-        assert cluster.conditions(EGRESS)[1][1:3] == ("False", "NotSupported")
+        assert cluster.conditions(EGRESS)[1][1:3] == ("False", "NoGateway")
 
 
 @scenario
@@ -61,7 +61,7 @@ async def test_a_new_generation_is_observed_and_a_changed_status_gets_a_transiti
         await cluster.time.passes(10.0)
         assert cluster.conditions(EGRESS) == [
             ("Accepted", "True", "Accepted", 2),
-            ("Programmed", "False", "NotSupported", 2),
+            ("Programmed", "False", "NoGateway", 2),
         ]
         after = {
             one["type"]: one["lastTransitionTime"]
@@ -97,7 +97,7 @@ async def test_unreadable_objects_and_gateways_have_false_conditions() -> None:
             ("Accepted", "False", "Invalid", 1),
             ("Programmed", "False", "Invalid", 1),
         ]
-        assert cluster.conditions(gateway.ref)[1][1:3] == ("False", "NotSupported")
+        assert cluster.conditions(gateway.ref)[1][1:3] == ("False", "NotUsed")
         said = cluster.store.objects[object_path(EGRESS)]["status"]["conditions"][0]["message"]
         assert said == "spec.action 'No': is not an action; write NoSNAT or SNAT"
 

@@ -38,19 +38,19 @@ CONDITIONS = {
         policy_conditions(EgressNATPolicy(name="x", action="NoSNAT", sources=(EgressSource(),))),
         *("True", "True", "Programmed"),
     ),
-    "SNAT to a gateway's address isn't programmed yet": (
+    "SNAT to a gateway that doesn't exist is not programmed": (
         policy_conditions(GATEWAY_POLICY),
-        *("True", "False", "NotSupported"),
+        *("True", "False", "NoGateway"),
     ),
     "a policy in conflict with another is accepted and not programmed": (
         policy_conditions(DEFAULT, ["10.0.0.0/8: x"]),
         *("True", "False", "Conflict"),
     ),
-    "gateways aren't programmed yet": (
+    "gateways that no policy names aren't programmed": (
         gateway_conditions(NetworkGatewayGroup("a", "b", ())),
         "True",
         "False",
-        "NotSupported",
+        "NotUsed",
     ),
     "an unreadable object is neither accepted nor programmed": (
         rejected_conditions(ObjectRef("EgressNATPolicy", "", "x"), [FAULT]),
@@ -107,8 +107,8 @@ def test_conditions_that_are_already_set_are_not_written() -> None:
 
 def test_only_a_status_that_changes_is_a_transition() -> None:
     found = written(policy_conditions(DEFAULT), [])
-    unsupported = policy_conditions(GATEWAY_POLICY)
-    assert [one["lastTransitionTime"] for one in written(unsupported, found, now="later")] == ["now", "later"]
+    missing = policy_conditions(GATEWAY_POLICY)
+    assert [one["lastTransitionTime"] for one in written(missing, found, now="later")] == ["now", "later"]
 
 
 def test_a_new_generation_is_observed_without_a_transition() -> None:

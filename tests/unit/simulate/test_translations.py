@@ -129,6 +129,68 @@ def test_a_change_turns(
     assert found.pods == len({name for names, _, _ in expected for name in names.split()})
 
 
+TIES = [
+    pytest.param((), [nat_policy("two", "SNAT", "203.0.113.0/24")], [], [("one two", "203.0.113.0/24")], [], id="new"),
+    pytest.param(
+        (nat_policy("two", "SNAT", "203.0.113.0/24"),),
+        [nat_policy("two", "SNAT", "203.0.113.0/25")],
+        [],
+        [],
+        [("one two", "203.0.113.0/24")],
+        id="ended by a longer prefix",
+    ),
+    pytest.param(
+        (nat_policy("two", "SNAT", "203.0.113.0/24"),),
+        [nat_policy("two", "SNAT", "203.0.113.0/24", "198.51.100.0/24")],
+        [],
+        [("one two", "198.51.100.0/24")],
+        [],
+        id="at one more prefix",
+    ),
+    pytest.param(
+        (nat_policy("two", "SNAT", "203.0.113.0/24"),),
+        [],
+        [nat_policy("two", "SNAT")],
+        [],
+        [("one two", "203.0.113.0/24")],
+        id="ended with its policy",
+    ),
+    pytest.param(
+        (),
+        [nat_policy("two", "SNAT", "203.0.113.0/24", sources={"podSelector": {"matchLabels": {"app": "none"}}})],
+        [],
+        [],
+        [],
+        id="none where no Pod has both",
+    ),
+    pytest.param(
+        (nat_policy("two", "SNAT", "203.0.113.0/24"),),
+        [nat_policy("three", "SNAT", "10.8.0.0/16")],
+        [],
+        [],
+        [],
+        id="none that stays as it is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("present", "put", "removed", "created", "ended"), TIES)
+def test_ties_that_a_change_creates_or_removes(
+    present: tuple[EgressObject, ...],
+    put: list[EgressObject],
+    removed: list[EgressObject],
+    created: list[tuple[str, str]],
+    ended: list[tuple[str, str]],
+) -> None:
+    keeping = nat_policy("one", "NoSNAT", "203.0.113.0/24", "198.51.100.0/24", sources=WEB)
+    found = compared(cluster(keeping, *present), put, removed).ties
+    told = [
+        [(" ".join(tie.policies), " ".join(tie.destinations)) for tie in ties]
+        for ties in (found.created, found.removed)
+    ]
+    assert told == [created, ended]
+
+
 def test_a_removed_policy_gives_its_destinations_back() -> None:
     policy = nat_policy("one", "NoSNAT", "203.0.113.0/24")
     assert rows(compared(cluster(policy), removed=[policy])) == [(ALL, "203.0.113.0/24", "kept to node")]
