@@ -131,7 +131,7 @@ def test_an_egress_policy_is_judged_on_the_pod_s_node_and_logged_with_the_pod_s_
 
 
 def test_a_group_that_is_edited_moves_its_pods_and_one_that_is_deleted_drops_their_packets(lab: ManifestLab) -> None:
-    spare = {address.replace("::1", "::a1").replace("2.1", "2.20") for address in FLOATING["n2"]}
+    spare = {address.replace("::1", "::a1").replace("2.1", "2.2") for address in FLOATING["n2"]}
     pods = [pod_on(node.name, "n2") for node in NODES]
     lab.apply("gateways", *gateways(("n1", "n3")), gateway_group("kube-system/n2", sorted(spare)), via("n2"))
     settled(lab, {address: set() for address in FLOATING["n2"]})
