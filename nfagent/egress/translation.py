@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.egress.gateways import LINK_SCOPE
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.precedence import longest_prefix, policies_of
 from nfagent.model.netaddr import Range, family_of, number, single
@@ -66,8 +67,9 @@ def outside_translation(
         if len({policy.outcome for policy in policies}) > 1:
             return Translation("node", None, prefix, tuple(policy.ref for policy in policies))
         decides = policies[0]
-        # The address of a Pod that isn't known leads to no gateway.
-        if decides.gateway is not None and pod is not None:
+        # The address of a Pod that isn't known leads to no gateway, and no other node reaches this node's own links.
+        on_link = any(item.contains(destination) for item in LINK_SCOPE[family_of(destination)])
+        if decides.gateway is not None and pod is not None and not on_link:
             return Translation("gateway", decides.ref, prefix, gateway=decides.gateway)
         return Translation("kept" if decides.action == "NoSNAT" else "node", decides.ref, prefix)
     listed = [
@@ -76,7 +78,8 @@ def outside_translation(
         if item.contains(destination)
     ]
     if listed:
-        return Translation("kept", egress.base, min(listed, key=lambda item: item.last - item.first))
+        smallest = min(listed, key=lambda item: item.last - item.first)
+        return Translation("kept", egress.origin(smallest), smallest)
     return Translation("node")
 
 
