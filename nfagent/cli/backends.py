@@ -122,6 +122,7 @@ class FolderBackend:
             case "state":
                 return state_view(self.desired, scope, self.problems)
             case "policies":
+                self.desired.drain_changes()  # ties and holders are found with the ruleset
                 return policies_view(self.desired, scope, self.problems)
         write_problems(self.problems)
         wanted = self.desired.ruleset()

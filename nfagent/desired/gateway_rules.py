@@ -80,6 +80,7 @@ class GatewayRules:
         self._users: RefCounts[_Use] = RefCounts()
         self._set_users: RefCounts[str] = RefCounts()
         self._written: dict[_Use, tuple[str, ...]] = {}
+        self._present = False  # something of it may be in the ruleset
         self._fixed: tuple[set[str], set[str]] = (set(), set())
         # Marks for `steps`.
         self._addresses: dict[str, None] = {}
@@ -118,9 +119,10 @@ class GatewayRules:
 
     def steps(self, outside: tuple[Family, ...]) -> Iterator[None]:
         """Process the marks in steps, after the election's; `outside` are families with Pods outside all ranges."""
-        if not self.active and not self._fixed[0]:
+        if not self.active and not self._present:
             self._addresses.clear()
             return
+        self._present = True
         if self.active:
             self._open_maps()
         if self._stale or self._version != self._election.version:
@@ -136,6 +138,7 @@ class GatewayRules:
         if self._stale or self._version != self._election.version or self._outside != outside:
             self._write_fixed(outside)
             self._version, self._outside, self._stale = self._election.version, outside, False
+            self._present = self.active
 
     def _open_maps(self) -> None:
         for family in self._settings.families:

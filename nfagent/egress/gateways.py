@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import msgspec
 
-from nfagent.model.netaddr import Family
+from nfagent.model.netaddr import Family, Range, parse_cidr, single
 from nfagent.model.objects import ObjectRef
 
+LINK_SCOPE: dict[Family, tuple[Range, ...]] = {
+    4: (parse_cidr("169.254.0.0/16"), parse_cidr("224.0.0.0/4"), single("255.255.255.255")),
+    6: (parse_cidr("fe80::/10"), parse_cidr("ff00::/8")),
+}
+"""Destinations on the sender's own link: no other node can reach them for it, so no floating address is used there."""
 MOST_NUMBERS = 127
 """Numbers of addresses that a node holds, and as many of those that other nodes hold."""
 

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.egress.gateways import LINK_SCOPE
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.precedence import longest_prefix, policies_of
 from nfagent.model.netaddr import Range, family_of, number, single
@@ -25,7 +26,8 @@ class Translation(msgspec.Struct, frozen=True):
               default, masquerade
     prefix:   the entry that decides; None where no entry does
     disputed: the policies of different actions or gateways that have the prefix, by name; neither applies to it
-    gateway:  the NetworkGatewayGroup that a policy names, of kind gateway; `gateway_translation` fills the rest
+    gateway:  the NetworkGatewayGroup that a policy names, of kind gateway: not for destinations of the node's links;
+              `gateway_translation` fills the rest
     floating: the floating address; '' if there is none
     holder:   the node that translates; '' if there is none
     dropped:  why packets are dropped instead; '' if they aren't
@@ -66,8 +68,9 @@ def outside_translation(
         if len({policy.outcome for policy in policies}) > 1:
             return Translation("node", None, prefix, tuple(policy.ref for policy in policies))
         decides = policies[0]
+        local = any(item.contains(destination) for item in LINK_SCOPE[family_of(destination)])
         # The address of a Pod that isn't known leads to no gateway.
-        if decides.gateway is not None and pod is not None:
+        if decides.gateway is not None and pod is not None and not local:
             return Translation("gateway", decides.ref, prefix, gateway=decides.gateway)
         return Translation("kept" if decides.action == "NoSNAT" else "node", decides.ref, prefix)
     listed = [

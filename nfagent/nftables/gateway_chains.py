@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.egress.gateways import FloatingAddress, MarkBits
-from nfagent.model.netaddr import Family, Range, parse_cidr, single
+from nfagent.egress.gateways import LINK_SCOPE, FloatingAddress, MarkBits
+from nfagent.model.netaddr import Family, Range
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
 from nfagent.nftables.masquerade_chains import CLUSTER_PODS, UNTRANSLATED_COUNTER
@@ -52,11 +52,6 @@ TO_GATEWAY_COUNTER = "drop/to-gateway"
 GATEWAY_COUNTERS = (NOT_HOLDER_COUNTER, NO_GATEWAY_COUNTER, TO_GATEWAY_COUNTER)
 _AFTER_DNAT = -90
 _FILTER_PRIORITY = 0
-_LINK_SCOPE: dict[Family, tuple[Range, ...]] = {
-    4: (parse_cidr("169.254.0.0/16"), parse_cidr("224.0.0.0/4"), single("255.255.255.255")),
-    6: (parse_cidr("fe80::/10"), parse_cidr("ff00::/8")),
-}
-"""Destinations on the Pod's own link, such as those of neighbour discovery, whatever a policy's destinations are."""
 
 
 class GatewayDestinations(msgspec.Struct, frozen=True):
@@ -166,7 +161,7 @@ def _base_chain(mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[
 
 def _untouched(families: Iterable[Family]) -> Iterator[Rule]:
     for family in families:
-        yield Rule((Within(IpAddress("daddr", family), _LINK_SCOPE[family]),), verdict=Accept(), comment="link scope")
+        yield Rule((Within(IpAddress("daddr", family), LINK_SCOPE[family]),), verdict=Accept(), comment="link scope")
 
 
 def _no_gateway() -> Rule:

@@ -63,15 +63,20 @@ def gateway_map(family: Family) -> str:
 def gateway_policies_chain(policies: tuple[str, ...], addresses: tuple[str, ...], family: Family) -> str:
     """Return the name of the chain of Pods that these policies select and that use these floating addresses.
 
-    An empty address is that of a group that has none of the family: `gateway4/payments/192.0.2.10/none`.
+    Without policies it is that of all Pods. An empty address is that of a group that has none of the family: `gateway4/payments/192.0.2.10/none`.
     """
     words = (_address_part(address) if address else "none" for address in addresses)
-    return f"gateway{family}/{_short('/'.join(('_'.join(policies), *words)))}"
+    return f"gateway{family}/{_short('/'.join((_policy_names(policies), *words)))}"
 
 
 def gateway_set(policies: tuple[str, ...], group: ObjectRef, family: Family) -> str:
     """Return the name of the set of destinations that these policies reach by the addresses of a group."""
-    return f"gateway{family}/{_short('/'.join(('_'.join(policies), group.namespace, group.name)))}"
+    return f"gateway{family}/{_short('/'.join((_policy_names(policies), group.namespace, group.name)))}"
+
+
+def _policy_names(policies: tuple[str, ...]) -> str:
+    """Return the names of policies as one; `all_` for none, which no policy's name ends like."""
+    return "_".join(policies) or "all_"
 
 
 def floating_chain(address: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.desired.state import DesiredState
+from nfagent.egress.gateway_election import chosen
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.translation import translation
 from nfagent.model.gvk import Item
@@ -17,7 +20,16 @@ from tests.properties.strategies import catch_up
 from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import opening, run
 
-DESTINATIONS = ("10.64.0.200", "10.200.0.1", "192.168.0.1", "203.0.113.9", "9.9.9.9", "2001:db8:99::1", "fd00::1")
+DESTINATIONS = (
+    "10.64.0.200",
+    "10.200.0.1",
+    "169.254.1.1",
+    "192.168.0.1",
+    "203.0.113.9",
+    "9.9.9.9",
+    "2001:db8:99::1",
+    "fd00::1",
+)
 _MOST = 14
 OBJECTS = st.lists(st.one_of(pods(), pods(), namespaces(), nodes(), MASQUERADE, MASQUERADE), min_size=4, max_size=_MOST)
 REMOVED = st.lists(st.integers(0, _MOST - 1), max_size=4)
@@ -49,13 +61,35 @@ def test_the_ruleset_of_a_history_translates_what_precedence_says(
     view = happen(objects, removed, batch)
     ruleset = view.ruleset()
     assert ruleset == view.rebuilt().ruleset()
-    for pod in view.cluster.local.values():
-        for source in pod.addresses if pod.holds_addresses else ():
-            for destination in DESTINATIONS:
-                if family_of(source) != family_of(destination):
-                    continue
-                decided = translation(
-                    view.cluster.holder(source), destination, view.cluster, view.egress, MasqueradeSettings()
-                )
-                result = run(ruleset, "forward", opening(Flow(source, destination, "udp", 53)))
-                assert result.translated == (decided.kind == "node"), (source, destination, decided)
+    pods_with_addresses = [pod for pod in view.cluster.pods.values() if pod.holds_addresses]
+    for pod, destination in product(pods_with_addresses, DESTINATIONS):
+        for source in pod.addresses:
+            if family_of(source) == family_of(destination):
+                check(view, source, destination)
+
+
+def check(view: DesiredState, source: str, destination: str) -> None:
+    """Assert that this node's rules do with a Pod's packet what is decided for its Pod."""
+    ruleset, pod = view.ruleset(), view.cluster.holder(source)
+    assert pod is not None
+    decided = translation(pod, destination, view.cluster, view.egress, MasqueradeSettings())
+    packet = opening(Flow(source, destination, "udp", 53))
+    marked = run(ruleset, "prerouting", packet)
+    here, mark = pod.node == view.cluster.node, MasqueradeSettings().gateway_mark
+    if decided.gateway is None:
+        assert (marked.verdict, marked.mark) == ("accept", 0)
+        if here:
+            assert run(ruleset, "forward", packet).translated == (decided.kind == "node"), (source, decided)
+        return
+    floating = chosen(view.gateways.of_group(decided.gateway), source)
+    if floating is None or not floating.holder:
+        assert marked.counters == ("drop/no-gateway",)
+    elif floating.holder == view.cluster.node:
+        assert marked.mark == mark.of_held(floating.number)
+        assert run(ruleset, "forward", packet._replace(mark=marked.mark)).source == floating.address
+    elif here:
+        assert marked.mark == mark.of_routed(floating.number)
+        left = run(ruleset, "forward", packet._replace(mark=marked.mark))
+        assert (left.translated, left.source) == (False, "")
+    else:
+        assert marked.counters == ("drop/not-holder",)

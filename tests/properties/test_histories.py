@@ -411,7 +411,8 @@ def test_a_pod_that_comes_elsewhere_brings_its_own_elements_and_no_more(world: l
     before = view.ruleset()
     view.mark_synced()
     view.put(newcomer)
-    found = elements_of(view.drain_changes())
+    # Every node has the Pods of gateways; tests/properties/test_egress_nat.py is about those.
+    found = [pair for pair in elements_of(view.drain_changes()) if not pair[0].startswith(("gateways", "floating"))]
     assert view.recheck_addresses.keys() <= closing_in(view, found)
     assert all(
         element in after_set(view, name) and element not in before.sets[name].elements for name, element in found

@@ -144,7 +144,9 @@ EGRESS = (
 
 @pytest.fixture
 def leaving() -> DesiredState:
-    return TwoNodeCluster(*DOCUMENTS, *EGRESS).views["a"]
+    desired = TwoNodeCluster(*DOCUMENTS, *EGRESS).views["a"]
+    desired.drain_changes()
+    return desired
 
 
 def test_the_state_says_where_the_masquerade_list_comes_from_and_the_services_ranges(leaving: DesiredState) -> None:
