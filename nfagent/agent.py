@@ -92,7 +92,7 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
-        nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset)
+        nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
         self._reconciler = Reconciler(
@@ -297,6 +297,7 @@ class Agent:
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
             masquerade_file=self._egress_nat.file.fault,
+            foreign_nat=self._egress_nat.conflicts.reports,
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )

@@ -224,12 +224,10 @@ class DesiredState:
 
     def is_allowed(self, flow: Flow) -> bool:
         """Return whether the policies of this node's Pods allow a flow; other nodes enforce the policies of theirs."""
-        if self._links.drops_outgoing(flow):
-            return False
         ends = (self.cluster.holders(flow.source), self.cluster.holders(flow.destination))
         verdict = evaluate(self.cluster, self.index.policies_for(*ends[0], *ends[1]), flow, self.policy_options)
         sides = zip(ends, (verdict.egress, verdict.ingress), strict=True)
-        if verdict.barred:
+        if verdict.barred or self._links.drops_outgoing(flow):
             return False
         local = (side for pods, side in sides if pods and pods[0].node == self.cluster.node)
         return all(side is None or side.allowed for side in local)

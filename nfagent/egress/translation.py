@@ -26,8 +26,7 @@ class Translation(msgspec.Struct, frozen=True):
               default, masquerade
     prefix:   the entry that decides; None where no entry does
     disputed: the policies of different actions or gateways that have the prefix, by name; neither applies to it
-    gateway:  the NetworkGatewayGroup that a policy names, of kind gateway: not for destinations of the node's links;
-              `gateway_translation` fills the rest
+    gateway:  the NetworkGatewayGroup that a policy names, of kind gateway; `gateway_translation` fills the rest
     floating: the floating address; '' if there is none
     holder:   the node that translates; '' if there is none
     dropped:  why packets are dropped instead; '' if they aren't
@@ -68,9 +67,9 @@ def outside_translation(
         if len({policy.outcome for policy in policies}) > 1:
             return Translation("node", None, prefix, tuple(policy.ref for policy in policies))
         decides = policies[0]
-        local = any(item.contains(destination) for item in LINK_SCOPE[family_of(destination)])
-        # The address of a Pod that isn't known leads to no gateway.
-        if decides.gateway is not None and pod is not None and not local:
+        # The address of a Pod that isn't known leads to no gateway, and no other node reaches this node's own links.
+        on_link = any(item.contains(destination) for item in LINK_SCOPE[family_of(destination)])
+        if decides.gateway is not None and pod is not None and not on_link:
             return Translation("gateway", decides.ref, prefix, gateway=decides.gateway)
         return Translation("kept" if decides.action == "NoSNAT" else "node", decides.ref, prefix)
     listed = [
@@ -79,7 +78,8 @@ def outside_translation(
         if item.contains(destination)
     ]
     if listed:
-        return Translation("kept", egress.base, min(listed, key=lambda item: item.last - item.first))
+        smallest = min(listed, key=lambda item: item.last - item.first)
+        return Translation("kept", egress.origin(smallest), smallest)
     return Translation("node")
 
 

@@ -63,7 +63,8 @@ def gateway_map(family: Family) -> str:
 def gateway_policies_chain(policies: tuple[str, ...], addresses: tuple[str, ...], family: Family) -> str:
     """Return the name of the chain of Pods that these policies select and that use these floating addresses.
 
-    Without policies it is that of all Pods. An empty address is that of a group that has none of the family: `gateway4/payments/192.0.2.10/none`.
+    Without policies it is that of all Pods. An empty address is that of a group that has none of the family:
+    `gateway4/payments/192.0.2.10/none`.
     """
     words = (_address_part(address) if address else "none" for address in addresses)
     return f"gateway{family}/{_short('/'.join((_policy_names(policies), *words)))}"

@@ -53,6 +53,6 @@ def test_golden(manifests: Path) -> None:
     )
 
 
-def test_there_are_sixteen_and_each_text_has_its_manifests() -> None:
-    assert len(MANIFESTS) == 16
+def test_there_are_seventeen_and_each_text_has_its_manifests() -> None:
+    assert len(MANIFESTS) == 17
     assert [path.stem for path in MANIFESTS] == sorted(path.stem for path in FOLDER.glob("*.nft"))

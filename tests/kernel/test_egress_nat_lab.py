@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Iterator
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 import pytest
@@ -25,6 +25,7 @@ from tests.support.packet_labs import (
     pod_document,
     running_lab,
 )
+from tests.support.sctp_association import SctpAssociation
 
 pytestmark = pytest.mark.kernel
 
@@ -48,6 +49,8 @@ LINK_LOCAL = "169.254.77.10"
 OUTSIDE = OutsideHost("outside", (LINK_LOCAL, PRIVATE, PARTNER, PARTNER_HOST, FAR, PARTNER_V6, PARTNER_HOST_V6, FAR_V6))
 PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0), ("sctp", 443)]
 
+Kind: TypeAlias = socket.SocketKind | Literal["sctp"]
+KINDS: list[Kind] = [socket.SOCK_STREAM, socket.SOCK_DGRAM, "sctp"]
 WIDE = ("203.0.113.0/24", "2001:db8:113::/64")
 NARROW = ("203.0.113.192/26", "2001:db8:113::f:0/112")
 TO_PARTNERS = ((PARTNER, PARTNER_V6), (PARTNER_HOST, PARTNER_HOST_V6))
@@ -268,13 +271,11 @@ def test_an_unknown_pod_outside_its_node_s_ranges_keeps_its_address(lab: Manifes
 
 
 @pytest.mark.parametrize("destination", [PARTNER, PARTNER_V6], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
-def test_a_change_leaves_live_connections_their_translation(
-    lab: ManifestLab, kind: socket.SocketKind, destination: str
-) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=["TCP", "UDP", "SCTP"])
+def test_a_change_leaves_live_connections_their_translation(lab: ManifestLab, kind: Kind, destination: str) -> None:
     """The change is undone too: a connection that kept the Pod's address goes on with it."""
     for before, after, documents in (("node", "pod", (KEEP_WIDE,)), ("pod", "node", (SNAT_WIDE,))):
-        with LiveConnection(lab, PAYMENTS, destination, kind) as live:
+        with live_connection(lab, PAYMENTS, destination, kind) as live:
             first = live.ask(b"before")
             lab.apply("egress", *documents)
             assert live.ask(b"after") == first
@@ -282,17 +283,15 @@ def test_a_change_leaves_live_connections_their_translation(
         assert seen(lab, PAYMENTS, destination) == {destination: after}
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
-def test_masqueraded_connections_have_source_ports_of_the_given_ranges(
-    lab: ManifestLab, kind: socket.SocketKind
-) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=["TCP", "UDP", "SCTP"])
+def test_masqueraded_connections_have_source_ports_of_the_given_ranges(lab: ManifestLab, kind: Kind) -> None:
     agent = lab.cluster.agent(PAYMENTS.node)
     agent.stop()
     agent.start({"NFAGENT_MASQUERADE_TO_PORTS": "20000-20199,30000-30199"})
     try:
         ports = []
         for destination in (FAR, FAR_V6) * 20:
-            with LiveConnection(lab, PAYMENTS, destination, kind) as live:
+            with live_connection(lab, PAYMENTS, destination, kind) as live:
                 assert _whose(live.ask(b"port"), PAYMENTS) == "node"
                 ports.append(live.seen_port)
         assert [port for port in ports if not (20000 <= port <= 20199 or 30000 <= port <= 30199)] == []
@@ -301,6 +300,13 @@ def test_masqueraded_connections_have_source_ports_of_the_given_ranges(
     finally:
         agent.stop()
         agent.start()
+
+
+def live_connection(lab: ManifestLab, pod: PodPlan, destination: str, kind: Kind) -> LiveConnection | SctpAssociation:
+    if isinstance(kind, socket.SocketKind):
+        return LiveConnection(lab, pod, destination, kind)
+    ends = lab.topology.pod_namespace(*pod.key), lab.topology.outside_namespace("outside")
+    return SctpAssociation(*ends, destination)
 
 
 def _whose(address: str, pod: PodPlan) -> str:
