@@ -179,6 +179,14 @@ def test_policies_of_egress_say_whom_they_are_about_and_what_is_not_enforced(lea
     assert group["holders"] == {"192.0.2.10": leaving.gateways.addresses["192.0.2.10"].holder}
 
 
+def test_the_state_names_floating_addresses_that_are_not_used() -> None:
+    taken = {**EGRESS[2], "spec": {"floatingIPs": ["192.168.0.1"]}}
+    desired = TwoNodeCluster(*DOCUMENTS, EGRESS[1], taken).views["a"]
+    desired.drain_changes()
+    (problem,) = as_json(state_view(desired, ALL, ()))["problems"]
+    assert (problem["object"], problem["value"]) == ("NetworkGatewayGroup ops/gw", "192.168.0.1")
+
+
 @pytest.mark.parametrize(
     ("scope", "policies", "gateways"),
     [
