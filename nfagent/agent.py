@@ -129,7 +129,7 @@ class Agent:
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._gateways = GatewayController(
-            GatewayLinks(settings.masquerade_settings().gateway_mark.mask), self._clock, self._desired
+            GatewayLinks(settings.masquerade_settings().gateway_mark), self._clock, self._desired
         )
         self._local_changes = 0
         self._stop = asyncio.Event()
