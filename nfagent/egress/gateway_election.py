@@ -159,6 +159,7 @@ class GatewayElection:
                     return
         # A Node that changed in the meantime is marked, and compared again.
         self._holders[address] = best[1]
+        yield
 
     def _compare(self, name: str) -> Iterator[None]:
         """Compare one Node, which changed, with the holders."""
