@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nfagent.cli.check_nat import nat_checks
+from nfagent.cli.check_marks import mark_checks
+from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
@@ -62,6 +63,7 @@ def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Sett
 def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     root = _has_net_admin()
     yield _objects(settings, cluster=cluster)
+    yield ip_masq_check(settings)
     if root:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
     else:
@@ -74,6 +76,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _bridges()
     yield from _frames(settings, root=root)
     yield from nat_checks(root=root)
+    yield from mark_checks(settings, root=root)
     yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)

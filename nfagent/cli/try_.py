@@ -16,7 +16,7 @@ from nfagent.cli.options import (
     namespace_option,
     node_option,
     output_option,
-    settings_of,
+    view_settings_of,
 )
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ def try_(  # noqa: PLR0913 - one argument for each option
     Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; each
     replaces the policy of its name, or is added. With --delete, only the names count.
 
-    They may hold EgressNATPolicy objects and the ConfigMap kube-system/ip-masq-agent too: for these, a table shows
-    which Pods outside hosts would see under another address; -n keeps those of that namespace. Another table
-    shows the policies that would begin or cease to disagree about a destination, in the whole cluster.
+    They may hold EgressNATPolicy and NetworkGatewayGroup objects and the ConfigMap kube-system/ip-masq-agent too:
+    for these, a table shows which Pods outside hosts would see under another address, or no longer; -n keeps those
+    of that namespace. Another table shows the policies that would begin or cease to disagree about a destination,
+    in the whole cluster.
 
     The log of a node has connections of its own Pods, if policies select these Pods and the NetworkLogging object
     `default` has them logged.
@@ -100,7 +101,7 @@ def try_(  # noqa: PLR0913 - one argument for each option
     from nfagent.simulate.job import SimulationRequest
 
     asked = SimulationRequest(read_policy_files(files), delete, pods, namespace)
-    settings = settings_of(config, manifests, node)
+    settings = view_settings_of(config, manifests, node)
     backend = find_backend(settings, from_files=manifests is not None)
     judges = bool(decode_policies(asked.files).policies)
     logged = read_log(log or settings.verdict_log, since, namespace, needed=judges and not pods)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from nfagent.egress.gateway_election import GatewayProblem
 from nfagent.errors import ValidationIssue
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
 from nfagent.model.gvk import Item
@@ -20,6 +21,7 @@ UPDATED_LOGGING = "UpdateNetworkLogging"
 INVALID_MASQUERADE = "InvalidMasqueradeList"
 INVALID_EGRESS = "InvalidEgressNATPolicy"
 INVALID_GATEWAY = "InvalidNetworkGatewayGroup"
+ADDRESS_NOT_USED = "FloatingAddressNotUsed"
 UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
@@ -27,6 +29,7 @@ CONNECTIONS_NOT_REVOKED = "RevokedConnectionsNotEnded"
 DRIFT_NOT_MONITORED = "ForeignChangesNotHeard"
 BRIDGE_NOT_FILTERED = "BridgeTrafficNotJudged"
 RULES_HELD = "RulesHeld"
+FOREIGN_NAT = "ForeignNatRule"
 
 _LAST_GOOD = "its last good version stays in force; without one, the object counts as absent"
 _LAST_GOOD_PARTS = "fields that can't be read keep their last good value, or are left out without one"
@@ -64,6 +67,17 @@ def cluster_notices(
     if logging is not None and logging.ref not in faults:
         found.append(logging_notice(logging))
     return found
+
+
+def gateway_notices(found: Iterable[GatewayProblem]) -> list[Notice]:
+    """Return a notice for each NetworkGatewayGroup with addresses that are not used."""
+    said: dict[ObjectRef, list[str]] = {}
+    for problem in found:
+        said.setdefault(problem.group, []).append(f"{problem.address}: {problem.reason}")
+    return [
+        Notice(about=ref, reason=ADDRESS_NOT_USED, message=readable(f"No node holds {'; '.join(texts)}"))
+        for ref, texts in said.items()
+    ]
 
 
 def policy_notice(policy: Policy) -> Notice:
@@ -126,6 +140,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     fix_command:     the command that has it filtered
     hold_reason:        why the ruleset isn't updated
     masquerade_file:    what is wrong with the file of the ip-masq-agent configuration
+    foreign_nat:        nat rules of other programs that translate Pods' traffic otherwise, one text each
     """
 
     commit_error: str = ""
@@ -136,6 +151,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     fix_command: str = ""
     hold_reason: str = ""
     masquerade_file: str = ""
+    foreign_nat: tuple[str, ...] = ()
 
 
 def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
@@ -169,10 +185,14 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
             f"Traffic between Pods on {{}} is not filtered; to enforce policies there: {faults.fix_command}",
         ),
     )
+    about = ObjectRef("Node", "", node)
     return [
-        Notice(about=ObjectRef("Node", "", node), reason=reason, message=readable(text.format(fault)), scope="node")
+        Notice(about=about, reason=reason, message=readable(text.format(fault)), scope="node")
         for fault, reason, text in notices
         if fault
+    ] + [
+        Notice(about=about, reason=FOREIGN_NAT, message=readable(rule), scope="node", once=True, finding=rule)
+        for rule in faults.foreign_nat
     ]
 
 
