@@ -36,7 +36,7 @@ from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
 
-REST = world()[len(NODES) :]
+REST = [*world()[len(NODES) :], *gateways()]
 INTERVAL = 0.02
 PROMISED_SECONDS = 2.0
 """Of new connections after a Node turned NotReady; the end of the tests' output has what was measured."""
@@ -50,7 +50,7 @@ _ENDS = {4: PARTNER, 6: PARTNER_V6}
 @pytest.fixture
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=[*REST, *gateways()]) as made:
+    with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=REST) as made:
         listen_outside(made.topology, made.servers, OUTSIDE)
         settled(made, GROUPS)
         yield made
