@@ -1,4 +1,4 @@
-"""One file's text as it was last good, for the next start. Blocking."""
+"""The line of one object as it was last good, for the next start. Blocking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from nfagent.system.regular_file import read_regular
 
 IP_MASQ_FILE = "ip-masq-agent-file"
-"""The name of the kept text of the ip-masq-agent file."""
+"""The name of the file with the configuration of the ip-masq-agent file."""
 _FOLDER_MODE = 0o700
 _OTHERS_WRITE = 0o022
 

@@ -34,6 +34,7 @@ from nfagent.introspection.views import (
     state_view,
 )
 from nfagent.kernel.nft_client import NftClient
+from nfagent.manifests.ip_masq_reader import read_ip_masq_file
 from nfagent.manifests.policy_file_reader import decode_policies
 from nfagent.manifests.snapshot import read_state
 from nfagent.nftables.objects import Ruleset
@@ -107,8 +108,8 @@ class AgentBackend:
 class FolderBackend:
     """Answers from a folder of manifests, and from the kernel for the views `kernel`, `diff` and `counters`.
 
-    desired:  the desired state by the manifests
-    problems: what is wrong with the manifests
+    desired:  the desired state by the manifests, and by that file
+    problems: what is wrong with the manifests, and with the ip-masq-agent file of this node
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -208,8 +209,11 @@ def _read(settings: Settings) -> tuple[DesiredState, tuple[ValidationIssue, ...]
         settings.logging.group,
         settings.policy,
     )
+    path = settings.masquerade.config_file
+    config, wrong = read_ip_masq_file(path)
+    desired.put_ip_masq_file(path, config)
     known = sorted(desired.cluster.nodes)
     if desired.cluster.node not in known:
         there = ", ".join(known) or "none"
         write_remark("warning", f"no Node {desired.cluster.node} in the manifests (Nodes: {there}); give --node NAME")
-    return desired, problems
+    return desired, (*problems, *wrong)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nfagent.cli.check_nat import nat_checks
+from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
@@ -62,6 +62,7 @@ def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Sett
 def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     root = _has_net_admin()
     yield _objects(settings, cluster=cluster)
+    yield ip_masq_check(settings)
     if root:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
     else:

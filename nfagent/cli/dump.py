@@ -14,7 +14,7 @@ from nfagent.cli.options import (
     node_option,
     output_option,
     pod_option,
-    settings_of,
+    view_settings_of,
 )
 
 VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
@@ -62,7 +62,7 @@ def dump(
 
     if output == "nft" and view not in {*_RULESETS, "diff"}:
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
-    backend = find_backend(settings_of(config, manifests, node), from_files=manifests is not None)
+    backend = find_backend(view_settings_of(config, manifests, node), from_files=manifests is not None)
     form = "objects" if output in {"json", "yaml"} else output
     content = backend.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else ""))
     if output in {"json", "yaml"}:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfagent.cli.options import config_option, manifests_option, node_option, output_option, settings_of
+from nfagent.cli.options import config_option, manifests_option, node_option, output_option, view_settings_of
 
 if TYPE_CHECKING:
     from nfagent.policy.evaluator import Flow
@@ -65,7 +65,7 @@ def explain(
         ends = (source, destination)
     else:
         context.fail("give both ends, as in `nfagent explain shop/web shop/db:5432/tcp`, or --from-log alone")
-    backend = find_backend(settings_of(config, manifests, node), from_files=manifests is not None)
+    backend = find_backend(view_settings_of(config, manifests, node), from_files=manifests is not None)
     found = backend.explain(*ends)
     changed = logged is not None and _contradicts(found, logged)
     if output == "text":

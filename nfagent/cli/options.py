@@ -93,3 +93,19 @@ def settings_of(
         "allow_unknown_node": allow_unknown_node,
     }
     return load_settings(config, flags=flags)
+
+
+def view_settings_of(config: Path | None, manifests: Path | None, node: str) -> Settings:
+    """Return the settings of a command that shows a node's state. Raises SettingError.
+
+    The ip-masq-agent file is one of this machine: it isn't read where --node names another node.
+    """
+    import msgspec
+
+    from nfagent.config import load_settings
+
+    settings = settings_of(config, manifests, node)
+    if settings.node_name == load_settings(config).node_name:
+        return settings
+    section = msgspec.structs.replace(settings.masquerade, config_file="")
+    return msgspec.structs.replace(settings, masquerade=section)

@@ -12,7 +12,7 @@ from nfagent.cli.options import (
     manifests_option,
     node_option,
     output_option,
-    settings_of,
+    view_settings_of,
 )
 
 
@@ -34,7 +34,7 @@ def render(context: click.Context, manifests: Path | None, node: str, config: Pa
     from nfagent.errors import UsageError
     from nfagent.introspection.views import annotation, ruleset_view
 
-    settings = settings_of(config, manifests, node)
+    settings = view_settings_of(config, manifests, node)
     if not settings.manifests:
         raise UsageError(f"no manifests to render; {FOLDER_HINT}")
     answers = FolderBackend(settings)

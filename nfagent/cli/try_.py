@@ -16,7 +16,7 @@ from nfagent.cli.options import (
     namespace_option,
     node_option,
     output_option,
-    settings_of,
+    view_settings_of,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def try_(  # noqa: PLR0913 - one argument for each option
     from nfagent.simulate.job import SimulationRequest
 
     asked = SimulationRequest(read_policy_files(files), delete, pods, namespace)
-    settings = settings_of(config, manifests, node)
+    settings = view_settings_of(config, manifests, node)
     backend = find_backend(settings, from_files=manifests is not None)
     judges = bool(decode_policies(asked.files).policies)
     logged = read_log(log or settings.verdict_log, since, namespace, needed=judges and not pods)

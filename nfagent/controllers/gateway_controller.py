@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any, Protocol
 
 import msgspec
@@ -70,11 +70,18 @@ class PlannedGateways(Protocol):
 class GatewayController:
     """Follows the plan of one node."""
 
-    def __init__(self, kernel: GatewayKernel, clock: Clock, wanted: PlannedGateways) -> None:
-        """Store the arguments."""
+    def __init__(
+        self,
+        kernel: GatewayKernel,
+        clock: Clock,
+        wanted: PlannedGateways,
+        applied: Callable[[GatewayPlan], None] = lambda _plan: None,
+    ) -> None:
+        """Store the arguments; `applied` is called with each plan that is carried out."""
         self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
+        self._on_applied = applied
         self._woken = asyncio.Event()
         self._opened = GatewayPlan()
         self._applied: GatewayPlan | None = None
@@ -115,6 +122,7 @@ class GatewayController:
         try:
             outcome = await self._in_slices(self._kernel.apply(plan, self._wanted.node_addresses))
             self._applied = self._opened = plan
+            self._on_applied(plan)
         except KernelError as error:
             outcome = Outcome(problems=(str(error),))
             self._applied = None

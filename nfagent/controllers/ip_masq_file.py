@@ -2,8 +2,8 @@
 
 The file is what a mounted ConfigMap has under the key `config`. It is read as a whole every time, since kubelet
 replaces a link in the path to it, and a comparison of its times could miss that. A missing file is normal. One that
-can't be read, or only in part, keeps what was read before, also by the agent's previous run: the last text
-without a key that keeps its value from before is kept in the folder of last good objects.
+can't be read, or only in part, keeps what was read before, also by the agent's previous run: what is in force, with
+the values that unread keys keep, is in the folder of last good objects.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.checkpoint.codec import CheckpointedObject, decode_record, encode_record, with_in_force_note
 from nfagent.checkpoint.kept_text import IP_MASQ_FILE, KeptText
 from nfagent.clock import Clock
-from nfagent.decode.ip_masq import decode_ip_masq_text
-from nfagent.errors import ObjectError, ValidationIssue
+from nfagent.errors import DecodeError, ValidationIssue
+from nfagent.manifests.ip_masq_reader import decode_ip_masq_file, unreadable
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.regular_file import read_regular
 
 log = logging.getLogger(__name__)
+
+_BEFORE = "what was read before"
 
 
 class IpMasqFile:
@@ -40,7 +43,7 @@ class IpMasqFile:
         path:    '' for no file
         folder:  of last good objects
         seconds: the interval
-        apply:   called with the new configuration, None for no file
+        apply:   called with the new configuration, None for no file; keys that can't be read have the value of before
         """
         self._path = path
         self._clock = clock
@@ -48,6 +51,7 @@ class IpMasqFile:
         self._apply = apply
         self._calls = BoundedCalls()
         self._content: bytes | None = None
+        self._held: IpMasqConfig | None = None
         self._kept = KeptText(folder / IP_MASQ_FILE)
         self._first = True
         self.problems: tuple[ValidationIssue, ...] = ()
@@ -69,51 +73,47 @@ class IpMasqFile:
         except FileNotFoundError:
             self._content = None
             self._report(())
-            self._apply(None)
-            await self._keep(None)
+            await self._put(None)
             return
         except OSError as error:
             # Its content is unknown, and read as new once it can be read.
             self._content = None
-            self._report((self._issue(f"cannot be read: {error.strerror or error}"),))
+            self._report((with_in_force_note(unreadable(self._path, error), _BEFORE),))
             return
         if content != self._content:
             self._content = content
-            if self._decode(content):
-                await self._keep(content)
+            found, problems = decode_ip_masq_file(self._path, content)
+            if found is None:
+                self._report(tuple(with_in_force_note(problem, _BEFORE) for problem in problems))
+            else:
+                self._report(problems)
+                await self._put(found.with_last_good(self._held))
 
     async def _recall(self) -> None:
-        """Apply what the previous run read last without a problem; what the file has now comes after it."""
+        """Apply what was in force in the previous run; what the file has now comes after it."""
         self._first = False
         try:
             kept = await asyncio.to_thread(self._calls.ask, self._kept.read, IP_MASQ_FILE)
-            if kept is not None:
-                self._apply(decode_ip_masq_text(IP_MASQ_FILE, kept.decode()))
-        except (OSError, UnicodeDecodeError, ObjectError) as error:
-            log.warning("the ip-masq-agent file's last good text can't be read: %s", error)
+            record = None if kept is None else decode_record(kept)[1]
+        except (OSError, DecodeError) as error:
+            log.warning("what the ip-masq-agent file had last can't be read: %s", error)
+            return
+        if record is not None and isinstance(record.item, IpMasqConfig):
+            self._held = record.item
+            self._apply(record.item)
 
-    async def _keep(self, content: bytes | None) -> None:
+    async def _put(self, config: IpMasqConfig | None) -> None:
+        """Apply a configuration with the values that unread keys keep, and keep it for the next start."""
+        self._held = config
+        self._apply(config)
+        line = None
+        if config is not None:
+            item = msgspec.structs.replace(config, problems=())
+            line = encode_record(item.ref, CheckpointedObject(item, self._path))
         try:
-            await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(content), IP_MASQ_FILE)
+            await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(line), IP_MASQ_FILE)
         except OSError as error:
-            log.warning("the ip-masq-agent file's text can't be kept for the next start: %s", error)
-
-    def _decode(self, content: bytes) -> bool:
-        """Apply what can be read. Return whether no key keeps a value that was read before."""
-        try:
-            found = decode_ip_masq_text(f"file {self._path}", content.decode())
-        except UnicodeDecodeError as error:
-            self._report((self._issue(f"is not UTF-8 at byte {error.start}; write the configuration as YAML or JSON"),))
-        except ObjectError as error:
-            self._report((error.problem,))
-        else:
-            self._report(found.problems)
-            self._apply(found)
-            return not found.unread
-        return False
-
-    def _issue(self, reason: str) -> ValidationIssue:
-        return ValidationIssue(object=f"file {self._path}", reason=f"{reason}; what was read before stays in force")
+            log.warning("what the ip-masq-agent file has can't be kept for the next start: %s", error)
 
     def _report(self, problems: tuple[ValidationIssue, ...]) -> None:
         before, self.problems = self.problems, problems

@@ -78,7 +78,8 @@ def outside_translation(
         if item.contains(destination)
     ]
     if listed:
-        return Translation("kept", egress.base, min(listed, key=lambda item: item.last - item.first))
+        smallest = min(listed, key=lambda item: item.last - item.first)
+        return Translation("kept", egress.origin(smallest), smallest)
     return Translation("node")
 
 

@@ -12,14 +12,18 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_listing import NftListing
+from nfagent.kernel.table_queries import dormant_tables, xt_matches
 from nfagent.model.netaddr import Family
+from nfagent.netlink.nft_messages import FAMILY_NUMBERS
 from nfagent.nftables.foreign_json import (
     BaseChain,
     parse_base_chains,
@@ -46,6 +50,8 @@ _LEGACY: tuple[tuple[str, Family, str], ...] = (
 )
 _PROC = Path("/proc/self/net")
 _INSTALL = "apt-get install iptables"
+
+_Key: TypeAlias = tuple[str, str, str, str]
 
 
 class ForeignNat(msgspec.Struct, frozen=True):
@@ -77,7 +83,10 @@ def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
         bases = parse_base_chains(listing.listed("list chains") or '{"nftables": []}')
     except WireError as error:
         return [], [f"the chains of other programs can't be read: {error}"]
+    dormant = dormant_tables()
     for base in bases:
+        if (FAMILY_NUMBERS[base.table_family], base.table) in dormant:
+            continue
         try:
             table, left = _nft_table(listing, base)
             tables.append(table)
@@ -97,7 +106,7 @@ def _nft_table(listing: NftListing, base: BaseChain) -> tuple[ForeignTable, bool
     open_chains = [base.name]
     while open_chains and len(chains) < _MOST_CHAINS:
         name = open_chains.pop()
-        chains[name] = _nft_rules(listing, place, name)
+        chains[name] = _nft_rules(listing, base, name)
         targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
         open_chains += sorted(targets - chains.keys() - set(open_chains))
     shown = f"nft -a list chain {place} {base.name}"
@@ -105,7 +114,8 @@ def _nft_table(listing: NftListing, base: BaseChain) -> tuple[ForeignTable, bool
     return table, bool(open_chains)
 
 
-def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule, ...]:
+def _nft_rules(listing: NftListing, base: BaseChain, chain: str) -> tuple[ForeignRule, ...]:
+    place = f"{base.table_family} {base.table}"
     found = listing.listed(f"list chain {place} {chain}")
     if found is None:
         return ()
@@ -117,7 +127,8 @@ def _nft_rules(listing: NftListing, place: str, chain: str) -> tuple[ForeignRule
             sets[name] = parse_elements(members)
         elif (members := listing.listed(f"list map {place} {name}")) is not None:
             maps[name] = parse_targets(members)
-    return parse_rules(found, texts, sets, maps)
+    matches = xt_matches(base.table_family, base.table, chain) if '"xt"' in found else {}
+    return parse_rules(found, texts, sets, maps, matches)
 
 
 def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTable]:
@@ -146,13 +157,17 @@ def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTabl
 class NatConflictWatch:
     """Looks for nat rules of other programs that translate Pods' traffic otherwise; logs each once, and its end."""
 
-    def __init__(self, ruleset: Callable[[], Ruleset], read: Callable[[], ForeignNat] = read_foreign_nat) -> None:
+    def __init__(
+        self, ruleset: Callable[[], Ruleset], clock: Clock, read: Callable[[], ForeignNat] = read_foreign_nat
+    ) -> None:
         """Store where the ruleset of nfagent comes from, and how others' rules are read, in a thread."""
         self._ruleset = ruleset
+        self._clock = clock
         self._read = read
         self._changed = asyncio.Event()
         self._problems: tuple[str, ...] = ()
         self._compared = False
+        self._said: dict[_Key, str] = {}
         self.found: tuple[NatConflict, ...] = ()
 
     def mark_changed(self) -> None:
@@ -164,18 +179,15 @@ class NatConflictWatch:
 
         Until nfagent has rules of its own, it looks for them every second.
         """
-        clock = asyncio.get_running_loop().time
+        never = asyncio.Event()
         while True:
             self._changed.clear()
-            began = clock()
+            began = self._clock.monotonic()
             await self.refresh()
             # A program that changes its rules without end makes this take a tenth of the time at most.
-            await asyncio.sleep(max(1.0, (clock() - began) * 9))
-            try:
-                async with asyncio.timeout(seconds if self._compared else 0):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await self._clock.wait(never, max(1.0, (self._clock.monotonic() - began) * 9))
+            if self._compared:
+                await self._clock.wait(self._changed, seconds)
 
     async def refresh(self) -> None:
         """Compare once, in a thread. A failure is logged once."""
@@ -196,8 +208,14 @@ class NatConflictWatch:
         """Return the conflicts and what could not be read, for `dump state`."""
         return {"conflicts": [conflict_fields(item) for item in self.found], "problems": list(self._problems)}
 
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """A text for each conflict, at most ten; it stays while the rule does, whatever its traffic is meanwhile."""
+        return tuple(islice(self._said.values(), _MOST_LINES))
+
     def _update(self, found: tuple[NatConflict, ...], problems: tuple[str, ...]) -> None:
         news, gone = list(_beyond(found, self.found)), list(_beyond(self.found, found))
+        self._said = {_key(item): self._said.get(_key(item), f"{item}; {item.fix}") for item in found}
         for item in news[:_MOST_LINES]:
             log.warning("%s; %s", item, item.fix)
         for item in gone[:_MOST_LINES]:
@@ -218,5 +236,9 @@ def conflict_fields(conflict: NatConflict) -> dict[str, Any]:
 
 def _beyond(found: Iterable[NatConflict], known: Iterable[NatConflict]) -> Iterator[NatConflict]:
     """Yield conflicts of rules that are not among the known; other destinations of the same rule are no news."""
-    before = {(item.table, item.chain, item.rule, item.effect) for item in known}
-    return (item for item in found if (item.table, item.chain, item.rule, item.effect) not in before)
+    before = {_key(item) for item in known}
+    return (item for item in found if _key(item) not in before)
+
+
+def _key(conflict: NatConflict) -> _Key:
+    return conflict.table, conflict.chain, conflict.rule, conflict.effect

@@ -1,8 +1,8 @@
-"""Watches whether translated connections fail for lack of ports.
+"""Watches whether translated connections fail for lack of ports, or are about to.
 
 The statistics are read every minute: that costs one request. A dump costs the kernel a walk through its whole hash
-table (`kernel.conntrack`): it is read when the counter of failures has risen, and when someone asks, once a minute at
-most.
+table (`kernel.conntrack`): it is read when the counter of failures has risen, when someone asks, and while the last one
+found the ports nearly used up, once a minute at most.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NatPortStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NatPortWatch:
-    """Logs when connections fail for lack of ports; keeps the last reading for `dump state`."""
+    """Logs when ports are nearly used up, and when connections fail; keeps the last reading for `dump state`."""
 
     def __init__(
         self,
@@ -70,7 +70,8 @@ class NatPortWatch:
         self._last: NatPorts | None = None
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
-        self._full = False
+        self._nearly_full = False
+        self._failing = False
         self._problems: dict[Callable[..., object], str] = {}
 
     async def run(self) -> None:
@@ -89,9 +90,9 @@ class NatPortWatch:
         self._problems.pop(self._statistics, None)
         before, self._counted, self._newest = self._counted, counted, counted
         failed = counted.since(before).insert_failed if before is not None else 0
-        if failed or self._full:
+        if failed or self._nearly_full:
             await self.refresh()
-            self._report(failed)
+            self._report_failed_connections(failed)
 
     async def refresh(self) -> None:
         """Read how full the ports are, unless that was done less than a minute ago."""
@@ -107,6 +108,7 @@ class NatPortWatch:
                 return
             self._newest = self._last.statistics
             self._problems.pop(self._read, None)
+            self._report(self._last)
 
     def status(self) -> NatPortStatus:
         """Return the last reading for `dump state`."""
@@ -119,20 +121,20 @@ class NatPortWatch:
             problem="; ".join(dict.fromkeys(self._problems.values())),
         )
 
-    def _report(self, failed: int) -> None:
-        last, was_full = self._last, self._full
-        if last is None:
-            return
-        self._full = last.nearly_full
-        if self._full and not was_full:
-            log.warning(
-                "connections of Pods fail for lack of free ports: %s; %d failed in the last minute; %s",
-                describe(last),
-                failed,
-                ADVICE,
-            )
-        elif was_full and not self._full:
+    def _report(self, last: NatPorts) -> None:
+        was, self._nearly_full = self._nearly_full, last.nearly_full
+        if self._nearly_full and not was:
+            log.warning("the ports of translated connections are nearly used up: %s; %s", describe(last), ADVICE)
+        elif was and not self._nearly_full:
+            self._failing = False
             log.info("resolved: ports of translated connections are free again: %s", describe(last))
+
+    def _report_failed_connections(self, failed: int) -> None:
+        """Report connections that failed while the ports are nearly used up, once until they are free again."""
+        if failed and self._nearly_full and not self._failing and self._last is not None:
+            self._failing = True
+            busiest = describe(self._last)
+            log.warning("%d connections of Pods failed in the last minute, for lack of free ports: %s", failed, busiest)
 
     def _report_failure(self, reading: Callable[..., object], error: HostError | KernelError) -> None:
         if self._problems.get(reading) != str(error):

@@ -1,4 +1,4 @@
-"""Single nf_tables queries by netlink: the generation, and name, size and flags of each table.
+"""Single nf_tables queries by netlink: the generation, name, size and flags of each table, xtables' matches of a chain.
 
 Each query opens a socket in the network namespace of the calling thread and closes it. The kernel answers within
 `send`, so the calls take a fraction of a millisecond and may run on the event loop.
@@ -16,6 +16,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, dump_replies, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
+    TABLE_DORMANT,
     decode_generation,
     decode_table_flags,
     decode_table_size,
@@ -23,6 +24,8 @@ from nfagent.netlink.nft_events import (
     encode_tables_request,
 )
 from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.netlink.nft_xt_matches import decode_xt_matches, encode_rules_request
+from nfagent.nftables.foreign_xtables import XtMatch
 from nfagent.nftables.objects import TABLE
 
 _T = TypeVar("_T")
@@ -53,6 +56,24 @@ def flags_of_table() -> int | None:
     """Return the flags of table inet nfagent, None without the table. Raises KernelError, HostError."""
     ours = (NFPROTO_INET, TABLE)
     return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), None)
+
+
+def dormant_tables() -> set[tuple[int, str]]:
+    """Return family (NFPROTO_*) and name of each table with the flag dormant. Raises KernelError, HostError."""
+    return {(family, name) for family, name, flags in _tables(decode_table_flags) if flags & TABLE_DORMANT}
+
+
+def xt_matches(family: str, table: str, chain: str) -> dict[int, tuple[XtMatch, ...]]:
+    """Return the matches of xtables of a chain's rules by handle; family: 'ip', 'ip6', 'inet'.
+
+    Raises KernelError, HostError.
+    """
+    with netfilter_socket(blocking=False) as opened:
+        try:
+            opened.send(encode_rules_request(family, table, chain, _SEQUENCE))
+            return dict(decode_xt_matches(part) for part in _dumped(opened))
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot read the rules of table {family} {table}: {error}") from error
 
 
 def _tables(decode: Callable[[codec.Message], _T]) -> list[_T]:

@@ -75,6 +75,11 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         """Whether it has a list of its own, which replaces the default one."""
         return self.cidrs is not None or self.translated is not None
 
+    @property
+    def lacks_list(self) -> bool:
+        """Whether one of its two lists can't be read and never could be."""
+        return not {LIST_KEY, INVERSE_KEY}.isdisjoint(self.unread)
+
     def with_last_good(self, before: IpMasqConfig | None) -> IpMasqConfig:
         """Return the configuration with the unread keys of the version before, which may lack some of them too.
 
@@ -86,7 +91,7 @@ class IpMasqConfig(msgspec.Struct, frozen=True):
         switches = zip(SWITCH_KEYS, self.link_local, before.link_local, strict=True)
         ipv4, ipv6 = (was if key in self.unread else now for key, now, was in switches)
         cidrs, translated = self.cidrs, self.translated
-        if not {LIST_KEY, INVERSE_KEY}.isdisjoint(self.unread):
+        if self.lacks_list:
             cidrs = before.cidrs if cidrs is None else cidrs
             translated = before.translated if translated is None else translated
         unread = tuple(key for key in self.unread if key in before.unread)

@@ -20,6 +20,8 @@ NFNLGRP_NFTABLES = 7
 
 _NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
+TABLE_DORMANT = 1
+"""NFT_TABLE_F_DORMANT: the table's chains see no packets."""
 TABLE_OWNER = 2
 """NFT_TABLE_F_OWNER: only the socket that made the table may change it."""
 TABLE_PERSIST = 4

@@ -27,6 +27,8 @@ NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800  # linux/netlink.h
 NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
 NFPROTO_IP = {4: 2, 6: 10}
 """NFPROTO_IPV4 and NFPROTO_IPV6."""
+FAMILY_NUMBERS = {"ip": NFPROTO_IP[4], "ip6": NFPROTO_IP[6], "inet": NFPROTO_INET}
+"""NFPROTO_* of the families of tables that can have nat chains for IP."""
 ADDRESS_BYTES = {4: 4, 6: 16}
 LINK_NAME_BYTES = 16
 """IFNAMSIZ of linux/if.h, the final zero included."""

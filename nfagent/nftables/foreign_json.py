@@ -1,16 +1,15 @@
 """Reads chains of other programs' tables from nft's JSON listings.
 
 Total: a condition that isn't known narrows its rule, and a statement that isn't known does nothing. Rules that iptables
-has written have expressions of xtables, which nft lists by name only. A condition on the mark among them is taken for
-the usual one: a chain that sets the mark too, as kube-proxy's, returns packets without it; others, as flannel's, return
-packets with it; and chains translate packets with it.
+has written have expressions of xtables, which nft lists by name only: what they match is read apart
+(`foreign_xtables`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import msgspec
 
@@ -27,6 +26,7 @@ from nfagent.model.netaddr import (
     single,
 )
 from nfagent.nftables.foreign_rules import Action, ForeignRule, Ranges, common, of_family, other_than
+from nfagent.nftables.foreign_xtables import XtMatch, with_xt_match
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 
 _FAMILIES: dict[str, Family | None] = {"ip": 4, "ip6": 6, "inet": None}
@@ -34,8 +34,8 @@ _PROTOCOLS: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 _SILENT = frozenset({"counter", "comment", "log", "quota", "notrack"})
 _COUNTED = re.compile(r"counter packets \d+ bytes \d+", re.ASCII)
 _ACTIONS = ("masquerade", "snat", "accept", "return", "jump", "goto")
-_XT_MARKS = frozenset({"mark", "connmark"})
 _XT_MARK_TARGETS = frozenset({"MARK", "CONNMARK"})
+_NO_MATCHES: Mapping[int, tuple[XtMatch, ...]] = {}
 _XT_TARGETS: dict[str, Action] = {"MASQUERADE": "masquerade", "SNAT": "snat", "NETMAP": "snat"}
 
 
@@ -93,18 +93,20 @@ def parse_rules(
     texts: Mapping[int, str],
     sets: Mapping[str, Ranges | None],
     maps: Mapping[str, list[ForeignRule]],
+    matches: Mapping[int, tuple[XtMatch, ...]] = _NO_MATCHES,
 ) -> tuple[ForeignRule, ...]:
     """Return the rules of a chain in `nft -j list chain`. Raises WireError.
 
-    texts: each rule's text by its handle
-    sets:  addresses of the named sets; None for one of other elements
-    maps:  jumps of the named verdict maps
+    texts:   each rule's text by its handle
+    sets:    addresses of the named sets; None for one of other elements
+    maps:    jumps of the named verdict maps
+    matches: each rule's matches of xtables by its handle
     """
-    rules = objects(listing, "rule")
-    returned: Literal["set", "unset"] = "unset" if any(_sets_mark(item) for item in rules) else "set"
-    return tuple(
-        rule for item in rules for rule in _rules(item, texts.get(item.get("handle", 0), ""), sets, maps, returned)
-    )
+    found: list[ForeignRule] = []
+    for item in objects(listing, "rule"):
+        handle = item.get("handle", 0) if isinstance(item.get("handle"), int) else 0
+        found += _rules(item, texts.get(handle, ""), sets, maps, iter(matches.get(handle, ())))
+    return tuple(found)
 
 
 def parse_texts(listing: str) -> dict[int, str]:
@@ -114,44 +116,34 @@ def parse_texts(listing: str) -> dict[int, str]:
     return {int(handle): _COUNTED.sub("counter", " ".join(text.split())) for text, handle in rules}
 
 
-def _sets_mark(item: dict[str, Any]) -> bool:
-    listed = item.get("expr", [])
-    return isinstance(listed, list) and any(
-        isinstance(found, dict) and isinstance(xt := found.get("xt"), dict) and xt.get("name") in _XT_MARK_TARGETS
-        for found in listed
-    )
-
-
 def _rules(
     item: dict[str, Any],
     text: str,
     sets: Mapping[str, Ranges | None],
     maps: Mapping[str, list[ForeignRule]],
-    returned: Literal["set", "unset"],
+    matches: Iterator[XtMatch],
 ) -> list[ForeignRule]:
     rule = ForeignRule(text=text or f"handle {item.get('handle')}")
     jumps: list[ForeignRule] = []
-    opaque_mark = False
     listed = item.get("expr", [])
     for expression in listed if isinstance(listed, list) else []:
         kind, value = next(iter(expression.items()), ("", None)) if isinstance(expression, dict) else ("", None)
         if kind == "vmap" and isinstance(value, dict):
             jumps += _lookup(value, rule.text, maps)
         else:
-            rule = _with_expression(rule, kind, value, sets)
-        opaque_mark |= kind == "xt" and isinstance(value, dict) and value.get("name") in _XT_MARKS
-    if opaque_mark:
-        rule = _changed(rule, mark=returned if rule.action in {"return", "accept"} else "set")
+            rule = _with_expression(rule, kind, value, sets, matches)
     if jumps:
         return [_changed(rule, narrowed=True, action=jump.action, target=jump.target) for jump in jumps]
     return [rule]
 
 
-def _with_expression(rule: ForeignRule, kind: str, value: object, sets: Mapping[str, Ranges | None]) -> ForeignRule:
+def _with_expression(
+    rule: ForeignRule, kind: str, value: object, sets: Mapping[str, Ranges | None], matches: Iterator[XtMatch]
+) -> ForeignRule:
     if kind == "match" and isinstance(value, dict):
         return _with_match(rule, value, sets)
     if kind == "xt" and isinstance(value, dict):
-        return _with_xtables(rule, value)
+        return _with_xtables(rule, value, matches)
     if kind in _ACTIONS:
         return _with_action(rule, kind, value)
     if kind in {"drop", "reject"}:
@@ -242,13 +234,13 @@ def _with_action(rule: ForeignRule, kind: str, value: object) -> ForeignRule:
     return _changed(rule, action=cast("Action", kind), target=target if isinstance(target, str) else "")
 
 
-def _with_xtables(rule: ForeignRule, value: dict[str, Any]) -> ForeignRule:
-    name = value.get("name")
+def _with_xtables(rule: ForeignRule, value: dict[str, Any], matches: Iterator[XtMatch]) -> ForeignRule:
+    name = str(value.get("name"))
     if value.get("type") == "target":
         if name in _XT_TARGETS:
-            return _changed(rule, action=_XT_TARGETS[cast("str", name)])
+            return _changed(rule, action=_XT_TARGETS[name])
         return _changed(rule, marks=rule.marks or name in _XT_MARK_TARGETS)
-    return rule if name == "comment" or name in _XT_MARKS else _changed(rule, narrowed=True)
+    return with_xt_match(rule, name, next(matches, None))
 
 
 def _lookup(value: dict[str, Any], text: str, maps: Mapping[str, list[ForeignRule]]) -> list[ForeignRule]:

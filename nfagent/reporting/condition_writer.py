@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import msgspec
 
 from nfagent.clock import WallClock
 from nfagent.model.objects import ObjectRef
+from nfagent.reporting.api_writer import MAX_WAIT, ApiWriter
 from nfagent.reporting.conditions import APPLY_PATCH, FIELD_MANAGER, ObjectConditions, status_apply
 from nfagent.reporting.event_recorder import read_object_meta
 from nfagent.reporting.notice import object_path
@@ -28,10 +28,8 @@ _BURST = 20.0
 _RATE = 5.0
 """Rate limit: objects read at once, then objects a second."""
 
-_MAX_WAIT = 3600.0
 
-
-class ConditionWriter:
+class ConditionWriter(ApiWriter):
     """Keeps the status conditions of all objects that have them, while this agent is leader.
 
     sent: writes of an object's conditions so far
@@ -40,16 +38,12 @@ class ConditionWriter:
     def __init__(
         self, retrier: RequestRetrier, clock: WallClock, jitter: Callable[[], float], is_leader: Callable[[], bool]
     ) -> None:
-        """Start with no object; is_leader: whether this agent is leader now."""
+        """Start with no object."""
+        super().__init__(retrier, clock, jitter, is_leader)
         self.sent = 0
-        self.retrier = retrier
-        self._clock = clock
-        self._jitter = jitter
-        self._is_leader = is_leader
         self._due: dict[ObjectRef, tuple[ObjectConditions, float]] = {}
         self._was_leader = False
         self._bucket = TokenBucket(_BURST, _RATE, clock.monotonic())
-        self._wakeup = asyncio.Event()
 
     def replace(self, conditions: Iterable[ObjectConditions]) -> None:
         """Set the desired conditions of all objects."""
@@ -59,23 +53,13 @@ class ConditionWriter:
         for desired in conditions:
             found = before.get(desired.about)
             self._due[desired.about] = found if found is not None and found[0] == desired else (desired, now)
-        self._wakeup.set()
+        self.wake()
 
-    def wake(self) -> None:
-        """Check again at once: the leader may have changed."""
-        self._wakeup.set()
-
-    async def run(self) -> None:
-        """Write conditions that differ, until cancelled."""
-        while True:
-            self._wakeup.clear()
-            pause = self.retrier.delay()
-            if pause <= 0.0:
-                pause = self._delay()
-                if pause <= 0.0:
-                    await self._sync(min(self._due.values(), key=lambda event: event[1])[0])
-                    continue
-            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
+    async def _write_next(self) -> float:
+        pause = self._delay()
+        if pause <= 0.0:
+            await self._sync(min(self._due.values(), key=lambda event: event[1])[0])
+        return pause
 
     def _delay(self) -> float:
         """Return the seconds until the next object is due. A new leader reads all of them."""
@@ -84,7 +68,7 @@ class ConditionWriter:
             self._due = {about: (desired, now) for about, (desired, _) in self._due.items()}
         self._was_leader = is_leader
         if not is_leader or not self._due:
-            return _MAX_WAIT
+            return MAX_WAIT
         return max(min(due for _, due in self._due.values()) - now, self._bucket.delay(now))
 
     async def _sync(self, desired: ObjectConditions) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from nfagent.clock import WallClock
 from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.reporting.api_writer import MAX_WAIT, ApiWriter
 from nfagent.reporting.notice import api_version, object_path
 from nfagent.reporting.request_retrier import RequestRetrier, status_message
 
@@ -20,11 +20,10 @@ _UNSERVED_SECONDS = 60.0
 """Before the next attempt where the kind isn't served."""
 _UNCHANGED_SECONDS = 300.0
 """Before the next attempt where the object was refused, or the watch hasn't shown it yet."""
-_MAX_WAIT = 3600.0
 _UNSERVED, _EXISTS = 404, 409
 
 
-class DefaultPolicyCreator:
+class DefaultPolicyCreator(ApiWriter):
     """Creates one object, as often as it is found missing.
 
     created: objects created so far
@@ -33,15 +32,11 @@ class DefaultPolicyCreator:
     def __init__(
         self, retrier: RequestRetrier, clock: WallClock, jitter: Callable[[], float], is_leader: Callable[[], bool]
     ) -> None:
-        """Start with nothing to create; is_leader: whether this agent is leader now."""
+        """Start with nothing to create."""
+        super().__init__(retrier, clock, jitter, is_leader)
         self.created = 0
-        self.retrier = retrier
-        self._clock = clock
-        self._jitter = jitter
-        self._is_leader = is_leader
         self._missing: EgressNATPolicy | None = None
         self._not_before = 0.0
-        self._wakeup = asyncio.Event()
 
     def replace(self, missing: EgressNATPolicy | None) -> None:
         """Set the object that is missing; None where it exists, or is not to be created."""
@@ -49,23 +44,15 @@ class DefaultPolicyCreator:
             self._not_before = 0.0
         if missing != self._missing:
             self._missing = missing
-            self._wakeup.set()
+            self.wake()
 
-    def wake(self) -> None:
-        """Check again at once: the leader may have changed."""
-        self._wakeup.set()
-
-    async def run(self) -> None:
-        """Create what is missing, until cancelled."""
-        while True:
-            self._wakeup.clear()
-            pause = _MAX_WAIT
-            if self._missing is not None and self._is_leader():
-                pause = max(self.retrier.delay(), self._not_before - self._clock.monotonic())
-                if pause <= 0.0:
-                    await self._create(self._missing)
-                    continue
-            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
+    async def _write_next(self) -> float:
+        if self._missing is None or not self._is_leader():
+            return MAX_WAIT
+        pause = self._not_before - self._clock.monotonic()
+        if pause <= 0.0:
+            await self._create(self._missing)
+        return pause
 
     async def _create(self, missing: EgressNATPolicy) -> None:
         path = object_path(missing.ref).rpartition("/")[0]

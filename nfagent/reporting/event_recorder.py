@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from nfagent.clock import WallClock
+from nfagent.reporting.api_writer import MAX_WAIT, ApiWriter
 from nfagent.reporting.event_queue import EventQueue, QueuedEvent
 from nfagent.reporting.events import event_name, events_path, new_event, node_object_meta, repeat_patch
 from nfagent.reporting.notice import Notice, ObjectMeta, object_path
@@ -15,10 +15,9 @@ from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, status_m
 from nfagent.reporting.timestamps import to_seconds
 
 MERGE_PATCH = "application/merge-patch+json"
-_MAX_WAIT = 3600.0
 
 
-class EventRecorder:
+class EventRecorder(ApiWriter):
     """Records the Events of one agent.
 
     sent: Events written so far, repetitions included
@@ -33,39 +32,25 @@ class EventRecorder:
         jitter: Callable[[], float],
         is_leader: Callable[[], bool],
     ) -> None:
-        """Record as the agent of `node`; is_leader: whether it is leader now."""
+        """Record as the agent of `node`."""
+        super().__init__(retrier, clock, jitter, is_leader)
         self.sent = 0
         self.gone = 0
-        self.retrier = retrier
         self.queue = EventQueue(clock.monotonic())
-        self._clock = clock
         self._node = node
-        self._jitter = jitter
-        self._is_leader = is_leader
-        self._wakeup = asyncio.Event()
 
     def publish(self, notices: Iterable[Notice]) -> None:
         """Set all active notices; one that isn't among them is no longer published."""
         self.queue.replace(notices, self._clock.monotonic(), self._jitter())
-        self._wakeup.set()
+        self.wake()
 
-    def wake(self) -> None:
-        """Check the queue at once: the leader may have changed."""
-        self._wakeup.set()
-
-    async def run(self) -> None:
-        """Write Events as they are due, until cancelled."""
-        while True:
-            self._wakeup.clear()
-            pause = self.retrier.delay()
-            if pause <= 0.0:
-                self.queue.set_leading(leading=self._is_leader())
-                event = self.queue.next_event(self._clock.monotonic())
-                if isinstance(event, QueuedEvent):
-                    await self._send(event)
-                    continue
-                pause = _MAX_WAIT if event is None else event
-            await self._clock.wait(self._wakeup, min(pause, _MAX_WAIT))
+    async def _write_next(self) -> float:
+        self.queue.set_leading(leading=self._is_leader())
+        event = self.queue.next_event(self._clock.monotonic())
+        if not isinstance(event, QueuedEvent):
+            return MAX_WAIT if event is None else event
+        await self._send(event)
+        return 0.0
 
     async def _send(self, event: QueuedEvent) -> None:
         notice = event.notice

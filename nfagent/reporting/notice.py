@@ -37,6 +37,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     event_type: Event type
     scope:      cluster: the leader publishes it; node: every agent publishes it, about its own Node
     once:       published when it becomes active, and not repeated
+    finding:    tells several findings of one reason about one object apart; '' where there is one
     """
 
     about: ObjectRef
@@ -45,14 +46,15 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     event_type: EventType = "Warning"
     scope: NoticeScope = "cluster"
     once: bool = False
+    finding: str = ""
 
     @property
     def key(self) -> EventKey:
         """Return the key of its Events: of several notices of one key, the newest counts."""
-        return (self.about, self.event_type, self.reason)
+        return (self.about, self.event_type, self.reason, self.finding)
 
 
-EventKey: TypeAlias = tuple[ObjectRef, EventType, str]
+EventKey: TypeAlias = tuple[ObjectRef, EventType, str, str]
 
 
 class ObjectMeta(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ CONNECTIONS_NOT_REVOKED = "RevokedConnectionsNotEnded"
 DRIFT_NOT_MONITORED = "ForeignChangesNotHeard"
 BRIDGE_NOT_FILTERED = "BridgeTrafficNotJudged"
 RULES_HELD = "RulesHeld"
+FOREIGN_NAT = "ForeignNatRule"
 
 _LAST_GOOD = "its last good version stays in force; without one, the object counts as absent"
 _LAST_GOOD_PARTS = "fields that can't be read keep their last good value, or are left out without one"
@@ -126,6 +127,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     fix_command:     the command that has it filtered
     hold_reason:        why the ruleset isn't updated
     masquerade_file:    what is wrong with the file of the ip-masq-agent configuration
+    foreign_nat:        nat rules of other programs that translate Pods' traffic otherwise, one text each
     """
 
     commit_error: str = ""
@@ -136,6 +138,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
     fix_command: str = ""
     hold_reason: str = ""
     masquerade_file: str = ""
+    foreign_nat: tuple[str, ...] = ()
 
 
 def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
@@ -169,10 +172,14 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
             f"Traffic between Pods on {{}} is not filtered; to enforce policies there: {faults.fix_command}",
         ),
     )
+    about = ObjectRef("Node", "", node)
     return [
-        Notice(about=ObjectRef("Node", "", node), reason=reason, message=readable(text.format(fault)), scope="node")
+        Notice(about=about, reason=reason, message=readable(text.format(fault)), scope="node")
         for fault, reason, text in notices
         if fault
+    ] + [
+        Notice(about=about, reason=FOREIGN_NAT, message=readable(rule), scope="node", once=True, finding=rule)
+        for rule in faults.foreign_nat
     ]
 
 

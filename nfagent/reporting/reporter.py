@@ -63,7 +63,8 @@ class ClusterReporter:
 
         missing: the policy `default`, where it is to be created
 
-        A notice that isn't among them is no longer published. Each key (object, event type, reason) has one notice.
+        A notice that isn't among them is no longer published. Each key (object, event type, reason, finding) has one
+        notice.
         """
         self._events.publish(notices)
         self._conditions.replace(conditions)

@@ -44,12 +44,8 @@ class EgressState:
         return None if self._file is None else self._file[1]
 
     def put_file(self, path: str, config: IpMasqConfig | None) -> bool:
-        """Apply what the file has; None if there is no file. Return whether it differs."""
-        before = self._file
-        if config is None:
-            self._file = None
-        else:
-            self._file = ObjectRef("file", "", path), config.with_last_good(self.file)
+        """Apply the file; unread keys have their last good values; None for no file. Return whether it differs."""
+        before, self._file = self._file, None if config is None else (ObjectRef("file", "", path), config)
         return before != self._file
 
     def put(self, item: EgressObject) -> bool:
@@ -79,14 +75,25 @@ class EgressState:
         return found if isinstance(found, IpMasqConfig) else None
 
     @property
-    def _in_force(self) -> tuple[ObjectRef, IpMasqConfig]:
-        """The ip-masq-agent configuration in force, and where it is from."""
-        found = SETTINGS, self._given or IpMasqConfig()
-        if self._file is not None:
-            found = self._file[0], self._file[1].with_last_good(found[1])
-        if self.ip_masq is not None:
-            found = CONFIG_MAP, self.ip_masq.with_last_good(found[1])
+    def _configurations(self) -> list[tuple[ObjectRef, IpMasqConfig]]:
+        """The ip-masq-agent configurations, each before those that it replaces, and where they are from."""
+        found = [] if self.ip_masq is None else [(CONFIG_MAP, self.ip_masq)]
+        return [*found, *([] if self._file is None else [self._file]), (SETTINGS, self._given or IpMasqConfig())]
+
+    @property
+    def _in_force(self) -> IpMasqConfig:
+        """The ip-masq-agent configuration in force."""
+        *others, (_, found) = self._configurations
+        for _, config in reversed(others):
+            found = config.with_last_good(found)
         return found
+
+    def _list_origin(self, *, inverse: bool) -> ObjectRef:
+        """Return where the list in force, or the inverse one, is from; mind keys of a configuration that are unread."""
+        for origin, config in self._configurations:
+            if (config.translated if inverse else config.cidrs) is not None or not config.lacks_list:
+                return origin
+        return SETTINGS
 
     @property
     def policies(self) -> dict[str, EgressNATPolicy]:
@@ -101,12 +108,22 @@ class EgressState:
 
     @property
     def base(self) -> ObjectRef | None:
-        """The object that the base of the exempt destinations is from; None for the built-in list."""
-        origin, config = self._in_force
+        """The object that the base of the exempt destinations is from; None for the built-in list.
+
+        Of two objects that a list and an inverse list are from, that of the inverse list.
+        """
+        config = self._in_force
         found = self.objects.get(_DEFAULT)
         if isinstance(found, EgressNATPolicy) and _is_base(found) and not (config.has_list and is_built_in(found)):
             return _DEFAULT
-        return origin if config.has_list else None
+        return self._list_origin(inverse=config.translated is not None) if config.has_list else None
+
+    def origin(self, entry: Range) -> ObjectRef | None:
+        """Return the object that an entry of the base list is from; None for the built-in list."""
+        base = self.base
+        if base is None or base == _DEFAULT or entry not in (self._in_force.cidrs or ()):
+            return base
+        return self._list_origin(inverse=False)
 
     @property
     def replaced_default(self) -> ObjectRef | None:
@@ -124,7 +141,7 @@ class EgressState:
 
         They may overlap.
         """
-        _, config = self._in_force
+        config = self._in_force
         base = self.objects.get(_DEFAULT) if self.base == _DEFAULT else None
         if isinstance(base, EgressNATPolicy):
             return (*base.destinations, *config.link_local_kept)

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from nfagent.clock import SystemClock
 from nfagent.kernel.foreign_nat import NatConflictWatch, read_foreign_nat
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
 from nfagent.model.netaddr import Family, parse_cidr
+from nfagent.netlink.codec import (
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    ack_errno,
+    attribute,
+    message,
+    messages,
+    nested,
+    nfgen,
+)
+from nfagent.netlink.nft_messages import NEWRULE, NLM_F_APPEND, NLM_F_CREATE
 from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
 from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
 from tests.support.own_namespace import own_namespace
 
 pytestmark = pytest.mark.kernel
 
+REQUEST = NLM_F_REQUEST | NLM_F_ACK
+BATCH_BEGIN, BATCH_END = 0x10, 0x11
 PODS: dict[Family, str] = {4: "10.244.1.0/24", 6: "fd00:244:1::/64"}
 KEPT: dict[Family, str] = {4: "10.0.0.0/8", 6: "fd00::/8"}
 TRAFFIC = TranslatedTraffic(tuple(map(parse_cidr, PODS.values())), tuple(map(parse_cidr, KEPT.values())))
@@ -79,6 +95,10 @@ SETS = (
         pytest.param(table("ip daddr 10.0.0.0/8 return; masquerade"), id="only what nfagent masquerades"),
         pytest.param(table("ip daddr 192.0.2.0/24 snat to 192.0.2.9", priority=110), id="SNAT in a later chain"),
         pytest.param(table("meta mark and 0x2000 == 0x2000 masquerade"), id="marked packets"),
+        pytest.param(table("masquerade", more="flags dormant;"), id="a dormant table"),
+        pytest.param(
+            table("ip saddr 10.244.1.9 ip daddr 10.244.1.9 tcp dport 80 masquerade"), id="Docker's rule for a hairpin"
+        ),
         pytest.param("table ip theirs { chain pre { type nat hook prerouting priority -100; }\n}", id="another hook"),
     ],
 )
@@ -126,6 +146,46 @@ def test_a_rule_in_the_kernel_is_a_conflict(text: str, expected: list[tuple[str,
     assert found() == expected
 
 
+TYPES = struct.Struct("=HHI")
+OWN_SOURCE, OWN_DESTINATION, INVERTED_DESTINATION = (4, 0, 0), (0, 4, 0), (0, 4, 2)
+
+
+def add_rule_of_iptables(name: str, revision: int, info: bytes) -> None:
+    """Add `-m NAME` and masquerade to chain post of table ip theirs, as iptables-nft adds it."""
+    fields = (attribute(1, name.encode() + b"\0"), attribute(2, struct.pack("!I", revision)), attribute(3, info))
+    expressions = [nested(1, attribute(1, b"match\0"), nested(2, *fields)), nested(1, attribute(1, b"masq\0"))]
+    names = attribute(1, b"theirs\0") + attribute(2, b"post\0")
+    rule = message(NEWRULE, REQUEST | NLM_F_APPEND | NLM_F_CREATE, 2, nfgen(2, 0) + names + nested(4, *expressions))
+    begin, end = (message(kind, REQUEST, 1, nfgen(0, 10)) for kind in (BATCH_BEGIN, BATCH_END))
+    with netfilter_socket(blocking=True) as opened:
+        opened.send(begin + rule + end)
+        opened.settimeout(10)
+        acknowledged = [ack_errno(reply) for reply in messages(opened.recv(DATAGRAM_BYTES))]
+    assert set(acknowledged) == {0}
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        pytest.param(OWN_SOURCE, [], id="the node's own sources, as Docker's"),
+        pytest.param(OWN_DESTINATION, [], id="the node's own destinations"),
+        pytest.param(INVERTED_DESTINATION, [("post", "kept", ALL4, True)], id="all but them, as ip-masq-agent's"),
+    ],
+)
+def test_types_of_addresses_in_a_rule_of_iptables_nft_are_read_from_the_kernel(
+    types: tuple[int, int, int], expected: list[tuple[str, str, str, bool]]
+) -> None:
+    load("table ip theirs { chain post { type nat hook postrouting priority 100; }\n}")
+    add_rule_of_iptables("addrtype", 1, TYPES.pack(*types))
+    assert found() == expected
+
+
+def test_a_match_of_iptables_nft_that_is_not_read_may_translate() -> None:
+    load("table ip theirs { chain post { type nat hook postrouting priority 100; }\n}")
+    add_rule_of_iptables("pkttype", 0, struct.pack("=ii", 0, 0))
+    assert found() == [("post", "kept", ALL4, False)]
+
+
 def test_the_message_shows_the_rule_as_nft_does() -> None:
     load(table('ip daddr 10.1.0.0/16 counter masquerade comment "office"'))
     [conflict] = find_conflicts(read_foreign_nat().tables, TRAFFIC)
@@ -138,18 +198,23 @@ def test_the_message_shows_the_rule_as_nft_does() -> None:
 def test_a_conflict_is_logged_once_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     ruleset = KEEPS
-    watch = NatConflictWatch(lambda: ruleset)
+    watch = NatConflictWatch(lambda: ruleset, SystemClock())
 
     async def compare() -> None:
-        load(table("masquerade"))
+        load(table("ip daddr @other return; masquerade", more="set other { type ipv4_addr; flags interval; }"))
         await watch.refresh()
         await watch.refresh()
         assert len(watch.status()["conflicts"]) == 1
+        [report] = watch.reports
+        load("add element ip theirs other { 10.1.0.0/16 }")
+        await watch.refresh()
+        assert watch.found[0].destinations != ALL4
+        assert watch.reports == (report,)
         load("flush chain ip theirs post")
         await watch.refresh()
 
     asyncio.run(compare())
-    assert watch.found == ()
+    assert (watch.found, watch.reports) == ((), ())
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
         "table ip theirs",
         "resolved: table ip theirs",
@@ -158,7 +223,7 @@ def test_a_conflict_is_logged_once_and_when_it_ends(caplog: pytest.LogCaptureFix
 
 def test_of_many_rules_ten_are_logged_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
     load(table("; ".join(f"ip saddr 10.244.1.{number} masquerade" for number in range(1, 31))))
-    watch = NatConflictWatch(lambda: KEEPS)
+    watch = NatConflictWatch(lambda: KEEPS, SystemClock())
     asyncio.run(watch.refresh())
     assert len(watch.found) == 30
     lines = [record.getMessage() for record in caplog.records]
@@ -167,7 +232,7 @@ def test_of_many_rules_ten_are_logged_and_the_others_counted(caplog: pytest.LogC
 
 def test_without_masquerade_nothing_is_a_conflict() -> None:
     load(table("masquerade"))
-    watch = NatConflictWatch(lambda: ABSENT)
+    watch = NatConflictWatch(lambda: ABSENT, SystemClock())
     asyncio.run(watch.refresh())
     assert watch.found == ()
 

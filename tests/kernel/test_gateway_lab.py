@@ -67,7 +67,9 @@ def ruleset_of(node: NodePlan, holders: dict[tuple[str, str], NodePlan]) -> str:
                 sources.append(f"{match} snat {word} to {pair[index]}")
             else:
                 match = f"{word} saddr {{ {', '.join(local)} }} {word} daddr {destination} ct direction original"
-                marks.append(f"{match} meta mark set meta mark & {~MARK.mask & 0xFFFFFFFF:#x} | {MARK.of_routed(number):#x}")
+                marks.append(
+                    f"{match} meta mark set meta mark & {~MARK.mask & 0xFFFFFFFF:#x} | {MARK.of_routed(number):#x}"
+                )
     return "\n".join(
         [
             "table inet gateways",

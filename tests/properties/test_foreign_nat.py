@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.errors import WireError
 from nfagent.model.netaddr import Range, text
+from nfagent.netlink.codec import Message, attribute, nested
+from nfagent.netlink.nft_messages import NEWRULE
+from nfagent.netlink.nft_xt_matches import decode_xt_matches
 from nfagent.nftables.foreign_json import parse_base_chains, parse_elements, parse_rules, parse_targets, referred_sets
 from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
 from nfagent.nftables.foreign_rules import Action, ForeignRule, ForeignTable
+from nfagent.nftables.foreign_xtables import XtMatch, with_xt_match
 
 WORDS = st.sampled_from(
     [
@@ -43,6 +49,16 @@ def test_any_listing_is_read_or_refused(value: object) -> None:
             read(listing)
         except WireError:
             continue
+
+
+@given(st.binary(max_size=60), st.sampled_from(["mark", "connmark", "addrtype", "set"]), st.integers(-1, 2))
+def test_any_structure_of_a_match_narrows_a_rule_or_is_read(info: bytes, name: str, revision: int) -> None:
+    rule = with_xt_match(ForeignRule(text="x"), name, XtMatch(name, revision, info))
+    assert rule.narrowed or rule.never or rule.mark or name == "addrtype"
+    handle, names = attribute(3, bytes(8)), attribute(2, f"{name}\0".encode())
+    for body in (info, handle + nested(4, nested(1, names, info))):
+        with suppress(WireError):
+            decode_xt_matches(Message(NEWRULE, 0, 1, 0, bytes(4) + body))
 
 
 SMALL = st.tuples(st.integers(0, 7), st.integers(0, 7)).map(lambda ends: (Range(4, min(ends), max(ends)),))

@@ -248,3 +248,31 @@ class TestLogFolder:
 
     def test_a_missing_folder_is_ok(self, call: Call, tmp_path: Path) -> None:
         assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (created when needed)"
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "found"),
+    [
+        pytest.param(None, "ok", "there is no {}", id="no file"),
+        pytest.param(b"nonMasqueradeCIDRs: [9.0.0.0/8]", "ok", "{}: nonMasqueradeCIDRs has 1 CIDR;", id="a list"),
+        pytest.param(
+            b"masqueradeCIDRs: [9.0.0.0/8, 7.0.0.0/8]", "ok", "{}: masqueradeCIDRs has 2", id="the inverse list"
+        ),
+        pytest.param(b"masqLinkLocal: true", "ok", "{}: no list; a ConfigMap has precedence", id="a switch"),
+        pytest.param(
+            b"nonMasqueradeCIDRs: [9.0.0.1/8]", "warn", "{}: nonMasqueradeCIDRs[0] '9.0.0.1/8':", id="a bad list"
+        ),
+        pytest.param(b"\xff", "warn", "{}: is not UTF-8", id="bytes"),
+    ],
+)
+def test_check_says_what_the_ip_masq_agent_file_has(
+    call: Call, tmp_path: Path, *, text: bytes | None, result: str, found: str
+) -> None:
+    file = tmp_path / "ip-masq-agent"
+    if text is not None:
+        file.write_bytes(text)
+    settings = tmp_path / "nfagent.toml"
+    settings.write_text(f'[masquerade]\nconfig_file = "{file}"\n')
+    said = by_name(call("check", "--config", str(settings), "-o", "json").out)["ip-masq file"]
+    assert said["result"] == result
+    assert said["found"].startswith(found.format(file))

@@ -14,6 +14,7 @@ from nfagent.clock import SystemClock
 from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
 
@@ -25,9 +26,9 @@ DEFAULT = "10.0.0.0/8"
 class Followed:
     """A file, and the state that follows it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: IpMasqConfig | None = None) -> None:
         self.path = path
-        self.desired = DesiredState("n1")
+        self.desired = DesiredState("n1", MasqueradeSettings(ip_masq=given or IpMasqConfig()))
         self.file = IpMasqFile(str(path), path.parent / "state", SystemClock(), 0.001, self._apply)
         self.changes = 0
         self.changed = asyncio.Event()
@@ -164,6 +165,57 @@ def test_a_list_beside_another_wrong_key_is_kept_for_the_next_run(followed: Foll
     assert "11.0.0.0/8" in map(str, again.desired.egress.base_list(all_reserved_ranges=False))
 
 
+SWITCH = "masqLinkLocal: true"
+LIST_THEN_BROKEN = [
+    pytest.param([f"{LISTED}\nmasqLinkLocal: 7"], "{{x", ["9.0.0.0/8"], False, id="a list that came beside it"),
+    pytest.param(
+        [f"nonMasqueradeCIDRs: [7.0.0.0/8]\n{SWITCH}", f"{LISTED}\nmasqLinkLocal: 7"],
+        "{{x",
+        ["9.0.0.0/8"],
+        True,
+        id="a newer list, and the switch of before",
+    ),
+    pytest.param(
+        [LISTED, f"nonMasqueradeCIDRs: [x]\n{SWITCH}"],
+        "{{x",
+        ["9.0.0.0/8"],
+        True,
+        id="a newer switch, the list of before",
+    ),
+    pytest.param(
+        [f"{LISTED}\nmasqLinkLocal: 7"],
+        f"nonMasqueradeCIDRs: [x]\n{SWITCH}",
+        ["9.0.0.0/8"],
+        True,
+        id="a switch that becomes readable after the restart, while the list is broken",
+    ),
+]
+
+
+@pytest.mark.parametrize(("texts", "last", "expected", "masked"), LIST_THEN_BROKEN)
+def test_each_key_that_could_be_read_is_kept_for_the_next_run(
+    followed: Followed, texts: list[str], last: str, expected: list[str], *, masked: bool
+) -> None:
+    for text in texts:
+        followed.path.write_text(text)
+        followed.read()
+    followed.path.write_text(last)
+    again = Followed(followed.path)
+    assert again.read() == expected
+    link_local = "169.254.0.0/16" in map(str, again.desired.masquerade_exempt)
+    assert link_local is not masked
+    assert again.desired.rebuilt().ruleset() == again.desired.ruleset()
+    assert Followed(followed.path).read() == expected
+
+
+def test_a_key_that_could_never_be_read_comes_from_the_settings_after_a_restart_too(followed: Followed) -> None:
+    followed.path.write_text(f"nonMasqueradeCIDRs: [x]\n{SWITCH}")
+    assert DEFAULT in followed.read()
+    followed.path.write_text("{{x")
+    again = Followed(followed.path, IpMasqConfig((NINE,)))
+    assert again.read() == ["9.0.0.0/8"]
+
+
 def test_nothing_of_the_previous_run_holds_where_the_file_is_gone(followed: Followed) -> None:
     followed.path.write_text(LISTED)
     followed.read()
@@ -183,7 +235,7 @@ def test_what_was_kept_and_cannot_be_read_delays_nothing(
     followed.read()
     spoil(followed.path.parent / "state" / "ip-masq-agent-file")
     assert Followed(followed.path).read() == ["9.0.0.0/8"]
-    assert "last good text can't be read" in caplog.messages[0]
+    assert "had last can't be read" in caplog.messages[0]
 
 
 def test_what_others_could_have_written_is_not_recalled(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:

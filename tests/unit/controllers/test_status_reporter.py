@@ -100,6 +100,19 @@ async def test_a_new_fault_is_reported_within_seconds_on_its_object() -> None:
 
 
 @scenario
+async def test_each_nat_rule_of_another_program_is_reported_once_on_the_node() -> None:
+    async with speaking() as stage:
+        stage.troubles = NodeFaults(foreign_nat=("rule one", "rule two"))
+        await stage.time.passes(1000.0)
+        stage.troubles = NodeFaults(foreign_nat=("rule one", "rule two", "rule three"))
+        await stage.time.passes(5000.0)
+        assert stage.reasons() == [("Node", "ForeignNatRule")] * 3
+        said = {(event["message"], event["count"]) for event in stage.store.events()}
+        assert said == {("rule one", 1), ("rule two", 1), ("rule three", 1)}
+        assert len(stage.store.asked("POST", "/events")) == 3
+
+
+@scenario
 async def test_a_partly_invalid_object_of_each_kind_is_reported() -> None:
     async with speaking() as stage:
         node = Node("n2", problems=FLAWED.problems)

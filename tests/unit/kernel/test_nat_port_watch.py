@@ -20,11 +20,9 @@ from nfagent.netlink.conntrack_stats import ConntrackStatistics
 from nfagent.netlink.packet_header import TCP
 
 RANGE: PortRanges = ((2000, 2009),)
-FULL = (
-    "connections of Pods fail for lack of free ports: 10 of 10 in use (100 %) from 192.0.2.1 to 198.51.100.1 TCP port "
-    "443, the busiest destination; 3 connections not entered into conntrack since its start; 3 failed in the last "
-    "minute; close idle connections sooner"
-)
+FULL = "10 of 10 in use (100 %) from 192.0.2.1 to 198.51.100.1 TCP port 443, the busiest destination"
+NEARLY = "the ports of translated connections are nearly used up: "
+FREE = "resolved: ports of translated connections are free again: 2 of 10 in use (20 %) from 192.0.2.1"
 
 
 class Script:
@@ -92,12 +90,52 @@ def test_failures_while_the_ports_are_full_are_a_warning_once_and_their_end_is_t
     script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
     script.minutes(script.fill(10, 3), script.fill(10, 5), script.fill(2, 5))
-    warned, resolved = caplog.messages
-    assert warned.startswith(FULL)
-    assert resolved == (
-        "resolved: ports of translated connections are free again: 2 of 10 in use (20 %) from 192.0.2.1 to "
-        "198.51.100.1 TCP port 443, the busiest destination; 5 connections not entered into conntrack since its start"
-    )
+    nearly, failing, resolved = caplog.messages
+    failures = "; 3 connections not entered into conntrack since its start"
+    assert nearly.startswith(f"{NEARLY}{FULL}{failures}; close idle connections sooner")
+    assert failing == f"3 connections of Pods failed in the last minute, for lack of free ports: {FULL}{failures}"
+    assert resolved.startswith(FREE)
+    assert resolved.endswith("; 5 connections not entered into conntrack since its start")
+
+
+def test_ports_that_a_question_finds_nearly_used_up_are_a_warning_once_then_their_end_is_told(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.used = 8
+    asyncio.run(script.watch.refresh())
+    assert [message.startswith(f"{NEARLY}8 of 10 in use (80 %)") for message in caplog.messages] == [True]
+    script.now += 60
+    script.minutes(script.fill(9, 0), script.fill(2, 0), script.fill(2, 0))
+    assert [message.startswith(start) for message, start in zip(caplog.messages, (NEARLY, FREE), strict=True)] == [
+        True,
+        True,
+    ]
+    assert script.dumps == 4, "one a minute, none once they are free"
+
+
+def test_failures_that_begin_after_the_ports_were_nearly_used_up_are_told_too(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.used = 8
+    asyncio.run(script.watch.refresh())
+    script.minutes(script.fill(10, 4), script.fill(10, 9))
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["the", "4"]
+
+
+def test_while_ports_are_nearly_used_up_questions_and_the_watch_share_one_dump_a_minute(script: Script) -> None:
+    script.used = 10
+    asyncio.run(script.watch.refresh())
+    for _ in range(6):
+        script.now += 10
+        asyncio.run(script.watch.refresh())
+        asyncio.run(script.watch.look())
+    assert script.dumps == 2
+
+
+def test_a_share_below_four_fifths_is_no_warning(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    script.used = 7
+    asyncio.run(script.watch.refresh())
+    assert (script.dumps, caplog.messages) == (1, [])
 
 
 def test_failures_of_another_reason_are_no_warning(script: Script, caplog: pytest.LogCaptureFixture) -> None:

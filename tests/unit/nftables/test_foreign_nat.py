@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
@@ -10,6 +11,7 @@ from nfagent.model.netaddr import Range, parse_cidr, single, without
 from nfagent.nftables.foreign_json import parse_rules
 from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
 from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined
+from nfagent.nftables.foreign_xtables import XtMatch
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
 
@@ -233,20 +235,59 @@ def test_a_pod_s_traffic_to_itself_is_meant_to_be_translated() -> None:
     assert conflicts("-A POSTROUTING -s 10.244.1.5/32 -d 10.244.1.6/32 -j MASQUERADE") != ()
 
 
-@pytest.mark.parametrize(
-    ("targets", "found"),
-    [
-        pytest.param(["MASQUERADE"], True, id="flannel returns packets with the mark"),
-        pytest.param(["MARK", "MASQUERADE"], False, id="kube-proxy returns packets without it"),
-    ],
-)
-def test_a_return_by_a_mark_that_nft_does_not_show(targets: list[str], *, found: bool) -> None:
-    first = [{"xt": {"type": "match", "name": "mark"}}, {"return": None}]
-    others = [[{"xt": {"type": "target", "name": name}}] for name in targets]
-    listing = json.dumps({"nftables": [{"rule": {"expr": expressions}} for expressions in [first, *others]]})
-    chains = {"POSTROUTING": parse_rules(listing, {}, {}, {})}
-    table = ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)
-    assert bool(find_conflicts([table], TRAFFIC)) is found
+def marked(value: int, *, inverted: bool = False) -> XtMatch:
+    return XtMatch("mark", 1, struct.pack("=IIB3x", value, 0x4000, inverted))
+
+
+def of_types(source: int, destination: int, flags: int = 0, revision: int = 1) -> XtMatch:
+    return XtMatch("addrtype", revision, struct.pack("=HHI", source, destination, flags))
+
+
+XT = [
+    pytest.param(of_types(4, 0), "masquerade", None, id="Docker's rule for the node's own sources: no finding"),
+    pytest.param(of_types(0, 4), "masquerade", None, id="destinations of the node itself: no finding"),
+    pytest.param(of_types(0, 4, 2), "masquerade", True, id="destinations other than the node: certain"),
+    pytest.param(of_types(4, 0, 1), "masquerade", True, id="sources other than the node: certain"),
+    pytest.param(of_types(0, 8), "masquerade", False, id="broadcast destinations: may"),
+    pytest.param(of_types(4, 0, 4), "masquerade", False, id="local to one interface: may"),
+    pytest.param(of_types(4, 0, revision=0), "masquerade", False, id="another revision of a match: may"),
+    pytest.param(XtMatch("addrtype", 1, b"\4"), "masquerade", False, id="a structure that is cut off: may"),
+    pytest.param(XtMatch("set", 4, bytes(8)), "masquerade", False, id="a set of ipset: may"),
+    pytest.param(marked(0x4000), "masquerade", None, id="packets with a mark: no finding"),
+    pytest.param(marked(0), "masquerade", True, id="packets without the mark: certain"),
+    pytest.param(marked(0x4000), "return", True, id="packets with the mark return, the others are masqueraded"),
+    pytest.param(marked(0x4000, inverted=True), "return", None, id="packets without the mark return: no finding"),
+    pytest.param(None, "masquerade", False, id="a match whose structure isn't known: may"),
+    pytest.param(None, "return", True, id="a return whose match isn't known keeps nothing away from the next rule"),
+]
+
+
+@pytest.mark.parametrize(("match", "action", "certain"), XT)
+def test_a_match_of_iptables_nft_that_nft_lists_by_name_only(
+    match: XtMatch | None, action: str, *, certain: bool | None
+) -> None:
+    name = match.name if match is not None else "mark"
+    matched = {"rule": {"handle": 7, "expr": [{"xt": {"type": "match", "name": name}}, {action: None}]}}
+    last = {"rule": {"handle": 8, "expr": [{"xt": {"type": "target", "name": "MASQUERADE"}}]}}
+    listing = json.dumps({"nftables": [matched, last] if action == "return" else [matched]})
+    matches = {7: (match,)} if match is not None else {}
+    chains = {"POSTROUTING": parse_rules(listing, {}, {}, {}, matches)}
+    found = find_conflicts([ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)], TRAFFIC)
+    assert [item.certain for item in found] == ([] if certain is None else [certain])
+    assert all(("may translate" in str(item)) is not certain for item in found)
+
+
+def test_what_cannot_be_read_of_a_rule_of_iptables_nft_is_told_as_possible_among_what_can() -> None:
+    names = ("comment", "set", "addrtype")
+    expressions = [{"xt": {"type": "match", "name": name}} for name in names]
+    matches = {1: (XtMatch("comment", 0, b""), XtMatch("set", 4, b""), of_types(0, 4, 2))}
+    listing = json.dumps({"nftables": [{"rule": {"handle": 1, "expr": [*expressions, {"masquerade": None}]}}]})
+    chains = {"POSTROUTING": parse_rules(listing, {}, {}, {}, matches)}
+    [found] = find_conflicts([ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)], TRAFFIC)
+    assert not found.certain
+    never = {1: (*matches[1][:2], of_types(4, 0))}
+    chains = {"POSTROUTING": parse_rules(listing, {}, {}, {}, never)}
+    assert find_conflicts([ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)], TRAFFIC) == ()
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,15 @@ def test_a_node_without_faults_has_no_notice() -> None:
     assert node_notices("n1", NodeFaults()) == []
 
 
+def test_each_nat_rule_of_another_program_has_a_notice_of_its_own_that_is_not_repeated() -> None:
+    rules = ("table ip a, chain b: rule `masquerade` {translates}", "table ip c, chain d: rule `snat` may translate")
+    said = node_notices("n1", NodeFaults(foreign_nat=rules))
+    assert [(one.reason, one.message, one.once, one.scope) for one in said] == [
+        ("ForeignNatRule", rule, True, "node") for rule in rules
+    ]
+    assert len({one.key for one in said}) == 2
+
+
 def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     faults = NodeFaults(
         commit_error="EBUSY",

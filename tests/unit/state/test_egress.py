@@ -10,7 +10,7 @@ from nfagent.model.gvk import EgressObject
 from nfagent.model.ip_masq import CONFIG_MAP, DEFAULT_CIDRS, LINK_LOCAL, RESERVED_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import Range, parse_cidr
 from nfagent.model.objects import ObjectRef
-from nfagent.state.egress import EgressState
+from nfagent.state.egress import SETTINGS, EgressState
 
 NINE, TEN, ELEVEN = map(parse_cidr, ("9.0.0.0/8", "10.0.0.0/8", "11.0.0.0/8"))
 LISTED = IpMasqConfig((NINE,))
@@ -115,6 +115,41 @@ def test_a_file_that_never_had_a_readable_list_keeps_that_of_the_settings() -> N
     made = EgressState(TRANSLATED)
     made.put_file("/f", BAD_LIST)
     assert made.base_list(all_reserved_ranges=False) == (LINK_LOCAL[1],)
+
+
+BAD_SWITCH = decode_ip_masq_text("file f", "nonMasqueradeCIDRs: [9.0.0.0/8]\nmasqLinkLocal: 3")
+FILE = ObjectRef("file", "", "/f")
+IN_FILE = IpMasqConfig((TEN,))
+
+
+@pytest.mark.parametrize(
+    ("config_map", "file", "origins"),
+    [
+        pytest.param(LISTED, IN_FILE, {NINE: CONFIG_MAP}, id="both have the list: the ConfigMap"),
+        pytest.param(BAD_LIST, IN_FILE, {TEN: FILE}, id="the ConfigMap's list can't be read: the file"),
+        pytest.param(
+            BAD_INVERSE, IN_FILE, {TEN: FILE}, id="its inverse list can't be read, its list is omitted: the file"
+        ),
+        pytest.param(BAD_SWITCH, IN_FILE, {NINE: CONFIG_MAP}, id="only a switch can't be read: the ConfigMap"),
+        pytest.param(BAD_LIST, BAD_LIST, {TEN: SETTINGS}, id="neither list can be read: the settings"),
+        pytest.param(BAD_LIST, None, {TEN: SETTINGS}, id="no file: the settings"),
+        pytest.param(IpMasqConfig(), IN_FILE, {}, id="an omitted list of the ConfigMap: the built-in one"),
+        pytest.param(
+            decode_ip_masq_text("file f", "nonMasqueradeCIDRs: [9.0.0.0/8]\nmasqueradeCIDRs: [10.0.0.1/8]"),
+            IpMasqConfig(translated=(TEN,)),
+            {NINE: CONFIG_MAP, parse_cidr("11.0.0.0/8"): FILE},
+            id="the list of the ConfigMap, the inverse one of the file",
+        ),
+    ],
+)
+def test_the_origin_of_a_list_is_where_it_could_be_read(
+    config_map: IpMasqConfig, file: IpMasqConfig | None, origins: dict[Range, ObjectRef]
+) -> None:
+    made = EgressState(IpMasqConfig((TEN,)))
+    made.put_file("/f", file)
+    made.put(config_map)
+    assert {entry: made.origin(entry) for entry in origins} == origins
+    assert made.base == (list(origins.values())[-1] if origins else None)
 
 
 @pytest.mark.parametrize(
