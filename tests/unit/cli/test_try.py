@@ -212,14 +212,14 @@ def test_ties_that_arise_and_end_are_told(call: Call) -> None:
     lines = tried(call, tie).out.splitlines()
     assert [line.split() for line in lines if line.startswith(("TIE", "created"))] == [
         ["TIE", "EGRESSNATPOLICIES", "DESTINATIONS"],
-        ["created", "partner", "and", "hide", "203.0.113.0/24"],
+        ["created", "hide", "and", "partner", "203.0.113.0/24"],
     ]
     assert lines[-1] == "1 pair of policies would disagree: neither applies there, and it is masqueraded"
     Path("manifests/hide.yaml").write_text(tie)
     said = tried(call, tie, "--delete", "-o", "json")
     assert json.loads(said.out)["egress"]["ties"] == {
         "created": [],
-        "removed": [{"policies": ["partner", "hide"], "destinations": ["203.0.113.0/24"]}],
+        "removed": [{"policies": ["hide", "partner"], "destinations": ["203.0.113.0/24"]}],
     }
     assert tried(call, tie, "--delete").out.splitlines()[-1] == "1 pair of policies would no longer disagree"
 

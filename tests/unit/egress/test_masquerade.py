@@ -191,14 +191,6 @@ OUT_OF_RANGE["status"]["podIPs"] = [{"ip": "240.0.0.9"}]
         ),
         pytest.param(
             "shop/web",
-            "10.9.9.9",
-            4,
-            (egress("away", "10.0.0.0/8", action="SNAT", gatewayRef={"name": "gw", "namespace": "kube-system"}),),
-            False,
-            id="a gateway is not enforced yet",
-        ),
-        pytest.param(
-            "shop/web",
             "203.0.113.9",
             4,
             (services("more", "203.0.113.8/29"),),

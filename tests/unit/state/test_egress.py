@@ -77,10 +77,10 @@ def test_reserved_ranges_are_part_of_the_built_in_list_alone() -> None:
     assert state(DEFAULT).base_list(all_reserved_ranges=True) == (TEN, *LINK_LOCAL)
 
 
-def test_every_policy_but_the_base_and_those_with_a_gateway_is_enforced_beside_it() -> None:
+def test_every_policy_but_the_base_is_enforced_beside_it() -> None:
     gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
     away = EgressNATPolicy(name="away", action="SNAT", destinations=(TEN,), gateway=gateway)
-    assert state(MORE, DEFAULT, away).enforced == [MORE]
+    assert state(MORE, DEFAULT, away).enforced == [away, MORE]
     assert state(MORE, BY_SOURCE).enforced == [BY_SOURCE, MORE]
     assert state(MORE, SNAT).enforced == [SNAT, MORE]
 
