@@ -22,7 +22,6 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
-from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
@@ -39,7 +38,6 @@ from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.foreign_nat import NatConflictWatch
-from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nflog import NflogSource
@@ -128,21 +126,14 @@ class Agent:
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
-        self._gateways = GatewayController(
-            GatewayLinks(settings.masquerade_settings().gateway_mark.mask), self._clock, self._desired
-        )
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
         self._ready = False
         self._source_synced = asyncio.Event()
+        wake, synced = self._reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
-            settings,
-            self._desired,
-            nat_conflicts,
-            self._clock,
-            self._reconciler.wake,
-            source_synced=self._source_synced,
+            settings, self._desired, nat_conflicts, self._clock, wake, source_synced=synced
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
@@ -202,6 +193,7 @@ class Agent:
             await self._source.close()
             await self._checkpoint.close()
             self._connections.close()
+            self._egress_nat.close()
             self._kernel.close()
             self._nft_monitor.close()
             table_lock.close()
@@ -238,7 +230,6 @@ class Agent:
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
-                tasks.create_task(self._gateways.run()),
                 tasks.create_task(self._checkpoint.run()),
             ]
             if self._reporter is not None:
@@ -251,7 +242,7 @@ class Agent:
         """Apply changes to the desired state, in their order."""
         await self._event_applier.apply(changes)
         self._notify_link_monitor()
-        self._gateways.prepare()
+        self._egress_nat.gateways.prepare()
         self._log_problems()
 
     def on_synced(self) -> None:
@@ -260,7 +251,7 @@ class Agent:
         if cluster.node not in cluster.nodes:
             log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
-        self._gateways.prepare()
+        self._egress_nat.gateways.prepare()
         self._source_synced.set()
         self._event_applier.open()
 
@@ -323,7 +314,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
-        self._gateways.committed()
+        self._egress_nat.gateways.committed()
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
@@ -395,10 +386,8 @@ class Agent:
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
-            gateways=self._gateways.status(),
-            nat=self._egress_nat.conflicts.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
-            nat_ports=self._egress_nat.ports.status(),
+            **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,

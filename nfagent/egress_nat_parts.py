@@ -1,19 +1,31 @@
-"""The parts of egress NAT beside the ruleset: the ip-masq-agent file, ports in use, nat rules of other programs."""
+"""The parts of egress NAT beside the ruleset.
+
+They are the ip-masq-agent file, gateways and their connections, ports in use, and nat rules of other programs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nfagent.clock import Clock
 from nfagent.config import Settings
+from nfagent.controllers.gateway_connections import GatewayConnections
+from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.desired.state import DesiredState
+from nfagent.kernel import route_events
+from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.foreign_nat import NatConflictWatch
+from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.kernel.nat_port_watch import NatPortWatch
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.netlink.conntrack_ports import ALL_PORTS
+
+_GATEWAY_EVENTS = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
+"""Not of routes: a BGP node has a million. An interface that goes down takes the routes by it along."""
 
 
 class EgressNatParts:
@@ -44,14 +56,34 @@ class EgressNatParts:
             self._path, Path(settings.state_dir), clock, section.resync_interval_seconds, self._file_read
         )
         self.conflicts = conflicts
+        # A client of its own: one thread at a time may use one.
+        self._table = ConntrackClient()
+        self._connections = GatewayConnections(self._table, clock, desired)
+        links = GatewayLinks(settings.masquerade_settings().gateway_mark)
+        self.gateways = GatewayController(links, clock, desired, self._connections.applied)
         self.ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, clock)
 
     async def run(self) -> None:
         """Run the parts until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.file.run())
+            tasks.create_task(self.gateways.run())
+            tasks.create_task(route_events.follow(_GATEWAY_EVENTS, self.gateways.links_changed))
+            tasks.create_task(self._connections.run())
             tasks.create_task(self.ports.run())
             tasks.create_task(self.conflicts.run())
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of gateways, of nat rules of other programs and of ports, for `dump state`."""
+        return {
+            "gateways": self.gateways.status(),
+            "nat": self.conflicts.status(),
+            "nat_ports": self.ports.status(),
+        }
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._table.close()
 
     def _file_read(self, config: IpMasqConfig | None) -> None:
         changed = self._desired.put_ip_masq_file(self._path, config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any, Protocol
 
 import msgspec
@@ -70,15 +70,23 @@ class PlannedGateways(Protocol):
 class GatewayController:
     """Follows the plan of one node."""
 
-    def __init__(self, kernel: GatewayKernel, clock: Clock, wanted: PlannedGateways) -> None:
-        """Store the arguments."""
+    def __init__(
+        self,
+        kernel: GatewayKernel,
+        clock: Clock,
+        wanted: PlannedGateways,
+        applied: Callable[[GatewayPlan], None] = lambda _plan: None,
+    ) -> None:
+        """Store the arguments; `applied` is called with each plan that is carried out."""
         self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
+        self._on_applied = applied
         self._woken = asyncio.Event()
         self._opened = GatewayPlan()
         self._due = GatewayPlan()
         self._applied: GatewayPlan | None = None
+        self._applied_for: tuple[str, ...] = ()
         self._outcome = Outcome()
 
     def prepare(self) -> None:
@@ -98,7 +106,7 @@ class GatewayController:
     def committed(self) -> None:
         """Carry out the rest of the present plan: the ruleset is committed."""
         self._due = self._wanted.gateway_plan
-        if self._due != self._applied:
+        if self._due != self._applied or self._wanted.node_addresses != self._applied_for:
             self._woken.set()
 
     def links_changed(self) -> None:
@@ -121,11 +129,12 @@ class GatewayController:
 
         Ways for a ruleset that isn't committed yet are open too.
         """
-        plan, coming = self._due, self._wanted.gateway_plan
+        plan, coming, own = self._due, self._wanted.gateway_plan, self._wanted.node_addresses
         carried_out = plan if plan == coming else _with_ways_of(coming, plan)
         try:
-            outcome = await self._in_slices(self._kernel.apply(carried_out, self._wanted.node_addresses))
-            self._applied, self._opened = plan, coming
+            outcome = await self._in_slices(self._kernel.apply(carried_out, own))
+            self._applied, self._applied_for, self._opened = plan, own, coming
+            self._on_applied(plan)
         except KernelError as error:
             outcome = Outcome(problems=(str(error),))
             self._applied = None

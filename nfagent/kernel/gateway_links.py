@@ -1,8 +1,8 @@
 """Makes addresses, routing rules and routes of this node equal to a GatewayPlan, in the calling thread's namespace.
 
 Floating addresses are on the interface that has the node's own address. Packets with a route's mark are routed by a
-table of their own, whose default route leads to the holder; packets with a mark of the mask for which no rule exists
-are discarded, since by the main table they would leave under another address. All of it carries a number of ours:
+table of their own, whose default route leads to the holder; other packets whose mark says that another node holds the
+address are discarded, since by the main table they would leave under another one. All of it carries a number of ours:
 what an earlier run left is found by it, and nothing of other programs is changed.
 
 A request never waits, and takes some 20 us; a rule of a new table 500 us.
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from nfagent.egress.gateways import GatewayPlan, GatewayRoute
+from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.egress.neighbour_frames import announcement
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.route_requests import RouteRequests
@@ -62,10 +62,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class GatewayLinks:
     """Carries out the plans of one node; opens a socket for each call."""
 
-    def __init__(self, mask: int) -> None:
-        """Store the bits of the packet mark that hold a route's number: eight in a row."""
-        self._mask = mask
-        self._unit = mask & -mask
+    def __init__(self, mark: MarkBits) -> None:
+        """Store the bits of the packet mark that hold a route's number."""
+        self._mark = mark
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
@@ -74,7 +73,7 @@ class GatewayLinks:
         """
         problems = []
         with _requests() as kernel:
-            for guard in _guards(plan, self._mask):
+            for guard in _guards(plan, self._mark):
                 kernel.do(encode_new_rule(0, guard), errno.EEXIST)
             yield
             for route in plan.routes:
@@ -91,7 +90,7 @@ class GatewayLinks:
         """
         dropped = yield from self.open_ways(plan)
         with _requests() as kernel:
-            yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mask)])
+            yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mark)])
             gained, problems = _apply_addresses(kernel, plan.held, own)
         return Outcome(tuple(gained), (*dropped, *problems))
 
@@ -108,8 +107,8 @@ class GatewayLinks:
             raise KernelError(f"cannot announce {held.address}: {os.strerror(error.errno or 0)}") from error
 
     def _rule(self, route: GatewayRoute) -> MarkRule:
-        mark, table = route.number * self._unit, TABLE_BASE + route.number
-        return MarkRule(route.family, PRIORITY, mark, self._mask, PROTOCOL, table)
+        mark, table = self._mark.of_routed(route.number), TABLE_BASE + route.number
+        return MarkRule(route.family, PRIORITY, mark, self._mark.mask, PROTOCOL, table)
 
 
 def remove_gateway_links() -> tuple[int, int]:
@@ -123,10 +122,10 @@ def remove_gateway_links() -> tuple[int, int]:
     return len(ours), rules
 
 
-def _guards(plan: GatewayPlan, mask: int) -> list[MarkRule]:
-    """Return the rules that discard packets whose mark has no rule of its own."""
+def _guards(plan: GatewayPlan, mark: MarkBits) -> list[MarkRule]:
+    """Return the rules that discard packets for another node's address whose mark has no rule of its own."""
     families = sorted({route.family for route in plan.routes})
-    return [MarkRule(family, PRIORITY + 1, 0, mask, PROTOCOL, inverted=True) for family in families]
+    return [MarkRule(family, PRIORITY + 1, mark.routed, mark.routed, PROTOCOL, discards=True) for family in families]
 
 
 def _write_route(kernel: RouteRequests, route: GatewayRoute) -> str:
@@ -177,7 +176,7 @@ def _remove_rules(kernel: RouteRequests, wanted: Collection[MarkRule]) -> Iterat
     kept = {(rule.family, rule.table) for rule in wanted}
     # The rules that discard what has none go last.
     for rule in sorted(set(held).difference(wanted), key=lambda rule: rule.priority):
-        if not rule.inverted and (rule.family, rule.table) not in kept:
+        if not rule.discards and (rule.family, rule.table) not in kept:
             kernel.do(encode_delete_default_route(0, rule.family, rule.table, PROTOCOL), *_ABSENT)
         kernel.do(encode_delete_rule(0, rule), *_ABSENT)
         yield

@@ -14,6 +14,7 @@ where nodes are joined by them.
     probe             many probes at once: which are answered, and from which source address they arrived
     first_packet      a probe every millisecond, to find the first packet that meets a changed verdict
     continuous_probe  repeats the same probes while verdicts must not change
+    connection_stream opens connections all the time, to see which are lost and how long
     traffic           connections with continuous traffic, and the packets that arrive on each
     packet_counter    counts the packets that arrive in a namespace, with the kernel's timestamps
     conntrack_events  the time at which conntrack destroyed each entry

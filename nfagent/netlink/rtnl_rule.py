@@ -21,7 +21,7 @@ _RULE = struct.Struct("=8BI")  # struct fib_rule_hdr: family, dst_len, src_len, 
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _PRIORITY, _MARK, _TABLE, _MASK, _PROTOCOL = 6, 10, 15, 16, 21  # FRA_*
 _TO_TABLE, _DISCARD = 1, 6  # FR_ACT_TO_TBL, FR_ACT_BLACKHOLE
-_INVERT = 0x02  # FIB_RULE_INVERT
+_INVERTED = 0x02  # FIB_RULE_INVERT
 _OIF, _GATEWAY, _ROUTE_TABLE = 4, 5, 15  # RTA_*
 _UNICAST, _UNREACHABLE = 1, 7  # RTN_*
 _ON_LINK = 4  # RTNH_F_ONLINK
@@ -35,7 +35,7 @@ class MarkRule(msgspec.Struct, frozen=True, gc=False):
     """A rule for packets of a family whose mark, masked, is `mark`.
 
     table:    they are routed by this table
-    inverted: the rule is for packets with any other mark, and discards them; `table` is 0
+    discards: they are discarded; `table` is 0
     protocol: the program that set the rule
     """
 
@@ -45,7 +45,7 @@ class MarkRule(msgspec.Struct, frozen=True, gc=False):
     mask: int
     protocol: int
     table: int = 0
-    inverted: bool = False
+    discards: bool = False
 
 
 class NextHop(msgspec.Struct, frozen=True, gc=False):
@@ -66,17 +66,17 @@ def decode_rule(found: Message) -> MarkRule | None:
         raise WireError(f"netlink message of type {found.type} and {len(found.payload)} bytes is not an RTM_NEWRULE")
     domain, *_, action, flags = _RULE.unpack_from(found.payload)
     listed = dict(attributes(found.payload, _RULE.size))
-    inverted = bool(flags & _INVERT)
-    if domain not in _FAMILIES or action != (_DISCARD if inverted else _TO_TABLE):
+    if domain not in _FAMILIES or action not in {_TO_TABLE, _DISCARD} or flags & _INVERTED:
         return None
+    discards = action == _DISCARD
     return MarkRule(
         _FAMILIES[domain],
         _number(listed.get(_PRIORITY)),
         _number(listed.get(_MARK)),
         _number(listed.get(_MASK)),
         int.from_bytes(listed.get(_PROTOCOL, b"")[:1], "little"),
-        0 if inverted else _number(listed.get(_TABLE)),
-        inverted,
+        0 if discards else _number(listed.get(_TABLE)),
+        discards,
     )
 
 
@@ -113,12 +113,12 @@ def encode_delete_default_route(sequence: int, family: Family, table: int, proto
 
 
 def _rule(held: MarkRule) -> bytes:
-    action, flags = (_DISCARD, _INVERT) if held.inverted else (_TO_TABLE, 0)
-    payload = _RULE.pack(_DOMAINS[held.family], 0, 0, 0, 0, 0, 0, action, flags)
+    action = _DISCARD if held.discards else _TO_TABLE
+    payload = _RULE.pack(_DOMAINS[held.family], 0, 0, 0, 0, 0, 0, action, 0)
     payload += attribute(_PRIORITY, _NUMBER.pack(held.priority))
     payload += attribute(_MARK, _NUMBER.pack(held.mark)) + attribute(_MASK, _NUMBER.pack(held.mask))
     payload += attribute(_PROTOCOL, bytes([held.protocol]))
-    return payload if held.inverted else payload + attribute(_TABLE, _NUMBER.pack(held.table))
+    return payload if held.discards else payload + attribute(_TABLE, _NUMBER.pack(held.table))
 
 
 def _number(value: bytes | None) -> int:

@@ -1,4 +1,4 @@
-"""Sixteen typical policies, each beside the nft text that node `a` gets for it.
+"""Seventeen typical policies, each beside the nft text that node `a` gets for it.
 
 `NFAGENT_REGOLD=1 pytest tests/golden` writes the texts anew: read each against its policy before it is committed.
 """

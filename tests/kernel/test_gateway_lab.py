@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.egress.gateways import GatewayPlan, GatewayRoute
+from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.lab import netns
 from nfagent.lab.continuous_probe import ContinuousProbe
@@ -25,7 +25,7 @@ from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
 
-MASK, SHIFT = 0x0FF00000, 20
+MARK = MarkBits(0x0FF00000)
 NODES = (
     NodePlan("n1", ("192.0.2.1", "2001:db8:ffff::1"), ("10.244.1.0/24", "2001:db8:244:1::/64")),
     NodePlan("n2", ("192.0.2.2", "2001:db8:ffff::2"), ("10.244.2.0/24", "2001:db8:244:2::/64")),
@@ -67,7 +67,9 @@ def ruleset_of(node: NodePlan, holders: dict[tuple[str, str], NodePlan]) -> str:
                 sources.append(f"{match} snat {word} to {pair[index]}")
             else:
                 match = f"{word} saddr {{ {', '.join(local)} }} {word} daddr {destination} ct direction original"
-                marks.append(f"{match} meta mark set meta mark & {~MASK & 0xFFFFFFFF:#x} | {number << SHIFT:#x}")
+                marks.append(
+                    f"{match} meta mark set meta mark & {~MARK.mask & 0xFFFFFFFF:#x} | {MARK.of_routed(number):#x}"
+                )
     return "\n".join(
         [
             "table inet gateways",
@@ -89,7 +91,7 @@ class GatewayLab:
 
     def __init__(self, topology: NetnsTopology, servers: Listeners) -> None:
         self.topology, self.servers = topology, servers
-        self.links = {node.name: GatewayLinks(MASK) for node in NODES}
+        self.links = {node.name: GatewayLinks(MARK) for node in NODES}
 
     def listen(self) -> None:
         outside = self.topology.outside_namespace("outside")

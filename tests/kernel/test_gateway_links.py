@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nfagent.egress.gateways import GatewayPlan, GatewayRoute
+from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
 from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
 
-MASK = 0x0FF00000
+MARK = MarkBits(0x0FF00000)
 OWN = ("192.0.2.1", "2001:db8::1")
 FLOATING = ("192.0.2.100", "2001:db8::100")
 ROUTES = (
@@ -33,7 +33,7 @@ class NodeNamespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.links = GatewayLinks(MASK)
+        self.links = GatewayLinks(MARK)
 
     def ip(self, *lines: str) -> None:
         netns.ip_batch(lines, self.name)
@@ -66,7 +66,7 @@ class NodeNamespace:
 
     def route(self, address: str, number: int) -> str:
         """Return the next hop of a marked packet; '' where it has none."""
-        words = ["route", "get", address, "mark", hex(number << 20)]
+        words = ["route", "get", address, "mark", hex(MARK.of_routed(number) if number else 0)]
         done = subprocess.run(["ip", "-n", self.name, "-json", *words], capture_output=True, check=False)
         found = json.loads(done.stdout or "[]")
         return str(found[0].get("gateway", "")) if found else ""
@@ -114,7 +114,7 @@ def test_a_plan_is_carried_out_and_given_up(node: NodeNamespace) -> None:
 
 def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(FLOATING, ROUTES))
-    node.links = GatewayLinks(MASK)
+    node.links = GatewayLinks(MARK)
     assert node.apply(GatewayPlan(FLOATING[:1], ROUTES[1:])) == Outcome()
     assert node.addresses() == PLAIN | {"192.0.2.100/32"}
     assert node.route("203.0.113.7", 1) == "192.0.2.254"

@@ -14,7 +14,8 @@ from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, grid
 from tests.support.conntrack_table import forget
-from tests.support.packet_labs import Document, ManifestLab, pod_document, running_lab
+from tests.support.egress_labs import config_map
+from tests.support.packet_labs import ManifestLab, pod_document, running_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -49,28 +50,17 @@ def _tidy(lab: ManifestLab) -> Iterator[None]:
         lab.delete("masquerade")
 
 
-def config_map(config: str) -> Document:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
-        "data": {"config": config},
-    }
-
-
 def node_of(lab: ManifestLab, pod: str) -> NodePlan:
     namespace, name = pod.split("/")
     return lab.topology.nodes[lab.topology.pods[namespace, name].node]
 
 
 def seen(lab: ManifestLab, address: str) -> str:
-    """As whom a host outside sees x/a: 'pod' or 'node', the same by every protocol."""
+    """As whom a host outside sees x/a: 'pod' or 'node', the same by every protocol; both during a change."""
     outcomes = lab.ask(Probe(lab.pod("x/a"), address, protocol, port) for protocol, port in PROTOCOLS)
-    came = {outcome.seen_from for outcome in outcomes.values()}
-    [source] = came
-    node = node_of(lab, "x/a")
-    assert source in (*node.addresses, *lab.topology.pods["x", "a"].addresses)
-    return "node" if source in node.addresses else "pod"
+    names = dict.fromkeys(node_of(lab, "x/a").addresses, "node")
+    names |= dict.fromkeys(lab.topology.pods["x", "a"].addresses, "pod")
+    return " and ".join(sorted({names[outcome.seen_from or ""] for outcome in outcomes.values()}))
 
 
 def views(lab: ManifestLab) -> list[str]:

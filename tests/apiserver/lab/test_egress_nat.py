@@ -7,6 +7,7 @@ import pytest
 from nfagent.lab.probe import Probe
 from tests.apiserver.lab.conftest import OUTSIDE
 from tests.support.apiserver_labs import ApiLab
+from tests.support.egress_labs import nat_policy
 from tests.support.packet_labs import Document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("all_kinds", "tidy")]
@@ -15,19 +16,8 @@ _CREATED_SECONDS = 90.0
 OUTSIDE_CIDRS = ("198.51.100.0/24", "2001:db8:99::/64")
 
 
-def policy(name: str, action: str, *cidrs: str, **spec: object) -> Document:
-    return {
-        "apiVersion": "networking.gke.io/v1",
-        "kind": "EgressNATPolicy",
-        "metadata": {"name": name},
-        "spec": {"action": action, "destinations": [{"cidr": cidr} for cidr in cidrs], **spec},
-    }
-
-
-DEFAULT = policy("default", "NoSNAT")
-PODS_A: list[Document] = [
-    {"namespaceSelector": {"matchLabels": {"ns": "x"}}, "podSelector": {"matchLabels": {"pod": "a"}}}
-]
+DEFAULT = nat_policy("default", "NoSNAT", ())
+PODS_A = {"namespaceSelector": {"matchLabels": {"ns": "x"}}, "podSelector": {"matchLabels": {"pod": "a"}}}
 
 
 def seen(lab: ApiLab, pod: str) -> str:
@@ -52,7 +42,7 @@ def test_the_policy_default_is_created_with_true_conditions_and_again_after_a_de
         assert found is not None
         assert found["spec"]["destinations"][0] == {"cidr": "10.0.0.0/8"}
         lab.cluster.delete(DEFAULT)
-    lab.cluster.put(policy("default", "NoSNAT", *OUTSIDE_CIDRS))
+    lab.cluster.put(nat_policy("default", "NoSNAT", OUTSIDE_CIDRS))
     try:
         assert (seen(lab, "x/a"), seen(lab, "x/b")) == ("pod", "pod")
     finally:
@@ -62,15 +52,15 @@ def test_the_policy_default_is_created_with_true_conditions_and_again_after_a_de
 
 def test_a_policy_with_sources_is_for_the_pods_that_they_select_alone(lab: ApiLab) -> None:
     assert (seen(lab, "x/a"), seen(lab, "x/b"), seen(lab, "y/a")) == ("node", "node", "node")
-    chosen = policy("chosen", "NoSNAT", *OUTSIDE_CIDRS, sources=PODS_A)
+    chosen = nat_policy("chosen", "NoSNAT", OUTSIDE_CIDRS, PODS_A)
     lab.cluster.put(chosen)
     assert (seen(lab, "x/a"), seen(lab, "x/b"), seen(lab, "y/a")) == ("pod", "node", "node")
     wait_until(lambda: programmed(lab, chosen) == ("True", "Programmed"))
-    lab.cluster.put(policy("hide", "SNAT", *OUTSIDE_CIDRS))
+    lab.cluster.put(nat_policy("hide", "SNAT", OUTSIDE_CIDRS))
     assert seen(lab, "x/a") == "node"
     wait_until(lambda: programmed(lab, chosen) == ("False", "Conflict"))
-    wait_until(lambda: programmed(lab, policy("hide", "SNAT")) == ("False", "Conflict"))
-    lab.cluster.put(policy("chosen", "NoSNAT", "198.51.100.10/32", "2001:db8:99::10/128", sources=PODS_A))
+    wait_until(lambda: programmed(lab, nat_policy("hide", "SNAT", ())) == ("False", "Conflict"))
+    lab.cluster.put(nat_policy("chosen", "NoSNAT", ("198.51.100.10/32", "2001:db8:99::10/128"), PODS_A))
     assert (seen(lab, "x/a"), seen(lab, "x/b")) == ("pod", "node")
     wait_until(lambda: programmed(lab, chosen) == ("True", "Programmed"))
-    wait_until(lambda: programmed(lab, policy("hide", "SNAT")) == ("True", "Programmed"))
+    wait_until(lambda: programmed(lab, nat_policy("hide", "SNAT", ())) == ("True", "Programmed"))

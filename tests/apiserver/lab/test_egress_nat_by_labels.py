@@ -7,24 +7,13 @@ import pytest
 from nfagent.lab.probe import Probe
 from tests.apiserver.lab.conftest import OUTSIDE, PODS, PORTS
 from tests.support.apiserver_labs import ApiLab
-from tests.support.packet_labs import Document, namespace_document, pod_document, wait_until
+from tests.support.egress_labs import nat_policy
+from tests.support.packet_labs import namespace_document, pod_document, wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("all_kinds", "tidy")]
 
 TO_OUTSIDE = ("198.51.100.0/24", "2001:db8:99::/64")
 BLUE_A = {"namespaceSelector": {"matchLabels": {"team": "blue"}}, "podSelector": {"matchLabels": {"pod": "a"}}}
-
-
-def nat_policy(name: str, action: str, *sources: Document) -> Document:
-    spec: Document = {"action": action, "destinations": [{"cidr": cidr} for cidr in TO_OUTSIDE]}
-    if sources:
-        spec["sources"] = list(sources)
-    return {
-        "apiVersion": "networking.gke.io/v1",
-        "kind": "EgressNATPolicy",
-        "metadata": {"name": name},
-        "spec": spec,
-    }
 
 
 def views(lab: ApiLab, *pods: str) -> list[str]:
@@ -40,7 +29,7 @@ def views(lab: ApiLab, *pods: str) -> list[str]:
 
 
 def test_a_pod_s_translation_follows_its_labels_and_those_of_its_namespace(lab: ApiLab) -> None:
-    lab.cluster.put(nat_policy("blue", "NoSNAT", BLUE_A))
+    lab.cluster.put(nat_policy("blue", "NoSNAT", TO_OUTSIDE, BLUE_A))
     assert views(lab, "x/a", "x/b", "y/a") == ["node", "node", "node"]
     [plan] = [pod for pod in PODS if pod.key == ("x", "a")]
     try:
@@ -55,20 +44,20 @@ def test_a_pod_s_translation_follows_its_labels_and_those_of_its_namespace(lab: 
 
 
 def conditions(lab: ApiLab, name: str) -> dict[str, str]:
-    found = (lab.client.get(nat_policy(name, "SNAT")) or {}).get("status", {}).get("conditions", [])
+    found = (lab.client.get(nat_policy(name, "SNAT", TO_OUTSIDE)) or {}).get("status", {}).get("conditions", [])
     return {item["type"]: item["status"] for item in found}
 
 
 def test_enforced_policies_say_so_and_policies_that_disagree_say_that(lab: ApiLab) -> None:
     enforced = {"Accepted": "True", "Programmed": "True"}
-    lab.cluster.put(nat_policy("one", "SNAT"))
+    lab.cluster.put(nat_policy("one", "SNAT", TO_OUTSIDE))
     wait_until(lambda: conditions(lab, "one") == enforced)
     assert conditions(lab, "one") == enforced
-    lab.cluster.put(nat_policy("two", "NoSNAT"))
+    lab.cluster.put(nat_policy("two", "NoSNAT", TO_OUTSIDE))
     assert views(lab, "x/a") == ["node"]
     wait_until(lambda: {conditions(lab, name).get("Programmed") for name in ("one", "two")} == {"False"})
     assert {conditions(lab, name).get("Programmed") for name in ("one", "two")} == {"False"}
-    lab.cluster.delete(nat_policy("one", "SNAT"))
+    lab.cluster.delete(nat_policy("one", "SNAT", TO_OUTSIDE))
     assert views(lab, "x/a") == ["pod"]
     wait_until(lambda: conditions(lab, "two") == enforced)
     assert conditions(lab, "two") == enforced

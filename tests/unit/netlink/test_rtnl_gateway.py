@@ -32,7 +32,7 @@ def test_an_address_is_read_as_written(held: InterfaceAddress, sequence: int) ->
 
 @given(st.builds(MarkRule, st.sampled_from((4, 6)), numbers, numbers, numbers, octets, numbers))
 def test_a_rule_is_read_as_written(rule: MarkRule) -> None:
-    for each in (rule, msgspec.structs.replace(rule, table=0, inverted=True)):
+    for each in (rule, msgspec.structs.replace(rule, table=0, discards=True)):
         (written,) = messages(encode_new_rule(1, each))
         assert decode_rule(written) == each
 
@@ -43,8 +43,8 @@ def rule_message(action: int, flags: int, *said: bytes, family: int = 2) -> Mess
 
 @pytest.mark.parametrize(
     "message",
-    [rule_message(6, 0), rule_message(1, 2), rule_message(3, 0), rule_message(1, 0, family=129)],
-    ids=["it discards", "it is inverted", "it jumps to another rule", "it is of another family"],
+    [rule_message(7, 0), rule_message(1, 2), rule_message(3, 0), rule_message(1, 0, family=129)],
+    ids=["it answers with an error", "it is inverted", "it jumps to another rule", "it is of another family"],
 )
 def test_a_rule_of_another_form_is_not_ours(message: Message) -> None:
     assert decode_rule(message) is None

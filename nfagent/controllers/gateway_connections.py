@@ -1,0 +1,133 @@
+"""Ends conntrack entries that translate a connection otherwise than this node must since floating addresses moved.
+
+NAT decides with a connection's first packet. So after this node lost an address, entries that translate to it are
+deleted; and after it gained one, those of Pods that use it, and whose packets another node translated until then: the
+ruleset drops their packets, which would leave with the Pod's address. The next packet makes a new entry, with the same
+ports where they are free. Entries with another translation stay: a live connection keeps it.
+
+A round reads the conntrack table in a worker thread (`kernel.conntrack`), once for each change of the addresses that
+this node holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import typing
+from collections.abc import Iterable, Mapping
+
+from nfagent.clock import Clock
+from nfagent.controllers.conntrack_revoker import ConntrackTable
+from nfagent.egress.gateways import GatewayPlan
+from nfagent.egress.translation import Translation
+from nfagent.errors import HostError, KernelError
+from nfagent.model.objects import Pod
+from nfagent.model.plurals import counted
+from nfagent.netlink.conntrack import ConntrackEntry
+
+log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+_IDLE_SECONDS = 3600.0
+_SLICE_SECONDS = 0.01
+"""The time for which the event loop is held."""
+
+
+class PodAddresses(typing.Protocol):
+    """The Pods of the cluster."""
+
+    @property
+    def by_address(self) -> Mapping[str, object]:
+        """Return them by canonical address."""
+        ...
+
+    def holder(self, address: str) -> Pod | None:
+        """Return the Pod that holds an address."""
+        ...
+
+
+class Translations(typing.Protocol):
+    """How packets leave."""
+
+    @property
+    def cluster(self) -> PodAddresses:
+        """Return the Pods of the cluster."""
+        ...
+
+    def translation(self, pod: Pod | None, destination: str) -> Translation:
+        """Return how packets of a Pod to a canonical address leave."""
+        ...
+
+
+class GatewayConnections:
+    """Follows the floating addresses that this node holds."""
+
+    def __init__(self, table: ConntrackTable, clock: Clock, wanted: Translations) -> None:
+        """Store the arguments; `table` is used by one worker thread at a time."""
+        self._table = table
+        self._clock = clock
+        self._wanted = wanted
+        self._woken = asyncio.Event()
+        self._plan = GatewayPlan()
+        self._held: frozenset[str] = frozenset()
+        self._lost: set[str] = set()
+        self._gained: set[str] = set()
+
+    def applied(self, plan: GatewayPlan) -> None:
+        """Note a plan that is carried out: the next round ends what it leaves over."""
+        held = frozenset(plan.held)
+        gained = held - self._held
+        # After a restart, the addresses that other nodes hold may have been this one's.
+        elsewhere = {route.address for route in plan.routes} if self._plan == GatewayPlan() else set()
+        self._lost = (self._lost | (self._held - held) | elsewhere) - held
+        self._gained = (self._gained | gained) & held
+        self._held, self._plan = held, plan
+        if self._lost or self._gained:
+            self._woken.set()
+
+    async def run(self) -> None:
+        """End entries until cancelled."""
+        while True:
+            waiting = bool(self._lost or self._gained)
+            await self._clock.wait(self._woken, _RETRY_SECONDS if waiting else _IDLE_SECONDS)
+            self._woken.clear()
+            try:
+                await self.end_stale()
+            except (HostError, KernelError) as error:
+                log.warning("connections keep the gateway that they had: %s; retrying", error)
+
+    async def end_stale(self) -> int:
+        """Delete the entries that the changes noted so far leave over; return their number.
+
+        Raises KernelError, HostError; the same changes then count for the next call.
+        """
+        lost, gained = frozenset(self._lost), frozenset(self._gained)
+        if not lost and not gained:
+            return 0
+        entries = await asyncio.to_thread(self._table.entries, frozenset(self._wanted.cluster.by_address))
+        stale = await self._stale(entries, lost, gained)
+        ended = await asyncio.to_thread(self._table.delete, stale) if stale else 0
+        self._lost -= lost
+        self._gained -= gained
+        if ended:
+            log.info("%s of moved floating addresses begin anew", counted(ended, "connection"))
+        return ended
+
+    async def _stale(
+        self, entries: Iterable[ConntrackEntry], lost: frozenset[str], gained: frozenset[str]
+    ) -> list[ConntrackEntry]:
+        """Return the entries to delete; judges in slices of the event loop's time."""
+        found = []
+        began = self._clock.monotonic()
+        for entry in entries:
+            translated, _ = entry.reply_destination
+            if translated in lost or (translated == entry.client and self._uses(entry) in gained):
+                found.append(entry)
+            if self._clock.monotonic() - began > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = self._clock.monotonic()
+        return found
+
+    def _uses(self, entry: ConntrackEntry) -> str:
+        """Return the floating address that a connection leaves under; '' for another, or one from outside."""
+        pod = self._wanted.cluster.holder(entry.client)
+        return self._wanted.translation(pod, entry.server).floating if pod is not None else ""

@@ -1,0 +1,155 @@
+"""Which conntrack entries end when floating addresses move, and that no others do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nfagent.controllers.gateway_connections import GatewayConnections
+from nfagent.desired.state import DesiredState
+from nfagent.egress.gateways import GatewayPlan, GatewayRoute
+from nfagent.errors import KernelError
+from nfagent.netlink.conntrack import ConntrackEntry
+from tests.support.revoker_harness import entry, masqueraded
+from tests.support.two_node_cluster import DECODERS
+
+GOLDEN = Path(__file__).parents[2] / "golden/egress-nat-by-a-gateway.yaml"
+POD, POD_ELSEWHERE, PARTNER, SECOND, ANYONE = "10.64.0.10", "10.64.1.10", "203.0.113.5", "198.51.100.5", "192.0.2.77"
+PORT = 40_000
+
+
+class FakeTable:
+    """A conntrack table, which refuses to be read so many times."""
+
+    def __init__(self, *entries: ConntrackEntry) -> None:
+        self.live = list(entries)
+        self.reads = 0
+        self.refusals = 0
+
+    def entries(self, addresses: frozenset[str]) -> list[ConntrackEntry]:
+        self.reads += 1
+        if self.reads <= self.refusals:
+            raise KernelError("no")
+        return [item for item in self.live if {item.client, item.server} & addresses]
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        ended = list(entries)
+        self.live = [item for item in self.live if item not in ended]
+        return len(ended)
+
+
+class RunningClock:
+    """A clock whose pauses last one turn of the event loop, and whose time passes with every look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.idle = asyncio.Event()
+
+    def monotonic(self) -> float:
+        self.now += 0.02
+        return self.now
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        if seconds > 1.0:
+            self.idle.set()
+            return await event.wait()
+        await asyncio.sleep(0)
+        return event.is_set()
+
+
+def desired() -> DesiredState:
+    view = DesiredState("a")
+    for document in yaml.safe_load_all(GOLDEN.read_text()):
+        item = DECODERS[document["kind"]](document)
+        assert item is not None
+        view.put(item)
+    return view
+
+
+VIEW = desired()
+USED, USED_ELSEWHERE = (
+    VIEW.translation(VIEW.cluster.holder(address), PARTNER).floating for address in (POD, POD_ELSEWHERE)
+)
+"""The floating addresses that the Pods leave under: node a holds that of its own Pod."""
+
+
+def following(*entries: ConntrackEntry) -> tuple[GatewayConnections, FakeTable]:
+    table = FakeTable(*entries)
+    return GatewayConnections(table, RunningClock(), VIEW), table
+
+
+def test_an_address_that_this_node_gains_ends_connections_that_another_node_translated() -> None:
+    routed, to_second, elsewhere = entry(POD, PARTNER), entry(POD, SECOND), entry(POD_ELSEWHERE, PARTNER)
+    kept = [
+        masqueraded(entry(POD, PARTNER, port=1), "192.168.0.1", PORT),
+        masqueraded(entry(POD, PARTNER, port=2), USED, PORT),
+        entry(POD, ANYONE),
+        entry(POD, POD_ELSEWHERE),
+        entry(PARTNER, POD),
+    ]
+    connections, table = following(routed, to_second, elsewhere, *kept)
+    assert USED != USED_ELSEWHERE
+    connections.applied(GatewayPlan((USED,)))
+    assert asyncio.run(connections.end_stale()) == 1
+    assert table.live == [to_second, elsewhere, *kept]
+
+
+def test_an_address_that_this_node_loses_ends_the_connections_that_it_translated() -> None:
+    translated = masqueraded(entry(POD, PARTNER), USED, PORT)
+    of_other_node = masqueraded(entry(POD_ELSEWHERE, PARTNER), USED, PORT + 1)
+    kept = [masqueraded(entry(POD, PARTNER, port=1), USED_ELSEWHERE, PORT), entry(POD, PARTNER, port=2)]
+    connections, table = following()
+    connections.applied(GatewayPlan((USED, USED_ELSEWHERE)))
+    asyncio.run(connections.end_stale())
+    table.live = [translated, of_other_node, *kept]
+    connections.applied(GatewayPlan((USED_ELSEWHERE,)))
+    assert asyncio.run(connections.end_stale()) == 2
+    assert table.live == kept
+
+
+def test_after_a_restart_entries_of_an_address_that_moved_meanwhile_end() -> None:
+    connections, table = following(masqueraded(entry(POD, PARTNER), USED, PORT))
+    connections.applied(GatewayPlan((), (GatewayRoute(1, 4, USED, "b", ("192.168.0.2",)),)))
+    assert asyncio.run(connections.end_stale()) == 1
+    assert table.live == []
+
+
+def test_a_plan_that_moves_no_address_here_reads_no_table() -> None:
+    connections, table = following()
+    connections.applied(GatewayPlan((USED,)))
+    asyncio.run(connections.end_stale())
+    connections.applied(GatewayPlan((USED,)))
+    connections.applied(GatewayPlan((USED,), (GatewayRoute(1, 4, USED_ELSEWHERE, "b", ("192.168.0.2",)),)))
+    asyncio.run(connections.end_stale())
+    assert table.reads == 1
+
+
+@pytest.mark.parametrize("first", [(USED,), ()], ids=["gained and lost again", "lost"])
+def test_an_address_that_returns_before_the_round_is_judged_by_what_holds_then(first: tuple[str, ...]) -> None:
+    kept = masqueraded(entry(POD, PARTNER), USED, PORT)
+    connections, table = following(kept)
+    for held in (first, (), (USED,)):
+        connections.applied(GatewayPlan(held))
+    asyncio.run(connections.end_stale())
+    assert table.live == [kept]
+
+
+def test_a_refused_round_is_repeated() -> None:
+    table, clock = FakeTable(entry(POD, PARTNER)), RunningClock()
+    table.refusals = 2
+    connections = GatewayConnections(table, clock, VIEW)
+    connections.applied(GatewayPlan((USED,)))
+
+    async def scenario() -> None:
+        running = asyncio.create_task(connections.run())
+        async with asyncio.timeout(10):
+            await clock.idle.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert (table.reads, table.live) == (3, [])
