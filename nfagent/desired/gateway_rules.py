@@ -19,7 +19,7 @@ from nfagent.egress.gateways import GatewayPlan, GatewayRoute
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.precedence import gateway_ranges
 from nfagent.model.netaddr import Family, Range, family_of
-from nfagent.model.objects import ObjectRef, Pod
+from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.gateway_chains import (
@@ -38,6 +38,8 @@ _MATCHES = 1_000
 """Sources that one step matches with Pods."""
 _ASSIGNED = 10
 """What an address costs beside them, in sources."""
+_WEIGHED = 4
+"""Floating addresses that cost as much as a source."""
 
 
 class _Use(msgspec.Struct, frozen=True):
@@ -84,8 +86,10 @@ class GatewayRules:
         self._fixed: tuple[set[str], set[str]] = (set(), set())
         # Marks for `steps`.
         self._addresses: dict[str, None] = {}
+        self._unused: dict[_Use, None] = {}
         self._unwritten: dict[_Use, None] = {}
         self._stale = False
+        self._unfixed = False
         self._version = 0
         self._outside: tuple[Family, ...] = ()
 
@@ -100,8 +104,14 @@ class GatewayRules:
             for identity in self._cluster.by_namespace.get(change.namespace, ()):
                 for pod in self._cluster.members[identity].values():
                     self._mark(pod)
-        if change.node is not None and any(route.holder == change.node for route in self.plan.routes):
+        if change.node is not None and self._routes_to(change.node, change.node_was):
             self._version = -1  # a route may lead to another address of the Node
+
+    def _routes_to(self, name: str, before: Node | None) -> bool:
+        """Return whether routes lead to a Node whose addresses changed."""
+        now = self._cluster.nodes.get(name)
+        same = now is not None and before is not None and now.addresses == before.addresses
+        return not same and any(route.holder == name for route in self.plan.routes)
 
     def invalidate(self, *, reselected: bool) -> None:
         """Mark all chains, and all Pods if selections may differ: an object that configures egress NAT changed."""
@@ -127,17 +137,21 @@ class GatewayRules:
             self._open_maps()
         if self._stale or self._version != self._election.version:
             self._mark_affected()
-        while self._addresses or self._unwritten:
+        cost = _ASSIGNED + len(self._election.addresses) // _WEIGHED
+        while self._addresses or self._unused or self._unwritten:
             until = self._selections.matched + _MATCHES
             while self._addresses and self._selections.matched < until:
                 self._assign(self._addresses.popitem()[0])
-                until -= _ASSIGNED
-            if not self._addresses and self._unwritten:
+                until -= cost
+            # What another use may write again under the same name is removed first.
+            if not self._addresses and self._unused:
+                self._remove(self._unused.popitem()[0])
+            elif not self._addresses and self._unwritten:
                 self._write(self._unwritten.popitem()[0])
             yield
-        if self._stale or self._version != self._election.version or self._outside != outside:
+        if self._unfixed or self._outside != outside:
             self._write_fixed(outside)
-            self._version, self._outside, self._stale = self._election.version, outside, False
+            self._outside, self._unfixed = outside, False
             self._present = self.active
 
     def _open_maps(self) -> None:
@@ -147,11 +161,13 @@ class GatewayRules:
 
     def _mark_affected(self) -> None:
         """Mark all Pods if any may use another group or address, and all chains if destinations may differ."""
+        stale, self._stale, self._unfixed = self._stale, False, True
+        self._version = self._election.version
         usable: dict[ObjectRef, tuple[str, ...]] = {}
         for item in self._election.addresses.values():
             usable[item.group] = (*usable.get(item.group, ()), item.address)
         moved, self._usable = usable != self._usable, usable
-        if self._stale:
+        if stale:
             before, self._ranges = self._ranges, {}
             moved |= any(_groups(found) != _groups(self._ranges_of(policies)) for policies, found in before.items())
             self._unwritten.update(dict.fromkeys(self._users))
@@ -169,7 +185,7 @@ class GatewayRules:
         if wanted == before:
             return
         if before is not None and self._users.release(before):
-            self._unwritten[before] = None
+            self._unused[before] = None
         if wanted is not None and self._users.acquire(wanted):
             self._unwritten[wanted] = None
         self._live.map_to(names.gateway_map(family), address, wanted.chain if wanted is not None else None)
@@ -192,20 +208,28 @@ class GatewayRules:
         return found
 
     def _write(self, use: _Use) -> None:
-        """Write the chain and the sets of a use; remove them if it has no Pods."""
+        """Write the chain and the sets of a use that has Pods."""
+        if use not in self._users:
+            return
         before = self._written.pop(use, ())
-        if use in self._users:
-            ranges, used = self._ranges_of(use.policies), []
-            for group, address in zip(use.groups, use.addresses, strict=True):
-                name = names.gateway_set(use.policies, group, use.family)
-                self._put_set(name, gateway_set(use.policies, group, use.family, ranges.get(group, ())))
-                self._set_users.acquire(name)
-                used.append(GatewayDestinations(name, use.family, address))
-            self._written[use] = tuple(item.set for item in used)
-            self._live.put_chain(use.chain, gateway_policies_chain(used))
-        elif before:
+        ranges, used = self._ranges_of(use.policies), []
+        for group, address in zip(use.groups, use.addresses, strict=True):
+            name = names.gateway_set(use.policies, group, use.family)
+            self._put_set(name, gateway_set(use.policies, group, use.family, ranges.get(group, ())))
+            self._set_users.acquire(name)
+            used.append(GatewayDestinations(name, use.family, address))
+        self._written[use] = tuple(item.set for item in used)
+        self._live.put_chain(use.chain, gateway_policies_chain(used))
+        self._release_sets(before)
+
+    def _remove(self, use: _Use) -> None:
+        """Remove the chain and the sets of a use, unless it has Pods again."""
+        if use not in self._users and use in self._written:
             self._live.drop_chain(use.chain)
-        for name in before:
+            self._release_sets(self._written.pop(use))
+
+    def _release_sets(self, sets: tuple[str, ...]) -> None:
+        for name in sets:
             if self._set_users.release(name):
                 self._live.drop_set(name)
 

@@ -5,18 +5,32 @@ Every row is asked by TCP, UDP, ICMP and SCTP; docs/egress-nat.md names the rows
 
 from __future__ import annotations
 
-import functools
 import socket
 from collections.abc import Iterator
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
+from nfagent.lab.listeners import Endpoint, pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.topology_plan import OutsideHost, PodPlan
+from tests.support.egress_labs import (
+    FAR,
+    FAR_V6,
+    NARROW,
+    NODES,
+    PARTNER,
+    PARTNER_HOST,
+    PARTNER_HOST_V6,
+    PARTNER_V6,
+    PROTOCOLS,
+    WIDE,
+    LiveConnection,
+    config_map,
+    listen_outside,
+    nat_policy,
+)
 from tests.support.packet_labs import (
     Document,
     ManifestLab,
@@ -29,11 +43,6 @@ from tests.support.sctp_association import SctpAssociation
 
 pytestmark = pytest.mark.kernel
 
-NODES = (
-    NodePlan("n1", ("192.0.2.1", "2001:db8:ffff::1"), ("10.244.1.0/24", "2001:db8:244:1::/64")),
-    NodePlan("n2", ("192.0.2.2", "2001:db8:ffff::2"), ("240.64.2.0/24", "2001:db8:244:2::/64")),
-    NodePlan("n3", ("192.0.2.3", "2001:db8:ffff::3"), ("25.64.3.0/24", "2001:db8:244:3::/64")),
-)
 PAYMENTS = PodPlan("pay", "api", "n1", ("10.244.1.10", "2001:db8:244:1::10"))
 BATCH = PodPlan("pay", "batch", "n1", ("10.244.1.11", "2001:db8:244:1::11"))
 CLASS_E = PodPlan("wide", "class-e", "n2", ("240.64.2.10", "2001:db8:244:2::10"))
@@ -43,40 +52,15 @@ KNOWN = (PAYMENTS, BATCH, CLASS_E, PUBLIC)
 PODS = (*KNOWN, LATE)
 LABELS = {"api": {"egress": "onprem"}}
 
-PRIVATE, PARTNER, PARTNER_HOST, FAR = "10.200.0.10", "203.0.113.10", "203.0.113.200", "198.51.100.10"
-PARTNER_V6, PARTNER_HOST_V6, FAR_V6 = "2001:db8:113::10", "2001:db8:113::f:10", "2001:db8:99::10"
+PRIVATE = "10.200.0.10"
 LINK_LOCAL = "169.254.77.10"
 OUTSIDE = OutsideHost("outside", (LINK_LOCAL, PRIVATE, PARTNER, PARTNER_HOST, FAR, PARTNER_V6, PARTNER_HOST_V6, FAR_V6))
-PROTOCOLS: list[tuple[ProbeProtocol, int]] = [("tcp", 443), ("udp", 443), ("icmp", 0), ("sctp", 443)]
 
 Kind: TypeAlias = socket.SocketKind | Literal["sctp"]
 KINDS: list[Kind] = [socket.SOCK_STREAM, socket.SOCK_DGRAM, "sctp"]
-WIDE = ("203.0.113.0/24", "2001:db8:113::/64")
-NARROW = ("203.0.113.192/26", "2001:db8:113::f:0/112")
 TO_PARTNERS = ((PARTNER, PARTNER_V6), (PARTNER_HOST, PARTNER_HOST_V6))
 ONPREM = {"podSelector": {"matchLabels": {"egress": "onprem"}}}
 IN_WIDE = {"namespaceSelector": {"matchLabels": {"ns": "wide"}}}
-
-
-def nat_policy(name: str, action: str, destinations: tuple[str, ...], *sources: Document) -> Document:
-    spec: Document = {"action": action, "destinations": [{"cidr": cidr} for cidr in destinations]}
-    if sources:
-        spec["sources"] = list(sources)
-    return {
-        "apiVersion": "networking.gke.io/v1",
-        "kind": "EgressNATPolicy",
-        "metadata": {"name": name},
-        "spec": spec,
-    }
-
-
-def config_map(config: str) -> Document:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"namespace": "kube-system", "name": "ip-masq-agent"},
-        "data": {"config": config},
-    }
 
 
 DOCUMENTS = [
@@ -89,10 +73,7 @@ DOCUMENTS = [
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     folder = tmp_path_factory.mktemp("lab")
     with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=DOCUMENTS) as running:
-        outside = running.topology.outside_namespace("outside")
-        running.servers.listen(
-            Endpoint(outside, address, protocol, port) for address in OUTSIDE.addresses for protocol, port in PROTOCOLS
-        )
+        listen_outside(running.topology, running.servers, OUTSIDE)
         running.servers.listen(pod_endpoints(running.topology, PROTOCOLS))
         for node in NODES:
             name = running.topology.node_namespace(node.name)
@@ -303,51 +284,11 @@ def test_masqueraded_connections_have_source_ports_of_the_given_ranges(lab: Mani
 
 
 def live_connection(lab: ManifestLab, pod: PodPlan, destination: str, kind: Kind) -> LiveConnection | SctpAssociation:
-    if isinstance(kind, socket.SocketKind):
-        return LiveConnection(lab, pod, destination, kind)
     ends = lab.topology.pod_namespace(*pod.key), lab.topology.outside_namespace("outside")
+    if isinstance(kind, socket.SocketKind):
+        return LiveConnection(*ends, destination, kind)
     return SctpAssociation(*ends, destination)
 
 
 def _whose(address: str, pod: PodPlan) -> str:
     return "pod" if address in pod.addresses else "node"
-
-
-class LiveConnection:
-    """A connection of a Pod to the outside host; `ask` sends on it, waits for the answer, returns its source there."""
-
-    def __init__(self, lab: ManifestLab, pod: PodPlan, destination: str, kind: socket.SocketKind) -> None:
-        family = socket.AF_INET6 if ":" in destination else socket.AF_INET
-        make = functools.partial(socket.socket, family, kind)
-        self._listener = netns.inside(lab.topology.outside_namespace("outside"), make)
-        self._client = netns.inside(lab.topology.pod_namespace(*pod.key), make)
-        self._served = self._listener
-        self.seen_port = 0
-        for sock in (self._listener, self._client):
-            sock.settimeout(5.0)
-        self._listener.bind((destination, 0))
-        if kind == socket.SOCK_STREAM:
-            self._listener.listen()
-        self._client.connect(self._listener.getsockname())
-        if kind == socket.SOCK_STREAM:
-            self._served, _ = self._listener.accept()
-            self._served.settimeout(5.0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sock in (self._client, self._served, self._listener):
-            sock.close()
-
-    def ask(self, payload: bytes) -> str:
-        self._client.send(payload)
-        received, sender = self._served.recvfrom(100)
-        if self._served is self._listener:
-            self._served.sendto(received, sender)
-        else:
-            self._served.send(received)
-            sender = self._served.getpeername()
-        assert self._client.recv(100) == received == payload
-        self.seen_port = int(sender[1])
-        return str(sender[0])
