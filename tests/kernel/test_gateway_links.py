@@ -207,7 +207,8 @@ def followed(node: NodeNamespace) -> Iterator[NodeNamespace]:
     thread = threading.Thread(target=lambda: node.inside(lambda: asyncio.run(run())))
     thread.start()
     try:
-        wait_until(lambda: node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"})
+        wait_until(lambda: node.addresses() == WHOLE[0])
+        assert node.addresses() == WHOLE[0]
         yield node
     finally:
         loop, running = started[0]
@@ -226,13 +227,20 @@ WITHIN_SECONDS = 4.0
 """Less than the ten seconds after which the controller compares without a notification."""
 
 
+def state(node: NodeNamespace) -> tuple[set[str], str, str]:
+    """Return the addresses of a node, and the next hops of packets with the marks of ROUTES."""
+    return node.addresses(), node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)
+
+
+WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.2", "2001:db8::2")
+
+
 def test_addresses_and_ways_are_back_after_an_interface_was_down(followed: NodeNamespace) -> None:
     followed.ip("link set eth0 down")
     assert (followed.route("203.0.113.7", 1), followed.route("2001:db8:113::7", 2)) == ("", "")
     followed.ip("link set eth0 up", "address add 2001:db8::1/64 dev eth0 nodad")
-    wait_until(lambda: followed.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, WITHIN_SECONDS)
-    wait_until(lambda: followed.route("203.0.113.7", 1) == "192.0.2.2", WITHIN_SECONDS)
-    wait_until(lambda: followed.route("2001:db8:113::7", 2) == "2001:db8::2", WITHIN_SECONDS)
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
 
 
 def test_what_another_program_removes_is_set_again(followed: NodeNamespace) -> None:
@@ -240,8 +248,8 @@ def test_what_another_program_removes_is_set_again(followed: NodeNamespace) -> N
     followed.ip(
         f"rule del priority {rule['priority']} fwmark 0x8100000/0xff00000", "address del 192.0.2.100/32 dev eth0"
     )
-    wait_until(lambda: followed.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, WITHIN_SECONDS)
-    wait_until(lambda: followed.route("203.0.113.7", 1) == "192.0.2.2", WITHIN_SECONDS)
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
 
 
 def test_cleanup_removes_ours_and_nothing_of_others(node: NodeNamespace) -> None:
