@@ -133,7 +133,7 @@ class Agent:
         self._source_synced = asyncio.Event()
         wake, synced = self._reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
-            settings, self._desired, nat_conflicts, self._clock, wake, source_synced=synced
+            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()

@@ -12,6 +12,7 @@ from typing import Any
 
 from nfagent.clock import Clock
 from nfagent.config import Settings
+from nfagent.controllers.conntrack_revoker import RecheckKernel
 from nfagent.controllers.gateway_connections import GatewayConnections
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.ip_masq_file import IpMasqFile
@@ -32,14 +33,16 @@ class EgressNatParts:
         settings: Settings,
         desired: DesiredState,
         conflicts: NatConflictWatch,
+        kernel: RecheckKernel,
         clock: Clock,
-        wake: Callable[[], None],
         *,
+        wake: Callable[[], None],
         source_synced: asyncio.Event,
     ) -> None:
         """Make the parts.
 
         conflicts:     follows the nat rules of other programs
+        kernel:        commits changes of the table
         wake:          called where the ruleset may have changed, after the source was read
         source_synced: set when the source was read once
         """
@@ -54,7 +57,7 @@ class EgressNatParts:
         self.conflicts = conflicts
         # A client of its own: one thread at a time may use one.
         self._table = ConntrackClient()
-        self._connections = GatewayConnections(self._table, clock, desired)
+        self._connections = GatewayConnections(self._table, kernel, clock, desired)
         links = GatewayLinks(settings.masquerade_settings().gateway_mark)
         self.gateways = GatewayController(links, clock, desired, self._connections.applied)
         self.ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, clock)

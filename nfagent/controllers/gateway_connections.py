@@ -5,6 +5,10 @@ deleted; and after it gained one, those of Pods that use it, and whose packets a
 ruleset drops their packets, which would leave with the Pod's address. The next packet makes a new entry, with the same
 ports where they are free. Entries with another translation stay: a live connection keeps it.
 
+Until then the server's packets may still come by the holder of before. They would look like a connection that the
+server opens to the Pod, whose packets would then be replies, and leave with the Pod's address. So the tuples of such
+packets are first added to the sets `revoked4/6`, as for connections that policies end.
+
 A round reads the conntrack table in a worker thread (`kernel.conntrack`), once for each change of the addresses that
 this node holds.
 """
@@ -17,7 +21,7 @@ import typing
 from collections.abc import Iterable, Mapping
 
 from nfagent.clock import Clock
-from nfagent.controllers.conntrack_revoker import ConntrackTable
+from nfagent.controllers.conntrack_revoker import ConntrackTable, RecheckKernel, revoke_commands
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.translation import Translation
 from nfagent.errors import HostError, KernelError
@@ -28,6 +32,8 @@ from nfagent.netlink.conntrack import ConntrackEntry
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _IDLE_SECONDS = 3600.0
+_PART = 4096
+"""Entries that end in one part: changes of policies are committed between parts."""
 _SLICE_SECONDS = 0.01
 """The time for which the event loop is held."""
 
@@ -61,9 +67,10 @@ class Translations(typing.Protocol):
 class GatewayConnections:
     """Follows the floating addresses that this node holds."""
 
-    def __init__(self, table: ConntrackTable, clock: Clock, wanted: Translations) -> None:
+    def __init__(self, table: ConntrackTable, kernel: RecheckKernel, clock: Clock, wanted: Translations) -> None:
         """Store the arguments; `table` is used by one worker thread at a time."""
         self._table = table
+        self._kernel = kernel
         self._clock = clock
         self._wanted = wanted
         self._woken = asyncio.Event()
@@ -105,7 +112,13 @@ class GatewayConnections:
             return 0
         entries = await asyncio.to_thread(self._table.entries, frozenset(self._wanted.cluster.by_address))
         stale = await self._stale(entries, lost, gained)
-        ended = await asyncio.to_thread(self._table.delete, stale) if stale else 0
+        ended = 0
+        while stale:
+            part = stale[-_PART:]
+            blocked = [entry for entry in part if entry.reply_destination[0] == entry.client]
+            await self._kernel.apply(revoke_commands(blocked))
+            ended += await asyncio.to_thread(self._table.delete, part)
+            del stale[-_PART:]
         self._lost -= lost
         self._gained -= gained
         if ended:

@@ -14,6 +14,8 @@ from nfagent.desired.state import DesiredState
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute
 from nfagent.errors import KernelError
 from nfagent.netlink.conntrack import ConntrackEntry
+from nfagent.nftables.objects import Element
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from tests.support.revoker_harness import entry, masqueraded
 from tests.support.two_node_cluster import DECODERS
 
@@ -27,6 +29,8 @@ class FakeTable:
 
     def __init__(self, *entries: ConntrackEntry) -> None:
         self.live = list(entries)
+        self.blocked: set[Element] = set()
+        self.ended = False
         self.reads = 0
         self.refusals = 0
 
@@ -36,8 +40,16 @@ class FakeTable:
             raise KernelError("no")
         return [item for item in self.live if {item.client, item.server} & addresses]
 
+    async def apply(self, transaction: Transaction) -> None:
+        """Add tuples to the sets of the ruleset: before the entries end."""
+        for command in transaction:
+            assert isinstance(command, ChangeElements)
+            assert not self.ended
+            self.blocked.update(command.elements)
+
     def delete(self, entries: Iterable[ConntrackEntry]) -> int:
         ended = list(entries)
+        self.ended = True
         self.live = [item for item in self.live if item not in ended]
         return len(ended)
 
@@ -79,7 +91,7 @@ USED, USED_ELSEWHERE = (
 
 def following(*entries: ConntrackEntry) -> tuple[GatewayConnections, FakeTable]:
     table = FakeTable(*entries)
-    return GatewayConnections(table, RunningClock(), VIEW), table
+    return GatewayConnections(table, table, RunningClock(), VIEW), table
 
 
 def test_an_address_that_this_node_gains_ends_connections_that_another_node_translated() -> None:
@@ -96,6 +108,7 @@ def test_an_address_that_this_node_gains_ends_connections_that_another_node_tran
     connections.applied(GatewayPlan((USED,)))
     assert asyncio.run(connections.end_stale()) == 1
     assert table.live == [to_second, elsewhere, *kept]
+    assert table.blocked == {(PARTNER, "tcp", 5432, POD, PORT)}, "what the server still sends by the holder of before"
 
 
 def test_an_address_that_this_node_loses_ends_the_connections_that_it_translated() -> None:
@@ -109,6 +122,7 @@ def test_an_address_that_this_node_loses_ends_the_connections_that_it_translated
     connections.applied(GatewayPlan((USED_ELSEWHERE,)))
     assert asyncio.run(connections.end_stale()) == 2
     assert table.live == kept
+    assert table.blocked == set(), "the server sends to the address that moved"
 
 
 def test_after_a_restart_entries_of_an_address_that_moved_meanwhile_end() -> None:
@@ -141,7 +155,7 @@ def test_an_address_that_returns_before_the_round_is_judged_by_what_holds_then(f
 def test_a_refused_round_is_repeated() -> None:
     table, clock = FakeTable(entry(POD, PARTNER)), RunningClock()
     table.refusals = 2
-    connections = GatewayConnections(table, clock, VIEW)
+    connections = GatewayConnections(table, table, clock, VIEW)
     connections.applied(GatewayPlan((USED,)))
 
     async def scenario() -> None:
