@@ -121,8 +121,10 @@ class FolderBackend:
         check_scope(self.desired, name, scope, WHOLE)
         match name:
             case "state":
+                self.desired.drain_changes()  # holders of floating addresses are found with the ruleset
                 return state_view(self.desired, scope, self.problems)
             case "policies":
+                self.desired.drain_changes()  # ties too
                 return policies_view(self.desired, scope, self.problems)
         write_problems(self.problems)
         wanted = self.desired.ruleset()

@@ -82,9 +82,10 @@ def try_(  # noqa: PLR0913 - one argument for each option
     Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; each
     replaces the policy of its name, or is added. With --delete, only the names count.
 
-    They may hold EgressNATPolicy objects and the ConfigMap kube-system/ip-masq-agent too: for these, a table shows
-    which Pods outside hosts would see under another address; -n keeps those of that namespace. Another table
-    shows the policies that would begin or cease to disagree about a destination, in the whole cluster.
+    They may hold EgressNATPolicy and NetworkGatewayGroup objects and the ConfigMap kube-system/ip-masq-agent too:
+    for these, a table shows which Pods outside hosts would see under another address, or no longer; -n keeps those
+    of that namespace. Another table shows the policies that would begin or cease to disagree about a destination,
+    in the whole cluster.
 
     The log of a node has connections of its own Pods, if policies select these Pods and the NetworkLogging object
     `default` has them logged.

@@ -28,7 +28,7 @@ _SEEN_AS: dict[TranslationKind, str] = {
     "cluster": "the Pod",
     "kept": "the Pod",
     "node": "its node",
-    "gateway": "the gateway",
+    "gateway": "nothing",
 }
 _ORDER: dict[VerdictName, int] = {"denied": 0, "allowed": 1}
 
@@ -89,13 +89,17 @@ def translations_text(found: TranslationChanges | None) -> list[str]:
         [
             _listed(change.names, _ENDS_SHOWN, change.pods),
             _listed(change.destinations, _TRAFFIC_SHOWN),
-            _SEEN_AS[change.before],
-            _SEEN_AS[change.after],
+            _seen_as(change.before, change.floating_before),
+            _seen_as(change.after, change.floating),
             f"{change.decided} (before: {change.decided_before})",
         ]
         for change in sorted(found.changes, key=lambda change: (-change.pods, change.names, change.destinations))
     ]
     return [*([*table(_TRANSLATION_HEADER, shown, set()), ""] if shown else []), *_ties(found.ties)]
+
+
+def _seen_as(kind: TranslationKind, floating: str) -> str:
+    return floating or _SEEN_AS[kind]
 
 
 def _ties(found: TieChanges) -> list[str]:
@@ -123,6 +127,8 @@ def summary(outcome: SimulationResult) -> list[str]:
     if outcome.egress is not None:
         pods = outcome.egress.pods
         lines.append(f"{counted(pods, 'Pod') if pods else 'no Pod'} would be seen under another address outside")
+        if outcome.egress.dropped:
+            lines.append(f"packets of {counted(outcome.egress.dropped, 'Pod')} to some destinations would be dropped")
         lines += _tie_sentences(outcome.egress.ties)
     return lines
 

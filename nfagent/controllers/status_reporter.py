@@ -15,7 +15,7 @@ from nfagent.egress.gateway_status import gateway_status
 from nfagent.errors import ValidationIssue
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import build_conditions
-from nfagent.reporting.problems import NodeFaults, cluster_notices, node_notices
+from nfagent.reporting.problems import NodeFaults, cluster_notices, gateway_notices, node_notices
 from nfagent.reporting.reporter import ClusterReporter
 from nfagent.reporting.request_retrier import ApiRequests
 
@@ -77,6 +77,7 @@ class StatusReporter:
             return
         self._last = found
         notices = cluster_notices(faults, in_force, desired.logging_object)
+        notices += gateway_notices(elected.problems)
         notices += node_notices(desired.cluster.node, node_faults)
         conditions = build_conditions(faults, *egress, replaced=replaced, elected=elected)
         self._reporter.publish(notices, conditions, missing)

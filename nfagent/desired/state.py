@@ -315,8 +315,7 @@ class DesiredState:
 
     @property
     def gateways(self) -> GatewayElection:
-        """The floating addresses and their holders."""
-        self._finish()
+        """The floating addresses and their holders, as of the last `prepare`."""
         return self._masquerade.gateways
 
     @property

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 import msgspec
 
-from nfagent.egress.cluster_addresses import ClusterAddresses
 from nfagent.egress.gateways import MOST_NUMBERS, FloatingAddress
 from nfagent.egress.rendezvous import weight, winner
 from nfagent.model.egress_nat import NetworkGatewayGroup
@@ -23,6 +23,15 @@ from nfagent.state.egress import EgressState
 
 _WEIGHED = 1_000
 """Nodes that one step compares."""
+
+
+class KnownRanges(Protocol):
+    """The cluster's own addresses; single ones of Pods outside its ranges are found by the Pods."""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Return disjoint ranges, sorted."""
+        ...
 
 
 class GatewayProblem(msgspec.Struct, frozen=True, order=True):
@@ -58,7 +67,7 @@ class GatewayElection:
     version:   grows with every change of these
     """
 
-    def __init__(self, cluster: ClusterState, egress: EgressState, known: ClusterAddresses) -> None:
+    def __init__(self, cluster: ClusterState, egress: EgressState, known: KnownRanges) -> None:
         """Start without groups; `known` are the cluster's own addresses."""
         self._cluster = cluster
         self._egress = egress
@@ -150,6 +159,7 @@ class GatewayElection:
                     return
         # A Node that changed in the meantime is marked, and compared again.
         self._holders[address] = best[1]
+        yield
 
     def _compare(self, name: str) -> Iterator[None]:
         """Compare one Node, which changed, with the holders."""

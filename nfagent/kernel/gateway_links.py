@@ -50,6 +50,7 @@ _AROUND = (PRIORITY - 1, PRIORITY + 2)
 """Priorities of the rules by which what the tunnel sends skips these."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _ETHERNET = 1  # ARPHRD_ETHER
+_LOOPBACK = 1  # the index of lo, in every network namespace
 _ABSENT = {errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL}
 
 
@@ -167,14 +168,19 @@ def _apply_addresses(
     kernel: RouteRequests, held: Collection[str], own: Collection[str]
 ) -> tuple[list[InterfaceAddress], list[str]]:
     listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
-    links = {family_of(found.address): found.link for found in reversed(listed) if found.address in own}
+    ours = {found for found in listed if found.metric == TABLE_BASE}
     wanted, problems = set(), []
     for address in held:
-        if family_of(address) in links:
-            wanted.add(InterfaceAddress(address, links[family_of(address)], TABLE_BASE))
+        links = {
+            found.link for found in listed if found.address in own and family_of(found.address) == family_of(address)
+        }
+        # Where several interfaces have the node's address: an address stays where it is, and is rarely on lo.
+        kept = sorted(found.link for found in ours if found.address == address and found.link in links)
+        if links:
+            link = kept[0] if kept else min(links, key=lambda index: (index == _LOOPBACK, index))
+            wanted.add(InterfaceAddress(address, link, TABLE_BASE))
         else:
             problems.append(f"gateway {address} is not held: no interface has the Node's address of its family")
-    ours = {found for found in listed if found.metric == TABLE_BASE}
     for found in ours - wanted:
         kernel.do(encode_delete_address(0, found), *_ABSENT)
     others = {found.address for found in listed if found not in ours}

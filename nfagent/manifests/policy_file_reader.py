@@ -12,7 +12,7 @@ from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import list_folders
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
-from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.model.networkpolicy import NetworkPolicy
@@ -26,7 +26,7 @@ MAX_BYTES = 1024 * 1024
 
 _STDIN = "-"
 _SHOWN = 5
-_KINDS = ("NetworkPolicy", *SHORT_KINDS, "EgressNATPolicy")
+_KINDS = ("NetworkPolicy", *SHORT_KINDS, "EgressNATPolicy", "NetworkGatewayGroup")
 
 
 def read_policy_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:
@@ -51,13 +51,13 @@ def decode_policies(files: Iterable[PolicyFile]) -> PolicyFiles:
         others += [f"{kind} in {file.name}" for kind in sorted(content.ignored)]
         for ref, (item, line) in content.items.items():
             place = f"{file.name}:{line}"
-            if not isinstance(item, NetworkPolicy | TierPolicy | EgressNATPolicy | IpMasqConfig):
+            if not isinstance(item, NetworkPolicy | TierPolicy | EgressNATPolicy | IpMasqConfig | NetworkGatewayGroup):
                 others.append(f"{ref} in {place}")
                 continue
             if ref in places:
                 raise UsageError(f"{ref} is given twice, in {places[ref]} and in {place}; give it once")
             places[ref] = place
-            if isinstance(item, EgressNATPolicy | IpMasqConfig):
+            if isinstance(item, EgressNATPolicy | IpMasqConfig | NetworkGatewayGroup):
                 egress.append(item)
             else:
                 policies.append(item)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from nfagent.egress.gateway_election import GatewayProblem
 from nfagent.errors import ValidationIssue
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
 from nfagent.model.gvk import Item
@@ -20,6 +21,7 @@ UPDATED_LOGGING = "UpdateNetworkLogging"
 INVALID_MASQUERADE = "InvalidMasqueradeList"
 INVALID_EGRESS = "InvalidEgressNATPolicy"
 INVALID_GATEWAY = "InvalidNetworkGatewayGroup"
+ADDRESS_NOT_USED = "FloatingAddressNotUsed"
 UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
@@ -65,6 +67,17 @@ def cluster_notices(
     if logging is not None and logging.ref not in faults:
         found.append(logging_notice(logging))
     return found
+
+
+def gateway_notices(found: Iterable[GatewayProblem]) -> list[Notice]:
+    """Return a notice for each NetworkGatewayGroup with addresses that are not used."""
+    said: dict[ObjectRef, list[str]] = {}
+    for problem in found:
+        said.setdefault(problem.group, []).append(f"{problem.address}: {problem.reason}")
+    return [
+        Notice(about=ref, reason=ADDRESS_NOT_USED, message=readable(f"No node holds {'; '.join(texts)}"))
+        for ref, texts in said.items()
+    ]
 
 
 def policy_notice(policy: Policy) -> Notice:

@@ -21,7 +21,8 @@ class PolicyFiles(msgspec.Struct, frozen=True):
 
     policies: each once
     problems: why some objects can't be enforced as written; such policies fail closed
-    egress:   EgressNATPolicies and the ip-masq-agent ConfigMap, each once; there is at least one object
+    egress:   EgressNATPolicies, NetworkGatewayGroups and the ip-masq-agent ConfigMap, each once; there is at
+              least one object
     """
 
     policies: tuple[Policy, ...]

@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from nfagent.egress.gateway_election import GatewayElection, chosen
+from nfagent.egress.gateway_translation import through_gateway
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.precedence import policies_of
 from nfagent.egress.translation import Translation, TranslationKind, outside_translation
@@ -47,8 +49,9 @@ class TranslationChange(msgspec.Struct, frozen=True):
     pods:         how many
     names:        NAMESPACE/NAME of the first of them, sorted
     destinations: ranges as text; addresses of the cluster in them are never translated
-    before, after:           the translation
-    decided, decided_before: what decides it: an object, a list, or nothing
+    before, after:             the translation
+    decided, decided_before:   what decides it: an object, a list, or nothing; and why packets are dropped
+    floating, floating_before: the floating address, of kind gateway; '' where packets are dropped
     """
 
     pods: int
@@ -58,25 +61,40 @@ class TranslationChange(msgspec.Struct, frozen=True):
     after: TranslationKind
     decided: str
     decided_before: str
+    floating: str = ""
+    floating_before: str = ""
 
 
 class TranslationChanges(msgspec.Struct, frozen=True):
-    """All changes, the number of Pods that they concern, and the policies that begin or cease to disagree."""
+    """All changes, the number of Pods that they concern, and the policies that begin or cease to disagree.
+
+    dropped: the number of Pods of which packets to some destination would be dropped, for lack of a floating address
+    """
 
     pods: int
     changes: tuple[TranslationChange, ...]
+    dropped: int = 0
     ties: TieChanges = TieChanges()
 
 
 class _Group(msgspec.Struct, eq=False):
-    """Pods that the same policies select, before the change and after it; `pod` is one of them."""
+    """Pods that the same policies select and that have the same floating addresses, before the change and after it.
+
+    pod: one of them
+    """
 
     pod: Pod
     names: list[str]
 
 
-_Turn: TypeAlias = tuple[TranslationKind, str, TranslationKind, str]
-"""The translation before and what decides it, the translation after and what decides it."""
+_Outcome: TypeAlias = tuple[TranslationKind, str, str]
+"""A translation, its floating address, and what decides it."""
+_Turn: TypeAlias = tuple[_Outcome, _Outcome]
+"""Before and after."""
+
+
+class _Ranges(msgspec.Struct, frozen=True):
+    ranges: tuple[Range, ...]
 
 
 class _Part(msgspec.Struct):
@@ -126,6 +144,9 @@ class TranslationComparison:
         self._before = patched_state(inputs.state, ())
         self._after = patched_state(inputs.state, put, removed)
         self._ties = TieComparison(cluster, self._before, self._after)
+        known = _Ranges(self._known)
+        self._elections = tuple((state, GatewayElection(cluster, state, known)) for state in self._states)
+        self._moved: set[ObjectRef] = set()
         self._ranges: list[Range] = []
         self._groups: dict[object, _Group] = {}
 
@@ -134,13 +155,14 @@ class TranslationComparison:
 
         Raises UsageError where there is too much to compare.
         """
+        yield from self._elect()
         for item in self._find_ranges():
             if item is not None:
                 self._ranges.append(item)
             yield
         for identity in list(self._cluster.members):
             if namespace in {"", identity.namespace}:
-                self._add(self._cluster.members.get(identity, {}).values())
+                yield from self._add(list(self._cluster.members.get(identity, {}).values()))
             yield
         entries = sum(1 for state in (self._before, self._after) for _ in self._entries(state))
         if len(self._groups) * len(self._ranges) * entries > MOST_COMPARISONS:
@@ -154,6 +176,7 @@ class TranslationComparison:
         """Compare in steps of one range, for one group of Pods; then the ties."""
         found: dict[tuple[_Turn, tuple[str, ...]], list[str]] = {}
         turned: set[str] = set()
+        dropped: set[str] = set()
         for group in self._groups.values():
             parts: list[_Part] = []
             for item in self._ranges:
@@ -161,32 +184,62 @@ class TranslationComparison:
                 yield
             if parts:
                 turned.update(group.names)
+            if any(part.turn[1][:2] == ("gateway", "") for part in parts):
+                dropped.update(group.names)
             for turn in dict.fromkeys(part.turn for part in parts):
                 ranges = tuple(str(part.span) for part in parts if part.turn == turn)
                 found.setdefault((turn, ranges), []).extend(group.names)
         yield from self._ties.steps()
         changes = tuple(_change(*key, names) for key, names in found.items())
-        self.result = TranslationChanges(len(turned), changes, self._ties.result)
+        self.result = TranslationChanges(len(turned), changes, len(dropped), self._ties.result)
 
-    def _add(self, pods: Iterable[Pod]) -> None:
+    @property
+    def _states(self) -> tuple[EgressState, EgressState]:
+        return self._before, self._after
+
+    def _elect(self) -> Iterator[None]:
+        """Elect the holders of floating addresses before and after, and find the groups that change."""
+        for _, elected in self._elections:
+            elected.invalidate()
+            yield from elected.steps()
+        seen = [
+            {ref: {(one.address, not one.holder) for one in elected.of_group(ref)} for ref in state.gateways}
+            for state, elected in self._elections
+        ]
+        self._moved = {ref for ref in (*seen[0], *seen[1]) if seen[0].get(ref) != seen[1].get(ref)}
+
+    def _add(self, pods: Iterable[Pod]) -> Iterator[None]:
+        """Add Pods of one identity to the groups, in steps where gateways have them differ."""
         having = [pod for pod in pods if pod.holds_addresses]
         if not having:
             return
-        both = (policies_of(having[0], self._cluster, state) for state in (self._before, self._after))
+        both = [policies_of(having[0], self._cluster, state) for state in self._states]
         selected = tuple(tuple(policy.name for policy in policies) for policies in both)
-        group = self._groups.setdefault(selected, _Group(having[0], []))
-        group.names += [pod.ref.path for pod in having]
+        gateways = [dict.fromkeys(policy.gateway for policy in policies if policy.gateway) for policies in both]
+        if not any(gateways):
+            group = self._groups.setdefault(selected, _Group(having[0], []))
+            group.names += [pod.ref.path for pod in having]
+            return
+        choices = [
+            elected.of_group(ref) for refs, (_, elected) in zip(gateways, self._elections, strict=True) for ref in refs
+        ]
+        for pod in having:
+            floating = tuple(chosen(choice, address) for choice in choices for address in pod.addresses)
+            self._groups.setdefault((selected, floating), _Group(pod, [])).names.append(pod.ref.path)
+            yield
 
     def _compare(self, pod: Pod, item: Range, parts: list[_Part]) -> None:
         """Decide for one range; add it to the parts if its translation changes."""
         address = text(item.family, item.first)
         before, after = (
-            outside_translation(pod, address, self._cluster, state, self._settings)
-            for state in (self._before, self._after)
+            through_gateway(
+                outside_translation(pod, address, self._cluster, state, self._settings), pod, address, state, elected
+            )
+            for state, elected in self._elections
         )
-        if before.kind == after.kind:
+        turn = (_outcome(before), _outcome(after))
+        if turn[0][:2] == turn[1][:2]:
             return
-        turn = (before.kind, _decider(before), after.kind, _decider(after))
         last = parts[-1] if parts else None
         if last is not None and last.turn == turn and _adjacent(last.span, item):
             last.span = Range(item.family, last.span.first, item.last)
@@ -232,7 +285,9 @@ class TranslationComparison:
         """Yield the entries of a state that the other one doesn't have in the same way."""
         both = self._before.objects, self._after.objects
         for ref, item in state.objects.items():
-            if isinstance(item, EgressNATPolicy) and both[0].get(ref) != both[1].get(ref):
+            if not isinstance(item, EgressNATPolicy):
+                continue
+            if both[0].get(ref) != both[1].get(ref) or item.gateway in self._moved:
                 yield from item.destinations
         lists = [set(self._base(known)) for known in (self._before, self._after)]
         yield from lists[0] ^ lists[1]
@@ -250,10 +305,22 @@ def _adjacent(one: Range, other: Range) -> bool:
     return one.family == other.family and one.last + 1 == other.first
 
 
+def _outcome(found: Translation) -> _Outcome:
+    return found.kind, "" if found.dropped else found.floating, _decider(found)
+
+
 def _change(turn: _Turn, ranges: tuple[str, ...], names: list[str]) -> TranslationChange:
-    before, decided_before, after, decided = turn
+    (before, floating_before, decided_before), (after, floating, decided) = turn
     return TranslationChange(
-        len(names), tuple(nsmallest(_NAMED, names)), ranges, before, after, decided, decided_before
+        pods=len(names),
+        names=tuple(nsmallest(_NAMED, names)),
+        destinations=ranges,
+        before=before,
+        after=after,
+        decided=decided,
+        decided_before=decided_before,
+        floating=floating,
+        floating_before=floating_before,
     )
 
 
@@ -261,6 +328,8 @@ def _decider(found: Translation) -> str:
     """Return what decides a translation, for tables; explain.source_translation has the reason."""
     if found.disputed:
         return f"{' and '.join(map(str, found.disputed))} disagree"
+    if found.dropped:
+        return f"{found.by}, dropped: {found.dropped}"
     if found.by is not None:
         return str(found.by)
     return "nothing has it" if found.prefix is None else "the built-in list"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 
+from nfagent.clock import SystemClock
+from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.egress.tunnel import TUNNEL_LINK
+from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
+from tests.support.packet_labs import wait_until
 from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
@@ -131,6 +137,131 @@ def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     assert node.addresses() == PLAIN | {"192.0.2.100/32"}
     assert node.route("203.0.113.7", 1) == "192.0.2.254"
     assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
+
+
+def test_a_restart_takes_over_what_is_in_force(node: NodeNamespace) -> None:
+    """No address and no rule is set again: nothing is notified."""
+    node.apply(GatewayPlan(FLOATING, ROUTES))
+    node.links = GatewayLinks(MARK)
+    with node.inside(lambda: route_events.event_socket(route_events.ADDRESSES | route_events.RULES)) as events:
+        assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
+        with pytest.raises(BlockingIOError):
+            events.recv(1)
+
+
+def test_rules_of_an_earlier_setting_of_the_mark_are_removed(node: NodeNamespace) -> None:
+    node.links = GatewayLinks(MarkBits(0x000FF000))
+    node.apply(GatewayPlan(FLOATING, ROUTES))
+    node.links = GatewayLinks(MARK)
+    assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
+    assert {mark for _, mark, _ in node.rules()} == {"0x8100000", "0x8200000", "0x8000000"}
+    assert node.route("203.0.113.7", 1) == "192.0.2.2"
+
+
+def test_a_held_address_of_ipv6_answers_at_once(node: NodeNamespace) -> None:
+    """The kernel would probe for a second or more whether another node has it: the old holder may have it still."""
+    netns.write_sysctls(node.name, {"ipv6/conf/eth0/accept_dad": "1", "ipv6/conf/all/accept_dad": "1"})
+    node.apply(GatewayPlan(FLOATING))
+    listed = node.listed(6, "address", "show", "to", FLOATING[1])
+    (held,) = [entry for link in listed for entry in link["addr_info"] if entry.get("local") == FLOATING[1]]
+    assert "tentative" not in held
+
+
+def test_an_address_follows_the_address_of_the_node_to_another_interface(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(FLOATING))
+    node.ip(
+        "address del 192.0.2.1/24 dev eth0",
+        "address del 2001:db8::1/64 dev eth0",
+        "address add 192.0.2.1/24 dev far0",
+        "address add 2001:db8::1/64 dev far0 nodad",
+    )
+    assert node.apply(GatewayPlan(FLOATING)).problems == ()
+    for family, address in ((4, FLOATING[0]), (6, FLOATING[1])):
+        assert [link["ifname"] for link in node.listed(family, "address", "show", "to", address)] == ["far0"]
+
+
+@pytest.mark.parametrize(("second", "on"), [("lo", "eth0"), ("far0", "far0")])
+def test_of_two_interfaces_with_the_address_of_the_node_one_has_the_floating_address(
+    node: NodeNamespace, second: str, on: str
+) -> None:
+    """That of the lower index, but rarely lo."""
+    node.ip(f"address add 192.0.2.1/32 dev {second}")
+    assert node.apply(GatewayPlan(FLOATING[:1])).problems == ()
+    assert [link["ifname"] for link in node.listed(4, "address", "show", "to", FLOATING[0])] == [on]
+
+
+def test_a_held_address_stays_where_it_is_when_another_interface_gets_the_address_of_the_node(
+    node: NodeNamespace,
+) -> None:
+    """Moving it would interrupt its connections."""
+    node.apply(GatewayPlan(FLOATING[:1]))
+    node.ip("address add 192.0.2.1/32 dev far0")
+    assert node.apply(GatewayPlan(FLOATING[:1])) == Outcome()
+    assert [link["ifname"] for link in node.listed(4, "address", "show", "to", FLOATING[0])] == ["eth0"]
+
+
+@pytest.fixture
+def followed(node: NodeNamespace) -> Iterator[NodeNamespace]:
+    """Return a node whose controller carries out a plan, and follows what others change."""
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
+
+    async def run() -> None:
+        wanted = PlannedForNode()
+        controller = GatewayController(node.links, SystemClock(), wanted)
+        groups = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(controller.run())
+            following = tasks.create_task(route_events.follow(groups, controller.links_changed))
+            running.add_done_callback(lambda _: following.cancel())
+            controller.committed()
+            started.append((asyncio.get_running_loop(), running))
+
+    thread = threading.Thread(target=lambda: node.inside(lambda: asyncio.run(run())))
+    thread.start()
+    try:
+        wait_until(lambda: node.addresses() == WHOLE[0])
+        assert node.addresses() == WHOLE[0]
+        yield node
+    finally:
+        loop, running = started[0]
+        loop.call_soon_threadsafe(running.cancel)
+        thread.join()
+
+
+class PlannedForNode:
+    """A plan for gateway_controller."""
+
+    gateway_plan = GatewayPlan(FLOATING, ROUTES)
+    node_addresses = OWN
+
+
+WITHIN_SECONDS = 4.0
+"""Less than the ten seconds after which the controller compares without a notification."""
+
+
+def state(node: NodeNamespace) -> tuple[set[str], str, str]:
+    """Return the addresses of a node, and the next hops of packets with the marks of ROUTES."""
+    return node.addresses(), node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)
+
+
+WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.2", "2001:db8::2")
+
+
+def test_addresses_and_ways_are_back_after_an_interface_was_down(followed: NodeNamespace) -> None:
+    followed.ip("link set eth0 down")
+    assert (followed.route("203.0.113.7", 1), followed.route("2001:db8:113::7", 2)) == ("", "")
+    followed.ip("link set eth0 up", "address add 2001:db8::1/64 dev eth0 nodad")
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
+
+
+def test_what_another_program_removes_is_set_again(followed: NodeNamespace) -> None:
+    (rule,) = [rule for rule in followed.listed(4, "rule") if rule.get("fwmark") == "0x8100000"]
+    followed.ip(
+        f"rule del priority {rule['priority']} fwmark 0x8100000/0xff00000", "address del 192.0.2.100/32 dev eth0"
+    )
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
 
 
 def test_cleanup_removes_ours_and_nothing_of_others(node: NodeNamespace) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from nfagent.desired.state import DesiredState
@@ -139,8 +141,16 @@ def state_parts(
         pods=in_steps(None if pod is None else _pod_view(desired, pod, policies.of(pod)) for pod in pods),
         masquerade=_masquerade_view(desired),
         logging=LoggingView(allow=desired.logging.allow.log, deny=desired.logging.deny.log),
-        problems=in_steps(problems),
+        problems=in_steps((*problems, *_gateway_problems(desired))),
     )
+
+
+def _gateway_problems(desired: DesiredState) -> Iterator[ValidationIssue]:
+    """Yield why addresses of NetworkGatewayGroups are not used."""
+    for problem in desired.gateways.problems:
+        yield ValidationIssue(
+            object=str(problem.group), field="spec.floatingIPs", value=problem.address, reason=problem.reason
+        )
 
 
 def _node_view(node: Node) -> NodeView:

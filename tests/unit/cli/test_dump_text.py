@@ -85,6 +85,7 @@ def test_policies_of_egress_and_gateways_are_tables_and_say_what_is_not_enforced
         egress("pay", "203.0.113.0/24", action="SNAT", gatewayRef=reference),
         group,
     )
+    scene.views["a"].drain_changes()
     holder = scene.views["a"].gateways.addresses["192.0.2.10"].holder
     assert policies_lines(scene.views["a"]) == [
         "no policies: every connection is allowed",

@@ -11,7 +11,7 @@ from nfagent.decode.egress_nat import decode_egress_policy
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
-from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import NetworkLogging, Node, ObjectRef
@@ -212,6 +212,34 @@ async def test_an_egress_policy_that_changes_gets_its_conditions() -> None:
         assert stage.condition() == "True"
         gateway = ObjectRef("NetworkGatewayGroup", "kube-system", "gw")
         stage.desired.put(EgressNATPolicy(name="default", action="SNAT", gateway=gateway))
+        await stage.time.passes(3.0)
+        assert stage.condition() == "False"
+
+
+@scenario
+async def test_a_gateway_says_who_holds_its_addresses_and_which_are_not_used() -> None:
+    group = NetworkGatewayGroup("kube-system", "gw", ("192.0.2.10", "192.0.2.1"))
+    policy = EgressNATPolicy(
+        name="default", action="SNAT", destinations=(parse_cidr("203.0.113.0/24"),), gateway=group.ref
+    )
+    async with speaking() as stage:
+        for ref in (group.ref, EGRESS):
+            stage.store.put(object_path(ref), {})
+        for item in (Node("n2", addresses=("192.0.2.1",)), group, policy):
+            stage.desired.put(item)
+        stage.desired.drain_changes()
+        await stage.time.passes(3.0)
+        assert stage.condition() == "True"
+        assert stage.reasons() == [("NetworkGatewayGroup", "FloatingAddressNotUsed")]
+        (said,) = (event["message"] for event in stage.store.events())
+        assert said == "No node holds 192.0.2.1: Node n2 has it; write an address that nothing else has"
+        stage.desired.put(NetworkGatewayGroup("kube-system", "gw", ("192.0.2.10",)))
+        stage.desired.drain_changes()
+        await stage.time.passes(3.0)
+        programmed = stage.store.objects[object_path(group.ref)]["status"]["conditions"][1]
+        assert (programmed["status"], programmed["message"]) == ("True", "the addresses are held: 192.0.2.10 by n2")
+        stage.desired.put(Node("n2", addresses=("192.0.2.1",), ready=False))
+        stage.desired.drain_changes()
         await stage.time.passes(3.0)
         assert stage.condition() == "False"
 

@@ -66,6 +66,7 @@ FAULTS = [
 @pytest.mark.parametrize(("documents", "policy", "gateway"), FAULTS)
 def test_faults_are_told_of_policy_and_group(documents: tuple[Document, ...], policy: str, gateway: str) -> None:
     view = TwoNodeCluster(*PODS, *documents).views["a"]
+    view.drain_changes()
     status = gateway_status(view.egress, view.gateways)
     said = [status.policy_fault(item) for item in view.egress.policies.values()]
     said += [status.group_fault(item) for item in view.egress.gateways.values()]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfagent.decode.ip_masq import decode_ip_masq_text
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges
 from nfagent.egress.precedence import kept_ranges, longest_prefix
 from nfagent.egress.translation import Translation, translation
@@ -158,6 +159,15 @@ def test_what_decides(objects: tuple[EgressObject, ...], destination: str, expec
 def test_policies_with_sources_do_not_apply_to(pod: Pod | None, team: str) -> None:
     found = translation(pod, "203.0.113.7", cluster(team), egress(BY_SOURCE), MasqueradeSettings())
     assert found == Translation("node")
+
+
+def test_an_entry_of_the_file_is_the_file_s_where_the_config_map_s_list_cannot_be_read() -> None:
+    state = egress()
+    state.put_file("/etc/config/ip-masq-agent", LISTED)
+    state.put(decode_ip_masq_text("ConfigMap", "nonMasqueradeCIDRs: [203.0.113.1/24]\nmasqLinkLocal: true"))
+    found = translation(POD, "203.0.113.7", cluster(), state, MasqueradeSettings())
+    origin = ObjectRef("file", "", "/etc/config/ip-masq-agent")
+    assert found == Translation("kept", origin, parse_cidr("203.0.113.0/24"))
 
 
 def test_a_family_without_masquerade_keeps_addresses() -> None:

@@ -144,7 +144,9 @@ EGRESS = (
 
 @pytest.fixture
 def leaving() -> DesiredState:
-    return TwoNodeCluster(*DOCUMENTS, *EGRESS).views["a"]
+    desired = TwoNodeCluster(*DOCUMENTS, *EGRESS).views["a"]
+    desired.drain_changes()
+    return desired
 
 
 def test_the_state_says_where_the_masquerade_list_comes_from_and_the_services_ranges(leaving: DesiredState) -> None:
@@ -175,6 +177,14 @@ def test_policies_of_egress_say_whom_they_are_about_and_what_is_not_enforced(lea
     (group,) = found["gateways"]
     assert (group["addresses"], group["nodes"], group["unheld"]) == (["192.0.2.10"], "all nodes", "")
     assert group["holders"] == {"192.0.2.10": leaving.gateways.addresses["192.0.2.10"].holder}
+
+
+def test_the_state_names_floating_addresses_that_are_not_used() -> None:
+    taken = {**EGRESS[2], "spec": {"floatingIPs": ["192.168.0.1"]}}
+    desired = TwoNodeCluster(*DOCUMENTS, EGRESS[1], taken).views["a"]
+    desired.drain_changes()
+    (problem,) = as_json(state_view(desired, ALL, ()))["problems"]
+    assert (problem["object"], problem["value"]) == ("NetworkGatewayGroup ops/gw", "192.168.0.1")
 
 
 @pytest.mark.parametrize(

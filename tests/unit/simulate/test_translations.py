@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.decode.egress_nat import decode_egress_policy
+from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.desired.state import DesiredState
-from nfagent.egress.translation import translation
+from nfagent.egress.translation import Translation
 from nfagent.errors import UsageError
 from nfagent.model.gvk import EgressObject
 from nfagent.model.netaddr import Range, canonical, parse_cidr
@@ -21,7 +21,6 @@ from nfagent.simulate.translations import (
     EgressInputs,
     TranslationChanges,
     TranslationComparison,
-    patched_state,
     removed_refs,
 )
 from tests.support.two_node_cluster import Document, TwoNodeCluster, namespace, pod
@@ -36,11 +35,18 @@ WEB = {"podSelector": {"matchLabels": {"app": "web"}}}
 SHOP = {"namespaceSelector": {"matchLabels": {"team": "shop"}}}
 
 
-def nat_policy(name: str, action: str, *cidrs: str, sources: Document | None = None) -> EgressObject:
+def nat_policy(name: str, action: str, *cidrs: str, sources: Document | None = None, gateway: str = "") -> EgressObject:
     spec: dict[str, Any] = {"action": action, "destinations": [{"cidr": cidr} for cidr in cidrs]}
+    if gateway:
+        spec["gatewayRef"] = {"namespace": "ops", "name": gateway}
     if sources is not None:
         spec["sources"] = [sources]
     return decode_egress_policy({"kind": "EgressNATPolicy", "metadata": {"name": name}, "spec": spec})
+
+
+def group(name: str, *addresses: str, nodes: dict[str, str] | None = None) -> EgressObject:
+    spec = {"floatingIPs": list(addresses), "nodeSelector": nodes or {}}
+    return decode_gateway_group({"metadata": {"namespace": "ops", "name": name}, "spec": spec})
 
 
 def ip_masq(text: str) -> EgressObject:
@@ -127,6 +133,65 @@ def test_a_change_turns(
     found = compared(cluster(*present), put)
     assert rows(found) == expected
     assert found.pods == len({name for names, _, _ in expected for name in names.split()})
+
+
+BY_GATEWAY = nat_policy("one", "SNAT", "203.0.113.0/24", sources=WEB, gateway="gw")
+GATEWAYS = [
+    pytest.param(
+        (group("gw", "192.0.2.10"),), [BY_GATEWAY], [], [("node", "", "gateway", "192.0.2.10")], 0, id="a new policy"
+    ),
+    pytest.param(
+        (group("gw", "192.0.2.10"), BY_GATEWAY),
+        [],
+        [BY_GATEWAY],
+        [("gateway", "192.0.2.10", "node", "")],
+        0,
+        id="a policy that goes",
+    ),
+    pytest.param((), [BY_GATEWAY], [], [("node", "", "gateway", "")], 1, id="a policy without its group"),
+    pytest.param(
+        (group("gw", "192.0.2.10"), BY_GATEWAY),
+        [group("gw", "192.0.2.11")],
+        [],
+        [("gateway", "192.0.2.10", "gateway", "192.0.2.11")],
+        0,
+        id="another address",
+    ),
+    pytest.param(
+        (group("gw", "192.0.2.10"), BY_GATEWAY),
+        [],
+        [group("gw", "192.0.2.10")],
+        [("gateway", "192.0.2.10", "gateway", "")],
+        1,
+        id="a group that goes",
+    ),
+    pytest.param(
+        (group("gw", "192.0.2.10"), BY_GATEWAY),
+        [group("gw", "192.0.2.10", nodes={"egress": "none"})],
+        [],
+        [("gateway", "192.0.2.10", "gateway", "")],
+        1,
+        id="a selector that no Node matches",
+    ),
+    pytest.param((BY_GATEWAY,), [group("gw", "192.168.0.1")], [], [], 0, id="an address of a Node isn't used"),
+    pytest.param((), [group("gw", "192.0.2.10")], [], [], 0, id="a group that no policy names"),
+]
+
+
+@pytest.mark.parametrize(("present", "put", "removed", "turns", "dropped"), GATEWAYS)
+def test_a_change_of_gateways_turns(
+    present: tuple[EgressObject, ...],
+    put: list[EgressObject],
+    removed: list[EgressObject],
+    turns: list[tuple[str, str, str, str]],
+    dropped: int,
+) -> None:
+    found = compared(cluster(*present), put, removed)
+    told = [(one.before, one.floating_before, one.after, one.floating) for one in found.changes]
+    assert (told, found.dropped) == (turns, dropped)
+    assert [(one.names, one.destinations) for one in found.changes] == [(("shop/web",), ("203.0.113.0/24",))] * len(
+        turns
+    )
 
 
 TIES = [
@@ -226,36 +291,45 @@ def test_too_much_is_refused_before_anything_is_compared(monkeypatch: pytest.Mon
 PREFIXES = ("0.0.0.0/0", "10.0.0.0/8", "10.64.0.0/16", "203.0.112.0/23", "203.0.113.0/24", "203.0.113.128/25", "::/0")
 PLACES = ("10.1.2.3", "10.64.0.99", "10.64.9.9", "203.0.112.1", "203.0.113.1", "203.0.113.200", "8.8.8.8", "2600::1")
 policies = st.builds(
-    lambda name, action, cidrs, sources: nat_policy(name, action, *cidrs, sources=sources),
+    lambda name, action, cidrs, sources, gateway: nat_policy(
+        name, action, *cidrs, sources=sources, gateway=gateway if action == "SNAT" else ""
+    ),
     st.sampled_from(["default", "one", "two"]),
     st.sampled_from(["NoSNAT", "SNAT"]),
     st.lists(st.sampled_from(PREFIXES), max_size=4),
     st.sampled_from([None, WEB, SHOP]),
+    st.sampled_from(["", "gw"]),
+)
+groups = st.builds(
+    lambda addresses, nodes: group("gw", *addresses, nodes=nodes),
+    st.lists(st.sampled_from(["192.0.2.10", "192.0.2.11", "2600::10"]), min_size=1, unique=True),
+    st.sampled_from([None, {"egress": "none"}]),
 )
 
 
 @given(
-    present=st.lists(policies, max_size=3),
-    put=st.lists(policies, min_size=1, max_size=2, unique_by=lambda item: item.ref),
+    present=st.lists(policies | groups, max_size=4),
+    put=st.lists(policies | groups, min_size=1, max_size=2, unique_by=lambda item: item.ref),
 )
 def test_a_place_is_in_a_change_exactly_where_the_translation_differs(
     present: list[EgressObject], put: list[EgressObject]
 ) -> None:
     view = cluster(*present)
-    after = patched_state(view.egress, put)
+    later = cluster(*present, *put)
     changes = compared(view, put).changes
     for holder in view.cluster.pods.values():
         for place in map(canonical, PLACES):
-            kinds = [
-                translation(holder, place, view.cluster, state, view.masquerade_settings).kind
-                for state in (view.egress, after)
-            ]
+            kinds = [_seen(state.translation(holder, place)) for state in (view, later)]
             listed = [
-                [change.before, change.after]
+                [(change.before, change.floating_before), (change.after, change.floating)]
                 for change in changes
                 if holder.ref.path in change.names and any(_range(text).contains(place) for text in change.destinations)
             ]
-            assert listed == ([kinds] if kinds[0] != kinds[1] else []) or kinds == ["cluster", "cluster"]
+            assert listed == ([kinds] if kinds[0] != kinds[1] else []) or kinds == [("cluster", "")] * 2
+
+
+def _seen(found: Translation) -> tuple[str, str]:
+    return found.kind, "" if found.dropped else found.floating
 
 
 def _range(text: str) -> Range:

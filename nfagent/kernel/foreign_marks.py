@@ -1,0 +1,60 @@
+"""Reads which rules of other programs use bits of the packet mark: of nftables, of iptables, and of routing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import chain
+
+from nfagent.errors import KernelError, WireError
+from nfagent.kernel.gateway_links import PROTOCOL
+from nfagent.kernel.nft_listing import NftListing
+from nfagent.kernel.route_requests import RouteRequests
+from nfagent.model.netaddr import FAMILIES
+from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
+
+_SECONDS = 10
+# nft lists the rules of iptables-nft without their marks.
+_SAVES = ("iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft")
+
+
+def read_mark_uses(mask: int) -> list[MarkUse]:
+    """Return the rules of other programs that use any bit of a mask. Raises KernelError, HostError, WireError.
+
+    The rules of iptables are read by its own programs, where those are installed.
+    """
+    listing = NftListing()
+    try:
+        listed = listing.listed("list ruleset") or '{"nftables": []}'
+    finally:
+        listing.close()
+    saved = chain.from_iterable(_saved(name) for name in _SAVES)
+    return overlapping(chain(marks_in_listing(listed), saved, _routing_rules()), mask)
+
+
+def _saved(name: str) -> Iterator[MarkUse]:
+    program = shutil.which(f"{name}-save")
+    if program is None:
+        return
+    try:
+        # Only tables that exist are saved: no module is loaded.
+        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
+            [program], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelError(f"the rules of {name} can't be read: {error}") from None
+    yield from marks_in_save(done.stdout, name)
+
+
+def _routing_rules() -> Iterator[MarkUse]:
+    try:
+        with RouteRequests() as kernel:
+            found = [rule for family in FAMILIES for rule in kernel.rules(family) if rule.protocol != PROTOCOL]
+    except (OSError, WireError) as error:
+        raise KernelError(f"routing rules can't be read: {error}") from None
+    for rule in found:
+        if rule.mask:
+            command = "ip rule" if rule.family == 4 else "ip -6 rule"
+            text = f"{rule.priority}: fwmark {rule.mark:#x}/{rule.mask:#x} lookup {rule.table}"
+            yield MarkUse(f"`{command}`", text, rule.mask, sets=False)
