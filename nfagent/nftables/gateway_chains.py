@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from nfagent.egress.gateways import LINK_SCOPE, FloatingAddress, MarkBits
-from nfagent.model.netaddr import Family, Range
+from nfagent.egress.tunnel import TUNNEL_PORT
+from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
+from nfagent.nftables.interface_chains import TUNNEL_COUNTER
+from nfagent.nftables.interface_sets import NODES
 from nfagent.nftables.masquerade_chains import CLUSTER_PODS, UNTRANSLATED_COUNTER
 from nfagent.nftables.matches import (
     AddressInSet,
@@ -25,6 +28,7 @@ from nfagent.nftables.matches import (
     IpAddress,
     L4Proto,
     MarkIs,
+    PacketPort,
     Within,
 )
 from nfagent.nftables.objects import (
@@ -217,13 +221,15 @@ def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tup
 def _input_chain(families: Iterable[Family]) -> Chain:
     """Return the chain that keeps services of this node off the floating addresses.
 
-    A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST.
+    A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST. The
+    tunnel's port receives from Nodes alone: what comes out of it may leave under a floating address.
     """
     to_floating = [
         AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
     ]
     return Chain(
         (
+            *map(_tunnel_rule, FAMILIES),
             Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
@@ -248,4 +254,14 @@ def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, s
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
+    )
+
+
+def _tunnel_rule(family: Family) -> Rule:
+    others = AddressInSet(IpAddress("saddr", family), names.set_name(NODES, family), negated=True)
+    return Rule(
+        (PacketPort("udp", TUNNEL_PORT, TUNNEL_PORT), others),
+        counter=TUNNEL_COUNTER,
+        verdict=Drop(),
+        comment="only Nodes speak to Nodes' tunnels",
     )

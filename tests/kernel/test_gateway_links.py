@@ -16,6 +16,7 @@ import pytest
 from nfagent.clock import SystemClock
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
+from nfagent.egress.tunnel import TUNNEL_LINK
 from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
@@ -69,6 +70,17 @@ class NodeNamespace:
             for rule in found
             if rule["priority"] not in {0, 32766, 32767}
         }
+
+    def tunnel(self) -> dict[int, tuple[str, str, int]]:
+        """Source, destination and MTU of the route through the tunnel, of each family; none without the tunnel."""
+        found = {}
+        for family in (4, 6):
+            for route in self.listed(family, "route", "show", "table", "all", "dev", TUNNEL_LINK, "proto", "78"):
+                found[family] = (route["src"], route["dst"], route["metrics"][0]["mtu"])
+        return found
+
+    def has_tunnel(self) -> bool:
+        return any(link["ifname"] == TUNNEL_LINK for link in self.listed(4, "link"))
 
     def route(self, address: str, number: int) -> str:
         """Return the next hop of a marked packet; '' where it has none."""
@@ -279,19 +291,46 @@ def test_a_route_moves_to_the_next_holder(node: NodeNamespace) -> None:
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.3", "2001:db8::3")
 
 
-def test_packets_for_a_holder_that_is_no_neighbour_are_dropped(node: NodeNamespace) -> None:
+def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNamespace) -> None:
     node.apply(GatewayPlan((), ROUTES))
+    rules = node.rules()
+    assert node.has_tunnel() is False
+    far = (
+        GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
+        GatewayRoute(2, 6, "2001:db8::101", "n3", ("2001:db8:99::3",)),
+    )
+    assert node.apply(GatewayPlan((), far)).problems == ()
+    assert node.tunnel() == {4: ("192.0.2.1", "198.51.100.3", 1464), 6: ("2001:db8::1", "2001:db8:99::3", 1444)}
+    assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.has_tunnel(), node.rules()) == (False, rules)
+
+
+def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan((), ROUTES))
+    node.ip("route del default via 192.0.2.254")
     far = (
         GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
         GatewayRoute(2, 6, "2001:db8::101", "n4", ()),
     )
     assert node.apply(GatewayPlan((), far)).problems == (
-        "packets for gateway 192.0.2.101 are dropped: node n3 at 198.51.100.3 is not on a link of this node",
+        "packets for gateway 192.0.2.101 are dropped: this node has no route to node n3 at 198.51.100.3",
         "packets for gateway 2001:db8::101 are dropped: node n4 has no address of IPv6",
     )
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+
+
+@pytest.mark.parametrize("mask", [0x0FF00000, 0x000000FF], ids=["the same bits", "other bits by a new setting"])
+def test_cleanup_removes_the_tunnel_and_its_rules(node: NodeNamespace, mask: int) -> None:
+    node.ip("route add 198.51.100.0/24 via 192.0.2.254")
+    far = GatewayPlan((), (GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),))
+    node.apply(far)
+    node.links = GatewayLinks(MarkBits(mask))
+    node.apply(far)
+    node.inside(remove_gateway_links)
+    assert (node.has_tunnel(), node.rules()) == (False, set())
 
 
 def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
