@@ -65,7 +65,6 @@ class EgressNATTies:
         # Pair -> an identity that both policies select; None: every Pod.
         self._proof: dict[Pair, Identity | None] = {}
         self._stale = False
-        self._version = 0
         self._unmatched: dict[Identity, None] = {}
 
     @property
@@ -96,11 +95,11 @@ class EgressNATTies:
     def invalidate(self) -> None:
         """Compare all policies again: one of them changed."""
         self._stale = True
-        self._version += 1
 
     def steps(self) -> Iterator[None]:
-        """Process the marks in steps; each is kept until it is done, for a caller that doesn't take all steps."""
+        """Process the marks in steps."""
         while self._stale:
+            self._stale = False
             yield from self._compare()
         while self._unmatched:
             unproved = {pair for pair in self._pairs if pair not in self._proof}
@@ -115,8 +114,7 @@ class EgressNATTies:
             yield
 
     def _compare(self) -> Iterator[None]:
-        """Find the pairs with a common prefix, unless policies change meanwhile."""
-        version = self._version
+        """Find the pairs with a common prefix."""
         users: dict[Range, list[EgressNATPolicy]] = {}
         enforced = self._egress.enforced
         for policy in enforced:
@@ -130,9 +128,6 @@ class EgressNATTies:
                     common.setdefault(pair, []).append(item)
             if count % _MOST_PAIRS == 0:
                 yield
-        if version != self._version:
-            return
-        self._stale = False
         before, known = self._policies, self._pairs
         self._policies = {policy.name: policy for policy in enforced}
         self._pairs = {pair: self._tie(pair, items) for pair, items in sorted(common.items())}
