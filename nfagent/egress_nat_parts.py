@@ -17,12 +17,16 @@ from nfagent.controllers.gateway_connections import GatewayConnections
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.desired.state import DesiredState
+from nfagent.kernel import route_events
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.kernel.nat_port_watch import NatPortWatch
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.netlink.conntrack_ports import ALL_PORTS
+
+_GATEWAY_EVENTS = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
+"""Not of routes: a BGP node has a million. An interface that goes down takes the routes by it along."""
 
 
 class EgressNatParts:
@@ -67,6 +71,7 @@ class EgressNatParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.file.run())
             tasks.create_task(self.gateways.run())
+            tasks.create_task(route_events.follow(_GATEWAY_EVENTS, self.gateways.links_changed))
             tasks.create_task(self._connections.run())
             tasks.create_task(self.ports.run())
             tasks.create_task(self.conflicts.run())

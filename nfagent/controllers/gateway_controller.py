@@ -84,7 +84,9 @@ class GatewayController:
         self._on_applied = applied
         self._woken = asyncio.Event()
         self._opened = GatewayPlan()
+        self._due = GatewayPlan()
         self._applied: GatewayPlan | None = None
+        self._applied_for: tuple[str, ...] = ()
         self._outcome = Outcome()
 
     def prepare(self) -> None:
@@ -103,7 +105,13 @@ class GatewayController:
 
     def committed(self) -> None:
         """Carry out the rest of the present plan: the ruleset is committed."""
-        if self._wanted.gateway_plan != self._applied:
+        self._due = self._wanted.gateway_plan
+        if self._due != self._applied or self._wanted.node_addresses != self._applied_for:
+            self._woken.set()
+
+    def links_changed(self) -> None:
+        """Compare soon what is carried out: addresses, rules or interfaces of this node have changed."""
+        if self._applied is not None and self._applied != GatewayPlan():
             self._woken.set()
 
     async def run(self) -> None:
@@ -117,11 +125,15 @@ class GatewayController:
                 await self._clock.wait(self._woken, self._pause())
 
     async def apply(self) -> tuple[InterfaceAddress, ...]:
-        """Carry out the present plan; return the addresses that this node has from now on."""
-        plan = self._wanted.gateway_plan
+        """Carry out the plan of the last commit; return the addresses that this node has from now on.
+
+        Ways for a ruleset that isn't committed yet are open too.
+        """
+        plan, coming, own = self._due, self._wanted.gateway_plan, self._wanted.node_addresses
+        carried_out = plan if plan == coming else _with_ways_of(coming, plan)
         try:
-            outcome = await self._in_slices(self._kernel.apply(plan, self._wanted.node_addresses))
-            self._applied = self._opened = plan
+            outcome = await self._in_slices(self._kernel.apply(carried_out, own))
+            self._applied, self._applied_for, self._opened = plan, own, coming
             self._on_applied(plan)
         except KernelError as error:
             outcome = Outcome(problems=(str(error),))
@@ -145,7 +157,8 @@ class GatewayController:
     def status(self) -> dict[str, Any]:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
-        return {**msgspec.to_builtins(plan), "problems": list(self._outcome.problems)}
+        shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
+        return {**shown, "problems": list(self._outcome.problems)}
 
     def _pause(self) -> float:
         if self._outcome.problems:
@@ -173,3 +186,10 @@ class GatewayController:
                 self._kernel.announce(held)
             except KernelError as error:
                 log.warning("%s", error)
+
+
+def _with_ways_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:
+    """Return a plan with the routes of the coming one beside its own; of the same number, the coming one's."""
+    taken = {(route.family, route.number) for route in coming.routes}
+    own = (route for route in plan.routes if (route.family, route.number) not in taken)
+    return GatewayPlan(plan.held, (*coming.routes, *own))

@@ -23,25 +23,22 @@ import msgspec
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.pod_interfaces import node_links
 from nfagent.errors import KernelError, WireError
+from nfagent.kernel import route_events
 from nfagent.kernel.rtnetlink import listed_links, raise_refusal, rtnetlink_socket
-from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES
 from nfagent.model.netaddr import text
 from nfagent.netlink import codec
-from nfagent.netlink.rtnl_link import NETLINK_ROUTE
 from nfagent.netlink.rtnl_route import RTM_NEWROUTE, Route, decode_route, encode_route_request
 from nfagent.state.cluster import ClusterState
 
 log = logging.getLogger(__name__)
 
-_GROUPS = 1 << 0 | 1 << 6 | 1 << 10  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE: linux/rtnetlink.h
-_DRAINED = 256
 _SLICE_SECONDS = 0.005
 _PAUSE_SECONDS, _REST = 0.1, 20
 """The pause after reading: so many seconds, or so many times the duration of reading, the longer of both."""
 _RETRY_SECONDS = 5.0
 _RESYNC_SECONDS = 60.0
 """Changes without a notification (policy routing rules, for one) are found after so long."""
-_EVENT_BUFFER = 32 * 1024
 _OTHER_NODES = 8
 _INTERNET = ("1.0.0.1", "203.0.113.1", "2001:4860::1", "2a00::1")
 """Remote addresses, one in either half of each family's range; nothing is sent to them."""
@@ -116,7 +113,7 @@ class LinkMonitor:
         """Follow changes until cancelled."""
         while True:
             try:
-                with _event_socket() as events:
+                with route_events.event_socket(route_events.LINKS | route_events.ROUTES) as events:
                     await self._follow(events)
             except KernelError as error:
                 self._set_problem(str(error))
@@ -135,7 +132,7 @@ class LinkMonitor:
     async def _follow(self, events: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            _drain(events)
+            route_events.drain(events)
             began = time.monotonic()
             took = await self._refresh_in_slices()
             self._set_problem("")
@@ -200,33 +197,6 @@ class LinkMonitor:
         elif self.problem and not problem:
             log.info("resolved: interfaces and routes are read again")
         self.problem = problem
-
-
-def _event_socket() -> socket.socket:
-    """Open a socket for notifications of interfaces and routes. Raises KernelError."""
-    try:
-        opened = netlink_socket(NETLINK_ROUTE)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
-        opened.bind((0, _GROUPS))
-    except OSError as error:
-        raise _unsubscribed(error) from error
-    return opened
-
-
-def _unsubscribed(error: OSError) -> KernelError:
-    return KernelError(f"cannot subscribe to rtnetlink notifications: {os.strerror(error.errno or 0)}")
-
-
-def _drain(events: socket.socket) -> None:
-    """Discard queued notifications: each one, and an overrun, means that something changed."""
-    for _ in range(_DRAINED):
-        try:
-            events.recv(DATAGRAM_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise _unsubscribed(error) from error
 
 
 def _routes(opened: socket.socket, addresses: Iterable[str]) -> Generator[None, None, list[Route | None]]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 
+from nfagent.clock import SystemClock
+from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
+from nfagent.egress.tunnel import TUNNEL_LINK
+from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
+from tests.support.packet_labs import wait_until
 from tests.support.steps import finished
 
 pytestmark = pytest.mark.kernel
@@ -63,6 +70,17 @@ class NodeNamespace:
             for rule in found
             if rule["priority"] not in {0, 32766, 32767}
         }
+
+    def tunnel(self) -> dict[int, tuple[str, str, int]]:
+        """Source, destination and MTU of the route through the tunnel, of each family; none without the tunnel."""
+        found = {}
+        for family in (4, 6):
+            for route in self.listed(family, "route", "show", "table", "all", "dev", TUNNEL_LINK, "proto", "78"):
+                found[family] = (route["src"], route["dst"], route["metrics"][0]["mtu"])
+        return found
+
+    def has_tunnel(self) -> bool:
+        return any(link["ifname"] == TUNNEL_LINK for link in self.listed(4, "link"))
 
     def route(self, address: str, number: int) -> str:
         """Return the next hop of a marked packet; '' where it has none."""
@@ -121,6 +139,131 @@ def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
 
 
+def test_a_restart_takes_over_what_is_in_force(node: NodeNamespace) -> None:
+    """No address and no rule is set again: nothing is notified."""
+    node.apply(GatewayPlan(FLOATING, ROUTES))
+    node.links = GatewayLinks(MARK)
+    with node.inside(lambda: route_events.event_socket(route_events.ADDRESSES | route_events.RULES)) as events:
+        assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
+        with pytest.raises(BlockingIOError):
+            events.recv(1)
+
+
+def test_rules_of_an_earlier_setting_of_the_mark_are_removed(node: NodeNamespace) -> None:
+    node.links = GatewayLinks(MarkBits(0x000FF000))
+    node.apply(GatewayPlan(FLOATING, ROUTES))
+    node.links = GatewayLinks(MARK)
+    assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
+    assert {mark for _, mark, _ in node.rules()} == {"0x8100000", "0x8200000", "0x8000000"}
+    assert node.route("203.0.113.7", 1) == "192.0.2.2"
+
+
+def test_a_held_address_of_ipv6_answers_at_once(node: NodeNamespace) -> None:
+    """The kernel would probe for a second or more whether another node has it: the old holder may have it still."""
+    netns.write_sysctls(node.name, {"ipv6/conf/eth0/accept_dad": "1", "ipv6/conf/all/accept_dad": "1"})
+    node.apply(GatewayPlan(FLOATING))
+    listed = node.listed(6, "address", "show", "to", FLOATING[1])
+    (held,) = [entry for link in listed for entry in link["addr_info"] if entry.get("local") == FLOATING[1]]
+    assert "tentative" not in held
+
+
+def test_an_address_follows_the_address_of_the_node_to_another_interface(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(FLOATING))
+    node.ip(
+        "address del 192.0.2.1/24 dev eth0",
+        "address del 2001:db8::1/64 dev eth0",
+        "address add 192.0.2.1/24 dev far0",
+        "address add 2001:db8::1/64 dev far0 nodad",
+    )
+    assert node.apply(GatewayPlan(FLOATING)).problems == ()
+    for family, address in ((4, FLOATING[0]), (6, FLOATING[1])):
+        assert [link["ifname"] for link in node.listed(family, "address", "show", "to", address)] == ["far0"]
+
+
+@pytest.mark.parametrize(("second", "on"), [("lo", "eth0"), ("far0", "far0")])
+def test_of_two_interfaces_with_the_address_of_the_node_one_has_the_floating_address(
+    node: NodeNamespace, second: str, on: str
+) -> None:
+    """That of the lower index, but rarely lo."""
+    node.ip(f"address add 192.0.2.1/32 dev {second}")
+    assert node.apply(GatewayPlan(FLOATING[:1])).problems == ()
+    assert [link["ifname"] for link in node.listed(4, "address", "show", "to", FLOATING[0])] == [on]
+
+
+def test_a_held_address_stays_where_it_is_when_another_interface_gets_the_address_of_the_node(
+    node: NodeNamespace,
+) -> None:
+    """Moving it would interrupt its connections."""
+    node.apply(GatewayPlan(FLOATING[:1]))
+    node.ip("address add 192.0.2.1/32 dev far0")
+    assert node.apply(GatewayPlan(FLOATING[:1])) == Outcome()
+    assert [link["ifname"] for link in node.listed(4, "address", "show", "to", FLOATING[0])] == ["eth0"]
+
+
+@pytest.fixture
+def followed(node: NodeNamespace) -> Iterator[NodeNamespace]:
+    """Return a node whose controller carries out a plan, and follows what others change."""
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
+
+    async def run() -> None:
+        wanted = PlannedForNode()
+        controller = GatewayController(node.links, SystemClock(), wanted)
+        groups = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(controller.run())
+            following = tasks.create_task(route_events.follow(groups, controller.links_changed))
+            running.add_done_callback(lambda _: following.cancel())
+            controller.committed()
+            started.append((asyncio.get_running_loop(), running))
+
+    thread = threading.Thread(target=lambda: node.inside(lambda: asyncio.run(run())))
+    thread.start()
+    try:
+        wait_until(lambda: node.addresses() == WHOLE[0])
+        assert node.addresses() == WHOLE[0]
+        yield node
+    finally:
+        loop, running = started[0]
+        loop.call_soon_threadsafe(running.cancel)
+        thread.join()
+
+
+class PlannedForNode:
+    """A plan for gateway_controller."""
+
+    gateway_plan = GatewayPlan(FLOATING, ROUTES)
+    node_addresses = OWN
+
+
+WITHIN_SECONDS = 4.0
+"""Less than the ten seconds after which the controller compares without a notification."""
+
+
+def state(node: NodeNamespace) -> tuple[set[str], str, str]:
+    """Return the addresses of a node, and the next hops of packets with the marks of ROUTES."""
+    return node.addresses(), node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)
+
+
+WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.2", "2001:db8::2")
+
+
+def test_addresses_and_ways_are_back_after_an_interface_was_down(followed: NodeNamespace) -> None:
+    followed.ip("link set eth0 down")
+    assert (followed.route("203.0.113.7", 1), followed.route("2001:db8:113::7", 2)) == ("", "")
+    followed.ip("link set eth0 up", "address add 2001:db8::1/64 dev eth0 nodad")
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
+
+
+def test_what_another_program_removes_is_set_again(followed: NodeNamespace) -> None:
+    (rule,) = [rule for rule in followed.listed(4, "rule") if rule.get("fwmark") == "0x8100000"]
+    followed.ip(
+        f"rule del priority {rule['priority']} fwmark 0x8100000/0xff00000", "address del 192.0.2.100/32 dev eth0"
+    )
+    wait_until(lambda: state(followed) == WHOLE, WITHIN_SECONDS)
+    assert state(followed) == WHOLE
+
+
 def test_cleanup_removes_ours_and_nothing_of_others(node: NodeNamespace) -> None:
     node.ip("rule add fwmark 0x4000 lookup 77 priority 5000", "address add 192.0.2.50/32 dev eth0")
     before = node.addresses(), node.rules()
@@ -148,19 +291,46 @@ def test_a_route_moves_to_the_next_holder(node: NodeNamespace) -> None:
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.3", "2001:db8::3")
 
 
-def test_packets_for_a_holder_that_is_no_neighbour_are_dropped(node: NodeNamespace) -> None:
+def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNamespace) -> None:
     node.apply(GatewayPlan((), ROUTES))
+    rules = node.rules()
+    assert node.has_tunnel() is False
+    far = (
+        GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
+        GatewayRoute(2, 6, "2001:db8::101", "n3", ("2001:db8:99::3",)),
+    )
+    assert node.apply(GatewayPlan((), far)).problems == ()
+    assert node.tunnel() == {4: ("192.0.2.1", "198.51.100.3", 1464), 6: ("2001:db8::1", "2001:db8:99::3", 1444)}
+    assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.has_tunnel(), node.rules()) == (False, rules)
+
+
+def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan((), ROUTES))
+    node.ip("route del default via 192.0.2.254")
     far = (
         GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
         GatewayRoute(2, 6, "2001:db8::101", "n4", ()),
     )
     assert node.apply(GatewayPlan((), far)).problems == (
-        "packets for gateway 192.0.2.101 are dropped: node n3 at 198.51.100.3 is not on a link of this node",
+        "packets for gateway 192.0.2.101 are dropped: this node has no route to node n3 at 198.51.100.3",
         "packets for gateway 2001:db8::101 are dropped: node n4 has no address of IPv6",
     )
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+
+
+@pytest.mark.parametrize("mask", [0x0FF00000, 0x000000FF], ids=["the same bits", "other bits by a new setting"])
+def test_cleanup_removes_the_tunnel_and_its_rules(node: NodeNamespace, mask: int) -> None:
+    node.ip("route add 198.51.100.0/24 via 192.0.2.254")
+    far = GatewayPlan((), (GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),))
+    node.apply(far)
+    node.links = GatewayLinks(MarkBits(mask))
+    node.apply(far)
+    node.inside(remove_gateway_links)
+    assert (node.has_tunnel(), node.rules()) == (False, set())
 
 
 def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:

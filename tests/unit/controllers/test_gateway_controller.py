@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Generator, Iterator
 
+import msgspec
 import pytest
 
 from nfagent.controllers.gateway_controller import GatewayController
@@ -150,6 +151,52 @@ def test_an_address_given_up_meanwhile_is_announced_no_more() -> None:
         ("announce", "192.0.2.100"),
         ("apply", NOTHING),
     ]
+
+
+def test_an_address_is_taken_and_given_up_after_the_commit_only() -> None:
+    """A comparison before the commit carries out the plan of the last one, with the ways of the next."""
+    setup = Setup()
+    setup.plan = HELD
+
+    def replan() -> None:
+        setup.plan = ROUTED
+        setup.controller.prepare()
+        setup.controller.links_changed()
+
+    both = GatewayPlan(HELD.held, ROUTED.routes)
+    calls = setup.run(setup.controller.committed, setup.controller.links_changed, replan, setup.controller.committed)
+    assert [call for call in calls if call[0] != "announce"] == [
+        ("apply", HELD),
+        ("apply", HELD),
+        ("open", ROUTED),
+        ("apply", both),
+        ("apply", ROUTED),
+    ]
+
+
+def test_the_coming_way_of_a_number_is_kept_until_its_commit() -> None:
+    setup = Setup()
+    setup.plan = ROUTED
+    moved = GatewayPlan((), (msgspec.structs.replace(ROUTE, holder="n3", via=("192.0.2.3",)),))
+
+    def replan() -> None:
+        setup.plan = moved
+        setup.controller.prepare()
+        setup.controller.links_changed()
+
+    assert setup.run(setup.controller.committed, replan) == [("apply", ROUTED), ("open", moved), ("apply", moved)]
+
+
+@pytest.mark.parametrize("plan", [HELD, NOTHING], ids=["before the first commit", "without a plan"])
+def test_a_changed_interface_is_no_reason_to_ask(plan: GatewayPlan) -> None:
+    setup = Setup()
+    setup.plan = plan
+    steps = (
+        (setup.controller.links_changed,)
+        if plan == HELD
+        else (setup.controller.committed, setup.controller.links_changed)
+    )
+    assert setup.run(*steps) == ([] if plan == HELD else [("apply", NOTHING)])
 
 
 def test_many_routes_hold_the_loop_for_a_slice_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nfagent.egress.gateways import FloatingAddress, MarkBits
 from nfagent.egress.masquerade import MasqueradePlan
+from nfagent.egress.tunnel import TUNNEL_PORT
 from nfagent.model.netaddr import FAMILIES, Family, family_of, parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
@@ -21,6 +22,8 @@ from nfagent.nftables.gateway_chains import (
     gateway_set,
     gateway_sets,
 )
+from nfagent.nftables.interface_chains import TUNNEL_COUNTER
+from nfagent.nftables.interface_sets import NODES
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER, cluster_pods_set, masquerade_sets, nat_chains
 from nfagent.nftables.objects import NamedSet, Ruleset, VerdictMap
 from nfagent.policy.evaluator import Flow
@@ -34,6 +37,10 @@ POD: dict[Family, str] = {4: "10.64.1.2", 6: "fd00:64:1::2"}
 """Of node a; node b holds the floating addresses, node c neither."""
 OTHER_POD: dict[Family, str] = {4: "10.64.1.3", 6: "fd00:64:1::3"}
 POD_ELSEWHERE: dict[Family, str] = {4: "10.64.2.2", 6: "fd00:64:2::2"}
+NODE: dict[Family, str] = {4: "192.0.2.3", 6: "2001:db8::3"}
+"""The address of node c."""
+OWN: dict[Family, str] = {4: "192.0.2.1", 6: "2001:db8::1"}
+"""An address of the node itself."""
 OUTSIDE: dict[Family, str] = {4: "203.0.113.5", 6: "2001:db8:99::5"}
 BEYOND: dict[Family, str] = {4: "198.51.100.5", 6: "2001:db8:50::5"}
 RANGES = (
@@ -60,7 +67,9 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
     )
     chains = dict(gateway_chains(addresses, node, MARK, FAMILIES, plan.outside))
     chains |= dict(nat_chains(plan, gateways=gateway_nat_rules(MARK)))
-    used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, node, FAMILIES))
+    used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, FAMILIES))
+    for family in FAMILIES:
+        sets[names.set_name(NODES, family)] = NamedSet("address", family, frozenset((NODE[family],)))
     for family in FAMILIES:
         name = names.gateway_set(POLICIES, GROUP, family)
         sets[name] = gateway_set(POLICIES, GROUP, family, RANGES)
@@ -75,7 +84,7 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
         names.gateway_map(family): VerdictMap(family, {pod: chain for pod in pods if family_of(pod) == family})
         for family in FAMILIES
     }
-    return Ruleset(sets, maps, chains, frozenset((UNTRANSLATED_COUNTER, *GATEWAY_COUNTERS)))
+    return Ruleset(sets, maps, chains, frozenset((UNTRANSLATED_COUNTER, TUNNEL_COUNTER, *GATEWAY_COUNTERS)))
 
 
 def routed_through(rules: Ruleset, packet: HookPacket) -> tuple[PacketResult, PacketResult | None]:
@@ -228,9 +237,19 @@ def test_packets_to_a_held_address_meet_no_service_of_the_node(family: Family) -
     to_address = flow(OUTSIDE[family], HELD[family])
     dropped = run(ruleset("b"), "input", opening(to_address))
     assert (dropped.verdict, dropped.counters) == ("drop", ("drop/to-gateway",))
-    assert run(ruleset("a"), "input", opening(to_address)).accepted, "an address that it doesn't hold"
+    assert run(ruleset("a"), "input", opening(to_address)).verdict == "drop", "it was this node's a moment ago"
     ping = opening(Flow(OUTSIDE[family], HELD[family], "icmp" if family == 4 else "icmpv6", None))
     assert run(ruleset("b"), "input", ping).accepted
+
+
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["another node", "the holder"])
+def test_packets_from_outside_to_a_floating_address_are_not_forwarded(node: str, family: Family) -> None:
+    """Those that arrive while the address moves would begin conntrack entries of their own."""
+    late = run(ruleset(node), "forward", later(flow(OUTSIDE[family], HELD[family])))
+    assert (late.verdict, late.counters) == ("drop", ("drop/to-gateway",))
+    assert run(ruleset(node), "forward", opening(flow(POD[family], HELD[family]))).accepted, "from a Pod to its holder"
+    assert run(ruleset(node), "forward", opening(flow(OUTSIDE[family], BEYOND[family]))).accepted
 
 
 @each_family
@@ -238,8 +257,19 @@ def test_a_pods_packet_to_the_floating_address_is_dropped_by_its_holder(family: 
     assert run(ruleset("b"), "input", opening(flow(POD[family], HELD[family]))).verdict == "drop"
 
 
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["on the Pod's node", "on the holder"])
+def test_only_nodes_speak_to_the_tunnel(node: str, family: Family) -> None:
+    def sent(source: str) -> PacketResult:
+        return run(ruleset(node), "input", opening(Flow(source, OWN[family], "udp", TUNNEL_PORT)))
+
+    assert sent(NODE[family]).accepted
+    for source in (OUTSIDE[family], POD_ELSEWHERE[family]):
+        assert (sent(source).verdict, sent(source).counters) == ("drop", (TUNNEL_COUNTER,))
+
+
 def test_a_family_without_masquerade_has_no_chains_of_its_addresses() -> None:
     addresses = [FloatingAddress(HELD[family], family, GROUP, "b", NUMBER) for family in FAMILIES]
     chains = dict(gateway_chains(addresses, "b", MARK, (6,)))
     assert names.floating_chain(HELD[4]) not in chains
-    assert {name for name, _ in gateway_sets(addresses, "b", (6,))} == {"floating6"}
+    assert {name for name, _ in gateway_sets(addresses, (6,))} == {"floating6"}
