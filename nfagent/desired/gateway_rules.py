@@ -244,7 +244,7 @@ class GatewayRules:
         addresses = self._election.addresses.values() if self.active else ()
         node, families = self._cluster.node, self._settings.families if self.active else ()
         chains = dict(gateway_chains(addresses, node, self._settings.gateway_mark, families, outside))
-        sets = dict(gateway_sets(addresses, node, families))
+        sets = dict(gateway_sets(addresses, families))
         if not self.active:
             chains, sets = {}, {}
         for name, shape in sets.items():

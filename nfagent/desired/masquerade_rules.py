@@ -53,6 +53,7 @@ class MasqueradeRules:
         self.gateways = GatewayElection(cluster, egress, self._addresses)
         self._floating = GatewayRules(live, cluster, egress, settings, self._selections, self.gateways)
         self._planned = False
+        self._ranges: tuple[Range, ...] = ()  # the cluster's, as they were planned
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -148,9 +149,10 @@ class MasqueradeRules:
                 self._live.drop_set(name)
                 self._planned = False
         by_source = self._by_source.selects
-        if self._planned and by_source == (KEPT_CHAIN in self._live.chains):
+        if self._planned and self._ranges is self._addresses.ranges and by_source == (KEPT_CHAIN in self._live.chains):
             return
-        self._planned = True
+        # A change between two steps moves the ranges after this.
+        self._planned, self._ranges = True, self._addresses.ranges
         plan = masquerade_plan(self._cluster, self._egress, self._settings, self._addresses)
         self._live.put_counter(UNTRANSLATED_COUNTER)
         marked = gateway_nat_rules(self._settings.gateway_mark) if self._floating.active else ()

@@ -83,6 +83,7 @@ class GatewayElection:
         # Marks for `steps`.
         self._stale = False
         self._unchecked = False
+        self._ranges: tuple[Range, ...] = ()  # the cluster's, as they were checked
         self._nodes: dict[str, None] = {}
 
     def follow(self, change: ClusterDelta) -> None:
@@ -115,7 +116,8 @@ class GatewayElection:
 
     def steps(self) -> Iterator[None]:
         """Process the marks in steps, after those of the cluster's own addresses."""
-        if not (self._stale or self._unchecked or self._nodes):
+        moved = bool(self._groups) and self._ranges is not self._known.ranges
+        if not (self._stale or self._unchecked or self._nodes or moved):
             return
         while self._stale or self._nodes:
             if self._stale:
@@ -177,7 +179,7 @@ class GatewayElection:
 
     def _publish(self) -> None:
         """Replace the public values, if they differ."""
-        problems: list[GatewayProblem] = []
+        self._ranges, problems = self._known.ranges, list[GatewayProblem]()
         usable: dict[str, ObjectRef] = {}
         ranges = {family: [item for item in self._known.ranges if item.family == family] for family in FAMILIES}
         for ref, group in self._groups.items():

@@ -48,8 +48,9 @@ from nfagent.nftables.objects import (
 
 GATEWAYS_CHAIN = "prerouting-gateways"
 INPUT_CHAIN = "input-gateways"
+FORWARD_CHAIN = "forward-gateways"
 HELD_CHAIN = "translate-floating"
-HELD_SET = "floating"
+FLOATING_SET = "floating"
 NOT_HOLDER_COUNTER = "drop/not-holder"
 NO_GATEWAY_COUNTER = "drop/no-gateway"
 TO_GATEWAY_COUNTER = "drop/to-gateway"
@@ -92,6 +93,7 @@ def gateway_chains(
     yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
     yield INPUT_CHAIN, _input_chain(families)
+    yield FORWARD_CHAIN, _forward_chain(families, in_cluster)
 
 
 def gateway_nat_rules(mark: MarkBits) -> tuple[Rule, ...]:
@@ -122,14 +124,12 @@ def gateway_set(policies: tuple[str, ...], group: ObjectRef, family: Family, ran
     return NamedSet("range", family, elements, names.comment(words))
 
 
-def gateway_sets(
-    addresses: Iterable[FloatingAddress], node: str, families: Iterable[Family]
-) -> Iterator[tuple[str, NamedSet]]:
-    """Yield the sets of floating addresses that this node holds."""
-    held = [item for item in addresses if item.holder == node]
+def gateway_sets(addresses: Iterable[FloatingAddress], families: Iterable[Family]) -> Iterator[tuple[str, NamedSet]]:
+    """Yield the sets of floating addresses, those of all nodes."""
+    known = tuple(addresses)
     for family in families:
-        elements: frozenset[Element] = frozenset(item.address for item in held if item.family == family)
-        yield names.set_name(HELD_SET, family), NamedSet("address", family, elements, "held by this node")
+        elements: frozenset[Element] = frozenset(item.address for item in known if item.family == family)
+        yield names.set_name(FLOATING_SET, family), NamedSet("address", family, elements, "of all nodes")
 
 
 def _is_held(item: FloatingAddress, node: str) -> bool:
@@ -221,15 +221,17 @@ def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tup
 def _input_chain(families: Iterable[Family]) -> Chain:
     """Return the chain that keeps services of this node off the floating addresses.
 
-    A reply to a connection that moved here, and isn't in the conntrack table yet, must not meet a RST. The tunnel's
-    port receives from Nodes alone: what comes out of it may leave under a floating address.
+    A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST. The
+    tunnel's port receives from Nodes alone: what comes out of it may leave under a floating address.
     """
-    held = [AddressInSet(IpAddress("daddr", family), names.set_name(HELD_SET, family)) for family in families]
+    to_floating = [
+        AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
+    ]
     return Chain(
         (
             *map(_tunnel_rule, FAMILIES),
             Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
-            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in held),
+            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
         Hook("filter", "input", _FILTER_PRIORITY),
     )
@@ -242,4 +244,24 @@ def _tunnel_rule(family: Family) -> Rule:
         counter=TUNNEL_COUNTER,
         verdict=Drop(),
         comment="only Nodes speak to Nodes' tunnels",
+    )
+
+
+def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+    """Return the chain that forwards nothing from outside to a floating address.
+
+    While an address moves, replies come to a node that doesn't have it. Forwarded, one begins a conntrack entry of its
+    own, of a connection from the server; as long as that lives, NAT here would give the real one another port.
+    """
+    inside = [Rule((AddressInSet(IpAddress("saddr", family), name),), verdict=Accept()) for family, name in in_cluster]
+    to_floating = [
+        AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
+    ]
+    return Chain(
+        (
+            Rule((CtDirectionIs("reply"),), verdict=Accept(), comment="to an address behind this node"),
+            *inside,
+            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
+        ),
+        Hook("filter", "forward", _FILTER_PRIORITY),
     )

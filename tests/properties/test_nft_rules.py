@@ -25,7 +25,7 @@ from nfagent.netlink.nft_messages import (
 from nfagent.netlink.nft_rules import RuleRequest, rule_messages
 from nfagent.netlink.nft_sets import map_message, set_message
 from nfagent.nftables.matches import CtAddress, IpAddress, Match, Within
-from nfagent.nftables.objects import Log, NamedSet, PortRange, Rule, SetKind, Verdict, VerdictMap
+from nfagent.nftables.objects import Log, MarkSet, NamedSet, PortRange, Rule, SetKind, Verdict, VerdictMap
 
 FAMILIES = st.sampled_from([4, 6])
 TABLES = st.sampled_from([NFPROTO_INET, NFPROTO_BRIDGE])
@@ -38,7 +38,7 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     **dict.fromkeys(("key", "other"), KEYS),
     **dict.fromkeys(("set", "map", "chain"), NAMES),
     **dict.fromkeys(("negated", "random_fully", "replies"), st.booleans()),
-    **dict.fromkeys(("hop_limit", "size", "first", "last", "code", "modulus", "below"), NUMBERS),
+    **dict.fromkeys(("hop_limit", "size", "first", "last", "code", "modulus", "below", "mask", "value"), NUMBERS),
     "family": FAMILIES,
     "ports": st.none() | st.builds(PortRange, NUMBERS, NUMBERS),
     "numbers": st.lists(NUMBERS, max_size=3).map(tuple),
@@ -50,6 +50,7 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     "protocol": st.sampled_from(["tcp", "udp", "sctp", "odd"]),
     "direction": st.sampled_from(["original", "reply", "odd"]),
     "expression": st.text(max_size=4),
+    "address": st.sampled_from(["192.0.2.10", "2001:db8::10", "odd", ""]),
 }
 """By the name of the field of a match or verdict."""
 
@@ -67,6 +68,7 @@ RULES = st.builds(
     st.none() | st.builds(Log, WORDS, NUMBERS),
     st.none() | st.one_of(*map(drawn, get_args(Verdict))),
     WORDS,
+    st.none() | st.builds(MarkSet, NUMBERS, NUMBERS),
 )
 OFFSETS = st.none() | st.integers(-1, 400)
 

@@ -86,7 +86,7 @@ def test_any_rule_gives_uses_or_a_typed_error(expression: object) -> None:
         pytest.param("-j CONNMARK --restore-mark", EVERY, id="all of it restored"),
         pytest.param("-j CONNMARK --save-mark", None, id="the connection's mark is saved"),
         pytest.param("-m connmark --mark 0x1/0x1 -j ACCEPT", None, id="a match of the connection's mark"),
-        pytest.param('-m comment --comment "a --mark nobody sets" -j ACCEPT', EVERY, id="what can't be read"),
+        pytest.param('-m comment --comment "a --mark unknown" -j ACCEPT', EVERY, id="what can't be read"),
         pytest.param("-j MASQUERADE --random-fully", None, id="another target"),
     ],
 )

@@ -67,7 +67,7 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
     )
     chains = dict(gateway_chains(addresses, node, MARK, FAMILIES, plan.outside))
     chains |= dict(nat_chains(plan, gateways=gateway_nat_rules(MARK)))
-    used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, node, FAMILIES))
+    used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, FAMILIES))
     for family in FAMILIES:
         sets[names.set_name(NODES, family)] = NamedSet("address", family, frozenset((NODE[family],)))
     for family in FAMILIES:
@@ -237,9 +237,19 @@ def test_packets_to_a_held_address_meet_no_service_of_the_node(family: Family) -
     to_address = flow(OUTSIDE[family], HELD[family])
     dropped = run(ruleset("b"), "input", opening(to_address))
     assert (dropped.verdict, dropped.counters) == ("drop", ("drop/to-gateway",))
-    assert run(ruleset("a"), "input", opening(to_address)).accepted, "an address that it doesn't hold"
+    assert run(ruleset("a"), "input", opening(to_address)).verdict == "drop", "it was this node's a moment ago"
     ping = opening(Flow(OUTSIDE[family], HELD[family], "icmp" if family == 4 else "icmpv6", None))
     assert run(ruleset("b"), "input", ping).accepted
+
+
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["another node", "the holder"])
+def test_packets_from_outside_to_a_floating_address_are_not_forwarded(node: str, family: Family) -> None:
+    """Those that arrive while the address moves would begin conntrack entries of their own."""
+    late = run(ruleset(node), "forward", later(flow(OUTSIDE[family], HELD[family])))
+    assert (late.verdict, late.counters) == ("drop", ("drop/to-gateway",))
+    assert run(ruleset(node), "forward", opening(flow(POD[family], HELD[family]))).accepted, "from a Pod to its holder"
+    assert run(ruleset(node), "forward", opening(flow(OUTSIDE[family], BEYOND[family]))).accepted
 
 
 @each_family
@@ -262,4 +272,4 @@ def test_a_family_without_masquerade_has_no_chains_of_its_addresses() -> None:
     addresses = [FloatingAddress(HELD[family], family, GROUP, "b", NUMBER) for family in FAMILIES]
     chains = dict(gateway_chains(addresses, "b", MARK, (6,)))
     assert names.floating_chain(HELD[4]) not in chains
-    assert {name for name, _ in gateway_sets(addresses, "b", (6,))} == {"floating6"}
+    assert {name for name, _ in gateway_sets(addresses, (6,))} == {"floating6"}
