@@ -23,6 +23,7 @@ from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.egress.neighbour_frames import announcement
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.gateway_tunnel import GatewayTunnel, remove_tunnel
+from nfagent.kernel.reverse_path import discards
 from nfagent.kernel.route_requests import RouteRequests
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.rtnl_address import (
@@ -48,6 +49,7 @@ PRIORITY = 1078
 """Of our rules: after `local` (0), before `main` (32766). The rule that discards other marks follows."""
 _AROUND = (PRIORITY - 1, PRIORITY + 2)
 """Priorities of the rules by which what the tunnel sends skips these."""
+_NO_TUNNEL = "packets from nodes that are on no link of this node are dropped"
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _ETHERNET = 1  # ARPHRD_ETHER
 _LOOPBACK = 1  # the index of lo, in every network namespace
@@ -59,10 +61,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
     gained:   addresses that were added, to be announced
     problems: what of the plan could not be done, and why
+    lasting:  problems that an administrator has to end: to try again soon doesn't help
     """
 
     gained: tuple[InterfaceAddress, ...] = ()
     problems: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
 
 class GatewayLinks:
@@ -92,12 +96,15 @@ class GatewayLinks:
             tunnel = GatewayTunnel(kernel, own, self._local_marks(), makes=True)
             dropped = yield from self._open_ways(kernel, plan, tunnel)
             yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mark)])
-            if plan.held and not tunnel.need():
-                dropped = (*dropped, f"packets of nodes on other links can't come in by a tunnel: {tunnel.problem}")
+            lasting = [] if not plan.held or tunnel.need() else [f"{_NO_TUNNEL}: {tunnel.problem}"]
             if not tunnel.used:
                 remove_tunnel(kernel, _AROUND, PROTOCOL)
             gained, problems = _apply_addresses(kernel, plan.held, own)
-        return Outcome(tuple(gained), (*dropped, *problems))
+            links = {found.link for found in kernel.addresses(4) if found.metric == TABLE_BASE}
+            lasting += discards(sorted({*links, tunnel.link} - {0}) if links else ())
+        if tunnel.problem:
+            return Outcome(tuple(gained), tuple(problems), (*dropped, *lasting))
+        return Outcome(tuple(gained), (*dropped, *problems), tuple(lasting))
 
     def _open_ways(
         self, kernel: RouteRequests, plan: GatewayPlan, tunnel: GatewayTunnel

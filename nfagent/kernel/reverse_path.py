@@ -1,8 +1,8 @@
 """Sysctls by which the kernel discards the packets of Pods that come to this node for its floating addresses.
 
-Such a packet comes in by the link of the Nodes, or by the tunnel; its answer goes another way where Pods have an overlay
-network. A strict reverse path filter (RFC 3704) discards it. Read in the calling thread's network namespace; never
-written.
+Such a packet comes in by the link of the Nodes, or by the tunnel; its answer goes another way where Pods have an
+overlay network. A strict reverse path filter (RFC 3704) discards it. Sysctls are those of the calling thread's network
+namespace; none is written.
 """
 
 from __future__ import annotations

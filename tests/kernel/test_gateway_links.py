@@ -16,10 +16,11 @@ import pytest
 from nfagent.clock import SystemClock
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
-from nfagent.egress.tunnel import TUNNEL_LINK
+from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
 from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
+from nfagent.lab.ip_commands import FORWARDING
 from tests.support.packet_labs import wait_until
 from tests.support.steps import finished
 
@@ -95,7 +96,7 @@ def node() -> Iterator[NodeNamespace]:
     made = NodeNamespace(f"{netns.prefix('tg', os.getpid())}node")
     netns.make([made.name])
     try:
-        netns.write_sysctls(made.name, {"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"})
+        netns.write_sysctls(made.name, FORWARDING)
         made.ip(
             "link set lo up",
             "link add eth0 type veth peer name far0",
@@ -320,6 +321,79 @@ def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+
+
+STRICT = (
+    "packets of other nodes' Pods that come in by {0} are dropped{1}: the reverse path filter is strict there; "
+    "write `net/ipv4/conf/{0}/rp_filter = 2` into a file of /etc/sysctl.d, and set it"
+)
+
+
+@pytest.mark.parametrize(
+    ("link", "condition"),
+    [("eth0", " whose answers leave by another interface"), (TUNNEL_LINK, "")],
+    ids=["of the link", "of the tunnel"],
+)
+@pytest.mark.parametrize(("everywhere", "value"), [("0", "1"), ("1", "0")], ids=["by its own", "by that of all"])
+def test_a_strict_reverse_path_filter_is_told(
+    node: NodeNamespace, link: str, condition: str, everywhere: str, value: str
+) -> None:
+    assert node.apply(GatewayPlan(FLOATING)).lasting == ()
+    loose = {f"ipv4/conf/{name}/rp_filter": "2" for name in ("eth0", TUNNEL_LINK)}
+    strict = {"ipv4/conf/all/rp_filter": everywhere, f"ipv4/conf/{link}/rp_filter": value}
+    netns.write_sysctls(node.name, loose | strict)
+    assert node.apply(GatewayPlan(FLOATING)) == Outcome(lasting=(STRICT.format(link, condition),))
+    netns.write_sysctls(node.name, {f"ipv4/conf/{link}/rp_filter": "2"})
+    assert node.apply(GatewayPlan(FLOATING)) == Outcome()
+
+
+def test_an_interface_that_does_not_forward_is_told(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(FLOATING))
+    netns.write_sysctls(node.name, {f"ipv4/conf/{TUNNEL_LINK}/forwarding": "0"})
+    (problem,) = node.apply(GatewayPlan(FLOATING)).lasting
+    assert problem.startswith(
+        f"packets of other nodes' Pods that come in by {TUNNEL_LINK} are dropped: it doesn't forward"
+    )
+
+
+FAR = GatewayPlan((), (GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),))
+
+
+def test_a_port_that_another_program_has_is_told(node: NodeNamespace) -> None:
+    with node.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+        taken.bind(("", TUNNEL_PORT))
+        (problem,) = node.apply(FAR).lasting
+        assert problem == (
+            "packets for gateway 192.0.2.101 are dropped: node n3 at 198.51.100.3 is not on a link of this node, "
+            f"and there is no tunnel: another program has UDP port {TUNNEL_PORT}"
+        )
+        assert node.route("203.0.113.7", 1) == ""
+        (problem,) = node.apply(GatewayPlan(FLOATING)).lasting
+        lost = "packets from nodes that are on no link of this node are dropped"
+        assert problem == f"{lost}: another program has UDP port {TUNNEL_PORT}"
+    assert node.apply(FAR) == Outcome()
+
+
+def test_an_interface_of_another_program_with_the_tunnels_name_stays(node: NodeNamespace) -> None:
+    node.ip(f"link add {TUNNEL_LINK} type veth peer name far1")
+    (problem,) = node.apply(FAR).lasting
+    assert problem.endswith(
+        f"another interface has the name {TUNNEL_LINK}: remove it with `ip link delete {TUNNEL_LINK}`"
+    )
+    node.apply(GatewayPlan())
+    assert node.has_tunnel()
+
+
+def test_ways_before_a_commit_use_the_tunnel_that_exists_and_make_none(node: NodeNamespace) -> None:
+    def open_ways() -> tuple[str, ...]:
+        return finished(node.links.open_ways(FAR))
+
+    (problem,) = node.inside(open_ways)
+    assert problem.endswith("there is no tunnel: it is made after the next commit")
+    assert (node.has_tunnel(), node.route("203.0.113.7", 1)) == (False, "")
+    node.apply(FAR)
+    assert node.inside(open_ways) == ()
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
 
 
 @pytest.mark.parametrize("mask", [0x0FF00000, 0x000000FF], ids=["the same bits", "other bits by a new setting"])
