@@ -2,15 +2,16 @@
 
 NAT decides with a connection's first packet. So after this node lost an address, entries that translate to it are
 deleted; and after it gained one, those of Pods that use it, and whose packets another node translated until then: the
-ruleset drops their packets, which would leave with the Pod's address. The next packet makes a new entry, with the same
-ports where they are free. Entries with another translation stay: a live connection keeps it.
+ruleset drops their packets, which would leave with the Pod's address. The same holds for Pods that a policy selects
+anew. The next packet makes a new entry, with the same ports where they are free. Entries with another translation stay:
+a live connection keeps it.
 
 Until then the server's packets may still come by the holder of before. They would look like a connection that the
 server opens to the Pod, whose packets would then be replies, and leave with the Pod's address. So the tuples of such
 packets are first added to the sets `revoked4/6`, as for connections that policies end.
 
 A round reads the conntrack table in a worker thread (`kernel.conntrack`), once for each change of the addresses that
-this node holds.
+this node holds, or of the Pods that use them; not for a new Pod, which has no connections.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class GatewayConnections:
     def applied(self, plan: GatewayPlan) -> None:
         """Note a plan that is carried out: the next round ends what it leaves over."""
         held = frozenset(plan.held)
-        gained = held - self._held
+        gained = held if plan.reselected != self._plan.reselected else held - self._held
         # After a restart, the addresses that other nodes hold may have been this one's.
         elsewhere = {route.address for route in plan.routes} if self._plan == GatewayPlan() else set()
         self._lost = (self._lost | (self._held - held) | elsewhere) - held

@@ -157,7 +157,8 @@ class GatewayController:
     def status(self) -> dict[str, Any]:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
-        return {**msgspec.to_builtins(plan), "problems": list(_told(self._outcome))}
+        shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
+        return {**shown, "problems": list(_told(self._outcome))}
 
     def _pause(self) -> float:
         if self._outcome.problems:

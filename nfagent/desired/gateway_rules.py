@@ -84,7 +84,9 @@ class GatewayRules:
         self._written: dict[_Use, tuple[str, ...]] = {}
         self._present = False  # something of it may be in the ruleset
         self._fixed: tuple[set[str], set[str]] = (set(), set())
-        # Marks for `steps`.
+        self._reselected = 0
+        # Marks for `steps`; `_relabelled` are addresses of this node's Pods that may have live connections.
+        self._relabelled: set[str] = set()
         self._addresses: dict[str, None] = {}
         self._unused: dict[_Use, None] = {}
         self._unwritten: dict[_Use, None] = {}
@@ -97,13 +99,14 @@ class GatewayRules:
         """Mark the Pods that a change of the cluster may move to other chains; selections follow it first."""
         if not self.active:
             return
-        for pod in change.pod or ():
+        before, after = change.pod or (None, None)
+        for pod in (before, after):
             if pod is not None:
-                self._mark(pod)
+                self._mark(pod, lives=before is not None and after is not None)
         if change.namespace is not None:
             for identity in self._cluster.by_namespace.get(change.namespace, ()):
                 for pod in self._cluster.members[identity].values():
-                    self._mark(pod)
+                    self._mark(pod, lives=True)
         if change.node is not None and self._routes_to(change.node, change.node_was):
             self._version = -1  # a route may lead to another address of the Node
 
@@ -123,9 +126,11 @@ class GatewayRules:
         if reselected or was != self.active:
             self._addresses.update(dict.fromkeys(self._cluster.by_address if self.active else self._of_address))
 
-    def _mark(self, pod: Pod) -> None:
+    def _mark(self, pod: Pod, *, lives: bool) -> None:
         if pod.holds_addresses:
             self._addresses.update(dict.fromkeys(pod.addresses))
+            if lives and pod.node == self._cluster.node:
+                self._relabelled.update(pod.addresses)
 
     def steps(self, outside: tuple[Family, ...]) -> Iterator[None]:
         """Process the marks in steps, after the election's; `outside` are families with Pods outside all ranges."""
@@ -153,6 +158,9 @@ class GatewayRules:
             self._write_fixed(outside)
             self._outside, self._unfixed = outside, False
             self._present = self.active
+        self._relabelled.clear()
+        if self.plan.held and self.plan.reselected != self._reselected:
+            self.plan = msgspec.structs.replace(self.plan, reselected=self._reselected)
 
     def _open_maps(self) -> None:
         for family in self._settings.families:
@@ -171,6 +179,7 @@ class GatewayRules:
             before, self._ranges = self._ranges, {}
             moved |= any(_groups(found) != _groups(self._ranges_of(policies)) for policies, found in before.items())
             self._unwritten.update(dict.fromkeys(self._users))
+            self._reselected += 1
         if moved and self.active:
             self._addresses.update(dict.fromkeys(self._cluster.by_address))
 
@@ -186,6 +195,8 @@ class GatewayRules:
             return
         if before is not None and self._users.release(before):
             self._unused[before] = None
+        if wanted is not None and address in self._relabelled:
+            self._reselected += 1
         if wanted is not None and self._users.acquire(wanted):
             self._unwritten[wanted] = None
         self._live.map_to(names.gateway_map(family), address, wanted.chain if wanted is not None else None)

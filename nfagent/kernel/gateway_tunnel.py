@@ -22,6 +22,7 @@ from nfagent.netlink.rtnl_tunnel import (
     LocalMark,
     TunnelHop,
     encode_delete_link,
+    encode_dummy_address,
     encode_local_mark,
     encode_new_tunnel,
     encode_tunnel_route,
@@ -53,9 +54,11 @@ class GatewayTunnel:
 
     def need(self) -> bool:
         """Make the interface where it doesn't exist; return whether it does now. Raises OSError, WireError."""
-        self.used = True
         if self.link == 0 and self._makes and not self.problem:
             self._make()
+        if self.link and not self.used:
+            self._kernel.do(encode_dummy_address(0, self.link), errno.EEXIST)
+        self.used = True
         return self.link != 0
 
     def lead(self, route: GatewayRoute, table: int, protocol: int) -> str:

@@ -237,16 +237,6 @@ def _input_chain(families: Iterable[Family]) -> Chain:
     )
 
 
-def _tunnel_rule(family: Family) -> Rule:
-    others = AddressInSet(IpAddress("saddr", family), names.set_name(NODES, family), negated=True)
-    return Rule(
-        (PacketPort("udp", TUNNEL_PORT, TUNNEL_PORT), others),
-        counter=TUNNEL_COUNTER,
-        verdict=Drop(),
-        comment="only Nodes speak to Nodes' tunnels",
-    )
-
-
 def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
     """Return the chain that forwards nothing from outside to a floating address.
 
@@ -264,4 +254,14 @@ def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, s
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
+    )
+
+
+def _tunnel_rule(family: Family) -> Rule:
+    others = AddressInSet(IpAddress("saddr", family), names.set_name(NODES, family), negated=True)
+    return Rule(
+        (PacketPort("udp", TUNNEL_PORT, TUNNEL_PORT), others),
+        counter=TUNNEL_COUNTER,
+        verdict=Drop(),
+        comment="only Nodes speak to Nodes' tunnels",
     )

@@ -142,6 +142,17 @@ def test_a_plan_that_moves_no_address_here_reads_no_table() -> None:
     assert table.reads == 1
 
 
+def test_a_pod_that_a_policy_selects_anew_begins_its_connections_anew() -> None:
+    routed = entry(POD, PARTNER)
+    connections, table = following()
+    connections.applied(GatewayPlan((USED,), reselected=1))
+    asyncio.run(connections.end_stale())
+    table.live = [routed, entry(POD, ANYONE)]
+    connections.applied(GatewayPlan((USED,), reselected=2))
+    assert asyncio.run(connections.end_stale()) == 1
+    assert table.live == [entry(POD, ANYONE)]
+
+
 @pytest.mark.parametrize("first", [(USED,), ()], ids=["gained and lost again", "lost"])
 def test_an_address_that_returns_before_the_round_is_judged_by_what_holds_then(first: tuple[str, ...]) -> None:
     kept = masqueraded(entry(POD, PARTNER), USED, PORT)

@@ -212,3 +212,30 @@ def steps_of(gateway: NetworkGatewayGroup) -> list[None]:
     view = state(gateway, pods=2_000)
     view.put(OUT)
     return list(view.prepare())
+
+
+WIDER = msgspec.structs.replace(OUT, destinations=(parse_cidr("203.0.112.0/23"),))
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        pytest.param(pod(6), False, id="a new Pod has no connections"),
+        pytest.param(pod(5, "web"), False, id="a new Pod of another node"),
+        pytest.param(
+            msgspec.structs.replace(pod(2), labels=(("app", "db"),)), False, id="a Pod that leaves the policy"
+        ),
+        pytest.param(
+            msgspec.structs.replace(pod(4, "db"), labels=(("app", "web"),)), True, id="a Pod that gets the label"
+        ),
+        pytest.param(WIDER, True, id="a policy that gets destinations"),
+    ],
+)
+def test_pods_whose_connections_may_have_to_begin_anew_are_told(item: Item, *, told: bool) -> None:
+    view = state(GW, OUT)
+    view.put(pod(4, "db"))
+    view.drain_changes()
+    before = view.gateway_plan.reselected
+    view.put(item)
+    view.drain_changes()
+    assert (view.gateway_plan.reselected != before) == told
