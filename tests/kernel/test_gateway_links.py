@@ -307,6 +307,20 @@ def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNam
     assert (node.has_tunnel(), node.rules()) == (False, rules)
 
 
+def test_the_tunnel_sends_from_an_address_of_the_node_that_is_on_an_interface(node: NodeNamespace) -> None:
+    node.inside(lambda: finished(node.links.apply(FAR, ("198.51.100.200", *OWN))))
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
+
+
+def test_the_tunnel_takes_packets_that_fit_into_those_of_the_link(node: NodeNamespace) -> None:
+    node.ip("link set eth0 mtu 1400")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1364)
+    node.ip("link set eth0 mtu 9000")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1500)
+
+
 def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -> None:
     node.apply(GatewayPlan((), ROUTES))
     node.ip("route del default via 192.0.2.254")
