@@ -26,13 +26,15 @@ from tests.support.gateway_labs import (
     dropped,
     expected_holders,
     gateways,
+    group_document,
     held_on,
     node_objects,
     pod_on,
+    via,
     views,
     world,
 )
-from tests.support.packet_labs import ManifestLab, as_text, held, running_lab, wait_until
+from tests.support.packet_labs import Document, ManifestLab, as_text, held, running_lab, wait_until
 from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
@@ -289,6 +291,34 @@ def test_agents_that_disagree_drop_and_count_until_both_have_seen_the_change(lab
     counts = {node: dropped(lab, node, "not-holder") for node in GROUPS}
     assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
     assert {node: dropped(lab, node, "not-holder") for node in GROUPS} == counts
+
+
+@pytest.mark.parametrize("late", ["n2", MOVED], ids=["the Pod's node", "the holder"])
+def test_a_pod_never_leaves_under_its_own_address_by_a_node_that_disagrees_about_its_policy(
+    lab: ManifestLab, late: str
+) -> None:
+    """A policy shrinks, and the Pod's node has not seen it; or it grows, and the holder has not seen it."""
+    pod = pod_on("n2", MOVED)
+    narrow = [*gateways(KEPT), group_document(MOVED), via(MOVED, ["203.0.113.128/25"])]
+    wide = gateways()
+    before, after = (wide, narrow) if late == "n2" else (narrow, wide)
+
+    def place(documents: list[Document]) -> None:
+        lab.cluster.place("cluster.yaml", as_text([*world(), *documents]))
+
+    place(before)
+    lab.cluster.wait_until_enforced()
+    settled(lab, GROUPS)
+    with held(lab.cluster.agent(late)):
+        place(after)
+        lab.cluster.wait_until_enforced([lab.cluster.agent(name) for name in GROUPS if name != late])
+        dropped_before = dropped(lab, MOVED, "not-holder")
+        assert views(lab, [pod], [PARTNER]) == {pod.name: {"nothing"}}
+        assert dropped(lab, MOVED, "not-holder") > dropped_before
+    lab.cluster.wait_until_enforced()
+    expected = FLOATING[MOVED][0] if late == MOVED else lab.topology.nodes["n2"].addresses[0]
+    wait_until(lambda: views(lab, [pod], [PARTNER]) == {pod.name: {expected}})
+    assert views(lab, [pod], [PARTNER]) == {pod.name: {expected}}
 
 
 def test_an_old_holder_that_has_not_seen_the_change_keeps_the_address_until_it_has(lab: ManifestLab) -> None:
