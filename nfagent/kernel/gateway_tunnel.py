@@ -94,7 +94,7 @@ class GatewayTunnel:
         try:
             self._kernel.do(encode_new_tunnel(0, TUNNEL_LINK, TUNNEL_PORT))
         except OSError as error:
-            self.problem = _refusal(error.errno or 0)
+            self.problem = refusal(error.errno or 0)
             return
         self.link = _found(self._kernel)
 
@@ -118,7 +118,8 @@ def _found(kernel: RouteRequests) -> int:
     return found.index if found is not None and ours else 0
 
 
-def _refusal(code: int) -> str:
+def refusal(code: int) -> str:
+    """Return why the kernel makes no interface, by errno, and what to do."""
     if code == errno.EOPNOTSUPP:
         return "the kernel has no VXLAN: run `modprobe vxlan`"
     if code == errno.EADDRINUSE:
