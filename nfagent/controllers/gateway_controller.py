@@ -158,7 +158,7 @@ class GatewayController:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
         shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
-        return {**shown, "problems": list(self._outcome.problems)}
+        return {**shown, "problems": list(_told(self._outcome))}
 
     def _pause(self) -> float:
         if self._outcome.problems:
@@ -166,11 +166,12 @@ class GatewayController:
         return _IDLE_SECONDS if self._applied == GatewayPlan() else _COMPARE_SECONDS
 
     def _note(self, outcome: Outcome) -> None:
-        for problem in outcome.problems:
-            if problem not in self._outcome.problems:
-                log.warning("%s; retrying", problem)
-        for problem in self._outcome.problems:
-            if problem not in outcome.problems:
+        before, after = _told(self._outcome), _told(outcome)
+        for problem in after:
+            if problem not in before:
+                log.warning("%s; retrying" if problem in outcome.problems else "%s", problem)
+        for problem in before:
+            if problem not in after:
                 log.info("resolved: %s", problem)
         for held in outcome.gained:
             log.info("this node holds gateway %s", held.address)
@@ -193,3 +194,7 @@ def _with_ways_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:
     taken = {(route.family, route.number) for route in coming.routes}
     own = (route for route in plan.routes if (route.family, route.number) not in taken)
     return GatewayPlan(plan.held, (*coming.routes, *own))
+
+
+def _told(outcome: Outcome) -> tuple[str, ...]:
+    return (*outcome.problems, *outcome.lasting)

@@ -17,14 +17,17 @@ from nfagent.model.netaddr import Family
 from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, Message, attribute, attributes, message, nested
 from nfagent.netlink.rtnl_link import RTM_NEWLINK
 
-_RTM_DELLINK, _RTM_GETLINK, _RTM_NEWROUTE, _RTM_NEWRULE, _RTM_DELRULE = 17, 18, 24, 32, 33
+_RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWRULE, _RTM_DELRULE = 17, 18, 20, 24, 32, 33
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, hardware type, index, flags, change
+_ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg: family, prefix length, flags, scope, interface
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _RULE = struct.Struct("=8BI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
 _NAME, _MTU, _LINKINFO = 3, 4, 18  # IFLA_*
 _KIND, _OPTIONS = 1, 2  # IFLA_INFO_KIND, IFLA_INFO_DATA
 _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_METADATA, _VXLAN_GPE = 7, 15, 25, 27  # IFLA_VXLAN_*
 _UP = 1  # IFF_UP
+_PREFIX, _LOCAL, _HOST = 1, 2, 254  # IFA_ADDRESS, IFA_LOCAL, RT_SCOPE_HOST
+_DUMMY = bytes([192, 0, 0, 8])
 _OIF, _METRICS, _ROUTE_TABLE, _ENCAP_TYPE, _ENCAP = 4, 8, 15, 21, 22  # RTA_*
 _ROUTE_MTU = 2  # RTAX_MTU
 _ID, _DST, _SRC, _TTL, _FLAGS = 1, 2, 3, 4, 6  # LWTUNNEL_IP_*, LWTUNNEL_IP6_*
@@ -79,6 +82,17 @@ def encode_new_tunnel(sequence: int, name: str, port: int) -> bytes:
     payload = _LINK.pack(0, 0, 0, _UP, _UP) + attribute(_NAME, name.encode("ascii") + b"\0")
     payload += nested(_LINKINFO, attribute(_KIND, b"vxlan"), nested(_OPTIONS, options))
     return message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK | _CREATE | _EXCLUSIVE, sequence, payload)
+
+
+def encode_dummy_address(sequence: int, link: int) -> bytes:
+    """Encode the request to give an interface the IPv4 dummy address (RFC 7600); EEXIST where it has it.
+
+    A loose reverse path filter discards all that comes in by an interface without an address. Its scope is the host:
+    nothing is sent from it.
+    """
+    head = _ADDRESS.pack(_DOMAINS[4], 32, 0, _HOST, link)
+    payload = head + attribute(_LOCAL, _DUMMY) + attribute(_PREFIX, _DUMMY)
+    return message(_RTM_NEWADDR, NLM_F_REQUEST | NLM_F_ACK | _CREATE | _EXCLUSIVE, sequence, payload)
 
 
 def encode_delete_link(sequence: int, index: int) -> bytes:

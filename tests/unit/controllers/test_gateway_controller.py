@@ -27,6 +27,7 @@ class RecordingKernel:
         self.calls: list[tuple[str, object]] = []
         self.held: set[str] = set()
         self.refusal = ""
+        self.lasting: tuple[str, ...] = ()
         self.now, self.step_seconds, self.steps = 0.0, 0.0, 0
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
@@ -40,7 +41,7 @@ class RecordingKernel:
         yield from self._steps(plan)
         gained = tuple(InterfaceAddress(address, 2) for address in plan.held if address not in self.held)
         self.held = set(plan.held)
-        return Outcome(gained)
+        return Outcome(gained, lasting=self.lasting)
 
     def announce(self, held: InterfaceAddress) -> None:
         self.calls.append(("announce", held.address))
@@ -241,3 +242,15 @@ def test_a_refusal_is_named_and_tried_again(caplog: pytest.LogCaptureFixture) ->
     assert [record.message for record in caplog.records].count(
         "cannot set up gateway addresses and routes: No buffer space available; retrying"
     ) == 1
+
+
+def test_a_problem_that_an_administrator_has_to_end_is_told_and_not_tried_again_soon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup = Setup()
+    setup.plan = HELD
+    setup.kernel.lasting = ("the kernel has no VXLAN: run `modprobe vxlan`",)
+    calls = setup.run(setup.controller.committed)
+    assert [name for name, _ in calls].count("apply") == 1
+    assert setup.controller.status()["problems"] == list(setup.kernel.lasting)
+    assert "the kernel has no VXLAN: run `modprobe vxlan`" in [record.message for record in caplog.records]
