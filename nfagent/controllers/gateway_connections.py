@@ -134,13 +134,15 @@ class GatewayConnections:
         lost, gained, left = frozenset(self._lost), frozenset(self._gained), self._left.take()
         if not lost and not gained and not left:
             return 0
+        # An address may move once more, there and back, while this awaits.
+        self._lost, self._gained = set(), set()
         try:
             ended = await self._end(lost, gained, left)
         except (HostError, KernelError):
             self._left.restore(left)
+            self._lost |= lost - self._held
+            self._gained |= gained & self._held
             raise
-        self._lost -= lost
-        self._gained -= gained
         if ended:
             log.info("%s of moved floating addresses begin anew", counted(ended, "connection"))
         return ended

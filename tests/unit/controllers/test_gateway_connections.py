@@ -133,6 +133,31 @@ def test_after_a_restart_entries_of_an_address_that_moved_meanwhile_end() -> Non
     assert table.live == []
 
 
+class FlappingTable(FakeTable):
+    """A table during whose first round the address comes back, translates a connection, and moves once more."""
+
+    connections: GatewayConnections
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        first, count = not self.ended, super().delete(entries)
+        if first:
+            self.connections.applied(GatewayPlan((USED,)))
+            self.live.append(masqueraded(entry(POD, PARTNER, port=2), USED, PORT))
+            self.connections.applied(GatewayPlan((USED_ELSEWHERE,)))
+        return count
+
+
+def test_an_address_that_moves_again_during_a_round_ends_its_connections_in_the_next_one() -> None:
+    table = FlappingTable()
+    connections = table.connections = GatewayConnections(table, table, RunningClock(), VIEW)
+    connections.applied(GatewayPlan((USED, USED_ELSEWHERE)))
+    asyncio.run(connections.end_stale())
+    table.live = [masqueraded(entry(POD, PARTNER), USED, PORT)]
+    connections.applied(GatewayPlan((USED_ELSEWHERE,)))
+    assert [asyncio.run(connections.end_stale()) for _ in range(3)] == [1, 1, 0]
+    assert table.live == []
+
+
 def test_a_plan_that_moves_no_address_here_reads_no_table() -> None:
     connections, table = following()
     connections.applied(GatewayPlan((USED,)))
