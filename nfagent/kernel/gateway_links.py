@@ -31,6 +31,7 @@ from nfagent.netlink.rtnl_address import (
     encode_delete_address,
     encode_new_address,
 )
+from nfagent.netlink.rtnl_neighbour import encode_delete_neighbour
 from nfagent.netlink.rtnl_rule import (
     MarkRule,
     NextHop,
@@ -76,6 +77,7 @@ class GatewayLinks:
         """Store the bits of the packet mark that hold a route's number."""
         self._mark = mark
         self._own: Collection[str] = ()
+        self._reached: dict[str, str] = {}
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
@@ -100,6 +102,7 @@ class GatewayLinks:
             if not tunnel.used:
                 remove_tunnel(kernel, _AROUND, PROTOCOL)
             gained, problems = _apply_addresses(kernel, plan.held, own)
+            self._reached = {route.address: route.holder for route in plan.routes}
             links = {found.link for found in kernel.addresses(4) if found.metric == TABLE_BASE}
             lasting += discards(sorted({*links, tunnel.link} - {0}) if links else ())
         if tunnel.problem:
@@ -114,8 +117,12 @@ class GatewayLinks:
             kernel.do(encode_new_rule(0, guard), errno.EEXIST)
         yield
         for route in plan.routes:
-            if problem := _write_route(kernel, route, tunnel):
+            problem, hop = _write_route(kernel, route, tunnel)
+            if problem:
                 problems.append(problem)
+            if hop is not None and self._reached.get(route.address) != route.holder:
+                # The entry of the holder before. It may have answered again until the ruleset was committed.
+                kernel.do(encode_delete_neighbour(0, hop.address, hop.link), *_ABSENT)
             kernel.do(encode_new_rule(0, self._rule(route)), errno.EEXIST)
             yield
         return tuple(problems)
@@ -158,17 +165,36 @@ def _guards(plan: GatewayPlan, mark: MarkBits) -> list[MarkRule]:
     return [MarkRule(family, PRIORITY + 1, mark.routed, mark.routed, PROTOCOL, discards=True) for family in families]
 
 
-def _write_route(kernel: RouteRequests, route: GatewayRoute, tunnel: GatewayTunnel) -> str:
-    """Write the default route of a route's table; return why its packets are dropped, '' where they are not."""
+def _write_route(kernel: RouteRequests, route: GatewayRoute, tunnel: GatewayTunnel) -> tuple[str, NextHop | None]:
+    """Write the default route of a route's table.
+
+    Return why its packets are dropped, '' where they are not; and its next hop on a link.
+    """
     table = TABLE_BASE + route.number
     hops = (NextHop(address, kernel.neighbour_link(address)) for address in route.via)
     hop = next((found for found in hops if found.link), None)
-    why = f"node {route.holder} has no address of IPv{route.family}"
-    if hop is None and route.via:
-        why = tunnel.lead(route, table, PROTOCOL)
-    if hop is not None or why:
-        kernel.do(encode_default_route(0, route.family, table, PROTOCOL, hop))
-    return f"packets for gateway {route.address} are dropped: {why}" if why and hop is None else ""
+    if hop is not None:
+        return "", _write_next_hop(kernel, route, table, hop)
+    why = (
+        tunnel.lead(route, table, PROTOCOL) if route.via else f"node {route.holder} has no address of IPv{route.family}"
+    )
+    if not why:
+        return "", None
+    kernel.do(encode_default_route(0, route.family, table, PROTOCOL, None))
+    return f"packets for gateway {route.address} are dropped: {why}", None
+
+
+def _write_next_hop(kernel: RouteRequests, route: GatewayRoute, table: int, holder: NextHop) -> NextHop:
+    """Make the floating address itself the next hop on the holder's link: only who has it receives the packets.
+
+    A holder without a ruleset, before its agent's first commit or after `nfagent cleanup`, would forward them with the
+    address of their Pod. The kernel refuses a next hop that this node has itself: until it is given up, and the plan
+    compared again, the holder's own address is the next hop.
+    """
+    for hop in (NextHop(route.address, holder.link), holder):
+        if kernel.do(encode_default_route(0, route.family, table, PROTOCOL, hop), errno.EINVAL) == 0:
+            return hop
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _apply_addresses(

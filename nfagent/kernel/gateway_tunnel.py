@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from nfagent.egress.gateways import GatewayRoute
 from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
 from nfagent.kernel.route_requests import RouteRequests
-from nfagent.model.netaddr import FAMILIES, Family, family_of
+from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.netlink.rtnl_tunnel import (
     OVERHEAD,
     LocalMark,
@@ -49,7 +49,8 @@ class GatewayTunnel:
         marks: the rules of what it sends, by family
         makes: make it where it is needed; otherwise only one that exists is used
         """
-        self._kernel, self._own, self._marks, self._makes = kernel, own, dict(marks), makes
+        self._kernel, self._own, self._marks, self._makes = kernel, own, marks, makes
+        self._sources: dict[Family, str] = {}
         self.link, self.problem, self.used = _found(kernel), "", False
 
     def need(self) -> bool:
@@ -75,21 +76,25 @@ class GatewayTunnel:
             return f"{where}, and there is no tunnel: {self.problem or 'it is made after the next commit'}"
         self._route_what_it_sends(route.family)
         mtu = min(_LARGEST, self._kernel.mtu(link) - OVERHEAD[route.family])
-        source = next((own for own in self._own if family_of(own) == route.family), "")
-        hop = TunnelHop(address, source, self.link, mtu)
+        hop = TunnelHop(address, self._sources[route.family], self.link, mtu)
         self._kernel.do(encode_tunnel_route(0, route.family, table, protocol, hop))
         return ""
 
     def _route_what_it_sends(self, family: Family) -> None:
-        wanted = self._marks.pop(family, None)  # once in a pass
-        for request in encode_local_mark(0, wanted) if wanted is not None else ():
+        """Prepare what the tunnel sends, once in a pass: its source, and rules that route it as the node's own."""
+        if family in self._sources:
+            return
+        # A Node's external address may be on no interface: the network outside translates it.
+        present = {found.address for found in self._kernel.addresses(family)}
+        self._sources[family] = next((own for own in self._own if own in present), "")
+        for request in encode_local_mark(0, self._marks[family]):
             self._kernel.do(request, errno.EEXIST)
 
     def _make(self) -> None:
         try:
             self._kernel.do(encode_new_tunnel(0, TUNNEL_LINK, TUNNEL_PORT))
         except OSError as error:
-            self.problem = _refusal(error.errno or 0)
+            self.problem = refusal(error.errno or 0)
             return
         self.link = _found(self._kernel)
 
@@ -113,7 +118,8 @@ def _found(kernel: RouteRequests) -> int:
     return found.index if found is not None and ours else 0
 
 
-def _refusal(code: int) -> str:
+def refusal(code: int) -> str:
+    """Return why the kernel makes no interface, by errno, and what to do."""
     if code == errno.EOPNOTSUPP:
         return "the kernel has no VXLAN: run `modprobe vxlan`"
     if code == errno.EADDRINUSE:

@@ -93,7 +93,7 @@ def gateway_chains(
     yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
     yield INPUT_CHAIN, _input_chain(families)
-    yield FORWARD_CHAIN, _forward_chain(families, in_cluster)
+    yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster)
 
 
 def gateway_nat_rules(mark: MarkBits) -> tuple[Rule, ...]:
@@ -237,23 +237,48 @@ def _input_chain(families: Iterable[Family]) -> Chain:
     )
 
 
-def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
-    """Return the chain that forwards nothing from outside to a floating address.
+def _forward_chain(mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+    """Return the chain that drops what this node must not forward for a while, since nodes see changes one by one.
 
-    While an address moves, replies come to a node that doesn't have it. Forwarded, one begins a conntrack entry of its
-    own, of a connection from the server; as long as that lives, NAT here would give the real one another port.
+    Nothing from outside goes to a floating address. While one moves, replies come to a node that doesn't have it.
+    Forwarded, one begins a conntrack entry of its own, of a connection from the server; as long as that lives, NAT here
+    would give the real one another port.
+
+    No Pod of another node leaves the cluster by this one without a floating address. Its node may take this one for the
+    holder by an object that this one has not seen yet, or no longer has; its packets would have the Pod's address.
     """
-    inside = [Rule((AddressInSet(IpAddress("saddr", family), name),), verdict=Accept()) for family, name in in_cluster]
-    to_floating = [
-        AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
-    ]
+    floating = {
+        family: AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
+    }
+    inside = [(floating[family], AddressInSet(IpAddress("saddr", family), name)) for family, name in in_cluster]
     return Chain(
         (
             Rule((CtDirectionIs("reply"),), verdict=Accept(), comment="to an address behind this node"),
-            *inside,
-            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
+            *(Rule(matches, verdict=Accept()) for matches in inside),
+            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in floating.values()),
+            Rule((CtTranslated(),), verdict=Accept()),
+            *_untouched(families),
+            *(_foreign_rule(mark, family, name, in_cluster) for family, name in in_cluster),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
+    )
+
+
+def _foreign_rule(mark: MarkBits, family: Family, name: str, in_cluster: tuple[tuple[Family, str], ...]) -> Rule:
+    """Return the rule that drops unmarked packets of other nodes' Pods, of a set of addresses, to outside."""
+    source, destination = IpAddress("saddr", family), IpAddress("daddr", family)
+    here = [names.set_name("pods", family), names.set_name(NODES, family)]
+    inside = [other for of, other in in_cluster if of == family]
+    return Rule(
+        (
+            MarkIs(mark.mask, 0),
+            AddressInSet(source, name),
+            *(AddressInSet(source, other, negated=True) for other in here),
+            *(AddressInSet(destination, other, negated=True) for other in inside),
+        ),
+        counter=NOT_HOLDER_COUNTER,
+        verdict=Drop(),
+        comment="of a Pod of another node, which takes this one for the holder",
     )
 
 

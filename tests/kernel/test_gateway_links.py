@@ -80,6 +80,15 @@ class NodeNamespace:
                 found[family] = (route["src"], route["dst"], route["metrics"][0]["mtu"])
         return found
 
+    def neighbours(self) -> set[str]:
+        found = [entry for family in (4, 6) for entry in self.listed(family, "neighbour", "show", "dev", "eth0")]
+        return {entry["dst"] for entry in found if "lladdr" in entry}
+
+    def marked_hop(self, family: int) -> str:
+        """Return the next hop in the table of the family's first route."""
+        (route,) = self.listed(family, "route", "show", "table", "all", "proto", "78")
+        return str(route["gateway"])
+
     def has_tunnel(self) -> bool:
         return any(link["ifname"] == TUNNEL_LINK for link in self.listed(4, "link"))
 
@@ -120,8 +129,8 @@ def test_a_plan_is_carried_out_and_given_up(node: NodeNamespace) -> None:
     assert outcome.problems == ()
     assert [held.address for held in outcome.gained] == list(FLOATING)
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
-    assert node.route("203.0.113.7", 1) == "192.0.2.2"
-    assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
+    assert node.route("203.0.113.7", 1) == "192.0.2.101"
+    assert node.route("2001:db8:113::7", 2) == "2001:db8::101"
     assert node.route("203.0.113.7", 0) == "192.0.2.254"
     assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
 
@@ -137,7 +146,7 @@ def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     assert node.apply(GatewayPlan(FLOATING[:1], ROUTES[1:])) == Outcome()
     assert node.addresses() == PLAIN | {"192.0.2.100/32"}
     assert node.route("203.0.113.7", 1) == "192.0.2.254"
-    assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
+    assert node.route("2001:db8:113::7", 2) == "2001:db8::101"
 
 
 def test_a_restart_takes_over_what_is_in_force(node: NodeNamespace) -> None:
@@ -156,7 +165,7 @@ def test_rules_of_an_earlier_setting_of_the_mark_are_removed(node: NodeNamespace
     node.links = GatewayLinks(MARK)
     assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
     assert {mark for _, mark, _ in node.rules()} == {"0x8100000", "0x8200000", "0x8000000"}
-    assert node.route("203.0.113.7", 1) == "192.0.2.2"
+    assert node.route("203.0.113.7", 1) == "192.0.2.101"
 
 
 def test_a_held_address_of_ipv6_answers_at_once(node: NodeNamespace) -> None:
@@ -245,7 +254,7 @@ def state(node: NodeNamespace) -> tuple[set[str], str, str]:
     return node.addresses(), node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)
 
 
-WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.2", "2001:db8::2")
+WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.101", "2001:db8::101")
 
 
 def test_addresses_and_ways_are_back_after_an_interface_was_down(followed: NodeNamespace) -> None:
@@ -282,14 +291,28 @@ def test_an_address_is_recognised_where_the_kernel_keeps_no_protocol(node: NodeN
     assert node.addresses() == PLAIN
 
 
-def test_a_route_moves_to_the_next_holder(node: NodeNamespace) -> None:
+def test_the_neighbour_entry_of_the_holder_before_is_forgotten(node: NodeNamespace) -> None:
     node.apply(GatewayPlan((), ROUTES))
+    for address in ("192.0.2.101", "2001:db8::101"):
+        node.ip(f"neighbour add {address} lladdr 02:00:00:00:00:01 dev eth0 nud reachable")
+    node.apply(GatewayPlan((), ROUTES))
+    assert node.neighbours() == {"192.0.2.101", "2001:db8::101"}, "the holders are the same"
     moved = (
         GatewayRoute(1, 4, "192.0.2.101", "n3", ("192.0.2.3",)),
         GatewayRoute(2, 6, "2001:db8::101", "n3", ("2001:db8::3",)),
     )
     assert node.apply(GatewayPlan((), moved)) == Outcome()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.3", "2001:db8::3")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
+    assert node.neighbours() == set()
+
+
+def test_a_route_to_an_address_that_this_node_still_has_leads_to_the_holders_own(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(("192.0.2.101", "2001:db8::101")))
+    assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES)))) == ()
+    assert (node.marked_hop(4), node.marked_hop(6)) == ("192.0.2.2", "2001:db8::2")
+    node.apply(GatewayPlan((), ROUTES))
+    assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
+    assert (node.marked_hop(4), node.marked_hop(6)) == ("192.0.2.101", "2001:db8::101")
 
 
 def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNamespace) -> None:
@@ -303,8 +326,22 @@ def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNam
     assert node.apply(GatewayPlan((), far)).problems == ()
     assert node.tunnel() == {4: ("192.0.2.1", "198.51.100.3", 1464), 6: ("2001:db8::1", "2001:db8:99::3", 1444)}
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
     assert (node.has_tunnel(), node.rules()) == (False, rules)
+
+
+def test_the_tunnel_sends_from_an_address_of_the_node_that_is_on_an_interface(node: NodeNamespace) -> None:
+    node.inside(lambda: finished(node.links.apply(FAR, ("198.51.100.200", *OWN))))
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
+
+
+def test_the_tunnel_takes_packets_that_fit_into_those_of_the_link(node: NodeNamespace) -> None:
+    node.ip("link set eth0 mtu 1400")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1364)
+    node.ip("link set eth0 mtu 9000")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1500)
 
 
 def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -> None:
@@ -320,7 +357,7 @@ def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -
     )
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
 
 
 STRICT = (
@@ -416,7 +453,7 @@ def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
 def test_ways_are_open_before_anything_is_removed(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(FLOATING, ROUTES[:1]))
     assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES[1:])))) == ()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
 
 

@@ -253,6 +253,34 @@ def test_packets_from_outside_to_a_floating_address_are_not_forwarded(node: str,
 
 
 @each_family
+@pytest.mark.parametrize("packet", [opening, later], ids=["first packet", "later packet"])
+@pytest.mark.parametrize("node", ["b", "c"], ids=["the holder", "another node"])
+def test_a_pod_of_another_node_never_leaves_unmarked(
+    node: str, packet: Callable[[Flow], HookPacket], family: Family
+) -> None:
+    """A Pod that this node doesn't know yet, or a destination that its policies don't have: no floating address."""
+    for unknown in (flow(OTHER_POD[family], OUTSIDE[family]), flow(POD[family], BEYOND[family])):
+        _, after = routed_through(ruleset(node), packet(unknown))
+        assert after is not None
+        assert (after.verdict, after.counters) == ("drop", ("drop/not-holder",))
+    _, after = routed_through(ruleset(node), packet(flow(NODE[family], BEYOND[family])))
+    assert after is not None, "another node, which this one routes for"
+    assert after.accepted
+    _, after = routed_through(ruleset(node), packet(flow(POD[family], POD_ELSEWHERE[family])))
+    assert after is not None, "Pod to Pod"
+    assert after.accepted
+    answer = run(ruleset(node), "forward", reply(flow(BEYOND[family], POD[family])))
+    assert answer.accepted, "an answer to a connection from outside"
+
+
+def test_a_pod_outside_the_clusters_ranges_never_leaves_unmarked_by_another_node() -> None:
+    pod = "240.1.0.2"
+    _, after = routed_through(ruleset("c", selected=pod), opening(flow(pod, BEYOND[4])))
+    assert after is not None
+    assert (after.verdict, after.counters) == ("drop", ("drop/not-holder",))
+
+
+@each_family
 def test_a_pods_packet_to_the_floating_address_is_dropped_by_its_holder(family: Family) -> None:
     assert run(ruleset("b"), "input", opening(flow(POD[family], HELD[family]))).verdict == "drop"
 
