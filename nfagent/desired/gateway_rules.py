@@ -8,7 +8,7 @@ it costs anything, while no policy names a gateway.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -176,6 +176,7 @@ class GatewayRules:
             usable[item.group] = (*usable.get(item.group, ()), item.address)
         moved, self._usable = usable != self._usable, usable
         if stale:
+            self._note_left(address for pod in self._cluster.local.values() for address in pod.addresses)
             before, self._ranges = self._ranges, {}
             moved |= any(_groups(found) != _groups(self._ranges_of(policies)) for policies, found in before.items())
             self._unwritten.update(dict.fromkeys(self._users))
@@ -183,16 +184,26 @@ class GatewayRules:
         if moved and self.active:
             self._addresses.update(dict.fromkeys(self._cluster.by_address))
 
+    def _note_left(self, addresses: Iterable[str]) -> None:
+        """Note what Pods of this node reach by gateways, before that changes."""
+        for address in addresses:
+            use = self._of_address.get(address)
+            for ranges in self._ranges.get(use.policies, {}).values() if use is not None else ():
+                self._election.left.add(address, ranges)
+
     def _assign(self, address: str) -> None:
         """Map an address to the chain of its Pod's gateways."""
         pod = self._cluster.holder(address) if self.active else None
         family = family_of(address)
         wanted = self._use(pod, address, family) if pod is not None and family in self._settings.families else None
-        before = self._of_address.pop(address, None)
-        if wanted is not None:
-            self._of_address[address] = wanted
+        before = self._of_address.get(address)
         if wanted == before:
             return
+        if address in self._relabelled:
+            self._note_left((address,))
+        self._of_address.pop(address, None)
+        if wanted is not None:
+            self._of_address[address] = wanted
         if before is not None and self._users.release(before):
             self._unused[before] = None
         if wanted is not None and address in self._relabelled:

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from nfagent.egress.gateways import MOST_NUMBERS, FloatingAddress
+from nfagent.egress.left_gateways import LeftGateways
 from nfagent.egress.rendezvous import weight, winner
 from nfagent.model.egress_nat import NetworkGatewayGroup
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of, number
@@ -65,6 +66,7 @@ class GatewayElection:
     addresses: by address, as of the last complete `steps`, in order of groups
     problems:  why other addresses of the groups are not used, sorted
     version:   grows with every change of these
+    left:      what Pods of this node may no longer reach by them
     """
 
     def __init__(self, cluster: ClusterState, egress: EgressState, known: KnownRanges) -> None:
@@ -75,6 +77,7 @@ class GatewayElection:
         self.addresses: Mapping[str, FloatingAddress] = {}
         self.problems: tuple[GatewayProblem, ...] = ()
         self.version = 0
+        self.left = LeftGateways()
         self._groups: dict[ObjectRef, NetworkGatewayGroup] = {}
         # Address -> its group, and the Node that holds it.
         self._owners: dict[str, ObjectRef] = {}

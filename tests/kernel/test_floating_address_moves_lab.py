@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -17,7 +19,7 @@ from nfagent.lab.packet_counter import StreamProtocol
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import PodPlan
 from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
-from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, listen_outside
+from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, LiveConnection, listen_outside
 from tests.support.gateway_labs import (
     FLOATING,
     GROUPS,
@@ -327,6 +329,25 @@ def test_a_pod_never_leaves_under_its_own_address_by_a_node_that_disagrees_about
     expected = FLOATING[MOVED][0] if late == MOVED else lab.topology.nodes["n2"].addresses[0]
     wait_until(lambda: views(lab, [pod], [PARTNER]) == {pod.name: {expected}})
     assert views(lab, [pod], [PARTNER]) == {pod.name: {expected}}
+
+
+def _is_seen_as(live: LiveConnection, address: str) -> bool:
+    return live.ask(b"now") == address
+
+
+def test_a_connection_that_another_node_translated_is_masqueraded_after_its_policy_is_gone(lab: ManifestLab) -> None:
+    pod = pod_on("n2", MOVED)
+    source, outside = lab.topology.pod_namespace(*pod.key), lab.topology.outside_namespace("outside")
+    lab.apply("cluster", *world(), *gateways())
+    settled(lab, GROUPS)
+    for address, own in zip((PARTNER, PARTNER_V6), lab.topology.nodes["n2"].addresses, strict=True):
+        with LiveConnection(source, outside, address, socket.SOCK_DGRAM) as live:
+            assert live.ask(b"by the gateway") in FLOATING[MOVED]
+            lab.apply("cluster", *world(), *gateways(KEPT), group_document(MOVED))
+            wait_until(functools.partial(_is_seen_as, live, own))
+            assert live.ask(b"without it") == own
+            lab.apply("cluster", *world(), *gateways())
+            settled(lab, GROUPS)
 
 
 def test_an_old_holder_that_has_not_seen_the_change_keeps_the_address_until_it_has(lab: ManifestLab) -> None:
