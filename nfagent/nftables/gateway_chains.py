@@ -8,6 +8,7 @@ sends marked packets to the node that holds the address. There the nat chain tra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -49,13 +50,14 @@ from nfagent.nftables.objects import (
 GATEWAYS_CHAIN = "prerouting-gateways"
 INPUT_CHAIN = "input-gateways"
 FORWARD_CHAIN = "forward-gateways"
+ARRIVAL_CHAIN = "prerouting-floating"
 HELD_CHAIN = "translate-floating"
 FLOATING_SET = "floating"
 NOT_HOLDER_COUNTER = "drop/not-holder"
 NO_GATEWAY_COUNTER = "drop/no-gateway"
 TO_GATEWAY_COUNTER = "drop/to-gateway"
 GATEWAY_COUNTERS = (NOT_HOLDER_COUNTER, NO_GATEWAY_COUNTER, TO_GATEWAY_COUNTER)
-_AFTER_DNAT = -90
+_BEFORE_DNAT, _AFTER_DNAT = -110, -90
 _FILTER_PRIORITY = 0
 
 
@@ -92,6 +94,7 @@ def gateway_chains(
         yield names.floating_chain(item.address), _floating_chain(item, node, mark)
     yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
+    yield ARRIVAL_CHAIN, _arrival_chain(families)
     yield INPUT_CHAIN, _input_chain(families)
     yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster)
 
@@ -218,18 +221,41 @@ def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tup
     )
 
 
+def _arrival_chain(families: tuple[Family, ...]) -> Chain:
+    """Return the chain that keeps Services off the floating addresses.
+
+    kube-proxy takes them for addresses of the node, and would send what comes to a NodePort on to a Pod.
+    """
+    return Chain(
+        (
+            Rule((CtDirectionIs("reply"),), verdict=Accept()),
+            Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
+            *(
+                Rule(
+                    (AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)),),
+                    counter=TO_GATEWAY_COUNTER,
+                    verdict=Drop(),
+                )
+                for family in families
+            ),
+        ),
+        Hook("filter", "prerouting", _BEFORE_DNAT),
+    )
+
+
 def _input_chain(families: Iterable[Family]) -> Chain:
     """Return the chain that keeps services of this node off the floating addresses.
 
     A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST. The
-    tunnel's port receives from Nodes alone: what comes out of it may leave under a floating address.
+    tunnel's port receives from Nodes alone: what comes out of it may leave under a floating address. And by Nodes'
+    addresses alone: to any other address of this node a Pod's packet is masqueraded, and has its own node's.
     """
     to_floating = [
         AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
     ]
     return Chain(
         (
-            *map(_tunnel_rule, FAMILIES),
+            *(_tunnel_rule(side, family) for side in ("saddr", "daddr") for family in FAMILIES),
             Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
@@ -282,8 +308,8 @@ def _foreign_rule(mark: MarkBits, family: Family, name: str, in_cluster: tuple[t
     )
 
 
-def _tunnel_rule(family: Family) -> Rule:
-    others = AddressInSet(IpAddress("saddr", family), names.set_name(NODES, family), negated=True)
+def _tunnel_rule(side: Literal["saddr", "daddr"], family: Family) -> Rule:
+    others = AddressInSet(IpAddress(side, family), names.set_name(NODES, family), negated=True)
     return Rule(
         (PacketPort("udp", TUNNEL_PORT, TUNNEL_PORT), others),
         counter=TUNNEL_COUNTER,

@@ -149,3 +149,23 @@ def test_ties_follow_the_labels_of_namespaces() -> None:
         view.put(Namespace("shop", (("team", team),)))
         found.append(ties(view))
     assert found == [(), (TIE,), (), (TIE,)]
+
+
+def test_a_tie_is_found_also_by_a_caller_that_leaves_steps_to_the_next_one() -> None:
+    for stop in range(1, sum(1 for _ in state(KEEP, HIDE, BOTH).prepare()) + 1):
+        view = state(KEEP, HIDE, BOTH)
+        for _ in islice(view.prepare(), stop):
+            pass
+        assert ties(view) == (TIE,), stop
+
+
+def test_a_policy_that_changes_between_two_steps_counts() -> None:
+    for stop in range(1, sum(1 for _ in state(KEEP, HIDE, BOTH).prepare()) + 1):
+        view = state(KEEP, HIDE, BOTH)
+        steps = view.prepare()
+        for _ in islice(steps, stop):
+            pass
+        view.put(policy("hide", "NoSNAT", BLUE))
+        for _ in steps:
+            pass
+        assert ties(view) == (), stop

@@ -239,3 +239,34 @@ def test_pods_whose_connections_may_have_to_begin_anew_are_told(item: Item, *, t
     view.put(item)
     view.drain_changes()
     assert (view.gateway_plan.reselected != before) == told
+
+
+def elsewhere(policy: EgressNATPolicy = OUT, pods: int = 4) -> DesiredState:
+    """Return a state in which n2 holds the address of a group, and the policy isn't processed yet."""
+    plain = msgspec.structs.replace(N1, labels=())
+    view = state(plain, msgspec.structs.replace(N2, labels=N1.labels), GW, pods=pods)
+    view.put(policy)
+    return view
+
+
+def test_a_holder_that_is_deleted_between_any_two_steps_loses_its_addresses() -> None:
+    count = sum(1 for _ in elsewhere(pods=300).prepare())
+    for stop in range(count + 1):
+        view = elsewhere(pods=300)
+        steps = view.prepare()
+        for _ in islice(steps, stop):
+            pass
+        view.remove(N2.ref)
+        for _ in steps:
+            pass
+        view.drain_changes()
+        assert (view.gateway_plan.routes, view.ruleset()) == ((), view.rebuilt().ruleset()), stop
+
+
+def test_a_policy_that_goes_before_its_chains_are_committed_leaves_no_command() -> None:
+    for stop in range(1, sum(1 for _ in elsewhere().prepare()) + 1):
+        view = elsewhere()
+        for _ in islice(view.prepare(), stop):
+            pass
+        view.remove(OUT.ref)
+        assert view.drain_changes() == (), stop

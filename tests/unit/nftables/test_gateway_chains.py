@@ -69,7 +69,7 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
     chains |= dict(nat_chains(plan, gateways=gateway_nat_rules(MARK)))
     used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, FAMILIES))
     for family in FAMILIES:
-        sets[names.set_name(NODES, family)] = NamedSet("address", family, frozenset((NODE[family],)))
+        sets[names.set_name(NODES, family)] = NamedSet("address", family, frozenset((NODE[family], OWN[family])))
     for family in FAMILIES:
         name = names.gateway_set(POLICIES, GROUP, family)
         sets[name] = gateway_set(POLICIES, GROUP, family, RANGES)
@@ -294,6 +294,26 @@ def test_only_nodes_speak_to_the_tunnel(node: str, family: Family) -> None:
     assert sent(NODE[family]).accepted
     for source in (OUTSIDE[family], POD_ELSEWHERE[family]):
         assert (sent(source).verdict, sent(source).counters) == ("drop", (TUNNEL_COUNTER,))
+
+
+@each_family
+def test_the_tunnel_receives_by_the_addresses_of_nodes_alone(family: Family) -> None:
+    """A Pod's packet to another address of a node is masqueraded, and comes from a Node's address."""
+    masqueraded = opening(Flow(NODE[family], BEYOND[family], "udp", TUNNEL_PORT))
+    dropped = run(ruleset("b"), "input", masqueraded)
+    assert (dropped.verdict, dropped.counters) == ("drop", (TUNNEL_COUNTER,))
+
+
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["another node", "the holder"])
+def test_packets_to_a_floating_address_come_to_no_service_before_dnat(node: str, family: Family) -> None:
+    rules = ruleset(node)
+    arrived = run(rules, "prerouting", opening(flow(OUTSIDE[family], HELD[family])))
+    assert (arrived.verdict, arrived.counters) == ("drop", ("drop/to-gateway",))
+    ping = opening(Flow(OUTSIDE[family], HELD[family], "icmp" if family == 4 else "icmpv6", None))
+    assert run(rules, "prerouting", ping).accepted
+    assert run(rules, "prerouting", reply(flow(POD[family], OUTSIDE[family]))).accepted
+    assert run(rules, "prerouting", opening(flow(OUTSIDE[family], OWN[family]))).accepted
 
 
 def test_a_family_without_masquerade_has_no_chains_of_its_addresses() -> None:
