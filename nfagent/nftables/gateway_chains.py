@@ -96,7 +96,8 @@ def gateway_chains(
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
     yield ARRIVAL_CHAIN, _arrival_chain(families)
     yield INPUT_CHAIN, _input_chain(families)
-    yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster)
+    held = {item.family for item in known if _is_held(item, node)}
+    yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster, held)
 
 
 def gateway_nat_rules(mark: MarkBits) -> tuple[Rule, ...]:
@@ -263,15 +264,18 @@ def _input_chain(families: Iterable[Family]) -> Chain:
     )
 
 
-def _forward_chain(mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+def _forward_chain(
+    mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[tuple[Family, str], ...], held: set[Family]
+) -> Chain:
     """Return the chain that drops what this node must not forward for a while, since nodes see changes one by one.
 
     Nothing from outside goes to a floating address. While one moves, replies come to a node that doesn't have it.
     Forwarded, one begins a conntrack entry of its own, of a connection from the server; as long as that lives, NAT here
     would give the real one another port.
 
-    No Pod of another node leaves the cluster by this one without a floating address. Its node may take this one for the
-    holder by an object that this one has not seen yet, or no longer has; its packets would have the Pod's address.
+    By a node that holds an address, no Pod of another node leaves the cluster without one: its node may have seen an
+    object that this one has not seen yet, or no longer has, and the packets would have the Pod's address. Nodes that
+    hold none get no such packets: the way to a holder leads to the floating address itself.
     """
     floating = {
         family: AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
@@ -284,7 +288,7 @@ def _forward_chain(mark: MarkBits, families: tuple[Family, ...], in_cluster: tup
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in floating.values()),
             Rule((CtTranslated(),), verdict=Accept()),
             *_untouched(families),
-            *(_foreign_rule(mark, family, name, in_cluster) for family, name in in_cluster),
+            *(_foreign_rule(mark, family, name, in_cluster) for family, name in in_cluster if family in held),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
     )

@@ -254,11 +254,11 @@ def test_packets_from_outside_to_a_floating_address_are_not_forwarded(node: str,
 
 @each_family
 @pytest.mark.parametrize("packet", [opening, later], ids=["first packet", "later packet"])
-@pytest.mark.parametrize("node", ["b", "c"], ids=["the holder", "another node"])
-def test_a_pod_of_another_node_never_leaves_unmarked(
-    node: str, packet: Callable[[Flow], HookPacket], family: Family
+def test_a_pod_of_another_node_never_leaves_unmarked_by_a_holder(
+    packet: Callable[[Flow], HookPacket], family: Family
 ) -> None:
     """A Pod that this node doesn't know yet, or a destination that its policies don't have: no floating address."""
+    node = "b"
     for unknown in (flow(OTHER_POD[family], OUTSIDE[family]), flow(POD[family], BEYOND[family])):
         _, after = routed_through(ruleset(node), packet(unknown))
         assert after is not None
@@ -273,9 +273,16 @@ def test_a_pod_of_another_node_never_leaves_unmarked(
     assert answer.accepted, "an answer to a connection from outside"
 
 
-def test_a_pod_outside_the_clusters_ranges_never_leaves_unmarked_by_another_node() -> None:
+@each_family
+def test_a_node_that_holds_no_address_routes_for_the_pods_of_others(family: Family) -> None:
+    _, after = routed_through(ruleset("c"), opening(flow(POD[family], BEYOND[family])))
+    assert after is not None
+    assert after.accepted
+
+
+def test_a_pod_outside_the_clusters_ranges_never_leaves_unmarked_by_a_holder() -> None:
     pod = "240.1.0.2"
-    _, after = routed_through(ruleset("c", selected=pod), opening(flow(pod, BEYOND[4])))
+    _, after = routed_through(ruleset("b", selected=pod), opening(flow(pod, BEYOND[4])))
     assert after is not None
     assert (after.verdict, after.counters) == ("drop", ("drop/not-holder",))
 
