@@ -287,7 +287,9 @@ class GatewayRules:
 
     def _made_plan(self) -> GatewayPlan:
         node, nodes = self._cluster.node, self._cluster.nodes
-        used = [item for item in self._election.addresses.values() if self.active and item.holder and item.number]
+        families = self._settings.families if self.active else ()
+        addresses = self._election.addresses.values()
+        used = [item for item in addresses if item.family in families and item.holder and item.number]
         routes = []
         for item in sorted(used, key=lambda item: item.number):
             if item.holder != node:

@@ -106,6 +106,25 @@ class Setup:
         return self.kernel.calls
 
 
+def test_a_plan_that_others_supersede_while_it_is_carried_out_removes_none_of_their_ways() -> None:
+    """Between two of its slices, the ways of the next plan are opened, and its ruleset is committed."""
+    setup = Setup()
+    setup.kernel.step_seconds = 1.0
+    numbers = range(1, 40)
+    setup.plan = GatewayPlan(HELD.held, tuple(msgspec.structs.replace(ROUTE, number=number) for number in numbers))
+    before, after = setup.plan, ROUTED
+
+    def supersede() -> None:
+        assert setup.kernel.held == set(), "it isn't done"
+        setup.plan = after
+        setup.controller.prepare()
+        setup.controller.committed()
+
+    calls = setup.run(setup.controller.committed, supersede)
+    assert calls == [("apply", before), ("open", after), ("apply", after)]
+    assert setup.controller.status()["held"] == ()
+
+
 def test_nothing_is_carried_out_before_a_commit() -> None:
     setup = Setup()
     setup.plan = HELD

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
@@ -83,6 +84,16 @@ NO_PLAN = ((), ())
 def test_the_plan_of_a_node(items: tuple[Item, ...], expected: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     plan = state(*items).gateway_plan
     assert (plan.held, tuple(via for route in plan.routes for via in route.via)) == expected
+
+
+def test_addresses_of_a_family_that_is_off_are_not_held_and_have_no_route() -> None:
+    """No rule would keep services of this node off them, nor translate packets."""
+    view = DesiredState("n1", MasqueradeSettings(ipv4=False))
+    for item in (N1, group("gw", "192.0.2.10", "2001:db8::10", role="edge"), OUT):
+        view.put(item)
+    view.drain_changes()
+    assert view.gateways.addresses.keys() == {"192.0.2.10", "2001:db8::10"}
+    assert "192.0.2.10" not in view.gateway_plan.held
 
 
 def test_nothing_is_in_the_ruleset_without_a_policy_that_names_a_group() -> None:
