@@ -294,8 +294,8 @@ class GatewayRules:
         for item in sorted(used, key=lambda item: item.number):
             if item.holder != node:
                 # A Node that went between two steps: its packets are dropped until the next election.
-                addresses = nodes[item.holder].addresses if item.holder in nodes else ()
-                via = tuple(address for address in addresses if family_of(address) == item.family)
+                known = nodes[item.holder].addresses if item.holder in nodes else ()
+                via = tuple(address for address in known if family_of(address) == item.family)
                 routes.append(GatewayRoute(item.number, item.family, item.address, item.holder, via))
         return GatewayPlan(tuple(item.address for item in used if item.holder == node), tuple(routes))
 

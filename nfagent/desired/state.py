@@ -277,8 +277,7 @@ class DesiredState:
         return self._masquerade.families
 
     def translation(self, pod: Pod | None, destination: str) -> Translation:
-        """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
-        self._steps.finish()
+        """Return how packets of a Pod to an address leave, as of the last `prepare`; None is a Pod that isn't known."""
         return self._masquerade.translation(pod, destination)
 
     @property

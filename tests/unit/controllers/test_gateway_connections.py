@@ -80,6 +80,7 @@ def desired() -> DesiredState:
         item = DECODERS[document["kind"]](document)
         assert item is not None
         view.put(item)
+    view.drain_changes()
     return view
 
 
