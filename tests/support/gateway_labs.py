@@ -34,17 +34,19 @@ from tests.support.packet_labs import Document, ProbedLab, namespace_document, n
 OUTSIDE = OutsideHost("outside", (PARTNER, PARTNER_V6, FAR, FAR_V6))
 GROUPS = tuple(node.name for node in NODES)
 PLAIN = "plain"
-_CANDIDATES = {4: "192.0.2.100", 6: "2001:db8:ffff::100"}
+_CANDIDATES = ("192.0.2.100", "2001:db8:ffff::100")
 
 
-def _won_by(node: str, family: int) -> str:
-    """Return the first address after the candidate of a family that a node holds while all nodes are Ready."""
-    first = ipaddress.ip_address(_CANDIDATES[family])
-    tried = (str(first + step) for step in range(100))
-    return next(address for address in tried if winner(address, GROUPS) == node)
+def addresses_won_by(node: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the first IPv4 and IPv6 address of the nodes' network that a node holds while these are Ready."""
+    found = []
+    for first in map(ipaddress.ip_address, _CANDIDATES):
+        tried = (str(first + step) for step in range(100))
+        found.append(next(address for address in tried if winner(address, names) == node))
+    return found[0], found[1]
 
 
-FLOATING = {node: (_won_by(node, 4), _won_by(node, 6)) for node in GROUPS}
+FLOATING = {node: addresses_won_by(node, GROUPS) for node in GROUPS}
 """By group, which has the name of the node that holds them: an IPv4 and an IPv6 address."""
 
 
