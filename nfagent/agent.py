@@ -314,7 +314,7 @@ class Agent:
 
     def _synced(self) -> None:
         self._revoker.committed()
-        self._egress_nat.gateways.committed()
+        self._egress_nat.committed()
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True

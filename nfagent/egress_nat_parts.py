@@ -76,6 +76,11 @@ class EgressNatParts:
             tasks.create_task(self.ports.run())
             tasks.create_task(self.conflicts.run())
 
+    def committed(self) -> None:
+        """Carry out what follows the ruleset that is committed now."""
+        self.gateways.committed()
+        self._connections.committed()
+
     def status(self) -> dict[str, Any]:
         """Return the state of gateways, of nat rules of other programs and of ports, for `dump state`."""
         return {

@@ -155,6 +155,8 @@ class FolderBackend:
         """Return the verdict on a connection."""
         write_problems(self.problems)
         desired = self.desired
+        for _ in desired.prepare():
+            pass
         return explanation_view(
             explain(desired.cluster, desired.index, source, destination, desired.policy_options, desired.translation)
         )

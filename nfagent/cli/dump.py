@@ -49,7 +49,7 @@ def dump(
     ruleset   the desired ruleset
     kernel    the ruleset in the kernel
     diff      the nft commands that make them equal; exit code 1 where they differ
-    counters  packets and bytes by policy, direction and verdict
+    counters  packets and bytes by policy, direction and verdict; other drops
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
     Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.

@@ -208,9 +208,11 @@ def _tier_lines(name: str, policy: PolicyView) -> Iterator[str]:
 
 
 def counters(view: CountersView) -> list[str]:
-    """Return a table of packets and bytes by policies, direction and verdict."""
+    """Return a table of packets and bytes by policies, direction and verdict, and one of other drops."""
+    drops = [[row.name, str(row.packets), str(row.bytes)] for row in view.drops]
+    others = ["", *table(("dropped", "packets", "bytes"), drops, right={1, 2})] if drops else []
     if not view.counters:
-        return [view.nothing]
+        return [view.nothing, *others]
     rows = [
         [
             ", ".join(f"{row.namespace}/{name}" if row.namespace else f"{row.kind} {name}" for name in row.policies),
@@ -221,7 +223,7 @@ def counters(view: CountersView) -> list[str]:
         ]
         for row in sorted(view.counters, key=lambda row: (row.namespace, row.policies, row.direction))
     ]
-    return table(("policies", "direction", "verdict", "packets", "bytes"), rows, right={3, 4})
+    return [*table(("policies", "direction", "verdict", "packets", "bytes"), rows, right={3, 4}), *others]
 
 
 def differences(view: DiffView) -> list[str]:

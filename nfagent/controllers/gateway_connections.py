@@ -2,15 +2,17 @@
 
 NAT decides with a connection's first packet. So after this node lost an address, entries that translate to it are
 deleted; and after it gained one, those of Pods that use it, and whose packets another node translated until then: the
-ruleset drops their packets, which would leave with the Pod's address. The next packet makes a new entry, with the same
-ports where they are free. Entries with another translation stay: a live connection keeps it.
+ruleset drops their packets, which would leave with the Pod's address. The same holds for Pods that a policy selects
+anew, and for those that no policy sends to a gateway any longer: what another node translated has no translation here,
+and would leave with the Pod's address. The next packet makes a new entry, with the same ports where they are free.
+Entries with another translation stay: a live connection keeps it.
 
 Until then the server's packets may still come by the holder of before. They would look like a connection that the
 server opens to the Pod, whose packets would then be replies, and leave with the Pod's address. So the tuples of such
 packets are first added to the sets `revoked4/6`, as for connections that policies end.
 
 A round reads the conntrack table in a worker thread (`kernel.conntrack`), once for each change of the addresses that
-this node holds.
+this node holds, or of the Pods that use them; not for a new Pod, which has no connections.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from nfagent.clock import Clock
 from nfagent.controllers.conntrack_revoker import ConntrackTable, RecheckKernel, revoke_commands
 from nfagent.egress.gateways import GatewayPlan
+from nfagent.egress.left_gateways import LeftGateways
 from nfagent.egress.translation import Translation
 from nfagent.errors import HostError, KernelError
 from nfagent.model.objects import Pod
@@ -51,12 +54,26 @@ class PodAddresses(typing.Protocol):
         ...
 
 
+class Elected(typing.Protocol):
+    """The floating addresses of the cluster."""
+
+    @property
+    def left(self) -> LeftGateways:
+        """Return what Pods of this node may no longer reach by them."""
+        ...
+
+
 class Translations(typing.Protocol):
     """How packets leave."""
 
     @property
     def cluster(self) -> PodAddresses:
         """Return the Pods of the cluster."""
+        ...
+
+    @property
+    def gateways(self) -> Elected:
+        """Return the floating addresses."""
         ...
 
     def translation(self, pod: Pod | None, destination: str) -> Translation:
@@ -78,11 +95,18 @@ class GatewayConnections:
         self._held: frozenset[str] = frozenset()
         self._lost: set[str] = set()
         self._gained: set[str] = set()
+        self._left = LeftGateways()
+
+    def committed(self) -> None:
+        """Note what Pods reach without a gateway by the ruleset that is committed now."""
+        if self._wanted.gateways.left:
+            self._left.restore(self._wanted.gateways.left.take())
+            self._woken.set()
 
     def applied(self, plan: GatewayPlan) -> None:
         """Note a plan that is carried out: the next round ends what it leaves over."""
         held = frozenset(plan.held)
-        gained = held - self._held
+        gained = held if plan.reselected != self._plan.reselected else held - self._held
         # After a restart, the addresses that other nodes hold may have been this one's.
         elsewhere = {route.address for route in plan.routes} if self._plan == GatewayPlan() else set()
         self._lost = (self._lost | (self._held - held) | elsewhere) - held
@@ -94,7 +118,7 @@ class GatewayConnections:
     async def run(self) -> None:
         """End entries until cancelled."""
         while True:
-            waiting = bool(self._lost or self._gained)
+            waiting = bool(self._lost or self._gained or self._left)
             await self._clock.wait(self._woken, _RETRY_SECONDS if waiting else _IDLE_SECONDS)
             self._woken.clear()
             try:
@@ -107,11 +131,25 @@ class GatewayConnections:
 
         Raises KernelError, HostError; the same changes then count for the next call.
         """
-        lost, gained = frozenset(self._lost), frozenset(self._gained)
-        if not lost and not gained:
+        lost, gained, left = frozenset(self._lost), frozenset(self._gained), self._left.take()
+        if not lost and not gained and not left:
             return 0
+        # An address may move once more, there and back, while this awaits.
+        self._lost, self._gained = set(), set()
+        try:
+            ended = await self._end(lost, gained, left)
+        except (HostError, KernelError):
+            self._left.restore(left)
+            self._lost |= lost - self._held
+            self._gained |= gained & self._held
+            raise
+        if ended:
+            log.info("%s of moved floating addresses begin anew", counted(ended, "connection"))
+        return ended
+
+    async def _end(self, lost: frozenset[str], gained: frozenset[str], left: LeftGateways) -> int:
         entries = await asyncio.to_thread(self._table.entries, frozenset(self._wanted.cluster.by_address))
-        stale = await self._stale(entries, lost, gained)
+        stale = await self._stale(entries, lost, gained, left)
         ended = 0
         while stale:
             part = stale[-_PART:]
@@ -119,21 +157,19 @@ class GatewayConnections:
             await self._kernel.apply(revoke_commands(blocked))
             ended += await asyncio.to_thread(self._table.delete, part)
             del stale[-_PART:]
-        self._lost -= lost
-        self._gained -= gained
-        if ended:
-            log.info("%s of moved floating addresses begin anew", counted(ended, "connection"))
         return ended
 
     async def _stale(
-        self, entries: Iterable[ConntrackEntry], lost: frozenset[str], gained: frozenset[str]
+        self, entries: Iterable[ConntrackEntry], lost: frozenset[str], gained: frozenset[str], left: LeftGateways
     ) -> list[ConntrackEntry]:
         """Return the entries to delete; judges in slices of the event loop's time."""
         found = []
         began = self._clock.monotonic()
         for entry in entries:
             translated, _ = entry.reply_destination
-            if translated in lost or (translated == entry.client and self._uses(entry) in gained):
+            if translated in lost or (
+                translated == entry.client and (self._uses(entry) in gained or self._has_left(entry, left))
+            ):
                 found.append(entry)
             if self._clock.monotonic() - began > _SLICE_SECONDS:
                 await asyncio.sleep(0)
@@ -144,3 +180,10 @@ class GatewayConnections:
         """Return the floating address that a connection leaves under; '' for another, or one from outside."""
         pod = self._wanted.cluster.holder(entry.client)
         return self._wanted.translation(pod, entry.server).floating if pod is not None else ""
+
+    def _has_left(self, entry: ConntrackEntry, left: LeftGateways) -> bool:
+        """Return whether a connection left by a gateway of another node, and is masqueraded from now on."""
+        if not left.has(entry.client, entry.server):
+            return False
+        pod = self._wanted.cluster.holder(entry.client)
+        return pod is not None and self._wanted.translation(pod, entry.server).kind == "node"

@@ -83,7 +83,7 @@ class GatewayController:
         self._wanted = wanted
         self._on_applied = applied
         self._woken = asyncio.Event()
-        self._opened = GatewayPlan()
+        self._opened: GatewayPlan | None = GatewayPlan()  # None while `apply` opens and removes ways
         self._due = GatewayPlan()
         self._applied: GatewayPlan | None = None
         self._applied_for: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class GatewayController:
     def prepare(self) -> None:
         """Set rules and routes of a new plan now, its ruleset isn't committed yet; some hundreds are set later."""
         plan = self._wanted.gateway_plan
-        if plan.routes == self._opened.routes:
+        if self._opened is not None and plan.routes == self._opened.routes:
             return
         began = self._clock.monotonic()
         try:
@@ -131,8 +131,12 @@ class GatewayController:
         """
         plan, coming, own = self._due, self._wanted.gateway_plan, self._wanted.node_addresses
         carried_out = plan if plan == coming else _with_ways_of(coming, plan)
+        self._opened = None
         try:
-            outcome = await self._in_slices(self._kernel.apply(carried_out, own))
+            outcome = await self._in_slices(self._kernel.apply(carried_out, own), coming)
+            if outcome is None:
+                self._woken.set()
+                return ()
             self._applied, self._applied_for, self._opened = plan, own, coming
             self._on_applied(plan)
         except KernelError as error:
@@ -141,8 +145,11 @@ class GatewayController:
         self._note(outcome)
         return outcome.gained
 
-    async def _in_slices(self, steps: Generator[None, None, Outcome]) -> Outcome:
-        """Take steps in slices of the event loop's time; return their result. Raises KernelError."""
+    async def _in_slices(self, steps: Generator[None, None, Outcome], coming: GatewayPlan) -> Outcome | None:
+        """Take steps in slices of the event loop's time; return their result. Raises KernelError.
+
+        None: `prepare` has opened the ways of another plan than the coming one, which the rest would remove.
+        """
         began = self._clock.monotonic()
         while True:
             try:
@@ -152,12 +159,16 @@ class GatewayController:
                 return result
             if self._clock.monotonic() - began > _SLICE_SECONDS:
                 await asyncio.sleep(0)
+                if self._opened is not None and self._opened.routes != coming.routes:
+                    steps.close()
+                    return None
                 began = self._clock.monotonic()
 
     def status(self) -> dict[str, Any]:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
-        return {**msgspec.to_builtins(plan), "problems": list(self._outcome.problems)}
+        shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
+        return {**shown, "problems": list(_told(self._outcome))}
 
     def _pause(self) -> float:
         if self._outcome.problems:
@@ -165,11 +176,12 @@ class GatewayController:
         return _IDLE_SECONDS if self._applied == GatewayPlan() else _COMPARE_SECONDS
 
     def _note(self, outcome: Outcome) -> None:
-        for problem in outcome.problems:
-            if problem not in self._outcome.problems:
-                log.warning("%s; retrying", problem)
-        for problem in self._outcome.problems:
-            if problem not in outcome.problems:
+        before, after = _told(self._outcome), _told(outcome)
+        for problem in after:
+            if problem not in before:
+                log.warning("%s; retrying" if problem in outcome.problems else "%s", problem)
+        for problem in before:
+            if problem not in after:
                 log.info("resolved: %s", problem)
         for held in outcome.gained:
             log.info("this node holds gateway %s", held.address)
@@ -192,3 +204,7 @@ def _with_ways_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:
     taken = {(route.family, route.number) for route in coming.routes}
     own = (route for route in plan.routes if (route.family, route.number) not in taken)
     return GatewayPlan(plan.held, (*coming.routes, *own))
+
+
+def _told(outcome: Outcome) -> tuple[str, ...]:
+    return (*outcome.problems, *outcome.lasting)

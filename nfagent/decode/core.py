@@ -32,6 +32,7 @@ DEFAULT_NAMESPACE = "default"
 """The Namespace of a document without metadata.namespace, as in kubectl."""
 
 _READY = "Ready"
+_STATUSES = ("True", "False", "Unknown")
 _NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
 """Types of Node addresses that may be host names."""
 
@@ -92,7 +93,12 @@ def _is_ready(conditions: DocumentField) -> bool:
     """Return whether a Node is ready by its conditions; a Node without any counts as ready."""
     if conditions.missing or conditions.value == []:
         return True
-    statuses = [(entry / "status").string() for entry in conditions.items() if (entry / "type").value == _READY]
+    found = [entry / "status" for entry in conditions.items() if (entry / "type").value == _READY]
+    statuses = [status.string() for status in found]
+    if len(found) > 1:
+        raise found[1].error("is the second condition Ready; delete one")
+    if found and statuses[0] not in _STATUSES:
+        raise found[0].error('is not a status; write "True", "False" or "Unknown", in quotes')
     return statuses == ["True"]
 
 

@@ -13,7 +13,7 @@ from nfagent.decode.crd_validation import at_most, entries, known_fields
 from nfagent.decode.fields import DocumentField
 from nfagent.decode.selectors import decode_selector
 from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource, NetworkGatewayGroup
-from nfagent.model.netaddr import Range
+from nfagent.model.netaddr import Range, parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.model.selectors import Requirement, Selector
 
@@ -21,6 +21,13 @@ from nfagent.model.selectors import Requirement, Selector
 _MOST_DESTINATIONS = 1024
 _MOST_SOURCES = 64
 _MOST_ADDRESSES = 64
+
+# Unspecified, loopback, link-local, multicast and broadcast. A node with such a floating address would keep its own
+# services off it.
+_NO_HOST = (
+    *map(parse_cidr, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32")),
+    *map(parse_cidr, ("::/127", "fe80::/10", "ff00::/8")),
+)
 
 _ACTIONS: tuple[EgressAction, ...] = get_args(EgressAction)
 
@@ -100,6 +107,8 @@ def decode_gateway_group(document: dict[str, Any]) -> NetworkGatewayGroup:
     addresses: list[str] = []
     for entry in entries(spec / "floatingIPs", _MOST_ADDRESSES, "write at least one address, like 192.0.2.10"):
         address = entry.address()
+        if any(item.contains(address) for item in _NO_HOST):
+            raise entry.error("is no address that a node can have for others; write a free one of the nodes' network")
         if address in addresses:
             raise entry.error("is a duplicate; delete one")
         addresses.append(address)

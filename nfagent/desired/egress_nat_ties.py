@@ -8,7 +8,7 @@ policy, of a Namespace, or of the Pods that proved a tie: in steps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from itertools import combinations, product
 from typing import TypeAlias
 
 import msgspec
@@ -27,6 +27,8 @@ _SHOWN = 3
 """Prefixes in the text of a tie."""
 _MOST_PAIRS = 1_000
 """Pairs that are tracked: more say nothing new to who reads the first ones."""
+_COMPARED = 1_000
+"""Prefixes, and pairs of policies that have one, that one step looks at."""
 
 
 class Tie(msgspec.Struct, frozen=True):
@@ -122,11 +124,16 @@ class EgressNATTies:
                 users.setdefault(item, []).append(policy)
             yield
         common: dict[Pair, list[Range]] = {}
-        for count, (item, having) in enumerate(users.items(), 1):
+        count = 0
+        for item, having in users.items():
             for pair in _disagreeing(having):
                 if pair in common or len(common) < _MOST_PAIRS:
                     common.setdefault(pair, []).append(item)
-            if count % _MOST_PAIRS == 0:
+                count += 1
+                if count % _COMPARED == 0:
+                    yield
+            count += 1
+            if count % _COMPARED == 0:
                 yield
         before, known = self._policies, self._pairs
         self._policies = {policy.name: policy for policy in enforced}
@@ -152,10 +159,12 @@ class EgressNATTies:
 
 def _disagreeing(policies: list[EgressNATPolicy]) -> Iterator[Pair]:
     """Yield the pairs of policies, sorted by name, whose outcomes differ."""
-    if len({policy.outcome for policy in policies}) > 1:
-        for first, second in combinations(policies, 2):
-            if first.outcome != second.outcome:
-                yield (first.name, second.name) if first.name < second.name else (second.name, first.name)
+    by_outcome: dict[object, list[str]] = {}
+    for policy in policies:
+        by_outcome.setdefault(policy.outcome, []).append(policy.name)
+    for some, others in combinations(by_outcome.values(), 2):
+        for first, second in product(some, others):
+            yield (first, second) if first < second else (second, first)
 
 
 def _outcome_text(policy: EgressNATPolicy) -> str:

@@ -8,7 +8,7 @@ it costs anything, while no policy names a gateway.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -84,7 +84,9 @@ class GatewayRules:
         self._written: dict[_Use, tuple[str, ...]] = {}
         self._present = False  # something of it may be in the ruleset
         self._fixed: tuple[set[str], set[str]] = (set(), set())
-        # Marks for `steps`.
+        self._reselected = 0
+        # Marks for `steps`; `_relabelled` are addresses of this node's Pods that may have live connections.
+        self._relabelled: set[str] = set()
         self._addresses: dict[str, None] = {}
         self._unused: dict[_Use, None] = {}
         self._unwritten: dict[_Use, None] = {}
@@ -97,13 +99,14 @@ class GatewayRules:
         """Mark the Pods that a change of the cluster may move to other chains; selections follow it first."""
         if not self.active:
             return
-        for pod in change.pod or ():
+        before, after = change.pod or (None, None)
+        for pod in (before, after):
             if pod is not None:
-                self._mark(pod)
+                self._mark(pod, lives=before is not None and after is not None)
         if change.namespace is not None:
             for identity in self._cluster.by_namespace.get(change.namespace, ()):
                 for pod in self._cluster.members[identity].values():
-                    self._mark(pod)
+                    self._mark(pod, lives=True)
         if change.node is not None and self._routes_to(change.node, change.node_was):
             self._version = -1  # a route may lead to another address of the Node
 
@@ -123,9 +126,11 @@ class GatewayRules:
         if reselected or was != self.active:
             self._addresses.update(dict.fromkeys(self._cluster.by_address if self.active else self._of_address))
 
-    def _mark(self, pod: Pod) -> None:
+    def _mark(self, pod: Pod, *, lives: bool) -> None:
         if pod.holds_addresses:
             self._addresses.update(dict.fromkeys(pod.addresses))
+            if lives and pod.node == self._cluster.node:
+                self._relabelled.update(pod.addresses)
 
     def steps(self, outside: tuple[Family, ...]) -> Iterator[None]:
         """Process the marks in steps, after the election's; `outside` are families with Pods outside all ranges."""
@@ -153,6 +158,9 @@ class GatewayRules:
             self._write_fixed(outside)
             self._outside, self._unfixed = outside, False
             self._present = self.active
+        self._relabelled.clear()
+        if self.plan.held and self.plan.reselected != self._reselected:
+            self.plan = msgspec.structs.replace(self.plan, reselected=self._reselected)
 
     def _open_maps(self) -> None:
         for family in self._settings.families:
@@ -168,24 +176,38 @@ class GatewayRules:
             usable[item.group] = (*usable.get(item.group, ()), item.address)
         moved, self._usable = usable != self._usable, usable
         if stale:
+            self._note_left(address for pod in self._cluster.local.values() for address in pod.addresses)
             before, self._ranges = self._ranges, {}
             moved |= any(_groups(found) != _groups(self._ranges_of(policies)) for policies, found in before.items())
             self._unwritten.update(dict.fromkeys(self._users))
+            self._reselected += 1
         if moved and self.active:
             self._addresses.update(dict.fromkeys(self._cluster.by_address))
+
+    def _note_left(self, addresses: Iterable[str]) -> None:
+        """Note what Pods of this node reach by gateways, before that changes."""
+        for address in addresses:
+            use = self._of_address.get(address)
+            for ranges in self._ranges.get(use.policies, {}).values() if use is not None else ():
+                self._election.left.add(address, ranges)
 
     def _assign(self, address: str) -> None:
         """Map an address to the chain of its Pod's gateways."""
         pod = self._cluster.holder(address) if self.active else None
         family = family_of(address)
         wanted = self._use(pod, address, family) if pod is not None and family in self._settings.families else None
-        before = self._of_address.pop(address, None)
-        if wanted is not None:
-            self._of_address[address] = wanted
+        before = self._of_address.get(address)
         if wanted == before:
             return
+        if address in self._relabelled:
+            self._note_left((address,))
+        self._of_address.pop(address, None)
+        if wanted is not None:
+            self._of_address[address] = wanted
         if before is not None and self._users.release(before):
             self._unused[before] = None
+        if wanted is not None and address in self._relabelled:
+            self._reselected += 1
         if wanted is not None and self._users.acquire(wanted):
             self._unwritten[wanted] = None
         self._live.map_to(names.gateway_map(family), address, wanted.chain if wanted is not None else None)
@@ -265,11 +287,15 @@ class GatewayRules:
 
     def _made_plan(self) -> GatewayPlan:
         node, nodes = self._cluster.node, self._cluster.nodes
-        used = [item for item in self._election.addresses.values() if self.active and item.holder and item.number]
+        families = self._settings.families if self.active else ()
+        addresses = self._election.addresses.values()
+        used = [item for item in addresses if item.family in families and item.holder and item.number]
         routes = []
         for item in sorted(used, key=lambda item: item.number):
             if item.holder != node:
-                via = tuple(address for address in nodes[item.holder].addresses if family_of(address) == item.family)
+                # A Node that went between two steps: its packets are dropped until the next election.
+                known = nodes[item.holder].addresses if item.holder in nodes else ()
+                via = tuple(address for address in known if family_of(address) == item.family)
                 routes.append(GatewayRoute(item.number, item.family, item.address, item.holder, via))
         return GatewayPlan(tuple(item.address for item in used if item.holder == node), tuple(routes))
 

@@ -18,7 +18,7 @@ from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateway_translation import through_gateway
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges, is_source, masquerade_plan
-from nfagent.egress.translation import Translation, translation
+from nfagent.egress.translation import Translation, outside_translation, translation
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of
 from nfagent.model.objects import Pod
 from nfagent.nftables import names
@@ -82,7 +82,12 @@ class MasqueradeRules:
 
     def translation(self, pod: Pod | None, destination: str) -> Translation:
         """Return how packets of a Pod to a canonical address leave its node, with the floating address."""
-        found = translation(pod, destination, self._cluster, self._egress, self._settings)
+        objects = self._cluster, self._egress, self._settings
+        if self.families and self._addresses.up_to_date and not self._addresses.contain(destination):
+            # Most are outside: the search for the range inside walks all Nodes.
+            found = outside_translation(pod, destination, *objects)
+        else:
+            found = translation(pod, destination, *objects)
         return through_gateway(found, pod, destination, self._egress, self.gateways)
 
     def follow(self, change: ClusterDelta) -> None:

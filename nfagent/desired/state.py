@@ -17,6 +17,7 @@ from nfagent.desired.node_interfaces import InterfaceSets, NodeInterfaces
 from nfagent.desired.policy_sets import PolicySets
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
+from nfagent.desired.shared_steps import SharedSteps
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
@@ -94,6 +95,7 @@ class DesiredState:
         self._reply_tuples = reply_tuples
         self._recheck = RecheckSets(self._live, self._members, reply_tuples)
         self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
+        self._steps = SharedSteps(self._update)
 
     def put(self, item: Item) -> bool:
         """Add or replace an object. Return whether anything changed."""
@@ -172,16 +174,13 @@ class DesiredState:
         """Update the ruleset for the objects since the last `drain_changes`, in steps; `drain_changes` does the rest.
 
         Objects may be put between two steps, and are processed too. Each step is short, so that a caller on an event
-        loop can yield in between.
+        loop can yield in between; one that stops leaves the rest to the next caller.
         """
-        yield from self._policy_sets.steps()
-        self._members.refill_detached()
-        yield from self._links.steps()
-        yield from self._masquerade.steps()
+        return self._steps.take()
 
     def drain_changes(self) -> Transaction:
         """Return the changes since the last `drain_changes` or `mark_synced`: the transaction to commit."""
-        self._finish()
+        self._steps.finish()
         before, after = self._live.changes()
         if self._recheck.note_changes(before, after):
             self._whole = None
@@ -191,7 +190,7 @@ class DesiredState:
 
     def mark_synced(self) -> None:
         """Discard pending changes: the caller compares the kernel's whole table with the ruleset."""
-        self._finish()
+        self._steps.finish()
         self._live.mark_synced()
 
     def recheck_all(self) -> Transaction:
@@ -199,7 +198,7 @@ class DesiredState:
 
         Return the commands for it, to be committed with the transaction that repairs the table.
         """
-        self._finish()
+        self._steps.finish()
         self._whole = None
         return self._recheck.add_all(self._local_addresses() if self._links.has_tunnels else ())
 
@@ -234,7 +233,7 @@ class DesiredState:
 
     def ruleset(self) -> Ruleset:
         """Return the whole desired ruleset; the same value until something changes."""
-        self._finish()
+        self._steps.finish()
         if self._whole is None or self._whole[0] != self.generation:
             self._whole = (self.generation, self._live.ruleset())
         return self._whole[1]
@@ -269,7 +268,7 @@ class DesiredState:
     @property
     def dirty(self) -> bool:
         """Return whether there are changes to drain."""
-        self._finish()
+        self._steps.finish()
         return self._live.dirty
 
     @property
@@ -278,8 +277,7 @@ class DesiredState:
         return self._masquerade.families
 
     def translation(self, pod: Pod | None, destination: str) -> Translation:
-        """Return how packets of a Pod to an address leave its node; None is a Pod that isn't known."""
-        self._finish()
+        """Return how packets of a Pod to an address leave, as of the last `prepare`; None is a Pod that isn't known."""
         return self._masquerade.translation(pod, destination)
 
     @property
@@ -290,7 +288,7 @@ class DesiredState:
     @property
     def cluster_ranges(self) -> tuple[Range, ...]:
         """The ranges of Nodes, of Services and of the settings, disjoint and sorted; none where masquerade is off."""
-        self._finish()
+        self._steps.finish()
         return self._masquerade.cluster_ranges
 
     @property
@@ -301,7 +299,7 @@ class DesiredState:
 
     def policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...]:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
-        self._finish()
+        self._steps.finish()
         return self._policy_sets.keys_of(address)
 
     @property
@@ -337,16 +335,18 @@ class DesiredState:
         keys = self._policy_sets.verdict_chains.keys
         found = keys.get(prefix)
         if found is None and not self._policy_sets.is_current:
-            self._finish()
+            self._steps.finish()
             found = keys.get(prefix)
         return found
 
     def _local_addresses(self) -> set[str]:
         return {address for pod in self.cluster.local.values() if pod.holds_addresses for address in pod.addresses}
 
-    def _finish(self) -> None:
-        for _ in self.prepare():
-            pass
+    def _update(self) -> Iterator[None]:
+        yield from self._policy_sets.steps()
+        self._members.refill_detached()
+        yield from self._links.steps()
+        yield from self._masquerade.steps()
 
     def _apply_delta(self, delta: IndexDelta) -> bool:
         for peer, identity, joined in delta.moved:

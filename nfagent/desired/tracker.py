@@ -137,9 +137,10 @@ class RulesetTracker:
             self.counters.add(name)
 
     def drop_counter(self, name: str) -> None:
-        """Remove a named counter."""
-        self.counters.discard(name)
-        self._counter_before.setdefault(name, True)
+        """Remove a named counter, if it exists."""
+        if name in self.counters:
+            self._counter_before.setdefault(name, True)
+            self.counters.discard(name)
 
     def mark_synced(self) -> None:
         """Discard pending changes: the caller compares the kernel's whole table with `ruleset`."""

@@ -66,6 +66,10 @@ class ClusterAddresses:
             self._version += 1
         return moved
 
+    def contain(self, address: str) -> bool:
+        """Return whether a canonical address is in the cluster; as of the last `steps`."""
+        return address in self._cluster.by_address or self._covered(address)
+
     @property
     def up_to_date(self) -> bool:
         """Return whether no work is pending."""

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from nfagent.egress.gateways import MOST_NUMBERS, FloatingAddress
+from nfagent.egress.left_gateways import LeftGateways
 from nfagent.egress.rendezvous import weight, winner
 from nfagent.model.egress_nat import NetworkGatewayGroup
 from nfagent.model.netaddr import FAMILIES, Family, Range, family_of, number
@@ -21,7 +22,7 @@ from nfagent.model.objects import Node, ObjectRef
 from nfagent.state.cluster import ClusterDelta, ClusterState
 from nfagent.state.egress import EgressState
 
-_WEIGHED = 1_000
+_COMPARED = 500
 """Nodes that one step compares."""
 
 
@@ -65,6 +66,7 @@ class GatewayElection:
     addresses: by address, as of the last complete `steps`, in order of groups
     problems:  why other addresses of the groups are not used, sorted
     version:   grows with every change of these
+    left:      what Pods of this node may no longer reach by them
     """
 
     def __init__(self, cluster: ClusterState, egress: EgressState, known: KnownRanges) -> None:
@@ -75,11 +77,13 @@ class GatewayElection:
         self.addresses: Mapping[str, FloatingAddress] = {}
         self.problems: tuple[GatewayProblem, ...] = ()
         self.version = 0
+        self.left = LeftGateways()
         self._groups: dict[ObjectRef, NetworkGatewayGroup] = {}
         # Address -> its group, and the Node that holds it.
         self._owners: dict[str, ObjectRef] = {}
         self._holders: dict[str, str] = {}
         self._numbers: dict[tuple[bool, str], int] = {}
+        self._call = 0  # the last one of `steps`
         # Marks for `steps`.
         self._stale = False
         self._unchecked = False
@@ -96,10 +100,12 @@ class GatewayElection:
         if change.node is None:
             return
         before, after = change.node_was, self._cluster.nodes.get(change.node)
-        if before is None or after is None or before.addresses != after.addresses:
-            self._unchecked = True
-            self._nodes[change.node] = None
-        elif (before.ready, before.labels) != (after.ready, after.labels):
+        self._unchecked |= before is None or after is None or before.addresses != after.addresses
+        if any(
+            may_hold(before, group, family) != may_hold(after, group, family)
+            for group in self._groups.values()
+            for family in FAMILIES
+        ):
             self._nodes[change.node] = None
 
     def invalidate(self) -> None:
@@ -115,21 +121,32 @@ class GatewayElection:
         return tuple(item for item in self.addresses.values() if item.group == group)
 
     def steps(self) -> Iterator[None]:
-        """Process the marks in steps, after those of the cluster's own addresses."""
-        moved = bool(self._groups) and self._ranges is not self._known.ranges
-        if not (self._stale or self._unchecked or self._nodes or moved):
-            return
-        while self._stale or self._nodes:
+        """Process the marks in steps, after those of the cluster's own addresses.
+
+        A call takes over what an earlier one, which hasn't ended, has left to do.
+        """
+        self._call += 1
+        call = self._call
+        for _ in self._process():
+            yield
+            if call != self._call:
+                return
+
+    def _process(self) -> Iterator[None]:
+        """Process the marks; each is kept until what it stands for is done, but for the step that does it."""
+        self._unchecked |= bool(self._groups) and self._ranges is not self._known.ranges
+        while self._stale or self._nodes or len(self._holders) < len(self._owners):
             if self._stale:
                 self._stale = False
                 self._read_groups()
-                for address in list(self._owners):
-                    if address not in self._holders:
-                        yield from self._elect(address)
+            for (ref, family), addresses in self._unelected().items():
+                yield from self._elect(self._groups[ref], family, addresses)
             while self._nodes and not self._stale:
-                yield from self._compare(self._nodes.popitem()[0])
-        self._unchecked = False
-        self._publish()
+                self._compare(self._nodes.popitem()[0])
+                yield
+        if self._unchecked:
+            self._unchecked = False
+            self._publish()
 
     def _read_groups(self) -> None:
         """Read the groups that enforced policies name; the holders of groups that select other Nodes are unknown."""
@@ -147,44 +164,59 @@ class GatewayElection:
             if owners.get(address) in same and owners[address] == self._owners[address]
         }
         self._owners = owners
+        self._unchecked = True
 
-    def _elect(self, address: str) -> Iterator[None]:
-        """Compare all Nodes for an address."""
-        best = (b"", "")
-        group, family = self._groups[self._owners[address]], family_of(address)
+    def _unelected(self) -> dict[tuple[ObjectRef, Family], list[str]]:
+        """Return the addresses whose holder isn't known, by group and family."""
+        found: dict[tuple[ObjectRef, Family], list[str]] = {}
+        for address, ref in self._owners.items():
+            if address not in self._holders:
+                found.setdefault((ref, family_of(address)), []).append(address)
+        return found
+
+    def _elect(self, group: NetworkGatewayGroup, family: Family, addresses: list[str]) -> Iterator[None]:
+        """Compare all Nodes, for addresses of one group and family.
+
+        A Node that changes in the meantime is marked, and compared again.
+        """
+        eligible: list[str] = []
         for count, node in enumerate(list(self._cluster.nodes.values()), 1):
             if may_hold(node, group, family):
-                best = max(best, weight(address, node.name))
-            if count % _WEIGHED == 0:
+                eligible.append(node.name)
+            if count % _COMPARED == 0:
                 yield
                 if self._stale:
                     return
-        # A Node that changed in the meantime is marked, and compared again.
-        self._holders[address] = best[1]
-        yield
-
-    def _compare(self, name: str) -> Iterator[None]:
-        """Compare one Node, which changed, with the holders."""
-        node = self._cluster.nodes.get(name)
-        for address, ref in list(self._owners.items()):
-            holder = self._holders.get(address, "")
-            eligible = may_hold(node, self._groups[ref], family_of(address))
-            if eligible and (not holder or weight(address, name) > weight(address, holder)):
-                self._holders[address] = name
-            elif holder == name and not eligible:
-                yield from self._elect(address)
+        for address in addresses:
+            best = (b"", "")
+            for start in range(0, len(eligible), _COMPARED):
+                best = max(best, *(weight(address, name) for name in eligible[start : start + _COMPARED]))
+                yield
                 if self._stale:
                     return
-        yield
+            self._holders[address], self._unchecked = best[1], True
+
+    def _compare(self, name: str) -> None:
+        """Compare one Node, which changed, with the holders; those of addresses that it loses are unknown then."""
+        node = self._cluster.nodes.get(name)
+        eligible = {
+            (ref, family): may_hold(node, group, family) for ref, group in self._groups.items() for family in FAMILIES
+        }
+        for address, holder in list(self._holders.items()):
+            if eligible[self._owners[address], family_of(address)]:
+                if not holder or weight(address, name) > weight(address, holder):
+                    self._holders[address], self._unchecked = name, True
+            elif holder == name:
+                del self._holders[address]
 
     def _publish(self) -> None:
         """Replace the public values, if they differ."""
         self._ranges, problems = self._known.ranges, list[GatewayProblem]()
         usable: dict[str, ObjectRef] = {}
-        ranges = {family: [item for item in self._known.ranges if item.family == family] for family in FAMILIES}
+        inside = self._inside()
         for ref, group in self._groups.items():
             for address in group.addresses:
-                reason = self._refusal(address, ref, ranges)
+                reason = self._refusal(address, ref, inside)
                 if reason:
                     problems.append(GatewayProblem(ref, address, reason))
                 else:
@@ -200,7 +232,16 @@ class GatewayElection:
         given = self._numbers.get((holder == self._cluster.node, address), 0)
         return FloatingAddress(address, family_of(address), group, holder, given)
 
-    def _refusal(self, address: str, group: ObjectRef, ranges: Mapping[Family, list[Range]]) -> str:
+    def _inside(self) -> dict[str, str]:
+        """Return the addresses that are in the cluster's ranges, with the Node that has each; '' if none has."""
+        ranges = {family: [item for item in self._known.ranges if item.family == family] for family in FAMILIES}
+        found = {address: "" for address in self._owners if _contains(ranges[family_of(address)], address)}
+        if found:
+            nodes = self._cluster.nodes.values()
+            found |= {address: node.name for node in nodes for address in node.addresses if address in found}
+        return found
+
+    def _refusal(self, address: str, group: ObjectRef, inside: Mapping[str, str]) -> str:
         """Return why a group's address is not used; '' if it is."""
         owner = self._owners[address]
         if owner != group:
@@ -208,11 +249,9 @@ class GatewayElection:
         pod = self._cluster.holder(address)
         if pod is not None:
             return f"Pod {pod.ref.path} has it; write an address that nothing else has"
-        if not _contains(ranges[family_of(address)], address):
+        if address not in inside:
             return ""
-        nodes = (node.name for node in self._cluster.nodes.values() if address in node.addresses)
-        node = next(nodes, "")
-        what = f"Node {node} has it" if node else "it is in a range of Pods or Services"
+        what = f"Node {inside[address]} has it" if inside[address] else "it is in a range of Pods or Services"
         return f"{what}; write an address that nothing else has"
 
     def _number(self, usable: Mapping[str, ObjectRef]) -> None:
@@ -220,13 +259,17 @@ class GatewayElection:
         here = self._cluster.node
         wanted = {(self._holders[address] == here, address) for address in usable if self._holders[address]}
         self._numbers = {key: value for key, value in self._numbers.items() if key in wanted}
-        for is_held, address in sorted(wanted - self._numbers.keys()):
-            taken = {value for (held, _), value in self._numbers.items() if held == is_held}
+        free = {held: set(range(1, MOST_NUMBERS + 1)) for held in (False, True)}
+        for (held, _), value in self._numbers.items():
+            free[held].discard(value)
+        for held, address in sorted(wanted - self._numbers.keys()):
+            if not free[held]:
+                continue
             start = int.from_bytes(weight(address, "")[0])
             tried = ((start + step) % MOST_NUMBERS + 1 for step in range(MOST_NUMBERS))
-            free = next((value for value in tried if value not in taken), 0)
-            if free:
-                self._numbers[is_held, address] = free
+            given = next(value for value in tried if value in free[held])
+            self._numbers[held, address] = given
+            free[held].remove(given)
 
 
 def _contains(ranges: list[Range], address: str) -> bool:

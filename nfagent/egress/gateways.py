@@ -52,10 +52,14 @@ class GatewayRoute(msgspec.Struct, frozen=True):
 
 
 class GatewayPlan(msgspec.Struct, frozen=True):
-    """The floating addresses that this node holds, and the routes to those that other nodes hold."""
+    """The floating addresses that this node holds, and the routes to those that other nodes hold.
+
+    reselected: grows where Pods of this node with live connections may leave under a held address from now on
+    """
 
     held: tuple[str, ...] = ()
     routes: tuple[GatewayRoute, ...] = ()
+    reselected: int = 0
 
 
 class MarkBits(msgspec.Struct, frozen=True):

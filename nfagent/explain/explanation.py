@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from nfagent.explain.flow_explainer import ExplainedFlow, FlowExplainer, verdict
 from nfagent.explain.peer_naming import peer_for_labels
 from nfagent.explain.service_routes import ServiceRoute, find_routes_in_steps
 from nfagent.explain.source_translation import SourceTranslation, Translate, find_translation
-from nfagent.model.netaddr import is_multicast_or_broadcast, single
+from nfagent.model.netaddr import family_of, is_multicast_or_broadcast, number
 from nfagent.model.slices import run_to_end
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
@@ -90,12 +90,18 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
     if target is not None:
         servers = peer_for_labels(target.service.selector or (), target.service.namespace)
     judged: list[ExplainedFlow] = []
+    allowed: list[bool] = []
     lines_of: list[list[str]] = []
+    to_group, broadcast = False, _broadcast_addresses(cluster)
     for route in found.routes:
         judged.append(explainer.explain(route, servers))
+        allowed.append(judged[-1].allowed)
         lines_of.append(explainer.lines(judged[-1]))
+        to_group = to_group or _is_group(judged[-1], broadcast)
         yield
-    lines = lines_of[0] if target is None else [*found.lines, *(yield from explainer.grouped(judged, lines_of))]
+    lines = (
+        lines_of[0] if target is None else [*found.lines, *(yield from explainer.grouped(judged, allowed, lines_of))]
+    )
     source = judged[0].leaving.source if judged else query.sources[0]
     connection = f"{describe_address(cluster, source)} -> {_destination(cluster, query, found.flow)}"
     translation = None
@@ -105,8 +111,7 @@ def explain_in_steps(  # noqa: PLR0917 - the state, and the query
         translation = find_translation(cluster, found.flow, translate)
     if translation is not None and translation.is_shown:
         lines = [*lines, translation.words]
-    explained = _explanation(cluster, connection, tuple(judged), lines, found.flow)
-    return msgspec.structs.replace(explained, translation=translation)
+    return _explanation(connection, tuple(judged), allowed, lines, found.flow, translation, to_group=to_group)
 
 
 def explain_flow(
@@ -118,7 +123,8 @@ def explain_flow(
     connection = (
         f"{describe_address(cluster, flow.source)} -> {with_port(describe_address(cluster, flow.destination), flow)}"
     )
-    return _explanation(cluster, connection, (judged,), explainer.lines(judged), flow)
+    to_group = _is_group(judged, _broadcast_addresses(cluster))
+    return _explanation(connection, (judged,), [judged.allowed], explainer.lines(judged), flow, to_group=to_group)
 
 
 def explanation_view(found: Explanation) -> dict[str, Any]:
@@ -154,21 +160,28 @@ def _judged_view(judged: ExplainedFlow) -> dict[str, Any]:
     return shown
 
 
-def _explanation(
-    cluster: ClusterState,
+def _explanation(  # noqa: PLR0917 - what the explanation has
     connection: str,
     judged: tuple[ExplainedFlow, ...],
+    each_allowed: list[bool],
     lines: list[str],
     flow: Flow | None,
+    translation: SourceTranslation | None = None,
+    *,
+    to_group: bool,
 ) -> Explanation:
-    denied = sum(not item.allowed for item in judged)
+    """Return the explanation.
+
+    each_allowed: whether each of `judged` is allowed
+    to_group:     whether any of them goes to a multicast or broadcast address
+    """
+    denied = each_allowed.count(False)
     verdict = verdict_word(not denied)
     if not judged:
         verdict = "no Pod serves it"
     elif 0 < denied < len(judged):
         verdict = f"denied for {denied} of {len(judged)} Pods"
     allowed = bool(judged) and not denied
-    groups = allowed and any(_is_group(cluster, item.arriving.destination) for item in judged)
     return Explanation(
         connection=connection,
         verdict=verdict,
@@ -176,16 +189,21 @@ def _explanation(
         lines=tuple(lines),
         flow=flow,
         judged=judged,
-        unknown=(_GROUP,) if groups else (),
+        unknown=(_GROUP,) if allowed and to_group else (),
+        translation=translation,
     )
 
 
-def _is_group(cluster: ClusterState, address: str) -> bool:
-    """Return whether an address is multicast or broadcast: the last address of a node's IPv4 Pod range is broadcast."""
+def _broadcast_addresses(cluster: ClusterState) -> frozenset[int]:
+    """Return the last address of every IPv4 Pod range of a Node: it is the broadcast address there."""
     ranges = (cidr for node in cluster.nodes.values() for cidr in node.pod_cidrs)
-    return is_multicast_or_broadcast(address) or any(
-        cidr.family == 4 and cidr.last == single(address).last for cidr in ranges
-    )
+    return frozenset(cidr.last for cidr in ranges if cidr.family == 4)
+
+
+def _is_group(explained: ExplainedFlow, broadcast: Container[int]) -> bool:
+    """Return whether a flow arrives at a multicast or broadcast address."""
+    address = explained.arriving.destination
+    return is_multicast_or_broadcast(address) or (family_of(address) == 4 and number(address) in broadcast)
 
 
 def _destination(cluster: ClusterState, query: FlowQuery, flow: Flow | None) -> str:

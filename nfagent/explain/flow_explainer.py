@@ -110,13 +110,15 @@ class FlowExplainer:
             lines.append("no policy applies: neither end is a Pod with an address of its own")
         return lines + _suggestion_lines(explained)
 
-    def grouped(self, explained: list[ExplainedFlow], lines_of: list[list[str]]) -> Generator[None, None, list[str]]:
+    def grouped(
+        self, explained: list[ExplainedFlow], allowed: list[bool], lines_of: list[list[str]]
+    ) -> Generator[None, None, list[str]]:
         """Return the lines about all Pods behind a Service, grouped by equal verdicts, denied ones first.
 
-        lines_of: the lines about each of them
+        allowed, lines_of: the verdict and the lines about each of them
         """
         alike: dict[object, list[int]] = {}
-        for number in sorted(range(len(explained)), key=lambda number: explained[number].allowed):
+        for number in sorted(range(len(explained)), key=allowed.__getitem__):
             item = explained[number]
             stages = tuple(side.stages for side, _ in item.sides)
             seen = (item.arriving.source, item.arriving.port)
@@ -128,11 +130,11 @@ class FlowExplainer:
             servers = [self._server(explained[number]) for number in group[:_PODS_NAMED]]
             more = len(group) - _PODS_NAMED
             shown = f"{', '.join(servers)}{f' and {more} more' if more > 0 else ''}"
-            lines += ["", f"{shown}: {verdict_word(explained[group[0]].allowed)}"]
+            lines += ["", f"{shown}: {verdict_word(allowed[group[0]])}"]
             lines += [f"  {line}" for line in lines_of[group[0]]]
-        rest = [explained[number] for group in groups[_GROUPS_SHOWN:] for number in group]
+        rest = [allowed[number] for group in groups[_GROUPS_SHOWN:] for number in group]
         if rest:
-            denied = sum(not item.allowed for item in rest)
+            denied = rest.count(False)
             pods = "1 more Pod" if len(rest) == 1 else f"{len(rest)} more Pods"
             lines += ["", f"and {pods}: {denied} denied, {len(rest) - denied} allowed"]
         return lines

@@ -105,6 +105,8 @@ class AgentAnswerer:
         freshness = self._whole("explain")
         trouble = await self._reports.services()
         desired = self._desired
+        async for _ in self._time_slices.slices(desired.prepare()):
+            pass
         try:
             steps = explain_in_steps(
                 desired.cluster,

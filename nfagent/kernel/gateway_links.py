@@ -1,9 +1,10 @@
 """Makes addresses, routing rules and routes of this node equal to a GatewayPlan, in the calling thread's namespace.
 
 Floating addresses are on the interface that has the node's own address. Packets with a route's mark are routed by a
-table of their own, whose default route leads to the holder; other packets whose mark says that another node holds the
-address are discarded, since by the main table they would leave under another one. All of it carries a number of ours:
-what an earlier run left is found by it, and nothing of other programs is changed.
+table of their own, whose default route leads to the holder: through a tunnel where it is on no link of this node. Other
+packets whose mark says that another node holds the address are discarded, since by the main table they would leave
+under another one. All of it carries a number of ours: what an earlier run left is found by it, and nothing of other
+programs is changed.
 
 A request never waits, and takes some 20 us; a rule of a new table 500 us.
 """
@@ -21,6 +22,8 @@ import msgspec
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.egress.neighbour_frames import announcement
 from nfagent.errors import KernelError, WireError
+from nfagent.kernel.gateway_tunnel import GatewayTunnel, remove_tunnel
+from nfagent.kernel.reverse_path import discards
 from nfagent.kernel.route_requests import RouteRequests
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.rtnl_address import (
@@ -28,6 +31,7 @@ from nfagent.netlink.rtnl_address import (
     encode_delete_address,
     encode_new_address,
 )
+from nfagent.netlink.rtnl_neighbour import encode_delete_neighbour
 from nfagent.netlink.rtnl_rule import (
     MarkRule,
     NextHop,
@@ -36,6 +40,7 @@ from nfagent.netlink.rtnl_rule import (
     encode_delete_rule,
     encode_new_rule,
 )
+from nfagent.netlink.rtnl_tunnel import LocalMark
 
 PROTOCOL = 78
 """Of our rules, routes and (Linux 5.18) addresses: a number that /etc/iproute2/rt_protos gives to no program."""
@@ -43,6 +48,9 @@ TABLE_BASE = 0x6E6600
 """The number of a route's table is this plus its number. It is also the metric that marks our addresses."""
 PRIORITY = 1078
 """Of our rules: after `local` (0), before `main` (32766). The rule that discards other marks follows."""
+_AROUND = (PRIORITY - 1, PRIORITY + 2)
+"""Priorities of the rules by which what the tunnel sends skips these."""
+_NO_TUNNEL = "packets from nodes that are on no link of this node are dropped"
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _ETHERNET = 1  # ARPHRD_ETHER
 _LOOPBACK = 1  # the index of lo, in every network namespace
@@ -54,10 +62,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
     gained:   addresses that were added, to be announced
     problems: what of the plan could not be done, and why
+    lasting:  problems that an administrator has to end: to try again soon doesn't help
     """
 
     gained: tuple[InterfaceAddress, ...] = ()
     problems: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
 
 class GatewayLinks:
@@ -66,34 +76,59 @@ class GatewayLinks:
     def __init__(self, mark: MarkBits) -> None:
         """Store the bits of the packet mark that hold a route's number."""
         self._mark = mark
+        self._own: Collection[str] = ()
+        self._reached: dict[str, str] = {}
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
 
         The first step discards packets with a mark that has no route yet. Raises KernelError.
         """
-        problems = []
         with _requests() as kernel:
-            for guard in _guards(plan, self._mark):
-                kernel.do(encode_new_rule(0, guard), errno.EEXIST)
-            yield
-            for route in plan.routes:
-                if problem := _write_route(kernel, route):
-                    problems.append(problem)
-                kernel.do(encode_new_rule(0, self._rule(route)), errno.EEXIST)
-                yield
-        return tuple(problems)
+            tunnel = GatewayTunnel(kernel, self._own, self._local_marks(), makes=False)
+            return (yield from self._open_ways(kernel, plan, tunnel))
 
     def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
-        """Make addresses, rules and routes equal to a plan, in steps; `own` are the Node's addresses.
+        """Make addresses, rules, routes and the tunnel equal to a plan, in steps; `own` are the Node's addresses.
 
         Raises KernelError.
         """
-        dropped = yield from self.open_ways(plan)
+        self._own = own
         with _requests() as kernel:
+            tunnel = GatewayTunnel(kernel, own, self._local_marks(), makes=True)
+            dropped = yield from self._open_ways(kernel, plan, tunnel)
             yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mark)])
+            lasting = [] if not plan.held or tunnel.need() else [f"{_NO_TUNNEL}: {tunnel.problem}"]
+            if not tunnel.used:
+                remove_tunnel(kernel, _AROUND, PROTOCOL)
             gained, problems = _apply_addresses(kernel, plan.held, own)
-        return Outcome(tuple(gained), (*dropped, *problems))
+            self._reached = {route.address: route.holder for route in plan.routes}
+            links = {found.link for found in kernel.addresses(4) if found.metric == TABLE_BASE}
+            lasting += discards(sorted({*links, tunnel.link} - {0}) if links else ())
+        if tunnel.problem:
+            return Outcome(tuple(gained), tuple(problems), (*dropped, *lasting))
+        return Outcome(tuple(gained), (*dropped, *problems), tuple(lasting))
+
+    def _open_ways(
+        self, kernel: RouteRequests, plan: GatewayPlan, tunnel: GatewayTunnel
+    ) -> Generator[None, None, tuple[str, ...]]:
+        problems = []
+        for guard in _guards(plan, self._mark):
+            kernel.do(encode_new_rule(0, guard), errno.EEXIST)
+        yield
+        for route in plan.routes:
+            problem, hop = _write_route(kernel, route, tunnel)
+            if problem:
+                problems.append(problem)
+            if hop is not None and self._reached.get(route.address) != route.holder:
+                # The entry of the holder before. It may have answered again until the ruleset was committed.
+                kernel.do(encode_delete_neighbour(0, hop.address, hop.link), *_ABSENT)
+            kernel.do(encode_new_rule(0, self._rule(route)), errno.EEXIST)
+            yield
+        return tuple(problems)
+
+    def _local_marks(self) -> dict[Family, LocalMark]:
+        return {family: LocalMark(family, self._mark.routed, *_AROUND, PROTOCOL) for family in _FAMILIES}
 
     def announce(self, held: InterfaceAddress) -> None:
         """Tell the neighbours once that this node has an address. Raises KernelError."""
@@ -116,6 +151,7 @@ def remove_gateway_links() -> tuple[int, int]:
     """Remove what is ours from this node; return the numbers of addresses and of rules. Raises KernelError."""
     with _requests() as kernel:
         rules = sum(1 for _ in _remove_rules(kernel, ()))
+        remove_tunnel(kernel, _AROUND, PROTOCOL)
         listed = [found for family in _FAMILIES for found in kernel.addresses(family)]
         ours = [found for found in listed if found.metric == TABLE_BASE]
         for found in ours:
@@ -129,17 +165,36 @@ def _guards(plan: GatewayPlan, mark: MarkBits) -> list[MarkRule]:
     return [MarkRule(family, PRIORITY + 1, mark.routed, mark.routed, PROTOCOL, discards=True) for family in families]
 
 
-def _write_route(kernel: RouteRequests, route: GatewayRoute) -> str:
-    """Write the default route of a route's table; return why its packets are dropped, '' where they are not."""
+def _write_route(kernel: RouteRequests, route: GatewayRoute, tunnel: GatewayTunnel) -> tuple[str, NextHop | None]:
+    """Write the default route of a route's table.
+
+    Return why its packets are dropped, '' where they are not; and its next hop on a link.
+    """
+    table = TABLE_BASE + route.number
     hops = (NextHop(address, kernel.neighbour_link(address)) for address in route.via)
     hop = next((found for found in hops if found.link), None)
-    kernel.do(encode_default_route(0, route.family, TABLE_BASE + route.number, PROTOCOL, hop))
     if hop is not None:
-        return ""
-    where = f"at {', '.join(route.via)} is not on a link of this node"
-    if not route.via:
-        where = f"has no address of IPv{route.family}"
-    return f"packets for gateway {route.address} are dropped: node {route.holder} {where}"
+        return "", _write_next_hop(kernel, route, table, hop)
+    why = (
+        tunnel.lead(route, table, PROTOCOL) if route.via else f"node {route.holder} has no address of IPv{route.family}"
+    )
+    if not why:
+        return "", None
+    kernel.do(encode_default_route(0, route.family, table, PROTOCOL, None))
+    return f"packets for gateway {route.address} are dropped: {why}", None
+
+
+def _write_next_hop(kernel: RouteRequests, route: GatewayRoute, table: int, holder: NextHop) -> NextHop:
+    """Make the floating address itself the next hop on the holder's link: only who has it receives the packets.
+
+    A holder without a ruleset, before its agent's first commit or after `nfagent cleanup`, would forward them with the
+    address of their Pod. The kernel refuses a next hop that this node has itself: until it is given up, and the plan
+    compared again, the holder's own address is the next hop.
+    """
+    for hop in (NextHop(route.address, holder.link), holder):
+        if kernel.do(encode_default_route(0, route.family, table, PROTOCOL, hop), errno.EINVAL) == 0:
+            return hop
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _apply_addresses(

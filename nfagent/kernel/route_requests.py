@@ -12,8 +12,10 @@ from nfagent.kernel.sockets import DATAGRAM_BYTES, dump_replies
 from nfagent.model.netaddr import Family
 from nfagent.netlink import codec
 from nfagent.netlink.rtnl_address import RTM_NEWADDR, InterfaceAddress, decode_address, encode_address_dump
-from nfagent.netlink.rtnl_route import RTM_NEWROUTE, decode_neighbour_link, encode_route_request
+from nfagent.netlink.rtnl_link import RTM_NEWLINK, Interface, decode_link
+from nfagent.netlink.rtnl_route import RTM_NEWROUTE, decode_neighbour_link, decode_route, encode_route_request
 from nfagent.netlink.rtnl_rule import RTM_NEWRULE, MarkRule, decode_rule, encode_rule_dump
+from nfagent.netlink.rtnl_tunnel import decode_mtu, encode_link_request
 
 
 class DumpEncoder(Protocol):
@@ -61,11 +63,30 @@ class RouteRequests:
 
     def neighbour_link(self, address: str) -> int:
         """Return the index of the interface on which an address is a neighbour; 0 where it is on none."""
-        self._socket.send(encode_route_request(0, address))
-        for part in codec.messages(self._socket.recv(DATAGRAM_BYTES)):
-            if part.type == RTM_NEWROUTE:
-                return decode_neighbour_link(part)
-        return 0
+        found = self._one(encode_route_request(0, address), RTM_NEWROUTE)
+        return 0 if found is None else decode_neighbour_link(found)
+
+    def outgoing_link(self, address: str) -> int:
+        """Return the index of the first interface of the route to another machine's address; 0 without such a route."""
+        found = self._one(encode_route_request(0, address), RTM_NEWROUTE)
+        route = None if found is None else decode_route(found)
+        return 0 if route is None else route.links[0]
+
+    def interface(self, name: str) -> Interface | None:
+        """Return an interface by its name, None where there is none."""
+        found = self._one(encode_link_request(0, name), RTM_NEWLINK)
+        return None if found is None else decode_link(found)
+
+    def mtu(self, link: int) -> int:
+        """Return the MTU of an interface in bytes, by its index; 0 where there is none."""
+        found = self._one(encode_link_request(0, link), RTM_NEWLINK)
+        return 0 if found is None else decode_mtu(found)
+
+    def _one(self, request: bytes, kind: int) -> codec.Message | None:
+        """Send a request for one object; return the reply, None for a refusal."""
+        self._socket.send(request)
+        parts = codec.messages(self._socket.recv(DATAGRAM_BYTES))
+        return next((part for part in parts if part.type == kind), None)
 
     def _dump(self, encode: DumpEncoder, family: Family, kind: int) -> list[codec.Message]:
         self._sequence += 1

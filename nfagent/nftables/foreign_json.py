@@ -55,7 +55,7 @@ def parse_base_chains(listing: str) -> list[BaseChain]:
         BaseChain(item["family"], _FAMILIES[item["family"]], item["table"], item["name"], int(item.get("prio", 0)))
         for item in objects(listing, "chain")
         if (item.get("type"), item.get("hook")) == ("nat", "postrouting")
-        and item.get("family") in _FAMILIES
+        and _word(item.get("family")) in _FAMILIES
         and (item["family"], item["table"]) != (TABLE_FAMILY, TABLE)
     ]
 
@@ -155,12 +155,12 @@ def _with_expression(
 
 def _with_match(rule: ForeignRule, match: dict[str, Any], sets: Mapping[str, Ranges | None]) -> ForeignRule:
     left, right, negated = match.get("left"), match.get("right"), match.get("op") == "!="
-    if match.get("op") not in {"==", "!=", "in"} or not isinstance(left, dict):
+    if _word(match.get("op")) not in {"==", "!=", "in"} or not isinstance(left, dict):
         return _changed(rule, narrowed=True)
     payload, meta = (left[key] if isinstance(left.get(key), dict) else {} for key in ("payload", "meta"))
-    if payload.get("field") in {"saddr", "daddr"} and payload.get("protocol") in _PROTOCOLS:
+    if _word(payload.get("field")) in {"saddr", "daddr"} and _word(payload.get("protocol")) in _PROTOCOLS:
         return _with_addresses(rule, payload, right, sets, negated=negated)
-    if meta.get("key") in {"nfproto", "protocol"} and right in _PROTOCOLS and not negated:
+    if _word(meta.get("key")) in {"nfproto", "protocol"} and _word(right) in _PROTOCOLS and not negated:
         return _changed(rule, sources=common(rule.sources, of_family(_PROTOCOLS[str(right)])))
     if _is_local(left, right):
         return rule if negated else _changed(rule, never=True)
@@ -169,12 +169,17 @@ def _with_match(rule: ForeignRule, match: dict[str, Any], sets: Mapping[str, Ran
     return _changed(rule, narrowed=True)
 
 
+def _word(value: object) -> str:
+    """Return a value that is a string; '' for any other, which a listing of nft doesn't have there."""
+    return value if isinstance(value, str) else ""
+
+
 def _is_local(left: dict[str, Any], right: object) -> bool:
     """Return whether a match is of the node's own traffic: Pods' traffic that is forwarded has no address of it."""
     if isinstance(fib := left.get("fib"), dict):
         return fib.get("result") == "type" and right == "local"
     meta = left.get("meta")
-    return isinstance(meta, dict) and meta.get("key") in {"oif", "oifname"} and right == "lo"
+    return isinstance(meta, dict) and _word(meta.get("key")) in {"oif", "oifname"} and right == "lo"
 
 
 def _unmarked(left: dict[str, Any], right: object) -> bool | None:

@@ -8,13 +8,17 @@ sends marked packets to the node that holds the address. There the nat chain tra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
 from nfagent.egress.gateways import LINK_SCOPE, FloatingAddress, MarkBits
-from nfagent.model.netaddr import Family, Range
+from nfagent.egress.tunnel import TUNNEL_PORT
+from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
+from nfagent.nftables.interface_chains import TUNNEL_COUNTER
+from nfagent.nftables.interface_sets import NODES
 from nfagent.nftables.masquerade_chains import CLUSTER_PODS, UNTRANSLATED_COUNTER
 from nfagent.nftables.matches import (
     AddressInSet,
@@ -25,6 +29,7 @@ from nfagent.nftables.matches import (
     IpAddress,
     L4Proto,
     MarkIs,
+    PacketPort,
     Within,
 )
 from nfagent.nftables.objects import (
@@ -45,13 +50,14 @@ from nfagent.nftables.objects import (
 GATEWAYS_CHAIN = "prerouting-gateways"
 INPUT_CHAIN = "input-gateways"
 FORWARD_CHAIN = "forward-gateways"
+ARRIVAL_CHAIN = "prerouting-floating"
 HELD_CHAIN = "translate-floating"
 FLOATING_SET = "floating"
 NOT_HOLDER_COUNTER = "drop/not-holder"
 NO_GATEWAY_COUNTER = "drop/no-gateway"
 TO_GATEWAY_COUNTER = "drop/to-gateway"
 GATEWAY_COUNTERS = (NOT_HOLDER_COUNTER, NO_GATEWAY_COUNTER, TO_GATEWAY_COUNTER)
-_AFTER_DNAT = -90
+_BEFORE_DNAT, _AFTER_DNAT = -110, -90
 _FILTER_PRIORITY = 0
 
 
@@ -88,8 +94,10 @@ def gateway_chains(
         yield names.floating_chain(item.address), _floating_chain(item, node, mark)
     yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
+    yield ARRIVAL_CHAIN, _arrival_chain(families)
     yield INPUT_CHAIN, _input_chain(families)
-    yield FORWARD_CHAIN, _forward_chain(families, in_cluster)
+    held = {item.family for item in known if _is_held(item, node)}
+    yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster, held)
 
 
 def gateway_nat_rules(mark: MarkBits) -> tuple[Rule, ...]:
@@ -214,16 +222,41 @@ def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tup
     )
 
 
+def _arrival_chain(families: tuple[Family, ...]) -> Chain:
+    """Return the chain that keeps Services off the floating addresses.
+
+    kube-proxy takes them for addresses of the node, and would send what comes to a NodePort on to a Pod.
+    """
+    return Chain(
+        (
+            Rule((CtDirectionIs("reply"),), verdict=Accept()),
+            Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
+            *(
+                Rule(
+                    (AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)),),
+                    counter=TO_GATEWAY_COUNTER,
+                    verdict=Drop(),
+                )
+                for family in families
+            ),
+        ),
+        Hook("filter", "prerouting", _BEFORE_DNAT),
+    )
+
+
 def _input_chain(families: Iterable[Family]) -> Chain:
     """Return the chain that keeps services of this node off the floating addresses.
 
-    A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST.
+    A reply to a connection that moved, to this node or away, and isn't in its conntrack table must not meet a RST. The
+    tunnel's port receives from Nodes alone: what comes out of it may leave under a floating address. And by Nodes'
+    addresses alone: to any other address of this node a Pod's packet is masqueraded, and has its own node's.
     """
     to_floating = [
         AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
     ]
     return Chain(
         (
+            *(_tunnel_rule(side, family) for side in ("saddr", "daddr") for family in FAMILIES),
             Rule((L4Proto(("icmp", "icmpv6")),), verdict=Accept()),
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
         ),
@@ -231,21 +264,59 @@ def _input_chain(families: Iterable[Family]) -> Chain:
     )
 
 
-def _forward_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
-    """Return the chain that forwards nothing from outside to a floating address.
+def _forward_chain(
+    mark: MarkBits, families: tuple[Family, ...], in_cluster: tuple[tuple[Family, str], ...], held: set[Family]
+) -> Chain:
+    """Return the chain that drops what this node must not forward for a while, since nodes see changes one by one.
 
-    While an address moves, replies come to a node that doesn't have it. Forwarded, one begins a conntrack entry of its
-    own, of a connection from the server; as long as that lives, NAT here would give the real one another port.
+    Nothing from outside goes to a floating address. While one moves, replies come to a node that doesn't have it.
+    Forwarded, one begins a conntrack entry of its own, of a connection from the server; as long as that lives, NAT here
+    would give the real one another port.
+
+    By a node that holds an address, no Pod of another node leaves the cluster without one: its node may have seen an
+    object that this one has not seen yet, or no longer has, and the packets would have the Pod's address. Nodes that
+    hold none get no such packets: the way to a holder leads to the floating address itself.
     """
-    inside = [Rule((AddressInSet(IpAddress("saddr", family), name),), verdict=Accept()) for family, name in in_cluster]
-    to_floating = [
-        AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
-    ]
+    floating = {
+        family: AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
+    }
+    inside = [(floating[family], AddressInSet(IpAddress("saddr", family), name)) for family, name in in_cluster]
     return Chain(
         (
             Rule((CtDirectionIs("reply"),), verdict=Accept(), comment="to an address behind this node"),
-            *inside,
-            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in to_floating),
+            *(Rule(matches, verdict=Accept()) for matches in inside),
+            *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in floating.values()),
+            Rule((CtTranslated(),), verdict=Accept()),
+            *_untouched(families),
+            *(_foreign_rule(mark, family, name, in_cluster) for family, name in in_cluster if family in held),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
+    )
+
+
+def _foreign_rule(mark: MarkBits, family: Family, name: str, in_cluster: tuple[tuple[Family, str], ...]) -> Rule:
+    """Return the rule that drops unmarked packets of other nodes' Pods, of a set of addresses, to outside."""
+    source, destination = IpAddress("saddr", family), IpAddress("daddr", family)
+    here = [names.set_name("pods", family), names.set_name(NODES, family)]
+    inside = [other for of, other in in_cluster if of == family]
+    return Rule(
+        (
+            MarkIs(mark.mask, 0),
+            AddressInSet(source, name),
+            *(AddressInSet(source, other, negated=True) for other in here),
+            *(AddressInSet(destination, other, negated=True) for other in inside),
+        ),
+        counter=NOT_HOLDER_COUNTER,
+        verdict=Drop(),
+        comment="of a Pod of another node, which takes this one for the holder",
+    )
+
+
+def _tunnel_rule(side: Literal["saddr", "daddr"], family: Family) -> Rule:
+    others = AddressInSet(IpAddress(side, family), names.set_name(NODES, family), negated=True)
+    return Rule(
+        (PacketPort("udp", TUNNEL_PORT, TUNNEL_PORT), others),
+        counter=TUNNEL_COUNTER,
+        verdict=Drop(),
+        comment="only Nodes speak to Nodes' tunnels",
     )

@@ -156,7 +156,11 @@ def test_the_server_and_we_take(served: LabApiClient, document: Document) -> Non
         pytest.param(group(), "spec.floatingIPs", id="no address"),
         pytest.param(group("192.0.2.0/24"), "spec.floatingIPs", id="a CIDR for an address"),
         pytest.param(group("fe80::1%eth0"), "spec.floatingIPs", id="an address with a zone"),
-        pytest.param(group("::1", "::1"), "spec.floatingIPs", id="an address twice"),
+        pytest.param(group("2001:db8::1", "2001:db8::1"), "spec.floatingIPs", id="an address twice"),
+        *(
+            pytest.param(group(address), "no node can have", id=f"{address}, which no node can have for others")
+            for address in ("127.0.0.1", "::1", "::", "224.0.0.1", "255.255.255.255", "169.254.1.1", "fe80::1")
+        ),
         pytest.param(group("::1", "0::1"), "has an address twice", id="an address in two spellings"),
         pytest.param(group(*[f"192.0.2.{n}" for n in range(65)]), "spec.floatingIPs", id="65 addresses"),
         pytest.param(logging("mine"), "name it default", id="logging under another name"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -17,7 +19,7 @@ from nfagent.lab.packet_counter import StreamProtocol
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import PodPlan
 from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
-from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, listen_outside
+from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, LiveConnection, listen_outside
 from tests.support.gateway_labs import (
     FLOATING,
     GROUPS,
@@ -26,13 +28,15 @@ from tests.support.gateway_labs import (
     dropped,
     expected_holders,
     gateways,
+    group_document,
     held_on,
     node_objects,
     pod_on,
+    via,
     views,
     world,
 )
-from tests.support.packet_labs import ManifestLab, as_text, held, running_lab, wait_until
+from tests.support.packet_labs import Document, ManifestLab, as_text, held, running_lab, wait_until
 from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
@@ -265,12 +269,8 @@ def test_a_server_that_alone_sends_waits_until_the_pod_sends(lab: ManifestLab) -
         assert dropped(lab, holder, "to-gateway") > before
 
 
-def test_agents_that_disagree_drop_and_count_until_both_have_seen_the_change(lab: ManifestLab) -> None:
-    """The agent of the old holder is stopped while its Node turns NotReady: it keeps the address.
-
-    Packets that other nodes send to the new holder are translated there; those of a node that hasn't seen the change
-    reach the old holder, or a new one that has not taken the address yet.
-    """
+def test_a_node_that_has_not_seen_a_move_reaches_the_new_holder(lab: ManifestLab) -> None:
+    """The next hop is the floating address itself, and the new holder announces it."""
     pods = [pod_on(node, MOVED) for node in GROUPS]
     [holder] = expected_holders(KEPT)[FLOATING[MOVED][0]]
     [other] = set(KEPT) - {holder}
@@ -279,16 +279,75 @@ def test_agents_that_disagree_drop_and_count_until_both_have_seen_the_change(lab
         seeing = [lab.cluster.agent(name) for name in GROUPS if name != other]
         lab.cluster.wait_until_enforced(seeing)
         settled(lab, KEPT, (MOVED, holder))
-        before = dropped(lab, MOVED, "not-holder")
-        found = views(lab, pods, [PARTNER])
-        assert found == {pod.name: {"nothing"} if pod.node == other else {FLOATING[MOVED][0]} for pod in pods}
-        assert dropped(lab, MOVED, "not-holder") > before
+        assert views(lab, pods, [PARTNER]) == {pod.name: {FLOATING[MOVED][0]} for pod in pods}
+    lab.cluster.wait_until_enforced()
+    settled(lab, KEPT)
+    assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
+
+
+def test_no_packet_leaves_until_the_new_holder_has_seen_the_move(lab: ManifestLab) -> None:
+    """No node has the address, so no neighbour answers for it: the kernel drops the packets."""
+    pods = [pod_on(node, MOVED) for node in GROUPS]
+    [holder] = expected_holders(KEPT)[FLOATING[MOVED][0]]
+    with held(lab.cluster.agent(holder)):
+        place_nodes(lab, MOVED)
+        seeing = [lab.cluster.agent(name) for name in GROUPS if name != holder]
+        lab.cluster.wait_until_enforced(seeing)
+        wait_until(lambda: held_on(lab.topology, FLOATING[MOVED])[FLOATING[MOVED][0]] == set())
+        assert views(lab, pods, [PARTNER]) == {pod.name: {"nothing"} for pod in pods}
     lab.cluster.wait_until_enforced()
     settled(lab, KEPT)
     assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
     counts = {node: dropped(lab, node, "not-holder") for node in GROUPS}
     assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
     assert {node: dropped(lab, node, "not-holder") for node in GROUPS} == counts
+
+
+@pytest.mark.parametrize("late", ["n2", MOVED], ids=["the Pod's node", "the holder"])
+def test_a_pod_never_leaves_under_its_own_address_by_a_node_that_disagrees_about_its_policy(
+    lab: ManifestLab, late: str
+) -> None:
+    """A policy shrinks, and the Pod's node has not seen it; or it grows, and the holder has not seen it."""
+    pod = pod_on("n2", MOVED)
+    narrow = [*gateways(KEPT), group_document(MOVED), via(MOVED, ["203.0.113.128/25"])]
+    wide = gateways()
+    before, after = (wide, narrow) if late == "n2" else (narrow, wide)
+
+    def place(documents: list[Document]) -> None:
+        lab.cluster.place("cluster.yaml", as_text([*world(), *documents]))
+
+    place(before)
+    lab.cluster.wait_until_enforced()
+    settled(lab, GROUPS)
+    with held(lab.cluster.agent(late)):
+        place(after)
+        lab.cluster.wait_until_enforced([lab.cluster.agent(name) for name in GROUPS if name != late])
+        dropped_before = dropped(lab, MOVED, "not-holder")
+        assert views(lab, [pod], [PARTNER]) == {pod.name: {"nothing"}}
+        assert dropped(lab, MOVED, "not-holder") > dropped_before
+    lab.cluster.wait_until_enforced()
+    expected = FLOATING[MOVED][0] if late == MOVED else lab.topology.nodes["n2"].addresses[0]
+    wait_until(lambda: views(lab, [pod], [PARTNER]) == {pod.name: {expected}})
+    assert views(lab, [pod], [PARTNER]) == {pod.name: {expected}}
+
+
+def _is_seen_as(live: LiveConnection, address: str) -> bool:
+    return live.ask(b"now") == address
+
+
+def test_a_connection_that_another_node_translated_is_masqueraded_after_its_policy_is_gone(lab: ManifestLab) -> None:
+    pod = pod_on("n2", MOVED)
+    source, outside = lab.topology.pod_namespace(*pod.key), lab.topology.outside_namespace("outside")
+    lab.apply("cluster", *world(), *gateways())
+    settled(lab, GROUPS)
+    for address, own in zip((PARTNER, PARTNER_V6), lab.topology.nodes["n2"].addresses, strict=True):
+        with LiveConnection(source, outside, address, socket.SOCK_DGRAM) as live:
+            assert live.ask(b"by the gateway") in FLOATING[MOVED]
+            lab.apply("cluster", *world(), *gateways(KEPT), group_document(MOVED))
+            wait_until(functools.partial(_is_seen_as, live, own))
+            assert live.ask(b"without it") == own
+            lab.apply("cluster", *world(), *gateways())
+            settled(lab, GROUPS)
 
 
 def test_an_old_holder_that_has_not_seen_the_change_keeps_the_address_until_it_has(lab: ManifestLab) -> None:

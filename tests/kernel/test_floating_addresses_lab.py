@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -189,6 +190,24 @@ def test_the_holder_answers_pings_at_its_floating_addresses_and_nothing_else(lab
     expected |= {Probe(outside, address, "tcp", 8443): address in NODES[0].addresses for address in own}
     assert lab.wrong(expected) == []
     assert dropped(lab, "n1", "to-gateway") > before
+
+
+def test_node_ports_are_not_reached_by_floating_addresses(lab: ManifestLab) -> None:
+    """As kube-proxy in its iptables mode, which takes every address of the node."""
+    outside, (v4, v6) = lab.topology.outside_namespace("outside"), pod_on("n1", PLAIN).addresses
+    rules = (
+        "table inet node-ports { chain services { type nat hook prerouting priority dstnat; "
+        f"fib daddr type local tcp dport 30080 meta nfproto ipv4 dnat ip to {v4}:443; "
+        f"fib daddr type local tcp dport 30080 meta nfproto ipv6 dnat ip6 to [{v6}]:443; }}\n}}"
+    )
+    probes = {Probe(outside, address, "tcp", 30080): True for address in NODES[0].addresses}
+    probes |= {Probe(outside, address, "tcp", 30080): False for address in FLOATING["n1"]}
+    nft = lab.topology.command(lab.topology.node_namespace("n1"), ["nft", "-f", "-"])
+    subprocess.run(nft, input=rules, text=True, check=True, timeout=20)
+    try:
+        assert lab.wrong(probes) == []
+    finally:
+        subprocess.run(nft, input="delete table inet node-ports", text=True, check=True, timeout=20)
 
 
 def test_cleanup_gives_the_addresses_up(lab: ManifestLab) -> None:

@@ -16,9 +16,11 @@ import pytest
 from nfagent.clock import SystemClock
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
+from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
 from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
 from nfagent.lab import netns
+from nfagent.lab.ip_commands import FORWARDING
 from tests.support.packet_labs import wait_until
 from tests.support.steps import finished
 
@@ -70,6 +72,26 @@ class NodeNamespace:
             if rule["priority"] not in {0, 32766, 32767}
         }
 
+    def tunnel(self) -> dict[int, tuple[str, str, int]]:
+        """Source, destination and MTU of the route through the tunnel, of each family; none without the tunnel."""
+        found = {}
+        for family in (4, 6):
+            for route in self.listed(family, "route", "show", "table", "all", "dev", TUNNEL_LINK, "proto", "78"):
+                found[family] = (route["src"], route["dst"], route["metrics"][0]["mtu"])
+        return found
+
+    def neighbours(self) -> set[str]:
+        found = [entry for family in (4, 6) for entry in self.listed(family, "neighbour", "show", "dev", "eth0")]
+        return {entry["dst"] for entry in found if "lladdr" in entry}
+
+    def marked_hop(self, family: int) -> str:
+        """Return the next hop in the table of the family's first route."""
+        (route,) = self.listed(family, "route", "show", "table", "all", "proto", "78")
+        return str(route["gateway"])
+
+    def has_tunnel(self) -> bool:
+        return any(link["ifname"] == TUNNEL_LINK for link in self.listed(4, "link"))
+
     def route(self, address: str, number: int) -> str:
         """Return the next hop of a marked packet; '' where it has none."""
         words = ["route", "get", address, "mark", hex(MARK.of_routed(number) if number else 0)]
@@ -83,7 +105,7 @@ def node() -> Iterator[NodeNamespace]:
     made = NodeNamespace(f"{netns.prefix('tg', os.getpid())}node")
     netns.make([made.name])
     try:
-        netns.write_sysctls(made.name, {"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"})
+        netns.write_sysctls(made.name, FORWARDING)
         made.ip(
             "link set lo up",
             "link add eth0 type veth peer name far0",
@@ -107,8 +129,8 @@ def test_a_plan_is_carried_out_and_given_up(node: NodeNamespace) -> None:
     assert outcome.problems == ()
     assert [held.address for held in outcome.gained] == list(FLOATING)
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
-    assert node.route("203.0.113.7", 1) == "192.0.2.2"
-    assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
+    assert node.route("203.0.113.7", 1) == "192.0.2.101"
+    assert node.route("2001:db8:113::7", 2) == "2001:db8::101"
     assert node.route("203.0.113.7", 0) == "192.0.2.254"
     assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
 
@@ -124,7 +146,7 @@ def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     assert node.apply(GatewayPlan(FLOATING[:1], ROUTES[1:])) == Outcome()
     assert node.addresses() == PLAIN | {"192.0.2.100/32"}
     assert node.route("203.0.113.7", 1) == "192.0.2.254"
-    assert node.route("2001:db8:113::7", 2) == "2001:db8::2"
+    assert node.route("2001:db8:113::7", 2) == "2001:db8::101"
 
 
 def test_a_restart_takes_over_what_is_in_force(node: NodeNamespace) -> None:
@@ -143,7 +165,7 @@ def test_rules_of_an_earlier_setting_of_the_mark_are_removed(node: NodeNamespace
     node.links = GatewayLinks(MARK)
     assert node.apply(GatewayPlan(FLOATING, ROUTES)) == Outcome()
     assert {mark for _, mark, _ in node.rules()} == {"0x8100000", "0x8200000", "0x8000000"}
-    assert node.route("203.0.113.7", 1) == "192.0.2.2"
+    assert node.route("203.0.113.7", 1) == "192.0.2.101"
 
 
 def test_a_held_address_of_ipv6_answers_at_once(node: NodeNamespace) -> None:
@@ -232,7 +254,7 @@ def state(node: NodeNamespace) -> tuple[set[str], str, str]:
     return node.addresses(), node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)
 
 
-WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.2", "2001:db8::2")
+WHOLE = (PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}, "192.0.2.101", "2001:db8::101")
 
 
 def test_addresses_and_ways_are_back_after_an_interface_was_down(followed: NodeNamespace) -> None:
@@ -269,29 +291,157 @@ def test_an_address_is_recognised_where_the_kernel_keeps_no_protocol(node: NodeN
     assert node.addresses() == PLAIN
 
 
-def test_a_route_moves_to_the_next_holder(node: NodeNamespace) -> None:
+def test_the_neighbour_entry_of_the_holder_before_is_forgotten(node: NodeNamespace) -> None:
     node.apply(GatewayPlan((), ROUTES))
+    for address in ("192.0.2.101", "2001:db8::101"):
+        node.ip(f"neighbour add {address} lladdr 02:00:00:00:00:01 dev eth0 nud reachable")
+    node.apply(GatewayPlan((), ROUTES))
+    assert node.neighbours() == {"192.0.2.101", "2001:db8::101"}, "the holders are the same"
     moved = (
         GatewayRoute(1, 4, "192.0.2.101", "n3", ("192.0.2.3",)),
         GatewayRoute(2, 6, "2001:db8::101", "n3", ("2001:db8::3",)),
     )
     assert node.apply(GatewayPlan((), moved)) == Outcome()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.3", "2001:db8::3")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
+    assert node.neighbours() == set()
 
 
-def test_packets_for_a_holder_that_is_no_neighbour_are_dropped(node: NodeNamespace) -> None:
+def test_a_route_to_an_address_that_this_node_still_has_leads_to_the_holders_own(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(("192.0.2.101", "2001:db8::101")))
+    assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES)))) == ()
+    assert (node.marked_hop(4), node.marked_hop(6)) == ("192.0.2.2", "2001:db8::2")
     node.apply(GatewayPlan((), ROUTES))
+    assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
+    assert (node.marked_hop(4), node.marked_hop(6)) == ("192.0.2.101", "2001:db8::101")
+
+
+def test_a_holder_that_is_no_neighbour_is_reached_through_a_tunnel(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan((), ROUTES))
+    rules = node.rules()
+    assert node.has_tunnel() is False
+    far = (
+        GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
+        GatewayRoute(2, 6, "2001:db8::101", "n3", ("2001:db8:99::3",)),
+    )
+    assert node.apply(GatewayPlan((), far)).problems == ()
+    assert node.tunnel() == {4: ("192.0.2.1", "198.51.100.3", 1464), 6: ("2001:db8::1", "2001:db8:99::3", 1444)}
+    assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
+    assert (node.has_tunnel(), node.rules()) == (False, rules)
+
+
+def test_the_tunnel_sends_from_an_address_of_the_node_that_is_on_an_interface(node: NodeNamespace) -> None:
+    node.inside(lambda: finished(node.links.apply(FAR, ("198.51.100.200", *OWN))))
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
+
+
+def test_the_tunnel_takes_packets_that_fit_into_those_of_the_link(node: NodeNamespace) -> None:
+    node.ip("link set eth0 mtu 1400")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1364)
+    node.ip("link set eth0 mtu 9000")
+    node.apply(FAR)
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1500)
+
+
+def test_packets_for_a_holder_without_a_route_are_dropped(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan((), ROUTES))
+    node.ip("route del default via 192.0.2.254")
     far = (
         GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),
         GatewayRoute(2, 6, "2001:db8::101", "n4", ()),
     )
     assert node.apply(GatewayPlan((), far)).problems == (
-        "packets for gateway 192.0.2.101 are dropped: node n3 at 198.51.100.3 is not on a link of this node",
+        "packets for gateway 192.0.2.101 are dropped: this node has no route to node n3 at 198.51.100.3",
         "packets for gateway 2001:db8::101 are dropped: node n4 has no address of IPv6",
     )
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
+
+
+STRICT = (
+    "packets of other nodes' Pods that come in by {0} are dropped{1}: the reverse path filter is strict there; "
+    "write `net/ipv4/conf/{0}/rp_filter = 2` into a file of /etc/sysctl.d, and set it"
+)
+
+
+@pytest.mark.parametrize(
+    ("link", "condition"),
+    [("eth0", " whose answers leave by another interface"), (TUNNEL_LINK, "")],
+    ids=["of the link", "of the tunnel"],
+)
+@pytest.mark.parametrize(("everywhere", "value"), [("0", "1"), ("1", "0")], ids=["by its own", "by that of all"])
+def test_a_strict_reverse_path_filter_is_told(
+    node: NodeNamespace, link: str, condition: str, everywhere: str, value: str
+) -> None:
+    assert node.apply(GatewayPlan(FLOATING)).lasting == ()
+    loose = {f"ipv4/conf/{name}/rp_filter": "2" for name in ("eth0", TUNNEL_LINK)}
+    strict = {"ipv4/conf/all/rp_filter": everywhere, f"ipv4/conf/{link}/rp_filter": value}
+    netns.write_sysctls(node.name, loose | strict)
+    assert node.apply(GatewayPlan(FLOATING)) == Outcome(lasting=(STRICT.format(link, condition),))
+    netns.write_sysctls(node.name, {f"ipv4/conf/{link}/rp_filter": "2"})
+    assert node.apply(GatewayPlan(FLOATING)) == Outcome()
+
+
+def test_an_interface_that_does_not_forward_is_told(node: NodeNamespace) -> None:
+    node.apply(GatewayPlan(FLOATING))
+    netns.write_sysctls(node.name, {f"ipv4/conf/{TUNNEL_LINK}/forwarding": "0"})
+    (problem,) = node.apply(GatewayPlan(FLOATING)).lasting
+    assert problem.startswith(
+        f"packets of other nodes' Pods that come in by {TUNNEL_LINK} are dropped: it doesn't forward"
+    )
+
+
+FAR = GatewayPlan((), (GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),))
+
+
+def test_a_port_that_another_program_has_is_told(node: NodeNamespace) -> None:
+    with node.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+        taken.bind(("", TUNNEL_PORT))
+        (problem,) = node.apply(FAR).lasting
+        assert problem == (
+            "packets for gateway 192.0.2.101 are dropped: node n3 at 198.51.100.3 is not on a link of this node, "
+            f"and there is no tunnel: another program has UDP port {TUNNEL_PORT}"
+        )
+        assert node.route("203.0.113.7", 1) == ""
+        (problem,) = node.apply(GatewayPlan(FLOATING)).lasting
+        lost = "packets from nodes that are on no link of this node are dropped"
+        assert problem == f"{lost}: another program has UDP port {TUNNEL_PORT}"
+    assert node.apply(FAR) == Outcome()
+
+
+def test_an_interface_of_another_program_with_the_tunnels_name_stays(node: NodeNamespace) -> None:
+    node.ip(f"link add {TUNNEL_LINK} type veth peer name far1")
+    (problem,) = node.apply(FAR).lasting
+    assert problem.endswith(
+        f"another interface has the name {TUNNEL_LINK}: remove it with `ip link delete {TUNNEL_LINK}`"
+    )
+    node.apply(GatewayPlan())
+    assert node.has_tunnel()
+
+
+def test_ways_before_a_commit_use_the_tunnel_that_exists_and_make_none(node: NodeNamespace) -> None:
+    def open_ways() -> tuple[str, ...]:
+        return finished(node.links.open_ways(FAR))
+
+    (problem,) = node.inside(open_ways)
+    assert problem.endswith("there is no tunnel: it is made after the next commit")
+    assert (node.has_tunnel(), node.route("203.0.113.7", 1)) == (False, "")
+    node.apply(FAR)
+    assert node.inside(open_ways) == ()
+    assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
+
+
+@pytest.mark.parametrize("mask", [0x0FF00000, 0x000000FF], ids=["the same bits", "other bits by a new setting"])
+def test_cleanup_removes_the_tunnel_and_its_rules(node: NodeNamespace, mask: int) -> None:
+    node.ip("route add 198.51.100.0/24 via 192.0.2.254")
+    far = GatewayPlan((), (GatewayRoute(1, 4, "192.0.2.101", "n3", ("198.51.100.3",)),))
+    node.apply(far)
+    node.links = GatewayLinks(MarkBits(mask))
+    node.apply(far)
+    node.inside(remove_gateway_links)
+    assert (node.has_tunnel(), node.rules()) == (False, set())
 
 
 def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
@@ -303,7 +453,7 @@ def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
 def test_ways_are_open_before_anything_is_removed(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(FLOATING, ROUTES[:1]))
     assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES[1:])))) == ()
-    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.2", "2001:db8::2")
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
 
 

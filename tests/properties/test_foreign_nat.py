@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nfagent.errors import WireError
@@ -36,6 +36,10 @@ RULES = st.lists(st.dictionaries(WORDS, VALUES, max_size=2), max_size=3).map(
 
 
 @given(VALUES | RULES)
+@example({"nftables": [{"rule": {"handle": 1, "expr": [{"match": {"op": [], "left": {}}}]}}]})
+@example({"nftables": [{"chain": {"type": "nat", "hook": "postrouting", "family": {}}}]})
+@example({"nftables": [{"rule": {"expr": [{"match": {"op": "==", "left": {"payload": {"field": []}}}}]}}]})
+@example({"nftables": [{"rule": {"expr": [{"match": {"op": "==", "left": {"meta": {"key": []}}, "right": {}}}]}}]})
 def test_any_listing_is_read_or_refused(value: object) -> None:
     listing = msgspec.json.encode(value).decode()
     for read in (

@@ -17,6 +17,8 @@ from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import PolicySetKey
 from nfagent.state.pod_lookup import find_pod
 
+_DROPS = "drop/"
+
 
 class CounterView(msgspec.Struct, frozen=True, kw_only=True):
     """One counter of the kernel.
@@ -34,11 +36,23 @@ class CounterView(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
+class DropView(msgspec.Struct, frozen=True, kw_only=True):
+    """What rules dropped that belong to no policy, since they were made; `name` is the counter's, as `drop/tunnel`."""
+
+    name: str
+    packets: int
+    bytes: int
+
+
 class CountersView(ViewHead, frozen=True, kw_only=True):
-    """Counters of the policies that select Pods of this node; `nothing` says why there are none."""
+    """Counters of the policies that select Pods of this node; `nothing` says why there are none.
+
+    drops: of this node, those that have counted; none for one Pod or namespace
+    """
 
     nothing: str
     counters: list[CounterView]
+    drops: list[DropView] = msgspec.field(default_factory=list)
 
 
 def counters_view(
@@ -75,7 +89,17 @@ def counters_parts(
             )
             for found, value in counted
         ],
+        drops=[] if scope.pod or scope.namespace else _drops(values),
     )
+
+
+def _drops(values: Mapping[str, CounterValue]) -> list[DropView]:
+    """Return the counters of dropped packets that have counted."""
+    return [
+        DropView(name=name, packets=value.packets, bytes=value.bytes)
+        for name, value in sorted(values.items())
+        if name.startswith(_DROPS) and value.packets
+    ]
 
 
 def _certain_keys(key: PolicySetKey) -> Iterator[VerdictKey]:

@@ -6,6 +6,7 @@ import json
 import zlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from nfagent.checkpoint.codec import (
@@ -19,8 +20,10 @@ from nfagent.checkpoint.codec import (
 )
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.errors import DecodeError
+from nfagent.model.egress_nat import NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
+from nfagent.model.selectors import Requirement, Selector
 from nfagent.model.services import Service
 
 POLICY = decode_network_policy(
@@ -33,6 +36,9 @@ POLICY = decode_network_policy(
             ],
         },
     }
+)
+EDGES = NetworkGatewayGroup(
+    "kube-system", "gw", ("192.0.2.10",), Selector((Requirement("egress", "In", ("gateway",)),))
 )
 LINE = encode_record(POLICY.ref, CheckpointedObject(POLICY, "f.yaml"))
 
@@ -70,6 +76,23 @@ def test_a_field_that_an_older_version_did_not_write_has_its_default() -> None:
     written = item()
     del written["item"]["egress"], written["item"]["problem"]
     assert decode_record(line(written)) == (POLICY.ref, CheckpointedObject(POLICY, "f.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "older"),
+    [
+        pytest.param(Node("b", ready=False), "ready", Node("b"), id="a Node is Ready"),
+        pytest.param(EDGES, "nodes", msgspec.structs.replace(EDGES, nodes=Selector()), id="a group selects every Node"),
+    ],
+)
+def test_who_holds_floating_addresses_is_kept_and_has_a_default(
+    item: Node | NetworkGatewayGroup, field: str, older: Item
+) -> None:
+    kept = encode_record(item.ref, CheckpointedObject(item))
+    assert decode_record(kept) == (item.ref, CheckpointedObject(item))
+    written: dict[str, Any] = json.loads(kept[9:])
+    del written["item"][field]
+    assert decode_record(line(written)) == (item.ref, CheckpointedObject(older))
 
 
 @pytest.mark.parametrize(

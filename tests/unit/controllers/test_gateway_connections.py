@@ -13,6 +13,7 @@ from nfagent.controllers.gateway_connections import GatewayConnections
 from nfagent.desired.state import DesiredState
 from nfagent.egress.gateways import GatewayPlan, GatewayRoute
 from nfagent.errors import KernelError
+from nfagent.model.objects import ObjectRef
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.nftables.objects import Element
 from nfagent.nftables.transaction import ChangeElements, Transaction
@@ -79,6 +80,7 @@ def desired() -> DesiredState:
         item = DECODERS[document["kind"]](document)
         assert item is not None
         view.put(item)
+    view.drain_changes()
     return view
 
 
@@ -132,6 +134,31 @@ def test_after_a_restart_entries_of_an_address_that_moved_meanwhile_end() -> Non
     assert table.live == []
 
 
+class FlappingTable(FakeTable):
+    """A table during whose first round the address comes back, translates a connection, and moves once more."""
+
+    connections: GatewayConnections
+
+    def delete(self, entries: Iterable[ConntrackEntry]) -> int:
+        first, count = not self.ended, super().delete(entries)
+        if first:
+            self.connections.applied(GatewayPlan((USED,)))
+            self.live.append(masqueraded(entry(POD, PARTNER, port=2), USED, PORT))
+            self.connections.applied(GatewayPlan((USED_ELSEWHERE,)))
+        return count
+
+
+def test_an_address_that_moves_again_during_a_round_ends_its_connections_in_the_next_one() -> None:
+    table = FlappingTable()
+    connections = table.connections = GatewayConnections(table, table, RunningClock(), VIEW)
+    connections.applied(GatewayPlan((USED, USED_ELSEWHERE)))
+    asyncio.run(connections.end_stale())
+    table.live = [masqueraded(entry(POD, PARTNER), USED, PORT)]
+    connections.applied(GatewayPlan((USED_ELSEWHERE,)))
+    assert [asyncio.run(connections.end_stale()) for _ in range(3)] == [1, 1, 0]
+    assert table.live == []
+
+
 def test_a_plan_that_moves_no_address_here_reads_no_table() -> None:
     connections, table = following()
     connections.applied(GatewayPlan((USED,)))
@@ -140,6 +167,79 @@ def test_a_plan_that_moves_no_address_here_reads_no_table() -> None:
     connections.applied(GatewayPlan((USED,), (GatewayRoute(1, 4, USED_ELSEWHERE, "b", ("192.168.0.2",)),)))
     asyncio.run(connections.end_stale())
     assert table.reads == 1
+
+
+def test_a_pod_that_a_policy_selects_anew_begins_its_connections_anew() -> None:
+    routed = entry(POD, PARTNER)
+    connections, table = following()
+    connections.applied(GatewayPlan((USED,), reselected=1))
+    asyncio.run(connections.end_stale())
+    table.live = [routed, entry(POD, ANYONE)]
+    connections.applied(GatewayPlan((USED,), reselected=2))
+    assert asyncio.run(connections.end_stale()) == 1
+    assert table.live == [entry(POD, ANYONE)]
+
+
+@pytest.mark.parametrize(
+    ("change", "ends"),
+    [
+        pytest.param({}, True, id="the policy goes"),
+        pytest.param({"gatewayRef": None}, True, id="the node's address"),
+        pytest.param({"destinations": [{"cidr": "203.0.114.0/24"}]}, True, id="another destination"),
+        pytest.param({"gatewayRef": None, "action": "NoSNAT"}, False, id="the Pod's address"),
+    ],
+)
+def test_connections_that_no_policy_sends_to_a_gateway_any_longer_begin_anew(
+    change: dict[str, object],
+    ends: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """Another node translated them; without an end, they would leave with the Pod's address for good."""
+    view = desired()
+    view.ruleset()
+    routed = entry(POD, PARTNER)
+    kept = [
+        entry(POD, ANYONE),
+        entry(POD_ELSEWHERE, PARTNER),
+        entry(PARTNER, POD),
+        masqueraded(entry(POD, PARTNER, port=2), USED, PORT),
+    ]
+    table = FakeTable(routed, *kept)
+    connections = GatewayConnections(table, table, RunningClock(), view)
+    connections.committed()
+    assert asyncio.run(connections.end_stale()) == 0
+    document = next(item for item in yaml.safe_load_all(GOLDEN.read_text()) if item["metadata"]["name"] == "partner")
+    if change:
+        spec = {key: value for key, value in {**document["spec"], **change}.items() if value is not None}
+        item = DECODERS[document["kind"]]({**document, "spec": spec})
+        assert item is not None
+        view.put(item)
+    else:
+        view.remove(ObjectRef("EgressNATPolicy", "", "partner"))
+    view.ruleset()
+    table.refusals = table.reads + 1
+    connections.committed()
+    with pytest.raises(KernelError):
+        asyncio.run(connections.end_stale())
+    assert asyncio.run(connections.end_stale()) == int(ends)
+    assert table.live == ([] if ends else [routed]) + kept
+    connections.committed()
+    assert asyncio.run(connections.end_stale()) == 0
+
+
+def test_a_pod_that_no_policy_selects_any_longer_begins_its_connections_anew() -> None:
+    view = desired()
+    view.ruleset()
+    routed = entry(POD, PARTNER)
+    table = FakeTable(routed)
+    connections = GatewayConnections(table, table, RunningClock(), view)
+    for document in yaml.safe_load_all(GOLDEN.read_text()):
+        if document["kind"] == "Namespace":
+            item = DECODERS["Namespace"]({**document, "metadata": {**document["metadata"], "labels": {}}})
+            assert item is not None
+            view.put(item)
+    view.ruleset()
+    connections.committed()
+    assert asyncio.run(connections.end_stale()) == 1
 
 
 @pytest.mark.parametrize("first", [(USED,), ()], ids=["gained and lost again", "lost"])

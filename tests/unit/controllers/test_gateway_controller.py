@@ -27,6 +27,7 @@ class RecordingKernel:
         self.calls: list[tuple[str, object]] = []
         self.held: set[str] = set()
         self.refusal = ""
+        self.lasting: tuple[str, ...] = ()
         self.now, self.step_seconds, self.steps = 0.0, 0.0, 0
 
     def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
@@ -40,7 +41,7 @@ class RecordingKernel:
         yield from self._steps(plan)
         gained = tuple(InterfaceAddress(address, 2) for address in plan.held if address not in self.held)
         self.held = set(plan.held)
-        return Outcome(gained)
+        return Outcome(gained, lasting=self.lasting)
 
     def announce(self, held: InterfaceAddress) -> None:
         self.calls.append(("announce", held.address))
@@ -103,6 +104,25 @@ class Setup:
 
         asyncio.run(taken())
         return self.kernel.calls
+
+
+def test_a_plan_that_others_supersede_while_it_is_carried_out_removes_none_of_their_ways() -> None:
+    """Between two of its slices, the ways of the next plan are opened, and its ruleset is committed."""
+    setup = Setup()
+    setup.kernel.step_seconds = 1.0
+    numbers = range(1, 40)
+    setup.plan = GatewayPlan(HELD.held, tuple(msgspec.structs.replace(ROUTE, number=number) for number in numbers))
+    before, after = setup.plan, ROUTED
+
+    def supersede() -> None:
+        assert setup.kernel.held == set(), "it isn't done"
+        setup.plan = after
+        setup.controller.prepare()
+        setup.controller.committed()
+
+    calls = setup.run(setup.controller.committed, supersede)
+    assert calls == [("apply", before), ("open", after), ("apply", after)]
+    assert setup.controller.status()["held"] == ()
 
 
 def test_nothing_is_carried_out_before_a_commit() -> None:
@@ -241,3 +261,15 @@ def test_a_refusal_is_named_and_tried_again(caplog: pytest.LogCaptureFixture) ->
     assert [record.message for record in caplog.records].count(
         "cannot set up gateway addresses and routes: No buffer space available; retrying"
     ) == 1
+
+
+def test_a_problem_that_an_administrator_has_to_end_is_told_and_not_tried_again_soon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup = Setup()
+    setup.plan = HELD
+    setup.kernel.lasting = ("the kernel has no VXLAN: run `modprobe vxlan`",)
+    calls = setup.run(setup.controller.committed)
+    assert [name for name, _ in calls].count("apply") == 1
+    assert setup.controller.status()["problems"] == list(setup.kernel.lasting)
+    assert "the kernel has no VXLAN: run `modprobe vxlan`" in [record.message for record in caplog.records]

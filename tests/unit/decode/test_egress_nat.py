@@ -178,8 +178,23 @@ def test_a_group_of_gateways_is_read() -> None:
     ("document", "message"),
     [
         pytest.param(group(), "spec.floatingIPs: is empty; write at least one address", id="no address"),
+        *(
+            pytest.param(group("192.0.2.10", address), f"floatingIPs[1] '{address}': is no address that a node", id=why)
+            for address, why in (
+                ("127.0.0.1", "loopback"),
+                ("::1", "loopback of IPv6"),
+                ("0.0.0.1", "of this network"),
+                ("::", "unspecified of IPv6"),
+                ("224.0.0.251", "multicast"),
+                ("ff02::fb", "multicast of IPv6"),
+                ("255.255.255.255", "broadcast"),
+                ("169.254.169.254", "link-local"),
+                ("fe80::1", "link-local of IPv6"),
+                ("::ffff:127.0.0.1", "loopback, IPv4-mapped"),
+            )
+        ),
         pytest.param(group("192.0.2.0/24"), "floatingIPs[0] '192.0.2.0/24': is not an IP address", id="a CIDR"),
-        pytest.param(group("::1", "0::1"), "floatingIPs[1] '0::1': is a duplicate", id="one address twice"),
+        pytest.param(group("::a", "0::a"), "floatingIPs[1] '0::a': is a duplicate", id="one address twice"),
         pytest.param(group("::1", floatingIP="::2"), "spec.floatingIP '::2': is not a field here", id="a slip"),
     ],
 )

@@ -102,6 +102,57 @@ def test_a_node_keeps_its_valid_fields(case: NodeCase) -> None:
     assert said.startswith(f"Node a: {case.problem}") if case.problem else not said
 
 
+def conditions(*entries: object) -> Document:
+    return {**node(GOOD), "status": {"addresses": [GOOD], "conditions": list(entries)}}
+
+
+def ready(status: object) -> Document:
+    return {"type": "Ready", "status": status}
+
+
+PRESSURE = {"type": "MemoryPressure", "status": "False"}
+
+
+@pytest.mark.parametrize(
+    ("document", "is_ready"),
+    [
+        pytest.param(conditions(PRESSURE, ready("True")), True, id="status True"),
+        pytest.param(conditions(ready("False")), False, id="status False"),
+        pytest.param(conditions(ready("Unknown"), PRESSURE), False, id="status Unknown: its kubelet is silent"),
+        pytest.param(conditions(PRESSURE), False, id="conditions without Ready"),
+        pytest.param(conditions(), True, id="an empty list"),
+        pytest.param(node(GOOD), True, id="no conditions, as in a folder of manifests"),
+        pytest.param({"kind": "Node", "metadata": {"name": "a"}}, True, id="no status"),
+    ],
+)
+def test_a_node_is_ready_by_its_condition(document: Document, *, is_ready: bool) -> None:
+    found = decode_node(document)
+    assert (found.ready, found.problems) == (is_ready, ())
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(conditions(ready(status=True)), "[0].status 'True': is not a string", id="a boolean"),
+        pytest.param(conditions(PRESSURE, ready("true")), "[1].status 'true': is not a status", id="in lower case"),
+        pytest.param(conditions({"type": "Ready"}), "[0].status: is not a status", id="no status"),
+        pytest.param(conditions(ready("True"), ready("True")), "[1].status 'True': is the second", id="twice Ready"),
+        pytest.param(conditions("Ready", ready("True")), "[0] 'Ready': is not a mapping", id="an entry that is text"),
+        pytest.param(
+            {**node(GOOD), "status": {"addresses": [GOOD], "conditions": ready("True")}},
+            ": is not a list",
+            id="no list",
+        ),
+    ],
+)
+def test_a_node_whose_readiness_can_t_be_read_is_not_ready_and_keeps_the_rest(document: Document, problem: str) -> None:
+    state = put(conditions(ready("True")), document)
+    found = state.nodes["a"]
+    assert (found.ready, found.addresses) == (False, ("192.0.2.1",)), "the last good value must not stay"
+    (said,) = map(str, found.problems)
+    assert said.startswith(f"Node a: status.conditions{problem}")
+
+
 def pod(labels: object = None, status: object = None, owners: object = None, **spec: object) -> Document:
     return {
         "kind": "Pod",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from nfagent.desired.egress_nat_ties import Tie
@@ -23,9 +25,15 @@ OPS = EgressSource(namespaces=labelled("team", "ops"))
 
 
 def policy(
-    name: str, action: EgressAction, *sources: EgressSource, cidrs: tuple[str, ...] = ("10.0.0.0/8",)
+    name: str, action: EgressAction, *sources: EgressSource, cidrs: tuple[str, ...] = ("10.0.0.0/8",), gateway: str = ""
 ) -> EgressNATPolicy:
-    return EgressNATPolicy(name=name, action=action, destinations=tuple(map(parse_cidr, cidrs)), sources=sources)
+    return EgressNATPolicy(
+        name=name,
+        action=action,
+        destinations=tuple(map(parse_cidr, cidrs)),
+        sources=sources,
+        gateway=ObjectRef("NetworkGatewayGroup", "kube-system", gateway) if gateway else None,
+    )
 
 
 def pod(name: str, **labels: str) -> Pod:
@@ -34,6 +42,7 @@ def pod(name: str, **labels: str) -> Pod:
 
 BOTH = pod("both", app="web", tier="blue")
 KEEP, HIDE = policy("keep", "NoSNAT", WEB), policy("hide", "SNAT", BLUE)
+GATEWAY_TWO = "action SNAT and gatewayRef kube-system/two"
 TIE = Tie(("hide", "keep"), ("action SNAT", "action NoSNAT"), (TEN,))
 
 
@@ -61,10 +70,63 @@ def state(*items: EgressNATPolicy | Pod | Namespace) -> DesiredState:
         ),
         pytest.param((policy("keep", "NoSNAT"), policy("also", "NoSNAT")), (), id="one action"),
         pytest.param((policy("default", "NoSNAT"), policy("hide", "SNAT")), (), id="the base list, which comes after"),
+        pytest.param(
+            (policy("a", "SNAT", WEB, gateway="one"), policy("b", "SNAT", BLUE, gateway="two"), BOTH),
+            (Tie(("a", "b"), ("action SNAT and gatewayRef kube-system/one", GATEWAY_TWO), (TEN,)),),
+            id="two gateways",
+        ),
+        pytest.param(
+            (policy("a", "SNAT", WEB), policy("b", "SNAT", BLUE, gateway="two"), BOTH),
+            (Tie(("a", "b"), ("action SNAT", GATEWAY_TWO), (TEN,)),),
+            id="a gateway and the node's address",
+        ),
+        pytest.param(
+            (policy("a", "SNAT", WEB, gateway="two"), policy("b", "SNAT", BLUE, gateway="two"), BOTH),
+            (),
+            id="one gateway",
+        ),
     ],
 )
 def test_a_tie(items: tuple[EgressNATPolicy | Pod, ...], expected: tuple[Tie, ...]) -> None:
     assert ties(state(*items)) == expected
+
+
+def test_a_gateway_that_changes_makes_a_tie_and_ends_it() -> None:
+    view = state(policy("a", "SNAT", WEB, gateway="one"), policy("b", "SNAT", BLUE, gateway="two"), BOTH)
+    found = [[one.outcomes[0] for one in ties(view)]]
+    for gateway in ("two", "three", ""):
+        view.put(policy("a", "SNAT", WEB, gateway=gateway))
+        found.append([one.outcomes[0] for one in ties(view)])
+    assert found == [
+        ["action SNAT and gatewayRef kube-system/one"],
+        [],
+        ["action SNAT and gatewayRef kube-system/three"],
+        ["action SNAT"],
+    ]
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_caller_that_stops_before_the_last_step_leaves_the_ties_to_the_next(steps: int) -> None:
+    view = state(KEEP, HIDE, BOTH)
+    list(islice(view.prepare(), steps))
+    assert ties(view) == (TIE,)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_caller_that_another_overtakes_does_not_bring_older_ties_back(steps: int) -> None:
+    view = state(KEEP, HIDE, BOTH)
+    overtaken = view.prepare()
+    list(islice(overtaken, steps))
+    view.put(policy("hide", "SNAT", BLUE, cidrs=("10.1.0.0/16",)))
+    assert ties(view) == ()
+    list(overtaken)
+    assert ties(view) == ()
+
+
+def test_many_policies_of_one_prefix_are_compared_in_many_steps() -> None:
+    view = state(*(policy(f"p{at}", "SNAT", gateway="one" if at % 2 else "two") for at in range(200)))
+    assert sum(1 for _ in view.prepare()) > 200 + 10
+    assert len(ties(view)) == 1_000
 
 
 def test_ties_come_and_go_with_pods_labels_and_policies() -> None:
@@ -87,3 +149,23 @@ def test_ties_follow_the_labels_of_namespaces() -> None:
         view.put(Namespace("shop", (("team", team),)))
         found.append(ties(view))
     assert found == [(), (TIE,), (), (TIE,)]
+
+
+def test_a_tie_is_found_also_by_a_caller_that_leaves_steps_to_the_next_one() -> None:
+    for stop in range(1, sum(1 for _ in state(KEEP, HIDE, BOTH).prepare()) + 1):
+        view = state(KEEP, HIDE, BOTH)
+        for _ in islice(view.prepare(), stop):
+            pass
+        assert ties(view) == (TIE,), stop
+
+
+def test_a_policy_that_changes_between_two_steps_counts() -> None:
+    for stop in range(1, sum(1 for _ in state(KEEP, HIDE, BOTH).prepare()) + 1):
+        view = state(KEEP, HIDE, BOTH)
+        steps = view.prepare()
+        for _ in islice(steps, stop):
+            pass
+        view.put(policy("hide", "NoSNAT", BLUE))
+        for _ in steps:
+            pass
+        assert ties(view) == (), stop

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.model.egress_nat import EgressNATPolicy, EgressSource, NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
@@ -83,6 +84,16 @@ NO_PLAN = ((), ())
 def test_the_plan_of_a_node(items: tuple[Item, ...], expected: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     plan = state(*items).gateway_plan
     assert (plan.held, tuple(via for route in plan.routes for via in route.via)) == expected
+
+
+def test_addresses_of_a_family_that_is_off_are_not_held_and_have_no_route() -> None:
+    """No rule would keep services of this node off them, nor translate packets."""
+    view = DesiredState("n1", MasqueradeSettings(ipv4=False))
+    for item in (N1, group("gw", "192.0.2.10", "2001:db8::10", role="edge"), OUT):
+        view.put(item)
+    view.drain_changes()
+    assert view.gateways.addresses.keys() == {"192.0.2.10", "2001:db8::10"}
+    assert "192.0.2.10" not in view.gateway_plan.held
 
 
 def test_nothing_is_in_the_ruleset_without_a_policy_that_names_a_group() -> None:
@@ -212,3 +223,61 @@ def steps_of(gateway: NetworkGatewayGroup) -> list[None]:
     view = state(gateway, pods=2_000)
     view.put(OUT)
     return list(view.prepare())
+
+
+WIDER = msgspec.structs.replace(OUT, destinations=(parse_cidr("203.0.112.0/23"),))
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        pytest.param(pod(6), False, id="a new Pod has no connections"),
+        pytest.param(pod(5, "web"), False, id="a new Pod of another node"),
+        pytest.param(
+            msgspec.structs.replace(pod(2), labels=(("app", "db"),)), False, id="a Pod that leaves the policy"
+        ),
+        pytest.param(
+            msgspec.structs.replace(pod(4, "db"), labels=(("app", "web"),)), True, id="a Pod that gets the label"
+        ),
+        pytest.param(WIDER, True, id="a policy that gets destinations"),
+    ],
+)
+def test_pods_whose_connections_may_have_to_begin_anew_are_told(item: Item, *, told: bool) -> None:
+    view = state(GW, OUT)
+    view.put(pod(4, "db"))
+    view.drain_changes()
+    before = view.gateway_plan.reselected
+    view.put(item)
+    view.drain_changes()
+    assert (view.gateway_plan.reselected != before) == told
+
+
+def elsewhere(policy: EgressNATPolicy = OUT, pods: int = 4) -> DesiredState:
+    """Return a state in which n2 holds the address of a group, and the policy isn't processed yet."""
+    plain = msgspec.structs.replace(N1, labels=())
+    view = state(plain, msgspec.structs.replace(N2, labels=N1.labels), GW, pods=pods)
+    view.put(policy)
+    return view
+
+
+def test_a_holder_that_is_deleted_between_any_two_steps_loses_its_addresses() -> None:
+    count = sum(1 for _ in elsewhere(pods=300).prepare())
+    for stop in range(count + 1):
+        view = elsewhere(pods=300)
+        steps = view.prepare()
+        for _ in islice(steps, stop):
+            pass
+        view.remove(N2.ref)
+        for _ in steps:
+            pass
+        view.drain_changes()
+        assert (view.gateway_plan.routes, view.ruleset()) == ((), view.rebuilt().ruleset()), stop
+
+
+def test_a_policy_that_goes_before_its_chains_are_committed_leaves_no_command() -> None:
+    for stop in range(1, sum(1 for _ in elsewhere().prepare()) + 1):
+        view = elsewhere()
+        for _ in islice(view.prepare(), stop):
+            pass
+        view.remove(OUT.ref)
+        assert view.drain_changes() == (), stop

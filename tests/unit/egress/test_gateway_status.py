@@ -98,6 +98,8 @@ DROPPED = [
 def test_every_node_knows_the_floating_address_of_every_pod_and_its_holder(node: str) -> None:
     scene = TwoNodeCluster(*PODS, V4, group("192.0.2.10", "192.0.2.11"))
     view, other = scene.views[node], scene.views["a"]
+    view.drain_changes()
+    other.drain_changes()
     for item in view.cluster.pods.values():
         found, same = view.translation(item, FAR), other.translation(item, FAR)
         assert (found.kind, found.gateway, found.dropped) == ("gateway", GROUP, "")
@@ -109,6 +111,7 @@ def test_every_node_knows_the_floating_address_of_every_pod_and_its_holder(node:
 @pytest.mark.parametrize(("documents", "destination", "why"), DROPPED)
 def test_packets_are_dropped(documents: tuple[Document, ...], destination: str, why: str) -> None:
     view = TwoNodeCluster(*PODS, *documents).views["a"]
+    view.drain_changes()
     found = view.translation(view.cluster.pods["shop", "web"], destination)
     assert (found.kind, found.holder) == ("gateway", "")
     assert found.dropped.startswith(why)

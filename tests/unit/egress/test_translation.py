@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nfagent.decode.ip_masq import decode_ip_masq_text
 from nfagent.egress.masquerade import MasqueradeSettings, exempt_ranges
-from nfagent.egress.precedence import kept_ranges, longest_prefix
+from nfagent.egress.precedence import gateway_ranges, kept_ranges, longest_prefix, translated_ranges
 from nfagent.egress.translation import Translation, translation
 from nfagent.model.egress_nat import EgressAction, EgressNATPolicy, EgressSource
 from nfagent.model.gvk import EgressObject
@@ -210,3 +210,37 @@ def test_the_sets_of_the_ruleset_and_the_translation_agree(policies: list[Egress
         address = text(4, value)
         found = translation(POD, address, cluster(), state, settings)
         assert (found.kind == "kept") == any(item.contains(address) for item in kept)
+
+
+GATEWAYS = [ObjectRef("NetworkGatewayGroup", "kube-system", name) for name in ("a", "b")]
+OUTCOMES: list[tuple[EgressAction, ObjectRef | None]] = [
+    ("NoSNAT", None),
+    ("SNAT", None),
+    *(("SNAT", gateway) for gateway in GATEWAYS),
+]
+WITH_GATEWAYS = st.lists(
+    st.builds(
+        lambda outcome, destinations: EgressNATPolicy(
+            name="x", action=outcome[0], destinations=destinations, gateway=outcome[1]
+        ),
+        st.sampled_from(OUTCOMES),
+        DESTINATIONS,
+    )
+)
+
+
+@given(WITH_GATEWAYS)
+def test_gateway_ranges_are_those_whose_longest_prefix_is_of_one_gateway_alone(policies: list[EgressNATPolicy]) -> None:
+    def decided(value: int) -> set[tuple[EgressAction, ObjectRef | None]]:
+        found = longest_prefix(policies, text(4, value))
+        return set() if found is None else {policy.outcome for policy in found[1]}
+
+    found = gateway_ranges(policies)
+    for gateway in GATEWAYS:
+        ranges = found.get(gateway, ())
+        inside = [value for item in ranges for value in range(item.first, item.last + 1)]
+        assert inside == [value for value in range(16) if decided(value) == {("SNAT", gateway)}]
+        assert disjoint(ranges) == ranges
+    assert list(found) == sorted(gateway for gateway, ranges in found.items() if ranges)
+    translated = [value for item in translated_ranges(policies) for value in range(item.first, item.last + 1)]
+    assert translated == [value for value in range(16) if decided(value) - {("NoSNAT", None)}]

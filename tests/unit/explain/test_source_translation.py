@@ -34,6 +34,7 @@ def ip_masq(text: str) -> Document:
 
 def asked(clusters: TwoNodeCluster, source: str, destination: str) -> Explanation:
     view = clusters.views["a"]
+    view.drain_changes()
     return explain(view.cluster, view.index, source, destination, translate=view.translation)
 
 

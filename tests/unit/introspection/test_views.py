@@ -572,6 +572,13 @@ def test_counters(view: DesiredState, scope: ViewFilter, rows: list[str]) -> Non
     assert as_json(counters_view(view, COUNTED, scope))["counters"] == [ROWS[name] for name in rows]
 
 
+def test_drops_that_belong_to_no_policy_are_counted_for_the_node(view: DesiredState) -> None:
+    values = {**COUNTED, "drop/not-holder": CounterValue(3, 180), "drop/no-gateway": CounterValue(0, 0)}
+    expected = [{"name": "drop/not-holder", "packets": 3, "bytes": 180}]
+    assert as_json(counters_view(view, values, ALL))["drops"] == expected
+    assert as_json(counters_view(view, values, ViewFilter(pod="shop/db")))["drops"] == []
+
+
 def test_for_a_node_s_counters_other_nodes_pods_are_not_gone_through(view: DesiredState) -> None:
     class Pods(dict[tuple[str, str], Pod]):
         def values(self) -> NoReturn:

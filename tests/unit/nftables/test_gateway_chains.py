@@ -9,6 +9,7 @@ import pytest
 
 from nfagent.egress.gateways import FloatingAddress, MarkBits
 from nfagent.egress.masquerade import MasqueradePlan
+from nfagent.egress.tunnel import TUNNEL_PORT
 from nfagent.model.netaddr import FAMILIES, Family, family_of, parse_cidr
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
@@ -21,6 +22,8 @@ from nfagent.nftables.gateway_chains import (
     gateway_set,
     gateway_sets,
 )
+from nfagent.nftables.interface_chains import TUNNEL_COUNTER
+from nfagent.nftables.interface_sets import NODES
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER, cluster_pods_set, masquerade_sets, nat_chains
 from nfagent.nftables.objects import NamedSet, Ruleset, VerdictMap
 from nfagent.policy.evaluator import Flow
@@ -34,6 +37,10 @@ POD: dict[Family, str] = {4: "10.64.1.2", 6: "fd00:64:1::2"}
 """Of node a; node b holds the floating addresses, node c neither."""
 OTHER_POD: dict[Family, str] = {4: "10.64.1.3", 6: "fd00:64:1::3"}
 POD_ELSEWHERE: dict[Family, str] = {4: "10.64.2.2", 6: "fd00:64:2::2"}
+NODE: dict[Family, str] = {4: "192.0.2.3", 6: "2001:db8::3"}
+"""The address of node c."""
+OWN: dict[Family, str] = {4: "192.0.2.1", 6: "2001:db8::1"}
+"""An address of the node itself."""
 OUTSIDE: dict[Family, str] = {4: "203.0.113.5", 6: "2001:db8:99::5"}
 BEYOND: dict[Family, str] = {4: "198.51.100.5", 6: "2001:db8:50::5"}
 RANGES = (
@@ -62,6 +69,8 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
     chains |= dict(nat_chains(plan, gateways=gateway_nat_rules(MARK)))
     used, sets = [], dict(masquerade_sets(plan, FAMILIES)) | dict(gateway_sets(addresses, FAMILIES))
     for family in FAMILIES:
+        sets[names.set_name(NODES, family)] = NamedSet("address", family, frozenset((NODE[family], OWN[family])))
+    for family in FAMILIES:
         name = names.gateway_set(POLICIES, GROUP, family)
         sets[name] = gateway_set(POLICIES, GROUP, family, RANGES)
         used.append(GatewayDestinations(name, family, "" if empty else HELD[family]))
@@ -75,7 +84,7 @@ def ruleset(node: str, *, holder: str = "b", number: int = NUMBER, selected: str
         names.gateway_map(family): VerdictMap(family, {pod: chain for pod in pods if family_of(pod) == family})
         for family in FAMILIES
     }
-    return Ruleset(sets, maps, chains, frozenset((UNTRANSLATED_COUNTER, *GATEWAY_COUNTERS)))
+    return Ruleset(sets, maps, chains, frozenset((UNTRANSLATED_COUNTER, TUNNEL_COUNTER, *GATEWAY_COUNTERS)))
 
 
 def routed_through(rules: Ruleset, packet: HookPacket) -> tuple[PacketResult, PacketResult | None]:
@@ -244,8 +253,74 @@ def test_packets_from_outside_to_a_floating_address_are_not_forwarded(node: str,
 
 
 @each_family
+@pytest.mark.parametrize("packet", [opening, later], ids=["first packet", "later packet"])
+def test_a_pod_of_another_node_never_leaves_unmarked_by_a_holder(
+    packet: Callable[[Flow], HookPacket], family: Family
+) -> None:
+    """A Pod that this node doesn't know yet, or a destination that its policies don't have: no floating address."""
+    node = "b"
+    for unknown in (flow(OTHER_POD[family], OUTSIDE[family]), flow(POD[family], BEYOND[family])):
+        _, after = routed_through(ruleset(node), packet(unknown))
+        assert after is not None
+        assert (after.verdict, after.counters) == ("drop", ("drop/not-holder",))
+    _, after = routed_through(ruleset(node), packet(flow(NODE[family], BEYOND[family])))
+    assert after is not None, "another node, which this one routes for"
+    assert after.accepted
+    _, after = routed_through(ruleset(node), packet(flow(POD[family], POD_ELSEWHERE[family])))
+    assert after is not None, "Pod to Pod"
+    assert after.accepted
+    answer = run(ruleset(node), "forward", reply(flow(BEYOND[family], POD[family])))
+    assert answer.accepted, "an answer to a connection from outside"
+
+
+@each_family
+def test_a_node_that_holds_no_address_routes_for_the_pods_of_others(family: Family) -> None:
+    _, after = routed_through(ruleset("c"), opening(flow(POD[family], BEYOND[family])))
+    assert after is not None
+    assert after.accepted
+
+
+def test_a_pod_outside_the_clusters_ranges_never_leaves_unmarked_by_a_holder() -> None:
+    pod = "240.1.0.2"
+    _, after = routed_through(ruleset("b", selected=pod), opening(flow(pod, BEYOND[4])))
+    assert after is not None
+    assert (after.verdict, after.counters) == ("drop", ("drop/not-holder",))
+
+
+@each_family
 def test_a_pods_packet_to_the_floating_address_is_dropped_by_its_holder(family: Family) -> None:
     assert run(ruleset("b"), "input", opening(flow(POD[family], HELD[family]))).verdict == "drop"
+
+
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["on the Pod's node", "on the holder"])
+def test_only_nodes_speak_to_the_tunnel(node: str, family: Family) -> None:
+    def sent(source: str) -> PacketResult:
+        return run(ruleset(node), "input", opening(Flow(source, OWN[family], "udp", TUNNEL_PORT)))
+
+    assert sent(NODE[family]).accepted
+    for source in (OUTSIDE[family], POD_ELSEWHERE[family]):
+        assert (sent(source).verdict, sent(source).counters) == ("drop", (TUNNEL_COUNTER,))
+
+
+@each_family
+def test_the_tunnel_receives_by_the_addresses_of_nodes_alone(family: Family) -> None:
+    """A Pod's packet to another address of a node is masqueraded, and comes from a Node's address."""
+    masqueraded = opening(Flow(NODE[family], BEYOND[family], "udp", TUNNEL_PORT))
+    dropped = run(ruleset("b"), "input", masqueraded)
+    assert (dropped.verdict, dropped.counters) == ("drop", (TUNNEL_COUNTER,))
+
+
+@each_family
+@pytest.mark.parametrize("node", ["a", "b"], ids=["another node", "the holder"])
+def test_packets_to_a_floating_address_come_to_no_service_before_dnat(node: str, family: Family) -> None:
+    rules = ruleset(node)
+    arrived = run(rules, "prerouting", opening(flow(OUTSIDE[family], HELD[family])))
+    assert (arrived.verdict, arrived.counters) == ("drop", ("drop/to-gateway",))
+    ping = opening(Flow(OUTSIDE[family], HELD[family], "icmp" if family == 4 else "icmpv6", None))
+    assert run(rules, "prerouting", ping).accepted
+    assert run(rules, "prerouting", reply(flow(POD[family], OUTSIDE[family]))).accepted
+    assert run(rules, "prerouting", opening(flow(OUTSIDE[family], OWN[family]))).accepted
 
 
 def test_a_family_without_masquerade_has_no_chains_of_its_addresses() -> None:

