@@ -160,8 +160,11 @@ def remove_gateway_links() -> tuple[int, int]:
 
 
 def _guards(plan: GatewayPlan, mark: MarkBits) -> list[MarkRule]:
-    """Return the rules that discard packets for another node's address whose mark has no rule of its own."""
-    families = sorted({route.family for route in plan.routes})
+    """Return the rules that discard packets for another node's address whose mark has no rule of its own.
+
+    They stay where this node holds all addresses: packets that were marked before are still on their way.
+    """
+    families = sorted({*(route.family for route in plan.routes), *map(family_of, plan.held)})
     return [MarkRule(family, PRIORITY + 1, mark.routed, mark.routed, PROTOCOL, discards=True) for family in families]
 
 

@@ -29,6 +29,7 @@ from nfagent.nftables.matches import (
     IpAddress,
     L4Proto,
     MarkIs,
+    Match,
     PacketPort,
     Within,
 )
@@ -92,7 +93,7 @@ def gateway_chains(
     yield names.floating_chain(""), Chain((*_untouched(families), _no_gateway()))
     for item in known:
         yield names.floating_chain(item.address), _floating_chain(item, node, mark)
-    yield HELD_CHAIN, _held_chain((item for item in known if _is_held(item, node)), mark, in_cluster)
+    yield HELD_CHAIN, _held_chain(known, node, mark, in_cluster)
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
     yield ARRIVAL_CHAIN, _arrival_chain(families)
     yield INPUT_CHAIN, _input_chain(families)
@@ -201,25 +202,39 @@ def _floating_chain(item: FloatingAddress, node: str, mark: MarkBits) -> Chain:
     return Chain((*start, routed, other))
 
 
-def _held_chain(held: Iterable[FloatingAddress], mark: MarkBits, in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+def _held_chain(
+    known: Iterable[FloatingAddress], node: str, mark: MarkBits, in_cluster: tuple[tuple[Family, str], ...]
+) -> Chain:
     """Return the chain that translates packets for the addresses that this node holds.
 
-    Only packets from the cluster are: another program may set the same bits behind the first chain.
+    Only packets from the cluster are: another program may set the same bits behind the first chain. A packet that was
+    marked before the commit by which its address moved away is dropped: it would leave under another one. An address
+    has the same number before and after, unless another one has taken it.
     """
+    numbered = sorted(
+        (item for item in known if item.number), key=lambda item: (not _is_held(item, node), item.address)
+    )
     return Chain(
         tuple(
-            Rule(
-                (
-                    MarkIs(mark.mask, mark.of_held(item.number)),
-                    AddressInSet(IpAddress("saddr", family), name),
-                ),
-                verdict=SourceNat(item.address),
-            )
-            for item in held
+            _translating(item, mark, name) if _is_held(item, node) else _late(item, mark, name)
+            for item in numbered
             for family, name in in_cluster
             if family == item.family
         )
     )
+
+
+def _translating(item: FloatingAddress, mark: MarkBits, sources: str) -> Rule:
+    return Rule(_held_and_from(item, mark, sources), verdict=SourceNat(item.address))
+
+
+def _late(item: FloatingAddress, mark: MarkBits, sources: str) -> Rule:
+    matches = _held_and_from(item, mark, sources)
+    return Rule(matches, counter=UNTRANSLATED_COUNTER, verdict=Drop(), comment="marked before the address moved")
+
+
+def _held_and_from(item: FloatingAddress, mark: MarkBits, sources: str) -> tuple[Match, ...]:
+    return MarkIs(mark.mask, mark.of_held(item.number)), AddressInSet(IpAddress("saddr", item.family), sources)
 
 
 def _arrival_chain(families: tuple[Family, ...]) -> Chain:

@@ -145,7 +145,7 @@ def test_what_an_earlier_run_left_is_given_up(node: NodeNamespace) -> None:
     node.links = GatewayLinks(MARK)
     assert node.apply(GatewayPlan(FLOATING[:1], ROUTES[1:])) == Outcome()
     assert node.addresses() == PLAIN | {"192.0.2.100/32"}
-    assert node.route("203.0.113.7", 1) == "192.0.2.254"
+    assert node.route("203.0.113.7", 1) == ""
     assert node.route("2001:db8:113::7", 2) == "2001:db8::101"
 
 
@@ -442,6 +442,14 @@ def test_cleanup_removes_the_tunnel_and_its_rules(node: NodeNamespace, mask: int
     node.apply(far)
     node.inside(remove_gateway_links)
     assert (node.has_tunnel(), node.rules()) == (False, set())
+
+
+def test_a_mark_leads_nowhere_where_this_node_holds_all_addresses(node: NodeNamespace) -> None:
+    """A packet was marked for another node's address, and is routed after that address moved here."""
+    node.apply(GatewayPlan((), ROUTES))
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
+    node.apply(GatewayPlan(FLOATING))
+    assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("", "")
 
 
 def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:

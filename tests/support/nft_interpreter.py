@@ -220,7 +220,8 @@ class _Machine:
         conntrack = packet.conntrack
         if hook in {"forward", "output"} and conntrack.state in {"new", "related"} and not conntrack.confirmed:
             for name in self.base.get(("nat", "postrouting"), ()):
-                self._walk(name, packet, trail)
+                if self._walk(name, packet, trail) == "drop":
+                    return PacketResult("drop", tuple(trail.logs), tuple(trail.counters))
         logs, counters = tuple(trail.logs), tuple(trail.counters)
         return PacketResult("accept", logs, counters, trail.translated, trail.source, trail.mark)
 

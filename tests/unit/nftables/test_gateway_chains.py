@@ -223,6 +223,15 @@ def test_a_mark_that_is_set_later_translates_nothing_from_outside_the_cluster(fa
     assert run(ruleset("b"), "forward", packet).source == ""
 
 
+@each_family
+@pytest.mark.parametrize("node", ["a", "c"])
+def test_a_packet_that_was_marked_before_its_address_moved_away_is_dropped(node: str, family: Family) -> None:
+    """By the rules before, this node held the address; postrouting is by those after."""
+    packet = opening(flow(POD[family], OUTSIDE[family]))._replace(mark=MARK.of_held(NUMBER))
+    after = run(ruleset(node), "forward", packet)
+    assert (after.verdict, after.counters) == ("drop", (UNTRANSLATED_COUNTER,))
+
+
 def test_a_pod_outside_the_clusters_ranges_is_translated_and_reached() -> None:
     pod = "240.1.0.2"
     rules = ruleset("b", selected=pod)
