@@ -87,9 +87,9 @@ def left_over(events: Iterable[Event]) -> list[Item]:
             left.pop(event, None)
         else:
             before = left.get(event.ref)
-            if isinstance(event, TierPolicy) and isinstance(before, TierPolicy):
-                event = event.with_last_good(before)
             left[event.ref] = event
+            if isinstance(event, TierPolicy) and isinstance(before, TierPolicy):
+                left[event.ref] = event.with_last_good(before)
     return list(left.values())
 
 
