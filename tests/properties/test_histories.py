@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.desired.state import DesiredState
-from nfagent.model.admin_policy import NodePeer
+from nfagent.model.admin_policy import NodePeer, TierPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import family_of
 from nfagent.model.networkpolicy import PodPeer
@@ -80,13 +80,16 @@ def happen(view: DesiredState, event: Event) -> None:
 
 
 def left_over(events: Iterable[Event]) -> list[Item]:
-    """Return the objects that are there in the end."""
+    """Return the objects that are there in the end; a subject that can't be read is the last good one, as in force."""
     left: dict[ObjectRef, Item] = {}
     for event in events:
         if isinstance(event, ObjectRef):
             left.pop(event, None)
         else:
+            before = left.get(event.ref)
             left[event.ref] = event
+            if isinstance(event, TierPolicy) and isinstance(before, TierPolicy):
+                left[event.ref] = event.with_last_good(before)
     return list(left.values())
 
 
