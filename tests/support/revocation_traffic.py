@@ -39,6 +39,7 @@ INTERVAL = 0.004
 PROTOCOLS = {"tcp": TCP, "udp": UDP}
 LATER: dict[StreamProtocol, int] = {"udp": 25, "tcp": 1}
 """Number of packets that a speaker sends after the re-check; TCP retransmits its first one after a while."""
+_REPEATED = 40.0
 _HEARD = 8
 
 PODS = {
@@ -215,7 +216,8 @@ class Watch:
     def watch_on(self) -> None:
         """Wait for further packets: sent on the ended connections, arrived on the others."""
         wanted = {stream: stream.sent + LATER[stream.plan.protocol] for stream in self.ended}
-        wait_until(lambda: all(stream.sent >= enough for stream, enough in wanted.items()))
+        # TCP repeats a packet after twice the time of the last one: 12.8 s after the seventh.
+        wait_until(lambda: all(stream.sent >= enough for stream, enough in wanted.items()), _REPEATED)
         assert [str(stream.plan) for stream, enough in wanted.items() if stream.sent < enough] == [], (
             "a connection sends no more"
         )
