@@ -130,7 +130,6 @@ class LinkMonitor:
         }
 
     async def _follow(self, events: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             route_events.drain(events)
             began = time.monotonic()
@@ -138,17 +137,12 @@ class LinkMonitor:
             self._set_problem("")
             await asyncio.sleep(max(_PAUSE_SECONDS, took * _REST))
             try:
-                loop.add_reader(events, self._woken.set)
-            except OSError as error:  # fs.epoll.max_user_watches is used up
-                raise self._failed(os.strerror(error.errno or 0)) from error
-            try:
                 with suppress(TimeoutError):
                     # Not by `wait_for`: in Python 3.11 it may swallow a cancellation.
                     async with asyncio.timeout(began + _RESYNC_SECONDS - time.monotonic()):
-                        await self._woken.wait()
-            finally:
-                loop.remove_reader(events)
-            self._woken.clear()
+                        await route_events.wait(events, self._woken)
+            except OSError as error:
+                raise self._failed(os.strerror(error.errno or 0)) from error
 
     async def _refresh_in_slices(self) -> float:
         """Read in slices of the event loop's time; return the seconds of all slices."""

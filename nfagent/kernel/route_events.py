@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import NoReturn
 
 from nfagent.errors import KernelError
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
@@ -49,26 +50,39 @@ def drain(events: socket.socket) -> None:
                 raise _unsubscribed(error) from error
 
 
+async def wait(events: socket.socket, woken: asyncio.Event) -> None:
+    """Wait for a notification, or until the event is set by another task; clear it.
+
+    Raises OSError where no further socket can be watched: fs.epoll.max_user_watches is used up.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_reader(events, woken.set)
+    try:
+        await woken.wait()
+    finally:
+        loop.remove_reader(events)
+        woken.clear()
+
+
 async def follow(groups: int, changed: Callable[[], None]) -> None:
     """Call `changed` after notifications, twice a second at most, until cancelled. A failure is logged."""
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
     while True:
         try:
             with event_socket(groups) as events:
-                changed()  # what changed before the subscription
-                while True:
-                    loop.add_reader(events, woken.set)
-                    try:
-                        await woken.wait()
-                    finally:
-                        loop.remove_reader(events)
-                    woken.clear()
-                    drain(events)
-                    changed()
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                await _follow(events, changed)
         except (KernelError, OSError) as error:
             log.warning("%s; retrying", error)
             await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _follow(events: socket.socket, changed: Callable[[], None]) -> NoReturn:
+    woken = asyncio.Event()
+    changed()  # what changed before the subscription
+    while True:
+        await wait(events, woken)
+        drain(events)
+        changed()
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _unsubscribed(error: OSError) -> KernelError:
