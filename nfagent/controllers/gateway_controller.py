@@ -34,7 +34,7 @@ _ANNOUNCED_AFTER = (0.0, 0.2, 1.0)
 class GatewayKernel(Protocol):
     """Carries out a GatewayPlan."""
 
-    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+    def add_routes(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
 
         The first step discards packets with a mark that has no route yet. Raises KernelError.
@@ -83,7 +83,7 @@ class GatewayController:
         self._wanted = wanted
         self._on_applied = applied
         self._woken = asyncio.Event()
-        self._opened: GatewayPlan | None = GatewayPlan()  # None while `apply` opens and removes ways
+        self._opened: GatewayPlan | None = GatewayPlan()  # None while `apply` adds and removes routes
         self._due = GatewayPlan()
         self._applied: GatewayPlan | None = None
         self._applied_for: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class GatewayController:
             return
         began = self._clock.monotonic()
         try:
-            for _ in self._kernel.open_ways(plan):
+            for _ in self._kernel.add_routes(plan):
                 if self._clock.monotonic() - began > _SLICE_SECONDS:
                     break
             self._opened = plan
@@ -127,10 +127,10 @@ class GatewayController:
     async def apply(self) -> tuple[InterfaceAddress, ...]:
         """Carry out the plan of the last commit; return the addresses that this node has from now on.
 
-        Ways for a ruleset that isn't committed yet are open too.
+        Routes for a ruleset that isn't committed yet are there too.
         """
         plan, coming, own = self._due, self._wanted.gateway_plan, self._wanted.node_addresses
-        carried_out = plan if plan == coming else _with_ways_of(coming, plan)
+        carried_out = plan if plan == coming else _with_routes_of(coming, plan)
         self._opened = None
         try:
             outcome = await self._in_slices(self._kernel.apply(carried_out, own), coming)
@@ -148,7 +148,7 @@ class GatewayController:
     async def _in_slices(self, steps: Generator[None, None, Outcome], coming: GatewayPlan) -> Outcome | None:
         """Take steps in slices of the event loop's time; return their result. Raises KernelError.
 
-        None: `prepare` has opened the ways of another plan than the coming one, which the rest would remove.
+        None: `prepare` has added the routes of another plan than the coming one, which the rest would remove.
         """
         began = self._clock.monotonic()
         while True:
@@ -199,7 +199,7 @@ class GatewayController:
                 log.warning("%s", error)
 
 
-def _with_ways_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:
+def _with_routes_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:
     """Return a plan with the routes of the coming one beside its own; of the same number, the coming one's."""
     taken = {(route.family, route.number) for route in coming.routes}
     own = (route for route in plan.routes if (route.family, route.number) not in taken)

@@ -79,14 +79,14 @@ class GatewayLinks:
         self._own: Collection[str] = ()
         self._reached: dict[str, str] = {}
 
-    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+    def add_routes(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         """Add and replace the rules and routes of a plan, in steps; remove nothing. Return problems.
 
         The first step discards packets with a mark that has no route yet. Raises KernelError.
         """
         with _requests() as kernel:
             tunnel = GatewayTunnel(kernel, self._own, self._local_marks(), makes=False)
-            return (yield from self._open_ways(kernel, plan, tunnel))
+            return (yield from self._add_routes(kernel, plan, tunnel))
 
     def apply(self, plan: GatewayPlan, own: Collection[str]) -> Generator[None, None, Outcome]:
         """Make addresses, rules, routes and the tunnel equal to a plan, in steps; `own` are the Node's addresses.
@@ -96,7 +96,7 @@ class GatewayLinks:
         self._own = own
         with _requests() as kernel:
             tunnel = GatewayTunnel(kernel, own, self._local_marks(), makes=True)
-            dropped = yield from self._open_ways(kernel, plan, tunnel)
+            dropped = yield from self._add_routes(kernel, plan, tunnel)
             yield from _remove_rules(kernel, [*map(self._rule, plan.routes), *_guards(plan, self._mark)])
             lasting = [] if not plan.held or tunnel.need() else [f"{_NO_TUNNEL}: {tunnel.problem}"]
             if not tunnel.used:
@@ -109,7 +109,7 @@ class GatewayLinks:
             return Outcome(tuple(gained), tuple(problems), (*dropped, *lasting))
         return Outcome(tuple(gained), (*dropped, *problems), tuple(lasting))
 
-    def _open_ways(
+    def _add_routes(
         self, kernel: RouteRequests, plan: GatewayPlan, tunnel: GatewayTunnel
     ) -> Generator[None, None, tuple[str, ...]]:
         problems = []

@@ -308,7 +308,7 @@ def test_the_neighbour_entry_of_the_holder_before_is_forgotten(node: NodeNamespa
 
 def test_a_route_to_an_address_that_this_node_still_has_leads_to_the_holders_own(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(("192.0.2.101", "2001:db8::101")))
-    assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES)))) == ()
+    assert node.inside(lambda: finished(node.links.add_routes(GatewayPlan((), ROUTES)))) == ()
     assert (node.marked_hop(4), node.marked_hop(6)) == ("192.0.2.2", "2001:db8::2")
     node.apply(GatewayPlan((), ROUTES))
     assert node.apply(GatewayPlan((), ROUTES)) == Outcome()
@@ -422,14 +422,14 @@ def test_an_interface_of_another_program_with_the_tunnels_name_stays(node: NodeN
 
 
 def test_ways_before_a_commit_use_the_tunnel_that_exists_and_make_none(node: NodeNamespace) -> None:
-    def open_ways() -> tuple[str, ...]:
-        return finished(node.links.open_ways(FAR))
+    def add_routes() -> tuple[str, ...]:
+        return finished(node.links.add_routes(FAR))
 
-    (problem,) = node.inside(open_ways)
+    (problem,) = node.inside(add_routes)
     assert problem.endswith("there is no tunnel: it is made after the next commit")
     assert (node.has_tunnel(), node.route("203.0.113.7", 1)) == (False, "")
     node.apply(FAR)
-    assert node.inside(open_ways) == ()
+    assert node.inside(add_routes) == ()
     assert node.tunnel()[4] == ("192.0.2.1", "198.51.100.3", 1464)
 
 
@@ -460,7 +460,7 @@ def test_a_mark_without_a_route_leads_nowhere(node: NodeNamespace) -> None:
 
 def test_ways_are_open_before_anything_is_removed(node: NodeNamespace) -> None:
     node.apply(GatewayPlan(FLOATING, ROUTES[:1]))
-    assert node.inside(lambda: finished(node.links.open_ways(GatewayPlan((), ROUTES[1:])))) == ()
+    assert node.inside(lambda: finished(node.links.add_routes(GatewayPlan((), ROUTES[1:])))) == ()
     assert (node.route("203.0.113.7", 1), node.route("2001:db8:113::7", 2)) == ("192.0.2.101", "2001:db8::101")
     assert node.addresses() == PLAIN | {"192.0.2.100/32", "2001:db8::100/128"}
 

@@ -1,4 +1,4 @@
-"""When a gateway plan is carried out: ways before the commit, the rest after it, again after a failure."""
+"""When a gateway plan is carried out: routes before the commit, the rest after it, again after a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecordingKernel:
         self.lasting: tuple[str, ...] = ()
         self.now, self.step_seconds, self.steps = 0.0, 0.0, 0
 
-    def open_ways(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
+    def add_routes(self, plan: GatewayPlan) -> Generator[None, None, tuple[str, ...]]:
         self.calls.append(("open", plan))
         yield from self._steps(plan)
         return ()
@@ -107,7 +107,7 @@ class Setup:
 
 
 def test_a_plan_that_others_supersede_while_it_is_carried_out_removes_none_of_their_ways() -> None:
-    """Between two of its slices, the ways of the next plan are opened, and its ruleset is committed."""
+    """Between two of its slices, the routes of the next plan are added, and its ruleset is committed."""
     setup = Setup()
     setup.kernel.step_seconds = 1.0
     numbers = range(1, 40)
@@ -174,7 +174,7 @@ def test_an_address_given_up_meanwhile_is_announced_no_more() -> None:
 
 
 def test_an_address_is_taken_and_given_up_after_the_commit_only() -> None:
-    """A comparison before the commit carries out the plan of the last one, with the ways of the next."""
+    """A comparison before the commit carries out the plan of the last one, with the routes of the next."""
     setup = Setup()
     setup.plan = HELD
 
