@@ -76,6 +76,11 @@ class MasqueradeRules:
         return self._floating.plan
 
     @property
+    def has_gateways(self) -> bool:
+        """Whether a policy names a gateway, and this node masquerades."""
+        return self._floating.active
+
+    @property
     def ties(self) -> tuple[Tie, ...]:
         """The EgressNATPolicies that disagree about a destination of the same Pod."""
         return self._ties.found

@@ -64,13 +64,14 @@ class InterfaceSets:
         self._frames = frames
         self._cluster = cluster
         self._dirty = False
+        self._has_nodes = self._has_gateways = False
         self.links = NodeInterfaces()
         for name, shape in link_sets():
             live.add_set(name, shape)
 
     @property
     def has_tunnels(self) -> bool:
-        """Return whether this node has tunnels: only then do rules need the addresses of Nodes."""
+        """Return whether this node has tunnels: then rules need the addresses and Pod ranges of Nodes."""
         return bool(self.links.tunnels) or self.links.portless
 
     def drops_outgoing(self, flow: Flow) -> bool:
@@ -109,24 +110,35 @@ class InterfaceSets:
             self._live.put_chain(FRAMES, self._frames)
         elif before.bridged and not links.bridged:
             self._live.drop_chain(FRAMES)
-        if self.has_tunnels != had_tunnels:
-            self._dirty = True
-            nodes = self._cluster.nodes.values() if self.has_tunnels else ()
-            addresses = [address for node in nodes for address in _addresses(node)]
-            for family in FAMILIES:
-                own = (address for address in addresses if family_of(address) == family)
-                self._live.recount(names.set_name(NODES, family), own)
+        self._dirty |= self.has_tunnels != had_tunnels
+        self._fill_nodes()
         return links.portless > before.portless or bool(links.tunnels - before.tunnels)
+
+    def follow_gateways(self, *, in_use: bool) -> None:
+        """Apply whether a policy names a gateway: its rules need the addresses of Nodes too."""
+        self._has_gateways = in_use
+        self._fill_nodes()
+
+    def _fill_nodes(self) -> None:
+        """Fill the sets of Node addresses, or empty them, where rules begin or cease to need them."""
+        before, self._has_nodes = self._has_nodes, self.has_tunnels or self._has_gateways
+        if self._has_nodes == before:
+            return
+        nodes = self._cluster.nodes.values() if self._has_nodes else ()
+        addresses = [address for node in nodes for address in _addresses(node)]
+        for family in FAMILIES:
+            own = (address for address in addresses if family_of(address) == family)
+            self._live.recount(names.set_name(NODES, family), own)
 
     def follow_node(self, before: Node | None, after: Node | None) -> None:
         """Apply a Node that was added, changed or removed."""
-        if not self.has_tunnels:
+        if not self._has_nodes:
             return
         for address in _addresses(after):
             self._live.add(names.set_name(NODES, family_of(address)), address)
         for address in _addresses(before):
             self._live.remove(names.set_name(NODES, family_of(address)), address)
-        self._dirty = self._dirty or _ranges(before) != _ranges(after)
+        self._dirty |= self.has_tunnels and _ranges(before) != _ranges(after)
 
     def steps(self) -> Iterator[None]:
         """Merge the Pod ranges of all Nodes, if one changed, in steps: a cluster may have 15,000 Nodes."""

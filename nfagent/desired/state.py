@@ -385,6 +385,7 @@ class DesiredState:
         changed = self.egress.remove(event) if isinstance(event, ObjectRef) else self.egress.put(event)
         if changed:
             self._masquerade.invalidate()
+            self._links.follow_gateways(in_use=self._masquerade.has_gateways)
             self.generation += 1
         return changed
 

@@ -132,7 +132,10 @@ class WithoutPolicies(DesiredState):
 def test_a_fault_that_only_packets_show_is_found_shrunk_and_replayed(lab: PacketLab, tmp_path: Path) -> None:
     runner = OracleRunner(Counts(), lab, WithoutPolicies)
     case, finding = first_finding(runner, SEED, MOST_CASES, steady=True, packets=True)
-    assert finding.verdicts["evaluate"] == finding.verdicts["rules"] != finding.verdicts["packets"]
+    # Which packets show it first depends on the connections that were open: first ones, or established ones.
+    assert finding.question is not None
+    assert finding.verdicts["packets"] != finding.verdicts["evaluate"]
+    assert finding.verdicts.get("rules") == (finding.verdicts["evaluate"] if finding.question.kind == "first" else None)
 
     plan = FuzzPlan(SEED, 0.0, packets=True, build=tmp_path, shrink=4.0)
     found = keep(case, finding, runner, plan, number=0, show=lambda _words: None)

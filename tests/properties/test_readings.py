@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
+from nfagent.nftables.gateway_chains import NOT_HOLDER_COUNTER
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.policy.evaluator import evaluate
 from tests.properties.strategies import PROTOCOLS, desired, flows, worlds
@@ -74,8 +76,19 @@ def test_every_log_and_counter_says_which_verdict_it_was(world: list[Item], prot
             origin.disposition for log in result.logs if (origin := view.verdict_key(log.prefix)) is not None
         ]
         assert len(dispositions) == len(result.logs)
-        denied = ["deny"] if result.verdict == "drop" else []
+        # No verdict of a policy: a holder of floating addresses lets no Pod of another node out without one.
+        by_holder = NOT_HOLDER_COUNTER in result.counters
+        assert not by_holder or (result.verdict == "drop" and not _is_of_node(view, flow.source, "a"))
+        denied = ["deny"] if result.verdict == "drop" and not by_holder else []
         assert [said for said in dispositions if said == "deny"] == (denied if view.logging.deny.log else [])
         assert len([name for name in result.counters if name.startswith("deny/")]) == len(denied)
         if not view.logging.allow.log:
             assert "allow" not in dispositions
+
+
+def _is_of_node(view: DesiredState, address: str, node: str) -> bool:
+    """Return whether an address is a Node's, or that of a Pod of this node."""
+    pod = view.cluster.holder(address)
+    return any(address in item.addresses for item in view.cluster.nodes.values()) or (
+        pod is not None and pod.node == node
+    )

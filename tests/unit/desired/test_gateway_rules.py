@@ -15,6 +15,8 @@ from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
 from nfagent.model.selectors import Requirement, Selector
 from nfagent.nftables.transaction import ChangeElements, ChangeMapElements
+from nfagent.policy.evaluator import Flow
+from tests.support.nft_interpreter import opening, run
 
 
 def group(name: str, *addresses: str, role: str = "") -> NetworkGatewayGroup:
@@ -281,3 +283,19 @@ def test_a_policy_that_goes_before_its_chains_are_committed_leaves_no_command() 
             pass
         view.remove(OUT.ref)
         assert view.drain_changes() == (), stop
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["a Node that was there", "a Node that comes later"])
+def test_a_holder_without_tunnels_routes_for_other_nodes(*, later: bool) -> None:
+    """A Node's own address is in the cluster, and no Pod's."""
+    view = state(GW, OUT)
+    assert view.gateway_plan.held
+    source = "172.16.0.2"
+    if later:
+        source = "172.16.0.3"
+        view.put(msgspec.structs.replace(N2, name="n3", pod_cidrs=(), addresses=(source,)))
+    packet = opening(Flow(source, "198.51.100.1", "tcp", 443))
+    assert run(view.ruleset(), "forward", packet).accepted
+    assert view.ruleset() == view.rebuilt().ruleset()
+    view.remove(OUT.ref)
+    assert not view.ruleset().sets["nodes4"].elements
