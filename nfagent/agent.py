@@ -53,7 +53,6 @@ from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
-from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
 from nfagent.reporting.problems import NodeFaults
@@ -66,7 +65,7 @@ from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_writer import LogWriter
-from nfagent.verdicts.records import encode
+from nfagent.verdicts.record_stream import RecordStream
 
 log = logging.getLogger(__name__)
 _SUBSCRIBE_SECONDS = 60.0
@@ -117,12 +116,13 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
-        self._attributor = Attributor(self._desired)
         self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._nflog_reader = NflogReader(self._nflog, self._clock, self._log_verdicts)
         self._verdict_log = LogWriter(
             RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
         )
+        limits, write = settings.record_limits(), self._verdict_log.write
+        self._records = RecordStream(Attributor(self._desired), limits, self._clock, write)
+        self._nflog_reader = NflogReader(self._nflog, self._clock, self._records.add)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
@@ -187,6 +187,7 @@ class Agent:
                 await runtime_files.finish()
                 await serving.cleanup()
                 self._nflog.close()
+                self._records.finish()
                 self._verdict_log.close()
         finally:
             start_limit.cancel()
@@ -225,6 +226,7 @@ class Agent:
                 tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._nflog_reader.run()),
+                tasks.create_task(self._records.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
@@ -355,11 +357,6 @@ class Agent:
         self._reconciler.mark_changed(str(committer))
         self._bridge_table.mark_changed()
 
-    def _log_verdicts(self, packets: list[LoggedPacket]) -> None:
-        now = self._clock.now_ns()
-        records = (self._attributor.attribute(logged, now) for logged in packets)
-        self._verdict_log.write([encode(record) for record in records if record is not None])
-
     def _log_problems(self) -> None:
         came, went = self._source.news()
         for problem in came:
@@ -395,6 +392,6 @@ class Agent:
             verdict_log=VerdictLogStatus(
                 path=str(self._settings.verdict_log),
                 **log_fields,
-                unattributed=msgspec.structs.replace(self._attributor.counters),
+                **msgspec.structs.asdict(self._records.status()),
             ),
         )

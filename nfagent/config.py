@@ -24,6 +24,7 @@ from nfagent.errors import SettingError
 from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
+from nfagent.verdicts.rate_limit import RecordLimits
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
@@ -61,12 +62,16 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[logging]`: the verdict log. Sizes in bytes."""
+    """`[logging]`: the verdict log. Sizes in bytes; the rest in verdicts.rate_limit.RecordLimits."""
 
     group: int = 100
     file_max_bytes: int = 10_000_000
     file_backups: int = 5
     receive_buffer: int = 8 * 1024 * 1024
+    aggregation_seconds: float = 5
+    aggregation_keys: int = 3_000
+    records_per_second: float = 500
+    burst: int = 500
 
 
 class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +121,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def verdict_log(self) -> Path:
         """The file of the verdict log."""
         return Path(self.log_dir) / "policy_action.log"
+
+    def record_limits(self) -> RecordLimits:
+        """Return the settings of the verdicts package."""
+        section = self.logging
+        return RecordLimits(
+            section.aggregation_seconds, section.aggregation_keys, section.records_per_second, section.burst
+        )
 
     def masquerade_settings(self) -> MasqueradeSettings:
         """Return the settings of the egress package. Raises SettingError for a range that is no CIDR."""
@@ -200,6 +212,10 @@ def _check(settings: Settings) -> None:
         ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
         ("logging.file_backups", settings.logging.file_backups, 0, 1000),
         ("logging.receive_buffer", settings.logging.receive_buffer, 65536, 2**30),
+        ("logging.aggregation_seconds", settings.logging.aggregation_seconds, 0, 300),
+        ("logging.aggregation_keys", settings.logging.aggregation_keys, 1, 20_000),
+        ("logging.records_per_second", settings.logging.records_per_second, 1, 1_000_000),
+        ("logging.burst", settings.logging.burst, 1, 1_000_000),
         ("masquerade.resync_interval_seconds", settings.masquerade.resync_interval_seconds, 0.1, 3600),
         ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
         ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),

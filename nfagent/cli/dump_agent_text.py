@@ -163,6 +163,11 @@ def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
+    if log.waiting_keys:
+        parts.append(f"{counted(log.waiting_keys, 'denied connection')} being aggregated")
+    if log.dropped_packets:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(log.dropped_packets.items()))
+        parts.append(f"{counted(sum(log.dropped_packets.values()), 'packet')} without a record ({reasons})")
     if log.lost_lines:
         reasons = ", ".join(f"{count} {reason}" for reason, count in log.lost_by.items())
         parts.append(f"{counted(log.lost_lines, 'line')} could not be written ({reasons})")

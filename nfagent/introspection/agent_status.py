@@ -37,6 +37,7 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     lost_lines, lost_by: records that could not be written, in all and by reason
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
+    records to unattributed: verdicts.record_stream.RecordStatus
     """
 
     path: str
@@ -50,6 +51,12 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     undecodable: int = 0
     lost: int = 0
     overruns: int = 0
+    records: dict[str, int] = {}
+    packets: dict[str, int] = {}
+    waiting_keys: int = 0
+    waiting_packets: int = 0
+    dropped_records: dict[str, int] = {}
+    dropped_packets: dict[str, int] = {}
     unattributed: AttributionCounters = msgspec.field(default_factory=AttributionCounters)
 
 

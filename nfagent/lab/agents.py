@@ -48,6 +48,10 @@ class LabAgent:
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
             "NFAGENT_STATE_DIR": str(self._folder / "state"),
+            # Every packet is a record, at once.
+            "NFAGENT_LOGGING_AGGREGATION_SECONDS": "0",
+            "NFAGENT_LOGGING_RECORDS_PER_SECOND": "1000000",
+            "NFAGENT_LOGGING_BURST": "1000000",
         }
 
     @property

@@ -45,6 +45,14 @@ class AttributionCounters(msgspec.Struct):
     unknown: int = 0
 
 
+class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
+    """The verdict that a packet's prefix names, with that prefix, and the packet in the direction client to server."""
+
+    key: VerdictKey
+    prefix: str
+    head: PacketHead
+
+
 class Attributor:
     """Attributes packets by the desired state; caches the allowing policies until that state changes."""
 
@@ -53,6 +61,7 @@ class Attributor:
         self._desired = desired
         self._generation = desired.generation
         self._allowing: dict[tuple[str, Flow], tuple[PolicyName, ...]] = {}
+        self._rules: dict[str, tuple[VerdictKey, str, bool]] = {}
         self.counters = AttributionCounters()
 
     def attribute(self, logged: LoggedPacket, now_ns: int) -> Record | None:
@@ -60,34 +69,54 @@ class Attributor:
 
         now_ns: nanoseconds since the epoch, for packets without a timestamp
         """
+        verdict = self.verdict_of(logged)
+        return None if verdict is None else self.record(verdict, logged, now_ns)
+
+    def verdict_of(self, logged: LoggedPacket) -> LoggedVerdict | None:
+        """Return the verdict of one packet; None, and count it, where it can't be attributed."""
         if self._desired.generation != self._generation:
             self._generation = self._desired.generation
             self._allowing.clear()
-        prefix, is_reply = split_reply_prefix(logged.prefix)
-        origin = self._desired.verdict_key(prefix)
-        if origin is None:
-            self.counters.unknown += 1
-            return None
+            self._rules.clear()
+        rule = self._rules.get(logged.prefix)
+        if rule is None:
+            rule = self._rule(logged.prefix)
+            if rule is None:
+                self.counters.unknown += 1
+                return None
         try:
             head = decode_head(logged.payload)
         except WireError:
             self.counters.undecodable += 1
             return None
-        if is_reply:
-            head = head.reversed
-        when = logged.timestamp_ns if logged.timestamp_ns is not None else now_ns
-        return self._record(origin, prefix, head, timestamp(when))
+        key, prefix, is_reply = rule
+        return LoggedVerdict(key, prefix, head.reversed if is_reply else head)
 
-    def _record(self, origin: VerdictKey, prefix: str, head: PacketHead, when: str) -> Record:
+    def _rule(self, written: str) -> tuple[VerdictKey, str, bool] | None:
+        """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""
+        prefix, is_reply = split_reply_prefix(written)
+        key = self._desired.verdict_key(prefix)
+        if key is None:
+            return None
+        self._rules[written] = (key, prefix, is_reply)
+        return self._rules[written]
+
+    def record(self, verdict: LoggedVerdict, logged: LoggedPacket, now_ns: int) -> Record:
+        """Return the record of a packet whose verdict is known, by the current state.
+
+        now_ns: nanoseconds since the epoch, for packets without a timestamp
+        """
+        key, head = verdict.key, verdict.head
+        when = timestamp(logged.timestamp_ns if logged.timestamp_ns is not None else now_ns)
         protocol = _PROTOCOLS.get(head.protocol, "unknown")
         cluster = self._desired.cluster
         source, destination = cluster.holder(head.source), cluster.holder(head.destination)
-        allowed = origin.disposition == "allow"
+        allowed = key.disposition == "allow"
         policies: tuple[PolicyName, ...] = ()
         if allowed:
             name = protocol if protocol != "unknown" else str(head.protocol)
             flow = Flow(head.source, head.destination, name, head.destination_port)
-            policies = self._policies(origin, prefix, flow)
+            policies = self._policies(key, verdict.prefix, flow)
         return Record(
             connection=RecordConnection(
                 src_ip=head.source,
@@ -95,11 +124,11 @@ class Attributor:
                 src_port=head.source_port,
                 dest_port=head.destination_port,
                 protocol=protocol,
-                direction=origin.direction,
+                direction=key.direction,
             ),
-            disposition=origin.disposition,
+            disposition=key.disposition,
             policies=policies,
-            isolating_policies=() if allowed else policy_names(origin.policies),
+            isolating_policies=() if allowed else policy_names(key.policies),
             src=_endpoint(source, head.source),
             dest=_endpoint(destination, head.destination),
             count=1,

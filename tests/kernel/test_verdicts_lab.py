@@ -164,6 +164,23 @@ def test_ten_thousand_packets_a_second_are_all_recorded(lab: ManifestLab, family
     assert lines(lab) == written + count
 
 
+def test_a_flood_of_one_connection_is_one_record_that_counts_it_and_a_stop_loses_none(lab: ManifestLab) -> None:
+    switch(lab, allow=False, deny=True)
+    count, known, reporting = 2_000, len(records(lab)), agent(lab)
+    reporting.stop()
+    reporting.start({"NFAGENT_LOGGING_AGGREGATION_SECONDS": "300"})
+    try:
+        flood = [sys.executable, "-c", FLOOD, lab.address("x/a", 4), str(count), "10000"]
+        for _source_port in range(2):
+            subprocess.run(lab.topology.command(lab.pod("z/c"), flood), check=True, timeout=60)
+        wait_until(lambda: counters(lab)["waiting_packets"] >= 2 * count, seconds=60)
+        assert (counters(lab)["waiting_keys"], len(records(lab))) == (1, known)
+    finally:
+        reporting.stop()
+        reporting.start()
+    assert [record.count for record in records(lab)[known:]] == [2 * count]
+
+
 def counters(lab: ManifestLab) -> dict[str, int]:
     found: dict[str, int] = agent(lab).ask("/v1/dump/state")["agent"]["verdict_log"]
     return found

@@ -123,6 +123,18 @@ KNOWN = "systemd/nfagent.toml lists all settings"
         pytest.param(
             "[logging]\nfile_max_bytes = 4095", "logging.file_max_bytes = 4095: write 4096 to", id="files too small"
         ),
+        pytest.param(
+            "[logging]\naggregation_seconds = -1",
+            "logging.aggregation_seconds = -1.0: write 0 to 300",
+            id="an aggregation below 0",
+        ),
+        pytest.param("[logging]\naggregation_keys = 0", "logging.aggregation_keys = 0: write 1 to", id="no keys"),
+        pytest.param(
+            "[logging]\nrecords_per_second = nan",
+            "logging.records_per_second = nan: write 1 to",
+            id="a rate that is no number",
+        ),
+        pytest.param("[logging]\nburst = 0", "logging.burst = 0: write 1 to", id="no burst"),
         pytest.param("[logging]\nfile_backups = 1001", "logging.file_backups = 1001: write 0 to 1000", id="too many"),
         pytest.param(
             "[logging]\nreceive_buffer = 1", "logging.receive_buffer = 1: write 65536 to", id="a buffer too small"

@@ -145,6 +145,20 @@ def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, o
     assert ("API server", expected) in facts_of(agent)
 
 
+def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
+    limited = {"waiting_keys": 2, "dropped_packets": {"rate limit": 30, "too many denied connections at once": 4}}
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": {**LOG, **limited},
+    }
+    text = dict(facts_of(agent))["verdict log"]
+    assert "34 packets without a record (30 rate limit, 4 too many denied connections at once)" in text
+    assert "2 denied connections being aggregated" in text
+
+
 def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
     lost = {"lost_lines": 7, "lost_by": {"No space left on device": 3, "queue full": 4}}
     agent = {
