@@ -30,7 +30,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus, VerdictLogStatus
+from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.runtime_files import RuntimeFiles
@@ -40,8 +40,6 @@ from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
-from nfagent.kernel.nflog import NflogSource
-from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_listings import TableListings
@@ -62,10 +60,7 @@ from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
-from nfagent.verdicts.attribution import Attributor
-from nfagent.verdicts.log_file import RotatingFile
-from nfagent.verdicts.log_writer import LogWriter
-from nfagent.verdicts.record_stream import RecordStream
+from nfagent.verdict_log_parts import VerdictLogParts
 
 log = logging.getLogger(__name__)
 _SUBSCRIBE_SECONDS = 60.0
@@ -116,13 +111,7 @@ class Agent:
         self._event_applier = EventApplier(
             self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
         )
-        self._nflog = NflogSource(settings.logging.group, receive_buffer=settings.logging.receive_buffer)
-        self._verdict_log = LogWriter(
-            RotatingFile(settings.verdict_log, settings.logging.file_max_bytes, settings.logging.file_backups)
-        )
-        limits, write = settings.record_limits(), self._verdict_log.write
-        self._records = RecordStream(Attributor(self._desired), limits, self._clock, write)
-        self._nflog_reader = NflogReader(self._nflog, self._clock, self._records.add)
+        self._verdict_log = VerdictLogParts(settings, self._desired, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
@@ -186,8 +175,6 @@ class Agent:
                 files_task.cancel()
                 await runtime_files.finish()
                 await serving.cleanup()
-                self._nflog.close()
-                self._records.finish()
                 self._verdict_log.close()
         finally:
             start_limit.cancel()
@@ -225,8 +212,7 @@ class Agent:
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
-                tasks.create_task(self._nflog_reader.run()),
-                tasks.create_task(self._records.run()),
+                tasks.create_task(self._verdict_log.run()),
                 tasks.create_task(self._watch_for_drift()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
@@ -278,7 +264,7 @@ class Agent:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
         kept = self._checkpoint.problem
-        return [self._nflog_reader.problem or self._verdict_log.problem, kept and f"last good objects: {kept}"]
+        return [self._verdict_log.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -286,7 +272,7 @@ class Agent:
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
-            verdict_log=self._nflog_reader.problem or self._verdict_log.problem,
+            verdict_log=self._verdict_log.problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
             masquerade_file=self._egress_nat.file.fault,
@@ -375,8 +361,6 @@ class Agent:
 
     def _status(self) -> AgentStatus:
         reconcile, drift = self._reconciler.status, self._nft_monitor
-        log_fields = self._verdict_log.status() | msgspec.structs.asdict(self._nflog.counters)
-        log_fields["problem"] = self._nflog_reader.problem or self._verdict_log.problem
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
             drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
@@ -389,9 +373,5 @@ class Agent:
             last_good=self._checkpoint.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
-            verdict_log=VerdictLogStatus(
-                path=str(self._settings.verdict_log),
-                **log_fields,
-                **msgspec.structs.asdict(self._records.status()),
-            ),
+            verdict_log=self._verdict_log.status(),
         )

@@ -35,7 +35,7 @@ pytestmark = [
 _T = TypeVar("_T")
 DEADLINE = 60.0
 ORDER = [
-    *("serving", "_nflog", "_verdict_log", "_source", "_checkpoint"),
+    *("serving", "_verdict_log", "_source", "_checkpoint"),
     *("_connections", "_kernel", "_nft_monitor", "claim"),
 ]
 """First what takes requests and packets, then the source of objects, then the kernel, last the table's lock."""
