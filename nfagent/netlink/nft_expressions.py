@@ -11,6 +11,7 @@ import struct
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from nfagent.model.netaddr import Family
 from nfagent.netlink.codec import NLA_F_NESTED, attribute, attributes, nested
 from nfagent.netlink.nft_messages import NFT_OBJECT_COUNTER, name_attribute, u32_attribute
 
@@ -20,7 +21,7 @@ ANONYMOUS = "__set%d"
 Comparison: TypeAlias = Literal["==", "!=", "<", "<=", ">="]
 PayloadBase: TypeAlias = Literal["link", "network", "transport"]
 
-META_MARK, META_IIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 3, 6, 15, 16, 19, 26
+META_MARK, META_IIFNAME, META_OIFNAME, META_NFPROTO, META_L4PROTO, META_PKTTYPE, META_IIFKIND = 3, 6, 7, 15, 16, 19, 26
 """Some of NFT_META_*."""
 CT_STATE, CT_DIRECTION, CT_STATUS, CT_PROTO_SRC, CT_SRC_IP, CT_SRC_IP6 = 0, 1, 2, 11, 19, 21
 """Some of NFT_CT_*."""
@@ -29,6 +30,7 @@ FIB_SADDR, FIB_DADDR, FIB_IIF, FIB_PRESENT = 1, 2, 8, 32
 FIB_OIF, FIB_ADDRTYPE = 1, 3
 """Some of NFT_FIB_RESULT_*."""
 VERDICT_REGISTER = 0
+_NEXT_HOP: dict[Family, int] = {4: 1, 6: 2}  # NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6
 NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_GOTO, NFT_RETURN = 0, 1, -3, -4, -5
 _BASES = {"link": 0, "network": 1, "transport": 2}  # enum nft_payload_bases
 _COMPARISONS = {"==": 0, "!=": 1, "<": 2, "<=": 3, ">=": 5}  # enum nft_cmp_ops
@@ -75,6 +77,12 @@ def ct(key: int, register: int = 1, *, direction: int | None = None) -> bytes:
 def fib(result: int, flags: int) -> bytes:
     """Load what the routing table says of an address: one of NFT_FIB_RESULT_*, and NFTA_FIB_F_* flags."""
     return _expression("fib", _u32(1, 1), _u32(2, result), _u32(3, flags))
+
+
+@lru_cache(maxsize=_KEPT)
+def next_hop(family: Family) -> bytes:
+    """Load the next hop of the packet's route: its gateway, or the destination itself where that is on a link."""
+    return _expression("rt", _u32(1, 1), _u32(2, _NEXT_HOP[family]))
 
 
 @lru_cache(maxsize=_KEPT)

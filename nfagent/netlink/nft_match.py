@@ -67,6 +67,7 @@ from nfagent.nftables.matches import (
     MulticastAddress,
     MulticastFrame,
     NamedPort,
+    NextHopInSet,
     NotLoopback,
     PacketNamedPort,
     PacketPort,
@@ -77,6 +78,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     TcpReset,
+    ToInterface,
     ToPort,
     UnicastDestination,
     UnknownExpr,
@@ -116,8 +118,10 @@ def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
     match match:
         case UnknownExpr(expression):
             raise WireError(f"the expression {expression} is not one that nfagent writes")
-        case AddressInSet() | PairInSet() | FamilyInSet() | FromInterface() | ToPort():
+        case AddressInSet() | PairInSet() | FamilyInSet() | FromInterface() | NextHopInSet() | ToPort():
             return _set_parts(match, known)
+        case ToInterface(name):
+            return (nft.meta(nft.META_OIFNAME) + nft.compare("==", _link_name(name.encode())),), known
         case Within() | HopLimit() | MaxPayload() | Fragment() | PacketNamedPort() | CtFlowInSet() | SetUpdate():
             return _network_parts(match, known)
         case FamilyIs() | EtherType() | L4Proto() | PacketPort() | PacketPortIn() | TcpReset():
@@ -190,7 +194,7 @@ def _bits(mask: int, value: int) -> tuple[bytes, bytes]:
 
 
 def _set_parts(
-    match: AddressInSet | PairInSet | FamilyInSet | FromInterface | ToPort, known: Known
+    match: AddressInSet | PairInSet | FamilyInSet | FromInterface | NextHopInSet | ToPort, known: Known
 ) -> tuple[tuple[Part, ...], Known]:
     """Encode a look-up in a named set."""
     match match:
@@ -206,6 +210,9 @@ def _set_parts(
             return (nft.meta(nft.META_NFPROTO) + nft.lookup(name, negated=negated),), known
         case FromInterface(name, negated):
             return (nft.meta(nft.META_IIFNAME) + nft.lookup(name, negated=negated),), known
+        case NextHopInSet(family, name):
+            # Without a check of the family, as nft 1.0.6 writes it: the kernel ends the rule in another family.
+            return (nft.next_hop(family) + nft.lookup(name),), known
         case ToPort(name):
             return (to_port(0) + nft.lookup(name),), known
 

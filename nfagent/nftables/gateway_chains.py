@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from nfagent.egress.gateways import LINK_SCOPE, FloatingAddress, MarkBits
-from nfagent.egress.tunnel import TUNNEL_PORT
+from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
 from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
@@ -30,7 +30,9 @@ from nfagent.nftables.matches import (
     L4Proto,
     MarkIs,
     Match,
+    NextHopInSet,
     PacketPort,
+    ToInterface,
     Within,
 )
 from nfagent.nftables.objects import (
@@ -51,6 +53,7 @@ from nfagent.nftables.objects import (
 GATEWAYS_CHAIN = "prerouting-gateways"
 INPUT_CHAIN = "input-gateways"
 FORWARD_CHAIN = "forward-gateways"
+ROUTED_CHAIN = "forward-routed"
 ARRIVAL_CHAIN = "prerouting-floating"
 HELD_CHAIN = "translate-floating"
 FLOATING_SET = "floating"
@@ -97,6 +100,7 @@ def gateway_chains(
     yield GATEWAYS_CHAIN, _base_chain(mark, families, in_cluster)
     yield ARRIVAL_CHAIN, _arrival_chain(families)
     yield INPUT_CHAIN, _input_chain(families)
+    yield ROUTED_CHAIN, _routed_chain(families, in_cluster)
     held = {item.family for item in known if _is_held(item, node)}
     yield FORWARD_CHAIN, _forward_chain(mark, families, in_cluster, held)
 
@@ -291,6 +295,8 @@ def _forward_chain(
     By a node that holds an address, no Pod of another node leaves the cluster without one: its node may have seen an
     object that this one has not seen yet, or no longer has, and the packets would have the Pod's address. Nodes that
     hold none get no such packets: the way to a holder leads to the floating address itself.
+
+    A packet that is marked for another node goes there, or nowhere.
     """
     floating = {
         family: AddressInSet(IpAddress("daddr", family), names.set_name(FLOATING_SET, family)) for family in families
@@ -303,9 +309,35 @@ def _forward_chain(
             *(Rule((match,), counter=TO_GATEWAY_COUNTER, verdict=Drop()) for match in floating.values()),
             Rule((CtTranslated(),), verdict=Accept()),
             *_untouched(families),
+            Rule((MarkIs(mark.routed, mark.routed),), verdict=Goto(ROUTED_CHAIN)),
             *(_foreign_rule(mark, family, name, in_cluster) for family, name in in_cluster if family in held),
         ),
         Hook("filter", "forward", _FILTER_PRIORITY),
+    )
+
+
+def _routed_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
+    """Return the chain of packets that another node is to translate: they leave by the routes to holders only.
+
+    Where another program has removed our routing rules, the main table would let them out with the Pod's address.
+    """
+    to_holder: tuple[tuple[Match, ...], ...] = (
+        (ToInterface(TUNNEL_LINK),),
+        *((NextHopInSet(family, names.set_name(FLOATING_SET, family)),) for family in families),
+    )
+    return Chain(
+        (
+            *(Rule(matches, verdict=Accept()) for matches in to_holder),
+            *(
+                Rule(
+                    (AddressInSet(IpAddress("saddr", family), name),),
+                    counter=NO_GATEWAY_COUNTER,
+                    verdict=Drop(),
+                    comment="no route to the holder",
+                )
+                for family, name in in_cluster
+            ),
+        )
     )
 
 

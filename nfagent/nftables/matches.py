@@ -189,6 +189,19 @@ class FromInterface(msgspec.Struct, frozen=True, tag=True):
     negated: bool = False
 
 
+class ToInterface(msgspec.Struct, frozen=True, tag=True):
+    """`oifname "name"`: the packet leaves by this interface."""
+
+    name: str
+
+
+class NextHopInSet(msgspec.Struct, frozen=True, tag=True):
+    """`rt ip nexthop @set`: the next hop of the packet's route is an element of a set. No match in another family."""
+
+    family: Family
+    set: str
+
+
 class FibUnrouted(msgspec.Struct, frozen=True, tag=True):
     """`fib saddr . iif oif missing`: the route to the source doesn't use the incoming interface."""
 
@@ -299,6 +312,8 @@ Match: TypeAlias = (
     | FamilyInSet
     | FamilyIs
     | FromInterface
+    | ToInterface
+    | NextHopInSet
     | FibUnrouted
     | ToPort
     | CtFlowInSet

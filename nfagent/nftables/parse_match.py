@@ -24,12 +24,14 @@ from nfagent.nftables.matches import (
     MarkIs,
     Match,
     NamedPort,
+    NextHopInSet,
     PacketNamedPort,
     PairInSet,
     RandomBelow,
     ServerPort,
     ServerPortIn,
     SetUpdate,
+    ToInterface,
     ToPort,
     UnknownExpr,
     Within,
@@ -129,6 +131,8 @@ def _in_set(left: Any, name: str) -> Match | None:
     match left:
         case {"ct": {"key": "proto-src", "dir": "reply"}}:
             return ServerPortIn(name)
+        case {"rt": {"key": "nexthop", "family": "ip" | "ip6" as family}}:
+            return NextHopInSet(_FAMILY[family], name)
         case {"payload": payload}:
             return packet_port_in(payload, name)
         case {"concat": [protocol, {"payload": {"protocol": "th", "field": "dport"}}]} if protocol == _L4_PROTOCOL:
@@ -155,6 +159,8 @@ def _by_value(operator: str, left: Any, right: Any) -> Match | None:
             return RandomBelow(modulus, int(right)) if others in ({}, {"offset": 0}) else None
         case {"&": [{"meta": {"key": "mark"}}, int(mask)]} if operator in {"==", "!="}:
             return _mark_is(mask, int(right), negated=operator == "!=")
+        case {"meta": {"key": "oifname"}} if operator == "==" and isinstance(right, str) and "*" not in right:
+            return ToInterface(right)
         case {"ct": {"key": "direction"}} if operator == "==" and right in _PORT_DIRECTIONS.values():
             return CtDirectionIs(right)
         case {"ct": {"key": "proto-src", "dir": "reply"}} if operator == "==":

@@ -34,6 +34,7 @@ from nfagent.nftables.matches import (
     MulticastAddress,
     MulticastFrame,
     NamedPort,
+    NextHopInSet,
     NotLoopback,
     PacketNamedPort,
     PacketPort,
@@ -44,6 +45,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     TcpReset,
+    ToInterface,
     ToPort,
     UnicastDestination,
     UnknownExpr,
@@ -86,14 +88,14 @@ def match_text(match: Match) -> str:
             AddressInSet() | PairInSet() | NamedPort() | PacketNamedPort() | FamilyInSet() | CtFlowInSet() | SetUpdate()
         ):
             return _by_set_text(match)
-        case ServerPortIn() | PacketPortIn() | ToPort() | FromInterface():
+        case ServerPortIn() | PacketPortIn() | ToPort() | FromInterface() | NextHopInSet():
             return f"{_in_set_key(match)} @{match.set}"
         case L4Proto(names):
             return f"meta l4proto {_one_of(names)}"
-        case RandomBelow(modulus, below):
-            return f"numgen random mod {modulus} < {below}"
-        case MarkIs(mask, value, negated):
-            return f"meta mark & {mask:#010x} {'!=' if negated else '=='} {value:#010x}"
+        case RandomBelow() | MarkIs():
+            return _number_text(match)
+        case ToInterface(name):
+            return f'oifname "{name}"'
         case ServerPort(first, last):
             return f"ct reply proto-src {_numbers(first, last)}"
         case UnknownExpr(expression):
@@ -116,7 +118,13 @@ def match_text(match: Match) -> str:
             return _header_text(match)
 
 
-def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromInterface) -> str:
+def _number_text(match: RandomBelow | MarkIs) -> str:
+    if isinstance(match, RandomBelow):
+        return f"numgen random mod {match.modulus} < {match.below}"
+    return f"meta mark & {match.mask:#010x} {'!=' if match.negated else '=='} {match.value:#010x}"
+
+
+def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromInterface | NextHopInSet) -> str:
     match match:
         case ServerPortIn():
             return "ct reply proto-src"
@@ -126,6 +134,8 @@ def _in_set_key(match: ServerPortIn | PacketPortIn | ToPort | FromInterface) -> 
             return "meta l4proto . th dport"
         case FromInterface(_, negated):
             return "iifname !=" if negated else "iifname"
+        case NextHopInSet(family):
+            return f"rt {_IP[family]} nexthop"
 
 
 def _header_text(match: _Header) -> str:

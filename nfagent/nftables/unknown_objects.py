@@ -18,6 +18,7 @@ from nfagent.nftables.matches import (
     FamilyInSet,
     FromInterface,
     NamedPort,
+    NextHopInSet,
     PacketNamedPort,
     PacketPortIn,
     PairInSet,
@@ -30,7 +31,7 @@ from nfagent.nftables.objects import TABLE_FLAGS, Chain, Goto, Jump, NamedSet, R
 
 _BY_SET = (
     *(AddressInSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, CtFlowInSet),
-    *(SetUpdate, ServerPortIn, PacketPortIn, FromInterface, ToPort),
+    *(SetUpdate, ServerPortIn, PacketPortIn, FromInterface, NextHopInSet, ToPort),
 )
 _Named = tuple[str, str]
 """Kind and name."""

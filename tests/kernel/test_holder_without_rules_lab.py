@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -75,3 +76,35 @@ def test_a_holder_without_rules_receives_nothing(lab: ManifestLab, family: int) 
     agent.start()
     all_held(lab)
     assert arrives_from(lab, family) == floating
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_node_without_its_routing_rules_lets_nothing_out(lab: ManifestLab, family: int) -> None:
+    """Another program has removed them, and no agent runs to set them again: the main table leads outside."""
+    floating = FLOATING[HOLDER][family == 6]
+    assert arrives_from(lab, family) == floating
+    agent = lab.cluster.agent("n1")
+    agent.stop()
+    node = lab.topology.node_namespace("n1")
+    assert flush_rules(node, family) > 0
+    assert arrives_from(lab, family) == ""
+    agent.start()
+    wait_until(lambda: arrives_from(lab, family) == floating)
+    assert arrives_from(lab, family) == floating
+
+
+def flush_rules(node: str, family: int) -> int:
+    """Remove all routing rules but those of the system; return how many there were."""
+    before = rules_of(node, family)
+    ip = ["ip", "-n", node, f"-{family}", "rule"]
+    subprocess.run([*ip, "flush"], check=True)
+    left = rules_of(node, family)
+    if "32766" not in left:
+        subprocess.run([*ip, "add", "priority", "32766", "lookup", "main"], check=True)
+    return len(before) - len(rules_of(node, family))
+
+
+def rules_of(node: str, family: int) -> list[str]:
+    """Return the priorities of the routing rules."""
+    shown = subprocess.run(["ip", "-n", node, f"-{family}", "rule"], capture_output=True, text=True, check=True)
+    return [line.partition(":")[0] for line in shown.stdout.splitlines()]

@@ -18,6 +18,7 @@ from nfagent.nftables.matches import (
     FamilyInSet,
     FromInterface,
     NamedPort,
+    NextHopInSet,
     PacketNamedPort,
     PacketPortIn,
     PairInSet,
@@ -59,7 +60,7 @@ from nfagent.nftables.transaction import (
 
 _BY_SET = (
     *(AddressInSet, PairInSet, NamedPort, PacketNamedPort, FamilyInSet, CtFlowInSet),
-    *(SetUpdate, ServerPortIn, PacketPortIn, FromInterface, ToPort),
+    *(SetUpdate, ServerPortIn, PacketPortIn, FromInterface, NextHopInSet, ToPort),
 )
 _NAME_BYTES = 255
 _TEXT_BYTES = 127

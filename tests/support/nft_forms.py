@@ -41,6 +41,7 @@ from nfagent.nftables.matches import (
     MulticastAddress,
     MulticastFrame,
     NamedPort,
+    NextHopInSet,
     NotLoopback,
     PacketNamedPort,
     PacketPort,
@@ -51,6 +52,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     TcpReset,
+    ToInterface,
     ToPort,
     UnicastDestination,
     Within,
@@ -165,6 +167,8 @@ def _by_set() -> Iterator[tuple[Match, ...]]:
     yield (SetUpdate(4, "flow4", replies=True), TcpReset(), PacketPort("tcp", 80, 80))
     for negated in (False, True):
         yield (FamilyInSet("family", negated), FromInterface("link", negated))
+    yield from ((NextHopInSet(family, _named("address", family)),) for family in FAMILIES)
+    yield (ToInterface("a-link"), NextHopInSet(4, _named("address", 4)))
     yield (L4Proto(("tcp",)), ServerPortIn("ports"), ToPort("service"))
     yield from ((PacketPortIn(protocol, "ports"),) for protocol in _PROTOCOLS)
 

@@ -44,6 +44,7 @@ from nfagent.nftables.matches import (
     MulticastAddress,
     MulticastFrame,
     NamedPort,
+    NextHopInSet,
     NotLoopback,
     PacketNamedPort,
     PacketPort,
@@ -54,6 +55,7 @@ from nfagent.nftables.matches import (
     ServerPortIn,
     SetUpdate,
     TcpReset,
+    ToInterface,
     ToPort,
     UnicastDestination,
     Within,
@@ -110,6 +112,7 @@ class HookPacket(NamedTuple):
     """A packet at a hook. `protocol`: nft's keyword, or a number as text.
 
     link: its input interface; unrouted: the reverse path to its source isn't by that interface; reset: TCP's RST is set
+    out_link, next_hop: interface and next hop of its route
     """
 
     family: Family
@@ -133,6 +136,8 @@ class HookPacket(NamedTuple):
     reset: bool = False
     drawn: int = 0
     mark: int = 0
+    out_link: str = ""
+    next_hop: str = ""
 
 
 class PacketResult(NamedTuple):
@@ -276,7 +281,7 @@ class _Machine:
                 return _by_element(match, self.ruleset.sets[match.set])
             case ServerPortIn() | PacketPortIn():
                 return _port_in(match, self.ruleset.sets[match.set])
-            case CtFlowInSet() | FamilyInSet():
+            case CtFlowInSet() | FamilyInSet() | NextHopInSet():
                 return _by_elements(match, self.ruleset.sets[match.set])
             case _:
                 return _alone(match)
@@ -290,7 +295,9 @@ def _alone(match: Match) -> Test:
             return _header(match) or _machine(match)
 
 
-def _by_elements(match: CtFlowInSet | FamilyInSet, item: NamedSet) -> Test:
+def _by_elements(match: CtFlowInSet | FamilyInSet | NextHopInSet, item: NamedSet) -> Test:
+    if isinstance(match, NextHopInSet):
+        return lambda packet: packet.family == match.family and packet.next_hop in item.elements
     if isinstance(match, CtFlowInSet):
         return lambda packet: _flow(packet) in item.elements
     return lambda packet: (packet.family in item.elements) != match.negated
@@ -366,12 +373,18 @@ def _arrival(match: Match) -> Test:
             return lambda packet: _is_group(packet.daddr)
         case RandomBelow() | MarkIs():
             return _by_number(match)
+        case ToInterface() | FibUnrouted():
+            return _by_route(match)
         case UnicastDestination():
             return lambda packet: not _is_group(packet.daddr)
-        case FibUnrouted():
-            return lambda packet: packet.unrouted
         case _:
             raise ValueError(match)
+
+
+def _by_route(match: ToInterface | FibUnrouted) -> Test:
+    if isinstance(match, ToInterface):
+        return lambda packet: packet.out_link == match.name
+    return lambda packet: packet.unrouted
 
 
 def _by_number(match: RandomBelow | MarkIs) -> Test:
