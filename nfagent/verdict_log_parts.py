@@ -13,6 +13,7 @@ from nfagent.introspection.agent_status import VerdictLogStatus
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.record_stream import RecordStream
@@ -27,7 +28,9 @@ class VerdictLogParts:
         self._path = settings.verdict_log
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
         self._file = LogWriter(RotatingFile(self._path, section.file_max_bytes, section.file_backups))
-        self._records = RecordStream(Attributor(desired), settings.record_limits(), clock, self._file.write)
+        self._records = RecordStream(
+            Attributor(desired), settings.record_limits(), clock, self._file.write, Delegation(desired)
+        )
         self._reader = NflogReader(self._nflog, clock, self._records.add)
 
     def start(self) -> None:

@@ -38,6 +38,7 @@ from nfagent.netlink.nflog import LoggedPacket, decode_datagram
 from nfagent.nftables.objects import Goto, Jump, Ruleset
 from nfagent.nftables.verdict_keys import split_reply_prefix
 from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RecordLimits
 from nfagent.verdicts.record_stream import RecordStream
 from nfagent.verdicts.records import Record, encode
@@ -94,7 +95,7 @@ def _decoding(run: Run, desired: DesiredState) -> Iterator[Row]:
         attributed.append(count / _seconds(_attributed(attributor, logged)))
         plain.append(count / _seconds(map(json.loads, lines)))
         written.append(count / _seconds(map(encode, _attributed(attributor, logged))))
-        counted.append(count / _seconds(_counted(attributor, logged)))
+        counted.append(count / _seconds(_counted(desired, logged)))
     row = functools.partial(
         Row, unit="records/s", reference=plain, reference_name="json.loads of the records", paired=True, better="higher"
     )
@@ -122,8 +123,8 @@ def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[Reco
                 yield record
 
 
-def _counted(attributor: Attributor, datagrams: list[bytes]) -> Iterator[None]:
-    stream = RecordStream(attributor, RecordLimits(), SystemClock(), _discard)
+def _counted(desired: DesiredState, datagrams: list[bytes]) -> Iterator[None]:
+    stream = RecordStream(Attributor(desired), RecordLimits(), SystemClock(), _discard, Delegation(desired))
     for datagram in datagrams:
         stream.add(decode_datagram(datagram).packets)
         yield
@@ -226,7 +227,7 @@ def _real(run: Run, cluster: Synthetic) -> Iterator[Row]:
         read = functools.partial(_highest, run, inside, client)
         full, alone = [], []
         for _round in range(1 if run.quick else 3):
-            stream = RecordStream(attributor, RecordLimits(), SystemClock(), _discard)
+            stream = RecordStream(attributor, RecordLimits(), SystemClock(), _discard, Delegation(desired))
             full.append(read("read, attributed and counted", stream.add))
             alone.append(read("read", _ignore))
     yield Row(

@@ -163,6 +163,10 @@ def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
+    if log.unattributed.foreign:
+        parts.append(f"{counted(log.unattributed.foreign, 'packet')} of other programs in the same NFLOG group")
+    if log.not_delegated:
+        parts.append(f"{counted(sum(log.not_delegated.values()), 'packet')} left out by delegation")
     if log.waiting_keys:
         parts.append(f"{counted(log.waiting_keys, 'denied connection')} being aggregated")
     if log.dropped_packets:

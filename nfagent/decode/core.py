@@ -15,6 +15,7 @@ from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
 from nfagent.errors import ObjectError
 from nfagent.model.objects import (
+    DENY_LOGGING,
     METADATA_NAME,
     ContainerPort,
     Labels,
@@ -58,7 +59,20 @@ def decode_namespace(document: dict[str, Any]) -> Namespace:
     top = document_field(document)
     name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
     labels = named_labels(name, errors.labels("metadata.labels"))
-    return Namespace(name, labels, errors.problems, errors.unread)
+    logs_denies = errors.read("metadata.annotations", _logs_denies, instead=False, keep="logs_denies")
+    return Namespace(name, labels, errors.problems, errors.unread, logs_denies)
+
+
+def _logs_denies(annotations: DocumentField) -> bool:
+    return (annotations / DENY_LOGGING).string() == "true"
+
+
+def is_annotated(document: DocumentField, key: str) -> bool:
+    """Return whether an annotation's value is exactly the string `true`; what can't be read counts as another value."""
+    try:
+        return (document / "metadata" / "annotations" / key).string() == "true"
+    except ObjectError:
+        return False
 
 
 def named_labels(namespace: str, labels: Labels) -> Labels:

@@ -57,6 +57,7 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting_packets: int = 0
     dropped_records: dict[str, int] = {}
     dropped_packets: dict[str, int] = {}
+    not_delegated: dict[str, int] = {}
     unattributed: AttributionCounters = msgspec.field(default_factory=AttributionCounters)
 
 

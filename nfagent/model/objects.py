@@ -34,6 +34,12 @@ UNREADABLE = "?"
 METADATA_NAME = "kubernetes.io/metadata.name"
 """Label that the API server puts on every Namespace; file input lacks it (docs/semantics.md, edge case 17)."""
 
+ALLOW_LOGGING = "policy.network.gke.io/enable-logging"
+"""Annotation of a NetworkPolicy: where NetworkLogging delegates allows, the connections that it allows are logged."""
+
+DENY_LOGGING = "policy.network.gke.io/enable-deny-logging"
+"""Annotation of a Namespace: where NetworkLogging delegates denies, those of its Pods are logged."""
+
 
 class ObjectRef(msgspec.Struct, frozen=True, order=True):
     """The reference of an object: kind, namespace ('' for cluster-scoped kinds), name."""
@@ -53,12 +59,16 @@ class ObjectRef(msgspec.Struct, frozen=True, order=True):
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present."""
+    """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present.
+
+    logs_denies: annotated DENY_LOGGING: where NetworkLogging delegates, what is denied at its Pods is logged
+    """
 
     name: str
     labels: Labels
     problems: tuple[ValidationIssue, ...] = ()
     unread: tuple[str, ...] = ()
+    logs_denies: bool = False
 
     @property
     def ref(self) -> ObjectRef:
@@ -150,7 +160,7 @@ class ServiceCIDR(msgspec.Struct, frozen=True):
 
 
 class LoggingSwitch(msgspec.Struct, frozen=True):
-    """One half of NetworkLogging: `log`, and `delegate` to annotated objects only."""
+    """One half of NetworkLogging: `log`, and `delegate`: only where annotated objects are concerned."""
 
     log: bool = False
     delegate: bool = False

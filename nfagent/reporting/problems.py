@@ -11,7 +11,7 @@ from nfagent.errors import ValidationIssue
 from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
-from nfagent.model.objects import LoggingSwitch, NetworkLogging, ObjectRef
+from nfagent.model.objects import ALLOW_LOGGING, DENY_LOGGING, LoggingSwitch, NetworkLogging, ObjectRef
 from nfagent.reporting.notice import Notice, readable
 
 FAILS_CLOSED = "FailsClosed"
@@ -113,7 +113,9 @@ def partial_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notic
 
 def logging_notice(logging: NetworkLogging) -> Notice:
     """Return that NetworkLogging `default` is in force (policy-logging)."""
-    text = f"allowed connections: {_logged(logging.allow)}; denied connections: {_logged(logging.deny)}"
+    allows = _logged(logging.allow, f"logged where a NetworkPolicy annotated {ALLOW_LOGGING} allows them")
+    denies = _logged(logging.deny, f"logged where the Pod's Namespace is annotated {DENY_LOGGING}")
+    text = f"allowed connections: {allows}; denied connections: {denies}"
     return Notice(
         about=logging.ref,
         reason=UPDATED_LOGGING,
@@ -123,10 +125,10 @@ def logging_notice(logging: NetworkLogging) -> Notice:
     )
 
 
-def _logged(switch: LoggingSwitch) -> str:
+def _logged(switch: LoggingSwitch, delegated: str) -> str:
     if not switch.log:
         return "not logged"
-    return "all logged, since delegate isn't followed yet" if switch.delegate else "logged"
+    return delegated if switch.delegate else "logged"
 
 
 class NodeFaults(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ directions; the prefix marks a denied packet that the server sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -32,17 +33,21 @@ _PROTOCOLS: dict[int, LoggedProtocol] = {
     packet_header.ICMPV6: "icmpv6",
 }
 _CACHE_SIZE = 4_096
+_OWN_PREFIX = re.compile(r"(allow|deny|audit-deny) (ingress|egress) \S")
+"""The beginning of every prefix that `names.log_prefix` writes."""
 
 
 class AttributionCounters(msgspec.Struct):
     """Packets without a record.
 
     undecodable: the bytes are no IP packet
-    unknown:     the prefix isn't nfagent's, or is older than the last two generations of rules
+    unknown:     the prefix is of a rule that was deleted long ago
+    foreign:     the prefix is of another program, which logs to the same group
     """
 
     undecodable: int = 0
     unknown: int = 0
+    foreign: int = 0
 
 
 class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +87,7 @@ class Attributor:
         if rule is None:
             rule = self._rule(logged.prefix)
             if rule is None:
-                self.counters.unknown += 1
+                self._count_unknown(logged.prefix)
                 return None
         try:
             head = decode_head(logged.payload)
@@ -91,6 +96,12 @@ class Attributor:
             return None
         key, prefix, is_reply = rule
         return LoggedVerdict(key, prefix, head.reversed if is_reply else head)
+
+    def _count_unknown(self, prefix: str) -> None:
+        if _OWN_PREFIX.match(prefix):
+            self.counters.unknown += 1
+        else:
+            self.counters.foreign += 1
 
     def _rule(self, written: str) -> tuple[VerdictKey, str, bool] | None:
         """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""

@@ -1,7 +1,7 @@
 """Logged packets to lines of the verdict log: attributed, aggregated and limited; what is dropped is counted by reason.
 
 A denied packet of a key that already waits costs no attribution, nor does an allow beyond the rate limit. Every packet
-that was read is in one count: written, waiting, dropped, or without a record.
+that was read is in one count: written, waiting, not delegated, dropped, or without a record.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -16,6 +17,7 @@ from nfagent.clock import WallClock
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.verdicts.aggregation import DenyAggregation
 from nfagent.verdicts.attribution import AttributionCounters, Attributor, LoggedVerdict
+from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RateLimit, RecordLimits
 from nfagent.verdicts.records import Record, encode
 
@@ -34,6 +36,7 @@ class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting_keys, waiting_packets: denied connections that are being aggregated, and their packets
     dropped_records:  records that were not written, by reason
     dropped_packets:  the packets that they stand for; without a free key there is no record, only packets
+    not_delegated:    packets that delegation leaves out of the log, by disposition
     unattributed:     packets without a record
     """
 
@@ -43,6 +46,7 @@ class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting_packets: int = 0
     dropped_records: dict[str, int] = {}
     dropped_packets: dict[str, int] = {}
+    not_delegated: dict[str, int] = {}
     unattributed: AttributionCounters = msgspec.field(default_factory=AttributionCounters)
 
 
@@ -53,10 +57,16 @@ class RecordStream:
     """
 
     def __init__(
-        self, attributor: Attributor, limits: RecordLimits, clock: WallClock, write: Callable[[Sequence[bytes]], None]
+        self,
+        attributor: Attributor,
+        limits: RecordLimits,
+        clock: WallClock,
+        write: Callable[[Sequence[bytes]], None],
+        delegation: Delegation,
     ) -> None:
         """Store the arguments; `run` writes records when they are due."""
         self._attributor = attributor
+        self._delegation = delegation
         self._clock = clock
         self._write = write
         self._is_aggregating = limits.aggregation_seconds > 0
@@ -66,6 +76,7 @@ class RecordStream:
         self._packets: Counter[str] = Counter()
         self._dropped_records: Counter[str] = Counter()
         self._dropped_packets: Counter[str] = Counter()
+        self._not_delegated: Counter[str] = Counter()
 
     def add(self, packets: Iterable[LoggedPacket]) -> None:
         """Take packets, in the order in which they were logged; write allows at once."""
@@ -75,12 +86,19 @@ class RecordStream:
             verdict = self._attributor.verdict_of(packet)
             if verdict is None:
                 continue
-            if verdict.key.disposition == "deny" and self._is_aggregating:
-                self._aggregate(verdict, packet, now, now_ns)
-            elif self._limit.take(now):
-                records.append(self._attributor.record(verdict, packet, now_ns))
+            attribute = partial(self._attributor.record, verdict, packet, now_ns)
+            if verdict.key.disposition == "allow":
+                record = self._allow(attribute, now)
+            elif not self._delegation.logs_deny(verdict, attribute):
+                self._not_delegated[verdict.key.disposition] += 1
+                continue
+            elif self._is_aggregating:
+                self._aggregate(_aggregation_key(verdict), attribute, now)
+                continue
             else:
-                self._drop(1)
+                record = self._limited(attribute, now)
+            if record is not None:
+                records.append(record)
         self._pass_on(records)
 
     async def run(self) -> None:
@@ -104,18 +122,34 @@ class RecordStream:
             waiting_packets=self._aggregation.packets,
             dropped_records=dict(self._dropped_records),
             dropped_packets=dict(self._dropped_packets),
+            not_delegated=dict(self._not_delegated),
             unattributed=msgspec.structs.replace(self._attributor.counters),
         )
 
-    def _aggregate(self, verdict: LoggedVerdict, packet: LoggedPacket, now: float, now_ns: int) -> None:
-        key = _aggregation_key(verdict)
+    def _allow(self, attribute: Callable[[], Record], now: float) -> Record | None:
+        if not self._delegation.of_allows:
+            return self._limited(attribute, now)
+        # What isn't delegated must not use up the rate limit, so these are attributed first.
+        record = self._delegation.annotated(attribute())
+        if record is None:
+            self._not_delegated["allow"] += 1
+            return None
+        return self._limited(lambda: record, now)
+
+    def _limited(self, attribute: Callable[[], Record], now: float) -> Record | None:
+        if self._limit.take(now):
+            return attribute()
+        self._drop(1)
+        return None
+
+    def _aggregate(self, key: Hashable, attribute: Callable[[], Record], now: float) -> None:
         if self._aggregation.count(key):
             return
         if self._aggregation.is_full:
             self._dropped_packets[TOO_MANY_KEYS] += 1
         else:
             # Attributed now, by the rules that denied it; in a few seconds its Pod may be gone.
-            self._aggregation.begin(key, self._attributor.record(verdict, packet, now_ns), now)
+            self._aggregation.begin(key, attribute(), now)
 
     def _write_due(self) -> bool:
         """Write one turn of records; return whether more may be due."""

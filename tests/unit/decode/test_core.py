@@ -13,6 +13,7 @@ from nfagent.decode.core import (
     decode_pod,
     decode_service_cidr,
 )
+from nfagent.decode.retained_fields import with_last_good
 from nfagent.errors import ObjectError
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import ContainerPort, LoggingSwitch, Namespace, NetworkLogging, Node, ServiceCIDR
@@ -171,3 +172,38 @@ def test_network_logging_of_another_name_is_refused(document: Document, message:
     with pytest.raises(ObjectError) as caught:
         decode_network_logging(document)
     assert message in str(caught.value)
+
+
+DENY_LOGGING = "policy.network.gke.io/enable-deny-logging"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "logs"),
+    [
+        pytest.param(None, False, id="no annotations"),
+        pytest.param({DENY_LOGGING: "true"}, True, id="exactly true"),
+        pytest.param({DENY_LOGGING: "True"}, False, id="another spelling"),
+        pytest.param({DENY_LOGGING: " true"}, False, id="with a space"),
+        pytest.param({DENY_LOGGING: ""}, False, id="empty"),
+        pytest.param({"policy.network.gke.io/enable-logging": "true"}, False, id="another annotation"),
+    ],
+)
+def test_a_namespace_logs_denies_only_by_its_annotation(annotations: Document | None, *, logs: bool) -> None:
+    found = decode_namespace({"kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}})
+    assert (found.logs_denies, found.problems) == (logs, ())
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        pytest.param({DENY_LOGGING: True}, f"metadata.annotations.{DENY_LOGGING} 'True': is not a string", id="value"),
+        pytest.param(["a"], "metadata.annotations: is not a mapping", id="the annotations"),
+    ],
+)
+def test_an_annotation_of_a_namespace_that_is_no_string_keeps_its_last_good_value(
+    annotations: object, message: str
+) -> None:
+    found = decode_namespace({"kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}})
+    assert message in str(found.problems[0])
+    assert not found.logs_denies
+    assert with_last_good(found, Namespace("shop", found.labels, logs_denies=True)).logs_denies

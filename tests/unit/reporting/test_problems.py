@@ -146,6 +146,10 @@ def test_logging_has_a_notice_while_in_force_and_another_while_its_new_version_i
     ]
 
 
+ALLOW_ANNOTATED = "annotated policy.network.gke.io/enable-logging allows them"
+DENY_ANNOTATED = "is annotated policy.network.gke.io/enable-deny-logging"
+
+
 @pytest.mark.parametrize(
     ("allow", "deny", "words"),
     [
@@ -154,10 +158,15 @@ def test_logging_has_a_notice_while_in_force_and_another_while_its_new_version_i
         (
             LoggingSwitch(),
             LoggingSwitch(log=True, delegate=True),
-            "allowed connections: not logged; denied connections: all logged, since delegate isn't followed yet",
+            f"allowed connections: not logged; denied connections: logged where the Pod's Namespace {DENY_ANNOTATED}",
+        ),
+        (
+            LoggingSwitch(log=True, delegate=True),
+            LoggingSwitch(),
+            f"allowed connections: logged where a NetworkPolicy {ALLOW_ANNOTATED}; denied connections: not logged",
         ),
     ],
-    ids=["off", "allows", "delegated denies"],
+    ids=["off", "allows", "delegated denies", "delegated allows"],
 )
 def test_the_notice_of_logging_that_was_set_is_of_type_normal(
     allow: LoggingSwitch, deny: LoggingSwitch, words: str

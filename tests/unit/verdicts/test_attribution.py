@@ -16,7 +16,7 @@ from nfagent.netlink.nflog import LoggedPacket
 from nfagent.nftables import names
 from nfagent.nftables.objects import Ruleset
 from nfagent.policy.evaluator import Flow, evaluate
-from nfagent.verdicts.attribution import Attributor, flow_of
+from nfagent.verdicts.attribution import AttributionCounters, Attributor, flow_of
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
@@ -172,11 +172,21 @@ def test_a_record_has_the_time_of_the_packet_or_the_current_time() -> None:
     assert first.timestamp == "1970-01-01T00:00:00.000000000Z"
 
 
-@pytest.mark.parametrize("prefix", ["", "another program's: ", "deny ingress shop/none", "deny egress shop/from-web"])
-def test_a_foreign_prefix_is_counted_and_makes_no_record(prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "counters"),
+    [
+        pytest.param("", AttributionCounters(foreign=1), id="no prefix"),
+        pytest.param("another program's: ", AttributionCounters(foreign=1), id="of another program"),
+        pytest.param("DROP by policy shop/from-web", AttributionCounters(foreign=1), id="of kube-router"),
+        pytest.param("deny ingress", AttributionCounters(foreign=1), id="only the beginning of one of ours"),
+        pytest.param("deny ingress shop/none", AttributionCounters(unknown=1), id="of a rule that is gone"),
+        pytest.param("deny egress shop/from-web", AttributionCounters(unknown=1), id="of another direction"),
+    ],
+)
+def test_an_unknown_prefix_is_counted_and_makes_no_record(prefix: str, counters: AttributionCounters) -> None:
     attributor = Attributor(scene(FROM_WEB).views["a"])
     assert attributor.attribute(logged(prefix, packet(WEB, DB, TCP, ports(1, 2))), NOW) is None
-    assert (attributor.counters.unknown, attributor.counters.undecodable) == (1, 0)
+    assert attributor.counters == counters
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x45", b"\x60" * 39, b"\xff" * 60], ids=["none", "cut", "cut v6", "noise"])

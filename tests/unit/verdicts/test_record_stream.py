@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.nftables.verdict_keys import denied_by
 from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RecordLimits
 from nfagent.verdicts.record_stream import RATE_LIMIT, TOO_MANY_KEYS, RecordStream
 from nfagent.verdicts.records import Record, decode, timestamp
@@ -52,9 +54,8 @@ class Log:
     def __init__(self, limits: RecordLimits, end: float = 0) -> None:
         self.clock = StoppedClock(end)
         self.written: list[Record] = []
-        self.stream = RecordStream(
-            Attributor(scene(FROM_WEB, CLOSED, ISOLATED_WEB).views["a"]), limits, self.clock, self._write
-        )
+        view = scene(FROM_WEB, CLOSED, ISOLATED_WEB).views["a"]
+        self.stream = RecordStream(Attributor(view), limits, self.clock, self._write, Delegation(view))
 
     def _write(self, lines: Sequence[bytes]) -> None:
         self.written += map(decode, lines)
@@ -166,7 +167,7 @@ def test_every_packet_is_written_waiting_dropped_or_without_a_record(
         log.clock._end = log.clock.now  # noqa: SLF001 - what is due by now is written
         log.run()
         status = log.stream.status()
-        missing = status.unattributed.unknown + status.unattributed.undecodable
+        missing = sum(msgspec.structs.astuple(status.unattributed))
         gone = sum(status.dropped_packets.values())
         assert sent == sum(status.packets.values()) + status.waiting_packets + gone + missing
         assert sum(record.count for record in log.written) == sum(status.packets.values())
