@@ -34,7 +34,8 @@ from nfagent.lab.topology_plan import NodePlan, PodPlan
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import LoggingSwitch, Namespace, NetworkLogging, Pod
 from nfagent.netlink import codec
-from nfagent.netlink.nflog import LoggedPacket, decode_datagram
+from nfagent.netlink.nflog import LoggedPacket
+from nfagent.netlink.nflog_layouts import RecordLayouts
 from nfagent.nftables.objects import Goto, Jump, Ruleset
 from nfagent.nftables.verdict_keys import split_reply_prefix
 from nfagent.verdicts.attribution import Attributor
@@ -115,9 +116,9 @@ def _decoding(run: Run, desired: DesiredState) -> Iterator[Row]:
 
 
 def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[Record]:
-    attribute = attributor.attribute
+    attribute, decode = attributor.attribute, RecordLayouts().decode
     for datagram in datagrams:
-        for packet in decode_datagram(datagram).packets:
+        for packet in decode(datagram).packets:
             record = attribute(packet, 0)
             if record is not None:
                 yield record
@@ -125,8 +126,9 @@ def _attributed(attributor: Attributor, datagrams: list[bytes]) -> Iterator[Reco
 
 def _counted(desired: DesiredState, datagrams: list[bytes]) -> Iterator[None]:
     stream = RecordStream(Attributor(desired), RecordLimits(), SystemClock(), _discard, Delegation(desired))
+    decode = RecordLayouts().decode
     for datagram in datagrams:
-        stream.add(decode_datagram(datagram).packets)
+        stream.add(decode(datagram).packets)
         yield
 
 

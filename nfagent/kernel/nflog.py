@@ -19,6 +19,7 @@ import msgspec
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.sockets import AS_ROOT, event_socket
 from nfagent.netlink import codec, nflog
+from nfagent.netlink.nflog_layouts import RecordLayouts
 
 _NEEDS_ROOT = "NFLOG needs root (CAP_NET_ADMIN)"
 _OWNERS = Path("/proc/thread-self/net/netfilter/nfnetlink_log")
@@ -89,6 +90,7 @@ class NflogSource:
         self._last = codec.SEQUENCE_MASK  # the number before the first, which is 0
         self._numbered = 0  # numbers assigned by the kernel, by the last one received
         self._accounted = 0  # of these, the received ones, decodable or not
+        self._layouts = RecordLayouts()
         self._early: list[nflog.LoggedPacket] = []
 
     def open(self, on_packets: OnPackets, on_failure: OnFailure = lambda _problem: None) -> None:
@@ -179,7 +181,7 @@ class NflogSource:
             on_failure(f"NFLOG group {self._group} failed: {problem}")
 
     def _decode(self, datagram: bytes) -> list[nflog.LoggedPacket]:
-        found = nflog.decode_datagram(datagram)
+        found = self._layouts.decode(datagram)
         packets = found.packets
         self.counters.undecodable += found.undecodable
         self._accounted += found.undecodable

@@ -15,7 +15,7 @@ from nfagent.errors import WireError
 from nfagent.netlink import codec
 
 _SUBSYSTEM = 4 << 8  # NFNL_SUBSYS_ULOG
-_MSG_PACKET = _SUBSYSTEM | 0
+MSG_PACKET = _SUBSYSTEM | 0
 _MSG_CONFIG = _SUBSYSTEM | 1
 
 _CFG_CMD, _CFG_MODE, _CFG_NLBUFSIZ, _CFG_TIMEOUT, _CFG_QTHRESH, _CFG_FLAGS = range(1, 7)
@@ -24,20 +24,23 @@ _COPY_PACKET = 2
 _F_SEQ = 0x0001
 
 _A_PACKET_HDR = 1
-_A_TIMESTAMP = 3
+A_TIMESTAMP = 3
 _A_IFINDEX_INDEV = 4
 _A_IFINDEX_OUTDEV = 5
-_A_PAYLOAD = 9
+A_PAYLOAD = 9
 _A_PREFIX = 10
-_A_SEQ = 12
-_WANTED = frozenset({_A_PACKET_HDR, _A_TIMESTAMP, _A_IFINDEX_INDEV, _A_IFINDEX_OUTDEV, _A_PAYLOAD, _A_PREFIX, _A_SEQ})
+A_SEQ = 12
+_WANTED = frozenset({_A_PACKET_HDR, A_TIMESTAMP, _A_IFINDEX_INDEV, _A_IFINDEX_OUTDEV, A_PAYLOAD, _A_PREFIX, A_SEQ})
+
+BEHIND_LAYOUT = frozenset({A_TIMESTAMP, A_SEQ, A_PAYLOAD})
+"""Attributes that differ in every record, and that the kernel writes last."""
 
 _MODE = struct.Struct("!IBx")
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
 _PACKET_HDR = struct.Struct("!HBx")
 _TIMESTAMP = struct.Struct("!QQ")
-_ATTRIBUTE = struct.Struct("=HH")
+ATTRIBUTE = struct.Struct("=HH")
 
 
 class LoggedPacket(msgspec.Struct, frozen=True, gc=False):
@@ -104,7 +107,7 @@ def decode_datagram(datagram: bytes) -> Datagram:
     undecodable = 0
     try:
         for message in codec.messages(datagram):
-            if message.type != _MSG_PACKET:
+            if message.type != MSG_PACKET:
                 continue
             try:
                 packets.append(decode_packet(message.payload))
@@ -121,15 +124,15 @@ def decode_packet(body: bytes) -> LoggedPacket:
     try:
         hw_protocol, hook = _PACKET_HDR.unpack(found[_A_PACKET_HDR])
         timestamp_ns = None
-        if (stamp := found.get(_A_TIMESTAMP)) is not None:
+        if (stamp := found.get(A_TIMESTAMP)) is not None:
             seconds, microseconds = _TIMESTAMP.unpack(stamp)
             timestamp_ns = seconds * 1_000_000_000 + microseconds * 1_000
         return LoggedPacket(
             _prefix(found.get(_A_PREFIX, b"")),
-            found.get(_A_PAYLOAD, b""),
+            found.get(A_PAYLOAD, b""),
             hook,
             hw_protocol,
-            _U32.unpack(found[_A_SEQ])[0] if _A_SEQ in found else None,
+            _U32.unpack(found[A_SEQ])[0] if A_SEQ in found else None,
             timestamp_ns,
             _U32.unpack(found[_A_IFINDEX_INDEV])[0] if _A_IFINDEX_INDEV in found else 0,
             _U32.unpack(found[_A_IFINDEX_OUTDEV])[0] if _A_IFINDEX_OUTDEV in found else 0,
@@ -149,7 +152,7 @@ def _prefix(raw: bytes) -> str:
 def _attribute_values(body: bytes) -> dict[int, bytes]:
     # As codec.attributes, but in one loop without a generator: this runs for every logged packet.
     found: dict[int, bytes] = {}
-    unpack = _ATTRIBUTE.unpack_from
+    unpack = ATTRIBUTE.unpack_from
     offset, size = codec.NFGEN_SIZE, len(body)
     while offset + 4 <= size:
         length, kind = unpack(body, offset)

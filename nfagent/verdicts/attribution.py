@@ -77,18 +77,17 @@ class Attributor:
         verdict = self.verdict_of(logged)
         return None if verdict is None else self.record(verdict, logged, now_ns)
 
+    def deny_of(self, written: str) -> tuple[str, bool] | None:
+        """Return the own prefix of a rule that doesn't allow, and whether packets with the written one are replies."""
+        rule = self._rule(written)
+        return None if rule is None or rule[0].disposition == "allow" else rule[1:]
+
     def verdict_of(self, logged: LoggedPacket) -> LoggedVerdict | None:
         """Return the verdict of one packet; None, and count it, where it can't be attributed."""
-        if self._desired.generation != self._generation:
-            self._generation = self._desired.generation
-            self._allowing.clear()
-            self._rules.clear()
-        rule = self._rules.get(logged.prefix)
+        rule = self._rule(logged.prefix)
         if rule is None:
-            rule = self._rule(logged.prefix)
-            if rule is None:
-                self._count_unknown(logged.prefix)
-                return None
+            self._count_unknown(logged.prefix)
+            return None
         try:
             head = decode_head(logged.payload)
         except WireError:
@@ -105,6 +104,13 @@ class Attributor:
 
     def _rule(self, written: str) -> tuple[VerdictKey, str, bool] | None:
         """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""
+        if self._desired.generation != self._generation:
+            self._generation = self._desired.generation
+            self._allowing.clear()
+            self._rules.clear()
+        known = self._rules.get(written)
+        if known is not None:
+            return known
         prefix, is_reply = split_reply_prefix(written)
         key = self._desired.verdict_key(prefix)
         if key is None:

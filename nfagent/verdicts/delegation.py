@@ -29,6 +29,11 @@ class Delegation:
         """Whether only allows by annotated NetworkPolicies are logged."""
         return self._desired.logging.allow.delegate
 
+    @property
+    def of_denies(self) -> bool:
+        """Whether only denies of annotated Namespaces are logged."""
+        return self._desired.logging.deny.delegate
+
     def annotated(self, record: Record) -> Record | None:
         """Return the record of an allow with its annotated policies only; None where it has none."""
         policies = tuple(filter(self._logs_allows, record.policies))
@@ -41,7 +46,7 @@ class Delegation:
 
         attribute: returns the packet's record; called only where neither policy nor address gives the Namespace
         """
-        return not self._desired.logging.deny.delegate or self._logs_denies(self._namespace(verdict, attribute))
+        return not self.of_denies or self._logs_denies(self._namespace(verdict, attribute))
 
     def _logs_allows(self, name: PolicyName) -> bool:
         policy = self._desired.index.policies.get(ObjectRef(name.kind, name.namespace, name.name))

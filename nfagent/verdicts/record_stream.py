@@ -17,6 +17,7 @@ from nfagent.clock import WallClock
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.verdicts.aggregation import DenyAggregation
 from nfagent.verdicts.attribution import AttributionCounters, Attributor, LoggedVerdict
+from nfagent.verdicts.connection_key import key_of_head, key_of_packet
 from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RateLimit, RecordLimits
 from nfagent.verdicts.records import Record, encode
@@ -83,6 +84,8 @@ class RecordStream:
         now, now_ns = self._clock.monotonic(), self._clock.now_ns()
         records: list[Record] = []
         for packet in packets:
+            if self._count(packet):
+                continue
             verdict = self._attributor.verdict_of(packet)
             if verdict is None:
                 continue
@@ -125,6 +128,24 @@ class RecordStream:
             not_delegated=dict(self._not_delegated),
             unattributed=msgspec.structs.replace(self._attributor.counters),
         )
+
+    def _count(self, packet: LoggedPacket) -> bool:
+        """Count a denied packet that needs no record of its own; return False for any other packet."""
+        if not self._is_aggregating or self._delegation.of_denies:
+            return False
+        denied = self._attributor.deny_of(packet.prefix)
+        if denied is None:
+            return False
+        prefix, is_reply = denied
+        key = key_of_packet(packet.payload, is_reply=is_reply)
+        if key is None:
+            return False
+        if self._aggregation.count((prefix, key)):
+            return True
+        if not self._aggregation.is_full:
+            return False
+        self._dropped_packets[TOO_MANY_KEYS] += 1
+        return True
 
     def _allow(self, attribute: Callable[[], Record], now: float) -> Record | None:
         if not self._delegation.of_allows:
@@ -177,5 +198,4 @@ class RecordStream:
 
 def _aggregation_key(verdict: LoggedVerdict) -> Hashable:
     """Return the connection without its source port, and the rule: a record names the policies of one rule only."""
-    head = verdict.head
-    return verdict.prefix, head.source, head.destination, head.destination_port, head.protocol
+    return verdict.prefix, key_of_head(verdict.head)
