@@ -30,6 +30,7 @@ MODULES = (
     "benchmarks.suites.revocations",
     "benchmarks.suites.revocation_cpu",
     "benchmarks.suites.nflog",
+    "benchmarks.suites.nflog_sustained",
     "benchmarks.suites.packets",
     "benchmarks.suites.packets_before",
     "benchmarks.suites.outage",

@@ -5,6 +5,7 @@
 //       stream MS                  send on one TCP connection, until all has been read
 //       connect MS PARALLEL        connect, a byte each way, close
 //       datagrams MS A_SECOND      UDP, at an even rate
+//       scatter MS A_SECOND        the same, each to a random port
 //   and answers each by a line "COUNT NANOSECONDS": of bytes, connections, or datagrams.
 //
 // Both end when their standard input does. The server closes a short connection first, so that the client's ports
@@ -258,7 +259,21 @@ static void connect_many(const struct sockaddr_storage *where, socklen_t size, i
     close(epoll);
 }
 
-static void datagrams(const struct sockaddr_storage *where, socklen_t size, int64_t ms, int64_t a_second)
+// Numerical Recipes' generator: its upper bits are the port, so that consecutive datagrams are of other connections.
+static void set_random_port(struct sockaddr_storage *where)
+{
+    static uint32_t drawn = 1;
+    uint16_t port;
+
+    drawn = drawn * 1664525 + 1013904223;
+    port = htons(1 + (drawn >> 16) % 65535);
+    if (where->ss_family == AF_INET)
+        ((struct sockaddr_in *)where)->sin_port = port;
+    else
+        ((struct sockaddr_in6 *)where)->sin6_port = port;
+}
+
+static void datagrams(struct sockaddr_storage *where, socklen_t size, int64_t ms, int64_t a_second, int scatter)
 {
     int sock = socket(where->ss_family, SOCK_DGRAM, 0);
     int64_t began = now(), end = began + ms * 1000000, sent = 0, due;
@@ -268,9 +283,12 @@ static void datagrams(const struct sockaddr_storage *where, socklen_t size, int6
         due = (due - began) * a_second / SECOND;
         if (due <= sent)
             nanosleep(&rest, NULL);
-        for (int i = 0; i < BURST && sent < due; i++, sent++)
+        for (int i = 0; i < BURST && sent < due; i++, sent++) {
+            if (scatter)
+                set_random_port(where);
             if (sendto(sock, &sent, sizeof(sent), 0, (const struct sockaddr *)where, size) < 0 && errno != ENOBUFS)
                 die("sendto");
+        }
     }
     say(sent, began);
     close(sock);
@@ -289,7 +307,10 @@ static int client(const char *host, int port)
         } else if (sscanf(line, "connect %lld %lld", &ms, &number) == 2) {
             connect_many(&where, size, ms, (int)number);
         } else if (sscanf(line, "datagrams %lld %lld", &ms, &number) == 2) {
-            datagrams(&where, size, ms, number);
+            datagrams(&where, size, ms, number, 0);
+        } else if (sscanf(line, "scatter %lld %lld", &ms, &number) == 2) {
+            struct sockaddr_storage one = where;
+            datagrams(&one, size, ms, number, 1);
         } else {
             fprintf(stderr, "traffic: no such command: %s", line);
             return 2;

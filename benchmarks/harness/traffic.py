@@ -114,14 +114,17 @@ class Client:
         """Connect, a byte each way, close, eight at a time; return connections per CPU second. Raises KernelError."""
         return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
 
-    def send_datagrams(self, seconds: float, a_second: int) -> None:
-        """Start to send UDP at an even rate, and return at once: `answer` returns the count."""
-        self._tell(f"datagrams {round(seconds * 1000)} {a_second}")
+    def send_datagrams(self, seconds: float, a_second: int, *, scatter: bool = False) -> None:
+        """Start to send UDP at an even rate, and return at once: `answer` returns the count.
 
-    def answer(self) -> tuple[int, int]:
-        """Wait for a command's result: a count, and nanoseconds. Raises KernelError."""
+        scatter: each to a random port
+        """
+        self._tell(f"{'scatter' if scatter else 'datagrams'} {round(seconds * 1000)} {a_second}")
+
+    def answer(self, seconds: float = 0.0) -> tuple[int, int]:
+        """Wait for the result of a command that takes so long: a count, and nanoseconds. Raises KernelError."""
         words = ""
-        if select.select([self.output], [], [], _PATIENCE)[0]:
+        if select.select([self.output], [], [], seconds + _PATIENCE)[0]:
             words = self.output.readline()
         if not words:
             self._process.kill()
