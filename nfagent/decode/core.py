@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nfagent.decode.annotations import AUDIT, has_annotation
 from nfagent.decode.fast_pod import decode_pod_fast
 from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
@@ -58,7 +59,7 @@ def decode_namespace(document: dict[str, Any]) -> Namespace:
     top = document_field(document)
     name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
     labels = named_labels(name, errors.labels("metadata.labels"))
-    return Namespace(name, labels, errors.problems, errors.unread)
+    return Namespace(name, labels, errors.problems, errors.unread, audits_policies=has_annotation(top, AUDIT))
 
 
 def named_labels(namespace: str, labels: Labels) -> Labels:

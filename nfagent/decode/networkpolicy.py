@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nfagent.decode.annotations import AUDIT, has_annotation
 from nfagent.decode.core import document_field, namespaced_name
 from nfagent.decode.crd_validation import known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
@@ -55,9 +56,16 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
         ingress, egress = _rules(spec / "ingress", "from", namespace), _rules(spec / "egress", "to", namespace)
     except ObjectError as error:
         errors.append(error.problem)
-    if errors:
-        return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, problem=errors[0])
-    return NetworkPolicy(namespace=namespace, name=name, pods=pods, isolates=isolates, ingress=ingress, egress=egress)
+    return NetworkPolicy(
+        namespace=namespace,
+        name=name,
+        pods=pods,
+        isolates=isolates,
+        ingress=() if errors else ingress,
+        egress=() if errors else egress,
+        problem=errors[0] if errors else None,
+        audit=has_annotation(top, AUDIT),
+    )
 
 
 def _policy_types(spec: DocumentField) -> tuple[Direction, ...]:

@@ -86,6 +86,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     isolates: the directions of policyTypes, as the API server would default it (docs/semantics.md, edge case 9)
     problem:  why the policy can't be enforced as written; it fails closed: it has no rules, and isolates all Pods
               that it may select
+    audit:    it is annotated `nfagent.io/audit: "true"` (docs/audit-mode.md); its Namespace may be as well
     """
 
     namespace: str
@@ -95,6 +96,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     ingress: tuple[NetworkPolicyRule, ...] = ()
     egress: tuple[NetworkPolicyRule, ...] = ()
     problem: ValidationIssue | None = None
+    audit: bool = False
 
     @property
     def ref(self) -> ObjectRef:

@@ -53,12 +53,16 @@ class ObjectRef(msgspec.Struct, frozen=True, order=True):
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present."""
+    """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present.
+
+    audits_policies: its annotation `nfagent.io/audit: "true"` audits its NetworkPolicies (docs/audit-mode.md)
+    """
 
     name: str
     labels: Labels
     problems: tuple[ValidationIssue, ...] = ()
     unread: tuple[str, ...] = ()
+    audits_policies: bool = False
 
     @property
     def ref(self) -> ObjectRef:

@@ -75,7 +75,7 @@ class RecordStream:
             verdict = self._attributor.verdict_of(packet)
             if verdict is None:
                 continue
-            if verdict.key.disposition == "deny" and self._is_aggregating:
+            if verdict.key.disposition != "allow" and self._is_aggregating:
                 self._aggregate(verdict, packet, now, now_ns)
             elif self._limit.take(now):
                 records.append(self._attributor.record(verdict, packet, now_ns))
