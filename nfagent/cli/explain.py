@@ -120,11 +120,11 @@ def _ends(record: Record) -> tuple[str, str]:
 def _contradicts(found: dict[str, Any], record: Record) -> bool:
     # A record has the verdict of one end; that of the other end may differ.
     side = found["judged"][0]["judgement"][record.connection.direction]  # codespell:ignore judgement
-    return (side is None or side["allowed"]) != (record.disposition == "allow")
+    return (side is None or side["allowed"]) != (record.disposition != "deny")
 
 
 def _remark_change(record: Record) -> None:
     from nfagent.cli.output import write_remark
 
-    verdict = "allowed" if record.disposition == "allow" else "denied"
+    verdict = "denied" if record.disposition == "deny" else "allowed"
     write_remark("note", f"the connection was {verdict} at {record.timestamp}; Pods or policies have changed since")

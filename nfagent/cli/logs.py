@@ -33,7 +33,7 @@ def parse_ago(text: str) -> int:
 
 @click.command(epilog="Example: nfagent logs -f --verdict deny --pod shop/db --since 5m")
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new records.")
-@click.option("--verdict", type=click.Choice(("allow", "deny")), help="Only this verdict.")
+@click.option("--verdict", type=click.Choice(("allow", "deny", "audit-deny")), help="Only this verdict.")
 @namespace_option
 @pod_option
 @click.option("--policy", metavar="NS/NAME", default="", help="Only verdicts by this policy.")

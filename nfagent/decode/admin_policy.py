@@ -19,6 +19,7 @@ import msgspec
 
 from nfagent.decode.admin_peers import decode_peer, decode_subject
 from nfagent.decode.admin_ports import decode_v1alpha1_port, decode_v1alpha2_port
+from nfagent.decode.annotations import AUDIT, has_annotation
 from nfagent.decode.core import document_field
 from nfagent.decode.crd_validation import at_most, entries, known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
@@ -145,6 +146,7 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
         ingress=ingress or (),
         egress=egress or (),
         problem=problem,
+        audit=has_annotation(top, AUDIT),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nfagent.decode.annotations import AUDIT, has_annotation
 from nfagent.decode.fast_pod import decode_pod_fast
 from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
@@ -60,19 +61,12 @@ def decode_namespace(document: dict[str, Any]) -> Namespace:
     name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
     labels = named_labels(name, errors.labels("metadata.labels"))
     logs_denies = errors.read("metadata.annotations", _logs_denies, instead=False, keep="logs_denies")
-    return Namespace(name, labels, errors.problems, errors.unread, logs_denies)
+    audits = has_annotation(top, AUDIT)
+    return Namespace(name, labels, errors.problems, errors.unread, logs_denies, audits)
 
 
 def _logs_denies(annotations: DocumentField) -> bool:
     return (annotations / DENY_LOGGING).string() == "true"
-
-
-def is_annotated(document: DocumentField, key: str) -> bool:
-    """Return whether an annotation's value is exactly the string `true`; what can't be read counts as another value."""
-    try:
-        return (document / "metadata" / "annotations" / key).string() == "true"
-    except ObjectError:
-        return False
 
 
 def named_labels(namespace: str, labels: Labels) -> Labels:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nfagent.decode.core import document_field, is_annotated, namespaced_name
+from nfagent.decode.annotations import AUDIT, has_annotation
+from nfagent.decode.core import document_field, namespaced_name
 from nfagent.decode.crd_validation import known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
 from nfagent.decode.policy_limits import check_size
@@ -63,7 +64,8 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
         ingress=() if errors else ingress,
         egress=() if errors else egress,
         problem=errors[0] if errors else None,
-        logs_allows=is_annotated(top, ALLOW_LOGGING),
+        logs_allows=has_annotation(top, ALLOW_LOGGING),
+        audit=has_annotation(top, AUDIT),
     )
 
 

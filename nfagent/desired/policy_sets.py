@@ -23,6 +23,7 @@ from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import DIRECTIONS, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
+from nfagent.nftables.audit_chains import render_audited_set
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
 from nfagent.nftables.policy_chains import LogConfig, needs_untracked_chain, render_policy_set
 from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
@@ -38,12 +39,14 @@ class PolicySet(msgspec.Struct):
     addresses:   the number of addresses of each family that the verdict maps send to it
     families:    the families that its chain is written for
     tier_chains: the tier chains that it jumps to
+    audit_chains: all its chains, if any of its policies is audited
     """
 
     chain: str
     addresses: RefCounts[Family]
     families: tuple[Family, ...] = ()
     tier_chains: tuple[TierChainKey, ...] = ()
+    audit_chains: tuple[str, ...] = ()
 
 
 class PolicySets:
@@ -145,7 +148,9 @@ class PolicySets:
         identity = identity_of(pod)
         known = self._keys_of_identity.get(identity)
         if known is None:
-            known = self._keys_of_identity[identity] = tuple(policy_set_keys(self._index.policies_of(pod)))
+            policies = self._index.policies_of(pod)
+            audited = frozenset(policy.ref for policy in policies if self._index.is_audited(policy))
+            known = self._keys_of_identity[identity] = tuple(policy_set_keys(policies, audited))
         return known
 
     def keys_of(self, address: str) -> tuple[PolicySetKey, ...]:
@@ -189,6 +194,9 @@ class PolicySets:
         if not live.addresses:
             self._drop(key)
             return
+        if key.enforced:
+            self._write_audited(key, live)
+            return
         rules, name, families = self._compiled.rules(key), live.chain, live.families
         tier_chains = live.tier_chains
         untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
@@ -209,6 +217,17 @@ class PolicySets:
         else:
             self._chains.put(name, render_policy_set(key, rules, families, tier_chains=tier_chains))
             self._chains.drop(variant)
+
+    def _write_audited(self, key: PolicySetKey, live: PolicySet) -> None:
+        (enforced,) = key.enforced
+        rules, without = self._compiled.tier_rules(key), self._compiled.tier_rules(enforced)
+        rendered = render_audited_set(key, rules, without, live.families)
+        for name, chain in rendered.items():
+            self._chains.put(name, chain)
+        for name in live.audit_chains:
+            if name not in rendered:
+                self._chains.drop(name)
+        live.audit_chains = tuple(rendered)
 
     def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
         before = self._keys_of_address.get(address, ())
@@ -234,8 +253,8 @@ class PolicySets:
             for level in range(len(now), len(was)):
                 self._live.map_to(names.policy_set_map(direction, family, level), address, None)
             self._levels.release(len(was))
-            if direction == "ingress" and bool(was) != bool(now):
-                (self._live.add if now else self._live.remove)(ISOLATED, family)
+        if _isolates(before) != _isolates(wanted):
+            (self._live.add if _isolates(wanted) else self._live.remove)(ISOLATED, family)
 
     def _acquire(self, key: PolicySetKey, family: Family) -> None:
         live = self.known.get(key)
@@ -257,11 +276,17 @@ class PolicySets:
             self._dirty.add(key)
 
     def _drop(self, key: PolicySetKey) -> None:
-        chain = self.known.pop(key).chain
+        live = self.known.pop(key)
+        chain = live.chain
         for ref in key.refs:
             self._keys_of_policy[ref].discard(key)
             if not self._keys_of_policy[ref]:
                 del self._keys_of_policy[ref]
                 self._compiled.forget(ref)
-        self._chains.drop(chain)
-        self._chains.drop(names.untracked_chain(chain))
+        for name in (chain, names.untracked_chain(chain), *live.audit_chains):
+            self._chains.drop(name)
+
+
+def _isolates(keys: tuple[PolicySetKey, ...]) -> bool:
+    """Return whether policies restrict what an address receives: broadcast and multicast packets are dropped then."""
+    return any(key.direction == "ingress" and key.can_deny for key in keys)

@@ -18,6 +18,7 @@ from nfagent.model.netaddr import Family, family_of
 from nfagent.model.objects import DIRECTIONS
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
+from nfagent.nftables.audit_chains import AUDIT
 from nfagent.nftables.base_chains import RECHECK, RECHECKING, recheck_sets
 from nfagent.nftables.objects import (
     FLOW_SET_SIZE,
@@ -158,7 +159,7 @@ def _is_peer_set(name: str) -> bool:
 
 def _is_policy_chain(chain: str) -> bool:
     # Verdict chains change only in what they log.
-    return chain.partition("/")[0] in {"egress", "ingress", "admin", "policy", "baseline"}
+    return chain.partition("/")[0] in {"egress", "ingress", "admin", "policy", "baseline", "audit"}
 
 
 def _tightened(before: tuple[Rule, ...], after: tuple[Rule, ...], coverage: RuleCoverage) -> bool:
@@ -188,4 +189,6 @@ def _leads_to(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> boo
     if chain in changed:
         return True
     verdicts = (rule.verdict for rule in chains[chain].rules)
-    return any(isinstance(verdict, Jump) and verdict.chain in changed for verdict in verdicts)
+    targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
+    # The chains of a policy set with audited policies lead on to others; no other policy chain does.
+    return any(name in changed or (name.startswith(AUDIT) and _leads_to(name, chains, changed)) for name in targets)

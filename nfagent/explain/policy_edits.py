@@ -143,7 +143,25 @@ class FixField(PolicyEdit, frozen=True, tag=True):
         return f"fix {where} (it {self.reason}), and {then}"
 
 
-Suggestion: TypeAlias = AddPort | AddPolicyRule | NewPolicy | AddTierRule | RemoveRules | FixField
+class EndAudit(PolicyEdit, frozen=True, tag=True):
+    """Ends the audit mode of policies, so that they are enforced.
+
+    objects: the policies and Namespaces that have the annotation
+    """
+
+    objects: tuple[ObjectRef, ...]
+
+    def __str__(self) -> str:
+        """Return it as an instruction."""
+        named = [str(ref) for ref in self.objects[:_NAMED]]
+        more = len(self.objects) - _NAMED
+        if more > 0:
+            named.append(f"{more} more")
+        shown = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+        return f"remove the annotation nfagent.io/audit from {shown}"
+
+
+Suggestion: TypeAlias = AddPort | AddPolicyRule | NewPolicy | AddTierRule | RemoveRules | FixField | EndAudit
 """Any change that reverses a verdict."""
 
 

@@ -13,6 +13,7 @@ from nfagent.explain.policy_edits import (
     AddPolicyRule,
     AddPort,
     AddTierRule,
+    EndAudit,
     FixField,
     NewPolicy,
     RemoveRules,
@@ -38,10 +39,31 @@ def suggest(
     flow:     as this end sees it
     servers:  the peer for the Pod at the destination: all Pods of its Service; None: by the Pod's own labels
     """
+    if not side.audited:
+        return _by_tier(cluster, policies, flow, side, servers)
+    if side.enforced is None:
+        # A new denial by an audited policy would be audited as well, and enforced ones may allow it elsewhere.
+        return ()
+    if side.allowed:
+        return (_end_audit(cluster, policies, side),)
+    found = _by_tier(cluster, policies, flow, side.enforced, servers)
+    if cluster.audits_policies(side.pod.namespace):
+        # A new NetworkPolicy would be audited: what it allows holds only if no tier before it denies.
+        found = tuple(edit for edit in found if not isinstance(edit, NewPolicy))
+    return found
+
+
+def _by_tier(
+    cluster: ClusterState,
+    policies: Mapping[ObjectRef, Policy],
+    flow: Flow,
+    side: DirectionVerdict,
+    servers: PodPeer | None,
+) -> tuple[Suggestion, ...]:
     builder = _SuggestionBuilder(cluster, policies, flow, side, servers)
     decided = side.decided
     if decided is None:
-        return (builder.isolate(),)
+        return builder.isolate()
     match decided.tier, decided.verdict:
         case "network", "deny":
             return builder.allow_in_network_tier(decided)
@@ -51,7 +73,18 @@ def suggest(
             return builder.allow_before_tier(decided)
         case "admin", _:
             return builder.precede(decided, "deny")
-    return (builder.isolate(),)
+    return builder.isolate()
+
+
+def _end_audit(cluster: ClusterState, policies: Mapping[ObjectRef, Policy], side: DirectionVerdict) -> EndAudit:
+    """Return the end of the audit mode of all policies that apply: then they deny as their verdict says."""
+    found: dict[ObjectRef, None] = {}
+    for ref in side.audited:
+        if policies[ref].audit:
+            found[ref] = None
+        if ref.namespace and cluster.audits_policies(ref.namespace):
+            found[ObjectRef("Namespace", "", ref.namespace)] = None
+    return EndAudit(side.direction, tuple(found))
 
 
 class _SuggestionBuilder:
@@ -68,6 +101,7 @@ class _SuggestionBuilder:
         self._policies = policies
         self._direction = side.direction
         self._port = _port_of(flow)
+        self._is_audited = cluster.audits_policies(side.pod.namespace)
         served = servers if cluster.holder(flow.destination) is not None else None
         own = served if side.direction == "ingress" else None
         # Finding a label that only this Pod has reads its whole Namespace: not for the Pods of a Service.
@@ -77,9 +111,9 @@ class _SuggestionBuilder:
         else:
             self._peer = served or peer_for_address(cluster, flow.destination)
 
-    def isolate(self) -> NewPolicy:
-        """Return a policy that isolates the Pod and allows nothing."""
-        return NewPolicy(self._direction, self._pods)
+    def isolate(self) -> tuple[NewPolicy, ...]:
+        """Return a policy that isolates the Pod and allows nothing; none in a Namespace where it would be audited."""
+        return () if self._is_audited else (NewPolicy(self._direction, self._pods),)
 
     def remove_rules(self, tier_result: TierResult) -> RemoveRules:
         """Return the removal of all NetworkPolicy rules that match."""

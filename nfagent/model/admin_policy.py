@@ -83,6 +83,7 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     priority: 0 to 1000, lower first; NO_PRIORITY for a kind without one, UNPLACED for an invalid tier or priority
     subject:  the Pods that it applies to; None if invalid: then it applies to none
     problem:  why the policy as a whole is invalid; problems of single rules are in the rules
+    audit:    it is annotated `nfagent.io/audit: "true"` (docs/audit-mode.md)
     """
 
     kind: TierKind
@@ -93,6 +94,7 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     ingress: tuple[TierRule, ...] = ()
     egress: tuple[TierRule, ...] = ()
     problem: ValidationIssue | None = None
+    audit: bool = False
 
     @property
     def ref(self) -> ObjectRef:

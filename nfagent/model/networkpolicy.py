@@ -87,6 +87,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     problem:  why the policy can't be enforced as written; it fails closed: it has no rules, and isolates all Pods
               that it may select
     logs_allows: annotated ALLOW_LOGGING: where NetworkLogging delegates, connections that it allows are logged
+    audit:    it is annotated `nfagent.io/audit: "true"` (docs/audit-mode.md); its Namespace may be as well
     """
 
     namespace: str
@@ -97,6 +98,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     egress: tuple[NetworkPolicyRule, ...] = ()
     problem: ValidationIssue | None = None
     logs_allows: bool = False
+    audit: bool = False
 
     @property
     def ref(self) -> ObjectRef:

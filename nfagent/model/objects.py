@@ -62,6 +62,7 @@ class Namespace(msgspec.Struct, frozen=True):
     """v1 Namespace: metadata.name, metadata.labels with kubernetes.io/metadata.name always present.
 
     logs_denies: annotated DENY_LOGGING: where NetworkLogging delegates, what is denied at its Pods is logged
+    audits_policies: its annotation `nfagent.io/audit: "true"` audits its NetworkPolicies (docs/audit-mode.md)
     """
 
     name: str
@@ -69,6 +70,7 @@ class Namespace(msgspec.Struct, frozen=True):
     problems: tuple[ValidationIssue, ...] = ()
     unread: tuple[str, ...] = ()
     logs_denies: bool = False
+    audits_policies: bool = False
 
     @property
     def ref(self) -> ObjectRef:

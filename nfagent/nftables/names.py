@@ -106,12 +106,31 @@ def content_name(content: PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | Po
 def policy_set_chain(key: PolicySetKey) -> str:
     """Return the name of a policy set's chain: `ingress/shop/db_default-deny`, `ingress/admin_anp.guard/shop/db`.
 
-    The part of a tier begins with its name and `_`, which the name of a Namespace can't contain.
+    The part of a tier begins with its name and `_`, which the name of a Namespace can't contain. With audited policies,
+    the ones that are enforced follow: `ingress/shop/db_new/enforced_shop/db`, `ingress/shop/db/enforced_none`.
     """
+    parts = _policy_set_parts(key)
+    for enforced in key.enforced:
+        parts.append(f"enforced_{'/'.join(_policy_set_parts(enforced)) or 'none'}")
+    return f"{key.direction}/{_short('/'.join(parts))}"
+
+
+def _policy_set_parts(key: PolicySetKey) -> list[str]:
     parts = [_tier_part("admin", key.admin)] if key.admin else []
     parts += [_policies(key.policies)] if key.policies else []
     parts += [_tier_part("baseline", key.baseline)] if key.baseline else []
-    return f"{key.direction}/{_short('/'.join(parts))}"
+    return parts
+
+
+def audit_chain(part: str, policies: tuple[ObjectRef, ...], chain: str) -> str:
+    """Return the name of a chain that a policy set with audited policies continues in: `audit/PART/...`.
+
+    part:     what the chain evaluates; sorted by name, a chain comes after those that it refers to
+    policies: the audited policies that led there; may be empty
+    chain:    the policy set's chain
+    """
+    led = [policies_name(policies)] if policies else []
+    return f"audit/{part}/{_short('/'.join((*led, chain)))}"
 
 
 def tier_chain_name(key: TierChainKey) -> str:

@@ -4,7 +4,8 @@
     admin/DIRECTION/..., baseline/DIRECTION/...      tier chains: the rules of a tier, shared by policy sets
     policy/DIRECTION/NS/POLICY                       a tier chain of one NetworkPolicy with more than a few rules
     stray/...                                        the same chain for untracked packets, if it differs
-    allow/DIRECTION/..., deny/DIRECTION/...          verdict chains: count, log, accept or drop
+    audit/PART/...                                   what policy sets with audited policies continue in: `audit_chains`
+    allow/DIRECTION/..., deny/..., audit-deny/...    verdict chains: count, log, accept or drop
     peers*/..., nodes*/..., blocks*/..., ports*/...  sets that rules refer to, one per distinct content
     numbers/...                                      sets of port numbers
 
@@ -13,7 +14,7 @@ The verdict maps of `base_chains` refer to the policy set chains; `masquerade_ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -149,7 +150,7 @@ def render_policy_set(
         outcomes.add(denial)
         comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
         after = [Rule(verdict=Goto(denial.name), comment=comment)]
-    rendered = _rules_chain(key.direction, rules, families, reading)
+    rendered = render_rules(key.direction, rules, families, reading)
     chain = Chain((*before, *rendered.chain.rules, *jumps["policy"], *after))
     return msgspec.structs.replace(rendered, chain=chain, verdicts=rendered.verdicts | outcomes)
 
@@ -162,14 +163,20 @@ def render_tier_chain(
 ) -> RenderedChain:
     """Return a tier chain: the first rule that matches gives the verdict; pass returns from the chain."""
     rules = tuple(rules)
-    rendered = _rules_chain(key.direction, rules, families, reading)
-    if reading == "packet" and any(rule.action != "allow" and _names_port(rule) for rule in rules):
-        chain = Chain((*map(_fragment_drop, families), *rendered.chain.rules))
+    rendered = render_rules(key.direction, rules, families, reading)
+    if reading == "packet" and denies_port(rules):
+        chain = Chain((*map(fragment_drop, families), *rendered.chain.rules))
         return msgspec.structs.replace(rendered, chain=chain)
     return rendered
 
 
-def _fragment_drop(family: Family) -> Rule:
+def denies_port(rules: Iterable[CompiledRule]) -> bool:
+    """Return whether any rule doesn't allow, and names a port, which fragments after the first don't have."""
+    return any(rule.action != "allow" and _names_port(rule) for rule in rules)
+
+
+def fragment_drop(family: Family) -> Rule:
+    """Return the rule that drops untracked fragments before rules that deny a port."""
     return Rule(
         (Fragment(family),),
         counter=UNTRACKED_COUNTER,
@@ -178,16 +185,26 @@ def _fragment_drop(family: Family) -> Rule:
     )
 
 
-def _rules_chain(
-    direction: Direction, rules: Iterable[CompiledRule], families: tuple[Family, ...], reading: AddressSource
+def render_rules(
+    direction: Direction,
+    rules: Iterable[CompiledRule],
+    families: tuple[Family, ...],
+    reading: AddressSource,
+    verdict_of: Callable[[CompiledRule], VerdictKey | Verdict] | None = None,
 ) -> RenderedChain:
+    """Return a chain of rules alone.
+
+    verdict_of: the verdict of a rule that matches; by default its action, where pass returns from the chain
+    """
     rendered: list[Rule] = []
     contents: SetContents = {}
     closing: set[str] = set()
     outcomes: set[VerdictKey] = set()
     for rule in rules:
         named: SetContents = {}
-        verdict = _verdict(direction, rule, outcomes)
+        target = _verdict(direction, rule) if verdict_of is None else verdict_of(rule)
+        verdict = Goto(target.name) if isinstance(target, VerdictKey) else target
+        outcomes |= {target} if isinstance(target, VerdictKey) else set()
         comment = names.rule_comment(direction, rule)
         found = _matches(direction, rule, families, named, reading)
         rendered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
@@ -197,12 +214,10 @@ def _rules_chain(
     return RenderedChain(Chain(tuple(rendered)), contents, frozenset(closing), frozenset(outcomes))
 
 
-def _verdict(direction: Direction, rule: CompiledRule, outcomes: set[VerdictKey]) -> Verdict:
+def _verdict(direction: Direction, rule: CompiledRule) -> VerdictKey | Verdict:
     if rule.action == "pass":
         return Return()
-    outcome = (allowed_by if rule.action == "allow" else denied_by)(direction, (rule.policy,))
-    outcomes.add(outcome)
-    return Goto(outcome.name)
+    return (allowed_by if rule.action == "allow" else denied_by)(direction, (rule.policy,))
 
 
 def _matches(
@@ -261,7 +276,10 @@ def _port_matches(
 
 
 def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
-    """Return the chain of a verdict: count, log if enabled, accept or drop."""
+    """Return the chain of a verdict: count, log if enabled, accept or drop.
+
+    An audit-deny is logged where denies are, once a connection.
+    """
     if outcome.disposition == "deny":
         if not log.deny:
             return Chain((Rule(counter=outcome.name, verdict=Drop()),))
@@ -273,7 +291,7 @@ def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
             )
         )
     accept = Rule(counter=outcome.name, verdict=Accept())
-    if not log.allow:
+    if not (log.allow if outcome.disposition == "allow" else log.deny):
         return Chain((accept,))
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
     return Chain((Rule((CtUnconfirmed(),), log=Log(outcome.prefix, log.group)), accept))

@@ -85,14 +85,18 @@ def _chain_order(ruleset: Ruleset) -> list[str]:
     return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
 
 
+_RANKS = {"allow": 0, "deny": 0, "audit-deny": 0, "egress": 3, "ingress": 3}
+_SHARED_WORDS = {"admin", "policy", "baseline", "audit"}
+
+
 def _chain_rank(name: str) -> int:
     """Return the rank of a chain: verdict, tier, untracked, policy set chains, and those that refer to them."""
     word, _, rest = name.partition("/")
     if word.startswith("errors-"):
         return 5
     if word == "stray":
-        return 1 if rest.partition("/")[0] in {"admin", "policy", "baseline"} else 2
-    return {"allow": 0, "deny": 0, "admin": 1, "policy": 1, "baseline": 1, "egress": 3, "ingress": 3}.get(word, 4)
+        return 1 if rest.partition("/")[0] in _SHARED_WORDS else 2
+    return 1 if word in _SHARED_WORDS else _RANKS.get(word, 4)
 
 
 def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:

@@ -27,10 +27,11 @@ def split_reply_prefix(prefix: str) -> tuple[str, bool]:
 class VerdictKey(msgspec.Struct, frozen=True):
     """A verdict and the policies that gave it; a chain of its own counts, logs and applies it.
 
-    policies: the policy whose rule decided, or the NetworkPolicies that isolate where no rule of theirs allowed
+    disposition: audit-deny: audited policies would deny, and without them it is allowed: the packet passes
+    policies:    the policy whose rule decided, or the NetworkPolicies that isolate where no rule of theirs allowed
     """
 
-    disposition: Literal["allow", "deny"]
+    disposition: Literal["allow", "deny", "audit-deny"]
     direction: Direction
     policies: tuple[ObjectRef, ...]
 
@@ -89,6 +90,11 @@ class VerdictKeys:
 def denied_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:
     """Return the key of a deny: by a rule of a tier, or by isolation."""
     return VerdictKey("deny", direction, policies)
+
+
+def audit_denied_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:
+    """Return the key of a packet that passes, and that these audited policies would deny."""
+    return VerdictKey("audit-deny", direction, policies)
 
 
 def allowed_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:

@@ -8,7 +8,7 @@ joins or leaves a rule's peers changes elements only. The nftables package rende
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -82,17 +82,30 @@ class PolicySetKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     policies: isolating NetworkPolicies, sorted
     admin:    policies of the admin tier
     baseline: policies of the baseline tier; none if a NetworkPolicy isolates, whose verdict is final
+    enforced: where any of these policies is audited, the policy set of the others: what it allows isn't denied. Else ()
     """
 
     direction: Direction
     policies: tuple[ObjectRef, ...] = ()
     admin: tuple[ObjectRef, ...] = ()
     baseline: tuple[ObjectRef, ...] = ()
+    enforced: tuple[PolicySetKey, ...] = ()
 
     @property
     def refs(self) -> tuple[ObjectRef, ...]:
-        """All policies, in order of evaluation."""
-        return (*self.admin, *self.policies, *self.baseline)
+        """All policies, in order of evaluation; at the end those that apply only without the audited ones."""
+        own = (*self.admin, *self.policies, *self.baseline)
+        return tuple(dict.fromkeys([*own, *(ref for key in self.enforced for ref in key.refs)]))
+
+    @property
+    def audited(self) -> frozenset[ObjectRef]:
+        """The audited policies."""
+        return frozenset(self.refs).difference(*(key.refs for key in self.enforced)) if self.enforced else frozenset()
+
+    @property
+    def can_deny(self) -> bool:
+        """Return whether any of its policies is enforced."""
+        return any(key.refs for key in self.enforced) if self.enforced else True
 
     @property
     def tier_chains(self) -> tuple[TierChainKey, ...]:
@@ -109,8 +122,21 @@ class TierChainKey(msgspec.Struct, frozen=True, order=True):
     policies: tuple[ObjectRef, ...]
 
 
-def policy_set_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
-    """Yield the policy sets of a Pod that these policies select: one for each direction that any has rules for."""
+def policy_set_keys(policies: tuple[Policy, ...], audited: Collection[ObjectRef] = ()) -> Iterator[PolicySetKey]:
+    """Yield the policy sets of a Pod that these policies select: one for each direction that any has rules for.
+
+    audited: those of the policies that are in audit mode
+    """
+    enforced = tuple(policy for policy in policies if policy.ref not in audited) if audited else policies
+    without = {key.direction: key for key in _policy_set_keys(enforced)} if audited else {}
+    for key in _policy_set_keys(policies):
+        if audited and any(ref in audited for ref in key.refs):
+            yield msgspec.structs.replace(key, enforced=(without.get(key.direction, PolicySetKey(key.direction)),))
+        else:
+            yield key
+
+
+def _policy_set_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
     networks = sorted((p for p in policies if isinstance(p, NetworkPolicy)), key=lambda policy: policy.ref)
     tiers = sorted((p for p in policies if isinstance(p, TierPolicy)), key=lambda policy: policy.rank)
     for direction in DIRECTIONS:
@@ -126,6 +152,14 @@ INLINE_RULES = 4
 """NetworkPolicies of up to this many rules are repeated in each policy set; larger ones have a chain of their own."""
 
 
+class TierRules(msgspec.Struct, frozen=True):
+    """The rules of a policy set, in order of evaluation."""
+
+    admin: tuple[CompiledRule, ...] = ()
+    network: tuple[CompiledRule, ...] = ()
+    baseline: tuple[CompiledRule, ...] = ()
+
+
 class CompiledPolicies:
     """The rules of policies, compiled once for all policy sets and tier chains."""
 
@@ -139,8 +173,21 @@ class CompiledPolicies:
         policies = key.policies if isinstance(key, TierChainKey) else self._inline(key)
         return tuple(rule for ref in policies for rule in self._of(ref, key.direction))
 
+    def tier_rules(self, key: PolicySetKey) -> TierRules:
+        """Return all rules of a policy set, tier by tier."""
+        admin, network, baseline = (
+            tuple(rule for ref in refs for rule in self._of(ref, key.direction))
+            for refs in (key.admin, key.policies, key.baseline)
+        )
+        return TierRules(admin, network, baseline)
+
     def tier_chains(self, key: PolicySetKey) -> tuple[TierChainKey, ...]:
-        """Return the tier chains that a policy set jumps to: those of the tiers, and those of large NetworkPolicies."""
+        """Return the tier chains that a policy set jumps to: those of the tiers, and those of large NetworkPolicies.
+
+        A policy set with audited policies has all rules in chains of its own: where they lead depends on the whole set.
+        """
+        if key.enforced:
+            return ()
         inline = set(self._inline(key))
         large = (ref for ref in key.policies if ref not in inline)
         return (*key.tier_chains, *(TierChainKey("policy", key.direction, (ref,)) for ref in large))

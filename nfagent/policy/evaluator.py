@@ -28,6 +28,9 @@ RuleMatch: TypeAlias = Literal["matches", "peer", "port"]
 _CACHED_CHARACTERS = 128 * 1024
 """Total length of the cached rule texts."""
 
+_Applying: TypeAlias = tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]
+"""The policies that apply to a Pod in one direction: admin tier, NetworkPolicies, baseline tier."""
+
 EvaluatedTier: TypeAlias = Tier | Literal["network"]
 """In order of evaluation: admin, network (all NetworkPolicies), baseline."""
 
@@ -95,24 +98,42 @@ class TierResult(msgspec.Struct, frozen=True):
 class DirectionVerdict(msgspec.Struct, frozen=True):
     """The verdict at one end of a flow.
 
-    pod:    the Pod whose policies apply
-    stages: the results of the tiers that were reached and have policies for it, in order
+    pod:      the Pod whose policies apply
+    stages:   the results of the tiers that were reached and have policies for it, in order
+    audited:  those of the policies that apply to it which are in audit mode
+    enforced: where `stages` deny and any of the policies is audited, the verdict without those; None otherwise
     """
 
     direction: Direction
     pod: ObjectRef
     stages: tuple[TierResult, ...] = ()
+    audited: tuple[ObjectRef, ...] = ()
+    enforced: DirectionVerdict | None = None
 
     @property
     def decided(self) -> TierResult | None:
-        """The tier that decided; None if none did: allowed by default."""
+        """The tier that decided, audited policies included; None if none did: allowed by default."""
         return self.stages[-1] if self.stages and self.stages[-1].final else None
 
     @property
     def allowed(self) -> bool:
-        """Return whether this end allows the flow."""
+        """Return whether this end lets the flow pass: its policies allow it, or they do without the audited ones."""
         decided = self.decided
-        return decided is None or decided.verdict == "allow"
+        return decided is None or decided.verdict == "allow" or (self.enforced is not None and self.enforced.allowed)
+
+    @property
+    def audit_denying(self) -> tuple[ObjectRef, ...]:
+        """The audited policies that would deny the flow, which passes; none if it doesn't, or if it is allowed.
+
+        The policy whose rule denies it, or all NetworkPolicies that isolate the Pod. Where those that deny aren't all
+        audited, it is the audited policy of the admin tier that passed the flow on to them.
+        """
+        if self.enforced is None or not self.enforced.allowed:
+            return ()
+        denying = self._denying
+        if set(denying) <= set(self.audited):
+            return denying
+        return (self.stages[0].rules[-1].policy,)
 
     @property
     def isolating(self) -> tuple[ObjectRef, ...]:
@@ -129,7 +150,13 @@ class DirectionVerdict(msgspec.Struct, frozen=True):
 
     @property
     def denying(self) -> tuple[ObjectRef, ...]:
-        """The policy whose rule denies the flow, or all NetworkPolicies that isolate the Pod."""
+        """The policy whose rule denies the flow, or all NetworkPolicies that isolate the Pod; no audited ones."""
+        if self.enforced is not None:
+            return self.enforced.denying
+        return self._denying
+
+    @property
+    def _denying(self) -> tuple[ObjectRef, ...]:
         decided = self.decided
         if decided is None or decided.verdict != "deny":
             return ()
@@ -202,8 +229,30 @@ def evaluate_direction(
 
     pod: a Pod outside the host network; policies never apply to host-network Pods
     """
-    admin, network, baseline = _applying(cluster, policies, pod, direction)
+    applying = _applying(cluster, policies, pod, direction)
     matcher = _RuleMatcher(cluster, flow, direction)
+    stages = _evaluate_tiers(matcher, applying)
+    audited = [policy.ref for tier in applying for policy in tier if _is_audited(cluster, policy)]
+    verdict = DirectionVerdict(direction, pod.ref, stages, tuple(audited))
+    if not audited or verdict.allowed:
+        return verdict
+    admin, network, baseline = applying
+    enforced = (
+        [policy for policy in admin if policy.ref not in audited],
+        [policy for policy in network if policy.ref not in audited],
+        [policy for policy in baseline if policy.ref not in audited],
+    )
+    without = DirectionVerdict(direction, pod.ref, _evaluate_tiers(matcher, enforced))
+    return msgspec.structs.replace(verdict, enforced=without)
+
+
+def _is_audited(cluster: ClusterState, policy: Policy) -> bool:
+    """Return whether a policy is in audit mode, by its own annotation or, for a NetworkPolicy, its Namespace's."""
+    return policy.audit or (isinstance(policy, NetworkPolicy) and cluster.audits_policies(policy.namespace))
+
+
+def _evaluate_tiers(matcher: _RuleMatcher, applying: _Applying) -> tuple[TierResult, ...]:
+    admin, network, baseline = applying
     stages: list[TierResult] = []
     if admin:
         stages.append(_evaluate_tier(matcher, "admin", admin))
@@ -211,7 +260,7 @@ def evaluate_direction(
         stages.append(_evaluate_network(matcher, network))
     if baseline and not (stages and stages[-1].final):
         stages.append(_evaluate_tier(matcher, "baseline", baseline))
-    return DirectionVerdict(direction, pod.ref, tuple(stages))
+    return tuple(stages)
 
 
 class _RuleMatcher:
@@ -249,9 +298,7 @@ class _RuleMatcher:
         return FlowEndpoint(self._cluster, self._flow.destination).pods_selected_by(_subject(policy))
 
 
-def _applying(
-    cluster: ClusterState, policies: Iterable[Policy], pod: Pod, direction: Direction
-) -> tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]:
+def _applying(cluster: ClusterState, policies: Iterable[Policy], pod: Pod, direction: Direction) -> _Applying:
     """Return the policies that apply to a Pod: admin tier, NetworkPolicies, baseline tier, each in order."""
     labelled = PodLabels(cluster, pod)
     namespace, labels = pod.namespace, labelled.labels

@@ -26,7 +26,7 @@ class LoggedFlows:
     """Aggregates records to flows.
 
     records:     number of records
-    allowed:     number of records with disposition `allow`
+    allowed:     number of records of connections that passed
     left_out:    number of records that can't be evaluated again: TCP, UDP or SCTP without a port
     first, last: earliest and latest timestamp of the records; '' without records
     """
@@ -43,7 +43,7 @@ class LoggedFlows:
     def add(self, record: Record) -> None:
         """Add a record; the last record of a flow determines the Pods of its addresses."""
         self.records += 1
-        self.allowed += record.disposition == "allow"
+        self.allowed += record.disposition != "deny"
         self.first = min(self.first or record.timestamp, record.timestamp)
         self.last = max(self.last, record.timestamp)
         flow = flow_of(record)

@@ -56,7 +56,8 @@ class ClusterDelta(msgspec.Struct, frozen=True, kw_only=True):
     pod:           the Pod before and after; None for a Pod that did not exist
     appeared:      an identity that got its first Pod
     vanished:      an identity that lost its last Pod
-    namespace:     a Namespace whose labels changed
+    namespace:     a Namespace whose labels changed, or its audit mode
+    audit_changed: whether that Namespace's NetworkPolicies are audited now and weren't before, or the reverse
     node:          a Node that was added, changed or removed
     node_was:      that Node before; None if it did not exist
     service_range: whether a ServiceCIDR was added, changed or removed
@@ -66,6 +67,7 @@ class ClusterDelta(msgspec.Struct, frozen=True, kw_only=True):
     appeared: Identity | None = None
     vanished: Identity | None = None
     namespace: str | None = None
+    audit_changed: bool = False
     node: str | None = None
     node_was: Node | None = None
     service_range: bool = False
@@ -140,10 +142,17 @@ class ClusterState:
             service_range = with_last_good(item, before_it)
             self.service_ranges[item.name] = service_range
             return NO_CHANGE if service_range == before_it else ClusterDelta(service_range=True)
-        before = self.namespace_labels(item.name)
+        before, audited = self.namespace_labels(item.name), self.audits_policies(item.name)
         namespace = with_last_good(item, self.namespaces.get(item.name))
         self.namespaces[item.name] = namespace
-        return ClusterDelta(namespace=item.name) if before != namespace.labels else NO_CHANGE
+        return self._namespace_delta(item.name, before, audited=audited)
+
+    def _namespace_delta(self, name: str, before: Labels, *, audited: bool) -> ClusterDelta:
+        """Return what changed of a Namespace with these labels; `audited`: whether its policies were audited."""
+        audit_changed = audited != self.audits_policies(name)
+        if before == self.namespace_labels(name) and not audit_changed:
+            return NO_CHANGE
+        return ClusterDelta(namespace=name, audit_changed=audit_changed)
 
     def remove(self, ref: ObjectRef) -> ClusterDelta:
         """Remove an object. Return NO_CHANGE if it does not exist."""
@@ -158,9 +167,9 @@ class ClusterState:
             return NO_CHANGE
         if ref.kind == "ServiceCIDR":
             return ClusterDelta(service_range=True) if self.service_ranges.pop(ref.name, None) else NO_CHANGE
-        gone = self.namespaces.pop(ref.name, None)
-        changed = gone is not None and gone.labels != self.namespace_labels(ref.name)
-        return ClusterDelta(namespace=ref.name) if changed else NO_CHANGE
+        before, audited = self.namespace_labels(ref.name), self.audits_policies(ref.name)
+        self.namespaces.pop(ref.name, None)
+        return self._namespace_delta(ref.name, before, audited=audited)
 
     def find(self, ref: ObjectRef) -> ClusterObject | None:
         """Return the object of that name; None if there is none."""
@@ -191,6 +200,11 @@ class ClusterState:
         """Return a Namespace's labels; an unknown Namespace has only `kubernetes.io/metadata.name`."""
         known = self.namespaces.get(name)
         return known.labels if known is not None else named_labels(name, ())
+
+    def audits_policies(self, name: str) -> bool:
+        """Return whether a Namespace has its NetworkPolicies audited; an unknown one hasn't."""
+        known = self.namespaces.get(name)
+        return known is not None and known.audits_policies
 
     def holder(self, address: str) -> Pod | None:
         """Return the Pod with an address: this node's first, then one that is not being deleted, then by name."""

@@ -109,6 +109,8 @@ class PolicyIndex:
         if change.namespace is not None:
             delta.moved += self.peers.relabel(change.namespace)
             self._reselect(change.namespace, delta)
+            if change.audit_changed:
+                delta.reselected |= self._local_in.get(change.namespace, set())
         if change.pod is not None:
             before, after = change.pod
             # The new Pod first: a policy whose only local Pod changes stays active, and its peers keep their members.
@@ -140,6 +142,10 @@ class PolicyIndex:
         """Return the policies that select a Pod of this node, sorted by kind, namespace and name."""
         refs = self.selecting.get(identity_of(pod), ())
         return tuple(self.policies[ref] for ref in sorted(refs))
+
+    def is_audited(self, policy: Policy) -> bool:
+        """Return whether a policy is in audit mode, by its own annotation or its Namespace's."""
+        return policy.audit or (isinstance(policy, NetworkPolicy) and self._cluster.audits_policies(policy.namespace))
 
     def rebuilt(self) -> PolicyIndex:
         """Compute the same index from cluster and policies alone."""

@@ -16,7 +16,8 @@ from nfagent.errors import DecodeError
 from nfagent.model.objects import Direction, Pod
 from nfagent.model.printable import printable_json
 
-Disposition: TypeAlias = Literal["allow", "deny"]
+Disposition: TypeAlias = Literal["allow", "deny", "audit-deny"]
+"""audit-deny: the packet passed; policies in audit mode, those of `isolating_policies`, would deny it."""
 LoggedProtocol: TypeAlias = Literal["tcp", "udp", "sctp", "icmp", "icmpv6", "unknown"]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Timestamp: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$")]
@@ -80,8 +81,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     policies:           for an allow: every policy that allows the connection
     isolating_policies: for a deny: the NetworkPolicies that isolate the Pod in this direction, or the admin policy
-                        that denies
-    count:              number of packets of an aggregated deny; 1 for an allow
+                        that denies; for an audit-deny those that would
+    count:              number of packets of an aggregated deny, of connections of an audit-deny; 1 for an allow
     """
 
     connection: RecordConnection

@@ -52,11 +52,15 @@ SOME_LABELS = st.sampled_from([labels for labels in _LABEL_SETS if len(labels) =
 LABELS: st.SearchStrategy[Labels] = LABEL_SETS.map(lambda pairs: tuple(sorted(pairs.items())))
 
 
+_AUDITED = st.sampled_from([False, False, False, True])
+
+
 @st.composite
 def namespaces(draw: st.DrawFn, name: str = "") -> Namespace:
     """Draw a Namespace, of that name or of any."""
     drawn = name or draw(st.sampled_from(NAMESPACES))
-    return Namespace(drawn, tuple(sorted([*draw(LABELS), (METADATA_NAME, drawn)])))
+    labels = tuple(sorted([*draw(LABELS), (METADATA_NAME, drawn)]))
+    return Namespace(drawn, labels, audits_policies=draw(_AUDITED))
 
 
 @st.composite
@@ -216,7 +220,15 @@ def policy_documents(draw: st.DrawFn) -> Document:
 
 
 def policies() -> st.SearchStrategy[NetworkPolicy]:
-    return policy_documents().map(decode_network_policy)
+    return st.builds(annotated, policy_documents(), AUDIT_VALUES).map(decode_network_policy)
+
+
+AUDIT_VALUES = st.sampled_from([None, None, None, "true", "true", "false"])
+
+
+def annotated(document: Document, audit: str | None) -> Document:
+    annotations = {"annotations": {"nfagent.io/audit": audit}} if audit is not None else {}
+    return document | {"metadata": document["metadata"] | annotations}
 
 
 SWITCHES = st.builds(LoggingSwitch, log=st.booleans())

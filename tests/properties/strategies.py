@@ -85,7 +85,7 @@ def changed_pods(draw: st.DrawFn, pod: Pod) -> Pod:
 def changed_tiers(draw: st.DrawFn, policy: TierPolicy) -> TierPolicy:
     """Draw a policy of a tier that differs from another in one thing, or in the order of its rules."""
     other = draw(tier_policies(policy.kind))
-    field = draw(st.sampled_from(["order", "priority", "tier", "subject", "ingress", "egress"]))
+    field = draw(st.sampled_from(["order", "priority", "tier", "subject", "ingress", "egress", "audit"]))
     if field == "order":
         return msgspec.structs.replace(policy, ingress=policy.ingress[::-1], egress=policy.egress[::-1])
     return msgspec.structs.replace(policy, **{field: getattr(other, field)})

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from nfagent.decode.admin_policy import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.model.admin_policy import TierKind, TierPolicy
-from tests.properties.objects import NAMESPACE_SELECTORS, PORT_NAMES, SELECTORS, SPREAD_PORTS, Document
+from tests.properties.objects import (
+    AUDIT_VALUES,
+    NAMESPACE_SELECTORS,
+    PORT_NAMES,
+    SELECTORS,
+    SPREAD_PORTS,
+    Document,
+    annotated,
+)
 
 DECODERS: dict[TierKind, Callable[[Document], TierPolicy]] = {
     "AdminNetworkPolicy": decode_admin_policy,
@@ -192,4 +200,4 @@ def decode(document: Document) -> TierPolicy:
 
 def tier_policies(kind: TierKind | None = None) -> st.SearchStrategy[TierPolicy]:
     """Draw a policy of that kind, or of any, as it is read."""
-    return tier_documents(kind).map(decode)
+    return st.builds(annotated, tier_documents(kind), AUDIT_VALUES).map(decode)

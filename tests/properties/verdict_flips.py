@@ -84,6 +84,7 @@ def network_policies(draw: st.DrawFn) -> NetworkPolicy:
         isolates=("ingress",) if ingress else ("egress",),
         ingress=draw(rules) if ingress else (),
         egress=() if ingress else draw(rules),
+        audit=draw(_AUDITED),
     )
 
 
@@ -107,6 +108,7 @@ def tier_policies(draw: st.DrawFn) -> TierPolicy:
         subject=draw(st.sampled_from([_ALL_PODS, _ALL_PODS, *_PODS])),
         ingress=draw(_some(_INWARDS)),
         egress=draw(_some(_OUTWARDS)),
+        audit=draw(_AUDITED),
     )
 
 
@@ -114,6 +116,7 @@ def policies() -> st.SearchStrategy[Policy]:
     return st.one_of(network_policies(), tier_policies(), tier_policies())
 
 
+_AUDITED = st.sampled_from([False, False, False, True])
 _CONDITIONS = tuple(product(LABELS, (*_NAMED, ()), ("Running", "Running", "Running", "Failed")))
 
 
@@ -135,7 +138,8 @@ def _pod(number: int, labels: Labels, ports: tuple[ContainerPort, ...], phase: s
 @st.composite
 def namespaces(draw: st.DrawFn) -> Namespace:
     name = draw(st.sampled_from(["shop", "ops"]))
-    return Namespace(name, tuple(sorted([*draw(st.sampled_from(LABELS)), (METADATA_NAME, name)])))
+    labels = tuple(sorted([*draw(st.sampled_from(LABELS)), (METADATA_NAME, name)]))
+    return Namespace(name, labels, audits_policies=draw(_AUDITED))
 
 
 @st.composite
@@ -153,8 +157,16 @@ def clusters(draw: st.DrawFn) -> list[Item]:
     return found + draw(st.lists(policies(), min_size=1, max_size=3))
 
 
+@st.composite
+def crowded_clusters(draw: st.DrawFn) -> list[Item]:
+    """Draw all objects of a cluster with so many policies that most Pods have some of every tier."""
+    tiers = [draw(tier_policies()) for _ in range(4)]
+    return [*draw(clusters()), draw(namespaces()), *tiers, draw(network_policies()), draw(network_policies())]
+
+
 def _variations(policy: Policy) -> Iterator[Policy]:
-    """Return the policies that differ from one in a rule less, or in the order of its rules."""
+    """Return the policies that differ from one in audit mode, in a rule less, or in the order of its rules."""
+    yield msgspec.structs.replace(policy, audit=not policy.audit)
     for direction in DIRECTIONS:
         rules = policy.rules(direction)
         for index in range(len(rules)):

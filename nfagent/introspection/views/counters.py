@@ -13,7 +13,7 @@ from nfagent.introspection.view_filter import ViewFilter, local_addresses, why_n
 from nfagent.introspection.views.json_value import View
 from nfagent.model.objects import Direction
 from nfagent.nftables.parse import CounterValue
-from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
+from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, audit_denied_by, denied_by
 from nfagent.policy.compiler import PolicySetKey
 from nfagent.state.pod_lookup import find_pod
 
@@ -23,7 +23,7 @@ _DROPS = "drop/"
 class CounterView(msgspec.Struct, frozen=True, kw_only=True):
     """One counter of the kernel.
 
-    verdict:  allow or deny
+    verdict:  allow, deny, or audit-deny: it passed, and audited policies would deny it
     policies: names of the policies that it counts for, all of one kind and namespace
     """
 
@@ -104,8 +104,13 @@ def _drops(values: Mapping[str, CounterValue]) -> list[DropView]:
 
 def _certain_keys(key: PolicySetKey) -> Iterator[VerdictKey]:
     """Return the verdicts that a policy set's rules always have a chain for."""
-    if key.policies:
-        yield denied_by(key.direction, key.policies)
+    if not key.policies:
+        return
+    enforced = tuple(ref for ref in key.policies if ref not in key.audited)
+    if enforced:
+        yield denied_by(key.direction, enforced)
+    else:
+        yield audit_denied_by(key.direction, key.policies)
 
 
 def _missing_counters(names: list[str]) -> str:
@@ -140,3 +145,9 @@ def _verdict_keys(key: PolicySetKey) -> Iterator[VerdictKey]:
         yield denied_by(key.direction, (ref,))
     for ref in (*key.admin, *key.policies, *key.baseline):
         yield allowed_by(key.direction, (ref,))
+    if not key.enforced:
+        return
+    yield audit_denied_by(key.direction, key.policies or key.refs[:1])
+    yield from (audit_denied_by(key.direction, (ref,)) for ref in (*key.admin, *key.baseline))
+    for enforced in key.enforced:
+        yield from _verdict_keys(enforced)
