@@ -77,14 +77,9 @@ class Attributor:
         verdict = self.verdict_of(logged)
         return None if verdict is None else self.record(verdict, logged, now_ns)
 
-    def deny_of(self, written: str) -> tuple[str, bool] | None:
-        """Return the own prefix of a rule that doesn't allow, and whether packets with the written one are replies."""
-        rule = self._rule(written)
-        return None if rule is None or rule[0].disposition == "allow" else rule[1:]
-
     def verdict_of(self, logged: LoggedPacket) -> LoggedVerdict | None:
         """Return the verdict of one packet; None, and count it, where it can't be attributed."""
-        rule = self._rule(logged.prefix)
+        rule = self.rule_of(logged.prefix)
         if rule is None:
             self._count_unknown(logged.prefix)
             return None
@@ -102,7 +97,7 @@ class Attributor:
         else:
             self.counters.foreign += 1
 
-    def _rule(self, written: str) -> tuple[VerdictKey, str, bool] | None:
+    def rule_of(self, written: str) -> tuple[VerdictKey, str, bool] | None:
         """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""
         if self._desired.generation != self._generation:
             self._generation = self._desired.generation

@@ -20,6 +20,7 @@ from nfagent.verdicts.attribution import AttributionCounters, Attributor, Logged
 from nfagent.verdicts.connection_key import key_of_head, key_of_packet
 from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RateLimit, RecordLimits
+from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.records import Record, encode
 
 TOO_MANY_KEYS = "too many denied connections at once"
@@ -33,6 +34,7 @@ _LEAST_PAUSE = 0.1
 class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where the packets went that were read, for `dump state`.
 
+    events:           packets with a verdict of nfagent's, by disposition
     records, packets: handed to the log file, and the packets that they stand for, by disposition
     waiting_keys, waiting_packets: denied connections that are being aggregated, and their packets
     dropped_records:  records that were not written, by reason
@@ -41,6 +43,7 @@ class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     unattributed:     packets without a record
     """
 
+    events: dict[str, int] = {}
     records: dict[str, int] = {}
     packets: dict[str, int] = {}
     waiting_keys: int = 0
@@ -73,6 +76,8 @@ class RecordStream:
         self._is_aggregating = limits.aggregation_seconds > 0
         self._aggregation = DenyAggregation(limits.aggregation_seconds, limits.aggregation_keys)
         self._limit = RateLimit(limits.records_per_second, limits.burst, clock.monotonic())
+        self.latency = RecordLatency()
+        self._events: Counter[str] = Counter()
         self._records: Counter[str] = Counter()
         self._packets: Counter[str] = Counter()
         self._dropped_records: Counter[str] = Counter()
@@ -89,6 +94,7 @@ class RecordStream:
             verdict = self._attributor.verdict_of(packet)
             if verdict is None:
                 continue
+            self._events[verdict.key.disposition] += 1
             attribute = partial(self._attributor.record, verdict, packet, now_ns)
             if verdict.key.disposition == "allow":
                 record = self._allow(attribute, now)
@@ -119,6 +125,7 @@ class RecordStream:
     def status(self) -> RecordStatus:
         """Return the counts so far."""
         return RecordStatus(
+            events=dict(self._events),
             records=dict(self._records),
             packets=dict(self._packets),
             waiting_keys=self._aggregation.keys,
@@ -133,18 +140,18 @@ class RecordStream:
         """Count a denied packet that needs no record of its own; return False for any other packet."""
         if not self._is_aggregating or self._delegation.of_denies:
             return False
-        denied = self._attributor.deny_of(packet.prefix)
-        if denied is None:
+        rule = self._attributor.rule_of(packet.prefix)
+        if rule is None or rule[0].disposition == "allow":
             return False
-        prefix, is_reply = denied
+        verdict, prefix, is_reply = rule
         key = key_of_packet(packet.payload, is_reply=is_reply)
         if key is None:
             return False
-        if self._aggregation.count((prefix, key)):
-            return True
-        if not self._aggregation.is_full:
-            return False
-        self._dropped_packets[TOO_MANY_KEYS] += 1
+        if not self._aggregation.count((prefix, key)):
+            if not self._aggregation.is_full:
+                return False
+            self._dropped_packets[TOO_MANY_KEYS] += 1
+        self._events[verdict.disposition] += 1
         return True
 
     def _allow(self, attribute: Callable[[], Record], now: float) -> Record | None:
@@ -190,7 +197,9 @@ class RecordStream:
         self._dropped_packets[RATE_LIMIT] += packets
 
     def _pass_on(self, records: list[Record]) -> None:
+        now = self._clock.now_ns() / 1e9 if records else 0.0
         for record in records:
+            self.latency.observe(record, now)
             self._records[record.disposition] += 1
             self._packets[record.disposition] += record.count
         self._write([encode(record) for record in records])
