@@ -173,6 +173,9 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield f"size {item.size}"
             yield "flags dynamic,timeout"
             yield f"timeout {FLOW_SECONDS}s"
+        case "counted":
+            yield f"type {address}"
+            yield "counter"
         case _:
             yield f"type {address}"
     if item.kind in {"range", "ports"}:
