@@ -45,7 +45,6 @@ from nfagent.nftables.matches import (
     ServerPortIn,
 )
 from nfagent.nftables.objects import (
-    Accept,
     Chain,
     Drop,
     Goto,
@@ -58,6 +57,7 @@ from nfagent.nftables.objects import (
     SetKind,
     Verdict,
 )
+from nfagent.nftables.pod_counts import count_chain
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
@@ -276,21 +276,22 @@ def _port_matches(
 
 
 def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
-    """Return the chain of a verdict: count, log if enabled, accept or drop.
+    """Return the chain of a verdict: count, log if enabled, and go to the chain that counts by Pod, and gives it.
 
     An audit-deny is logged where denies are, once a connection.
     """
+    counted = Goto(count_chain(outcome.disposition, outcome.direction))
     if outcome.disposition == "deny":
         if not log.deny:
-            return Chain((Rule(counter=outcome.name, verdict=Drop()),))
+            return Chain((Rule(counter=outcome.name, verdict=counted),))
         # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
         return Chain(
             (
-                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), Drop()),
-                Rule(counter=outcome.name, log=Log(outcome.prefix, log.group), verdict=Drop()),
+                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), counted),
+                Rule(counter=outcome.name, log=Log(outcome.prefix, log.group), verdict=counted),
             )
         )
-    accept = Rule(counter=outcome.name, verdict=Accept())
+    accept = Rule(counter=outcome.name, verdict=counted)
     if not (log.allow if outcome.disposition == "allow" else log.deny):
         return Chain((accept,))
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
