@@ -10,6 +10,7 @@ from nfagent.clock import WallClock
 from nfagent.config import Settings
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import VerdictLogStatus
+from nfagent.kernel.log_group_watch import LogGroupWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
@@ -31,6 +32,7 @@ class VerdictLogParts:
         self._records = RecordStream(
             Attributor(desired), settings.record_limits(), clock, self._file.write, Delegation(desired)
         )
+        self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
         self._reader = NflogReader(self._nflog, clock, self._records.add)
 
     def start(self) -> None:
@@ -42,6 +44,7 @@ class VerdictLogParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reader.run())
             tasks.create_task(self._records.run())
+            tasks.create_task(self._group_watch.run())
 
     def reopen(self) -> None:
         """Reopen the file, after another program may have moved it."""
@@ -58,6 +61,11 @@ class VerdictLogParts:
         """Why verdicts are not logged, or not all of them; '' without a problem."""
         return self._reader.problem or self._file.problem
 
+    @property
+    def group_problem(self) -> str:
+        """Which other programs log to the same group; '' without any."""
+        return self._group_watch.problem
+
     def report_problem(self) -> None:
         """Log what is wrong with the file, at most once a minute."""
         self._file.report_problem()
@@ -65,4 +73,5 @@ class VerdictLogParts:
     def status(self) -> VerdictLogStatus:
         """Return the state of the verdict log, for `dump state`."""
         counts = msgspec.structs.asdict(self._nflog.counters) | msgspec.structs.asdict(self._records.status())
-        return VerdictLogStatus(path=str(self._path), **(self._file.status() | counts | {"problem": self.problem}))
+        own = {"problem": self.problem, "group_problem": self.group_problem}
+        return VerdictLogStatus(path=str(self._path), **(self._file.status() | counts | own))
