@@ -194,6 +194,19 @@ def test_where_logging_is_delegated_annotations_decide_at_once_and_no_rule_chang
         switch(lab, allow=False, deny=True)
 
 
+def test_switching_the_log_takes_effect_with_the_next_packet_and_changes_no_rule(lab: ManifestLab) -> None:
+    node = lab.topology.pods["x", "a"].node
+    passing = Probe(lab.pod("y/c"), lab.address("x/a", 4), "tcp", 80)
+    dropped = Probe(lab.pod("z/c"), lab.address("x/a", 6), "udp", 80)
+    rules = listed(lab, node)
+    for allow, deny in ((True, True), (False, True), (True, False), (False, False)):
+        switch(lab, allow=allow, deny=deny)
+        assert listed(lab, node) == rules
+        found = fresh(lab, allow + deny, lambda: [lab.reaches(probe, 0.15) for probe in (passing, dropped)])
+        logged = (("allow", allow), ("deny", deny))
+        assert {record.disposition for record in found} == {verdict for verdict, is_logged in logged if is_logged}
+
+
 def test_records_of_another_program_in_the_group_are_counted_reported_and_never_attributed(lab: ManifestLab) -> None:
     switch(lab, allow=False, deny=True)
     node, known, before = lab.topology.pods["x", "a"].node, len(records(lab)), foreign(lab)
@@ -220,8 +233,9 @@ def nft(lab: ManifestLab, node: str, *arguments: str, text: str = "") -> str:
 
 
 def listed(lab: ManifestLab, node: str) -> str:
-    """Return a node's table with handles, without the values of counters."""
-    return re.sub(r"packets \d+ bytes \d+", "", nft(lab, node, "-a", "list", "table", "inet", "nfagent"))
+    """Return a node's table with handles, without elements of sets and values of counters."""
+    found = nft(lab, node, "-a", "list", "table", "inet", "nfagent")
+    return re.sub(r"packets \d+ bytes \d+|\n\s*elements = \{[^}]*\}", "", found)
 
 
 @pytest.mark.parametrize("family", [4, 6])
