@@ -281,6 +281,7 @@ class Agent:
             commit_error=status.last_error,
             hold_reason=status.held,
             verdict_log=self._verdict_log.problem,
+            log_group=self._verdict_log.group_problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
             masquerade_file=self._egress_nat.file.fault,

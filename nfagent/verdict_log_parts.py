@@ -10,6 +10,7 @@ from nfagent.clock import WallClock
 from nfagent.config import Settings
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import VerdictLogStatus
+from nfagent.kernel.log_group_watch import LogGroupWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
@@ -32,6 +33,7 @@ class VerdictLogParts:
         self._records = RecordStream(
             Attributor(desired), settings.record_limits(), clock, self._file.write, Delegation(desired)
         )
+        self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
         self._reader = NflogReader(self._nflog, clock, self._records.add)
 
     def start(self) -> None:
@@ -43,6 +45,7 @@ class VerdictLogParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reader.run())
             tasks.create_task(self._records.run())
+            tasks.create_task(self._group_watch.run())
 
     def reopen(self) -> None:
         """Reopen the file, after another program may have moved it."""
@@ -60,6 +63,7 @@ class VerdictLogParts:
         return self._reader.problem or self._file.problem
 
     @property
+<<<<<<< HEAD
     def is_reading(self) -> bool:
         """Whether the NFLOG group is read."""
         return not self._reader.problem
@@ -68,6 +72,11 @@ class VerdictLogParts:
     def latency(self) -> RecordLatency:
         """How old packets are when their record is passed to the sinks."""
         return self._records.latency
+=======
+    def group_problem(self) -> str:
+        """Which other programs log to the same group; '' without any."""
+        return self._group_watch.problem
+>>>>>>> deleg18
 
     def report_problem(self) -> None:
         """Log what is wrong with the file, at most once a minute."""
@@ -76,4 +85,5 @@ class VerdictLogParts:
     def status(self) -> VerdictLogStatus:
         """Return the state of the verdict log, for `dump state`."""
         counts = msgspec.structs.asdict(self._nflog.counters) | msgspec.structs.asdict(self._records.status())
-        return VerdictLogStatus(path=str(self._path), **(self._file.status() | counts | {"problem": self.problem}))
+        own = {"problem": self.problem, "group_problem": self.group_problem}
+        return VerdictLogStatus(path=str(self._path), **(self._file.status() | counts | own))

@@ -163,6 +163,8 @@ def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
+    if log.group_problem:
+        parts.append(f"{paint('warn')}, {log.group_problem}")
     if log.unattributed.foreign:
         parts.append(f"{counted(log.unattributed.foreign, 'packet')} of other programs in the same NFLOG group")
     if log.not_delegated:

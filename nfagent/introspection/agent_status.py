@@ -35,6 +35,7 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict log, and the NFLOG group that feeds it.
 
+    group_problem: which other programs log to the group; their records are counted in `unattributed.foreign`
     lost_lines, lost_by: records that could not be written, in all and by reason
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
     events to unattributed: verdicts.record_stream.RecordStatus
@@ -42,6 +43,7 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     problem: str = ""
+    group_problem: str = ""
     errors: int = 0
     lost_lines: int = 0
     lost_by: dict[str, int] = {}

@@ -33,6 +33,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtEnd,
     CtUnconfirmed,
+    FamilyInSet,
     Fragment,
     IpAddress,
     L4Proto,
@@ -70,13 +71,8 @@ AddressSource: TypeAlias = Literal["connection", "packet"]
 """What rules match: the tuples of the connection, or the header of an untracked packet."""
 
 
-class LogConfig(msgspec.Struct, frozen=True):
-    """Which final verdicts are logged to NFLOG, and to which group."""
-
-    allow: bool = False
-    deny: bool = False
-    group: int = 100
-
+LOGGING_ALLOWS, LOGGING_DENIES = "logging-allows", "logging-denies"
+"""Sets of families of which allowed, or denied, packets are logged: every family or none. No rule changes with them."""
 
 SetContent: TypeAlias = PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | PortNumbers
 """The content of a set, in terms of policies."""
@@ -275,6 +271,7 @@ def _port_matches(
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
+<<<<<<< HEAD
 def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
     """Return the chain of a verdict: count, log if enabled, and go to the chain that counts by Pod, and gives it.
 
@@ -294,8 +291,28 @@ def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
     accept = Rule(counter=outcome.name, verdict=counted)
     if not (log.allow if outcome.disposition == "allow" else log.deny):
         return Chain((accept,))
+=======
+def logging_sets() -> Iterator[tuple[str, NamedSet]]:
+    """Yield the sets that switch logging, without elements: nothing is logged."""
+    yield LOGGING_ALLOWS, NamedSet("family", 4, comment="families of which allowed connections are logged")
+    yield LOGGING_DENIES, NamedSet("family", 4, comment="families of which denied packets are logged")
+
+
+def render_verdict_chain(outcome: VerdictKey, group: int) -> Chain:
+    """Return the chain of a verdict: count, log to an NFLOG group where that is switched on, accept or drop."""
+    if outcome.disposition == "deny":
+        # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
+        return Chain(
+            (
+                Rule((FamilyInSet(LOGGING_DENIES, negated=True),), outcome.name, verdict=Drop()),
+                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, group), Drop()),
+                Rule(counter=outcome.name, log=Log(outcome.prefix, group), verdict=Drop()),
+            )
+        )
+>>>>>>> deleg18
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
-    return Chain((Rule((CtUnconfirmed(),), log=Log(outcome.prefix, log.group)), accept))
+    logged = (FamilyInSet(LOGGING_ALLOWS), CtUnconfirmed())
+    return Chain((Rule(logged, log=Log(outcome.prefix, group)), Rule(counter=outcome.name, verdict=Accept())))
 
 
 def named_set_of(name: str, content: SetContent) -> NamedSet:

@@ -126,3 +126,25 @@ def test_another_format_is_an_error_that_names_both() -> None:
         decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
     with pytest.raises(DecodeError, match="damaged"):
         decode_header(encode_header(header)[:-5])
+
+
+LOGGING = [
+    msgspec.structs.replace(POLICY, logs_allows=True),
+    Namespace("shop", (("kubernetes.io/metadata.name", "shop"),), logs_denies=True),
+]
+
+
+@pytest.mark.parametrize("annotated", LOGGING, ids=["policy", "Namespace"])
+def test_what_annotations_say_about_logging_is_kept(annotated: Item) -> None:
+    kept = CheckpointedObject(annotated)
+    assert decode_record(encode_record(annotated.ref, kept)) == (annotated.ref, kept)
+
+
+@pytest.mark.parametrize("annotated", LOGGING, ids=["policy", "Namespace"])
+def test_an_object_of_a_version_without_these_fields_is_not_annotated(annotated: Item) -> None:
+    written = json.loads(encode_record(annotated.ref, CheckpointedObject(annotated))[9:])
+    del written["item"]["logs_allows" if annotated.ref.kind == "NetworkPolicy" else "logs_denies"]
+    _, kept = decode_record(line(written))
+    assert kept is not None
+    assert not getattr(kept.item, "logs_allows", False)
+    assert not getattr(kept.item, "logs_denies", False)

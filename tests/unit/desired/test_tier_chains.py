@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
+import msgspec
 import pytest
 
+from nfagent.model.netaddr import FAMILIES
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.base_chains import BASE_COUNTERS
 from nfagent.nftables.diff import diff
@@ -200,17 +202,30 @@ def test_a_verdict_chain_is_replaced_with_the_rule_that_decides() -> None:
     assert ruleset(scene).counters == STANDING
 
 
-def test_switching_the_log_changes_verdict_chains_only() -> None:
+@pytest.mark.parametrize(
+    ("allow", "deny", "filled"),
+    [
+        (False, False, []),
+        (True, False, ["logging-allows"]),
+        (False, True, ["logging-denies"]),
+        (True, True, ["logging-allows", "logging-denies"]),
+    ],
+    ids=["off", "allows", "denies", "both"],
+)
+def test_switching_the_log_fills_and_empties_two_sets_and_changes_no_rule(
+    *, allow: bool, deny: bool, filled: list[str]
+) -> None:
     scene = TwoNodeCluster(
         WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny", OTHERS), rule("Allow")), floor(rule("Deny"))
     )
     before = ruleset(scene)
-    switched = {"cluster": {"allow": {"log": True}, "deny": {"log": True}}}
+    switched = {"cluster": {"allow": {"log": allow}, "deny": {"log": deny}}}
     scene.put({"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": switched})
     after = ruleset(scene)
-    changed = {name for name, chain in after.chains.items() if before.chains[name] != chain}
-    assert changed == {name for name in after.chains if name.startswith(("allow/", "deny/"))}
-    assert (after.sets, after.maps, after.counters) == (before.sets, before.maps, before.counters)
+    sets = {name: msgspec.structs.replace(before.sets[name], elements=frozenset(FAMILIES)) for name in filled}
+    assert after == msgspec.structs.replace(before, sets={**before.sets, **sets})
+    scene.views["a"].remove(ObjectRef("NetworkLogging", "", "default"))
+    assert ruleset(scene) == before
 
 
 @pytest.mark.parametrize("steps", range(5), ids=lambda steps: f"after {steps} steps")

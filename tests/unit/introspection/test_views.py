@@ -339,6 +339,12 @@ def test_annotations_are_pods_by_address(view: DesiredState) -> None:
     assert (words("10.64.1.40"), words("203.0.113.7")) == ("shop/far", "")
 
 
+LOGGING_SETS = [
+    "families of which allowed connections are logged",
+    "families of which denied packets are logged",
+]
+
+
 def test_without_a_scope_the_ruleset_is_whole(view: DesiredState) -> None:
     ruleset = view.ruleset()
     assert scoped(view, ruleset, ALL) is ruleset
@@ -354,7 +360,10 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
     own = {"ingress/shop/db", "stray/ingress/shop/db"}
     assert set(part.chains) == {*own, "allow/ingress/shop/db", "deny/ingress/shop/db"}
     assert part.counters == {"deny/ingress/shop/db", "allow/ingress/shop/db"}
-    assert [item.comment for item in part.sets.values()] == ["pods app=web in namespace shop"] * 2
+    assert sorted(item.comment for item in part.sets.values()) == [
+        *LOGGING_SETS,
+        *["pods app=web in namespace shop"] * 2,
+    ]
     assert all(part.chains[name] == ruleset.chains[name] for name in part.chains)
 
 
@@ -407,6 +416,7 @@ def test_a_pods_part_of_the_ruleset_has_its_sections_and_what_these_lead_to(tier
         "pods app=web in namespace shop",
         "all pods in namespaces kubernetes.io/metadata.name=ops",
         "all nodes",
+        *LOGGING_SETS,
     }
 
 
