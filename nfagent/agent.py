@@ -162,7 +162,8 @@ class Agent:
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
-            serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
+            path, routes = self._settings.socket_path, self._verdict_log.routes
+            serving = await http_server.serve(path, answers, time_slices, routes=routes)
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
@@ -174,8 +175,8 @@ class Agent:
                 systemd.notify("STOPPING=1")
                 files_task.cancel()
                 await runtime_files.finish()
+                self._verdict_log.close()  # before the server: streams of records end with the last ones
                 await serving.cleanup()
-                self._verdict_log.close()
         finally:
             start_limit.cancel()
             await self._source.close()

@@ -25,7 +25,7 @@ _KINDS = (
 _DETECTABLE = frozenset(
     {errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.EEXIST}
 )
-"""Errors that `look` detects too: once it no longer does, such a write error is outdated."""
+"""Errors that `check` detects too: once it no longer does, such a write error is outdated."""
 
 
 class RotatingFile:
@@ -39,13 +39,16 @@ class RotatingFile:
     last_error: the last error of the operating system; '' without one
     """
 
+    label = "verdict log"
+    target = "the disk"
+
     def __init__(self, path: Path, max_bytes: int = 10_000_000, backups: int = 5) -> None:
         """Keep the settings; the file is opened by the first `write`."""
         self.errors = 0
         self.lost: Counter[str] = Counter()
         self.last_error = ""
         self._write_error: OSError | None = None  # why the last batch was not written completely
-        self._obstacle = ""  # found by the last `look`
+        self._obstacle = ""  # found by the last `check`
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
@@ -85,13 +88,13 @@ class RotatingFile:
             self.last_error = str(error)
             self._write_error = error
             self.close()
-            self.check_disk()  # its messages are clearer
+            self.check()  # its messages are clearer
         else:
             self._write_error = None
             if self._obstacle:
-                self.check_disk()
+                self.check()
 
-    def check_disk(self) -> None:
+    def check(self) -> None:
         """Check whether a line could be written, without writing one; blocks as long as the disk does.
 
         So a disk that is full, read-only or gone is a `problem` before a line is lost, and no longer one once it is
