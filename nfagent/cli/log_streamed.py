@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.cli.output import write_remark
-from nfagent.errors import NfagentError
+from nfagent.errors import HostError, NfagentError
 from nfagent.introspection.agent_client import NoAgentError, get_lines
 from nfagent.model.plurals import counted
 
@@ -37,14 +37,14 @@ def streamed_batches(path: Path) -> Iterator[list[bytes]]:
 
 
 def _next_stream(path: Path) -> Iterator[list[bytes]]:
-    """Yield the lines of the next agent that listens, once it does."""
+    """Yield the lines of the next agent that listens, once it does. Raises UsageError for one that refuses."""
     while True:
+        time.sleep(_RETRY_SECONDS)
         try:
             yield from _until_it_ends(path)
-        except NoAgentError:
-            time.sleep(_RETRY_SECONDS)
-        else:
-            return
+        except (NoAgentError, HostError):  # HostError: it stops, or starts
+            continue
+        return
 
 
 def _until_it_ends(path: Path) -> Iterator[list[bytes]]:
