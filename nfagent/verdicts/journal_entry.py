@@ -18,6 +18,9 @@ MESSAGE_ID = "3c0f2ab6d1d94f7c9a3e5b0c7f64d218"
 """Of every record: `journalctl MESSAGE_ID=…` shows them alone."""
 IDENTIFIER = "nfagent-verdicts"
 _INFO = "6"
+_MAX_POLICY_FIELDS = 400
+"""journald discards entries of more than 1,024 fields; NFAGENT_RECORD has all policies."""
+_MAX_NAMED = 10
 _LENGTH = struct.Struct("<Q")
 
 
@@ -41,9 +44,9 @@ def record_fields(record: Record, line: bytes) -> Iterator[tuple[str, str]]:
     yield "NFAGENT_PROTOCOL", connection.protocol
     yield from _end_fields("SRC", connection.src_ip, connection.src_port, record.src)
     yield from _end_fields("DEST", connection.dest_ip, connection.dest_port, record.dest)
-    for policy in record.policies:
+    for policy in record.policies[:_MAX_POLICY_FIELDS]:
         yield "NFAGENT_POLICY", _policy(policy)
-    for policy in record.isolating_policies:
+    for policy in record.isolating_policies[:_MAX_POLICY_FIELDS]:
         yield "NFAGENT_ISOLATING_POLICY", _policy(policy)
     yield "NFAGENT_COUNT", str(record.count)
     if record.node_name:
@@ -67,8 +70,9 @@ def _message(record: Record) -> str:
     """Return `deny ingress shop/web -> shop/db:5432/tcp by NetworkPolicy shop/all (2 packets)`, as one line."""
     connection = record.connection
     host = endpoint(_end(record.dest), connection.dest_port)
-    named = ", ".join(map(_policy, (*record.policies, *record.isolating_policies)))
-    by = f" by {named}" if named else ""
+    policies = (*record.policies, *record.isolating_policies)
+    more = f" and {len(policies) - _MAX_NAMED} more" if len(policies) > _MAX_NAMED else ""
+    by = f" by {', '.join(map(_policy, policies[:_MAX_NAMED]))}{more}" if policies else ""
     packets = f" ({counted(record.count, 'packet')})" if record.count > 1 else ""
     return printable(
         f"{record.disposition} {connection.direction} {_end(record.src)} -> {host}/{connection.protocol}{by}{packets}"

@@ -71,6 +71,13 @@ def test_an_allow_without_ports_and_policies_has_no_fields_for_them() -> None:
     assert found.keys() & {"NFAGENT_SRC_PORT", "NFAGENT_DEST_PORT", "NFAGENT_NODE", "NFAGENT_POLICY"} == set()
 
 
+def test_of_very_many_policies_the_entry_has_as_many_fields_as_journald_accepts() -> None:
+    many = tuple(PolicyName(f"policy-{number:05}", "shop", "NetworkPolicy") for number in range(10_000))
+    found = entry(msgspec.structs.replace(DENY, policies=many, isolating_policies=many))
+    assert len(found) < 1024 - 24  # journald adds its own
+    assert found[0][1].endswith("NetworkPolicy shop/policy-00009 and 19990 more (3 packets)")
+
+
 @pytest.mark.parametrize(
     "name",
     [
