@@ -342,6 +342,8 @@ def _on_disk(name: str, folder: str, check: Callable[[], Check]) -> Check:
 
 
 def _log_folder(settings: Settings) -> Check:
+    if "file" not in settings.logging.sinks:
+        return Check("log folder", "ok", "not used: logging.sinks has no file")
     problem = find_obstacle(settings.verdict_log)
     if problem:
         found = f"no verdict log is written: {problem}"

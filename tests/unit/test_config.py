@@ -63,6 +63,14 @@ def test_the_later_source_overrides(
     assert load_settings(write(file), environment, flags).node_name == wins
 
 
+@pytest.mark.parametrize(
+    ("text", "sinks"), [("journald, stdout", ("journald", "stdout")), ("", ())], ids=["two", "an empty variable: none"]
+)
+def test_the_sinks_of_the_environment_are_separated_by_commas(write: Write, text: str, sinks: tuple[str, ...]) -> None:
+    settings = load_settings(write('[logging]\nsinks = ["file"]'), {"NFAGENT_LOGGING_SINKS": text})
+    assert settings.logging.sinks == sinks
+
+
 def test_sections_are_merged_key_by_key(write: Write) -> None:
     file = write('[logging]\ngroup = 7\nfile_backups = 2\n[cluster]\npod_cidrs = ["10.0.0.0/8"]')
     settings = load_settings(file, {"NFAGENT_LOGGING_FILE_BACKUPS": "3", "NFAGENT_MASQUERADE_ENABLED": "false"})
@@ -135,6 +143,17 @@ KNOWN = "systemd/nfagent.toml lists all settings"
             id="a rate that is no number",
         ),
         pytest.param("[logging]\nburst = 0", "logging.burst = 0: write 1 to", id="no burst"),
+        pytest.param(
+            '[logging]\nsinks = ["syslog"]',
+            "logging.sinks = 'syslog': write file, journald, stdout",
+            id="a sink that there isn't",
+        ),
+        pytest.param(
+            '[logging]\nsinks = ["file", "stdout", "file"]',
+            "logging.sinks: 'file' is there twice; write each sink once",
+            id="a sink twice",
+        ),
+        pytest.param("[logging]\nsinks = 1", "logging.sinks = 1: expected array, got int", id="sinks that are no list"),
         pytest.param("[logging]\nfile_backups = 1001", "logging.file_backups = 1001: write 0 to 1000", id="too many"),
         pytest.param(
             "[logging]\nreceive_buffer = 1", "logging.receive_buffer = 1: write 65536 to", id="a buffer too small"
