@@ -8,16 +8,15 @@ from math import prod
 
 from nfagent.metrics.families import FAMILIES, MOST_SERIES, MetricFamily
 
-_HEAD = f"""# Metrics
+_HEAD = """# Metrics
 
 Generated from `metrics/families.py`: `NFAGENT_REGOLD=1 pytest tests/unit/metrics/test_document.py` writes it anew.
 
 The agent serves them in Prometheus' text format, version 0.0.4:
 
 - on its unix socket, always: `curl --unix-socket /run/nfagent/agent.sock http://agent/metrics`;
-- over TCP where `[metrics] listen` has an address, like `"127.0.0.1:9464"`. There is no TLS and no password, and nothing
-  but these routes is served there. An address that can't be bound is retried every 5 s; `dump state` and systemd's status
-  aren't affected by a scrape.
+- over TCP where `[metrics] listen` has an address, like `"127.0.0.1:9464"`. There is no TLS and no password, and
+  nothing but these routes is served there. An address that can't be bound is retried every 5 s, and stops nothing else.
 
 | route | answer |
 |---|---|
@@ -31,12 +30,12 @@ A page is made when it is asked for, in slices of 3 ms of the event loop, and ke
 together, or more often than that, get the same page. `make bench ONLY=metrics` measures size and time.
 
 A label has values of a fixed list, or names of this node's Pods and of the policies that select them: never addresses,
-ports or names that packets bring. A family has {MOST_SERIES:,} series at most; what is left out beyond that is counted by
-`nfagent_metrics_omitted_series`. A series with labels of a fixed list exists from the start, with the value 0. What isn't
-known has no series: `nfagent_conntrack_entries` where the kernel has no conntrack.
+ports or names that packets bring. A family has MOST_SERIES series at most; what is left out beyond that is counted
+by `nfagent_metrics_omitted_series`. A series with labels of a fixed list exists from the start, with the value 0. What
+isn't known has no series: `nfagent_conntrack_entries` where the kernel has no conntrack.
 
-Histograms of seconds begin at 0.5 ms and end at 60 s. `nfagent_sync_duration_seconds` counts commits: a stage is counted
-when the transaction that it leads to is committed.
+`nfagent_sync_duration_seconds` counts commits: a stage is counted when the transaction that it leads to is committed.
+Control characters in names are escaped.
 """
 
 
@@ -46,7 +45,7 @@ def document() -> str:
 
 
 def _parts() -> Iterator[str]:
-    yield _HEAD
+    yield _HEAD.replace("MOST_SERIES", f"{MOST_SERIES:,}")
     for section, families in groupby(FAMILIES, lambda family: family.section):
         yield f"\n## {section}\n\n| name | type | labels | series | meaning |\n|---|---|---|---|---|\n"
         for family in families:
