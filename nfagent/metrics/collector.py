@@ -66,13 +66,14 @@ def _family_parts(
 ) -> Iterator[Metric | None]:
     """Yield a family in parts, the first one without series too; count the series beyond the limit."""
     part = _new_part(family)
-    is_first = True
-    for count, item in enumerate(_with_known(family, series)):
+    is_first, count = True, 0
+    for item in _with_known(family, series):
         if item is None:
             yield None
         elif count >= MOST_SERIES:
             omitted[family.name] += 1
         else:
+            count += 1
             _add(part, tuple(map(printable, item[0])), item[1])
         if len(part.samples) >= _PART:
             yield part
