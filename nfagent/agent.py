@@ -165,17 +165,10 @@ class Agent:
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
             )
-<<<<<<< HEAD
             answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
-            serving = await http_server.serve(
-                self._settings.socket_path, answers, self._time_slices, routes=self._metrics.routes
-            )
+            routes = (*self._metrics.routes, *self._verdict_log.routes)
+            serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
-=======
-            answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
-            path, routes = self._settings.socket_path, self._verdict_log.routes
-            serving = await http_server.serve(path, answers, time_slices, routes=routes)
->>>>>>> sinks18
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
@@ -187,11 +180,8 @@ class Agent:
                 systemd.notify("STOPPING=1")
                 files_task.cancel()
                 await runtime_files.finish()
-<<<<<<< HEAD
-                await self._metrics.close()
-=======
                 self._verdict_log.close()  # before the server: streams of records end with the last ones
->>>>>>> sinks18
+                await self._metrics.close()
                 await serving.cleanup()
         finally:
             start_limit.cancel()

@@ -11,11 +11,8 @@ from nfagent.clock import WallClock
 from nfagent.config import Settings
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import VerdictLogStatus
-<<<<<<< HEAD
-from nfagent.kernel.log_group_watch import LogGroupWatch
-=======
 from nfagent.introspection.record_route import record_route
->>>>>>> sinks18
+from nfagent.kernel.log_group_watch import LogGroupWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
@@ -39,18 +36,13 @@ class VerdictLogParts:
         section = settings.logging
         self._path = str(settings.verdict_log) if "file" in section.sinks else ""
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
-<<<<<<< HEAD
-        self._file = LogWriter(RotatingFile(self._path, section.file_max_bytes, section.file_backups))
-        self._records = RecordStream(
-            Attributor(desired), settings.record_limits(), clock, self._file.write, Delegation(desired)
-        )
-        self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
-=======
         stream = LogStream()
         self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
         self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
-        self._records = RecordStream(Attributor(desired), settings.record_limits(), clock, self._sinks.write)
->>>>>>> sinks18
+        self._records = RecordStream(
+            Attributor(desired), settings.record_limits(), clock, self._sinks.write, Delegation(desired)
+        )
+        self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
         self._reader = NflogReader(self._nflog, clock, self._records.add)
 
     def start(self) -> None:
@@ -80,7 +72,6 @@ class VerdictLogParts:
         return self._reader.problem or self._sinks.problem
 
     @property
-<<<<<<< HEAD
     def is_reading(self) -> bool:
         """Whether the NFLOG group is read."""
         return not self._reader.problem
@@ -89,11 +80,11 @@ class VerdictLogParts:
     def latency(self) -> RecordLatency:
         """How old packets are when their record is passed to the sinks."""
         return self._records.latency
-=======
+
+    @property
     def group_problem(self) -> str:
         """Which other programs log to the same group; '' without any."""
         return self._group_watch.problem
->>>>>>> deleg18
 
     def report_problem(self) -> None:
         """Log what is wrong with the sinks, at most once a minute."""
@@ -102,15 +93,12 @@ class VerdictLogParts:
     def status(self) -> VerdictLogStatus:
         """Return the state of the verdict log, for `dump state`."""
         counts = msgspec.structs.asdict(self._nflog.counters) | msgspec.structs.asdict(self._records.status())
-<<<<<<< HEAD
-        own = {"problem": self.problem, "group_problem": self.group_problem}
-        return VerdictLogStatus(path=str(self._path), **(self._file.status() | counts | own))
-=======
         sinks = self._sinks.status()
         lost_by = lost_by_reason(sinks)
         return VerdictLogStatus(
             path=self._path,
             problem=self.problem,
+            group_problem=self.group_problem,
             errors=sum(sink.errors for sink in sinks.values()),
             lost_lines=sum(lost_by.values()),
             lost_by=lost_by,
@@ -129,4 +117,3 @@ def _sink(name: str, settings: Settings) -> LineSink:
     if name == "stdout":
         return StdoutSink()
     return RotatingFile(settings.verdict_log, section.file_max_bytes, section.file_backups)
->>>>>>> sinks18

@@ -36,14 +36,10 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict log, and the NFLOG group that feeds it.
 
-<<<<<<< HEAD
-    group_problem: which other programs log to the group; their records are counted in `unattributed.foreign`
-    lost_lines, lost_by: records that could not be written, in all and by reason
-=======
     path:                the file; '' where the settings have no such sink
+    group_problem:       which other programs log to the group; their records are counted in `unattributed.foreign`
     lost_lines, lost_by: records that could not be written, in all and by reason, over all sinks
     sinks:               each sink by name; `stream` is what readers of the agent's socket get
->>>>>>> sinks18
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
     events to unattributed: verdicts.record_stream.RecordStatus
     """

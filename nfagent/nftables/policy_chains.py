@@ -271,27 +271,6 @@ def _port_matches(
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
-<<<<<<< HEAD
-def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
-    """Return the chain of a verdict: count, log if enabled, and go to the chain that counts by Pod, and gives it.
-
-    An audit-deny is logged where denies are, once a connection.
-    """
-    counted = Goto(count_chain(outcome.disposition, outcome.direction))
-    if outcome.disposition == "deny":
-        if not log.deny:
-            return Chain((Rule(counter=outcome.name, verdict=counted),))
-        # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
-        return Chain(
-            (
-                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), counted),
-                Rule(counter=outcome.name, log=Log(outcome.prefix, log.group), verdict=counted),
-            )
-        )
-    accept = Rule(counter=outcome.name, verdict=counted)
-    if not (log.allow if outcome.disposition == "allow" else log.deny):
-        return Chain((accept,))
-=======
 def logging_sets() -> Iterator[tuple[str, NamedSet]]:
     """Yield the sets that switch logging, without elements: nothing is logged."""
     yield LOGGING_ALLOWS, NamedSet("family", 4, comment="families of which allowed connections are logged")
@@ -299,20 +278,23 @@ def logging_sets() -> Iterator[tuple[str, NamedSet]]:
 
 
 def render_verdict_chain(outcome: VerdictKey, group: int) -> Chain:
-    """Return the chain of a verdict: count, log to an NFLOG group where that is switched on, accept or drop."""
+    """Return the chain of a verdict: count, log to an NFLOG group where that is switched on, count by Pod and apply it.
+
+    An audit-deny is logged where denies are, once a connection.
+    """
+    verdict = Goto(count_chain(outcome.disposition, outcome.direction))
     if outcome.disposition == "deny":
         # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
         return Chain(
             (
-                Rule((FamilyInSet(LOGGING_DENIES, negated=True),), outcome.name, verdict=Drop()),
-                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, group), Drop()),
-                Rule(counter=outcome.name, log=Log(outcome.prefix, group), verdict=Drop()),
+                Rule((FamilyInSet(LOGGING_DENIES, negated=True),), outcome.name, verdict=verdict),
+                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, group), verdict),
+                Rule(counter=outcome.name, log=Log(outcome.prefix, group), verdict=verdict),
             )
         )
->>>>>>> deleg18
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
-    logged = (FamilyInSet(LOGGING_ALLOWS), CtUnconfirmed())
-    return Chain((Rule(logged, log=Log(outcome.prefix, group)), Rule(counter=outcome.name, verdict=Accept())))
+    logged = FamilyInSet(LOGGING_ALLOWS if outcome.disposition == "allow" else LOGGING_DENIES), CtUnconfirmed()
+    return Chain((Rule(logged, log=Log(outcome.prefix, group)), Rule(counter=outcome.name, verdict=verdict)))
 
 
 def named_set_of(name: str, content: SetContent) -> NamedSet:
