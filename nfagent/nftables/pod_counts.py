@@ -10,6 +10,7 @@ match the Pod's end of the connection, as rules of policies do; of packets witho
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.model.objects import DIRECTIONS, Direction
@@ -34,21 +35,21 @@ def counted_set(disposition: Disposition, direction: Direction, family: Family) 
 def counted_sets(family: Family) -> tuple[str, ...]:
     """Return the names of all sets of a family."""
     return tuple(
-        counted_set(disposition, direction, family) for disposition in DISPOSITIONS for direction in DIRECTIONS
+        counted_set(disposition, direction, family) for disposition, direction in product(DISPOSITIONS, DIRECTIONS)
     )
 
 
 def count_shapes() -> Iterator[tuple[str, NamedSet]]:
     """Yield the sets, without elements."""
-    for family in FAMILIES:
-        yield from ((name, NamedSet("counted", family)) for name in counted_sets(family))
+    for family, disposition, direction in product(FAMILIES, DISPOSITIONS, DIRECTIONS):
+        about = f"this node's Pods, each with its count of {disposition} in {direction}"
+        yield counted_set(disposition, direction, family), NamedSet("counted", family, comment=about)
 
 
 def count_chains() -> Iterator[tuple[str, Chain]]:
     """Yield the chains."""
-    for disposition in DISPOSITIONS:
-        for direction in DIRECTIONS:
-            yield count_chain(disposition, direction), _chain(disposition, direction)
+    for disposition, direction in product(DISPOSITIONS, DIRECTIONS):
+        yield count_chain(disposition, direction), _chain(disposition, direction)
 
 
 def _chain(disposition: Disposition, direction: Direction) -> Chain:
