@@ -226,6 +226,7 @@ class Agent:
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._checkpoint.run()),
+                tasks.create_task(self._metrics.run()),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._report(self._reporter)))

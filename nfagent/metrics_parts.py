@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -22,7 +23,8 @@ from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
-from nfagent.metrics.readings import InvalidObjects, NoPacketCounts, PacketCounter, Readings
+from nfagent.metrics.packet_counts import PacketCounts, boot_id
+from nfagent.metrics.readings import InvalidObjects, Readings
 from nfagent.object_source import ObjectSource
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
@@ -35,7 +37,6 @@ class MetricSources(msgspec.Struct, frozen=True):
     """The agent's parts that metrics read.
 
     freshness: returns how complete and how old the state is
-    counts:    packets that the kernel counted
     """
 
     freshness: Callable[[], Freshness]
@@ -44,7 +45,6 @@ class MetricSources(msgspec.Struct, frozen=True):
     verdict_log: VerdictLogParts
     egress_nat: EgressNatParts
     source: ObjectSource
-    counts: PacketCounter = NoPacketCounts()
 
 
 class MetricsParts:
@@ -60,6 +60,9 @@ class MetricsParts:
         self._started = clock.monotonic()
         self._invalid = InvalidObjects()
         self._uncounted = ""
+        self._counts = PacketCounts(
+            desired, Path(settings.state_dir), clock, boot=boot_id(), synced=lambda: not sources.freshness().unread
+        )
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = MetricsListener(address, clock) if address is not None else None
@@ -74,6 +77,10 @@ class MetricsParts:
     def problem(self) -> str:
         """Why metrics aren't served over TCP; '' where they are, or needn't be."""
         return self._listener.problem if self._listener is not None else ""
+
+    async def run(self) -> None:
+        """Read the kernel's counters between scrapes, until cancelled."""
+        await self._counts.run()
 
     def start(self) -> None:
         """Serve over TCP, where the settings ask for it."""
@@ -118,14 +125,14 @@ class MetricsParts:
             foreign_nat=len(sources.egress_nat.conflicts.found),
             nat_ports=sources.egress_nat.ports.status(),
             conntrack=read_conntrack_usage(),
-            counts=sources.counts,
+            counts=self._counts,
         )
         return NodeCollector(readings, self._desired)
 
     async def _refresh_counts(self) -> None:
         """Read the kernel's counts; where that fails, those of the last scrape are served."""
         try:
-            await self._sources.counts.refresh()
+            await self._counts.refresh()
         except (KernelError, HostError) as error:
             if str(error) != self._uncounted:
                 log.warning("cannot read the kernel's packet counters, keeping the last ones: %s", error)

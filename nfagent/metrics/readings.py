@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -14,39 +14,21 @@ from nfagent.errors import ValidationIssue
 from nfagent.kernel.conntrack_usage import ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.metrics.families import OBJECT_KINDS
-from nfagent.model.objects import Direction, ObjectRef
+from nfagent.metrics.packet_totals import PodVerdict
+from nfagent.nftables.verdict_keys import VerdictKey
 from nfagent.verdicts.record_latency import RecordLatency
 
 
-class PolicyVerdict(Hashable, Protocol):
-    """A verdict with the policies that gave it: nftables.verdict_keys.VerdictKey."""
-
-    @property
-    def disposition(self) -> str:
-        """Return allow, deny or audit-deny."""
-        ...
-
-    @property
-    def direction(self) -> Direction:
-        """Return the direction."""
-        ...
-
-    @property
-    def policies(self) -> tuple[ObjectRef, ...]:
-        """Return the policies."""
-        ...
-
-
-class PacketCounts(Protocol):
+class CountedPackets(Protocol):
     """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists."""
 
     @property
-    def pods(self) -> Mapping[tuple[str, str, Direction, str], int]:
-        """Return packets by namespace, Pod, direction and disposition."""
+    def pods(self) -> Mapping[PodVerdict, int]:
+        """Return packets by Pod, direction and disposition."""
         ...
 
     @property
-    def policies(self) -> Mapping[PolicyVerdict, int]:
+    def policies(self) -> Mapping[VerdictKey, int]:
         """Return packets by verdict and its policies."""
         ...
 
@@ -54,25 +36,6 @@ class PacketCounts(Protocol):
     def drops(self) -> Mapping[str, int]:
         """Return packets by the name of a counter that no policy has: `drop/spoofed`."""
         ...
-
-
-class PacketCounter(PacketCounts, Protocol):
-    """Counts that are read from the kernel on request."""
-
-    async def refresh(self) -> None:
-        """Read them anew. Raises KernelError, HostError; the last ones stay then."""
-        ...
-
-
-class NoPacketCounts(msgspec.Struct, frozen=True):
-    """Counts that no kernel was asked for."""
-
-    pods: Mapping[tuple[str, str, Direction, str], int] = {}
-    policies: Mapping[PolicyVerdict, int] = {}
-    drops: Mapping[str, int] = {}
-
-    async def refresh(self) -> None:
-        """Read nothing."""
 
 
 class Readings(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +67,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     foreign_nat: int
     nat_ports: NatPortStatus
     conntrack: ConntrackUsage | None
-    counts: PacketCounts
+    counts: CountedPackets
 
 
 class InvalidObjects:

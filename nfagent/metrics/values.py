@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from nfagent import __version__
 from nfagent.desired.state import DesiredState
 from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS, POLICY_KINDS
-from nfagent.metrics.readings import PacketCounts, Readings
+from nfagent.metrics.readings import CountedPackets, Readings
 from nfagent.model.histogram import Histogram
 
 Series: TypeAlias = tuple[tuple[str, ...], float | Histogram]
@@ -100,7 +100,7 @@ def _source_age(readings: Readings) -> float:
     return max((readings.uptime if age is None else float(age) for age in ages), default=0.0)
 
 
-def _pod_packets(counts: PacketCounts, desired: DesiredState) -> Iterator[Series | None]:
+def _pod_packets(counts: CountedPackets, desired: DesiredState) -> Iterator[Series | None]:
     pods = desired.cluster.pods
     for (namespace, name, direction, verdict), packets in list(counts.pods.items()):
         pod = pods.get((namespace, name))
@@ -108,7 +108,7 @@ def _pod_packets(counts: PacketCounts, desired: DesiredState) -> Iterator[Series
         yield (namespace, name, verdict, *workload, direction), packets
 
 
-def _policy_packets(counts: PacketCounts) -> Iterator[Series | None]:
+def _policy_packets(counts: CountedPackets) -> Iterator[Series | None]:
     found: Counter[tuple[str, ...]] = Counter()
     named = 0
     for key, packets in list(counts.policies.items()):
