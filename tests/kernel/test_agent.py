@@ -35,10 +35,10 @@ pytestmark = [
 _T = TypeVar("_T")
 DEADLINE = 60.0
 ORDER = [
-    *("serving", "_verdict_log", "_source", "_checkpoint"),
+    *("_verdict_log", "serving", "_source", "_checkpoint"),
     *("_connections", "_kernel", "_nft_monitor", "claim"),
 ]
-"""First what takes requests and packets, then the source of objects, then the kernel, last the table's lock."""
+"""First what takes packets and requests, then the source of objects, then the kernel, last the table's lock."""
 
 
 class Site:
@@ -121,8 +121,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             lock.close = made.recorded("claim", lock.close)  # type: ignore[method-assign]
             return lock
 
-        async def serving(*arguments: Any) -> http_server.SocketServer:  # noqa: ANN401 - those of http_server.serve
-            found = await serve(*arguments)
+        async def serving(*arguments: Any, **named: Any) -> http_server.SocketServer:  # noqa: ANN401 - those of serve
+            found = await serve(*arguments, **named)
             found.cleanup = made.recorded("serving", found.cleanup)  # type: ignore[method-assign]
             return found
 
