@@ -56,10 +56,10 @@ def _audit_words(side: DirectionVerdict) -> str:
     listed = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
     are = "is" if len(side.audited) == 1 else "are"
     if side.enforced is None:
-        return f"{listed} {are} audited, and would deny nothing here"
+        return f"{listed} {are} audited; there is nothing to audit, as it is allowed"
     if side.allowed:
-        return f"{listed} {are} audited: the denial above is only logged, as it is allowed otherwise:"
-    return f"{listed} {are} audited; the others deny it, too:"
+        return f"{listed} {are} audited: this denial is only logged. Without audited policies:"
+    return f"{listed} {are} audited. Without audited policies:"
 
 
 def _tagged(tag: str, lines: Sequence[str]) -> list[str]:
