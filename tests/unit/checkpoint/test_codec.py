@@ -58,6 +58,24 @@ def item(**changed: object) -> dict[str, Any]:
     return record(item=record()["item"] | changed)
 
 
+AUDITED = [
+    msgspec.structs.replace(POLICY, audit=True),
+    TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", audit=True),
+    Namespace("shop", (), audits_policies=True),
+]
+
+
+@pytest.mark.parametrize("audited", AUDITED, ids=["NetworkPolicy", "policy of a tier", "Namespace"])
+def test_audit_mode_is_kept_and_an_object_of_an_earlier_version_is_enforced(audited: Item) -> None:
+    written = encode_record(audited.ref, CheckpointedObject(audited))
+    assert decode_record(written) == (audited.ref, CheckpointedObject(audited))
+    field = "audits_policies" if audited.ref.kind == "Namespace" else "audit"
+    without = json.loads(written[9:])
+    del without["item"][field]
+    enforced: Any = msgspec.structs.replace(audited, **{field: False})
+    assert decode_record(line(without)) == (audited.ref, CheckpointedObject(enforced))
+
+
 @pytest.mark.parametrize(
     ("item", "kept"),
     [
@@ -127,21 +145,3 @@ def test_another_format_is_an_error_that_names_both() -> None:
         decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
     with pytest.raises(DecodeError, match="damaged"):
         decode_header(encode_header(header)[:-5])
-
-
-AUDITED = [
-    msgspec.structs.replace(POLICY, audit=True),
-    TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", audit=True),
-    Namespace("shop", (), audits_policies=True),
-]
-
-
-@pytest.mark.parametrize("audited", AUDITED, ids=["NetworkPolicy", "policy of a tier", "Namespace"])
-def test_audit_mode_is_kept_and_an_object_of_an_earlier_version_is_enforced(audited: Item) -> None:
-    written = encode_record(audited.ref, CheckpointedObject(audited))
-    assert decode_record(written) == (audited.ref, CheckpointedObject(audited))
-    field = "audits_policies" if audited.ref.kind == "Namespace" else "audit"
-    without = json.loads(written[9:])
-    del without["item"][field]
-    enforced: Any = msgspec.structs.replace(audited, **{field: False})
-    assert decode_record(line(without)) == (audited.ref, CheckpointedObject(enforced))
