@@ -146,21 +146,30 @@ def test_the_verdict_and_its_policies(documents: list[Document], expected: str) 
     assert counted == [(VerdictKey(verdict, "ingress", refs).name,)] * 2
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param((audited(isolating("new")), isolating("new")), id="of a NetworkPolicy"),
-        pytest.param((audited(admin("new", 1, DENY)), admin("new", 1, DENY)), id="of a policy of the admin tier"),
-        pytest.param((audited(baseline(DENY)), baseline(DENY)), id="of a policy of the baseline tier"),
-        pytest.param((AUDITED_NAMESPACE, ENFORCED_NAMESPACE), id="of a Namespace"),
-    ],
-)
-def test_the_end_of_the_audit_mode_denies_and_re_checks_connections_in_one_transaction(
-    change: tuple[Document, Document],
+ENDINGS: dict[str, tuple[list[Document], Document, Document]] = {
+    "audit mode of a NetworkPolicy ends": ([], audited(isolating("new")), isolating("new")),
+    "audit mode of a policy of the admin tier ends": ([], audited(admin("new", 1, DENY)), admin("new", 1, DENY)),
+    "audit mode of a policy of the baseline tier ends": ([], audited(baseline(DENY)), baseline(DENY)),
+    "audit mode of a Namespace ends": ([isolating("old")], AUDITED_NAMESPACE, ENFORCED_NAMESPACE),
+    "an enforced policy allows no longer what an audited one of the admin tier denies": (
+        [audited(admin("new", 1, DENY))],
+        isolating("old", WEB),
+        isolating("old"),
+    ),
+    "nor what an audited one passes": ([audited(admin("new", 1, PASS))], isolating("old", WEB), isolating("old")),
+    "an enforced policy of the baseline tier denies what an audited isolation did": (
+        [audited(isolating("new"))],
+        baseline(ALLOW),
+        baseline(DENY),
+    ),
+}
+
+
+@pytest.mark.parametrize(("others", "before", "after"), ENDINGS.values(), ids=ENDINGS)
+def test_a_change_that_denies_re_checks_connections_in_the_same_transaction(
+    others: list[Document], before: Document, after: Document
 ) -> None:
-    before, after = change
-    extra = [isolating("other")] if before is AUDITED_NAMESPACE else []
-    scene = TwoNodeCluster(*PODS, *extra, before)
+    scene = TwoNodeCluster(*PODS, *others, before)
     view = scene.views["a"]
     view.drain_changes()
     view.clear_recheck(view.recheck_addresses)
