@@ -16,7 +16,7 @@ from nfagent.model.egress_nat import EgressNATPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import family_of
 from nfagent.model.networkpolicy import PodPeer
-from nfagent.model.objects import ObjectRef, Pod
+from nfagent.model.objects import DIRECTIONS, ObjectRef, Pod
 from nfagent.nftables.matches import AddressInSet, NamedPort
 from nfagent.nftables.names import content_name
 from nfagent.nftables.objects import Element, Goto, Return, Ruleset
@@ -438,9 +438,9 @@ def closing_in(view: DesiredState, found: list[tuple[str, object]]) -> set[objec
     closing = {
         match.set
         for name, chain in view.ruleset().chains.items()
-        if name.startswith(("admin/", "baseline/"))
+        if name.startswith(("admin/", "baseline/", "audit/", *DIRECTIONS))
         for rule in chain.rules
-        if rule.verdict == Return() or (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("deny/"))
+        if rule.verdict == Return() or (isinstance(rule.verdict, Goto) and not rule.verdict.chain.startswith("allow/"))
         for match in rule.matches
         if isinstance(match, AddressInSet | NamedPort)
     }

@@ -20,6 +20,7 @@ from nfagent.checkpoint.codec import (
 )
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.errors import DecodeError
+from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.egress_nat import NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
@@ -55,6 +56,24 @@ def record(**changed: object) -> dict[str, Any]:
 
 def item(**changed: object) -> dict[str, Any]:
     return record(item=record()["item"] | changed)
+
+
+AUDITED = [
+    msgspec.structs.replace(POLICY, audit=True),
+    TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", audit=True),
+    Namespace("shop", (), audits_policies=True),
+]
+
+
+@pytest.mark.parametrize("audited", AUDITED, ids=["NetworkPolicy", "policy of a tier", "Namespace"])
+def test_audit_mode_is_kept_and_an_object_of_an_earlier_version_is_enforced(audited: Item) -> None:
+    written = encode_record(audited.ref, CheckpointedObject(audited))
+    assert decode_record(written) == (audited.ref, CheckpointedObject(audited))
+    field = "audits_policies" if audited.ref.kind == "Namespace" else "audit"
+    without = json.loads(written[9:])
+    del without["item"][field]
+    enforced: Any = msgspec.structs.replace(audited, **{field: False})
+    assert decode_record(line(without)) == (audited.ref, CheckpointedObject(enforced))
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,7 @@ def test_policies_say_whom_they_isolate_here_and_what_they_allow(view: DesiredSt
             ]
         },
         "problem": None,
+        "audit": False,
     }
     assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
 
