@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from nfagent.cli import nfagent
+from nfagent.metrics.families import BY_NAME, MetricFamily
 from tests.support.prometheus import ALERTS, MONITORING, prometheus_binary, scrape_config
-from tests.support.promql import Expression, read_expression
+from tests.support.promql import read_expression
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -56,10 +57,10 @@ def checked(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def expressions() -> Iterator[tuple[str, Expression]]:
-    """Return every expression of alerts and dashboard, with the name of what has it."""
-    yield from ((rule["alert"], read_expression(rule["expr"])) for rule in alerts())
-    yield from ((panel["title"], read_expression(text)) for panel in GRAPHS for text in queries(panel))
+def expressions() -> dict[str, str]:
+    """Return every expression of alerts and dashboard, by the name of what has it."""
+    found = {rule["alert"]: rule["expr"] for rule in alerts()}
+    return found | {f"{panel['title']} {n}": text for panel in GRAPHS for n, text in enumerate(queries(panel), 1)}
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
@@ -90,6 +91,54 @@ def test_every_alert_is_tested_too_early_and_when_it_fires_for_one_node_of_two()
     tests = yaml.safe_load(RULE_TESTS.read_text(encoding="utf-8"))["tests"]
     cases = [(case["alertname"], len(case["exp_alerts"])) for test in tests for case in test["alert_rule_test"]]
     assert Counter(cases) == Counter((rule["alert"], fires) for rule in alerts() for fires in (0, 1))
+
+
+def family(metric: str) -> MetricFamily | None:
+    """Return the family of a scraped name; None where no family has it."""
+    histogram = BY_NAME.get(re.sub(r"_(bucket|sum|count)$", "", metric))
+    return histogram if histogram is not None and histogram.type == "histogram" else BY_NAME.get(metric)
+
+
+def labels_of(metric: str) -> set[str]:
+    """Return the labels that Prometheus has of a metric: the family's, the target's, and a histogram's `le`."""
+    found = family(metric)
+    return {"job", "instance"} | (
+        set() if found is None else {*found.labels, *(["le"] if metric.endswith("_bucket") else [])}
+    )
+
+
+@pytest.mark.parametrize("text", list(expressions().values()), ids=list(expressions()))
+def test_metrics_labels_and_values_are_in_the_table_for(text: str) -> None:
+    expression = read_expression(text)
+    assert {metric for metric in expression.metrics - {"up"} if family(metric) is None} == set()
+    for matcher in expression.matchers:
+        assert matcher.label in labels_of(matcher.metric)
+        found = family(matcher.metric)
+        known = None if found is None else found.known.get(matcher.label)
+        if known is not None:
+            assert set(matcher.value.split("|") if "~" in matcher.operator else [matcher.value]) <= set(known)
+    assert expression.grouping <= set().union(*map(labels_of, expression.metrics))
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_labels_of_the_summary_are_labels_of_the_alert(rule: dict[str, Any]) -> None:
+    expression = read_expression(rule["expr"])
+    known = expression.grouping or set().union(*map(labels_of, expression.metrics))
+    assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= known
+
+
+def test_rates_are_of_metrics_that_only_grow() -> None:
+    grown = {name for text in expressions().values() for name in re.findall(r"\b(?:rate|increase)\((\w+)", text)}
+    types = {name: found.type for name in grown if (found := family(name)) is not None}
+    assert len(types) > 10
+    assert {name for name, kind in types.items() if kind == "gauge"} == set()
+
+
+def test_every_metric_that_runbook_or_variable_names_is_in_the_table() -> None:
+    named = set(re.findall(r"`((?:nfagent|policy|process)_\w+)", RUNBOOK))
+    assert [name for name in named if family(name) is None] == []
+    assert [(name, label) for name, label in variable_queries() if label not in labels_of(name)] == []
+    assert len(variable_queries()) == 2
 
 
 def test_promtool_accepts_the_alerts() -> None:
