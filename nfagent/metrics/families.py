@@ -190,7 +190,7 @@ FAMILIES = (
     *_section(
         "Verdict log",
         _family("nfagent_nflog_received_total", "counter", "Packets read from the NFLOG group."),
-        _family("nfagent_nflog_lost_total", "counter", "Packets that the kernel numbered and nobody received."),
+        _family("nfagent_nflog_lost_total", "counter", "Packets that the kernel numbered and that were not received."),
         _family("nfagent_nflog_overruns_total", "counter", "Times that the receive buffer was full."),
         _family("nfagent_nflog_undecodable_total", "counter", "Messages that can't be decoded."),
         _family(
