@@ -48,6 +48,7 @@ from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
 from nfagent.manifests.folder_source import FolderSource
+from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
@@ -109,7 +110,7 @@ class Agent:
             undivided=self._reconciler.undivided,
         )
         self._event_applier = EventApplier(
-            self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided
+            self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
         self._verdict_log = VerdictLogParts(settings, self._desired, self._clock)
         self._bridges = BridgeWatch()
@@ -126,6 +127,10 @@ class Agent:
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
+        self._time_slices = TimeSlices()
+        parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source
+        read = MetricSources(self._freshness, *parts)
+        self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Return the source of objects, and the status reporter where the source is an API server."""
@@ -152,7 +157,6 @@ class Agent:
         try:
             await self._read_table()
             self._subscribe_to_changes()  # before the first comparison: a change after it is reported
-            time_slices = TimeSlices()
             reports = AnswerSources(
                 self._freshness,
                 lambda: (*self._source.problems, *self._egress_nat.file.problems),
@@ -161,8 +165,11 @@ class Agent:
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
             )
-            answers = AgentAnswerer(self._desired, TableListings(), time_slices, reports)
-            serving = await http_server.serve(self._settings.socket_path, answers, time_slices)
+            answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
+            serving = await http_server.serve(
+                self._settings.socket_path, answers, self._time_slices, routes=self._metrics.routes
+            )
+            metrics_task = asyncio.create_task(self._metrics.run())
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
@@ -173,6 +180,7 @@ class Agent:
             finally:
                 systemd.notify("STOPPING=1")
                 files_task.cancel()
+                metrics_task.cancel()
                 await runtime_files.finish()
                 await serving.cleanup()
                 self._verdict_log.close()
@@ -264,7 +272,7 @@ class Agent:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
         kept = self._checkpoint.problem
-        return [self._verdict_log.problem, kept and f"last good objects: {kept}"]
+        return [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -345,6 +353,7 @@ class Agent:
 
     def _log_problems(self) -> None:
         came, went = self._source.news()
+        self._metrics.note_issues(came, went)
         for problem in came:
             log.warning("%s", problem)
         for problem in went:

@@ -22,6 +22,7 @@ from nfagent.egress.gateways import MarkBits
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
 from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
+from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 from nfagent.verdicts.rate_limit import RecordLimits
@@ -74,6 +75,12 @@ class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     burst: int = 500
 
 
+class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: where metrics are served beside the agent's socket; '' for nowhere."""
+
+    listen: str = ""
+
+
 class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[reconcile]`: times in seconds."""
 
@@ -103,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cluster: ClusterSection = ClusterSection()
     masquerade: MasqueradeSection = MasqueradeSection()
     logging: LoggingSection = LoggingSection()
+    metrics: MetricsSection = MetricsSection()
     reconcile: ReconcileSection = ReconcileSection()
     policy: PolicyOptions = PolicyOptions()
     bridges: BridgesSection = BridgesSection()
@@ -121,6 +129,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def verdict_log(self) -> Path:
         """The file of the verdict log."""
         return Path(self.log_dir) / "policy_action.log"
+
+    def metrics_address(self) -> ListenAddress | None:
+        """Return where metrics are served over TCP; None for nowhere. Raises SettingError."""
+        listen = self.metrics.listen
+        try:
+            return parse_listen_address(listen) if listen else None
+        except AddressError as error:
+            raise SettingError(f"metrics.listen = {listen!r}: {error}") from None
 
     def record_limits(self) -> RecordLimits:
         """Return the settings of the verdicts package."""
@@ -176,6 +192,7 @@ def _converted(source: str, layer: dict[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(layer, Settings, strict=False)
         settings.masquerade_settings()
+        settings.metrics_address()
         _check(settings)
     except msgspec.ValidationError as error:
         raise SettingError(f"{source}: {_describe(str(error), layer)}") from None

@@ -15,6 +15,7 @@ from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_writer import LogWriter
+from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.record_stream import RecordStream
 
 
@@ -54,6 +55,16 @@ class VerdictLogParts:
     def problem(self) -> str:
         """Why verdicts are not logged, or not all of them; '' without a problem."""
         return self._reader.problem or self._file.problem
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the NFLOG group is read."""
+        return not self._reader.problem
+
+    @property
+    def latency(self) -> RecordLatency:
+        """How old packets are when their record is passed to the sinks."""
+        return self._records.latency
 
     def report_problem(self) -> None:
         """Log what is wrong with the file, at most once a minute."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from nfagent.clock import MonotonicClock
+from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 
@@ -49,16 +50,19 @@ class EventApplier:
         clock: MonotonicClock,
         wake: Callable[[], None],
         undivided: asyncio.Event | None = None,
+        latency: SyncLatency | None = None,
     ) -> None:
         """Connect the state with the callback for changes.
 
         undivided: cleared while a batch that must take effect as a whole is half applied
+        latency:   learns when the events of a change came
         """
         self._wanted = wanted
         self._undivided = undivided or asyncio.Event()
         self._undivided.set()
         self._clock = clock
         self._wake = wake
+        self._latency = latency or SyncLatency()
         self._lock = asyncio.Lock()
         self._complete = False
 
@@ -74,6 +78,7 @@ class EventApplier:
 
     async def apply(self, events: Iterable[Item | ObjectRef]) -> None:
         """Apply a batch, and yield to the event loop after each slice."""
+        arrived = self._clock.monotonic()
         async with self._lock:
             began = slice_began = self._clock.monotonic()
             changed = False
@@ -88,16 +93,17 @@ class EventApplier:
                     if now - slice_began <= SLICE_SECONDS:
                         continue
                     if alone and (self._undivided.is_set() or now - began > ATOMIC_SECONDS):
-                        self._notify(changed=changed)
+                        self._notify(arrived, changed=changed)
                         changed = False
                     await asyncio.sleep(0)
                     slice_began = self._clock.monotonic()
             finally:
-                self._notify(changed=changed)
+                self._notify(arrived, changed=changed)
 
-    def _notify(self, *, changed: bool) -> None:
+    def _notify(self, arrived: float, *, changed: bool) -> None:
         self._undivided.set()
         if self._complete and changed:
+            self._latency.event(arrived)
             self._wake()
 
 

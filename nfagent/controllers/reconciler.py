@@ -14,11 +14,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from nfagent.clock import Clock
+from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.model.plurals import counted
 from nfagent.nftables.objects import Ruleset
@@ -36,6 +37,9 @@ _SHARE, _CREDIT = 0.05, 3.0
 """Token bucket: comparisons after changes by other programs use at most 5 % of the time, after a burst of 3 s."""
 _DOUBLINGS = 32
 """Keeps the backoff within the range of a float."""
+
+
+_Wanted = TypeVar("_Wanted", Ruleset, Transaction)
 
 
 class RulesetKernel(Protocol):
@@ -110,6 +114,7 @@ class ReconcileStatus(msgspec.Struct):
     in_sync:      the kernel has the whole desired ruleset
     transactions: number of commits      commands: number of commands in all of them
     failures:     consecutive failures since the last success; `last_error` is the latest one, '' after success
+    failed:       number of failures so far
     comparisons:  number of comparisons of the whole table
     drifts:       number of comparisons that found changes by other programs
     drift_by:     the program of the latest drift, '' for an unknown one
@@ -122,6 +127,7 @@ class ReconcileStatus(msgspec.Struct):
     transactions: int = 0
     commands: int = 0
     failures: int = 0
+    failed: int = 0
     comparisons: int = 0
     drifts: int = 0
     drift_by: str = ""
@@ -175,9 +181,11 @@ class Reconciler:
         self._changer = ""
         self._commits = deque([-_DEBOUNCE_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
+        self.latency = SyncLatency()
 
     def wake(self) -> None:
         """Reconcile soon: the desired ruleset may have changed. The first call starts the reconciler."""
+        self.latency.event(self._clock.monotonic())
         self._begun = True
         self._wake()
 
@@ -226,6 +234,7 @@ class Reconciler:
         """Compute pending changes in slices; return while the desired ruleset is consistent."""
         await self.undivided.wait()
         spent, began = 0.0, self._clock.monotonic()
+        self.latency.begin(began)
         for _ in self._wanted.prepare():
             now = self._clock.monotonic()
             if now - began > _SLICE_SECONDS:
@@ -243,6 +252,7 @@ class Reconciler:
         except (KernelError, HostError, WireError) as error:
             self._trusted = self._agreed = False
             self.status.failures += 1
+            self.status.failed += 1
             self.status.in_sync = False
             known, self.status.last_error = self.status.last_error, str(error)
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
@@ -306,9 +316,11 @@ class Reconciler:
     async def _reconcile(self) -> None:
         if await self._is_held():
             self._agreed = False
+            self.latency.discard()
             return
+        self.latency.cover(self._clock.monotonic())
         if self._trusted and self._clock.monotonic() < self._due():
-            await self._commit(self._wanted.drain_changes())
+            await self._commit(self._computed(self._wanted.drain_changes()))
             return
         # Before the kernel is read: a change during the reading causes another comparison.
         self._trusted, self._drifted = True, False
@@ -316,10 +328,12 @@ class Reconciler:
         began = self._clock.monotonic()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
         unchanged = self._agreed and not self._wanted.dirty
-        wanted = self._wanted.ruleset()
+        wanted = self._computed(self._wanted.ruleset())
         self._wanted.mark_synced()
+        reading = self._clock.monotonic()
         transaction = await self._kernel.difference(wanted)
         self._compared(began)
+        self.latency.measured("compare", self._compared_at - reading)
         if transaction and unchanged and changer:
             self._note_drift(changer, len(transaction))
         recheck = self._wanted.recheck_all() if transaction else ()
@@ -354,12 +368,22 @@ class Reconciler:
         )
 
     async def _commit(self, transaction: Transaction) -> None:
-        if transaction:
-            await self._kernel.apply(transaction)
-            self.status.transactions += 1
-            self.status.commands += len(transaction)
-            self.status.applied_at = self._clock.monotonic()
-            self._commits.append(self.status.applied_at)
+        if not transaction:
+            self.latency.discard()
+            return
+        began = self._clock.monotonic()
+        await self._kernel.apply(transaction)
+        self.status.transactions += 1
+        self.status.commands += len(transaction)
+        self.status.applied_at = self._clock.monotonic()
+        self._commits.append(self.status.applied_at)
+        self.latency.measured("commit", self.status.applied_at - began)
+        self.latency.committed(self.status.applied_at)
+
+    def _computed(self, wanted: _Wanted) -> _Wanted:
+        """Return the desired ruleset or its change, and note that it is computed."""
+        self.latency.computed(self._clock.monotonic())
+        return wanted
 
 
 def _without(repair: Transaction, recheck: Transaction) -> Transaction:

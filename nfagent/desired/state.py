@@ -81,6 +81,7 @@ class DesiredState:
         self.egress = EgressState(self._masquerade_settings.ip_masq)
         self._log_group = log_group
         self._live = RulesetTracker()
+        self.sizes = self._live.sizes
         self._members = SetMembership(self.cluster, self.index, self._live)
         log = LogConfig(group=log_group)
         self._policy_sets = PolicySets(

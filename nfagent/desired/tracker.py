@@ -181,6 +181,18 @@ class RulesetTracker:
             Ruleset(sets_after, maps_after, chains_after, counters_after),
         )
 
+    def sizes(self) -> dict[str, int]:
+        """Return the number of objects of each type; elements are those of sets and maps."""
+        elements = sum(len(live.elements) for live in self.sets.values())
+        return {
+            "chain": len(self.chains),
+            "rule": sum(len(chain.rules) for chain in self.chains.values()),
+            "set": len(self.sets),
+            "element": elements + sum(len(item.elements) for item in self.maps.values()),
+            "map": len(self.maps),
+            "counter": len(self.counters),
+        }
+
     def part(self, chains: Iterable[str], sets: Iterable[str]) -> Ruleset:
         """Return those of these chains and sets that exist."""
         return Ruleset(

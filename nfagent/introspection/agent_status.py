@@ -37,7 +37,7 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     lost_lines, lost_by: records that could not be written, in all and by reason
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
-    records to unattributed: verdicts.record_stream.RecordStatus
+    events to unattributed: verdicts.record_stream.RecordStatus
     """
 
     path: str
@@ -51,6 +51,7 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     undecodable: int = 0
     lost: int = 0
     overruns: int = 0
+    events: dict[str, int] = {}
     records: dict[str, int] = {}
     packets: dict[str, int] = {}
     waiting_keys: int = 0

@@ -6,6 +6,7 @@
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
+    GET /metrics, /healthz, /readyz                 for monitoring systems (metrics_routes)
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,11 +128,16 @@ class SocketServer:
 
 
 async def serve(
-    path: Path, answers: AnswerProvider, time_slices: TimeSlices | None = None, limits: ConnectionLimits | None = None
+    path: Path,
+    answers: AnswerProvider,
+    time_slices: TimeSlices | None = None,
+    limits: ConnectionLimits | None = None,
+    routes: Iterable[web.RouteDef] = (),
 ) -> SocketServer:
     """Serve at a socket path until `cleanup`. Raises HostError.
 
     time_slices: the time slices that long answers share with other work
+    routes:      further routes
     """
     application = web.Application(middlewares=[_errors])
     time_slices = time_slices or TimeSlices()
@@ -164,6 +170,7 @@ async def serve(
     application.router.add_get("/v1/dump/{view}", dump)
     application.router.add_get("/v1/explain", explain)
     application.router.add_post("/v1/try", attempt)
+    application.router.add_routes(routes)
     runner = web.AppRunner(
         application,
         access_log=None,

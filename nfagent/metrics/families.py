@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.controllers.sync_latency import STAGES
 from nfagent.model.admin_policy import SHORT_KINDS
 from nfagent.model.gvk import RESOURCES
 from nfagent.model.objects import DIRECTIONS
@@ -36,7 +37,6 @@ MOST_SERIES = 10_000
 OBJECT_KINDS = tuple(resource.kind for resource in RESOURCES)
 POLICY_KINDS = ("NetworkPolicy", *SHORT_KINDS)
 VERDICTS = ("allow", "deny", "audit-deny")
-STAGES = ("wait", "compute", "compare", "commit", "total")
 DROP_COUNTERS = (
     *BASE_COUNTERS,
     UNTRANSLATED_COUNTER,
@@ -234,8 +234,9 @@ FAMILIES = (
         _family(
             "policy_logging_error_count",
             "untyped",
-            "Packets without a record, by reason: bytes that can't be decoded, or a prefix that isn't nfagent's.",
-            {"reason": ("undecodable", "foreign")},
+            "Packets without a record, by reason: undecodable, foreign (no rule of nfagent's logged them), or unknown "
+            "(of a rule that was deleted long ago).",
+            {"reason": ("undecodable", "foreign", "unknown")},
         ),
         _family(
             "policy_logging_log_count",
@@ -265,6 +266,16 @@ FAMILIES = (
         _family("nfagent_conntrack_entries", "gauge", "Entries of the kernel's conntrack table."),
         _family("nfagent_conntrack_limit", "gauge", "Entries that it can have: nf_conntrack_max."),
         _family(
+            "nfagent_conntrack_insert_failed_total",
+            "counter",
+            "Connections that could not be entered into conntrack; at most a minute old.",
+        ),
+        _family(
+            "nfagent_conntrack_dropped_total",
+            "counter",
+            "Packets that conntrack dropped, for want of room above all; at most a minute old.",
+        ),
+        _family(
             "nfagent_foreign_nat_rules",
             "gauge",
             "Rules of other programs that translate Pods' traffic differently.",
@@ -272,7 +283,8 @@ FAMILIES = (
         _family(
             "nfagent_nat_ports_used_ratio",
             "gauge",
-            "Ports in use towards the destination with the most translated connections, of those available (0 to 1).",
+            "Ports in use towards the destination with the most translated connections, of those available (0 to 1); "
+            "the last reading, of which there is one when connections fail or `nfagent dump state` asks.",
         ),
     ),
     *_section(

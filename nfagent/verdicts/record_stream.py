@@ -17,6 +17,7 @@ from nfagent.netlink.nflog import LoggedPacket
 from nfagent.verdicts.aggregation import DenyAggregation
 from nfagent.verdicts.attribution import AttributionCounters, Attributor, LoggedVerdict
 from nfagent.verdicts.rate_limit import RateLimit, RecordLimits
+from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.records import Record, encode
 
 TOO_MANY_KEYS = "too many denied connections at once"
@@ -30,6 +31,7 @@ _LEAST_PAUSE = 0.1
 class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where the packets went that were read, for `dump state`.
 
+    events:           packets with a verdict of nfagent's, by disposition
     records, packets: handed to the log file, and the packets that they stand for, by disposition
     waiting_keys, waiting_packets: denied connections that are being aggregated, and their packets
     dropped_records:  records that were not written, by reason
@@ -37,6 +39,7 @@ class RecordStatus(msgspec.Struct, frozen=True, kw_only=True):
     unattributed:     packets without a record
     """
 
+    events: dict[str, int] = {}
     records: dict[str, int] = {}
     packets: dict[str, int] = {}
     waiting_keys: int = 0
@@ -62,6 +65,8 @@ class RecordStream:
         self._is_aggregating = limits.aggregation_seconds > 0
         self._aggregation = DenyAggregation(limits.aggregation_seconds, limits.aggregation_keys)
         self._limit = RateLimit(limits.records_per_second, limits.burst, clock.monotonic())
+        self.latency = RecordLatency()
+        self._events: Counter[str] = Counter()
         self._records: Counter[str] = Counter()
         self._packets: Counter[str] = Counter()
         self._dropped_records: Counter[str] = Counter()
@@ -75,6 +80,7 @@ class RecordStream:
             verdict = self._attributor.verdict_of(packet)
             if verdict is None:
                 continue
+            self._events[verdict.key.disposition] += 1
             if verdict.key.disposition == "deny" and self._is_aggregating:
                 self._aggregate(verdict, packet, now, now_ns)
             elif self._limit.take(now):
@@ -98,6 +104,7 @@ class RecordStream:
     def status(self) -> RecordStatus:
         """Return the counts so far."""
         return RecordStatus(
+            events=dict(self._events),
             records=dict(self._records),
             packets=dict(self._packets),
             waiting_keys=self._aggregation.keys,
@@ -135,7 +142,9 @@ class RecordStream:
         self._dropped_packets[RATE_LIMIT] += packets
 
     def _pass_on(self, records: list[Record]) -> None:
+        now = self._clock.now_ns() / 1e9 if records else 0.0
         for record in records:
+            self.latency.observe(record, now)
             self._records[record.disposition] += 1
             self._packets[record.disposition] += record.count
         self._write([encode(record) for record in records])

@@ -1,0 +1,108 @@
+"""The parts of metrics: what a scrape reads, the page that is made of it, and where it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from nfagent.clock import Clock
+from nfagent.config import Settings
+from nfagent.controllers.conntrack_revoker import ConntrackRevoker
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.desired.state import DesiredState
+from nfagent.egress_nat_parts import EgressNatParts
+from nfagent.errors import ValidationIssue
+from nfagent.introspection.freshness import Freshness
+from nfagent.introspection.metrics_listener import MetricsListener
+from nfagent.introspection.metrics_routes import metrics_routes
+from nfagent.kernel.conntrack_usage import read_conntrack_usage
+from nfagent.metrics.collector import NodeCollector
+from nfagent.metrics.exposition import MetricsPage
+from nfagent.metrics.readings import InvalidObjects, NoPacketCounts, Readings
+from nfagent.object_source import ObjectSource
+from nfagent.system.stderr_log import lost_lines
+from nfagent.time_slices import TimeSlices
+from nfagent.verdict_log_parts import VerdictLogParts
+
+
+class MetricSources(msgspec.Struct, frozen=True):
+    """The agent's parts that metrics read.
+
+    freshness: returns how complete and how old the state is
+    """
+
+    freshness: Callable[[], Freshness]
+    reconciler: Reconciler
+    revoker: ConntrackRevoker
+    verdict_log: VerdictLogParts
+    egress_nat: EgressNatParts
+    source: ObjectSource
+
+
+class MetricsParts:
+    """The parts, made and run together. Satisfies introspection.metrics_routes.MetricsProvider."""
+
+    def __init__(
+        self, settings: Settings, desired: DesiredState, clock: Clock, time_slices: TimeSlices, sources: MetricSources
+    ) -> None:
+        """Make the parts; nothing is opened yet."""
+        self._desired = desired
+        self._clock = clock
+        self._sources = sources
+        self._started = clock.monotonic()
+        self._invalid = InvalidObjects()
+        self._page = MetricsPage(self._collect, clock, time_slices)
+        address = settings.metrics_address()
+        self._listener = MetricsListener(address, clock) if address is not None else None
+
+    @property
+    def routes(self) -> list[web.RouteDef]:
+        """The routes for the agent's socket."""
+        return metrics_routes(self)
+
+    @property
+    def problem(self) -> str:
+        """Why metrics aren't served over TCP; '' where they are, or needn't be."""
+        return self._listener.problem if self._listener is not None else ""
+
+    async def run(self) -> None:
+        """Serve over TCP until cancelled, where the settings ask for it."""
+        if self._listener is not None:
+            await self._listener.run(self.routes)
+
+    async def page(self) -> bytes:
+        """Return the page."""
+        return await self._page.read()
+
+    def unready(self) -> str:
+        """Return why the agent isn't ready, '' where it is."""
+        freshness = self._sources.freshness()
+        return freshness.unknown or freshness.refused
+
+    def note_issues(self, came: Sequence[ValidationIssue], went: Sequence[ValidationIssue]) -> None:
+        """Count issues of objects that appeared or were resolved."""
+        self._invalid.update(came, went)
+
+    async def _collect(self) -> NodeCollector:
+        sources = self._sources
+        readings = Readings(
+            unready=self.unready(),
+            synced=not sources.freshness().unread,
+            uptime=self._clock.monotonic() - self._started,
+            reconcile=sources.reconciler.status,
+            sync_latency=sources.reconciler.latency,
+            record_latency=sources.verdict_log.latency,
+            revoked=sources.revoker.status.revoked,
+            resources=sources.source.status().get("apiserver", {}).get("resources", {}),
+            invalid=self._invalid.by_kind,
+            reading_log=sources.verdict_log.is_reading,
+            verdict_log=msgspec.to_builtins(sources.verdict_log.status()),
+            own_log_lost=lost_lines(),
+            foreign_nat=len(sources.egress_nat.conflicts.found),
+            nat_ports=sources.egress_nat.ports.status(),
+            conntrack=read_conntrack_usage(),
+            counts=NoPacketCounts(),
+        )
+        return NodeCollector(readings, self._desired)
