@@ -169,7 +169,7 @@ class Agent:
             serving = await http_server.serve(
                 self._settings.socket_path, answers, self._time_slices, routes=self._metrics.routes
             )
-            metrics_task = asyncio.create_task(self._metrics.run())
+            self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
@@ -180,8 +180,8 @@ class Agent:
             finally:
                 systemd.notify("STOPPING=1")
                 files_task.cancel()
-                metrics_task.cancel()
                 await runtime_files.finish()
+                await self._metrics.close()
                 await serving.cleanup()
                 self._verdict_log.close()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -56,6 +57,7 @@ class MetricsParts:
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = MetricsListener(address, clock) if address is not None else None
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -67,10 +69,16 @@ class MetricsParts:
         """Why metrics aren't served over TCP; '' where they are, or needn't be."""
         return self._listener.problem if self._listener is not None else ""
 
-    async def run(self) -> None:
-        """Serve over TCP until cancelled, where the settings ask for it."""
+    def start(self) -> None:
+        """Serve over TCP, where the settings ask for it."""
         if self._listener is not None:
-            await self._listener.run(self.routes)
+            self._serving = asyncio.create_task(self._listener.run(self.routes))
+
+    async def close(self) -> None:
+        """Stop to serve over TCP."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait((self._serving,))
 
     async def page(self) -> bytes:
         """Return the page."""

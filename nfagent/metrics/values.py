@@ -126,12 +126,13 @@ def _verdict_log(status: Mapping[str, Any]) -> Iterator[FamilySeries]:
     yield "nfagent_nflog_lost_total", _one(status["lost"])
     yield "nfagent_nflog_overruns_total", _one(status["overruns"])
     yield "nfagent_nflog_undecodable_total", _one(status["undecodable"])
-    yield "nfagent_nflog_foreign_total", _one(status["unattributed"]["foreign"])
+    yield "nfagent_nflog_foreign_total", _one(status["unattributed"].get("foreign", 0))
     yield "nfagent_verdict_records_total", _by_label(status["records"])
     yield "nfagent_verdict_packets_total", _by_label(status["packets"])
     yield "nfagent_verdict_packets_waiting", _one(status["waiting_packets"])
     yield "nfagent_verdict_records_dropped_total", _by_label(status["dropped_records"])
-    lost = [((_FILE_SINK, reason), count) for reason, count in status["lost_by"].items()]
+    sinks = status.get("sinks") or {_FILE_SINK: status}
+    lost = [((sink, reason), count) for sink, found in sinks.items() for reason, count in found["lost_by"].items()]
     yield "nfagent_verdict_log_lost_lines_total", lost
     yield "nfagent_verdict_log_problem", _one(bool(status["problem"]))
 

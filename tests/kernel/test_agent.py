@@ -121,8 +121,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             lock.close = made.recorded("claim", lock.close)  # type: ignore[method-assign]
             return lock
 
-        async def serving(*arguments: Any) -> http_server.SocketServer:  # noqa: ANN401 - those of http_server.serve
-            found = await serve(*arguments)
+        async def serving(*arguments: Any, **named: Any) -> http_server.SocketServer:  # noqa: ANN401 - those of serve
+            found = await serve(*arguments, **named)
             found.cleanup = made.recorded("serving", found.cleanup)  # type: ignore[method-assign]
             return found
 
