@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import shutil
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,17 @@ class RunningPrometheus:
         self._namespace = namespace
 
     def get(self, path: str, **query: str) -> str:
-        """Return the body of a GET. Raises OSError, urllib's HTTPError among them."""
-        url = f"http://{_LISTEN}{path}?{urllib.parse.urlencode(query)}"
+        """Return the body of a GET. Raises OSError where the answer isn't 200."""
+        target = f"{path}?{urllib.parse.urlencode(query)}"
 
         def read() -> str:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                body: bytes = response.read()
-            return body.decode()
+            with contextlib.closing(http.client.HTTPConnection(_LISTEN, timeout=10)) as connection:
+                connection.request("GET", target)
+                response = connection.getresponse()
+                body = response.read().decode()
+            if response.status != HTTPStatus.OK:
+                raise OSError(f"GET {target}: {response.status} {body}")
+            return body
 
         return netns.inside(self._namespace, read)
 
@@ -81,9 +86,9 @@ class RunningPrometheus:
         return sorted((labels["alertname"], labels) for labels in firing)
 
     def targets(self) -> Mapping[str, str]:
-        """Return the health of each target, by the label `instance`."""
+        """Return the health of each target, by the label `instance`: `up`, or why it couldn't be scraped."""
         active = json.loads(self.get("/api/v1/targets"))["data"]["activeTargets"]
-        return {target["labels"]["instance"]: target["health"] for target in active}
+        return {target["labels"]["instance"]: target["lastError"] or target["health"] for target in active}
 
     def ready(self) -> bool:
         """Return whether it answers queries."""
@@ -94,7 +99,7 @@ class RunningPrometheus:
         return True
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_prometheus(folder: Path, namespace: str, node: str) -> Iterator[RunningPrometheus]:
     """Run a Prometheus that scrapes the agent at 127.0.0.1 of a namespace, with the shipped rules.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -85,6 +86,14 @@ def test_every_command_and_option_that_the_runbook_names_exists() -> None:
         assert command is not None, name
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", options)) <= known, name
+
+
+def test_every_setting_that_the_runbook_names_exists() -> None:
+    shown = (ROOT / "systemd" / "nfagent.toml").read_text(encoding="utf-8")
+    settings = tomllib.loads(re.sub(r"^# (?=[a-z_]+ = )", "", shown, flags=re.MULTILINE))
+    named = re.findall(r"`\[([a-z]+)\] ([a-z_]+)", RUNBOOK)
+    assert len(named) > 3
+    assert [(section, key) for section, key in named if key not in settings.get(section, {})] == []
 
 
 def test_every_alert_is_tested_too_early_and_when_exactly_one_fires() -> None:
