@@ -56,12 +56,23 @@ class PacketCounts(Protocol):
         ...
 
 
+class PacketCounter(PacketCounts, Protocol):
+    """Counts that are read from the kernel on request."""
+
+    async def refresh(self) -> None:
+        """Read them anew. Raises KernelError, HostError; the last ones stay then."""
+        ...
+
+
 class NoPacketCounts(msgspec.Struct, frozen=True):
-    """Counts before the kernel's were read."""
+    """Counts that no kernel was asked for."""
 
     pods: Mapping[tuple[str, str, Direction, str], int] = {}
     policies: Mapping[PolicyVerdict, int] = {}
     drops: Mapping[str, int] = {}
+
+    async def refresh(self) -> None:
+        """Read nothing."""
 
 
 class Readings(msgspec.Struct, frozen=True, kw_only=True):

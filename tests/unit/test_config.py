@@ -38,6 +38,7 @@ def test_the_installed_file_documents_the_defaults(write: Write) -> None:
         for line in EXAMPLE.read_text().splitlines()
     ]
     settings = load_settings(write("\n".join(uncommented)), {})
+    assert settings.metrics == Settings().metrics
     assert (settings.cluster, settings.masquerade, settings.logging, settings.reconcile) == (
         Settings().cluster,
         Settings().masquerade,
@@ -138,6 +139,16 @@ KNOWN = "systemd/nfagent.toml lists all settings"
         pytest.param("[logging]\nfile_backups = 1001", "logging.file_backups = 1001: write 0 to 1000", id="too many"),
         pytest.param(
             "[logging]\nreceive_buffer = 1", "logging.receive_buffer = 1: write 65536 to", id="a buffer too small"
+        ),
+        pytest.param(
+            '[metrics]\nlisten = "9464"',
+            "metrics.listen = '9464': write ADDRESS:PORT, like 127.0.0.1:9464 or [::1]:9464",
+            id="a port without an address",
+        ),
+        pytest.param(
+            '[metrics]\nlisten = "localhost:9464"',
+            "metrics.listen = 'localhost:9464': is not an IP address",
+            id="a name to listen at",
         ),
         pytest.param(
             "[reconcile]\nresync_seconds = 0", "reconcile.resync_seconds = 0.0: write 1 to 86400", id="a resync of none"
