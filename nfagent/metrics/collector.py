@@ -82,13 +82,18 @@ def _family_parts(
         yield part
 
 
-def _with_known(family: MetricFamily, series: Iterable[Series | None]) -> Iterable[Series | None]:
-    """Return series with those that exist from the start: rate() and increase() don't see a counter's first value."""
+def _with_known(family: MetricFamily, series: Iterable[Series | None]) -> Iterator[Series | None]:
+    """Yield series with those that exist from the start: rate() and increase() don't see a counter's first value."""
     if not family.labels or set(family.labels) != set(family.known) or family.type == "histogram":
-        return series
+        yield from series
+        return
     found: dict[tuple[str, ...], float | Histogram] = dict.fromkeys(product(*family.known.values()), 0.0)
-    found.update(item for item in series if item is not None)
-    return found.items()
+    for item in series:
+        if item is None:
+            yield None
+        else:
+            found[item[0]] = item[1]
+    yield from found.items()
 
 
 def _new_part(family: MetricFamily) -> Metric:

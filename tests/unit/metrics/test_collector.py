@@ -72,6 +72,7 @@ def lines(desired: DesiredState | None = None, **changes: Any) -> list[str]:  # 
         'policy_logging_drop_count{enforcement="cluster",reason="rate limit"} 0.0',
         'nfagent_sync_duration_seconds_bucket{le="0.0005",stage="compare"} 0.0',
         "nfagent_source_age_seconds 0.0",
+        'nfagent_verdict_log_lost_lines_total{reason="No space left on device",sink="file"} 0.0',
     ],
 )
 def test_series_of_known_labels_exist_from_the_start(line: str) -> None:
@@ -128,6 +129,16 @@ def test_an_object_with_several_issues_is_one_object_until_the_last_is_resolved(
     assert invalid.by_kind["Pod"] == 1
     invalid.update([], FLAWS[1:])
     assert dict(invalid.by_kind) == {"Pod": 0, "other": 0}
+
+
+def test_lines_that_a_sink_lost_have_its_name_and_the_reason() -> None:
+    status = msgspec.to_builtins(VerdictLogStatus(path="", lost_lines=5, lost_by={"Stale file handle": 5}))
+    assert 'nfagent_verdict_log_lost_lines_total{reason="Stale file handle",sink="file"} 5.0' in lines(
+        verdict_log=status
+    )
+    several = lines(verdict_log={**status, "sinks": {"journald": {"lost_by": {"queue full": 3}}}})
+    assert 'nfagent_verdict_log_lost_lines_total{reason="queue full",sink="journald"} 3.0' in several
+    assert not [line for line in several if 'sink="file"' in line]
 
 
 def test_series_beyond_the_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
