@@ -35,10 +35,9 @@ UNREADABLE = policy_document(
     "z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]
 )
 CORRECTED = policy_document("z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
-# No series is left out, no line was lost, no connection is translated.
+# No series is left out, no connection is translated.
 WITHOUT_CAUSE = {
     "nfagent_metrics_omitted_series",
-    "nfagent_verdict_log_lost_lines_total",
     "nfagent_nat_ports_used_ratio",
 }
 # Without packets of Pods they may have none.
