@@ -125,7 +125,7 @@ class MetricsParts:
             foreign_nat=len(sources.egress_nat.conflicts.found),
             nat_ports=sources.egress_nat.ports.status(),
             conntrack=read_conntrack_usage(),
-            counts=self._counts,
+            counts=self._counts.values,
         )
         return NodeCollector(readings, self._desired)
 

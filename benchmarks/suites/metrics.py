@@ -37,8 +37,7 @@ from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.table_listings import TableListings
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
-from nfagent.metrics.packet_totals import PacketTotals
-from nfagent.metrics.readings import Readings
+from nfagent.metrics.readings import CountedPackets, Readings
 from nfagent.model.objects import DIRECTIONS, ObjectRef
 from nfagent.nftables.verdict_keys import DISPOSITIONS, allowed_by, denied_by
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
@@ -171,9 +170,10 @@ def _readings(desired: DesiredState) -> Readings:
     policies = [ref for ref in desired.index.policies if ref.kind == "NetworkPolicy"]
     allows = [allowed_by(direction, (ref,)) for direction, ref in product(DIRECTIONS, policies)]
     denies = [denied_by(direction, group) for direction in DIRECTIONS for group in _groups(policies)]
-    counts = PacketTotals("")
-    counts.pods = {(*pod, way, verdict): 1_000 for pod, way, verdict in product(pods, DIRECTIONS, DISPOSITIONS)}
-    counts.policies = dict.fromkeys((*allows, *denies), 1_000)
+    counts = CountedPackets(
+        {(*pod, way, verdict): 1_000 for pod, way, verdict in product(pods, DIRECTIONS, DISPOSITIONS)},
+        dict.fromkeys((*allows, *denies), 1_000),
+    )
     return Readings(
         unready="",
         synced=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -14,28 +14,25 @@ from nfagent.errors import ValidationIssue
 from nfagent.kernel.conntrack_usage import ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.metrics.families import OBJECT_KINDS
-from nfagent.metrics.packet_totals import PodVerdict
-from nfagent.nftables.verdict_keys import VerdictKey
+from nfagent.model.objects import Direction
+from nfagent.nftables.verdict_keys import Disposition, VerdictKey
 from nfagent.verdicts.record_latency import RecordLatency
 
+PodVerdict: TypeAlias = tuple[str, str, Direction, Disposition]
+"""Namespace and name of a Pod, direction and disposition."""
 
-class CountedPackets(Protocol):
-    """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists."""
 
-    @property
-    def pods(self) -> Mapping[PodVerdict, int]:
-        """Return packets by Pod, direction and disposition."""
-        ...
+class CountedPackets(msgspec.Struct, frozen=True):
+    """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists.
 
-    @property
-    def policies(self) -> Mapping[VerdictKey, int]:
-        """Return packets by verdict and its policies."""
-        ...
+    pods:     by Pod, direction and disposition
+    policies: by verdict and its policies
+    drops:    by the name of a counter that no policy has: `drop/spoofed`
+    """
 
-    @property
-    def drops(self) -> Mapping[str, int]:
-        """Return packets by the name of a counter that no policy has: `drop/spoofed`."""
-        ...
+    pods: Mapping[PodVerdict, int] = {}
+    policies: Mapping[VerdictKey, int] = {}
+    drops: Mapping[str, int] = {}
 
 
 class Readings(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,26 +22,14 @@ from nfagent.metrics import collector as collector_module
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage, text_parts
 from nfagent.metrics.families import FAMILIES
-from nfagent.metrics.packet_totals import PacketTotals, PodVerdict
-from nfagent.metrics.readings import InvalidObjects, Readings
+from nfagent.metrics.readings import CountedPackets, InvalidObjects, Readings
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.netlink.conntrack_ports import PortUse
-from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
+from nfagent.nftables.verdict_keys import allowed_by, denied_by
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.record_latency import RecordLatency
 
 WEB, DB = ObjectRef("NetworkPolicy", "shop", "web"), ObjectRef("NetworkPolicy", "shop", "db")
-
-
-def counted(
-    pods: dict[PodVerdict, int] | None = None,
-    policies: dict[VerdictKey, int] | None = None,
-    drops: dict[str, int] | None = None,
-) -> PacketTotals:
-    """Return totals of packets."""
-    totals = PacketTotals("")
-    totals.pods, totals.policies, totals.drops = pods or {}, policies or {}, drops or {}
-    return totals
 
 
 IDLE = Readings(
@@ -60,7 +48,7 @@ IDLE = Readings(
     foreign_nat=0,
     nat_ports=NatPortStatus(available=100),
     conntrack=None,
-    counts=counted(),
+    counts=CountedPackets(),
 )
 FLAWS = [
     ValidationIssue(reason="is wrong", object="Pod shop/a", field="spec"),
@@ -103,7 +91,7 @@ def test_what_is_not_known_has_no_series() -> None:
 def test_packets_are_counted_for_the_pod_with_its_workload_and_for_each_policy_that_isolates() -> None:
     desired = DesiredState("node-a")
     desired.put(Pod(name="web-1", namespace="shop", node="node-a", workload_kind="ReplicaSet", workload_name="web"))
-    counts = counted(
+    counts = CountedPackets(
         pods={("shop", "web-1", "ingress", "deny"): 3, ("shop", "gone", "egress", "allow"): 1},
         policies={denied_by("ingress", (WEB, DB)): 3, denied_by("ingress", (WEB,)): 2, allowed_by("egress", (WEB,)): 0},
         drops={"drop/spoofed": 5},
@@ -157,7 +145,7 @@ def test_lines_that_a_sink_lost_have_its_name_and_the_reason() -> None:
 
 def test_series_beyond_the_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector_module, "MOST_SERIES", 250)
-    counts = counted(pods={("shop", f"web-{number}", "ingress", "deny"): 1 for number in range(300)})
+    counts = CountedPackets(pods={("shop", f"web-{number}", "ingress", "deny"): 1 for number in range(300)})
     found = lines(counts=counts)
     assert len([line for line in found if line.startswith("policy_event_count{")]) == 250
     assert 'nfagent_metrics_omitted_series{family="policy_event_count"} 50.0' in found
@@ -175,7 +163,7 @@ def test_series_beyond_the_bound_are_left_out_and_counted(monkeypatch: pytest.Mo
     ],
 )
 def test_a_hostile_name_stays_one_label_of_one_line(name: str, shown: str) -> None:
-    counts = counted(pods={("shop", name, "ingress", "deny"): 1})
+    counts = CountedPackets(pods={("shop", name, "ingress", "deny"): 1})
     page = "\n".join(lines(counts=counts)) + "\n"
     families = {family.name: family for family in text_string_to_metric_families(page)}
     assert [sample.labels["policy_enforced_pod"] for sample in families["policy_event_count"].samples] == [shown]
@@ -183,7 +171,7 @@ def test_a_hostile_name_stays_one_label_of_one_line(name: str, shown: str) -> No
 
 @pytest.mark.parametrize("pods", [0, 1, 99, 100, 101, 1000])
 def test_text_in_parts_is_that_of_whole_families(pods: int) -> None:
-    counts = counted(pods={("shop", f"web-{number}", "ingress", "deny"): number for number in range(pods)})
+    counts = CountedPackets(pods={("shop", f"web-{number}", "ingress", "deny"): number for number in range(pods)})
     collector = NodeCollector(msgspec.structs.replace(IDLE, counts=counts), DesiredState("node-a"))
     parts = [line for line in b"".join(text_parts(collector)).splitlines() if not line.startswith(b"process_")]
     whole = [line for line in generate_latest(collector).splitlines() if not line.startswith(b"process_")]
