@@ -32,10 +32,12 @@ class CounterReading(msgspec.Struct, frozen=True):
     """Packets of counters, by name or by canonical address.
 
     is_whole: no counter can be missing
+    table:    the table's handle where it was read; a table that is made anew has another
     """
 
     packets: dict[str, int]
     is_whole: bool = True
+    table: int = 0
 
 
 def read_named_counters() -> CounterReading:

@@ -19,6 +19,7 @@ from nfagent.netlink.nft_events import (
     TABLE_DORMANT,
     decode_generation,
     decode_table_flags,
+    decode_table_handle,
     decode_table_size,
     encode_generation_request,
     encode_tables_request,
@@ -57,6 +58,12 @@ def flags_of_table() -> int | None:
     """Return the flags of table inet nfagent, None without the table. Raises KernelError, HostError."""
     ours = (NFPROTO_INET, TABLE)
     return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), None)
+
+
+def table_handle() -> int:
+    """Return the handle of table inet nfagent, 0 without the table. Raises KernelError, HostError."""
+    ours = (NFPROTO_INET, TABLE)
+    return next((handle for family, name, handle in _tables(decode_table_handle) if (family, name) == ours), 0)
 
 
 def dormant_tables() -> set[tuple[int, str]]:

@@ -17,6 +17,7 @@ from nfagent.clock import Clock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_named_counters
+from nfagent.kernel.table_queries import table_handle
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
 from nfagent.metrics.readings import CountedPackets, PodVerdict
 from nfagent.model.netaddr import FAMILIES
@@ -71,13 +72,14 @@ def read_counters() -> CounterReading:
 
     Blocking: 3,000 counters take 10 ms. Raises KernelError, HostError.
     """
+    table = table_handle()
     named = read_named_counters()
     packets, is_whole = dict(named.packets), named.is_whole
     for name in _OF_SET:
         reading = read_address_counters(name)
         packets |= {f"{name} {address}": count for address, count in reading.packets.items()}
         is_whole &= reading.is_whole
-    return CounterReading(packets, is_whole)
+    return CounterReading(packets, is_whole, table)
 
 
 class PacketCounts:
@@ -127,7 +129,7 @@ class PacketCounts:
             await self._restore()
             if self._synced():
                 reading = await asyncio.to_thread(self._read)
-                self._totals.add(reading.packets, self._keys_of, is_whole=reading.is_whole)
+                self._totals.add(reading.packets, self._keys_of, is_whole=reading.is_whole, table=reading.table)
                 self._totals.keep(self._is_current)
                 await self._keep()
             self._publish()

@@ -21,11 +21,12 @@ CountKey: TypeAlias = tuple[str, ...]
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """The form on disk. `readings` are of the boot with this id."""
+    """The form on disk. `readings` are of the boot with this id, and of the table with this handle."""
 
     boot: str
     readings: dict[str, int]
     totals: list[tuple[CountKey, int]]
+    table: int = 0
 
 
 class PacketTotals:
@@ -39,16 +40,25 @@ class PacketTotals:
         self.totals: Counter[CountKey] = Counter()
         self._boot = boot
         self._readings: dict[str, int] = {}
+        self._table = 0
 
     def add(
-        self, counters: Mapping[str, int], keys_of: Callable[[str], Iterable[CountKey]], *, is_whole: bool = True
+        self,
+        counters: Mapping[str, int],
+        keys_of: Callable[[str], Iterable[CountKey]],
+        *,
+        is_whole: bool = True,
+        table: int = 0,
     ) -> None:
         """Add what all counters have counted since they were last read.
 
         counters: the name of each counter in the kernel, with its packets
         keys_of:  the keys that a counter counts for; each gets a total, 0 at first
         is_whole: a counter that isn't there doesn't exist; otherwise it may not have been read
+        table:    the handle of the table that has them: all counters of another one began at 0
         """
+        if table != self._table:
+            self._table, self._readings = table, {}
         for name, packets in counters.items():
             before = self._readings.get(name, 0)
             more = packets - before if packets >= before else packets
@@ -63,7 +73,7 @@ class PacketTotals:
 
     def encode(self) -> bytes:
         """Return what `decode` reads."""
-        return msgspec.json.encode(_Kept(self._boot, self._readings, list(self.totals.items())))
+        return msgspec.json.encode(_Kept(self._boot, self._readings, list(self.totals.items()), self._table))
 
     def decode(self, kept: bytes) -> bool:
         """Continue from the totals of a previous process; return False, and start at 0, for bytes of another form."""
@@ -75,4 +85,5 @@ class PacketTotals:
             return False
         self.totals = Counter(dict(found.totals))
         self._readings = found.readings if found.boot == self._boot else {}
+        self._table = found.table
         return True

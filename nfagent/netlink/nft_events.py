@@ -20,6 +20,7 @@ NFNLGRP_NFTABLES = 7
 
 _NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
+_NFTA_TABLE_HANDLE = 4
 TABLE_DORMANT = 1
 """NFT_TABLE_F_DORMANT: the table's chains see no packets."""
 TABLE_OWNER = 2
@@ -98,6 +99,13 @@ def decode_table_flags(message: codec.Message) -> tuple[int, str, int]:
     found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
     flags = _number(found.get(_NFTA_TABLE_FLAGS, bytes(_NUMBER.size)), "table's flags")
     return message.payload[0], name, flags
+
+
+def decode_table_handle(message: codec.Message) -> tuple[int, str, int]:
+    """Decode family (NFPROTO_*), name and handle of a table; one that is made anew has another. Raises WireError."""
+    name, _ = decode_table_size(message)
+    handle = dict(codec.attributes(message.payload, codec.NFGEN_SIZE)).get(_NFTA_TABLE_HANDLE, b"")
+    return message.payload[0], name, int.from_bytes(handle, "big")
 
 
 def _commit_origin(payload: bytes) -> CommitOrigin:

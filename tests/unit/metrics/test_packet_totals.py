@@ -146,3 +146,14 @@ def test_a_damaged_file_begins_at_0(kept: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(kept: bytes) -> None:
     assert PacketTotals("b").decode(kept) in {True, False}
+
+
+def test_counters_of_another_table_began_at_0_also_where_they_have_counted_more_since() -> None:
+    totals = PacketTotals("boot")
+    totals.add({"drop/spoofed": 10}, keys_of, table=1)
+    again = PacketTotals("boot")
+    assert again.decode(totals.encode())
+    again.add({"drop/spoofed": 12}, keys_of, table=2)
+    assert again.totals["drop/spoofed",] == 22
+    again.add({"drop/spoofed": 13}, keys_of, table=2)
+    assert again.totals["drop/spoofed",] == 23
