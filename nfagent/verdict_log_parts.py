@@ -14,6 +14,7 @@ from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_writer import LogWriter
 from nfagent.verdicts.record_latency import RecordLatency
@@ -23,14 +24,14 @@ from nfagent.verdicts.record_stream import RecordStream
 class VerdictLogParts:
     """The parts, made and run together."""
 
-    def __init__(self, settings: Settings, desired: DesiredState, clock: WallClock) -> None:
+    def __init__(self, settings: Settings, desired: DesiredState, history: ObjectHistory, clock: WallClock) -> None:
         """Make the parts; nothing is opened yet."""
         section = settings.logging
         self._path = settings.verdict_log
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
         self._file = LogWriter(RotatingFile(self._path, section.file_max_bytes, section.file_backups))
         self._records = RecordStream(
-            Attributor(desired), settings.record_limits(), clock, self._file.write, Delegation(desired)
+            Attributor(desired, history), settings.record_limits(), clock, self._file.write, Delegation(desired)
         )
         self._reader = NflogReader(self._nflog, clock, self._records.add)
 
