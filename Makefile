@@ -110,6 +110,14 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 apiserver: $(VENV)/ready ## etcd and kube-apiserver into build/, for tests/apiserver
 	@exec $(bin)/python -m nfagent.lab.binaries
 
+# Debian's package, unpacked: an installed one would start a service.
+.PHONY: prometheus
+prometheus: ## promtool and Prometheus into build/, for the tests
+	@mkdir -p build/prometheus
+	cd build/prometheus
+	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
+	usr/bin/promtool --version | head -1
+
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties

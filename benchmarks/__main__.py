@@ -23,6 +23,7 @@ MODULES = (
     "benchmarks.suites.large_policies",
     "benchmarks.suites.outside_pods",
     "benchmarks.suites.introspection",
+    "benchmarks.suites.metrics",
     "benchmarks.suites.manifests",
     "benchmarks.suites.idle",
     "benchmarks.suites.churn",

@@ -169,9 +169,8 @@ class Agent:
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
-            serving = await http_server.serve(
-                self._settings.socket_path, answers, self._time_slices, routes=self._metrics.routes
-            )
+            routes = (*self._metrics.routes, *self._verdict_log.routes)
+            serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
             files_task = asyncio.create_task(runtime_files.run())
@@ -184,9 +183,9 @@ class Agent:
                 systemd.notify("STOPPING=1")
                 files_task.cancel()
                 await runtime_files.finish()
+                self._verdict_log.close()  # before the server: streams of records end with the last ones
                 await self._metrics.close()
                 await serving.cleanup()
-                self._verdict_log.close()
         finally:
             start_limit.cancel()
             await self._source.close()
@@ -230,6 +229,7 @@ class Agent:
                 tasks.create_task(self._bridge_table.run()),
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._checkpoint.run()),
+                tasks.create_task(self._metrics.run()),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._report(self._reporter)))
@@ -284,6 +284,7 @@ class Agent:
             commit_error=status.last_error,
             hold_reason=status.held,
             verdict_log=self._verdict_log.problem,
+            log_group=self._verdict_log.group_problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
             masquerade_file=self._egress_nat.file.fault,

@@ -33,6 +33,7 @@ _LAST_PORT = 65535
 _MASK = re.compile(r"0x[0-9a-fA-F]{1,8}|[1-9][0-9]{0,9}", re.ASCII)
 _MARKS = 2**32
 _EIGHT_BITS = 0xFF
+SINKS = ("file", "journald", "stdout")
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -66,6 +67,7 @@ class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[logging]`: the verdict log. Sizes in bytes; the rest in verdicts.rate_limit.RecordLimits."""
 
     group: int = 100
+    sinks: tuple[str, ...] = ("file",)
     file_max_bytes: int = 10_000_000
     file_backups: int = 5
     receive_buffer: int = 8 * 1024 * 1024
@@ -240,6 +242,11 @@ def _check(settings: Settings) -> None:
     for key, value, least, most in limits:
         if not least <= value <= most:
             raise SettingError(f"{key} = {value}: write {least} to {most}")
+    for sink in settings.logging.sinks:
+        if sink not in SINKS:
+            raise SettingError(f"logging.sinks = {sink!r}: write {', '.join(SINKS)}")
+        if settings.logging.sinks.count(sink) > 1:
+            raise SettingError(f"logging.sinks: {sink!r} is there twice; write each sink once")
     levels = ("debug", "info", "warning", "error")
     if settings.log_level not in levels:
         raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")

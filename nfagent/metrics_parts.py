@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -14,18 +16,21 @@ from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.egress_nat_parts import EgressNatParts
-from nfagent.errors import ValidationIssue
+from nfagent.errors import HostError, KernelError, ValidationIssue
 from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_listener import MetricsListener
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
-from nfagent.metrics.readings import InvalidObjects, NoPacketCounts, Readings
+from nfagent.metrics.packet_counts import PacketCounts, boot_id
+from nfagent.metrics.readings import InvalidObjects, Readings
 from nfagent.object_source import ObjectSource
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
+
+log = logging.getLogger(__name__)
 
 
 class MetricSources(msgspec.Struct, frozen=True):
@@ -54,6 +59,10 @@ class MetricsParts:
         self._sources = sources
         self._started = clock.monotonic()
         self._invalid = InvalidObjects()
+        self._uncounted = ""
+        self._counts = PacketCounts(
+            desired, Path(settings.state_dir), clock, boot=boot_id(), synced=lambda: not sources.freshness().unread
+        )
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = MetricsListener(address, clock) if address is not None else None
@@ -68,6 +77,10 @@ class MetricsParts:
     def problem(self) -> str:
         """Why metrics aren't served over TCP; '' where they are, or needn't be."""
         return self._listener.problem if self._listener is not None else ""
+
+    async def run(self) -> None:
+        """Read the kernel's counters between scrapes, until cancelled."""
+        await self._counts.run()
 
     def start(self) -> None:
         """Serve over TCP, where the settings ask for it."""
@@ -95,6 +108,7 @@ class MetricsParts:
 
     async def _collect(self) -> NodeCollector:
         sources = self._sources
+        await self._refresh_counts()
         readings = Readings(
             unready=self.unready(),
             synced=not sources.freshness().unread,
@@ -111,6 +125,17 @@ class MetricsParts:
             foreign_nat=len(sources.egress_nat.conflicts.found),
             nat_ports=sources.egress_nat.ports.status(),
             conntrack=read_conntrack_usage(),
-            counts=NoPacketCounts(),
+            counts=self._counts.values,
         )
         return NodeCollector(readings, self._desired)
+
+    async def _refresh_counts(self) -> None:
+        """Read the kernel's counts; where that fails, those of the last scrape are served."""
+        try:
+            await self._counts.refresh()
+        except (KernelError, HostError) as error:
+            if str(error) != self._uncounted:
+                log.warning("cannot read the kernel's packet counters, keeping the last ones: %s", error)
+            self._uncounted = str(error)
+        else:
+            self._uncounted = ""

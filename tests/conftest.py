@@ -10,6 +10,7 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.record_schema import refused_lines
 from tests.support.session_report import conclude
 
 DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "": 60}
@@ -39,6 +40,14 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records_match_the_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hold every record that agents and other writers of this session logged against its JSON Schema."""
+    yield
+    refused = list(refused_lines(tmp_path_factory.getbasetemp()))
+    assert refused == [], "tests/unit/verdicts/test_record_schema.py says how the schema is written anew"
 
 
 @pytest.fixture(autouse=True)

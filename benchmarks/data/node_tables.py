@@ -23,7 +23,7 @@ from nfagent.model.objects import Namespace, Pod
 from nfagent.model.selectors import Requirement, Selector
 
 _PROBED = "probed"
-_BASE_CHAINS, _CHAINS_A_NAMESPACE = 20, 4
+_BASE_CHAINS, _CHAINS_A_NAMESPACE = 26, 4
 _CALLERS = ("web", "api")
 
 

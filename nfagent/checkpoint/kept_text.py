@@ -11,6 +11,8 @@ from nfagent.system.regular_file import read_regular
 
 IP_MASQ_FILE = "ip-masq-agent-file"
 """The name of the file with the configuration of the ip-masq-agent file."""
+PACKET_COUNTS_FILE = "packet-counts"
+"""The name of the file with the totals of packets."""
 _FOLDER_MODE = 0o700
 _OTHERS_WRITE = 0o022
 

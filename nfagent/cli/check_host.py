@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
@@ -73,6 +74,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _revoking(root=root)
     yield _nat_ports(settings, root=root)
     yield _nflog(settings, root=root)
+    yield from log_group_checks(settings, root=root)
     yield _bridges()
     yield from _frames(settings, root=root)
     yield from nat_checks(root=root)
@@ -340,6 +342,8 @@ def _on_disk(name: str, folder: str, check: Callable[[], Check]) -> Check:
 
 
 def _log_folder(settings: Settings) -> Check:
+    if "file" not in settings.logging.sinks:
+        return Check("log folder", "ok", "not used: logging.sinks has no file")
     problem = find_obstacle(settings.verdict_log)
     if problem:
         found = f"no verdict log is written: {problem}"

@@ -158,11 +158,14 @@ def _nat_ports_text(status: NatPortStatus) -> str:
 
 
 def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
-    parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("ok"), log.path]
+    parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("ok")]
+    parts += [log.path if name == "file" else name for name in log.sinks if name != "stream"] or [log.path or "no sink"]
     parts.append(f"{counted(log.received, 'packet')} read, {log.lost or 'none'} lost")
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")
+    if log.group_problem:
+        parts.append(f"{paint('warn')}, {log.group_problem}")
     if log.unattributed.foreign:
         parts.append(f"{counted(log.unattributed.foreign, 'packet')} of other programs in the same NFLOG group")
     if log.not_delegated:
@@ -175,4 +178,6 @@ def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
     if log.lost_lines:
         reasons = ", ".join(f"{count} {reason}" for reason, count in log.lost_by.items())
         parts.append(f"{counted(log.lost_lines, 'line')} could not be written ({reasons})")
+    if "stream" in log.sinks and log.sinks["stream"].lost_lines:
+        parts.append(f"{counted(log.sinks['stream'].lost_lines, 'record')} missed by slow readers of the stream")
     return parts

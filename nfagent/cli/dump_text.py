@@ -133,6 +133,11 @@ def _policy_name(policy: PolicyView) -> str:
 
 
 def _tier(policy: PolicyView) -> str:
+    audit = ", audited" if policy.audit else ""
+    return f"{_tier_name(policy)}{audit}"
+
+
+def _tier_name(policy: PolicyView) -> str:
     if policy.priority is None:
         return "NetworkPolicy"
     # A BaselineAdminNetworkPolicy has no priority field; its rank lies beyond the largest, 1000.

@@ -117,6 +117,8 @@ class LogFollower:
             if not whole.endswith(b"\n"):
                 self._partial = whole
                 break
+            if whole.isspace():
+                continue  # what is left of a line that a crash cut short
             batch.append(whole)
             if len(batch) >= _BATCH:
                 yield batch

@@ -15,6 +15,7 @@ from nfagent.model.netaddr import endpoint
 from nfagent.model.plurals import counted
 
 if TYPE_CHECKING:
+    from nfagent.config import Settings
     from nfagent.verdicts.records import Record, RecordEndpoint
 
 _AGO = re.compile(r"(\d+[smhd])+")
@@ -71,15 +72,15 @@ def logs(  # noqa: PLR0913 - one argument for each option
     -n and --pod match either end. The NetworkLogging object `default` switches logging on and off. `-o json` prints
     the records unchanged, one a line.
 
+    Where `logging.sinks` has no file, -f shows new records as the running agent makes them.
+
     Exit code 2: no record matches. Connections that aren't logged have none.
     """
     import time
 
-    from nfagent.cli.log_follow import LogFollower, NoFileError
-    from nfagent.errors import HostError, UsageError
     from nfagent.verdicts.records import timestamp
 
-    log = path or settings_of(config).verdict_log
+    settings = settings_of(config)
     earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
 
     def matches(record: Record) -> bool:
@@ -91,6 +92,32 @@ def logs(  # noqa: PLR0913 - one argument for each option
             and (not policy or policy in _policies(record))
         )
 
+    form = _json_lines if output == "json" else _TextLines()
+    if path is None and "file" not in settings.logging.sinks:
+        batches = _streamed(settings, follow=follow)
+    else:
+        batches = _from_file(path or settings.verdict_log, follow=follow)
+    context.exit(0 if _show(batches, matches, form) else 2)
+
+
+def _streamed(settings: Settings, *, follow: bool) -> Iterator[list[bytes]]:
+    """Yield new records of the running agent. Raises UsageError without -f."""
+    from nfagent.cli.log_streamed import streamed_batches
+    from nfagent.errors import UsageError
+
+    if not follow:
+        raise UsageError(
+            "the settings write no log file: logging.sinks has none",
+            hint="`nfagent logs -f` shows new records, --file PATH reads a file",
+        )
+    return streamed_batches(settings.socket_path)
+
+
+def _from_file(log: Path, *, follow: bool) -> Iterator[list[bytes]]:
+    """Yield the lines of a file and its older ones. Raises UsageError, HostError."""
+    from nfagent.cli.log_follow import LogFollower, NoFileError
+    from nfagent.errors import HostError, UsageError
+
     try:
         follower = LogFollower(log)
         if not follow and not follower.exists():
@@ -98,10 +125,9 @@ def logs(  # noqa: PLR0913 - one argument for each option
                 f"{log}: no verdict log yet; the NetworkLogging object `default` switches logging on, "
                 "and --file PATH reads another file"
             )
-        shown = _show(follower.batches(follow=follow), matches, _json_lines if output == "json" else _TextLines())
+        yield from follower.batches(follow=follow)
     except (PermissionError, IsADirectoryError, NoFileError) as error:
         raise HostError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
-    context.exit(0 if shown else 2)
 
 
 def _show(

@@ -33,6 +33,7 @@ _COLOURS = {
     "FAILS CLOSED": "red",
     "NOT ENFORCED": "red",
     "FAIL CLOSED": "red",
+    "audit-deny": "yellow",
     "deny": "red",
     "denied": "red",
     "DENIED": "red",

@@ -222,18 +222,22 @@ def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
 
 
 def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
-    """Read the NetworkLogging object, whose name must be `default`; `delegate` needs `log`."""
+    """Read the NetworkLogging object. Raises ObjectError for another name than `default`, and `delegate` without `log`.
+
+    Of these the object's author meant something else: nothing of it applies.
+    """
     top = document_field(document)
     name, errors = top / "metadata" / "name", FieldErrors(top)
     if name.string() != "default":
         raise name.error("is not the name of the one NetworkLogging object; name it default")
     allow = errors.read("spec.cluster.allow", _switch, LoggingSwitch(), keep="allow")
     deny = errors.read("spec.cluster.deny", _switch, LoggingSwitch(), keep="deny")
+    for key, switch in (("allow", allow), ("deny", deny)):
+        if switch.delegate and not switch.log:
+            delegate = top / "spec" / "cluster" / key / "delegate"
+            raise delegate.error("needs `log: true` beside it; set log, or delete delegate")
     return NetworkLogging(allow, deny, errors.problems, errors.unread)
 
 
 def _switch(field: DocumentField) -> LoggingSwitch:
-    switch = LoggingSwitch(log=(field / "log").boolean(), delegate=(field / "delegate").boolean())
-    if switch.delegate and not switch.log:
-        raise (field / "delegate").error("needs `log: true` beside it; set log, or delete delegate")
-    return switch
+    return LoggingSwitch(log=(field / "log").boolean(), delegate=(field / "delegate").boolean())

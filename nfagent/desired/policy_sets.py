@@ -25,7 +25,7 @@ from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
 from nfagent.nftables.audit_chains import render_audited_set
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
-from nfagent.nftables.policy_chains import LogConfig, needs_untracked_chain, render_policy_set
+from nfagent.nftables.policy_chains import needs_untracked_chain, render_policy_set
 from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key, identity_of
@@ -59,7 +59,7 @@ class PolicySets:
         live: RulesetTracker,
         members: SetMembership,
         *,
-        log: LogConfig,
+        log_group: int,
         policy_options: PolicyOptions,
     ) -> None:
         """Start without Pods."""
@@ -68,7 +68,7 @@ class PolicySets:
         self._cluster = cluster
         self._index = index
         self._live = live
-        self.verdict_chains = VerdictChains(live, log)
+        self.verdict_chains = VerdictChains(live, log_group)
         self._chains = ChainStore(live, members, self.verdict_chains)
         self._compiled = CompiledPolicies(index)
         self._tier_chains = TierChains(self._compiled, self._chains)

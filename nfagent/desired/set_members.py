@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
+from nfagent.desired.pod_counts import PodCounts
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.model.admin_policy import NodePeer
 from nfagent.model.netaddr import Family, family_of
@@ -60,6 +61,7 @@ class SetMembership:
         self._detached: set[PodPeer] = set()
         for name, shape in pair_sets():
             live.add_set(name, shape)
+        self._counts = PodCounts(live, cluster.node)
 
     def acquire(self, name: str, content: SetContent, *, closing: bool) -> None:
         """Add a chain that names a set; the first one adds and fills it.
@@ -115,11 +117,13 @@ class SetMembership:
         """Remove a Pod's elements from every set that selects it: call it before the indexes are updated."""
         for name, element in self._elements_of_pod(pod):
             self._live.remove(name, element)
+        self._counts.remove(pod)
 
     def add_pod(self, pod: Pod) -> None:
         """Add a Pod's elements to every set that selects it: call it after the indexes are updated."""
         for name, element in self._elements_of_pod(pod):
             self._live.add(name, element)
+        self._counts.add(pod)
 
     def move_identity(self, peer: PodPeer, identity: Identity, *, joined: bool) -> None:
         """Apply that a peer selects an identity now, or no longer."""

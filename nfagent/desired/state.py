@@ -37,7 +37,6 @@ from nfagent.nftables.foreign_nat import is_address_set
 from nfagent.nftables.interface_chains import frames_chain
 from nfagent.nftables.masquerade_chains import MASQUERADE_CHAIN
 from nfagent.nftables.objects import FLOW_SET_SIZE, Ruleset
-from nfagent.nftables.policy_chains import LogConfig
 from nfagent.nftables.transaction import Transaction
 from nfagent.nftables.verdict_keys import VerdictKey
 from nfagent.policy.compiler import PolicySetKey
@@ -83,9 +82,8 @@ class DesiredState:
         self._live = RulesetTracker()
         self.sizes = self._live.sizes
         self._members = SetMembership(self.cluster, self.index, self._live)
-        log = LogConfig(group=log_group)
         self._policy_sets = PolicySets(
-            self.cluster, self.index, self._live, self._members, log=log, policy_options=self.policy_options
+            self.cluster, self.index, self._live, self._members, log_group=log_group, policy_options=self.policy_options
         )
         for counter in BASE_COUNTERS:
             self._live.put_counter(counter)
@@ -393,8 +391,7 @@ class DesiredState:
     def _set_logging(self, logging: NetworkLogging | None) -> bool:
         changed = self._logging != logging
         if changed:
-            self._logging = logging
-            log = LogConfig(allow=self.logging.allow.log, deny=self.logging.deny.log, group=self._log_group)
-            self._policy_sets.verdict_chains.set_log(log)
+            before, self._logging = self.logging, logging
+            self._policy_sets.verdict_chains.switch_logging(before, self.logging)
             self.generation += 1
         return changed

@@ -150,10 +150,11 @@ def _judged_view(judged: ExplainedFlow) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(judged)
     shown["allowed"] = judged.allowed
     for side, _ in judged.sides:
-        decided = side.decided
+        decided = (side if side.enforced is None else side.enforced).decided
         shown["judgement"][side.direction] |= {  # codespell:ignore judgement
             "allowed": side.allowed,
             "decided_by": "default" if decided is None else decided.tier,
+            "audit_denied_by": msgspec.to_builtins(side.audit_denying),
         }
     for suggestion, fields in zip(judged.suggestions, shown["remedies"], strict=True):
         fields["words"] = str(suggestion)

@@ -98,7 +98,8 @@ class FlowExplainer:
         lines = []
         by_ref = {policy.ref: policy for policy in self._policies(*_ends(explained))}
         for side, flow in explained.sides:
-            lines.append(f"{self._heading(side, explained)}: {verdict_word(side.allowed)}")
+            audit = ", logged as audit-deny" if side.audit_denying else ""
+            lines.append(f"{self._heading(side, explained)}: {verdict_word(side.allowed)}{audit}")
             lines += self._shared_by(side, explained)
             lines += side_lines(side, flow, by_ref)
         exempt = explained.verdict.exempt
@@ -120,7 +121,7 @@ class FlowExplainer:
         alike: dict[object, list[int]] = {}
         for number in sorted(range(len(explained)), key=allowed.__getitem__):
             item = explained[number]
-            stages = tuple(side.stages for side, _ in item.sides)
+            stages = tuple((side.stages, side.audited, side.enforced) for side, _ in item.sides)
             seen = (item.arriving.source, item.arriving.port)
             alike.setdefault((stages, item.verdict.exempt, item.suggestions, seen), []).append(number)
             yield

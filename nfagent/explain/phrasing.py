@@ -42,7 +42,24 @@ def side_lines(side: DirectionVerdict, flow: Flow, policies: Mapping[ObjectRef, 
     if side.decided is None:
         why = "no policy decides" if side.stages else f"no policy applies to its {side.direction}"
         lines += _tagged("default", [f"{why}: allowed"])
+    if side.audited:
+        lines += _tagged("audit", [_audit_words(side)])
+    if side.enforced is not None:
+        lines += side_lines(side.enforced, flow, policies)
     return lines
+
+
+def _audit_words(side: DirectionVerdict) -> str:
+    """Return which policies are audited, and what that means for the verdict."""
+    named = [str(ref) for ref in side.audited[:_SHORT_LIST]]
+    more = len(side.audited) - _SHORT_LIST
+    listed = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
+    are = "is" if len(side.audited) == 1 else "are"
+    if side.enforced is None:
+        return f"{listed} {are} audited; there is nothing to audit, as it is allowed"
+    if side.allowed:
+        return f"{listed} {are} audited: this denial is only logged. Without audited policies:"
+    return f"{listed} {are} audited. Without audited policies:"
 
 
 def _tagged(tag: str, lines: Sequence[str]) -> list[str]:

@@ -17,6 +17,10 @@ def reason(side: DirectionVerdict, policies: Mapping[ObjectRef, Policy]) -> str:
 
     policies: at least those that the verdict names
     """
+    if side.enforced is not None:
+        if side.audit_denying:
+            return f"only audited policies deny it: {_named(side.audit_denying)}"
+        return reason(side.enforced, policies)
     decided = side.decided
     if decided is None:
         return "no policy decides" if side.stages else "no policy applies to it"
@@ -45,9 +49,7 @@ def _allow_reason(tier_result: TierResult) -> str:
 def _isolation_reason(tier_result: TierResult, policies: Mapping[ObjectRef, Policy]) -> str:
     """Return the policies that isolate; for a single one, also how close its rules came."""
     if len(tier_result.policies) > 1:
-        named = [ref.path for ref in tier_result.policies[:_NAMED]]
-        more = len(tier_result.policies) - _NAMED
-        listed = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
+        listed = _named(tier_result.policies)
         return f"{len(tier_result.policies)} NetworkPolicies isolate it ({listed}); none of their rules matches"
     [ref] = tier_result.policies
     if policies[ref].problem is not None:
@@ -62,6 +64,12 @@ def _isolation_reason(tier_result: TierResult, policies: Mapping[ObjectRef, Poli
         if len(tier_result.rules) == 1
         else f"none of its {len(tier_result.rules)} rules matches"
     )
+
+
+def _named(refs: tuple[ObjectRef, ...]) -> str:
+    named = [ref.path for ref in refs[:_NAMED]]
+    more = len(refs) - _NAMED
+    return ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
 
 
 def _position(rule: RuleOutcome) -> str:

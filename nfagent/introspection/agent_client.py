@@ -57,9 +57,18 @@ def get_json(path: Path, route: str, parameters: Mapping[str, str]) -> dict[str,
 
 def post_lines(path: Path, route: str, body: bytes) -> Iterator[bytes]:
     """Yield the lines of the agent's answer to a POST of `body`, as they arrive. Raises what `get_json` raises."""
+    return _lines(path, "POST", route, body)
+
+
+def get_lines(path: Path, route: str) -> Iterator[bytes]:
+    """Yield the lines of the agent's answer to a GET, as they arrive. Raises what `get_json` raises."""
+    return _lines(path, "GET", route, None)
+
+
+def _lines(path: Path, method: str, route: str, body: bytes | None) -> Iterator[bytes]:
     connection = _UnixConnection(path)
     try:
-        connection.request("POST", route, body)
+        connection.request(method, route, body)
         response = connection.getresponse()
         if response.status == http.client.NOT_FOUND:
             raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")

@@ -11,6 +11,7 @@ from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.attribution import AttributionCounters
+from nfagent.verdicts.log_writer import SinkStatus
 
 
 class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,18 +36,23 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
 class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict log, and the NFLOG group that feeds it.
 
-    lost_lines, lost_by: records that could not be written, in all and by reason
+    path:                the file; '' where the settings have no such sink
+    group_problem:       which other programs log to the group; their records are counted in `unattributed.foreign`
+    lost_lines, lost_by: records that could not be written, in all and by reason, over all sinks
+    sinks:               each sink by name; `stream` is what readers of the agent's socket get
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
     events to unattributed: verdicts.record_stream.RecordStatus
     """
 
     path: str
     problem: str = ""
+    group_problem: str = ""
     errors: int = 0
     lost_lines: int = 0
     lost_by: dict[str, int] = {}
     queued_lines: int = 0
     last_error: str = ""
+    sinks: dict[str, SinkStatus] = {}
     received: int = 0
     undecodable: int = 0
     lost: int = 0

@@ -22,6 +22,7 @@ from nfagent.metrics.families import BY_NAME, MOST_SERIES, MetricFamily
 from nfagent.metrics.readings import Readings
 from nfagent.metrics.values import Series, family_series
 from nfagent.model.histogram import Histogram
+from nfagent.model.printable import printable
 
 _PART = 100
 """Series of a part of a family: its text takes about 1 ms."""
@@ -65,14 +66,15 @@ def _family_parts(
 ) -> Iterator[Metric | None]:
     """Yield a family in parts, the first one without series too; count the series beyond the limit."""
     part = _new_part(family)
-    is_first = True
-    for count, item in enumerate(_with_known(family, series)):
+    is_first, count = True, 0
+    for item in _with_known(family, series):
         if item is None:
             yield None
         elif count >= MOST_SERIES:
             omitted[family.name] += 1
         else:
-            _add(part, *item)
+            count += 1
+            _add(part, tuple(map(printable, item[0])), item[1])
         if len(part.samples) >= _PART:
             yield part
             part, is_first = _new_part(family), False
@@ -80,13 +82,18 @@ def _family_parts(
         yield part
 
 
-def _with_known(family: MetricFamily, series: Iterable[Series | None]) -> Iterable[Series | None]:
-    """Return series with those that exist from the start: rate() and increase() don't see a counter's first value."""
+def _with_known(family: MetricFamily, series: Iterable[Series | None]) -> Iterator[Series | None]:
+    """Yield series with those that exist from the start: rate() and increase() don't see a counter's first value."""
     if not family.labels or set(family.labels) != set(family.known) or family.type == "histogram":
-        return series
+        yield from series
+        return
     found: dict[tuple[str, ...], float | Histogram] = dict.fromkeys(product(*family.known.values()), 0.0)
-    found.update(item for item in series if item is not None)
-    return found.items()
+    for item in series:
+        if item is None:
+            yield None
+        else:
+            found[item[0]] = item[1]
+    yield from found.items()
 
 
 def _new_part(family: MetricFamily) -> Metric:

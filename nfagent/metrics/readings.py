@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -14,53 +14,24 @@ from nfagent.errors import ValidationIssue
 from nfagent.kernel.conntrack_usage import ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.metrics.families import OBJECT_KINDS
-from nfagent.model.objects import Direction, ObjectRef
+from nfagent.model.objects import Direction
+from nfagent.nftables.verdict_keys import Disposition, VerdictKey
 from nfagent.verdicts.record_latency import RecordLatency
 
-
-class PolicyVerdict(Hashable, Protocol):
-    """A verdict with the policies that gave it: nftables.verdict_keys.VerdictKey."""
-
-    @property
-    def disposition(self) -> str:
-        """Return allow, deny or audit-deny."""
-        ...
-
-    @property
-    def direction(self) -> Direction:
-        """Return the direction."""
-        ...
-
-    @property
-    def policies(self) -> tuple[ObjectRef, ...]:
-        """Return the policies."""
-        ...
+PodVerdict: TypeAlias = tuple[str, str, Direction, Disposition]
+"""Namespace and name of a Pod, direction and disposition."""
 
 
-class PacketCounts(Protocol):
-    """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists."""
+class CountedPackets(msgspec.Struct, frozen=True):
+    """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists.
 
-    @property
-    def pods(self) -> Mapping[tuple[str, str, Direction, str], int]:
-        """Return packets by namespace, Pod, direction and disposition."""
-        ...
+    pods:     by Pod, direction and disposition
+    policies: by verdict and its policies
+    drops:    by the name of a counter that no policy has: `drop/spoofed`
+    """
 
-    @property
-    def policies(self) -> Mapping[PolicyVerdict, int]:
-        """Return packets by verdict and its policies."""
-        ...
-
-    @property
-    def drops(self) -> Mapping[str, int]:
-        """Return packets by the name of a counter that no policy has: `drop/spoofed`."""
-        ...
-
-
-class NoPacketCounts(msgspec.Struct, frozen=True):
-    """Counts before the kernel's were read."""
-
-    pods: Mapping[tuple[str, str, Direction, str], int] = {}
-    policies: Mapping[PolicyVerdict, int] = {}
+    pods: Mapping[PodVerdict, int] = {}
+    policies: Mapping[VerdictKey, int] = {}
     drops: Mapping[str, int] = {}
 
 
@@ -93,7 +64,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     foreign_nat: int
     nat_ports: NatPortStatus
     conntrack: ConntrackUsage | None
-    counts: PacketCounts
+    counts: CountedPackets
 
 
 class InvalidObjects:

@@ -6,6 +6,8 @@ ready yet, so that other tasks of the event loop may run: a family may have thou
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -13,8 +15,9 @@ from typing import Any, TypeAlias
 from nfagent import __version__
 from nfagent.desired.state import DesiredState
 from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS, POLICY_KINDS
-from nfagent.metrics.readings import PacketCounts, Readings
+from nfagent.metrics.readings import CountedPackets, Readings
 from nfagent.model.histogram import Histogram
+from nfagent.verdicts.log_writer import QUEUE_FULL, STOPPED
 
 Series: TypeAlias = tuple[tuple[str, ...], float | Histogram]
 FamilySeries: TypeAlias = tuple[str, Iterable[Series | None]]
@@ -23,6 +26,7 @@ _STEP = 200
 """Items that are looked at in one step: 0.2 ms."""
 _CLUSTER = "cluster"
 _FILE_SINK = "file"
+_USUAL_LOSSES = (QUEUE_FULL, STOPPED, *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)))
 
 
 def family_series(readings: Readings, desired: DesiredState) -> Iterator[FamilySeries]:
@@ -100,7 +104,7 @@ def _source_age(readings: Readings) -> float:
     return max((readings.uptime if age is None else float(age) for age in ages), default=0.0)
 
 
-def _pod_packets(counts: PacketCounts, desired: DesiredState) -> Iterator[Series | None]:
+def _pod_packets(counts: CountedPackets, desired: DesiredState) -> Iterator[Series | None]:
     pods = desired.cluster.pods
     for (namespace, name, direction, verdict), packets in list(counts.pods.items()):
         pod = pods.get((namespace, name))
@@ -108,7 +112,7 @@ def _pod_packets(counts: PacketCounts, desired: DesiredState) -> Iterator[Series
         yield (namespace, name, verdict, *workload, direction), packets
 
 
-def _policy_packets(counts: PacketCounts) -> Iterator[Series | None]:
+def _policy_packets(counts: CountedPackets) -> Iterator[Series | None]:
     found: Counter[tuple[str, ...]] = Counter()
     named = 0
     for key, packets in list(counts.policies.items()):
@@ -131,10 +135,18 @@ def _verdict_log(status: Mapping[str, Any]) -> Iterator[FamilySeries]:
     yield "nfagent_verdict_packets_total", _by_label(status["packets"])
     yield "nfagent_verdict_packets_waiting", _one(status["waiting_packets"])
     yield "nfagent_verdict_records_dropped_total", _by_label(status["dropped_records"])
-    sinks = status.get("sinks") or {_FILE_SINK: status}
-    lost = [((sink, reason), count) for sink, found in sinks.items() for reason, count in found["lost_by"].items()]
-    yield "nfagent_verdict_log_lost_lines_total", lost
+    yield "nfagent_verdict_log_lost_lines_total", _lost_lines(status)
     yield "nfagent_verdict_log_problem", _one(bool(status["problem"]))
+
+
+def _lost_lines(status: Mapping[str, Any]) -> list[Series]:
+    """Return lost lines by sink and reason, with the usual reasons from the start."""
+    sinks: Mapping[str, Any] = status.get("sinks") or {_FILE_SINK: status}
+    return [
+        ((sink, reason), count)
+        for sink, found in sinks.items()
+        for reason, count in (dict.fromkeys(_USUAL_LOSSES, 0) | found["lost_by"]).items()
+    ]
 
 
 def _policy_logging(readings: Readings, desired: DesiredState) -> Iterator[FamilySeries]:

@@ -37,6 +37,8 @@ TYPE_FAMILY, TYPE_IPV4, TYPE_IPV6, TYPE_PROTOCOL, TYPE_PORT, TYPE_LINK = 2, 7, 8
 """Some of nft's numbers of data types."""
 _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _DATA_TYPE, _DATA_LEN = 2, 3, 4, 5, 6, 7  # NFTA_SET_*
 _DESC, _ID, _TIMEOUT, _USERDATA = 9, 10, 11, 13  # NFTA_SET_*
+_EXPR = 17  # NFTA_SET_EXPR: of each element
+_EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
 _DESC_SIZE = 1  # NFTA_SET_DESC_SIZE
 _VERDICT_TYPE, _VERDICT_LEN = 0xFFFF_FF00, 16  # NFT_DATA_VERDICT, and the size of a register
 _TYPE_BITS = 6
@@ -56,6 +58,7 @@ _FLAGS_OF: dict[SetKind, int] = {"range": SET_INTERVAL, "ports": SET_INTERVAL, "
 _SERVICE = TYPE_PROTOCOL, TYPE_PORT
 _KEYS: dict[SetKind, tuple[int | None, ...]] = {
     "address": (None,),
+    "counted": (None,),
     "range": (None,),
     "port": (None, *_SERVICE),
     "pair": (None, None),
@@ -102,6 +105,8 @@ def set_message(name: str, shape: NamedSet, *, family: int, set_id: int) -> NftM
         about = _about_key(key) + (comment_userdata(_COMMENT, shape.comment) if shape.comment else b"")
         size, timeout = (shape.size, FLOW_SECONDS) if shape.kind == "flow" else (0, 0)
         declared = attributes_of_set(flags, _key_type(key), _key_size(key), about, size=size, timeout=timeout)
+        if shape.kind == "counted":
+            declared += nested(_EXPR, attribute(_EXPR_NAME, b"counter\0"), nested(_EXPR_DATA))
         return _message(SetRequest(AddSet(name, shape), family), declared, set_id)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
         raise WireError(f"set {name} can't be encoded: {error}") from None

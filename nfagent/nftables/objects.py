@@ -158,7 +158,9 @@ class ProtocolPort(msgspec.Struct, frozen=True, order=True):
     port: int
 
 
-SetKind: TypeAlias = Literal["address", "range", "port", "ports", "family", "flow", "pair", "link", "service"]
+SetKind: TypeAlias = Literal[
+    "address", "range", "port", "ports", "family", "flow", "pair", "link", "service", "counted"
+]
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""
@@ -178,8 +180,9 @@ def address_of(element: Element) -> str:
 class NamedSet(msgspec.Struct, frozen=True):
     """A set and its elements.
 
-    kind: 'address' holds canonical addresses, 'range' disjoint Ranges, 'port' (address, protocol, port), 'pair' two
-          addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6, 'link' LinkNames, 'service'
+    kind: 'address' holds canonical addresses, 'counted' too, each with a counter of the packets that were looked up;
+          the counts are not part of the desired ruleset. 'range' disjoint Ranges, 'port' (address, protocol, port),
+          'pair' two addresses, 'ports' disjoint PortRanges, 'family' the families 4 and 6, 'link' LinkNames, 'service'
           ServicePorts; the last four have no family of their own: `family` is 4. 'flow' is a dynamic set, which the
           kernel fills: reply tuples, each for FLOW_SECONDS after its last packet; its elements are not part of the
           desired ruleset, and never compared

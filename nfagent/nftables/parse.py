@@ -70,6 +70,8 @@ _UNKNOWN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """Errors that mean that an object of a listing has a form that nfagent never writes."""
 _SET_OPTIONS = frozenset(("auto-merge", "gc-interval", "policy", "size", "stmt", "timeout"))
 """Further options of sets and maps: nfagent sets none, except `size` and `timeout` of dynamic sets."""
+_COUNTED = [{"counter": None}]
+"""The statement of a set whose elements have counters."""
 _FAMILY: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 
 
@@ -199,6 +201,8 @@ def _named_set(item: _Json) -> NamedSet:
         kind = "range" if kind == "address" else kind
     elif flags or kind == "ports":
         raise ValueError(flags)
+    if kind == "address" and item.get("stmt") == _COUNTED:
+        kind, item = "counted", {key: value for key, value in item.items() if key != "stmt"}
     if _SET_OPTIONS & item.keys():
         raise ValueError(item.keys())
     elements: frozenset[Element] = frozenset(_element(kind, entry) for entry in item.get("elem", []))
@@ -223,6 +227,8 @@ def _flags(item: _Json) -> set[str]:
 def _element(kind: SetKind, entry: Any) -> Element:
     if kind == "address":
         return canonical(entry)
+    if kind == "counted":
+        return canonical(_counted(entry["elem"]))
     if kind == "port":
         address, protocol, port = entry["concat"]
         return canonical(address), protocol_name(protocol), int(port)
@@ -239,6 +245,13 @@ def _element(kind: SetKind, entry: Any) -> Element:
         protocol, port = entry["concat"]
         return ProtocolPort(protocol_name(protocol), int(port))
     return parse_range(entry)
+
+
+def _counted(element: _Json) -> Any:
+    """Return the value of an element that has a counter and nothing else."""
+    if element.keys() != {"val", "counter"}:
+        raise ValueError(element)
+    return element["val"]
 
 
 def _verdict_map(item: _Json) -> VerdictMap:

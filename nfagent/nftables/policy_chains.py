@@ -33,6 +33,7 @@ from nfagent.nftables.matches import (
     CtDirectionIs,
     CtEnd,
     CtUnconfirmed,
+    FamilyInSet,
     Fragment,
     IpAddress,
     L4Proto,
@@ -45,7 +46,6 @@ from nfagent.nftables.matches import (
     ServerPortIn,
 )
 from nfagent.nftables.objects import (
-    Accept,
     Chain,
     Drop,
     Goto,
@@ -58,6 +58,7 @@ from nfagent.nftables.objects import (
     SetKind,
     Verdict,
 )
+from nfagent.nftables.pod_counts import count_chain
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
@@ -70,13 +71,8 @@ AddressSource: TypeAlias = Literal["connection", "packet"]
 """What rules match: the tuples of the connection, or the header of an untracked packet."""
 
 
-class LogConfig(msgspec.Struct, frozen=True):
-    """Which final verdicts are logged to NFLOG, and to which group."""
-
-    allow: bool = False
-    deny: bool = False
-    group: int = 100
-
+LOGGING_ALLOWS, LOGGING_DENIES = "logging-allows", "logging-denies"
+"""Sets of families of which allowed, or denied, packets are logged: every family or none. No rule changes with them."""
 
 SetContent: TypeAlias = PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | PortNumbers
 """The content of a set, in terms of policies."""
@@ -275,26 +271,30 @@ def _port_matches(
     return (protocol, ServerPort(port.first, port.last)) if port.first else (protocol,)
 
 
-def render_verdict_chain(outcome: VerdictKey, log: LogConfig) -> Chain:
-    """Return the chain of a verdict: count, log if enabled, accept or drop.
+def logging_sets() -> Iterator[tuple[str, NamedSet]]:
+    """Yield the sets that switch logging, without elements: nothing is logged."""
+    yield LOGGING_ALLOWS, NamedSet("family", 4, comment="families of which allowed connections are logged")
+    yield LOGGING_DENIES, NamedSet("family", 4, comment="families of which denied packets are logged")
+
+
+def render_verdict_chain(outcome: VerdictKey, group: int) -> Chain:
+    """Return the chain of a verdict: count, log to an NFLOG group where that is switched on, count by Pod and apply it.
 
     An audit-deny is logged where denies are, once a connection.
     """
+    verdict = Goto(count_chain(outcome.disposition, outcome.direction))
     if outcome.disposition == "deny":
-        if not log.deny:
-            return Chain((Rule(counter=outcome.name, verdict=Drop()),))
         # Under re-check the rules also drop reply packets: only the conntrack direction tells them apart.
         return Chain(
             (
-                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, log.group), Drop()),
-                Rule(counter=outcome.name, log=Log(outcome.prefix, log.group), verdict=Drop()),
+                Rule((FamilyInSet(LOGGING_DENIES, negated=True),), outcome.name, verdict=verdict),
+                Rule((CtDirectionIs("reply"),), outcome.name, Log(outcome.reply_prefix, group), verdict),
+                Rule(counter=outcome.name, log=Log(outcome.prefix, group), verdict=verdict),
             )
         )
-    accept = Rule(counter=outcome.name, verdict=Accept())
-    if not (log.allow if outcome.disposition == "allow" else log.deny):
-        return Chain((accept,))
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
-    return Chain((Rule((CtUnconfirmed(),), log=Log(outcome.prefix, log.group)), accept))
+    logged = FamilyInSet(LOGGING_ALLOWS if outcome.disposition == "allow" else LOGGING_DENIES), CtUnconfirmed()
+    return Chain((Rule(logged, log=Log(outcome.prefix, group)), Rule(counter=outcome.name, verdict=verdict)))
 
 
 def named_set_of(name: str, content: SetContent) -> NamedSet:

@@ -85,12 +85,12 @@ def _chain_order(ruleset: Ruleset) -> list[str]:
     return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
 
 
-_RANKS = {"allow": 0, "deny": 0, "audit-deny": 0, "egress": 3, "ingress": 3}
+_RANKS = {"count": -1, "allow": 0, "deny": 0, "audit-deny": 0, "egress": 3, "ingress": 3}
 _SHARED_WORDS = {"admin", "policy", "baseline", "audit"}
 
 
 def _chain_rank(name: str) -> int:
-    """Return the rank of a chain: verdict, tier, untracked, policy set chains, and those that refer to them."""
+    """Return the rank of a chain: counts, verdict, tier, untracked, policy set chains, and what refers to them."""
     word, _, rest = name.partition("/")
     if word.startswith("errors-"):
         return 5
@@ -152,6 +152,9 @@ def hook_text(chain: Chain) -> str:
     return f"type {hook.type} hook {hook.name} priority {hook.priority}; policy accept;"
 
 
+_FLAGGED = {"range": "flags interval", "ports": "flags interval", "counted": "counter"}
+
+
 def set_properties(item: NamedSet) -> Iterator[str]:
     """Yield type, flags and comment of a set, a line each."""
     address = _TYPE[item.family]
@@ -175,8 +178,8 @@ def set_properties(item: NamedSet) -> Iterator[str]:
             yield f"timeout {FLOW_SECONDS}s"
         case _:
             yield f"type {address}"
-    if item.kind in {"range", "ports"}:
-        yield "flags interval"
+    if item.kind in _FLAGGED:
+        yield _FLAGGED[item.kind]
     if item.comment:
         yield f'comment "{item.comment}"'
 

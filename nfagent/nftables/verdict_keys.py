@@ -5,12 +5,15 @@ A key is kept for a while after its rules are deleted: packets that they logged 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.nftables import names
+
+Disposition: TypeAlias = Literal["allow", "deny", "audit-deny"]
+DISPOSITIONS: tuple[Disposition, ...] = ("allow", "deny", "audit-deny")
 
 _RETIRED, _RETIRED_POLICIES = 1024, 16_384
 """The latest prefixes of deleted rules that are kept, and how many policies they may name in all."""
@@ -31,7 +34,7 @@ class VerdictKey(msgspec.Struct, frozen=True):
     policies:    the policy whose rule decided, or the NetworkPolicies that isolate where no rule of theirs allowed
     """
 
-    disposition: Literal["allow", "deny", "audit-deny"]
+    disposition: Disposition
     direction: Direction
     policies: tuple[ObjectRef, ...]
 

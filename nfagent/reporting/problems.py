@@ -25,6 +25,7 @@ ADDRESS_NOT_USED = "FloatingAddressNotUsed"
 UNREADABLE = "CannotBeRead"
 RULES_REFUSED = "RulesRefused"
 LOG_UNAVAILABLE = "VerdictLogUnavailable"
+LOG_GROUP_SHARED = "VerdictLogGroupShared"
 CONNECTIONS_NOT_REVOKED = "RevokedConnectionsNotEnded"
 DRIFT_NOT_MONITORED = "ForeignChangesNotHeard"
 BRIDGE_NOT_FILTERED = "BridgeTrafficNotJudged"
@@ -136,6 +137,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
 
     commit_error:     why the kernel rejects transactions
     verdict_log: why the verdict log can't be written, or not all of it
+    log_group: which other programs log to its NFLOG group
     revocation_error:     why connections that a change revoked can't be ended
     monitor_error:     why changes of the table by other programs aren't reported by the kernel
     unfiltered_bridges:    bridges whose traffic between Pods isn't filtered, as text
@@ -147,6 +149,7 @@ class NodeFaults(msgspec.Struct, frozen=True):
 
     commit_error: str = ""
     verdict_log: str = ""
+    log_group: str = ""
     revocation_error: str = ""
     monitor_error: str = ""
     unfiltered_bridges: str = ""
@@ -171,6 +174,7 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
             "Of the masquerade configuration, what can't be read keeps its previous value: {}",
         ),
         (faults.verdict_log, LOG_UNAVAILABLE, "Policies are enforced, but verdicts aren't logged: {}"),
+        (faults.log_group, LOG_GROUP_SHARED, "Records that aren't nfagent's are counted, and not attributed: {}"),
         (
             faults.revocation_error,
             CONNECTIONS_NOT_REVOKED,

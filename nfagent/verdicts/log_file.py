@@ -7,12 +7,17 @@ are counted and never raised: the caller has packets to process.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+CUT_SHORT = "cut short by a crash"
+_RECORD_START = b'{"connection":'
+"""What every record begins with: only a line of ours is overwritten."""
+_MAX_CUT = 4 * 1024 * 1024
 _MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # opening a FIFO must not block
 _KINDS = (
@@ -25,7 +30,7 @@ _KINDS = (
 _DETECTABLE = frozenset(
     {errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.EEXIST}
 )
-"""Errors that `look` detects too: once it no longer does, such a write error is outdated."""
+"""Errors that `check` detects too: once it no longer does, such a write error is outdated."""
 
 
 class RotatingFile:
@@ -39,17 +44,21 @@ class RotatingFile:
     last_error: the last error of the operating system; '' without one
     """
 
+    label = "verdict log"
+    target = "the disk"
+
     def __init__(self, path: Path, max_bytes: int = 10_000_000, backups: int = 5) -> None:
         """Keep the settings; the file is opened by the first `write`."""
         self.errors = 0
         self.lost: Counter[str] = Counter()
         self.last_error = ""
         self._write_error: OSError | None = None  # why the last batch was not written completely
-        self._obstacle = ""  # found by the last `look`
+        self._obstacle = ""  # found by the last `check`
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
         self._descriptor: int | None = None
+        self._counted_cut = False  # the line that may be cut short now was counted when it was
 
     @property
     def problem(self) -> str:
@@ -64,19 +73,19 @@ class RotatingFile:
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its newline at its end, rotating as needed; never raises OSError.
 
-        Blocks as long as the disk does: `LogWriter` calls it in its thread. A line that is cut short by a full disk
-        doesn't damage the next one.
+        Blocks as long as the disk does: `LogWriter` calls it in its thread. A line that a full disk or a crash cut
+        short doesn't damage the next one.
         """
         written = 0
         try:
             for chunk in _chunks(lines, self._max_bytes):
                 length = sum(map(len, chunk))
                 descriptor, size = self._current()
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    self._end_cut_line(descriptor, size)
                 if size and size + length > self._max_bytes:
                     self._rotate()
                     descriptor, size = self._current()
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    os.write(descriptor, b"\n")  # a crash or a full disk cut the last line short
                 for ended in _write_all(descriptor, b"".join(chunk)):
                     written += ended
         except OSError as error:
@@ -84,14 +93,15 @@ class RotatingFile:
             self.lost[error.strerror or str(error)] += len(lines) - written
             self.last_error = str(error)
             self._write_error = error
+            self._counted_cut = True
             self.close()
-            self.check_disk()  # its messages are clearer
+            self.check()  # its messages are clearer
         else:
             self._write_error = None
             if self._obstacle:
-                self.check_disk()
+                self.check()
 
-    def check_disk(self) -> None:
+    def check(self) -> None:
         """Check whether a line could be written, without writing one; blocks as long as the disk does.
 
         So a disk that is full, read-only or gone is a `problem` before a line is lost, and no longer one once it is
@@ -124,6 +134,25 @@ class RotatingFile:
             self.close()
         self._descriptor = _open(self._path)
         return self._descriptor, os.fstat(self._descriptor).st_size
+
+    def _end_cut_line(self, descriptor: int, size: int) -> None:
+        """End the last line, which a crash or a full disk cut short: of a record, only spaces are left.
+
+        The file never shrinks: a log shipper would read it again from its start.
+        """
+        begin = max(0, size - _MAX_CUT)
+        cut = os.pread(descriptor, size - begin, begin).rpartition(b"\n")[2]
+        if cut.startswith(_RECORD_START) or _RECORD_START.startswith(cut):
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_APPEND)  # with it, pwrite appends
+            try:
+                os.pwrite(descriptor, b" " * len(cut), size - len(cut))
+            finally:
+                fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+        os.write(descriptor, b"\n")
+        if not self._counted_cut:
+            self.lost[CUT_SHORT] += 1
+        self._counted_cut = False
 
     def _rotate(self) -> None:
         self.close()

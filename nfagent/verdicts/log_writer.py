@@ -1,7 +1,7 @@
-"""Writes the verdict log in a thread of its own, so that a slow disk delays nothing else.
+"""Writes the verdict log to a sink in a thread of its own, so that a slow disk delays nothing else.
 
-Lines wait in a bounded queue. Lines that don't fit, and those that the disk refuses, are counted by reason; the loss is
-logged when it begins, every minute while it lasts, and when it ends. Without lines the thread checks the disk every
+Lines wait in a bounded queue. Lines that don't fit, and those that the sink refuses, are counted by reason; the loss is
+logged when it begins, every minute while it lasts, and when it ends. Without lines the thread checks the sink every
 10 s: a full or read-only disk is known before a line is lost.
 """
 
@@ -12,9 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from nfagent.verdicts.log_file import RotatingFile
+import msgspec
+
+from nfagent.verdicts.log_sink import LineSink
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +29,36 @@ _REPORT_SECONDS = 60.0
 _MAX_REPORTED = 16
 
 
+class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One sink, for `dump state`.
+
+    problem:            why lines are being lost, or may be soon; '' without a problem
+    errors:             number of batches that could not be written completely
+    lost_lines, lost_by: lines that were not written, in all and by reason
+    queued_lines:       lines that wait
+    last_error:         the last error of the operating system; '' without one
+    """
+
+    problem: str = ""
+    errors: int = 0
+    lost_lines: int = 0
+    lost_by: dict[str, int] = {}
+    queued_lines: int = 0
+    last_error: str = ""
+
+
 class LogWriter:
-    """A rotating file and the thread that writes it; the thread starts with the first lines, or by `start`.
+    """A sink and the thread that writes it; the thread starts with the first lines, or by `start`.
 
     queue_bytes: limit of the lines that wait or are being written
     monotonic:   the clock, in seconds
     """
 
     def __init__(
-        self, file: RotatingFile, *, queue_bytes: int = _QUEUE_BYTES, monotonic: Callable[[], float] = time.monotonic
+        self, sink: LineSink, *, queue_bytes: int = _QUEUE_BYTES, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         """Keep the settings; the thread isn't started yet."""
-        self._file = file
+        self._sink = sink
         self._free_bytes = queue_bytes
         self._resume_bytes = queue_bytes // 2  # this much free space ends an overflow
         self._monotonic = monotonic
@@ -47,7 +66,7 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._queue: list[bytes] = []
         self._writing: Sequence[bytes] = ()
-        self.looking = False  # checking the disk now
+        self.looking = False  # checking the sink now
         self._since = 0.0  # when the queue was last empty, written or the disk checked
         self._reopening = self._closing = False
         self._lost: Counter[str] = Counter()  # besides those that the file counts
@@ -60,21 +79,20 @@ class LogWriter:
     def problem(self) -> str:
         """Why lines are being lost, or may be soon; '' without a problem."""
         if self._overflowing:
-            return "the disk is too slow for the verdict log, lines are lost: queue full"
+            return f"{self._sink.target} is too slow for the {self._sink.label}, lines are lost: queue full"
         waiting = bool(self._writing or self._queue)
         if (waiting or self.looking) and self._monotonic() - self._since > _STALLED_SECONDS:
-            if not waiting:
-                return f"the disk of the verdict log hasn't answered for more than {_STALLED_SECONDS:g} s"
-            return f"the disk hasn't written the verdict log for more than {_STALLED_SECONDS:g} s"
-        return f"lines of the verdict log are lost: {self._file.problem}" if self._file.problem else ""
+            doing = "accepted lines of" if waiting else "answered"
+            return f"{self._sink.target} hasn't {doing} the {self._sink.label} for more than {_STALLED_SECONDS:g} s"
+        return f"lines of the {self._sink.label} are lost: {self._sink.problem}" if self._sink.problem else ""
 
     @property
     def lost_lines(self) -> int:
-        """Number of lines that are in no file."""
-        return self._lost.total() + self._file.lost_lines
+        """Number of lines that were not written."""
+        return self._lost.total() + self._sink.lost.total()
 
     def start(self) -> None:
-        """Start the thread, which checks the disk at once."""
+        """Start the thread, which checks the sink at once."""
         with self._wakeup:
             self._start()
             self._reopening = True
@@ -95,7 +113,7 @@ class LogWriter:
                 log.error("%s; lost_lines=%d", problem, self.lost_lines)
             elif reported and not problem:
                 self._reported = ""
-                log.info("verdict log is written again; lost_lines=%d", self.lost_lines)
+                log.info("%s is written again; lost_lines=%d", self._sink.label, self.lost_lines)
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Queue lines, each with its newline, to be appended in order; returns at once."""
@@ -115,16 +133,20 @@ class LogWriter:
             self.report_problem()
 
     def reopen(self) -> None:
-        """Reopen the file: the next lines go to the file that the path then names."""
+        """Reopen the sink: the next lines go to the file that the path then names."""
         with self._wakeup:
             self._reopening = True
             self._wakeup.notify()
 
-    def close(self, seconds: float = 2.0) -> None:
-        """Write the queued lines, within so many seconds, and stop; the lines left after that are lost."""
+    def end(self) -> None:
+        """Let the thread stop once the queued lines are written; returns at once."""
         with self._wakeup:
             self._closing = True
             self._wakeup.notify()
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Write the queued lines, within so many seconds, and stop; the lines left after that are lost."""
+        self.end()
         if self._thread is None:
             return
         self._thread.join(seconds)
@@ -133,19 +155,24 @@ class LogWriter:
             self._lost[STOPPED] += left
             self._queue.clear()
         if left:
-            log.error("the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=%d", left)
+            log.error(
+                "%s doesn't accept the %s; lines dropped at this stop: lost_lines=%d",
+                self._sink.target,
+                self._sink.label,
+                left,
+            )
 
-    def status(self) -> dict[str, Any]:
-        """Return the status for `dump state`; `lost_by` has the number of lost lines by reason."""
-        lost = {reason: count for reason, count in (self._lost + self._file.lost).items() if count}
-        return {
-            "problem": self.problem,
-            "errors": self._file.errors,
-            "lost_lines": sum(lost.values()),
-            "lost_by": dict(sorted(lost.items())),
-            "queued_lines": len(self._queue) + len(self._writing),
-            "last_error": self._file.last_error,
-        }
+    def status(self) -> SinkStatus:
+        """Return the status for `dump state`."""
+        lost = {reason: count for reason, count in (self._lost + self._sink.lost).items() if count}
+        return SinkStatus(
+            problem=self.problem,
+            errors=self._sink.errors,
+            lost_lines=sum(lost.values()),
+            lost_by=dict(sorted(lost.items())),
+            queued_lines=len(self._queue) + len(self._writing),
+            last_error=self._sink.last_error,
+        )
 
     def _start(self) -> None:
         if self._thread is None and not self._closing:
@@ -155,15 +182,15 @@ class LogWriter:
     def _run(self) -> None:
         while self._take():
             if self.looking:
-                self._file.check_disk()
+                self._sink.check()
             if self._writing:
-                self._file.write(self._writing)
+                self._sink.write(self._writing)
             with self._wakeup:
                 self._free_bytes += sum(map(len, self._writing))
                 self._writing, self.looking, self._since = (), False, self._monotonic()
                 self._overflowing &= self._free_bytes < self._resume_bytes
             self.report_problem()
-        self._file.close()
+        self._sink.close()
 
     def _take(self) -> bool:
         """Wait for lines and take all, or until the disk is to be checked; return False once closed and empty."""
@@ -176,7 +203,7 @@ class LogWriter:
             self._writing, self._queue = self._queue, []
             ended = self._closing and not self._writing
         if reopening:
-            self._file.reopen()
+            self._sink.reopen()
         return not ended
 
 

@@ -13,11 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.decode.registry import DECODERS
+from nfagent.model.admin_policy import TierKind
 from nfagent.model.ip_masq import CONFIG_MAP
 from nfagent.model.objects import Namespace, NetworkLogging, Node, Pod
 from tests.fuzz.case import Case, Document, ManifestChange, StepAction, step_of
 from tests.fuzz.mutations import mutated
-from tests.properties.objects import LOGGING, NAMESPACES, NODE_CIDRS, namespaces, nodes, pods, policy_documents
+from tests.properties.objects import (
+    AUDIT_VALUES,
+    LOGGING,
+    NAMESPACES,
+    NODE_CIDRS,
+    annotated,
+    namespaces,
+    nodes,
+    pods,
+    policy_documents,
+)
 from tests.properties.tier_strategies import tier_documents
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
@@ -53,7 +64,8 @@ def pod_document(pod: Pod) -> Document:
 
 
 def namespace_document(item: Namespace) -> Document:
-    return {"kind": "Namespace", "metadata": {"name": item.name, "labels": dict(item.labels)}}
+    document = {"kind": "Namespace", "metadata": {"name": item.name, "labels": dict(item.labels)}}
+    return annotated(document, "true" if item.audits_policies else None)
 
 
 def node_document(item: Node) -> Document:
@@ -79,10 +91,14 @@ def masquerade_document(cidrs: list[str]) -> Document:
 
 
 POD_DOCUMENTS = pods().map(pod_document)
-POLICY_DOCUMENTS = policy_documents().flatmap(mutated)
-TIER_DOCUMENTS = tier_documents().flatmap(mutated)
+POLICY_DOCUMENTS = st.builds(annotated, policy_documents(), AUDIT_VALUES).flatmap(mutated)
+TIER_DOCUMENTS = st.builds(annotated, tier_documents(), AUDIT_VALUES).flatmap(mutated)
 LOGGINGS = LOGGING.map(logging_document)
 MASQUERADES = st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(masquerade_document)
+
+
+def _tier_documents(kind: TierKind) -> st.SearchStrategy[Document]:
+    return st.builds(annotated, tier_documents(kind), AUDIT_VALUES).flatmap(mutated)
 
 
 @st.composite
@@ -171,7 +187,7 @@ class _CaseBuilder:
             "NetworkLogging": LOGGINGS,
             "NetworkPolicy": POLICY_DOCUMENTS,
         }
-        other = self._draw(alike[kind] if kind in alike else tier_documents(kind).flatmap(mutated))
+        other = self._draw(alike[kind] if kind in alike else _tier_documents(kind))
         if kind == "Pod":
             return _changed_pod(self._draw, document, other)
         return _changed_policy(self._draw, document, other) if kind in _POLICIES else other
@@ -194,11 +210,14 @@ def _changed_pod(draw: st.DrawFn, document: Document, other: Document) -> Docume
 
 
 def _changed_policy(draw: st.DrawFn, document: Document, other: Document) -> Document:
-    """Change one field of a policy's spec, the order of its rules, or all of it."""
+    """Change one field of a policy's spec, the order of its rules, its annotations, or all of its spec."""
     spec: dict[str, Any] = document["spec"]
-    what = draw(st.sampled_from(["all", "order", *sorted({*spec, *other["spec"]})]))
+    what = draw(st.sampled_from(["all", "order", "audit", *sorted({*spec, *other["spec"]})]))
     if what == "all":
         return {**document, "spec": other["spec"]}
+    if what == "audit":
+        metadata = {key: value for key, value in document["metadata"].items() if key != "annotations"}
+        return annotated({**document, "metadata": metadata}, draw(AUDIT_VALUES))
     if what == "order":
         turned = {key: value[::-1] for key, value in spec.items() if isinstance(value, list)}
         return {**document, "spec": {**spec, **turned}}

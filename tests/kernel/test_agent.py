@@ -35,10 +35,10 @@ pytestmark = [
 _T = TypeVar("_T")
 DEADLINE = 60.0
 ORDER = [
-    *("serving", "_verdict_log", "_source", "_checkpoint"),
+    *("_verdict_log", "serving", "_source", "_checkpoint"),
     *("_connections", "_kernel", "_nft_monitor", "claim"),
 ]
-"""First what takes requests and packets, then the source of objects, then the kernel, last the table's lock."""
+"""First what takes packets and requests, then the source of objects, then the kernel, last the table's lock."""
 
 
 class Site:

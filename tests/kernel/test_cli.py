@@ -162,10 +162,15 @@ class AgentSite:
                 return state
             assert time.monotonic() < end, "the agent never noticed"
 
+    @property
+    def in_pod(self) -> list[str]:
+        """The command line before one that runs in the Pod."""
+        return ["ip", "netns", "exec", self._pod]
+
     def drop_a_packet(self) -> None:
         """Send a datagram from the Pod to its node, which its policy denies."""
         program = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.0.254', 9))"
-        subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
+        subprocess.run([*self.in_pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
     def connect_outside(self) -> None:
         """Route what the Pod sends to 198.51.100.0/24 out of an interface with the address 192.0.2.1."""
@@ -188,7 +193,7 @@ class AgentSite:
             f"opened = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({connections})]\n"
             "for each in opened: each.sendto(b'x', ('198.51.100.1', 53))\n"
         )
-        subprocess.run(["ip", "netns", "exec", self._pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
+        subprocess.run([*self.in_pod, sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
 
 class AgentProcess:

@@ -110,6 +110,10 @@ def cluster(action: str, priority: int) -> Document:
     return tier("v1alpha2", "ClusterNetworkPolicy", f"east-{priority}", **spec, egress=[rule])
 
 
+def audited(policy: Document) -> Document:
+    return policy | {"metadata": policy["metadata"] | {"annotations": {"nfagent.io/audit": "true"}}}
+
+
 def but_for_callers(block: Document, family: int) -> Document:
     excepted = [cidrs(path)[family] for path in CALLING]
     return {"ipBlock": {**block["ipBlock"], "except": excepted}}
@@ -158,6 +162,13 @@ CHANGES = {
     "a NetworkPolicy goes, the baseline decides": PolicyChange((isolating(), baseline()), (baseline(),)),
     "an AdminNetworkPolicy that denies is created": PolicyChange((isolating(),), (isolating(), admin("Deny"))),
     "a ClusterNetworkPolicy that denies egress is created": PolicyChange((), (cluster("Deny", 1),), at="client"),
+    "a NetworkPolicy's audit mode ends": PolicyChange((audited(isolating(WEST)),), (isolating(WEST),)),
+    "an AdminNetworkPolicy's audit mode ends": PolicyChange(
+        (isolating(), audited(admin("Deny"))), (isolating(), admin("Deny"))
+    ),
+    "an allow goes below an audited deny": PolicyChange(
+        (audited(admin("Deny")), isolating(EAST, WEST)), (audited(admin("Deny")), isolating(WEST))
+    ),
     "peers are relabelled": relabelled(isolating(CALLERS), pods={path: {"app": "stranger"} for path in CALLING}),
     "the Pod is relabelled": relabelled(isolating(WEST, app="vault"), pods={"shop/db": {"app": "vault"}}),
     "a Namespace is relabelled": relabelled(isolating(BLUE), namespaces={"east": {"ns": "east", "team": "red"}}),

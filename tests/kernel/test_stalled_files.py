@@ -80,7 +80,7 @@ def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_
             said += agent.process.stderr.readline()
         assert time.monotonic() - began < STOP_SECONDS
         if folder == "log":
-            assert "the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=1" in said
+            assert "the disk doesn't accept the verdict log; lines dropped at this stop: lost_lines=1" in said
         # The kernel keeps the thread that waits until the disk is thawed: what was the agent's is free before.
         with site.agent():
             enforce(site, 5434)

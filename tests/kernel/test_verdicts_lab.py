@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import OutsideHost, grid
 from nfagent.verdicts.records import Record, decode
 from tests.support.packet_labs import (
+    Document,
     ManifestLab,
     logging_document,
     namespace_document,
@@ -38,6 +41,9 @@ FROM_B = policy_document(
     podSelector=SUBJECT,
     ingress=[{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "b"}}}]}],
 )
+ROUTER = """table ip router {
+  chain c { type filter hook prerouting priority -200; log prefix "DROP by x/y" group 100; }
+}"""
 FLOOD = """
 import socket, sys, time
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -54,11 +60,12 @@ for number in range(count):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    documents = [*map(namespace_document, "yz"), *map(pod_document, PODS)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
         running.servers.listen(pod_endpoints(running.topology, PORTS))
         name = running.topology.outside_namespace("outside")
         running.servers.listen(Endpoint(name, address, "tcp", 80) for address in OUTSIDE.addresses)
+        running.apply("enforced", namespace_document("x"))
         running.apply("policies", FROM_Y, FROM_B)
         yield running
 
@@ -151,6 +158,86 @@ def test_without_the_object_nothing_is_logged_and_with_it_again_everything(lab: 
     assert {record.connection.protocol for record in since} == {"icmp"}
 
 
+def annotated(document: Document, key: str) -> Document:
+    return {**document, "metadata": {**document["metadata"], "annotations": {f"policy.network.gke.io/{key}": "true"}}}
+
+
+def delegate(lab: ManifestLab) -> None:
+    both = {"log": True, "delegate": True}
+    document = logging_document(allow=True, deny=True)
+    lab.apply("logging", {**document, "spec": {"cluster": {"allow": both, "deny": both}}})
+
+
+def test_where_logging_is_delegated_annotations_decide_at_once_and_no_rule_changes(lab: ManifestLab) -> None:
+    delegate(lab)
+    allowed = Probe(lab.pod("y/b"), lab.address("x/a", 4), "tcp", 80)
+    denied = Probe(lab.pod("z/c"), lab.address("x/a", 6), "udp", 80)
+    node, known = lab.topology.pods["x", "a"].node, len(records(lab))
+    rules, left_out = listed(lab, node), dict(counters(lab)["not_delegated"])
+    assert lab.reaches(allowed)
+    assert not lab.reaches(denied, 0.15)
+    wait_until(lambda: counters(lab)["not_delegated"].keys() >= {"allow", "deny"})
+    found = counters(lab)["not_delegated"]
+    assert {each: found[each] > left_out.get(each, 0) for each in found} == {"allow": True, "deny": True}
+    assert len(records(lab)) == known
+    try:
+        lab.apply("policies", FROM_Y, annotated(FROM_B, "enable-logging"))
+        [allow] = fresh(lab, 1, lambda: lab.reaches(allowed))
+        assert ([policy.name for policy in allow.policies], allow.disposition) == (["from-b"], "allow")
+        lab.apply("enforced", annotated(namespace_document("x"), "enable-deny-logging"))
+        deny = fresh(lab, 1, lambda: lab.reaches(denied, 0.15))[0]
+        assert ([policy.name for policy in deny.isolating_policies], deny.disposition) == (["from-b", "from-y"], "deny")
+        assert listed(lab, node) == rules
+    finally:
+        lab.apply("policies", FROM_Y, FROM_B)
+        lab.apply("enforced", namespace_document("x"))
+        switch(lab, allow=False, deny=True)
+
+
+def test_switching_the_log_takes_effect_with_the_next_packet_and_changes_no_rule(lab: ManifestLab) -> None:
+    node = lab.topology.pods["x", "a"].node
+    passing = Probe(lab.pod("y/c"), lab.address("x/a", 4), "tcp", 80)
+    dropped = Probe(lab.pod("z/c"), lab.address("x/a", 6), "udp", 80)
+    rules = listed(lab, node)
+    for allow, deny in ((True, True), (False, True), (True, False), (False, False)):
+        switch(lab, allow=allow, deny=deny)
+        assert listed(lab, node) == rules
+        found = fresh(lab, allow + deny, lambda: [lab.reaches(probe, 0.15) for probe in (passing, dropped)])
+        logged = (("allow", allow), ("deny", deny))
+        assert {record.disposition for record in found} == {verdict for verdict, is_logged in logged if is_logged}
+
+
+def test_records_of_another_program_in_the_group_are_counted_reported_and_never_attributed(lab: ManifestLab) -> None:
+    switch(lab, allow=False, deny=True)
+    node, known, before = lab.topology.pods["x", "a"].node, len(records(lab)), foreign(lab)
+    nft(lab, node, "-f", "-", text=ROUTER)
+    try:
+        assert lab.reaches(Probe(lab.pod("y/c"), lab.address("x/a", 4), "tcp", 80))
+        wait_until(lambda: counters(lab)["group_problem"] != "", 20)
+        state = counters(lab)
+    finally:
+        nft(lab, node, "delete", "table", "ip", "router")
+    assert "table ip router, chain c, `handle 2`" in state["group_problem"]
+    assert foreign(lab) > before
+    assert (len(records(lab)), state["unattributed"]["unknown"]) == (known, 0)
+
+
+def foreign(lab: ManifestLab) -> int:
+    found: int = counters(lab)["unattributed"]["foreign"]
+    return found
+
+
+def nft(lab: ManifestLab, node: str, *arguments: str, text: str = "") -> str:
+    command = ["ip", "netns", "exec", lab.topology.node_namespace(node), "nft", *arguments]
+    return subprocess.run(command, check=True, input=text, capture_output=True, text=True, timeout=30).stdout
+
+
+def listed(lab: ManifestLab, node: str) -> str:
+    """Return a node's table with handles, without elements of sets and values of counters."""
+    found = nft(lab, node, "-a", "list", "table", "inet", "nfagent")
+    return re.sub(r"packets \d+ bytes \d+|\n\s*elements = \{[^}]*\}", "", found)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_ten_thousand_packets_a_second_are_all_recorded(lab: ManifestLab, family: int) -> None:
     switch(lab, allow=False, deny=True)
@@ -181,8 +268,8 @@ def test_a_flood_of_one_connection_is_one_record_that_counts_it_and_a_stop_loses
     assert [record.count for record in records(lab)[known:]] == [2 * count]
 
 
-def counters(lab: ManifestLab) -> dict[str, int]:
-    found: dict[str, int] = agent(lab).ask("/v1/dump/state")["agent"]["verdict_log"]
+def counters(lab: ManifestLab) -> dict[str, Any]:
+    found: dict[str, Any] = agent(lab).ask("/v1/dump/state")["agent"]["verdict_log"]
     return found
 
 

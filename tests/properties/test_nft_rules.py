@@ -50,6 +50,7 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     "protocol": st.sampled_from(["tcp", "udp", "sctp", "odd"]),
     "direction": st.sampled_from(["original", "reply", "odd"]),
     "expression": st.text(max_size=4),
+    "name": NAMES,
     "address": st.sampled_from(["192.0.2.10", "2001:db8::10", "odd", ""]),
 }
 """By the name of the field of a match or verdict."""

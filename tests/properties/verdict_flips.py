@@ -202,5 +202,5 @@ def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | ObjectRef]:
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | ObjectRef]]:
     """Draw a cluster, and its events."""
-    cluster = draw(clusters())
+    cluster = draw(st.one_of(clusters(), crowded_clusters()))
     return cluster, draw(changes(cluster))

@@ -293,7 +293,7 @@ def _fit(text: str, most: int) -> str:
 
 def _check_type(item: NamedSet, element: Element) -> None:
     match item.kind, element:
-        case "address", str():
+        case "address" | "counted", str():
             family = family_of(element)
         case "range", Range():
             family = element.family

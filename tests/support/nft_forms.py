@@ -110,6 +110,8 @@ def _sets() -> Iterator[tuple[str, NamedSet]]:
         last = _LAST[family]
         yield _named("address", family), NamedSet("address", family, frozenset((low, some, high)), "three addresses")
         yield _named("empty", family), NamedSet("address", family)
+        yield _named("counted", family), NamedSet("counted", family, frozenset((low, some, high)), "with counters")
+        yield _named("uncounted", family), NamedSet("counted", family)
         yield (
             _named("range", family),
             NamedSet(
@@ -158,6 +160,7 @@ def _by_set() -> Iterator[tuple[Match, ...]]:
             yield (AddressInSet(key, _named("address", key.family), negated),)
             yield (AddressInSet(key, _named("range", key.family), negated),)
             yield (PairInSet(key, _named("pair", key.family), negated),)
+        yield (AddressInSet(key, _named("counted", key.family)),)
     for family in FAMILIES:
         yield (NamedPort(family, _named("port", family)),)
         yield (CtDirectionIs("reply"), NamedPort(family, _named("port", family), "reply"))

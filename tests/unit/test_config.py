@@ -38,6 +38,7 @@ def test_the_installed_file_documents_the_defaults(write: Write) -> None:
         for line in EXAMPLE.read_text().splitlines()
     ]
     settings = load_settings(write("\n".join(uncommented)), {})
+    assert settings.metrics == Settings().metrics
     assert (settings.cluster, settings.masquerade, settings.logging, settings.reconcile) == (
         Settings().cluster,
         Settings().masquerade,
@@ -61,6 +62,14 @@ def test_the_later_source_overrides(
     write: Write, file: str, environment: dict[str, str], flags: dict[str, object], wins: str
 ) -> None:
     assert load_settings(write(file), environment, flags).node_name == wins
+
+
+@pytest.mark.parametrize(
+    ("text", "sinks"), [("journald, stdout", ("journald", "stdout")), ("", ())], ids=["two", "an empty variable: none"]
+)
+def test_the_sinks_of_the_environment_are_separated_by_commas(write: Write, text: str, sinks: tuple[str, ...]) -> None:
+    settings = load_settings(write('[logging]\nsinks = ["file"]'), {"NFAGENT_LOGGING_SINKS": text})
+    assert settings.logging.sinks == sinks
 
 
 def test_sections_are_merged_key_by_key(write: Write) -> None:
@@ -135,9 +144,30 @@ KNOWN = "systemd/nfagent.toml lists all settings"
             id="a rate that is no number",
         ),
         pytest.param("[logging]\nburst = 0", "logging.burst = 0: write 1 to", id="no burst"),
+        pytest.param(
+            '[logging]\nsinks = ["syslog"]',
+            "logging.sinks = 'syslog': write file, journald, stdout",
+            id="a sink that there isn't",
+        ),
+        pytest.param(
+            '[logging]\nsinks = ["file", "stdout", "file"]',
+            "logging.sinks: 'file' is there twice; write each sink once",
+            id="a sink twice",
+        ),
+        pytest.param("[logging]\nsinks = 1", "logging.sinks = 1: expected array, got int", id="sinks that are no list"),
         pytest.param("[logging]\nfile_backups = 1001", "logging.file_backups = 1001: write 0 to 1000", id="too many"),
         pytest.param(
             "[logging]\nreceive_buffer = 1", "logging.receive_buffer = 1: write 65536 to", id="a buffer too small"
+        ),
+        pytest.param(
+            '[metrics]\nlisten = "9464"',
+            "metrics.listen = '9464': write ADDRESS:PORT, like 127.0.0.1:9464 or [::1]:9464",
+            id="a port without an address",
+        ),
+        pytest.param(
+            '[metrics]\nlisten = "localhost:9464"',
+            "metrics.listen = 'localhost:9464': is not an IP address",
+            id="a name to listen at",
         ),
         pytest.param(
             "[reconcile]\nresync_seconds = 0", "reconcile.resync_seconds = 0.0: write 1 to 86400", id="a resync of none"

@@ -21,8 +21,20 @@ from nfagent.config import Settings
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    *("cli", "introspection", "controllers", "reporting", "kube", "manifests", "kernel", "checkpoint", "system"),
-    *("simulate", "verdicts", "explain", "desired", "netlink", "nftables", "policy", "egress", "state", "decode"),
+    *("cli", "introspection", "metrics", "controllers", "reporting", "kube", "manifests", "kernel", "checkpoint"),
+    *(
+        "system",
+        "simulate",
+        "verdicts",
+        "explain",
+        "desired",
+        "netlink",
+        "nftables",
+        "policy",
+        "egress",
+        "state",
+        "decode",
+    ),
     *("model", "lab"),
 )
 CONTRACTED = frozenset(

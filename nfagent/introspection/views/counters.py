@@ -145,9 +145,8 @@ def _verdict_keys(key: PolicySetKey) -> Iterator[VerdictKey]:
         yield denied_by(key.direction, (ref,))
     for ref in (*key.admin, *key.policies, *key.baseline):
         yield allowed_by(key.direction, (ref,))
-    if not key.enforced:
-        return
-    yield audit_denied_by(key.direction, key.policies or key.refs[:1])
-    yield from (audit_denied_by(key.direction, (ref,)) for ref in (*key.admin, *key.baseline))
     for enforced in key.enforced:
         yield from _verdict_keys(enforced)
+        yield from (audit_denied_by(key.direction, (ref,)) for ref in (*key.admin, *key.baseline))
+        if key.policies:
+            yield audit_denied_by(key.direction, key.policies)

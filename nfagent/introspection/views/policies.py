@@ -51,6 +51,7 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     isolates:   directions that a NetworkPolicy isolates
     local_pods: the Pods of this node that it selects, as NAMESPACE/NAME
     problem:    why it fails closed, or is not enforced
+    audit:      it is in audit mode: what it alone would deny passes, and is logged as audit-deny
     """
 
     kind: str
@@ -63,6 +64,7 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     local_pods: list[str]
     rules: dict[Direction, list[RuleView]]
     problem: ValidationIssue | None
+    audit: bool = False
 
 
 class EgressPolicyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +219,7 @@ def _policy_view(desired: DesiredState, policy: Policy) -> PolicyView:
         local_pods=sorted(f"{ns}/{name}" for identity in local for ns, name in desired.index.local.get(identity, ())),
         rules={direction: _rule_views(policy.rules(direction)) for direction in directions},
         problem=policy.problem,
+        audit=desired.index.is_audited(policy),
     )
 
 

@@ -20,6 +20,7 @@ from nfagent.checkpoint.codec import (
 )
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.errors import DecodeError
+from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.egress_nat import NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
@@ -55,6 +56,24 @@ def record(**changed: object) -> dict[str, Any]:
 
 def item(**changed: object) -> dict[str, Any]:
     return record(item=record()["item"] | changed)
+
+
+AUDITED = [
+    msgspec.structs.replace(POLICY, audit=True),
+    TierPolicy(kind="AdminNetworkPolicy", name="guard", tier="admin", audit=True),
+    Namespace("shop", (), audits_policies=True),
+]
+
+
+@pytest.mark.parametrize("audited", AUDITED, ids=["NetworkPolicy", "policy of a tier", "Namespace"])
+def test_audit_mode_is_kept_and_an_object_of_an_earlier_version_is_enforced(audited: Item) -> None:
+    written = encode_record(audited.ref, CheckpointedObject(audited))
+    assert decode_record(written) == (audited.ref, CheckpointedObject(audited))
+    field = "audits_policies" if audited.ref.kind == "Namespace" else "audit"
+    without = json.loads(written[9:])
+    del without["item"][field]
+    enforced: Any = msgspec.structs.replace(audited, **{field: False})
+    assert decode_record(line(without)) == (audited.ref, CheckpointedObject(enforced))
 
 
 @pytest.mark.parametrize(
@@ -126,3 +145,25 @@ def test_another_format_is_an_error_that_names_both() -> None:
         decode_header(encode_header(CheckpointHeader("a", "manifests /m", 9)))
     with pytest.raises(DecodeError, match="damaged"):
         decode_header(encode_header(header)[:-5])
+
+
+LOGGING = [
+    msgspec.structs.replace(POLICY, logs_allows=True),
+    Namespace("shop", (("kubernetes.io/metadata.name", "shop"),), logs_denies=True),
+]
+
+
+@pytest.mark.parametrize("annotated", LOGGING, ids=["policy", "Namespace"])
+def test_what_annotations_say_about_logging_is_kept(annotated: Item) -> None:
+    kept = CheckpointedObject(annotated)
+    assert decode_record(encode_record(annotated.ref, kept)) == (annotated.ref, kept)
+
+
+@pytest.mark.parametrize("annotated", LOGGING, ids=["policy", "Namespace"])
+def test_an_object_of_a_version_without_these_fields_is_not_annotated(annotated: Item) -> None:
+    written = json.loads(encode_record(annotated.ref, CheckpointedObject(annotated))[9:])
+    del written["item"]["logs_allows" if annotated.ref.kind == "NetworkPolicy" else "logs_denies"]
+    _, kept = decode_record(line(written))
+    assert kept is not None
+    assert not getattr(kept.item, "logs_allows", False)
+    assert not getattr(kept.item, "logs_denies", False)

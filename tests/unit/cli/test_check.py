@@ -246,6 +246,14 @@ class TestLogFolder:
             found = self.found(call)
         assert found["log folder"].startswith("warn: no verdict log is written: [Errno 28] No space left on device")
 
+    def test_a_folder_that_no_sink_uses_is_not_checked(
+        self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NFAGENT_LOGGING_SINKS", "journald")
+        with tmpfs(tmp_path / "log", 64) as folder:
+            fill(folder)
+            assert self.found(call)["log folder"] == "ok: not used: logging.sinks has no file"
+
     def test_a_missing_folder_is_ok(self, call: Call, tmp_path: Path) -> None:
         assert self.found(call)["log folder"] == f"ok: {tmp_path / 'log'} (created when needed)"
 

@@ -116,6 +116,14 @@ def test_records_are_written_in_json_as_they_are_in_the_log(call: Call, log: Pat
     assert call("logs", "-o", "json").out.encode() == log.read_bytes()
 
 
+def test_what_is_left_of_a_line_that_a_crash_cut_short_is_no_invalid_line(call: Call, log: Path) -> None:
+    log.parent.mkdir()
+    log.write_bytes(encode(record(1)) + encode(record(2))[:100])
+    write(log, record(3))
+    said = call("logs", "-o", "json")
+    assert (numbers(said.out), said.err) == ([1, 3], "")
+
+
 def test_older_files_are_read_first(call: Call, log: Path) -> None:
     writer = RotatingFile(log, max_bytes=1500, backups=30)
     for number in range(40):

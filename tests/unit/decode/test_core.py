@@ -166,9 +166,19 @@ def test_network_logging_switches_each_verdict() -> None:
         pytest.param(
             logging("mine"), "metadata.name 'mine': is not the name of the one NetworkLogging", id="another name"
         ),
+        pytest.param(
+            logging(allow={"log": False, "delegate": True}, deny={"log": True}),
+            "spec.cluster.allow.delegate 'True': needs `log: true` beside it",
+            id="allows are delegated and not logged",
+        ),
+        pytest.param(
+            logging(deny={"delegate": True}),
+            "spec.cluster.deny.delegate 'True': needs `log: true` beside it",
+            id="denies are delegated and not logged",
+        ),
     ],
 )
-def test_network_logging_of_another_name_is_refused(document: Document, message: str) -> None:
+def test_network_logging_that_is_not_valid_is_refused_as_a_whole(document: Document, message: str) -> None:
     with pytest.raises(ObjectError) as caught:
         decode_network_logging(document)
     assert message in str(caught.value)

@@ -304,7 +304,7 @@ def logging(**cluster: object) -> Document:
     "allow",
     [
         pytest.param({"log": "yes"}, id="log in quotes"),
-        pytest.param({"delegate": True}, id="delegate without log"),
+        pytest.param({"delegate": "yes"}, id="delegate in quotes"),
         pytest.param("x", id="no mapping"),
     ],
 )

@@ -22,6 +22,8 @@ from nfagent.nftables.base_chains import BASE_COUNTERS, recheck_sets
 from nfagent.nftables.interface_chains import link_chains
 from nfagent.nftables.interface_sets import link_sets
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
+from nfagent.nftables.pod_counts import count_chains, count_shapes
+from nfagent.nftables.policy_chains import logging_sets
 from nfagent.nftables.verdict_keys import VerdictKey
 from nfagent.policy.matching import EVERY_POD
 from nfagent.policy.options import PolicyOptions
@@ -184,12 +186,15 @@ def test_a_policy_that_selects_no_local_pod_needs_no_chain() -> None:
         *("isolated", "podpairs4", "podpairs6"),
         *dict(recheck_sets()),
         *dict(link_sets()),
+        *dict(logging_sets()),
+        *dict(count_shapes()),
     }
     assert ruleset.counters == {*BASE_COUNTERS, UNTRANSLATED_COUNTER}
     assert {name for name, chain in ruleset.chains.items() if chain.hook is None} == {
         *("errors-egress", "errors-ingress", "forward-groups", "forward-link-local", "forward-multicast"),
         *("stray-egress", "stray-ingress"),
         *(name for name, chain in link_chains(PolicyOptions(), 0) if chain.hook is None),
+        *dict(count_chains()),
     }
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from itertools import islice
 
+import msgspec
 import pytest
 
+from nfagent.model.netaddr import FAMILIES
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.base_chains import BASE_COUNTERS
 from nfagent.nftables.diff import diff
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
 from nfagent.nftables.objects import Chain, Goto, Jump, Return, Ruleset
+from nfagent.nftables.pod_counts import count_chains
 from nfagent.nftables.render import rule_text
 from nfagent.nftables.transaction import AddRule, RewriteChain
 from nfagent.policy.compiler import INLINE_RULES
@@ -104,7 +107,7 @@ def test_a_tier_chain_is_removed_with_its_last_policy_set() -> None:
     assert SECTION in ruleset(scene).chains
     remove(scene, "Pod", "ops", "mon")
     left = ruleset(scene)
-    assert [name for name in left.chains if "/" in name] == []
+    assert {name for name in left.chains if "/" in name} == {*dict(count_chains())}
     assert [name for name in left.sets if "/" in name] == []
     assert left.counters == STANDING
 
@@ -200,17 +203,30 @@ def test_a_verdict_chain_is_replaced_with_the_rule_that_decides() -> None:
     assert ruleset(scene).counters == STANDING
 
 
-def test_switching_the_log_changes_verdict_chains_only() -> None:
+@pytest.mark.parametrize(
+    ("allow", "deny", "filled"),
+    [
+        (False, False, []),
+        (True, False, ["logging-allows"]),
+        (False, True, ["logging-denies"]),
+        (True, True, ["logging-allows", "logging-denies"]),
+    ],
+    ids=["off", "allows", "denies", "both"],
+)
+def test_switching_the_log_fills_and_empties_two_sets_and_changes_no_rule(
+    *, allow: bool, deny: bool, filled: list[str]
+) -> None:
     scene = TwoNodeCluster(
         WEB, MON, policy("shop/p", ingress=[{}]), guard(rule("Deny", OTHERS), rule("Allow")), floor(rule("Deny"))
     )
     before = ruleset(scene)
-    switched = {"cluster": {"allow": {"log": True}, "deny": {"log": True}}}
+    switched = {"cluster": {"allow": {"log": allow}, "deny": {"log": deny}}}
     scene.put({"kind": "NetworkLogging", "metadata": {"name": "default"}, "spec": switched})
     after = ruleset(scene)
-    changed = {name for name, chain in after.chains.items() if before.chains[name] != chain}
-    assert changed == {name for name in after.chains if name.startswith(("allow/", "deny/"))}
-    assert (after.sets, after.maps, after.counters) == (before.sets, before.maps, before.counters)
+    sets = {name: msgspec.structs.replace(before.sets[name], elements=frozenset(FAMILIES)) for name in filled}
+    assert after == msgspec.structs.replace(before, sets={**before.sets, **sets})
+    scene.views["a"].remove(ObjectRef("NetworkLogging", "", "default"))
+    assert ruleset(scene) == before
 
 
 @pytest.mark.parametrize("steps", range(5), ids=lambda steps: f"after {steps} steps")

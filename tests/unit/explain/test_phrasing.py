@@ -34,6 +34,7 @@ FAULT = ValidationIssue(
 BROKEN = ValidationIssue(field="spec.podSelector", value="7", reason="is not a mapping")
 WEB_WORDS = "pods app=web in namespace shop"
 ALL_PODS, WEBS = "all pods in all namespaces", "pods app=web in all namespaces"
+DBS = "pods app=db in all namespaces"
 ONLY, MISS, NEXT = "rule 1 of 1", "port doesn't match", "matches; the next tier decides"
 BAD = "spec.podSelector '7': is not a mapping"
 CLOSED, WHY = "can't be read, so it fails closed and", "spec.ingress[0].from: is empty; write peers"
@@ -178,6 +179,34 @@ CASES = [
             "  network   NetworkPolicy shop/db isolates ingress; it has no ingress rules, so it allows nothing",
         ],
         id="an allow rule that fails closed, whose name would steer the terminal",
+    ),
+    pytest.param(
+        (msgspec.structs.replace(isolating("db"), audit=True), admin("p", 5, allow(DB))),
+        [
+            f"  admin     AdminNetworkPolicy p, priority 5; {ONLY} allows from {DBS}: source doesn't match",
+            "  network   NetworkPolicy shop/db isolates ingress; it has no ingress rules, so it allows nothing",
+            "  audit     NetworkPolicy shop/db is audited: this denial is only logged. Without audited policies:",
+            f"  admin     AdminNetworkPolicy p, priority 5; {ONLY} allows from {DBS}: source doesn't match",
+            "  default   no policy decides: allowed",
+        ],
+        id="an audited policy that alone denies",
+    ),
+    pytest.param(
+        (msgspec.structs.replace(admin("p", 5, deny()), audit=True), isolating("db")),
+        [
+            f"  admin     AdminNetworkPolicy p, priority 5; {ONLY} denies from {ALL_PODS}: matches",
+            "  audit     AdminNetworkPolicy p is audited. Without audited policies:",
+            "  network   NetworkPolicy shop/db isolates ingress; it has no ingress rules, so it allows nothing",
+        ],
+        id="an audited policy whose denial others share",
+    ),
+    pytest.param(
+        (msgspec.structs.replace(admin("p", 5, allow()), audit=True),),
+        [
+            f"  admin     AdminNetworkPolicy p, priority 5; {ONLY} allows from {ALL_PODS}: matches",
+            "  audit     AdminNetworkPolicy p is audited; there is nothing to audit, as it is allowed",
+        ],
+        id="an audited policy that allows",
     ),
 ]
 

@@ -23,6 +23,10 @@ NO_DOMAINS = tier_policy(
 )
 
 
+def audited(document: Document) -> Document:
+    return document | {"metadata": document["metadata"] | {"annotations": {"nfagent.io/audit": "true"}}}
+
+
 def guard(action: str, priority: int = 1) -> Document:
     rules = [{"action": action, "from": ANY_NAMESPACE}]
     return tier_policy("AdminNetworkPolicy", "guard", SUBJECT, priority=priority, ingress=rules)
@@ -77,6 +81,14 @@ CASES = [
         (policy("shop/p", ingress=[{}]), policy("shop/q", ingress=[{"from": WEB}, {}])),
         "rule 1 of 1 in NetworkPolicy shop/p allows it (and 2 more)",
         id="several rules that allow",
+    ),
+    pytest.param(
+        (audited(policy("shop/p")),), "only audited policies deny it: shop/p", id="an audited policy that isolates"
+    ),
+    pytest.param(
+        (audited(policy("shop/p")), policy("shop/q")),
+        "NetworkPolicy shop/q isolates it; it has no rules",
+        id="an audited policy beside an enforced one",
     ),
 ]
 

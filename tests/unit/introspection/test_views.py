@@ -241,6 +241,7 @@ def test_policies_say_whom_they_isolate_here_and_what_they_allow(view: DesiredSt
             ]
         },
         "problem": None,
+        "audit": False,
     }
     assert found["problems"] == [msgspec.to_builtins(PROBLEM)]
 
@@ -339,6 +340,12 @@ def test_annotations_are_pods_by_address(view: DesiredState) -> None:
     assert (words("10.64.1.40"), words("203.0.113.7")) == ("shop/far", "")
 
 
+LOGGING_SETS = [
+    "families of which allowed connections are logged",
+    "families of which denied packets are logged",
+]
+
+
 def test_without_a_scope_the_ruleset_is_whole(view: DesiredState) -> None:
     ruleset = view.ruleset()
     assert scoped(view, ruleset, ALL) is ruleset
@@ -352,9 +359,13 @@ def test_a_pods_part_of_the_ruleset_is_its_elements_chains_and_what_they_name(vi
         "ingress6": {"2001:db8:0:a::20": "ingress/shop/db"},
     }
     own = {"ingress/shop/db", "stray/ingress/shop/db"}
-    assert set(part.chains) == {*own, "allow/ingress/shop/db", "deny/ingress/shop/db"}
+    ends = {"count/allow/ingress", "count/deny/ingress"}
+    assert set(part.chains) == {*own, *ends, "allow/ingress/shop/db", "deny/ingress/shop/db"}
     assert part.counters == {"deny/ingress/shop/db", "allow/ingress/shop/db"}
-    assert [item.comment for item in part.sets.values()] == ["pods app=web in namespace shop"] * 2
+    assert sorted(item.comment for item in part.sets.values() if item.kind != "counted") == [
+        *LOGGING_SETS,
+        *["pods app=web in namespace shop"] * 2,
+    ]
     assert all(part.chains[name] == ruleset.chains[name] for name in part.chains)
 
 
@@ -388,7 +399,7 @@ def test_a_namespaces_part_of_the_ruleset_is_that_of_its_pods(view: DesiredState
     part = scoped(view, view.ruleset(), ViewFilter(namespace="shop"))
     assert set(part.chains) == {
         *("ingress/shop/db", "stray/ingress/shop/db", "allow/ingress/shop/db", "deny/ingress/shop/db"),
-        *("ingress/shop/closed", "deny/ingress/shop/closed"),
+        *("ingress/shop/closed", "deny/ingress/shop/closed", "count/allow/ingress", "count/deny/ingress"),
     }
 
 
@@ -400,13 +411,15 @@ def test_a_pods_part_of_the_ruleset_has_its_sections_and_what_these_lead_to(tier
         *("stray/egress/baseline_banp.default", "stray/baseline/egress/banp.default"),
         *("allow/ingress/shop/db", "deny/ingress/shop/db"),
         *("egress/baseline_banp.default", "baseline/egress/banp.default", "deny/egress/banp.default"),
+        *("count/allow/ingress", "count/deny/ingress", "count/deny/egress"),
     }
     outcomes = {name for name in part.chains if name.startswith(("allow/", "deny/"))}
     assert part.counters == outcomes
-    assert {item.comment for item in part.sets.values()} == {
+    assert {item.comment for item in part.sets.values() if item.kind != "counted"} == {
         "pods app=web in namespace shop",
         "all pods in namespaces kubernetes.io/metadata.name=ops",
         "all nodes",
+        *LOGGING_SETS,
     }
 
 

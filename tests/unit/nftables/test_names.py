@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from random import Random
 
 import msgspec
 import pytest
@@ -122,6 +123,31 @@ def test_20_no_two_policy_sets_tier_chains_or_verdicts_share_a_name(
     assert not set(classes.values()) & set(sections.values())
 
 
+@given(st.lists(st.tuples(POLICIES, SPACES, TIERS, TIERS, st.randoms()), min_size=2, max_size=2, unique=True))
+def test_20_no_two_policy_sets_with_audited_policies_share_a_name(
+    drawn: list[tuple[tuple[ObjectRef, ...], str, tuple[ObjectRef, ...], tuple[ObjectRef, ...], Random]],
+) -> None:
+    keys: set[PolicySetKey] = set()
+    for some, space, admin, baseline, random in drawn:
+        isolating = tuple(msgspec.structs.replace(ref, namespace=space) for ref in some)
+        kept = [tuple(ref for ref in refs if random.random() < 0.5) for refs in (isolating, admin, baseline)]
+        keys |= {
+            PolicySetKey("ingress", isolating, admin, baseline),
+            PolicySetKey("ingress", isolating, admin, baseline, (PolicySetKey("ingress", kept[0], kept[1], kept[2]),)),
+            PolicySetKey("ingress", isolating, admin, baseline, (PolicySetKey("ingress"),)),
+        }
+    made = {key: names.policy_set_chain(key) for key in keys if key.refs}
+    assert len(set(made.values())) == len(made)
+    parts = {
+        (part, led, chain): names.audit_chain(part, led, chain)
+        for chain in made.values()
+        for part in ("rest", "enforced", "enforced-rest")
+        for led in ((), *((ref,) for key in keys for ref in key.refs))
+    }
+    assert len(set(parts.values())) == len(parts)
+    assert all(len(name) <= 255 - len("stray/") for name in parts.values())
+
+
 @pytest.mark.parametrize("policies", [1, 2, 50])
 def test_21_the_longest_names_fit_and_stay_apart(policies: int) -> None:
     some = refs(LONGEST_NAMESPACE, *(f"{number:03}{LONGEST_NAME[3:]}" for number in range(policies)))
@@ -129,7 +155,7 @@ def test_21_the_longest_names_fit_and_stay_apart(policies: int) -> None:
     for key in (PolicySetKey("egress", some), PolicySetKey("ingress", some)):
         assert len(names.policy_set_chain(key)) <= 255
         assert len(names.verdict_chain_name("deny", key.direction, key.policies)) <= 255
-    assert len(names.log_prefix("allow", "ingress", some)) <= 127
+    assert len(names.log_prefix("audit-deny", "ingress", some)) <= 127
     assert names.policies_name(some) != names.policies_name(other)
     assert names.policies_name(some).startswith(f"{LONGEST_NAMESPACE}/")
 

@@ -198,6 +198,7 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     faults = NodeFaults(
         commit_error="EBUSY",
         verdict_log="group taken",
+        log_group="table ip router logs too",
         revocation_error="no ctnetlink",
         monitor_error="no socket",
         unfiltered_bridges="bridge cbr0 (IPv4)",
@@ -212,6 +213,7 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
         "RulesHeld",
         "InvalidMasqueradeList",
         "VerdictLogUnavailable",
+        "VerdictLogGroupShared",
         "RevokedConnectionsNotEnded",
         "ForeignChangesNotHeard",
         "BridgeTrafficNotJudged",
@@ -221,6 +223,7 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
         "there is no Node n1",
         "keeps its previous value: host bits",
         "group taken",
+        "table ip router logs too",
         "no ctnetlink",
         "no socket",
         "cbr0 (IPv4) is not filtered; to enforce policies there: sysctl",

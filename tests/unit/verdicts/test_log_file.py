@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,13 +193,84 @@ def open_files(path: Path) -> int:
     return count
 
 
-def test_a_line_that_a_crash_cut_short_damages_no_other(log: RotatingFile, path: Path) -> None:
+RECORD = b'{"connection":{"src_ip":"10.0.0.1"}}\n'
+
+
+@pytest.mark.parametrize("length", [1, 5, 14, 20, len(RECORD) - 1])
+def test_of_a_record_that_a_crash_cut_short_only_spaces_are_left_and_it_is_counted(
+    log: RotatingFile, path: Path, length: int
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(RECORD + RECORD[:length])
+
+    log.write([RECORD])
+
+    older = path.with_name("policy_action.log.1")
+    before = older.read_bytes() if older.exists() else b""
+    assert before + path.read_bytes() == RECORD + b" " * length + b"\n" + RECORD
+    assert (log.lost, log.errors, log.problem) == ({"cut short by a crash": 1}, 0, "")
+
+
+def test_a_cut_line_that_is_no_record_is_kept_and_ended(log: RotatingFile, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b'{"cut":')
 
     log.write(lines(1))
 
     assert path.read_bytes() == b'{"cut":\n' + text(1)
+
+
+def test_a_record_that_a_full_disk_cut_short_is_counted_once(path: Path) -> None:
+    log = RotatingFile(path)
+
+    with largest_file(60):
+        log.write([RECORD, RECORD, RECORD])
+    log.check()
+    log.write([RECORD])
+    log.close()
+
+    assert path.read_bytes() == RECORD + b" " * (60 - len(RECORD)) + b"\n" + RECORD
+    assert log.lost == {"File too large": 2}
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from nfagent.verdicts.log_file import RotatingFile
+log = RotatingFile(Path(sys.argv[1]), max_bytes=1_000_000, backups=1000)
+number = 0
+while True:
+    batch = range(number, number + 50)
+    log.write([b'{"connection":[%s,%d,"%s"]}\\n' % (sys.argv[2].encode(), n, b"x" * (n % 900)) for n in batch])
+    number += 50
+    if number == 100:
+        print("writing", flush=True)
+"""
+
+
+def test_after_kill_9_in_the_middle_every_line_is_whole_and_in_order(path: Path) -> None:
+    runs = 12
+    for run in range(runs):
+        command = [sys.executable, "-c", ENDLESS, str(path), str(run)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            rotated = len(list(path.parent.iterdir()))
+            while len(list(path.parent.iterdir())) == rotated:
+                pass
+            process.kill()
+    ended = RotatingFile(path)
+    ended.write([b'{"connection":[-1,0,""]}\n'])
+    ended.close()
+    found: dict[int, list[int]] = {}
+    files = sorted(path.parent.iterdir(), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0)
+    for line in b"".join(file.read_bytes() for file in files).splitlines(keepends=True):
+        assert line.endswith(b"\n")
+        if not line.isspace():
+            run, number, _ = json.loads(line)["connection"]
+            found.setdefault(run, []).append(number)
+    assert list(found) == [*range(runs), -1]
+    assert all(numbers == list(range(len(numbers))) for numbers in found.values())
 
 
 def test_a_disk_that_refuses_lines_is_counted_not_raised(log: RotatingFile) -> None:

@@ -51,7 +51,7 @@ def taken(writer: LogWriter, file: Path, content: bytes) -> None:
     """Wait until a file holds this."""
     wait_until(lambda: file.exists() and file.read_bytes() == content)
     assert file.read_bytes() == content
-    assert writer.status()["lost_by"] == {}
+    assert writer.status().lost_by == {}
 
 
 def test_lines_keep_their_order_and_none_is_lost_at_a_stop(path: Path) -> None:
@@ -60,7 +60,7 @@ def test_lines_keep_their_order_and_none_is_lost_at_a_stop(path: Path) -> None:
         writer.write(lines(2 * number, 2 * number + 1))
     writer.close()
     assert path.read_bytes() == b"".join(lines(*range(4000)))
-    assert writer.status()["lost_lines"] == 0
+    assert writer.status().lost_lines == 0
 
 
 def test_a_writer_that_never_wrote_makes_no_file_and_no_thread(path: Path) -> None:
@@ -77,7 +77,7 @@ def test_writing_does_not_block_on_a_stalled_disk_and_no_line_is_lost(disk: Disk
     writer = LogWriter(RotatingFile(stalling))
     for number in range(100):
         writer.write(lines(number))
-    assert writer.status()["queued_lines"] == 100
+    assert writer.status().queued_lines == 100
     disk.thaw()
     taken(writer, stalling, b"".join(lines(*range(100))))
     writer.close()
@@ -93,7 +93,7 @@ def test_lines_that_a_full_queue_drops_are_counted_and_reported_once(
     for batch in ((4, 5, 6), (7,), (8, 9)):
         writer.write(lines(*batch))
     found = writer.status()
-    assert (found["lost_by"], found["lost_lines"], found["queued_lines"]) == ({"queue full": 5}, 5, 4)
+    assert (found.lost_by, found.lost_lines, found.queued_lines) == ({"queue full": 5}, 5, 4)
     assert "queue full" in writer.problem
 
     disk.thaw()
@@ -113,11 +113,11 @@ def test_a_stalled_disk_is_a_problem_before_lines_are_lost(disk: Disk, stalling:
     disk.freeze()
     writer = LogWriter(RotatingFile(stalling), monotonic=lambda: now[0])
     writer.write(lines(1))
-    assert writer.status()["queued_lines"] == 1
+    assert writer.status().queued_lines == 1
     assert writer.problem == ""
     now[0] += 11
     wait_until(lambda: writer.problem != "")
-    assert writer.problem == "the disk hasn't written the verdict log for more than 10 s"
+    assert writer.problem == "the disk hasn't accepted lines of the verdict log for more than 10 s"
     disk.thaw()
     writer.close()
     assert writer.problem == ""
@@ -134,7 +134,7 @@ def test_a_disk_that_does_not_answer_is_a_problem_before_there_is_a_line(
         wait_until(lambda: writer.looking)
         now[0] += 11
         assert writer.problem != ""
-        assert writer.problem == "the disk of the verdict log hasn't answered for more than 10 s"
+        assert writer.problem == "the disk hasn't answered the verdict log for more than 10 s"
         writer.report_problem()
         writer.report_problem()
         assert caplog.messages == [f"{writer.problem}; lost_lines=0"]
@@ -148,8 +148,8 @@ def test_a_stop_waits_for_a_stalled_disk_up_to_its_deadline_and_reports_the_loss
     writer = LogWriter(RotatingFile(stalling))
     writer.write(lines(1, 2))
     writer.close(seconds=0.05)
-    assert writer.status()["lost_by"] == {"stopped before it was written": 2}
-    assert caplog.messages == ["the disk doesn't write the verdict log; lines dropped at this stop: lost_lines=2"]
+    assert writer.status().lost_by == {"stopped before it was written": 2}
+    assert caplog.messages == ["the disk doesn't accept the verdict log; lines dropped at this stop: lost_lines=2"]
     disk.thaw()
 
 
@@ -163,13 +163,13 @@ def test_a_full_disk_is_reported_with_reason_and_count_and_its_end_once(
         path = small / "policy_action.log"
         writer = LogWriter(RotatingFile(path), monotonic=lambda: now[0])
         writer.write(lines(0))
-        wait_until(lambda: writer.status()["queued_lines"] == 0)
+        wait_until(lambda: writer.status().queued_lines == 0)
         filler = fill(small)
         long = b"x" * 6000 + b"\n"
         for _ in range(3):
             writer.write([long])
-            wait_until(lambda: writer.status()["queued_lines"] == 0)
-        assert writer.status()["lost_by"] == {FULL: 3}
+            wait_until(lambda: writer.status().queued_lines == 0)
+        assert writer.status().lost_by == {FULL: 3}
         assert FULL in writer.problem
         assert len(caplog.messages) == 1, "once a minute, however many lines are lost"
         now[0] += 61
@@ -199,11 +199,11 @@ def test_a_flapping_problem_is_reported_once_a_minute(path: Path, caplog: pytest
         wait_until(lambda: writer.problem != "")
         path.rmdir()
         writer.write(lines(2))
-        wait_until(lambda: writer.problem == "" and writer.status()["queued_lines"] == 0)
+        wait_until(lambda: writer.problem == "" and writer.status().queued_lines == 0)
         path.unlink()
     writer.close()
     assert len(caplog.messages) == 2
-    assert writer.status()["lost_by"] == {"there is a folder in place of the log": 5}
+    assert writer.status().lost_by == {"there is a folder in place of the log": 5}
 
 
 READ_ONLY = """
@@ -215,7 +215,7 @@ from tests.support.disk_images import Disk, ext4, fill, hung, remount, tmpfs
 writer = LogWriter(RotatingFile(Path(sys.argv[1]) / "policy_action.log"))
 writer.write([b"a line\\n"])
 writer.close()
-print(writer.status()["lost_by"])
+print(writer.status().lost_by)
 """
 
 
@@ -328,13 +328,13 @@ def test_an_unwritable_log_is_detected_without_a_line_and_recovers(tmp_path: Pat
     file: RotatingFile
     with obstacle(name, tmp_path / "log") as path:
         file = RotatingFile(path)
-        file.check_disk()
+        file.check()
         assert PLACES[name] in file.problem
         assert file.lost_lines == 0
         file.write(lines(1))
         assert file.lost_lines == 1
         assert PLACES[name] in file.problem
-    file.check_disk()
+    file.check()
     assert file.problem == "", "without another line"
     file.write(lines(2))
     file.close()
@@ -343,7 +343,7 @@ def test_an_unwritable_log_is_detected_without_a_line_and_recovers(tmp_path: Pat
 
 def test_a_disk_check_creates_nothing(path: Path) -> None:
     file = RotatingFile(path.parent / "network" / "policy_action.log")
-    file.check_disk()
+    file.check()
     assert file.problem == ""
     assert list(path.parent.iterdir()) == []
 

@@ -19,6 +19,7 @@ from nfagent.verdicts.delegation import Delegation
 from nfagent.verdicts.rate_limit import RecordLimits
 from nfagent.verdicts.record_stream import RATE_LIMIT, TOO_MANY_KEYS, RecordStream
 from nfagent.verdicts.records import Record, decode, timestamp
+from tests.support.record_schema import check_line
 from tests.support.two_node_cluster import labelled, policy
 from tests.unit.verdicts.test_attribution import CLOSED, DB, FROM_WEB, TCP, WEB, logged, packet, ports, scene
 
@@ -58,7 +59,7 @@ class Log:
         self.stream = RecordStream(Attributor(view), limits, self.clock, self._write, Delegation(view))
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        self.written += map(decode, lines)
+        self.written += map(decode, map(check_line, lines))
 
     def run(self) -> None:
         """Let the time pass until the clock's end."""

@@ -1,0 +1,134 @@
+"""A real Prometheus scrapes a real agent with the shipped configuration: samples, alerts, the dashboard's queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.topology_plan import grid
+from tests.support.packet_labs import (
+    ManifestLab,
+    held,
+    logging_document,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
+from tests.support.prometheus import METRICS_PORT, RunningPrometheus, prometheus_binary, running_prometheus
+from tests.support.promql import read_expression
+from tests.unit.test_monitoring import GRAPHS, expressions, queries
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _ = grid(nodes=1)
+NODE = NODES[0].name
+SUBJECT = {"matchLabels": {"pod": "a"}}
+FROM_Y = policy_document(
+    "x", "from-y", podSelector=SUBJECT, ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}]
+)
+UNREADABLE = policy_document(
+    "z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]
+)
+CORRECTED = policy_document("z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
+# No series is left out, no connection is translated.
+WITHOUT_CAUSE = {
+    "nfagent_metrics_omitted_series",
+    "nfagent_nat_ports_used_ratio",
+}
+# Without packets of Pods they may have none.
+PACKET_COUNTS = {"nfagent_policy_packets_total", "policy_event_count"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    prometheus_binary("prometheus")
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+    documents += [FROM_Y, logging_document(allow=True, deny=True)]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+        agent = running.cluster.agent(NODE)
+        agent.stop()
+        agent.start({"NFAGENT_METRICS_LISTEN": f"127.0.0.1:{METRICS_PORT}"})
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prometheus(lab: ManifestLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
+    """Prometheus in the node's namespace, after some scrapes."""
+    folder = tmp_path_factory.mktemp("prometheus") / "prometheus"
+    with running_prometheus(folder, lab.topology.node_namespace(NODE), NODE) as running:
+        wait_until(lambda: running.targets() == {NODE: "up"})
+        assert running.targets() == {NODE: "up"}
+        wait_until(lambda: seen(running, "count_over_time(up[1m]) > 5"))
+        yield running
+
+
+def seen(prometheus: RunningPrometheus, expression: str) -> bool:
+    return bool(prometheus.query(expression))
+
+
+def fires(prometheus: RunningPrometheus, alert: str) -> bool:
+    return alert in [name for name, _ in prometheus.firing()]
+
+
+def agent(lab: ManifestLab) -> LabAgent:
+    return lab.cluster.agent(NODE)
+
+
+def test_an_agent_that_is_well_fires_no_alert(prometheus: RunningPrometheus) -> None:
+    wait_until(lambda: prometheus.firing() == [])
+    assert prometheus.firing() == []
+
+
+def test_metrics_of_alerts_and_dashboard_have_samples_unless_they_have_no_cause_here(
+    prometheus: RunningPrometheus,
+) -> None:
+    named = {name for text in expressions().values() for name in read_expression(text).metrics} - PACKET_COUNTS
+    assert {name for name in named if not seen(prometheus, name)} == WITHOUT_CAUSE
+
+
+@pytest.mark.parametrize("panel", GRAPHS, ids=lambda panel: panel["title"])
+def test_prometheus_answers_the_queries_of_the_panel(prometheus: RunningPrometheus, panel: dict[str, object]) -> None:
+    found = [prometheus.query(text) for text in queries(panel)]
+    if panel["type"] == "stat":
+        assert [len(values) for values in found] == [1]
+
+
+def test_a_policy_that_fails_closed_fires_until_it_is_corrected(
+    lab: ManifestLab, prometheus: RunningPrometheus
+) -> None:
+    lab.apply("typo", UNREADABLE)
+    wait_until(lambda: fires(prometheus, "NfagentPolicyFailsClosed"))
+    labels = [labels for name, labels in prometheus.firing() if name == "NfagentPolicyFailsClosed"]
+    assert [(found["kind"], found["severity"]) for found in labels] == [("NetworkPolicy", "warning")]
+    lab.apply("typo", CORRECTED)
+    wait_until(lambda: not fires(prometheus, "NfagentPolicyFailsClosed"))
+    assert not fires(prometheus, "NfagentPolicyFailsClosed")
+
+
+def repaired(prometheus: RunningPrometheus, times: int) -> bool:
+    return seen(prometheus, f"nfagent_drift_repairs_total >= {times} and nfagent_in_sync == 1")
+
+
+def test_a_table_that_is_flushed_again_and_again_fires(lab: ManifestLab, prometheus: RunningPrometheus) -> None:
+    for times in range(1, 5):
+        agent(lab).nft("flush", "table", "inet", "nfagent")
+        wait_until(partial(repaired, prometheus, times))
+    wait_until(lambda: fires(prometheus, "NfagentTableChangedByOthers"))
+    assert fires(prometheus, "NfagentTableChangedByOthers")
+
+
+def test_an_agent_that_does_not_answer_fires_and_nothing_else_does_for_it(
+    lab: ManifestLab, prometheus: RunningPrometheus
+) -> None:
+    with held(agent(lab)):
+        wait_until(lambda: fires(prometheus, "NfagentDown"))
+        assert [(name, labels["instance"]) for name, labels in prometheus.firing() if name == "NfagentDown"] == [
+            ("NfagentDown", NODE)
+        ]
+    wait_until(lambda: not fires(prometheus, "NfagentDown"))
+    assert not fires(prometheus, "NfagentDown")

@@ -1,0 +1,96 @@
+"""GET /v1/records: streams over a real socket, a reader that doesn't read, and the agent's stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from nfagent.introspection import http_server
+from nfagent.introspection.record_route import record_route
+from nfagent.verdicts.log_stream import MAX_READERS, SLOW_READER, LogStream
+from tests.support.packet_labs import wait_until
+from tests.unit.introspection.test_http_server import Told
+
+LINE = b'{"record":"' + b"x" * 1000 + b'"}\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.sock"
+
+
+@asynccontextmanager
+async def streaming(path: Path, queue_bytes: int = 1 << 20) -> AsyncIterator[tuple[LogStream, aiohttp.ClientSession]]:
+    stream = LogStream(queue_bytes)
+    serving = await http_server.serve(path, Told(), routes=[record_route(stream, idle_seconds=0.05)])
+    connector = aiohttp.UnixConnector(str(path), limit=0)
+    try:
+        async with asyncio.timeout(60), aiohttp.ClientSession("http://agent", connector=connector) as session:
+            yield stream, session
+    finally:
+        await serving.cleanup()
+
+
+def test_records_arrive_as_they_are_made_and_the_stream_ends_with_the_last_one(path: Path) -> None:
+    async def body() -> list[bytes]:
+        async with streaming(path) as (stream, session), session.get("/v1/records") as response:
+            assert (response.status, response.content_type) == (200, "application/x-ndjson")
+            stream.write([b'{"record":1}\n'])
+            while (first := await response.content.readline()) == b"\n":
+                continue
+            stream.write([b'{"record":2}\n', b'{"record":3}\n'])
+            stream.close()
+            rest = await response.content.read()
+            return [first, *(line for line in rest.splitlines(keepends=True) if line != b"\n")]
+
+    assert asyncio.run(body()) == [b'{"record":1}\n', b'{"record":2}\n', b'{"record":3}\n']
+
+
+def test_a_reader_that_stops_to_read_is_told_its_loss_and_sees_what_follows(path: Path) -> None:
+    async def body() -> tuple[int, int, int, bytes]:
+        async with streaming(path, queue_bytes=100_000) as (stream, session), session.get("/v1/records") as response:
+            written = 0
+            while not stream.lost:
+                stream.write([LINE] * 10)
+                written += 10
+                await asyncio.sleep(0)
+            counted = stream.lost[SLOW_READER]
+            read = told = 0
+            while read + told < written:
+                line = await response.content.readline()
+                read += line == LINE
+                told += json.loads(line)["lost_records"] if line.startswith(b'{"lost') else 0
+            stream.write([b'{"record":"next"}\n'])
+            while (line := await response.content.readline()) == b"\n":
+                continue
+            assert read + told == written
+            return counted, told, stream.lost[SLOW_READER], line
+
+    counted, told, in_all, following = asyncio.run(body())
+    assert counted == told == in_all > 0
+    assert following == b'{"record":"next"}\n'
+
+
+def test_a_reader_that_left_makes_room_for_another(path: Path) -> None:
+    async def body() -> None:
+        async with streaming(path) as (stream, session):
+            opened = [await session.get("/v1/records") for _ in range(MAX_READERS)]
+            async with session.get("/v1/records") as refused:
+                assert refused.status == 503
+                assert "readers follow the verdict log already" in (await refused.json())["error"]
+            opened.pop().close()
+            await asyncio.to_thread(wait_until, lambda: stream.readers < MAX_READERS)
+            async with session.get("/v1/records") as accepted:
+                assert accepted.status == 200
+            for response in opened:
+                response.close()
+            await asyncio.to_thread(wait_until, lambda: stream.readers == 0)
+            assert stream.readers == 0
+
+    asyncio.run(body())

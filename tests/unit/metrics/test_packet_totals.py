@@ -1,0 +1,148 @@
+"""Totals over rule changes, flushed tables and restarts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfagent.metrics.packet_totals import CountKey, PacketTotals
+
+NAMES = ("deny/ingress/a", "deny/ingress/b", "drop/spoofed")
+
+
+def keys_of(counter: str) -> tuple[CountKey, ...]:
+    """Return the keys of a counter: one of its own, and one that all share."""
+    return ((counter,), ("all",))
+
+
+class Kernel:
+    """Counters that count, vanish, and are made anew at 0; and what of it an agent can't miss."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = {}
+        self.read: Counter[CountKey] = Counter()
+        self.unread: Counter[str] = Counter()
+
+    def count(self, name: str, packets: int) -> None:
+        self.counters[name] = self.counters.get(name, 0) + packets
+        self.unread[name] += packets
+
+    def flush(self) -> None:
+        """Make all counters anew: what wasn't read is lost."""
+        self.counters = dict.fromkeys(self.counters, 0)
+        self.unread.clear()
+
+    def note_reading(self) -> None:
+        for name, packets in self.unread.items():
+            for key in keys_of(name):
+                self.read[key] += packets
+        self.unread.clear()
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("count"), st.sampled_from(NAMES), st.integers(0, 1000)),
+        st.tuples(st.sampled_from(["read", "kill", "flush", "delete", "reboot"]), st.just(""), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_totals_never_decrease_and_never_exceed_what_was_counted(events: list[tuple[str, str, int]]) -> None:
+    kernel, boot, saved = Kernel(), 0, PacketTotals("0").encode()
+    totals, counted = PacketTotals("0"), Counter[CountKey]()
+    served: Counter[CountKey] = Counter()
+    for event, name, packets in events:
+        if event == "count":
+            kernel.count(name, packets)
+            counted.update(dict.fromkeys(keys_of(name), packets))
+        elif event == "read":
+            totals.add(kernel.counters, keys_of)
+            saved = totals.encode()
+            assert all(totals.totals[key] >= value for key, value in served.items())
+            served = Counter(totals.totals)
+            assert all(value <= counted[key] for key, value in served.items())
+        elif event == "delete":
+            kernel.counters.clear()
+        elif event == "flush":
+            kernel.flush()
+        else:
+            if event == "reboot":
+                kernel.counters, boot = {}, boot + 1
+            totals = PacketTotals(str(boot))
+            assert totals.decode(saved)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 1000), st.sampled_from(["", "read", "flush", "kill"])))
+)
+def test_what_is_read_before_each_flush_is_counted_exactly(events: list[tuple[str, int, str]]) -> None:
+    kernel, totals = Kernel(), PacketTotals("boot")
+    for name, packets, then in events:
+        kernel.count(name, packets)
+        if then:
+            totals.add(kernel.counters, keys_of)
+            kernel.note_reading()
+        if then == "flush":
+            kernel.flush()
+            totals.add(kernel.counters, keys_of)
+        if then == "kill":
+            kept, totals = totals.encode(), PacketTotals("boot")
+            assert totals.decode(kept)
+    totals.add(kernel.counters, keys_of)
+    kernel.note_reading()
+    assert {key: value for key, value in totals.totals.items() if value} == {
+        key: value for key, value in kernel.read.items() if value
+    }
+
+
+def test_readings_of_an_earlier_boot_do_not_hide_packets_of_this_one() -> None:
+    totals = PacketTotals("monday")
+    totals.add({"drop/spoofed": 10}, keys_of)
+    again = PacketTotals("tuesday")
+    assert again.decode(totals.encode())
+    again.add({"drop/spoofed": 12}, keys_of)
+    assert again.totals["drop/spoofed",] == 22
+
+
+def test_a_counter_that_a_reading_lacks_by_chance_does_not_count_twice() -> None:
+    totals = PacketTotals("boot")
+    totals.add({"a": 5, "b": 1}, keys_of)
+    totals.add({"b": 2}, keys_of, is_whole=False)
+    totals.add({"a": 6, "b": 3}, keys_of)
+    assert (totals.totals["a",], totals.totals["b",]) == (6, 3)
+
+
+def test_a_key_without_packets_has_a_total_and_one_that_is_gone_has_none() -> None:
+    totals = PacketTotals("boot")
+    totals.add({"drop/spoofed": 0, "deny/ingress/a": 3}, lambda name: [(name,)])
+    assert dict(totals.totals) == {("drop/spoofed",): 0, ("deny/ingress/a",): 3}
+    totals.keep(lambda key: key != ("deny/ingress/a",))
+    assert dict(totals.totals) == {("drop/spoofed",): 0}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b'{"boot":"b","readings":{},"totals":[[["a"],-1]]}', id="a total below 0"),
+        pytest.param(b'{"boot":"b","readings":{"a":-1},"totals":[]}', id="a reading below 0"),
+        pytest.param(b'{"boot":"b","readings":{}}', id="a field is missing"),
+        pytest.param(b'{"boot":"b","readings":{"a":1},"totals":[[["a"],1]]', id="a torn file"),
+    ],
+)
+def test_a_damaged_file_begins_at_0(kept: bytes) -> None:
+    totals = PacketTotals("b")
+    assert not totals.decode(kept)
+    totals.add({"a": 5}, lambda name: [(name,)])
+    assert totals.totals["a",] == 5
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(kept: bytes) -> None:
+    assert PacketTotals("b").decode(kept) in {True, False}
