@@ -62,6 +62,7 @@ from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
+from nfagent.verdicts.history import ObjectHistory
 
 log = logging.getLogger(__name__)
 _SUBSCRIBE_SECONDS = 60.0
@@ -85,6 +86,7 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock = SystemClock()
+        history = ObjectHistory(self._desired, self._clock.now_ns)
         nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
@@ -98,6 +100,7 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
+        self._reconciler.observe_commits(history)
         self._readiness = ReadinessNotifier(self._clock)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
@@ -110,9 +113,9 @@ class Agent:
             undivided=self._reconciler.undivided,
         )
         self._event_applier = EventApplier(
-            self._desired, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
+            history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
-        self._verdict_log = VerdictLogParts(settings, self._desired, self._clock)
+        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)

@@ -17,6 +17,7 @@ from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_journald import JournalSink
 from nfagent.verdicts.log_sink import LineSink
@@ -31,7 +32,7 @@ from nfagent.verdicts.record_stream import RecordStream
 class VerdictLogParts:
     """The parts, made and run together."""
 
-    def __init__(self, settings: Settings, desired: DesiredState, clock: WallClock) -> None:
+    def __init__(self, settings: Settings, desired: DesiredState, history: ObjectHistory, clock: WallClock) -> None:
         """Make the parts; nothing is opened yet."""
         section = settings.logging
         self._path = str(settings.verdict_log) if "file" in section.sinks else ""
@@ -40,7 +41,7 @@ class VerdictLogParts:
         self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
         self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
         self._records = RecordStream(
-            Attributor(desired), settings.record_limits(), clock, self._sinks.write, Delegation(desired)
+            Attributor(desired, history), settings.record_limits(), clock, self._sinks.write, Delegation(desired)
         )
         self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
         self._reader = NflogReader(self._nflog, clock, self._records.add)

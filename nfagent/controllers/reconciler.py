@@ -108,6 +108,18 @@ class ChangeGuard(Protocol):
         ...
 
 
+class CommitObserver(Protocol):
+    """Learns which changes of the desired ruleset are in force."""
+
+    def cover(self) -> None:
+        """Note that the next commit contains every change so far."""
+        ...
+
+    def committed(self) -> None:
+        """Note that the covered changes are in force; nothing may have had to be committed for them."""
+        ...
+
+
 class ReconcileStatus(msgspec.Struct):
     """The state of the reconciler; `variants` is `worded` in `dump state`.
 
@@ -171,6 +183,7 @@ class Reconciler:
         self._on_sync = on_sync
         self._on_hold = on_hold
         self._guard = guard
+        self._observer: CommitObserver | None = None
         self._woken = asyncio.Event()
         self._begun = False
         self._trusted = False
@@ -188,6 +201,10 @@ class Reconciler:
         self.latency.event(self._clock.monotonic())
         self._begun = True
         self._wake()
+
+    def observe_commits(self, observer: CommitObserver) -> None:
+        """Report every round that may change the kernel's table to an observer, at its begin and after its commit."""
+        self._observer = observer
 
     def invalidate(self) -> None:
         """Mark the last comparison as outdated: the kernel is read before the next transaction."""
@@ -319,6 +336,8 @@ class Reconciler:
             self.latency.discard()
             return
         self.latency.cover(self._clock.monotonic())
+        if self._observer is not None:
+            self._observer.cover()
         if self._trusted and self._clock.monotonic() < self._due():
             await self._commit(self._computed(self._wanted.drain_changes()))
             return
@@ -368,6 +387,11 @@ class Reconciler:
         )
 
     async def _commit(self, transaction: Transaction) -> None:
+        await self._apply(transaction)
+        if self._observer is not None:
+            self._observer.committed()
+
+    async def _apply(self, transaction: Transaction) -> None:
         if not transaction:
             self.latency.discard()
             return

@@ -1,8 +1,8 @@
 """Attribution of a logged packet: its Pods, its verdict and its policies, as a record.
 
-The log prefix names the rule that decided. In admin tiers the first matching rule decides alone. Of NetworkPolicies,
-the evaluator finds every one that allows the same connection. Both use the current state: where it has changed since
-the packet was logged, the record still names the rule that decided.
+The log prefix names the policies that decided. In admin tiers the first matching rule decides alone; the evaluator
+finds its name. Of NetworkPolicies, the evaluator finds every one that allows the same connection. It judges by the
+objects as they were when the packet was logged (`history`); the policies of the prefix are named in any case.
 
 A record describes a connection, from client to server. Packets of a connection under re-check are evaluated in both
 directions; the prefix marks a denied packet that the server sent.
@@ -17,12 +17,15 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import WireError
+from nfagent.model.admin_policy import Policy
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.netlink import packet_header
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.packet_header import PacketHead, decode_head
 from nfagent.nftables.verdict_keys import VerdictKey, split_reply_prefix
-from nfagent.policy.evaluator import Flow, evaluate_direction
+from nfagent.policy.evaluator import DirectionVerdict, Flow, evaluate_direction
+from nfagent.state.cluster import ClusterState
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import LoggedProtocol, PolicyName, Record, RecordConnection, RecordEndpoint, timestamp
 
 _PROTOCOLS: dict[int, LoggedProtocol] = {
@@ -59,13 +62,17 @@ class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attributor:
-    """Attributes packets by the desired state; caches the allowing policies until that state changes."""
+    """Attributes packets by the objects of their time; caches the policies until these objects change."""
 
-    def __init__(self, desired: DesiredState) -> None:
-        """Use this state, which the caller keeps up to date."""
+    def __init__(self, desired: DesiredState, history: ObjectHistory | None = None) -> None:
+        """Use this state and its history, which the caller keeps up to date.
+
+        history: None to judge every packet by the present objects
+        """
         self._desired = desired
+        self._history = history or ObjectHistory(desired, lambda: 0)
         self._generation = desired.generation
-        self._allowing: dict[tuple[str, Flow], tuple[PolicyName, ...]] = {}
+        self._named: dict[tuple[str, Flow, int], tuple[PolicyName, ...]] = {}
         self._rules: dict[str, tuple[VerdictKey, str, bool]] = {}
         self.counters = AttributionCounters()
 
@@ -101,7 +108,7 @@ class Attributor:
         """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""
         if self._desired.generation != self._generation:
             self._generation = self._desired.generation
-            self._allowing.clear()
+            self._named.clear()
             self._rules.clear()
         known = self._rules.get(written)
         if known is not None:
@@ -114,21 +121,19 @@ class Attributor:
         return self._rules[written]
 
     def record(self, verdict: LoggedVerdict, logged: LoggedPacket, now_ns: int) -> Record:
-        """Return the record of a packet whose verdict is known, by the current state.
+        """Return the record of a packet whose verdict is known, by the objects of its time.
 
         now_ns: nanoseconds since the epoch, for packets without a timestamp
         """
         key, head = verdict.key, verdict.head
         when = timestamp(logged.timestamp_ns if logged.timestamp_ns is not None else now_ns)
         protocol = _PROTOCOLS.get(head.protocol, "unknown")
-        cluster = self._desired.cluster
-        source, destination = cluster.holder(head.source), cluster.holder(head.destination)
+        here, after = self._history.generations(logged.timestamp_ns)
+        name = protocol if protocol != "unknown" else str(head.protocol)
+        flow = Flow(head.source, head.destination, name, head.destination_port)
+        policies = self._policies(verdict, flow, here, after)
         allowed = key.disposition == "allow"
-        policies: tuple[PolicyName, ...] = ()
-        if allowed:
-            name = protocol if protocol != "unknown" else str(head.protocol)
-            flow = Flow(head.source, head.destination, name, head.destination_port)
-            policies = self._policies(key, verdict.prefix, flow)
+        source, destination = (self._history.holder_at(here, end) for end in (head.source, head.destination))
         return Record(
             connection=RecordConnection(
                 src_ip=head.source,
@@ -139,42 +144,91 @@ class Attributor:
                 direction=key.direction,
             ),
             disposition=key.disposition,
-            policies=policies,
-            isolating_policies=() if allowed else policy_names(key.policies),
+            policies=policies if allowed else (),
+            isolating_policies=() if allowed else policies,
             src=_endpoint(source, head.source),
             dest=_endpoint(destination, head.destination),
             count=1,
-            node_name=cluster.node,
+            node_name=self._desired.cluster.node,
             timestamp=when,
         )
 
-    def _policies(self, origin: VerdictKey, prefix: str, flow: Flow) -> tuple[PolicyName, ...]:
-        known = self._allowing.get((prefix, flow))
-        if known is not None:
-            return known
-        found = origin.policies
-        address = flow.source if origin.direction == "egress" else flow.destination
-        isolating = self._isolating(address, origin.direction)
-        # No other policy can allow it where a tier's policy decided, or the only one that isolates.
-        by_tier = "NetworkPolicy" not in {ref.kind for ref in found}
-        if not by_tier and not isolating.issubset(found):
-            cluster, policies = self._desired.cluster, [self._desired.index.policies[ref] for ref in isolating]
-            sides = [
-                evaluate_direction(cluster, policies, flow, pod, origin.direction) for pod in cluster.holders(address)
-            ]
-            if len(sides) > 1:  # several Pods hold the address: only those that these policies isolate count
-                sides = [side for side in sides if {*found} <= {*side.isolating}]
-            allowing = {ref for side in sides for ref in side.allowing}
-            found = tuple(sorted({*allowing, *found}))
-        if len(self._allowing) >= _CACHE_SIZE:
-            self._allowing.clear()
-        self._allowing[prefix, flow] = policy_names(found)
-        return self._allowing[prefix, flow]
+    def _policies(self, verdict: LoggedVerdict, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
+        """Return the policies of a verdict, by its generation, or by the next one if only that agrees with it."""
+        key = verdict.key
+        by_tier = key.policies[0].kind != "NetworkPolicy"
+        if not by_tier and key.disposition != "allow":
+            return policy_names(key.policies)  # all that isolate
+        known = self._named.get((verdict.prefix, flow, here))
+        if known is None:
+            known = self._with_rule(key, flow, here, after) if by_tier else self._with_others(key, flow, here, after)
+            if len(self._named) >= _CACHE_SIZE:
+                self._named.clear()
+            self._named[verdict.prefix, flow, here] = known
+        return known
+
+    def _with_others(self, key: VerdictKey, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
+        """Return the NetworkPolicies that allow a flow, in the generation in which those of the key do."""
+        certain, first = {*key.policies}, self._allowing(key, flow, here)
+        if not first.issuperset(certain):
+            second = self._allowing(key, flow, after)
+            first = second if second.issuperset(certain) else first
+        return policy_names(sorted(first | certain))
+
+    def _allowing(self, key: VerdictKey, flow: Flow, generation: int) -> set[ObjectRef]:
+        if self._history.is_present(generation, flow.source, flow.destination):
+            address = flow.source if key.direction == "egress" else flow.destination
+            isolating = self._isolating(address, key.direction)
+            if isolating.issubset(key.policies):
+                return {*key.policies}  # no other policy can allow it
+            policies: list[Policy] = [self._desired.index.policies[ref] for ref in isolating]
+            sides = _evaluated(self._desired.cluster, policies, flow, key.direction)
+        else:
+            sides = self._past_sides(key, flow, generation)
+        if len(sides) > 1:  # several Pods hold the address: only those that these policies isolate count
+            sides = [side for side in sides if {*key.policies} <= {*side.isolating}]
+        return {ref for side in sides for ref in side.allowing}
+
+    def _with_rule(self, key: VerdictKey, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
+        """Return the policy of a tier with the name of the rule that gave the verdict."""
+        rule = self._rule_in_tier(key, flow, here)
+        if rule is None:
+            rule = self._rule_in_tier(key, flow, after)
+        ref = key.policies[0]
+        return (PolicyName(ref.name, ref.namespace, ref.kind, rule or ""),)
+
+    def _rule_in_tier(self, key: VerdictKey, flow: Flow, generation: int) -> str | None:
+        """Return the name of the rule that gave the verdict in a generation; None where none did."""
+        ref = key.policies[0]
+        if self._history.is_present(generation, flow.source, flow.destination):
+            policy = self._desired.index.policies.get(ref)
+            sides = _evaluated(self._desired.cluster, [] if policy is None else [policy], flow, key.direction)
+        else:
+            sides = self._past_sides(key, flow, generation, only=ref)
+        actions = {"deny", "pass"} if key.disposition == "audit-deny" else {key.disposition}
+        rules = (rule for side in sides for stage in side.stages for rule in stage.rules if rule.outcome == "matches")
+        return next((rule.name for rule in rules if rule.policy == ref and rule.action in actions), None)
+
+    def _past_sides(
+        self, key: VerdictKey, flow: Flow, generation: int, only: ObjectRef | None = None
+    ) -> list[DirectionVerdict]:
+        """Return the verdicts at the judged end in a generation, by all policies of the key's Namespace or by one."""
+        past = self._history.ends_at(generation, (flow.source, flow.destination))
+        policies = self._history.policies_at(generation, (key.policies[0].namespace,))
+        return _evaluated(past, [item for item in policies if only in {None, item.ref}], flow, key.direction)
 
     def _isolating(self, address: str, direction: Direction) -> set[ObjectRef]:
         """Return the NetworkPolicies that isolate a Pod of this node, by the policy set that its address maps to."""
         classes = self._desired.policy_sets_of(address)
         return {ref for key in classes if key.direction == direction for ref in key.policies}
+
+
+def _evaluated(
+    cluster: ClusterState, policies: list[Policy], flow: Flow, direction: Direction
+) -> list[DirectionVerdict]:
+    """Return the verdict of each Pod at the judged end of a flow."""
+    address = flow.source if direction == "egress" else flow.destination
+    return [evaluate_direction(cluster, policies, flow, pod, direction) for pod in cluster.holders(address)]
 
 
 def policy_names(refs: Iterable[ObjectRef]) -> tuple[PolicyName, ...]:

@@ -26,12 +26,16 @@ Timestamp: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class PolicyName(msgspec.Struct, frozen=True, order=True):
-    """The name of a policy: name, namespace ('' for cluster-scoped kinds) and kind, always all three."""
+class PolicyName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
+    """The name of a policy: name, namespace ('' for cluster-scoped kinds) and kind, always all three.
+
+    rule: the name of the rule that decided, of a policy of a tier; '' if that rule has none
+    """
 
     name: str
     namespace: str
     kind: str
+    rule: str = ""
 
 
 class RecordConnection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,4 +1,8 @@
-"""Denied replies of a revoked connection, with packets: the verdict record has the client as source."""
+"""Verdict records of packets that the present objects don't explain.
+
+Denied replies of a revoked connection have the client as source; packets that are read after their Pod and a policy are
+gone name these.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +23,10 @@ from pyroute2 import netns
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
+from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import Record
 from tests.support.packet_labs import logging_document
 from tests.support.two_node_cluster import DECODERS, Document, labelled, node, pod, policy
@@ -133,16 +140,27 @@ class RecheckedNode:
 
     def __init__(self) -> None:
         self.desired = DesiredState("a", log_group=GROUP)
-        self.records: list[Record] = []
         self._kernel = NftClient()
-        self._attributor = Attributor(self.desired)
+        self.history = ObjectHistory(self.desired, time.time_ns)
+        self._attributor = Attributor(self.desired, self.history)
+        self._unread: list[LoggedPacket] = []
         self._came = asyncio.Event()
 
     async def put(self, *documents: Document) -> None:
         for document in documents:
             found: Any = DECODERS[document["kind"]](document)
-            self.desired.put(found)
+            self.history.put(found)
+        await self._commit()
+
+    async def remove(self, *refs: ObjectRef) -> None:
+        for ref in refs:
+            self.history.remove(ref)
+        await self._commit()
+
+    async def _commit(self) -> None:
+        self.history.cover()
         await self._kernel.apply(self.desired.drain_changes())
+        self.history.committed()
 
     async def begin(self, *documents: Document) -> None:
         for document in documents:
@@ -150,18 +168,29 @@ class RecheckedNode:
             self.desired.put(found)
         await self._kernel.apply(await self._kernel.difference(self.desired.ruleset()))
         self.desired.mark_synced()
+        self.history.cover()
+        self.history.committed()
 
     def take(self, packets: list[LoggedPacket]) -> None:
-        self.records += filter(None, (self._attributor.attribute(packet, 0) for packet in packets))
+        self._unread += packets
         self._came.set()
 
-    async def next(self) -> Record:
-        """Wait for a record."""
+    async def logged(self) -> LoggedPacket:
+        """Wait for a packet."""
         async with asyncio.timeout(DEADLINE):
-            while not self.records:
+            while not self._unread:
                 self._came.clear()
                 await self._came.wait()
-        return self.records.pop(0)
+        return self._unread.pop(0)
+
+    def record(self, packet: LoggedPacket) -> Record:
+        record = self._attributor.attribute(packet, 0)
+        assert record is not None
+        return record
+
+    async def next(self) -> Record:
+        """Wait for a packet, and return its record."""
+        return self.record(await self.logged())
 
     def close(self) -> None:
         self._kernel.close()
@@ -227,6 +256,40 @@ def test_a_packet_without_a_connection_is_recorded_by_its_own_addresses(pods: tu
                     ("deny", "ingress", ["closed"]),
                     ("web", "db"),
                 )
+        finally:
+            source.close()
+            judged.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_packet_is_judged_by_the_rules_it_met_when_its_pod_and_a_policy_are_gone_before_it_is_read(
+    pods: tuple[str, str], family: int
+) -> None:
+    web, db = addresses(WEB)[family == 6], (addresses(DB)[family == 6], PORT)
+    from_web = policy("shop/from-web", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="web")}]}])
+    on_port = policy("shop/on-port", labelled(app="db"), ingress=[{"ports": [{"port": PORT, "protocol": "UDP"}]}])
+
+    async def body() -> None:
+        judged, source = RecheckedNode(), NflogSource(GROUP)
+        try:
+            await judged.begin(node("a"), WEB, DB, from_web, on_port, logging_document(allow=True, deny=True))
+            source.open(judged.take)
+            with end(pods[0], (web, CLIENTS_PORT), db) as client:
+                client.does("send")
+            early = await judged.logged()
+            assert early.timestamp_ns is not None
+            await judged.remove(ObjectRef("NetworkPolicy", "shop", "on-port"), ObjectRef("Pod", "shop", "web"))
+            with end(pods[0], (web, CLIENTS_PORT + 1), db) as client:
+                client.does("send")
+
+            late = await judged.next()
+            assert (late.disposition, late.src.instance) == ("deny", web)
+            assert [found.name for found in late.isolating_policies] == ["from-web"]
+            record = judged.record(early)
+            assert (record.disposition, record.src.pod_name, record.dest.pod_name) == ("allow", "web", "db")
+            assert [found.name for found in record.policies] == ["from-web", "on-port"]
         finally:
             source.close()
             judged.close()

@@ -751,3 +751,37 @@ def test_a_failed_read_for_the_guard_is_retried_without_a_change() -> None:
 
 def test_the_key_of_listing_variants_in_dump_state_is_that_of_earlier_versions() -> None:
     assert msgspec.to_builtins(ReconcileStatus(variants=("chain allow/a",)))["worded"] == ("chain allow/a",)
+
+
+class SeenCommits:
+    """Implements reconciler.CommitObserver."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def cover(self) -> None:
+        self.calls.append("cover")
+
+    def committed(self) -> None:
+        self.calls.append("committed")
+
+
+@pytest.mark.parametrize(
+    ("refuses", "holds", "expected"),
+    [
+        pytest.param(False, False, ["cover", "committed"], id="a round covers what it commits"),
+        pytest.param(True, False, ["cover"], id="what is refused is not in force"),
+        pytest.param(False, True, [], id="where the table stays unchanged nothing is covered"),
+    ],
+)
+def test_an_observer_learns_what_is_in_force(*, refuses: bool, holds: bool, expected: list[str]) -> None:
+    kernel, guard, seen = SlowKernel(ABSENT), FakeGuard(), SeenCommits()
+    kernel.faults = int(refuses)
+    if holds:
+        guard.must_check, guard.reason = True, "unknown Node"
+    reconciler = Reconciler(kernel, FakeClock(), FakeRuleset(holding("10.0.0.1")), guard=guard)
+    reconciler.observe_commits(seen)
+
+    asyncio.run(reconciler.round())
+
+    assert seen.calls == expected

@@ -1,0 +1,202 @@
+"""What the objects that policies depend on were before they changed, so that a packet is judged by the rules it met.
+
+A change is in force from its commit on, not from its event: until then the object before it counts. A packet is read
+after it was logged, and meanwhile its Pod or policies may have changed or gone. Kept is what was replaced in the last
+minute; an event costs one look-up before and one after it.
+
+The changes of one commit are one *generation*. An object's entries say up to which generation it was what.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
+from typing import Literal, TypeAlias
+
+from nfagent.desired.state import DesiredState
+from nfagent.model.admin_policy import Policy, TierPolicy
+from nfagent.model.gvk import Item
+from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
+from nfagent.state.cluster import ClusterState
+
+_KEPT_NS = 60 * 10**9
+_MOST_ENTRIES = 4_096
+"""So many replaced objects are kept, the latest ones: 8 MB, if all are Pods of 2 KB that are gone."""
+
+_Replaced: TypeAlias = Pod | Namespace | Node | Policy
+_Group: TypeAlias = tuple[Literal["address", "namespace", "node", "policies"], str]
+"""Where an object is looked for: at an address, by a Namespace's name, among Nodes, among a Namespace's policies."""
+
+
+class ObjectHistory:
+    """The replaced objects of a desired state; events reach that state through `put` and `remove`."""
+
+    def __init__(self, desired: DesiredState, now_ns: Callable[[], int]) -> None:
+        """Start without any; nothing is kept before the first `cover`: no rules of these objects are in force.
+
+        now_ns: returns nanoseconds since the epoch, as packets' timestamps are
+        """
+        self._desired = desired
+        self._now_ns = now_ns
+        self._replaced: dict[_Group, dict[ObjectRef, deque[tuple[int, _Replaced | None]]]] = {}
+        self._order: deque[tuple[int, _Group, ObjectRef]] = deque()
+        # The generation that events belong to, and the last one that a commit covers; 0 is before the first event.
+        self._open = 1
+        self._covered = -1
+        # Time of a commit, and the last generation in force since; all up to `_oldest` are in force before these.
+        self._commits: list[tuple[int, int]] = []
+        self._oldest = 0
+
+    def put(self, item: Item) -> bool:
+        """Add or replace an object of the desired state. Return whether anything changed."""
+        if self._covered < 0 or not isinstance(item, _Replaced):
+            return self._desired.put(item)
+        before = self._find(item.ref)
+        changed = self._desired.put(item)
+        self._note(item.ref, before, self._find(item.ref))
+        return changed
+
+    def remove(self, ref: ObjectRef) -> bool:
+        """Remove an object of the desired state. Return whether anything changed."""
+        if self._covered < 0:
+            return self._desired.remove(ref)
+        before = self._find(ref)
+        changed = self._desired.remove(ref)
+        self._note(ref, before, None)
+        return changed
+
+    def cover(self) -> None:
+        """Note that the next commit contains every change so far."""
+        if self._covered < 0 or (self._order and self._order[-1][0] == self._open):
+            self._covered = self._open
+            self._open += 1
+
+    def committed(self) -> None:
+        """Note that the covered changes are in force."""
+        now = self._now_ns()
+        known = self._commits[-1] if self._commits else (0, self._oldest)
+        if now < known[0]:  # the clock was set back: earlier times can't be compared with it
+            self._commits.clear()
+            self._oldest = max(self._covered, known[1])
+        elif self._covered > known[1]:
+            self._commits.append((now, self._covered))
+        expired = bisect_right(self._commits, now - _KEPT_NS, key=itemgetter(0))
+        if expired:
+            self._oldest = self._commits[expired - 1][1]
+            del self._commits[:expired]
+        while self._order and self._order[0][0] <= self._oldest:
+            self._forget_first()
+
+    def generations(self, timestamp_ns: int | None) -> tuple[int, int]:
+        """Return the generation in force at a time, None for now, and the next one.
+
+        A packet may have met the next one: its time is that of its arrival, and a commit is noted after it took effect.
+        """
+        position = len(self._commits)
+        if timestamp_ns is not None:
+            position = bisect_right(self._commits, timestamp_ns, key=itemgetter(0))
+        here = self._commits[position - 1][1] if position else self._oldest
+        return here, self._commits[position][1] if position < len(self._commits) else self._open
+
+    def is_present(self, generation: int, source: str, destination: str) -> bool:
+        """Return whether both ends, and what policies apply to them, are still what they were in a generation."""
+        if not self._order or self._order[-1][0] <= generation:
+            return True
+        groups: set[_Group] = {("address", source), ("address", destination), ("node", ""), ("policies", "")}
+        for pod in (*self._present_pods(source), *self._present_pods(destination)):
+            groups |= {("namespace", pod.namespace), ("policies", pod.namespace)}
+        return not any(self._is_replaced(group, generation) for group in groups)
+
+    def holder_at(self, generation: int, address: str) -> Pod | None:
+        """Return the Pod with an address in a generation; the present one where none had it then."""
+        holder = self._desired.cluster.holder(address)
+        if not self._is_replaced(("address", address), generation):
+            return holder
+        past = ClusterState(self._desired.cluster.node)
+        self._put_pods(past, address, generation)
+        return past.holder(address) or holder
+
+    def ends_at(self, generation: int, addresses: Iterable[str]) -> ClusterState:
+        """Return a cluster with the Pods of addresses in a generation, their Namespaces, and the addresses' Nodes."""
+        present = self._desired.cluster
+        past = ClusterState(present.node)
+        for address in addresses:
+            self._put_pods(past, address, generation)
+            if address not in past.by_address:
+                for node in self._at(("node", ""), present.nodes.values(), generation):
+                    if isinstance(node, Node) and address in node.addresses:
+                        past.put(node)
+        for name in {pod.namespace for pod in past.pods.values()}:
+            known = present.namespaces.get(name)
+            for namespace in self._at(("namespace", name), () if known is None else (known,), generation):
+                if isinstance(namespace, Namespace):
+                    past.put(namespace)
+        return past
+
+    def policies_at(self, generation: int, namespaces: Iterable[str]) -> list[Policy]:
+        """Return the policies of Namespaces in a generation; '' has those of the tiers."""
+        index = self._desired.index
+        found = (self._at(("policies", name), index.in_namespace(name), generation) for name in namespaces)
+        return [policy for group in found for policy in group if isinstance(policy, NetworkPolicy | TierPolicy)]
+
+    def _put_pods(self, past: ClusterState, address: str, generation: int) -> None:
+        for pod in self._at(("address", address), self._present_pods(address), generation):
+            if isinstance(pod, Pod) and address in pod.addresses:
+                past.put(pod)
+
+    def _at(self, group: _Group, present: Iterable[_Replaced], generation: int) -> Iterable[_Replaced]:
+        """Return the objects of a group in a generation: the present ones, without what replaced others since."""
+        replaced = self._replaced.get(group)
+        if replaced is None:
+            return present
+        objects: dict[ObjectRef, _Replaced | None] = {item.ref: item for item in present}
+        for ref, entries in replaced.items():
+            later = next((entry for entry in entries if entry[0] > generation), None)
+            if later is not None:
+                objects[ref] = later[1]
+        return [item for item in objects.values() if item is not None]
+
+    def _is_replaced(self, group: _Group, generation: int) -> bool:
+        return any(entries[-1][0] > generation for entries in self._replaced.get(group, {}).values())
+
+    def _present_pods(self, address: str) -> tuple[Pod, ...]:
+        return self._desired.cluster.by_address.get(address, ())
+
+    def _find(self, ref: ObjectRef) -> _Replaced | None:
+        found = self._desired.find(ref)
+        return found if isinstance(found, _Replaced) else None
+
+    def _note(self, ref: ObjectRef, before: _Replaced | None, after: _Replaced | None) -> None:
+        if before is after or before == after:
+            return
+        for group in {group for item in (before, after) if item is not None for group in _groups(item)}:
+            entries = self._replaced.setdefault(group, {}).setdefault(ref, deque())
+            if not entries or entries[-1][0] < self._open:
+                entries.append((self._open, before))
+                self._order.append((self._open, group, ref))
+        while len(self._order) > _MOST_ENTRIES:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        _, group, ref = self._order.popleft()
+        objects = self._replaced[group]
+        objects[ref].popleft()
+        if not objects[ref]:
+            del objects[ref]
+        if not objects:
+            del self._replaced[group]
+
+
+def _groups(item: _Replaced) -> Iterator[_Group]:
+    match item:
+        case Pod():
+            yield from (("address", address) for address in item.addresses)
+        case Namespace():
+            yield "namespace", item.name
+        case Node():
+            yield "node", ""
+        case _:
+            yield "policies", item.ref.namespace

@@ -1,0 +1,273 @@
+"""Attribution of packets that were logged before what they are judged by changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfagent.model.gvk import Item
+from nfagent.model.objects import ObjectRef
+from nfagent.verdicts.attribution import Attributor
+from nfagent.verdicts.history import ObjectHistory
+from nfagent.verdicts.records import PolicyName, Record, RecordEndpoint
+from tests.support.two_node_cluster import (
+    DECODERS,
+    Document,
+    TwoNodeCluster,
+    labelled,
+    namespace,
+    pod,
+    policy,
+    tier_policy,
+)
+from tests.unit.verdicts.test_attribution import DB, NOW, TCP, WEB, logged, named, packet, ports, shop
+
+SECOND = 10**9
+FROM_WEB = policy(
+    "shop/from-web", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="web")}]}], types=["Ingress"]
+)
+ON_5432 = policy("shop/on-5432", labelled(app="db"), ingress=[{"ports": [{"port": 5432}]}], types=["Ingress"])
+FROM_TEAM = policy(
+    "shop/from-team",
+    labelled(app="db"),
+    ingress=[{"from": [{"namespaceSelector": labelled(team="red")}]}],
+    types=["Ingress"],
+)
+WEB_POD, DB_POD = pod("shop/web", "a", 10, app="web"), pod("shop/db", "a", 20, app="db")
+TO_DB = packet(WEB, DB, TCP, ports(40000, 5432))
+BY_WEB = "allow ingress shop/from-web"
+
+
+def item(document: Document) -> Item:
+    decoded = DECODERS[document["kind"]](document)
+    assert decoded is not None
+    return decoded
+
+
+def guard(*names: str) -> Document:
+    """Describe a policy of the admin tier with a rule of each name: the first denies port 5432, the next 5433."""
+    rules = [
+        {
+            "name": name,
+            "action": "Deny",
+            "from": [{"namespaces": {}}],
+            "ports": [{"portNumber": {"protocol": "TCP", "port": number}}],
+        }
+        for number, name in enumerate(names, 5432)
+    ]
+    return tier_policy("AdminNetworkPolicy", "guard", {"namespaces": {}}, priority=5, ingress=rules)
+
+
+class Node:
+    """A node whose objects change; NOW is when the first ones were committed."""
+
+    def __init__(self, *documents: Document) -> None:
+        self.view = TwoNodeCluster(WEB_POD, DB_POD, *documents).views["a"]
+        self._now = NOW
+        self.history = ObjectHistory(self.view, lambda: self._now)
+        self.attributor = Attributor(self.view, self.history)
+        self.commit(0)
+
+    def change(self, *events: Document | ObjectRef) -> None:
+        for event in events:
+            if isinstance(event, ObjectRef):
+                self.history.remove(event)
+            else:
+                self.history.put(item(event))
+
+    def commit(self, seconds: float) -> None:
+        self._now = NOW + int(seconds * SECOND)
+        self.history.cover()
+        self.view.drain_changes()
+        self.history.committed()
+
+    def record(self, prefix: str, seconds: float | None, payload: bytes = TO_DB) -> Record:
+        """Return the record of a packet that was logged so many seconds after NOW; None without a timestamp."""
+        when = None if seconds is None else NOW + int(seconds * SECOND)
+        record = self.attributor.attribute(logged(prefix, payload, when), self._now)
+        assert record is not None, self.attributor.counters
+        return record
+
+
+def ref(kind: str, name: str) -> ObjectRef:
+    return ObjectRef(kind, "" if kind == "AdminNetworkPolicy" else "shop", name)
+
+
+def test_a_pod_that_is_gone_when_its_packet_is_read_is_named() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"))
+    node.commit(10)
+
+    assert node.record(BY_WEB, 9).src == shop("web")
+    assert node.record(BY_WEB, 11).src == RecordEndpoint(instance=WEB)
+    assert node.record(BY_WEB, None).src == RecordEndpoint(instance=WEB)
+
+
+def test_an_address_names_the_pod_that_held_it_then() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"))
+    node.commit(10)
+    node.change(pod("shop/other", "a", 10, app="web"))
+    node.commit(20)
+    node.change(ref("Pod", "other"), pod("shop/third", "a", 10, app="web"))
+    node.commit(30)
+
+    assert [node.record(BY_WEB, at).src.pod_name for at in (5, 25, 35)] == ["web", "other", "third"]
+
+
+def test_a_pod_that_gets_an_address_which_nothing_had_is_named_before_its_commit() -> None:
+    node = Node(FROM_WEB)
+    node.change(pod("shop/late", "a", 30, app="web"))
+    early = packet("10.64.0.30", DB, TCP, ports(1, 5432))
+
+    assert node.record(BY_WEB, 1, early).src == shop("late")
+
+
+@pytest.mark.parametrize(
+    ("before", "events", "old", "new"),
+    [
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            (ref("NetworkPolicy", "on-5432"),),
+            named("from-web", "on-5432"),
+            named("from-web"),
+            id="a policy that was deleted allowed it",
+        ),
+        pytest.param(
+            (FROM_WEB,),
+            (ON_5432,),
+            named("from-web"),
+            named("from-web", "on-5432"),
+            id="a policy that is new didn't",
+        ),
+        pytest.param(
+            (FROM_WEB, ON_5432),
+            (policy("shop/on-5432", labelled(app="db"), ingress=[{"ports": [{"port": 1}]}], types=["Ingress"]),),
+            named("from-web", "on-5432"),
+            named("from-web"),
+            id="a policy allowed it that allows another port now",
+        ),
+        pytest.param(
+            (FROM_WEB, FROM_TEAM, namespace("shop", team="red")),
+            (namespace("shop", team="blue"),),
+            named("from-team", "from-web"),
+            named("from-web"),
+            id="the Namespace had other labels",
+        ),
+        pytest.param(
+            (FROM_WEB, FROM_TEAM, namespace("shop", team="red")),
+            (ref("Pod", "web"), ref("Pod", "db"), ref("NetworkPolicy", "from-team"), ref("NetworkPolicy", "from-web")),
+            named("from-team", "from-web"),
+            named("from-web"),
+            id="both Pods and all policies are gone",
+        ),
+    ],
+)
+def test_an_allow_names_the_policies_that_allowed_when_it_was_logged(
+    before: tuple[Document, ...],
+    events: tuple[Document | ObjectRef, ...],
+    old: tuple[PolicyName, ...],
+    new: tuple[PolicyName, ...],
+) -> None:
+    node = Node(*before)
+    node.change(*events)
+    assert node.record(BY_WEB, 9).policies == old, "before the commit the old rules are in force"
+    assert node.record(BY_WEB, None).policies == old
+
+    node.commit(10)
+
+    assert node.record(BY_WEB, 9).policies == old
+    assert node.record(BY_WEB, 11).policies == new
+    assert node.record(BY_WEB, None).policies == new
+
+
+def test_what_changes_during_a_commit_is_in_force_after_the_next_one() -> None:
+    node = Node(FROM_WEB)
+    node.history.cover()
+    node.change(ON_5432)
+    node.history.committed()
+
+    assert node.record(BY_WEB, 1).policies == named("from-web")
+    node.commit(10)
+    assert node.record(BY_WEB, 11).policies == named("from-web", "on-5432")
+
+
+def test_a_refused_commit_leaves_the_old_objects_in_force() -> None:
+    node = Node(FROM_WEB)
+    node.change(ON_5432)
+    node.history.cover()  # and no `committed`
+    assert node.record(BY_WEB, 5).policies == named("from-web")
+
+    node.commit(10)
+
+    assert node.record(BY_WEB, 5).policies == named("from-web")
+    assert node.record(BY_WEB, 11).policies == named("from-web", "on-5432")
+
+
+def test_a_packet_of_new_rules_whose_commit_is_not_noted_yet_is_judged_by_them() -> None:
+    node = Node(ON_5432)
+    node.change(FROM_WEB)
+    node.view.drain_changes()
+
+    assert node.record(BY_WEB, 1).policies == named("from-web", "on-5432")
+
+
+def test_a_tiers_policy_is_named_with_the_rule_that_decided_then() -> None:
+    node = Node(guard("no-db", "no-replica"))
+    other = packet(WEB, DB, TCP, ports(1, 5433))
+    node.change(guard("no-database"))
+    node.commit(10)
+    node.change(ref("AdminNetworkPolicy", "guard"))
+    node.commit(20)
+
+    found = [node.record("deny ingress anp.guard", *packet) for packet in ((5,), (5, other), (15,), (25,))]
+
+    assert [record.isolating_policies for record in found] == [
+        (PolicyName("guard", "", "AdminNetworkPolicy", rule),) for rule in ("no-db", "no-replica", "no-database", "")
+    ]
+
+
+def test_a_deny_names_all_that_isolated_also_when_they_are_gone() -> None:
+    node = Node(FROM_WEB, ON_5432)
+    node.change(ref("NetworkPolicy", "from-web"), ref("NetworkPolicy", "on-5432"), ref("Pod", "db"))
+    node.commit(10)
+
+    record = node.record("deny ingress shop/from-web_on-5432", 5)
+
+    assert (record.isolating_policies, record.dest) == (named("from-web", "on-5432"), shop("db"))
+
+
+def test_what_was_replaced_is_kept_for_a_minute() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"))
+    node.commit(10)
+
+    node.commit(69)
+    assert node.record(BY_WEB, 9).src == shop("web")
+    node.commit(70)
+    assert node.record(BY_WEB, 9).src == RecordEndpoint(instance=WEB)
+
+
+def test_the_latest_replaced_objects_are_kept() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"))
+    node.commit(10)
+    for number in range(2_100):  # of two addresses each
+        node.change(pod("shop/db", "a", 20, app="db", serial=str(number)))
+        node.commit(11 + number / 1000)
+
+    assert node.record(BY_WEB, 9).src == RecordEndpoint(instance=WEB)
+    assert node.record(BY_WEB, 12).dest == shop("db")
+
+
+def test_times_before_the_clock_was_set_back_are_not_compared() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"))
+    node.commit(3600)
+    node.change(pod("shop/other", "a", 10, app="web"))
+    node.commit(10)
+
+    assert node.record(BY_WEB, 11).src == shop("other")
+    node.change(ref("Pod", "other"))
+    node.commit(20)
+    assert node.record(BY_WEB, 15).src == shop("other")
+    assert node.record(BY_WEB, 21).src == RecordEndpoint(instance=WEB)
