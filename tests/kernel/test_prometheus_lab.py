@@ -8,6 +8,8 @@ from functools import partial
 import pytest
 
 from nfagent.lab.agents import LabAgent
+from nfagent.lab.listeners import pod_endpoints
+from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import (
     ManifestLab,
@@ -35,13 +37,12 @@ UNREADABLE = policy_document(
     "z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]
 )
 CORRECTED = policy_document("z", "typo", podSelector=SUBJECT, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])
+LISTENING = {"NFAGENT_METRICS_LISTEN": f"127.0.0.1:{METRICS_PORT}"}
 # No series is left out, no connection is translated.
 WITHOUT_CAUSE = {
     "nfagent_metrics_omitted_series",
     "nfagent_nat_ports_used_ratio",
 }
-# Without packets of Pods they may have none.
-PACKET_COUNTS = {"nfagent_policy_packets_total", "policy_event_count"}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
     documents += [FROM_Y, logging_document(allow=True, deny=True)]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         agent = running.cluster.agent(NODE)
         agent.stop()
-        agent.start({"NFAGENT_METRICS_LISTEN": f"127.0.0.1:{METRICS_PORT}"})
+        agent.start(LISTENING)
         yield running
 
 
@@ -87,8 +89,45 @@ def test_an_agent_that_is_well_fires_no_alert(prometheus: RunningPrometheus) -> 
 def test_metrics_of_alerts_and_dashboard_have_samples_unless_they_have_no_cause_here(
     prometheus: RunningPrometheus,
 ) -> None:
-    named = {name for text in expressions().values() for name in read_expression(text).metrics} - PACKET_COUNTS
+    named = {name for text in expressions().values() for name in read_expression(text).metrics}
     assert {name for name in named if not seen(prometheus, name)} == WITHOUT_CAUSE
+
+
+def probe(lab: ManifestLab) -> None:
+    """Send x/a a packet that its policy allows, and one that it denies."""
+    lab.ask([Probe(lab.pod(source), lab.address("x/a", 4), "tcp", 80) for source in ("y/b", "z/b")])
+
+
+def counted(prometheus: RunningPrometheus, verdict: str) -> float:
+    """Return the packets of x/a with a verdict, as scraped last; 0 while there is no sample."""
+    pod = f'policy_enforced_namespace="x", policy_enforced_pod="a", direction="ingress", verdict="{verdict}"'
+    return sum(value for _, value in prometheus.query(f"policy_event_count{{{pod}}}"))
+
+
+def counts_grow(lab: ManifestLab, prometheus: RunningPrometheus) -> bool:
+    """Return whether both counts of x/a grow with packets that are sent now, within ten seconds."""
+    before = {verdict: counted(prometheus, verdict) for verdict in ("allow", "deny")}
+
+    def grown() -> bool:
+        probe(lab)
+        return all(counted(prometheus, verdict) > packets for verdict, packets in before.items())
+
+    wait_until(grown)
+    return grown()
+
+
+def test_counts_of_a_pod_never_fall_while_the_table_is_deleted_and_the_agent_killed(
+    lab: ManifestLab, prometheus: RunningPrometheus
+) -> None:
+    assert counts_grow(lab, prometheus)
+    agent(lab).nft("delete", "table", "inet", "nfagent")  # the kernel's counters begin again
+    assert counts_grow(lab, prometheus)
+    agent(lab).stop(kill=True)
+    agent(lab).start(LISTENING)
+    assert counts_grow(lab, prometheus)
+    for name in ("policy_event_count", "nfagent_policy_packets_total"):
+        assert seen(prometheus, f"sum_over_time({name}[5m]) > 0")
+        assert prometheus.query(f"resets({name}[5m]) > 0") == []
 
 
 @pytest.mark.parametrize("panel", GRAPHS, ids=lambda panel: panel["title"])
