@@ -41,7 +41,11 @@ class VerdictLogParts:
         self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
         self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
         self._records = RecordStream(
-            Attributor(desired, history), settings.record_limits(), clock, self._sinks.write, Delegation(desired)
+            Attributor(desired, history),
+            settings.record_limits(),
+            clock,
+            self._sinks.write,
+            Delegation(desired, history),
         )
         self._group_watch = LogGroupWatch(section.group, lambda: self._records.status().unattributed.foreign, clock)
         self._reader = NflogReader(self._nflog, clock, self._records.add)

@@ -1,7 +1,7 @@
 """Delegation: which logged packets become records where NetworkLogging leaves that to annotated objects.
 
 The rules log every verdict that NetworkLogging switches on. Annotations are looked up when a packet is read, so they
-take effect at once, and change no rule.
+take effect at once, and change no rule; those of an object that is gone by then are its last ones.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.model.networkpolicy import NetworkPolicy
-from nfagent.model.objects import ObjectRef
+from nfagent.model.objects import Namespace, ObjectRef
 from nfagent.verdicts.attribution import LoggedVerdict
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import PolicyName, Record
 
 
 class Delegation:
     """Applies `delegate` of NetworkLogging, by the current annotations of NetworkPolicies and Namespaces."""
 
-    def __init__(self, desired: DesiredState) -> None:
-        """Use this state, which the caller keeps up to date."""
+    def __init__(self, desired: DesiredState, history: ObjectHistory | None = None) -> None:
+        """Use this state and its history, which the caller keeps up to date.
+
+        history: None where objects that are gone are not known
+        """
         self._desired = desired
+        self._history = history or ObjectHistory(desired, lambda: 0)
 
     @property
     def of_allows(self) -> bool:
@@ -49,12 +54,12 @@ class Delegation:
         return not self.of_denies or self._logs_denies(self._namespace(verdict, attribute))
 
     def _logs_allows(self, name: PolicyName) -> bool:
-        policy = self._desired.index.policies.get(ObjectRef(name.kind, name.namespace, name.name))
+        policy = self._history.latest(ObjectRef(name.kind, name.namespace, name.name))
         return isinstance(policy, NetworkPolicy) and policy.logs_allows
 
     def _logs_denies(self, namespace: str) -> bool:
-        known = self._desired.cluster.namespaces.get(namespace)
-        return known is not None and known.logs_denies
+        known = self._history.latest(ObjectRef("Namespace", "", namespace))
+        return isinstance(known, Namespace) and known.logs_denies
 
     def _namespace(self, verdict: LoggedVerdict, attribute: Callable[[], Record]) -> str:
         key, head = verdict.key, verdict.head

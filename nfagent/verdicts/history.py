@@ -142,6 +142,15 @@ class ObjectHistory:
         found = (self._at(("policies", name), index.in_namespace(name), generation) for name in namespaces)
         return [policy for group in found for policy in group if isinstance(policy, NetworkPolicy | TierPolicy)]
 
+    def latest(self, ref: ObjectRef) -> Policy | Namespace | None:
+        """Return a policy or a Namespace as it is now, or as it last was if it is gone."""
+        found = self._desired.find(ref)
+        if found is None:
+            group: _Group = ("namespace", ref.name) if ref.kind == "Namespace" else ("policies", ref.namespace)
+            entries = self._replaced.get(group, {}).get(ref)
+            found = entries[-1][1] if entries else None
+        return found if isinstance(found, NetworkPolicy | TierPolicy | Namespace) else None
+
     def _put_pods(self, past: ClusterState, address: str, generation: int) -> None:
         for pod in self._at(("address", address), self._present_pods(address), generation):
             if isinstance(pod, Pod) and address in pod.addresses:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from nfagent.clock import SystemClock
+from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.rate_limit import RecordLimits
 from nfagent.verdicts.record_stream import RecordStream
 from nfagent.verdicts.records import Record, decode
@@ -55,7 +57,12 @@ class Log:
         )
         view, limits = self.scene.views["a"], limits or RecordLimits(aggregation_seconds=0)
         self._written: list[Record] = []
-        self.stream = RecordStream(Attributor(view), limits, SystemClock(), self._write, Delegation(view))
+        view.ruleset()
+        self.history = ObjectHistory(view, lambda: 0)
+        self.history.cover()
+        self.history.committed()
+        delegation = Delegation(view, self.history)
+        self.stream = RecordStream(Attributor(view, self.history), limits, SystemClock(), self._write, delegation)
 
     def _write(self, lines: Sequence[bytes]) -> None:
         self._written += map(decode, lines)
@@ -178,6 +185,26 @@ def test_annotations_and_delegation_take_effect_with_the_next_packet_and_change_
     assert view.ruleset() == ruleset
     assert not view.drain_changes(), "neither rules nor connections under re-check"
     assert not view.recheck_addresses
+
+
+def test_the_last_annotation_of_an_object_counts_when_it_is_gone_before_the_packet_is_read() -> None:
+    log = Log(logging(allow=True, deny=True), annotated(FROM_WEB, ALLOW), SHOP)
+    log.history.remove(FROM_WEB_REF)
+    assert names(log.add(allowed())) == [["from-web"]]
+    log.history.remove(ObjectRef("Namespace", "", "shop"))
+    assert len(log.add(denied(BY_SHOP))) == 1
+
+
+def test_an_annotation_that_was_taken_away_before_its_object_went_does_not_count() -> None:
+    log = Log(logging(allow=True, deny=True), annotated(FROM_WEB, ALLOW))
+    for event in (FROM_WEB, None):
+        if event is None:
+            log.history.remove(FROM_WEB_REF)
+        else:
+            log.history.put(decode_network_policy(event))
+        log.history.cover()
+        log.history.committed()
+        assert log.add(allowed()) == []
 
 
 def test_what_is_not_delegated_takes_nothing_of_the_rate_limit() -> None:
