@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 
@@ -38,6 +39,10 @@ _PROTOCOLS: dict[int, LoggedProtocol] = {
 _CACHE_SIZE = 4_096
 _OWN_PREFIX = re.compile(r"(allow|deny|audit-deny) (ingress|egress) \S")
 """The beginning of every prefix that `names.log_prefix` writes."""
+
+
+_Named: TypeAlias = tuple[tuple[PolicyName, ...], int]
+"""Policies, and the generation in which they gave the verdict."""
 
 
 class AttributionCounters(msgspec.Struct):
@@ -72,7 +77,7 @@ class Attributor:
         self._desired = desired
         self._history = history or ObjectHistory(desired, lambda: 0)
         self._generation = desired.generation
-        self._named: dict[tuple[str, Flow, int], tuple[PolicyName, ...]] = {}
+        self._named: dict[tuple[str, Flow, int], _Named] = {}
         self._rules: dict[str, tuple[VerdictKey, str, bool]] = {}
         self.counters = AttributionCounters()
 
@@ -131,9 +136,9 @@ class Attributor:
         here, after = self._history.generations(logged.timestamp_ns)
         name = protocol if protocol != "unknown" else str(head.protocol)
         flow = Flow(head.source, head.destination, name, head.destination_port)
-        policies = self._policies(verdict, flow, here, after)
+        policies, generation = self._policies(verdict, flow, here, after)
         allowed = key.disposition == "allow"
-        source, destination = (self._history.holder_at(here, end) for end in (head.source, head.destination))
+        source, destination = (self._history.holder_at(generation, end) for end in (head.source, head.destination))
         return Record(
             connection=RecordConnection(
                 src_ip=head.source,
@@ -153,12 +158,12 @@ class Attributor:
             timestamp=when,
         )
 
-    def _policies(self, verdict: LoggedVerdict, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
-        """Return the policies of a verdict, by its generation, or by the next one if only that agrees with it."""
+    def _policies(self, verdict: LoggedVerdict, flow: Flow, here: int, after: int) -> _Named:
+        """Return the policies of a verdict, and its generation: `after` if only that one agrees with the verdict."""
         key = verdict.key
         by_tier = key.policies[0].kind != "NetworkPolicy"
         if not by_tier and key.disposition != "allow":
-            return policy_names(key.policies)  # all that isolate
+            return policy_names(key.policies), here  # all that isolate
         known = self._named.get((verdict.prefix, flow, here))
         if known is None:
             known = self._with_rule(key, flow, here, after) if by_tier else self._with_others(key, flow, here, after)
@@ -167,13 +172,14 @@ class Attributor:
             self._named[verdict.prefix, flow, here] = known
         return known
 
-    def _with_others(self, key: VerdictKey, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
-        """Return the NetworkPolicies that allow a flow, in the generation in which those of the key do."""
-        certain, first = {*key.policies}, self._allowing(key, flow, here)
-        if not first.issuperset(certain):
+    def _with_others(self, key: VerdictKey, flow: Flow, here: int, after: int) -> _Named:
+        """Return the NetworkPolicies that allow a flow, in the generation in which those of the key do, and that."""
+        certain, generation, found = {*key.policies}, here, self._allowing(key, flow, here)
+        if not found.issuperset(certain):
             second = self._allowing(key, flow, after)
-            first = second if second.issuperset(certain) else first
-        return policy_names(sorted(first | certain))
+            if second.issuperset(certain):
+                generation, found = after, second
+        return policy_names(sorted(found | certain)), generation
 
     def _allowing(self, key: VerdictKey, flow: Flow, generation: int) -> set[ObjectRef]:
         if self._history.is_present(generation, flow.source, flow.destination):
@@ -189,13 +195,14 @@ class Attributor:
             sides = [side for side in sides if {*key.policies} <= {*side.isolating}]
         return {ref for side in sides for ref in side.allowing}
 
-    def _with_rule(self, key: VerdictKey, flow: Flow, here: int, after: int) -> tuple[PolicyName, ...]:
-        """Return the policy of a tier with the name of the rule that gave the verdict."""
-        rule = self._rule_in_tier(key, flow, here)
+    def _with_rule(self, key: VerdictKey, flow: Flow, here: int, after: int) -> _Named:
+        """Return the policy of a tier with the name of the rule that gave the verdict, and the generation of both."""
+        generation, rule = here, self._rule_in_tier(key, flow, here)
         if rule is None:
             rule = self._rule_in_tier(key, flow, after)
+            generation = here if rule is None else after
         ref = key.policies[0]
-        return (PolicyName(ref.name, ref.namespace, ref.kind, rule or ""),)
+        return (PolicyName(ref.name, ref.namespace, ref.kind, rule or ""),), generation
 
     def _rule_in_tier(self, key: VerdictKey, flow: Flow, generation: int) -> str | None:
         """Return the name of the rule that gave the verdict in a generation; None where none did."""

@@ -271,3 +271,15 @@ def test_times_before_the_clock_was_set_back_are_not_compared() -> None:
     node.commit(20)
     assert node.record(BY_WEB, 15).src == shop("other")
     assert node.record(BY_WEB, 21).src == RecordEndpoint(instance=WEB)
+
+
+def test_pods_and_policies_of_a_record_are_of_the_same_generation() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "db"), pod("shop/old", "a", 20, app="none"))
+    node.commit(10)
+    node.change(ref("Pod", "old"), DB_POD)
+    node.commit(20)
+
+    # No policy isolated the old Pod: rules of the new one allowed it, before their commit was noted.
+    assert node.record(BY_WEB, 19.9).dest == shop("db")
+    assert node.record("deny ingress shop/from-web", 9).dest == shop("db")
