@@ -24,12 +24,13 @@ from nfagent.model.netaddr import FAMILIES
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
 from nfagent.nftables.pod_counts import counted_set
 from nfagent.nftables.verdict_keys import DISPOSITIONS, Disposition, VerdictKey
+from nfagent.system.bounded_calls import BoundedCalls
 
 log = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _EVERY_SECONDS = 30.0
-_WRITE_SECONDS = 1.0
-"""How long a scrape waits for the disk."""
+_DISK_SECONDS = 1.0
+"""How long a scrape waits for a disk that doesn't answer."""
 _DROP = "drop/"
 _OF_SET: dict[str, tuple[Direction, Disposition]] = {
     counted_set(disposition, direction, family): (direction, disposition)
@@ -110,7 +111,7 @@ class PacketCounts:
         self._read = read
         self._turn = asyncio.Lock()
         self._restored = False
-        self._writing: asyncio.Task[None] | None = None
+        self._calls = BoundedCalls(_DISK_SECONDS)
         self._problem = ""
         self.values = CountedPackets()
 
@@ -141,7 +142,7 @@ class PacketCounts:
         self._restored = True
         problem = "they are no totals"
         try:
-            text = await asyncio.to_thread(self._kept.read)
+            text = await asyncio.to_thread(self._calls.ask, self._kept.read, PACKET_COUNTS_FILE)
             if text is None or self._totals.decode(text):
                 self._totals.keep(_is_known)
                 return
@@ -150,14 +151,10 @@ class PacketCounts:
         log.warning("packet counts of the last run cannot be used, counting from the kernel's values: %s", problem)
 
     async def _keep(self) -> None:
-        """Write the totals; a disk that doesn't answer delays nothing but the next write."""
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write(self._totals.encode()))
-        await asyncio.wait((self._writing,), timeout=_WRITE_SECONDS)
-
-    async def _write(self, text: bytes) -> None:
+        """Write the totals."""
+        text = self._totals.encode()
         try:
-            await asyncio.to_thread(self._kept.write, text)
+            await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(text), PACKET_COUNTS_FILE)
         except OSError as error:
             if not self._problem:
                 log.warning("packet counts can't be kept over a restart: %s", error.strerror)

@@ -319,11 +319,16 @@ def _forward_chain(
 def _routed_chain(families: Iterable[Family], in_cluster: tuple[tuple[Family, str], ...]) -> Chain:
     """Return the chain of packets that another node is to translate: they leave by the routes to holders only.
 
-    Where another program has removed our routing rules, the main table would let them out with the Pod's address.
+    Where another program has removed our routing rules, the main table would let them out with the Pod's address. The
+    next hop is the floating address, or the holder's own while this node still has the floating address itself.
     """
     to_holder: tuple[tuple[Match, ...], ...] = (
         (ToInterface(TUNNEL_LINK),),
-        *((NextHopInSet(family, names.set_name(FLOATING_SET, family)),) for family in families),
+        *(
+            (NextHopInSet(family, names.set_name(name, family)),)
+            for name in (FLOATING_SET, NODES)
+            for family in families
+        ),
     )
     return Chain(
         (

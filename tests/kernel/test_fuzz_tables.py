@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.netlink.nft_messages import NFPROTO_INET
-from nfagent.nftables.objects import Drop
+from nfagent.nftables.objects import Goto
 from nfagent.nftables.transaction import AddRule, Transaction
 from tests.fuzz.folder import read_case
 from tests.fuzz.generator import draw_case, generator
@@ -41,15 +41,15 @@ def test_text_and_bytes_give_the_same_tables_throughout_a_history(tables: Kernel
 
 
 class Lossy(TwinTables):
-    """Bytes without the rules that drop for a policy."""
+    """Bytes without the rules that deny for a policy."""
 
     def commit(self, transaction: Transaction, *, family: int = NFPROTO_INET) -> None:
-        kept = [command for command in transaction if not _drops(command)]
+        kept = [command for command in transaction if not _denies(command)]
         super().commit(tuple(kept), family=family)
 
 
-def _drops(command: object) -> bool:
-    return isinstance(command, AddRule) and command.chain.startswith("deny/") and command.rule.verdict == Drop()
+def _denies(command: object) -> bool:
+    return isinstance(command, AddRule) and command.chain.startswith("deny/") and isinstance(command.rule.verdict, Goto)
 
 
 def test_a_fault_that_only_the_bytes_have_is_found_shrunk_and_replayed(tables: KernelTables, tmp_path: Path) -> None:
