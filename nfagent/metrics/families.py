@@ -175,8 +175,8 @@ FAMILIES = (
         _family(
             "nfagent_policy_packets_total",
             "counter",
-            "First packets of connections that a policy allows and packets that it denies; a packet denied by the "
-            "isolation of several policies counts for each of them.",
+            "First packets of connections that a policy allows, later ones while connections are re-checked, and "
+            "packets that it denies; a packet denied by the isolation of several policies counts for each of them.",
             {"kind": POLICY_KINDS, "namespace": (), "policy": (), "direction": DIRECTIONS, "verdict": VERDICTS},
             "6 for each policy that selects a Pod of the node",
         ),

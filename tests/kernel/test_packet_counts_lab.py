@@ -77,13 +77,14 @@ def send(lab: ManifestLab) -> int:
 
     A denied client sends several packets.
     """
-    probes = {
-        Probe(lab.pod(f"{source}/a"), lab.address("x/a", family), "tcp", 80): source == "y"
+    allowed, denied = (
+        {Probe(lab.pod(f"{source}/a"), lab.address("x/a", family), "tcp", 80): source == "y" for family in (4, 6)}
         for source in "yz"
-        for family in (4, 6)
-    }
-    assert lab.wrong(probes) == []
-    return len(probes) // 2
+    )
+    # With a long deadline no connection is opened again on a slow machine.
+    assert lab.wrong(allowed, 5.0) == []
+    assert lab.wrong(denied) == []
+    return len(allowed)
 
 
 def test_first_packets_of_connections_and_denied_packets_are_counted_with_logging_off(lab: ManifestLab) -> None:
@@ -107,7 +108,7 @@ def test_no_count_decreases_when_the_agent_is_killed(lab: ManifestLab) -> None:
     sent += send(lab)  # the rules stay, and count
     agent.start()
     after = counts_with(lab, sent)
-    assert after[ALLOWED] == after[POLICY_ALLOWED] == sent
+    assert after[POLICY_ALLOWED] >= after[ALLOWED] == sent
     assert after[DENIED] == after[POLICY_DENIED] > before[DENIED]
 
 
@@ -121,7 +122,8 @@ def test_no_count_decreases_when_the_table_is_made_anew(lab: ManifestLab) -> Non
     wait_until(lambda: agent.ask("/v1/dump/diff")["equal"])
     sent += send(lab)
     after = counts_with(lab, sent)
-    assert after[ALLOWED] == after[POLICY_ALLOWED] == sent
+    # After a repair connections are re-checked: a policy's count has their later packets too.
+    assert after[POLICY_ALLOWED] >= after[ALLOWED] == sent
     assert after[DENIED] == after[POLICY_DENIED] > before[DENIED]
 
 
