@@ -92,8 +92,9 @@ class VerdictLogParts:
         return self._group_watch.problem
 
     def report_problem(self) -> None:
-        """Log what is wrong with the sinks, at most once a minute."""
+        """Log what is wrong with the sinks, and packets that were lost, at most once a minute."""
         self._sinks.report_problem()
+        self._reader.report_loss()
 
     def status(self) -> VerdictLogStatus:
         """Return the state of the verdict log, for `dump state`."""

@@ -158,9 +158,10 @@ def _nat_ports_text(status: NatPortStatus) -> str:
 
 
 def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
-    parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("ok")]
+    parts = [f"{paint('FAIL')}, {log.problem}" if log.problem else paint("warn" if log.lost or log.overruns else "ok")]
     parts += [log.path if name == "file" else name for name in log.sinks if name != "stream"] or [log.path or "no sink"]
-    parts.append(f"{counted(log.received, 'packet')} read, {log.lost or 'none'} lost")
+    overruns = f" (the queue was full {counted(log.overruns, 'time')})" if log.overruns else ""
+    parts.append(f"{counted(log.received, 'packet')} read, {log.lost or 'none'} lost{overruns}")
     unattributed = log.unattributed.undecodable + log.unattributed.unknown + log.undecodable
     if unattributed:
         parts.append(f"{unattributed} could not be attributed")

@@ -15,6 +15,7 @@ from nfagent.kernel.nflog import NflogSource, OnPackets
 log = logging.getLogger(__name__)
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+_LOSS_SECONDS = 60.0
 
 
 class NflogReader:
@@ -30,6 +31,21 @@ class NflogReader:
         self._clock = clock
         self._on_packets = on_packets
         self._logged = ""
+        self._lost = (0, 0)
+        self._lost_at = -_LOSS_SECONDS
+
+    def report_loss(self) -> None:
+        """Log that packets were lost since the last call, at most once a minute: call it every few seconds."""
+        counters, now = self._source.counters, self._clock.monotonic()
+        lost = counters.lost, counters.overruns
+        if lost == self._lost or now - self._lost_at < _LOSS_SECONDS:
+            return
+        self._lost, self._lost_at = lost, now
+        log.warning(
+            "packets were lost before they could be logged, the queue of the NFLOG group was full: "
+            "lost=%d overruns=%d since the start; `[logging] receive_buffer` holds longer bursts",
+            *lost,
+        )
 
     async def run(self) -> None:
         """Read until cancelled; the group then stays open."""

@@ -159,6 +159,26 @@ def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
     assert "2 denied connections being aggregated" in text
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ({}, "ok; x; 7 packets read, none lost"),
+        ({"lost": 3, "overruns": 1}, "warn; x; 7 packets read, 3 lost (the queue was full 1 time)"),
+        ({"overruns": 2}, "warn; x; 7 packets read, none lost (the queue was full 2 times)"),
+    ],
+    ids=["none", "packets", "an overrun whose packets no number tells yet"],
+)
+def test_the_state_warns_of_packets_that_were_lost_before_they_were_read(lost: dict[str, int], said: str) -> None:
+    agent = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": {**LOG, "received": 7, **lost},
+    }
+    assert dict(facts_of(agent))["verdict log"].startswith(said)
+
+
 def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
     lost = {"lost_lines": 7, "lost_by": {"No space left on device": 3, "queue full": 4}}
     agent = {
