@@ -280,7 +280,7 @@ def logging_sets() -> Iterator[tuple[str, NamedSet]]:
 def render_verdict_chain(outcome: VerdictKey, group: int) -> Chain:
     """Return the chain of a verdict: count, log to an NFLOG group where that is switched on, count by Pod and apply it.
 
-    An audit-deny is logged where denies are, once a connection.
+    An audit-deny is logged where denies are, once a connection, and each packet that has no connection.
     """
     verdict = Goto(count_chain(outcome.disposition, outcome.direction))
     if outcome.disposition == "deny":
@@ -293,8 +293,13 @@ def render_verdict_chain(outcome: VerdictKey, group: int) -> Chain:
             )
         )
     # A UDP stream without replies stays 'new': only its first packet, with an unconfirmed entry, is logged.
-    logged = FamilyInSet(LOGGING_ALLOWS if outcome.disposition == "allow" else LOGGING_DENIES), CtUnconfirmed()
-    return Chain((Rule(logged, log=Log(outcome.prefix, group)), Rule(counter=outcome.name, verdict=verdict)))
+    is_logged = FamilyInSet(LOGGING_ALLOWS if outcome.disposition == "allow" else LOGGING_DENIES)
+    log = Log(outcome.prefix, group)
+    first = [Rule((is_logged, CtUnconfirmed()), log=log)]
+    if outcome.disposition == "audit-deny":
+        # Without a conntrack entry, `ct status` matches nothing.
+        first.append(Rule((is_logged, ConntrackState(("invalid", "untracked"))), log=log))
+    return Chain((*first, Rule(counter=outcome.name, verdict=verdict)))
 
 
 def named_set_of(name: str, content: SetContent) -> NamedSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -47,6 +48,14 @@ ADMIN: Document = {
         "ingress": [{"action": "Deny", "from": [{"namespaces": {"matchLabels": {"ns": "z"}}}]}],
     },
 }
+
+UNTRACKED = """table inet exempt {
+  chain c { type filter hook prerouting priority raw; meta l4proto udp notrack; }
+}"""
+
+
+def run(command: list[str], text: str = "") -> None:
+    subprocess.run(command, check=True, text=True, input=text)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,22 @@ def test_what_an_audited_policy_alone_denies_passes_and_is_one_record(
     assert (found[0].policies, found[0].connection.direction) == ((), "ingress")
     assert (found[0].src.pod_name, found[0].dest.pod_name) == ("c", "a")
     assert counted(lab, "audit-deny") > before
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_conntrack_does_not_follow_is_a_record_too(lab: ManifestLab, family: int) -> None:
+    lab.apply("policies", audited(CLOSED))
+    node = lab.topology.node_namespace(lab.topology.pods["x", "a"].node)
+    run(["ip", "netns", "exec", node, "nft", "-f", "-"], UNTRACKED)
+    try:
+        probe = Probe(lab.pod("z/c"), lab.address("x/a", family), "udp", 80)
+        answered: list[bool] = []
+        found = fresh(lab, lambda: answered.append(lab.reaches(probe)))
+    finally:
+        run(["ip", "netns", "exec", node, "nft", "delete table inet exempt"])
+    assert answered == [True]
+    assert [record.disposition for record in found] == ["audit-deny"]
+    assert [policy.name for policy in found[0].isolating_policies] == ["closed"]
 
 
 def test_what_an_enforced_policy_denies_is_dropped_as_without_the_audited_one(lab: ManifestLab) -> None:
