@@ -1,30 +1,28 @@
 """Delegation: which logged packets become records where NetworkLogging leaves that to annotated objects.
 
 The rules log every verdict that NetworkLogging switches on. Annotations are looked up when a packet is read, so they
-take effect at once, and change no rule; those of an object that is gone by then are its last ones.
+take effect at once, and change no rule. Those of an object that is gone by then hold as they were when it was logged.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.model.networkpolicy import NetworkPolicy
-from nfagent.model.objects import Namespace, ObjectRef
+from nfagent.model.objects import ObjectRef
 from nfagent.verdicts.attribution import LoggedVerdict
 from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import PolicyName, Record
 
 
 class Delegation:
-    """Applies `delegate` of NetworkLogging, by the current annotations of NetworkPolicies and Namespaces."""
+    """Applies `delegate` of NetworkLogging, by the annotations of NetworkPolicies and Namespaces."""
 
     def __init__(self, desired: DesiredState, history: ObjectHistory | None = None) -> None:
         """Use this state and its history, which the caller keeps up to date.
 
-        history: None where objects that are gone are not known
+        history: None to know the present objects alone
         """
         self._desired = desired
         self._history = history or ObjectHistory(desired, lambda: 0)
@@ -39,36 +37,42 @@ class Delegation:
         """Whether only denies of annotated Namespaces are logged."""
         return self._desired.logging.deny.delegate
 
-    def annotated(self, record: Record) -> Record | None:
-        """Return the record of an allow with its annotated policies only; None where it has none."""
-        policies = tuple(filter(self._logs_allows, record.policies))
+    def annotated(self, record: Record, timestamp_ns: int | None) -> Record | None:
+        """Return the record of an allow with its annotated policies only; None where it has none.
+
+        timestamp_ns: when the packet was logged; None for now
+        """
+        policies = tuple(name for name in record.policies if self._logs_allows(name, timestamp_ns))
         if policies == record.policies:
             return record if policies else None
         return msgspec.structs.replace(record, policies=policies) if policies else None
 
-    def logs_deny(self, verdict: LoggedVerdict, attribute: Callable[[], Record]) -> bool:
+    def logs_deny(self, verdict: LoggedVerdict, timestamp_ns: int | None) -> bool:
         """Return whether a deny is logged: always, or by the Namespace of the Pod at which it was denied.
 
-        attribute: returns the packet's record; called only where neither policy nor address gives the Namespace
+        timestamp_ns: when the packet was logged; None for now
         """
-        return not self.of_denies or self._logs_denies(self._namespace(verdict, attribute))
+        if not self.of_denies:
+            return True
+        name = self._namespace(verdict, timestamp_ns)
+        known = self._desired.cluster.namespaces.get(name)
+        if known is None:
+            known = self._history.namespace_at(self._history.generations(timestamp_ns)[0], name)
+        return known is not None and known.logs_denies
 
-    def _logs_allows(self, name: PolicyName) -> bool:
-        policy = self._history.latest(ObjectRef(name.kind, name.namespace, name.name))
+    def _logs_allows(self, name: PolicyName, timestamp_ns: int | None) -> bool:
+        ref = ObjectRef(name.kind, name.namespace, name.name)
+        policy = self._desired.index.policies.get(ref)
+        if policy is None:
+            past = self._history.policies_at(self._history.generations(timestamp_ns)[0], (name.namespace,))
+            policy = next((item for item in past if item.ref == ref), None)
         return isinstance(policy, NetworkPolicy) and policy.logs_allows
 
-    def _logs_denies(self, namespace: str) -> bool:
-        known = self._history.latest(ObjectRef("Namespace", "", namespace))
-        return isinstance(known, Namespace) and known.logs_denies
-
-    def _namespace(self, verdict: LoggedVerdict, attribute: Callable[[], Record]) -> str:
+    def _namespace(self, verdict: LoggedVerdict, timestamp_ns: int | None) -> str:
         key, head = verdict.key, verdict.head
         # NetworkPolicies isolate Pods of their own Namespace; a policy of a tier has none.
         if key.policies and key.policies[0].namespace:
             return key.policies[0].namespace
-        is_egress = key.direction == "egress"
-        pod = self._desired.cluster.holder(head.source if is_egress else head.destination)
-        if pod is not None:
-            return pod.namespace
-        record = attribute()  # the Pod may be gone since
-        return (record.src if is_egress else record.dest).pod_namespace
+        address = head.source if key.direction == "egress" else head.destination
+        pod = self._history.holder_at(self._history.generations(timestamp_ns)[0], address)
+        return "" if pod is None else pod.namespace

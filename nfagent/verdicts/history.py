@@ -119,6 +119,12 @@ class ObjectHistory:
         self._put_pods(past, address, generation)
         return past.holder(address) or holder
 
+    def namespace_at(self, generation: int, name: str) -> Namespace | None:
+        """Return the Namespace of a name in a generation; None where there was none."""
+        known = self._desired.cluster.namespaces.get(name)
+        found = self._at(("namespace", name), () if known is None else (known,), generation)
+        return next((item for item in found if isinstance(item, Namespace)), None)
+
     def ends_at(self, generation: int, addresses: Iterable[str]) -> ClusterState:
         """Return a cluster with the Pods of addresses in a generation, their Namespaces, and the addresses' Nodes."""
         present = self._desired.cluster
@@ -130,10 +136,9 @@ class ObjectHistory:
                     if isinstance(node, Node) and address in node.addresses:
                         past.put(node)
         for name in {pod.namespace for pod in past.pods.values()}:
-            known = present.namespaces.get(name)
-            for namespace in self._at(("namespace", name), () if known is None else (known,), generation):
-                if isinstance(namespace, Namespace):
-                    past.put(namespace)
+            namespace = self.namespace_at(generation, name)
+            if namespace is not None:
+                past.put(namespace)
         return past
 
     def policies_at(self, generation: int, namespaces: Iterable[str]) -> list[Policy]:
@@ -141,15 +146,6 @@ class ObjectHistory:
         index = self._desired.index
         found = (self._at(("policies", name), index.in_namespace(name), generation) for name in namespaces)
         return [policy for group in found for policy in group if isinstance(policy, NetworkPolicy | TierPolicy)]
-
-    def latest(self, ref: ObjectRef) -> Policy | Namespace | None:
-        """Return a policy or a Namespace as it is now, or as it last was if it is gone."""
-        found = self._desired.find(ref)
-        if found is None:
-            group: _Group = ("namespace", ref.name) if ref.kind == "Namespace" else ("policies", ref.namespace)
-            entries = self._replaced.get(group, {}).get(ref)
-            found = entries[-1][1] if entries else None
-        return found if isinstance(found, NetworkPolicy | TierPolicy | Namespace) else None
 
     def _put_pods(self, past: ClusterState, address: str, generation: int) -> None:
         for pod in self._at(("address", address), self._present_pods(address), generation):

@@ -97,8 +97,8 @@ class RecordStream:
             self._events[verdict.key.disposition] += 1
             attribute = partial(self._attributor.record, verdict, packet, now_ns)
             if verdict.key.disposition == "allow":
-                record = self._allow(attribute, now)
-            elif not self._delegation.logs_deny(verdict, attribute):
+                record = self._allow(attribute, packet.timestamp_ns, now)
+            elif not self._delegation.logs_deny(verdict, packet.timestamp_ns):
                 self._not_delegated[verdict.key.disposition] += 1
                 continue
             elif self._is_aggregating:
@@ -154,11 +154,11 @@ class RecordStream:
         self._events[verdict.disposition] += 1
         return True
 
-    def _allow(self, attribute: Callable[[], Record], now: float) -> Record | None:
+    def _allow(self, attribute: Callable[[], Record], timestamp_ns: int | None, now: float) -> Record | None:
         if not self._delegation.of_allows:
             return self._limited(attribute, now)
         # What isn't delegated must not use up the rate limit, so these are attributed first.
-        record = self._delegation.annotated(attribute())
+        record = self._delegation.annotated(attribute(), timestamp_ns)
         if record is None:
             self._not_delegated["allow"] += 1
             return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from nfagent.clock import SystemClock
-from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.model.objects import ObjectRef
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
@@ -18,7 +18,7 @@ from nfagent.verdicts.rate_limit import RecordLimits
 from nfagent.verdicts.record_stream import RecordStream
 from nfagent.verdicts.records import Record, decode
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy, tier_policy
-from tests.unit.verdicts.test_attribution import DB, OUTSIDE, TCP, WEB, logged, packet, ports
+from tests.unit.verdicts.test_attribution import DB, NOW, OUTSIDE, TCP, WEB, logged, packet, ports
 
 ALLOW, DENY = "policy.network.gke.io/enable-logging", "policy.network.gke.io/enable-deny-logging"
 FROM_WEB = policy(
@@ -57,12 +57,9 @@ class Log:
         )
         view, limits = self.scene.views["a"], limits or RecordLimits(aggregation_seconds=0)
         self._written: list[Record] = []
-        view.ruleset()
-        self.history = ObjectHistory(view, lambda: 0)
-        self.history.cover()
-        self.history.committed()
-        delegation = Delegation(view, self.history)
-        self.stream = RecordStream(Attributor(view, self.history), limits, SystemClock(), self._write, delegation)
+        self.history = ObjectHistory(view, lambda: NOW)
+        attributor, delegation = Attributor(view, self.history), Delegation(view, self.history)
+        self.stream = RecordStream(attributor, limits, SystemClock(), self._write, delegation)
 
     def _write(self, lines: Sequence[bytes]) -> None:
         self._written += map(decode, lines)
@@ -114,6 +111,14 @@ def test_an_allow_of_a_tier_is_never_delegated() -> None:
     assert log.add(logged(allowed_by("ingress", (GUARD_REF,)).prefix, packet(WEB, DB, TCP, ports(1, 80)))) == []
 
 
+DENYING_GUARD = tier_policy(
+    "AdminNetworkPolicy",
+    "guard",
+    {"namespaces": {}},
+    priority=1,
+    ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
+    egress=[{"action": "Deny", "to": [{"namespaces": {}}]}],
+)
 SHOP, WEB_SPACE = annotated(namespace("shop"), DENY), annotated(namespace("web"), DENY)
 BY_SHOP, BY_WEB = denied_by("ingress", (FROM_WEB_REF, ON_5432_REF)), denied_by("egress", (OUT_REF,))
 
@@ -138,15 +143,9 @@ BY_SHOP, BY_WEB = denied_by("ingress", (FROM_WEB_REF, ON_5432_REF)), denied_by("
 )
 @pytest.mark.parametrize("seconds", [0, 5], ids=["each packet", "aggregated"])
 def test_a_delegated_deny(documents: list[Document], dropped: LoggedPacket, *, is_logged: bool, seconds: float) -> None:
-    tiers = tier_policy(
-        "AdminNetworkPolicy",
-        "guard",
-        {"namespaces": {}},
-        priority=1,
-        ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
-        egress=[{"action": "Deny", "to": [{"namespaces": {}}]}],
+    log = Log(
+        DENYING_GUARD, logging(allow=True, deny=True), *documents, limits=RecordLimits(aggregation_seconds=seconds)
     )
-    log = Log(tiers, logging(allow=True, deny=True), *documents, limits=RecordLimits(aggregation_seconds=seconds))
     records = log.add(dropped, dropped)
     assert sum(record.count for record in records) == (2 if is_logged else 0)
     assert log.stream.status().not_delegated == ({} if is_logged else {"deny": 2})
@@ -187,24 +186,22 @@ def test_annotations_and_delegation_take_effect_with_the_next_packet_and_change_
     assert not view.recheck_addresses
 
 
-def test_the_last_annotation_of_an_object_counts_when_it_is_gone_before_the_packet_is_read() -> None:
-    log = Log(logging(allow=True, deny=True), annotated(FROM_WEB, ALLOW), SHOP)
-    log.history.remove(FROM_WEB_REF)
-    assert names(log.add(allowed())) == [["from-web"]]
-    log.history.remove(ObjectRef("Namespace", "", "shop"))
-    assert len(log.add(denied(BY_SHOP))) == 1
-
-
-def test_an_annotation_that_was_taken_away_before_its_object_went_does_not_count() -> None:
-    log = Log(logging(allow=True, deny=True), annotated(FROM_WEB, ALLOW))
-    for event in (FROM_WEB, None):
-        if event is None:
-            log.history.remove(FROM_WEB_REF)
-        else:
-            log.history.put(decode_network_policy(event))
-        log.history.cover()
-        log.history.committed()
-        assert log.add(allowed()) == []
+@pytest.mark.parametrize("by_tier", [False, True])
+def test_annotations_of_objects_that_are_gone_hold_for_packets_that_were_logged_before(*, by_tier: bool) -> None:
+    log = Log(DENYING_GUARD, annotated(FROM_WEB, ALLOW), SHOP, logging(allow=True, deny=True))
+    log.history.cover()
+    log.history.committed()
+    late = [allowed(), denied(denied_by("ingress", (GUARD_REF,)) if by_tier else BY_SHOP)]
+    late = [msgspec.structs.replace(each, timestamp_ns=NOW - 1) for each in late]
+    log.scene.views["a"].drain_changes()
+    for ref in (FROM_WEB_REF, ObjectRef("Pod", "shop", "db"), ObjectRef("Namespace", "", "shop")):
+        log.history.remove(ref)
+    log.history.cover()
+    log.scene.views["a"].drain_changes()
+    log.history.committed()
+    assert [record.disposition for record in log.add(*late)] == ["allow", "deny"]
+    after = [msgspec.structs.replace(each, timestamp_ns=NOW + 1) for each in late]
+    assert log.add(*after) == []
 
 
 def test_what_is_not_delegated_takes_nothing_of_the_rate_limit() -> None:
