@@ -139,6 +139,10 @@ class Attributor:
         policies, generation = self._policies(verdict, flow, here, after)
         allowed = key.disposition == "allow"
         source, destination = (self._history.holder_at(generation, end) for end in (head.source, head.destination))
+        if key.direction == "egress":
+            source = self._judged(source, head.source, key, flow, generation)
+        else:
+            destination = self._judged(destination, head.destination, key, flow, generation)
         return Record(
             connection=RecordConnection(
                 src_ip=head.source,
@@ -157,6 +161,16 @@ class Attributor:
             node_name=self._desired.cluster.node,
             timestamp=when,
         )
+
+    def _judged(self, holder: Pod | None, address: str, key: VerdictKey, flow: Flow, generation: int) -> Pod | None:
+        """Return the Pod that the verdict is about: of several with its address, the one that the policy selects."""
+        if len(self._desired.cluster.by_address.get(address, ())) < 2:
+            return holder
+        policies = self._history.policies_at(generation, (key.policies[0].namespace,))
+        policy = [item for item in policies if item.ref == key.policies[0]]
+        past = self._history.ends_at(generation, (flow.source, flow.destination))
+        pods = past.holders(address)
+        return next((pod for pod in pods if evaluate_direction(past, policy, flow, pod, key.direction).stages), holder)
 
     def _policies(self, verdict: LoggedVerdict, flow: Flow, here: int, after: int) -> _Named:
         """Return the policies of a verdict, and its generation: `after` if only that one agrees with the verdict."""

@@ -452,3 +452,14 @@ def test_a_reply_to_a_ping_has_no_ports_to_swap() -> None:
     payload = packet(DB, WEB, ICMP, b"\0\0")
     record = attributed(Attributor(scene(CLOSED).views["a"]), "deny ingress shop/closed reply", payload)
     assert (record.connection.src_ip, record.connection.dest_ip, record.connection.src_port) == (WEB, DB, None)
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_of_several_pods_with_an_address_the_one_that_the_policy_selects_is_named(direction: str) -> None:
+    others = [pod(name, "a", 20) for name in ("early/pod", "shop/another", "zone/pod")]
+    attributor = Attributor(scene(*others, CLOSED).views["a"])
+    ends = (OUTSIDE, DB) if direction == "ingress" else (DB, OUTSIDE)
+
+    record = attributed(attributor, f"deny {direction} shop/closed", packet(*ends, TCP, ports(40000, 80)))
+
+    assert (record.dest if direction == "ingress" else record.src) == shop("db")
