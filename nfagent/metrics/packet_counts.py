@@ -29,6 +29,7 @@ from nfagent.system.bounded_calls import BoundedCalls
 log = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _EVERY_SECONDS = 30.0
+_TRIES = 3
 _DISK_SECONDS = 1.0
 """How long a scrape waits for a disk that doesn't answer."""
 _DROP = "drop/"
@@ -73,7 +74,15 @@ def read_counters() -> CounterReading:
 
     Blocking: 3,000 counters take 10 ms. Raises KernelError, HostError.
     """
-    table = table_handle()
+    for _ in range(_TRIES):
+        reading = _read_table(table_handle())
+        # Of a table that was made anew meanwhile, packets would count here, and again under its own handle.
+        if table_handle() == reading.table:
+            return reading
+    raise KernelError("table inet nfagent was made anew while its packet counters were read")
+
+
+def _read_table(table: int) -> CounterReading:
     named = read_named_counters()
     packets, is_whole = dict(named.packets), named.is_whole
     for name in _OF_SET:

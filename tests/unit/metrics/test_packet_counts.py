@@ -11,6 +11,7 @@ from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.packet_counters import CounterReading
+from nfagent.metrics import packet_counts
 from nfagent.metrics.packet_counts import PacketCounts
 from nfagent.metrics.readings import CountedPackets
 from nfagent.model.networkpolicy import NetworkPolicy
@@ -119,3 +120,11 @@ def test_a_folder_that_cannot_be_written_stops_no_count(node: Node, caplog: pyte
     assert [record.getMessage() for record in caplog.records if "kept" in record.getMessage()] == [
         "packet counts can't be kept over a restart: File exists"
     ]
+
+
+def test_a_reading_is_of_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = iter((1, 2, 2, 2))  # made anew between its handle and its counters
+    monkeypatch.setattr(packet_counts, "table_handle", lambda: next(handles))
+    monkeypatch.setattr(packet_counts, "read_named_counters", lambda: CounterReading({"deny/ingress/a": 5}))
+    monkeypatch.setattr(packet_counts, "read_address_counters", lambda _: CounterReading({}))
+    assert packet_counts.read_counters() == CounterReading({"deny/ingress/a": 5}, table=2)
