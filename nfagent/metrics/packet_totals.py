@@ -59,11 +59,15 @@ class PacketTotals:
         """
         if table != self._table:
             self._table, self._readings = table, {}
+        known = set(self.totals)
         for name, packets in counters.items():
-            before = self._readings.get(name, 0)
-            more = packets - before if packets >= before else packets
+            before = self._readings.get(name)
+            goes_on = before is not None and packets >= before
+            more = packets - before if before is not None and goes_on else packets
             for key in keys_of(name):
-                self.totals[key] += more
+                # The counter was another's when it was last read, as the address of a Pod that is gone.
+                took_over = goes_on and key not in known
+                self.totals[key] += 0 if took_over else more
         self._readings = dict(counters) if is_whole else {**self._readings, **counters}
 
     def keep(self, is_current: Callable[[CountKey], bool]) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from nfagent.lab.listeners import pod_endpoints
 from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.topology_plan import PodPlan, grid
 from tests.support.metrics_page import scraped
 from tests.support.packet_labs import (
     ManifestLab,
+    as_text,
     namespace_document,
+    node_document,
     pod_document,
     policy_document,
     running_lab,
@@ -141,3 +143,15 @@ def test_a_change_of_rules_keeps_the_counts_of_what_is_still_there(lab: Manifest
     after = counts_with(lab, sent)
     assert after[DENIED] == after[POLICY_DENIED] > both[DENIED]
     assert ("NetworkPolicy", "x", "nothing", "ingress", "deny") not in after
+
+
+def test_a_pod_that_takes_over_an_address_has_none_of_its_last_holders_packets(lab: ManifestLab) -> None:
+    counts(lab)
+    send(lab)  # not read before the address moves
+    newcomer = PodPlan("x", "newcomer", node_of("x", "a"), (lab.address("x/a", 4), lab.address("x/a", 6)))
+    moved = [newcomer if (pod.namespace, pod.name) == ("x", "a") else pod for pod in PODS]
+    documents = [*map(node_document, NODES), *map(namespace_document, "xyz"), FROM_Y]
+    documents += [pod_document(pod, {"pod": "a"} if pod is newcomer else None) for pod in moved]
+    lab.cluster.write("cluster.yaml", as_text(documents))
+    wait_until(lambda: counts(lab)[POLICY_DENIED] > 0)
+    assert not [key for key in counts(lab) if key[1] == "newcomer"]

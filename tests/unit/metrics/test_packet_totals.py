@@ -157,3 +157,20 @@ def test_counters_of_another_table_began_at_0_also_where_they_have_counted_more_
     assert again.totals["drop/spoofed",] == 22
     again.add({"drop/spoofed": 13}, keys_of, table=2)
     assert again.totals["drop/spoofed",] == 23
+
+
+def test_what_a_counter_counted_for_another_is_not_its_new_owners() -> None:
+    totals = PacketTotals("boot")
+    totals.add({"counted4 10.0.0.1": 1, "counted6 fd00::1": 1}, lambda _: [("pod", "old")])
+    totals.add({"counted4 10.0.0.1": 5, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
+    totals.keep(lambda key: key == ("pod", "new"))
+    assert totals.totals == {("pod", "new"): 0}
+    totals.add({"counted4 10.0.0.1": 7, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
+    assert totals.totals == {("pod", "new"): 2}
+
+
+def test_a_counter_made_anew_counts_for_its_new_owner() -> None:
+    totals = PacketTotals("boot")
+    totals.add({"counted4 10.0.0.1": 9}, lambda _: [("pod", "old")])
+    totals.add({"counted4 10.0.0.1": 2}, lambda _: [("pod", "new")])
+    assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 2}
