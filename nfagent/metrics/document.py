@@ -36,6 +36,10 @@ isn't known has no series: `nfagent_conntrack_entries` where the kernel has no c
 
 `nfagent_sync_duration_seconds` counts commits: a stage is counted when the transaction that it leads to is committed.
 Control characters in names are escaped.
+
+Packets are counted by the kernel, and read at each scrape and every 30 s. What was counted since the last reading is
+missing from the totals where a counter ends: for a policy, when a policy comes, goes or changes that selects the same
+Pods; for a Pod, when it goes or its address passes to another; for all, when another program removes the table.
 """
 
 
