@@ -11,6 +11,7 @@ from nfagent.errors import KernelError, WireError
 from nfagent.kernel.gateway_links import PROTOCOL
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.route_requests import RouteRequests
+from nfagent.kernel.table_queries import owned_tables
 from nfagent.model.netaddr import FAMILIES
 from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
 
@@ -24,6 +25,9 @@ def read_mark_uses(mask: int) -> list[MarkUse]:
 
     The rules of iptables are read by its own programs, where those are installed.
     """
+    owned = owned_tables()
+    if owned:  # nft 1.0.6 damages its memory where it lists such a table as JSON
+        raise KernelError(f"rules can't be listed beside tables with flags: {', '.join(owned)}")
     listing = NftListing()
     try:
         listed = listing.listed("list ruleset") or '{"nftables": []}'

@@ -89,7 +89,12 @@ class NftListing:
         return {} if text is None else _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
 
     def table(self, family: str) -> str | None:
-        """Return the JSON listing of table nfagent of a family, None without it. Raises KernelError, HostError."""
+        """Return the JSON listing of table nfagent of a family, None without it. Raises KernelError, HostError.
+
+        nft 1.0.6 reads behind its names of flags to list a table with an owner as JSON, and damages its memory.
+        """
+        if family == TABLE_FAMILY and _has_owner():
+            raise KernelError(_OWNED, hint=_OWNER_HINT)
         return self._list(f"list table {family} {TABLE}")
 
     def listed(self, command: str, *, as_text: bool = False) -> str | None:
@@ -153,6 +158,13 @@ class NftListing:
 def require_free_table() -> None:
     """Raise HostError where the table belongs to another process, which alone may change it."""
     reject_owner(table_flags())
+
+
+def _has_owner() -> bool:
+    """Return whether another process owns the table; False where that can't be read: then a listing fails by itself."""
+    with suppress(KernelError, HostError):
+        return bool(table_flags() & TABLE_OWNER)
+    return False
 
 
 def reject_owner(flags: int) -> None:

@@ -17,6 +17,8 @@ from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, dump_rep
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
     TABLE_DORMANT,
+    TABLE_OWNER,
+    TABLE_PERSIST,
     decode_generation,
     decode_table_flags,
     decode_table_handle,
@@ -69,6 +71,11 @@ def table_handle() -> int:
 def dormant_tables() -> set[tuple[int, str]]:
     """Return family (NFPROTO_*) and name of each table with the flag dormant. Raises KernelError, HostError."""
     return {(family, name) for family, name, flags in _tables(decode_table_flags) if flags & TABLE_DORMANT}
+
+
+def owned_tables() -> list[str]:
+    """Return the names of the tables that belong to a process, of any family. Raises KernelError, HostError."""
+    return [name for _, name, flags in _tables(decode_table_flags) if flags & (TABLE_OWNER | TABLE_PERSIST)]
 
 
 def xt_matches(family: str, table: str, chain: str) -> dict[int, tuple[XtMatch, ...]]:
