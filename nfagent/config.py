@@ -7,6 +7,7 @@ lists are comma-separated there. An empty variable sets nothing, except a list, 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -35,6 +36,8 @@ _MARKS = 2**32
 _EIGHT_BITS = 0xFF
 SINKS = ("file", "journald", "stdout")
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_DRAINS_A_SECOND = 10
+"""How often denied connections are written: with a smaller burst the rate would not be reached."""
 
 
 class ClusterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,6 +245,10 @@ def _check(settings: Settings) -> None:
     for key, value, least, most in limits:
         if not least <= value <= most:
             raise SettingError(f"{key} = {value}: write {least} to {most}")
+    burst, rate = settings.logging.burst, settings.logging.records_per_second
+    if burst * _DRAINS_A_SECOND < rate:
+        least = math.ceil(rate / _DRAINS_A_SECOND)
+        raise SettingError(f"logging.burst = {burst}: write {least} or more, for records_per_second = {rate:g}")
     for sink in settings.logging.sinks:
         if sink not in SINKS:
             raise SettingError(f"logging.sinks = {sink!r}: write {', '.join(SINKS)}")

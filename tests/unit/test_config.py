@@ -145,6 +145,11 @@ KNOWN = "systemd/nfagent.toml lists all settings"
         ),
         pytest.param("[logging]\nburst = 0", "logging.burst = 0: write 1 to", id="no burst"),
         pytest.param(
+            "[logging]\nburst = 49",
+            "logging.burst = 49: write 50 or more, for records_per_second = 500",
+            id="a burst with which the rate isn't reached",
+        ),
+        pytest.param(
             '[logging]\nsinks = ["syslog"]',
             "logging.sinks = 'syslog': write file, journald, stdout",
             id="a sink that there isn't",
