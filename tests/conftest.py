@@ -44,7 +44,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _records_match_the_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hold every record that agents and other writers of this session logged against its JSON Schema."""
+    """Hold every record that agents and other writers of this test run logged against its JSON Schema."""
     yield
     refused = list(refused_lines(tmp_path_factory.getbasetemp()))
     assert refused == [], "tests/unit/verdicts/test_record_schema.py says how the schema is written anew"
