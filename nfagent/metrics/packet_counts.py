@@ -198,9 +198,7 @@ class PacketCounts:
 
     def _verdict(self, counter: str) -> VerdictKey | None:
         """Return the verdict that a named counter counts: its name is that of the log prefix, with other separators."""
-        disposition, _, rest = counter.partition("/")
-        direction, _, policies = rest.partition("/")
-        return self._desired.verdict_key(f"{disposition} {direction} {policies}")
+        return self._desired.verdict_key(counter.replace("/", " ", 2))
 
     def _is_current(self, key: CountKey) -> bool:
         match key:

@@ -25,7 +25,6 @@ FamilySeries: TypeAlias = tuple[str, Iterable[Series | None]]
 _STEP = 200
 """Items that are looked at in one step: 0.2 ms."""
 _CLUSTER = "cluster"
-_FILE_SINK = "file"
 _USUAL_LOSSES = (QUEUE_FULL, STOPPED, *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)))
 
 
@@ -130,7 +129,7 @@ def _verdict_log(status: Mapping[str, Any]) -> Iterator[FamilySeries]:
     yield "nfagent_nflog_lost_total", _one(status["lost"])
     yield "nfagent_nflog_overruns_total", _one(status["overruns"])
     yield "nfagent_nflog_undecodable_total", _one(status["undecodable"])
-    yield "nfagent_nflog_foreign_total", _one(status["unattributed"].get("foreign", 0))
+    yield "nfagent_nflog_foreign_total", _one(status["unattributed"]["foreign"])
     yield "nfagent_verdict_records_total", _by_label(status["records"])
     yield "nfagent_verdict_packets_total", _by_label(status["packets"])
     yield "nfagent_verdict_packets_waiting", _one(status["waiting_packets"])
@@ -141,10 +140,9 @@ def _verdict_log(status: Mapping[str, Any]) -> Iterator[FamilySeries]:
 
 def _lost_lines(status: Mapping[str, Any]) -> list[Series]:
     """Return lost lines by sink and reason, with the usual reasons from the start."""
-    sinks: Mapping[str, Any] = status.get("sinks") or {_FILE_SINK: status}
     return [
         ((sink, reason), count)
-        for sink, found in sinks.items()
+        for sink, found in status["sinks"].items()
         for reason, count in (dict.fromkeys(_USUAL_LOSSES, 0) | found["lost_by"]).items()
     ]
 

@@ -27,6 +27,7 @@ from nfagent.model.objects import ObjectRef, Pod
 from nfagent.netlink.conntrack_ports import PortUse
 from nfagent.nftables.verdict_keys import allowed_by, denied_by
 from nfagent.time_slices import TimeSlices
+from nfagent.verdicts.log_writer import SinkStatus
 from nfagent.verdicts.record_latency import RecordLatency
 
 WEB, DB = ObjectRef("NetworkPolicy", "shop", "web"), ObjectRef("NetworkPolicy", "shop", "db")
@@ -43,7 +44,7 @@ IDLE = Readings(
     resources={},
     invalid={},
     reading_log=True,
-    verdict_log=msgspec.to_builtins(VerdictLogStatus(path="/var/log/network/policy_action.log")),
+    verdict_log=msgspec.to_builtins(VerdictLogStatus(path="/log", sinks={"file": SinkStatus()})),
     own_log_lost=0,
     foreign_nat=0,
     nat_ports=NatPortStatus(available=100),
@@ -134,7 +135,8 @@ def test_an_object_with_several_issues_is_one_object_until_the_last_is_resolved(
 
 
 def test_lines_that_a_sink_lost_have_its_name_and_the_reason() -> None:
-    status = msgspec.to_builtins(VerdictLogStatus(path="", lost_lines=5, lost_by={"Stale file handle": 5}))
+    file = SinkStatus(lost_lines=5, lost_by={"Stale file handle": 5})
+    status = msgspec.to_builtins(VerdictLogStatus(path="", sinks={"file": file}))
     assert 'nfagent_verdict_log_lost_lines_total{reason="Stale file handle",sink="file"} 5.0' in lines(
         verdict_log=status
     )
