@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 
-from nfagent.errors import KernelError
+from nfagent.kernel.iptables_save import run_save
 from nfagent.kernel.table_queries import log_rules
 from nfagent.nftables.foreign_logs import LogUse, logs_in_save
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 
-_SECONDS = 10
 _PROGRAMS = ("iptables-legacy", "ip6tables-legacy")
 
 
@@ -33,13 +31,5 @@ def read_log_uses(group: int) -> list[LogUse]:
 
 def _saved(name: str, group: int) -> Iterator[LogUse]:
     program = shutil.which(f"{name}-save")
-    if program is None:
-        return
-    try:
-        # Only tables that exist are saved: no module is loaded.
-        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
-            [program], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"the rules of {name} can't be read: {error}") from None
-    yield from logs_in_save(done.stdout, name, group)
+    if program is not None:
+        yield from logs_in_save(run_save(program, f"the rules of {name}").stdout, name, group)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from itertools import chain
 
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.gateway_links import PROTOCOL
+from nfagent.kernel.iptables_save import run_save
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.route_requests import RouteRequests
 from nfagent.kernel.table_queries import owned_tables
 from nfagent.model.netaddr import FAMILIES
 from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
 
-_SECONDS = 10
 # nft lists the rules of iptables-nft without their marks.
 _SAVES = ("iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft")
 
@@ -39,16 +38,8 @@ def read_mark_uses(mask: int) -> list[MarkUse]:
 
 def _saved(name: str) -> Iterator[MarkUse]:
     program = shutil.which(f"{name}-save")
-    if program is None:
-        return
-    try:
-        # Only tables that exist are saved: no module is loaded.
-        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
-            [program], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"the rules of {name} can't be read: {error}") from None
-    yield from marks_in_save(done.stdout, name)
+    if program is not None:
+        yield from marks_in_save(run_save(program, f"the rules of {name}").stdout, name)
 
 
 def _routing_rules() -> Iterator[MarkUse]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.iptables_save import run_save
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.table_queries import dormant_tables, xt_matches
 from nfagent.model.netaddr import Family
@@ -41,7 +41,6 @@ from nfagent.nftables.objects import Ruleset
 log = logging.getLogger(__name__)
 
 _MOST_CHAINS = 500
-_SECONDS = 10
 _MOST_LINES = 10
 """Rules that are logged at once: a network plugin may have one for each Pod."""
 _LEGACY: tuple[tuple[str, Family, str], ...] = (
@@ -143,12 +142,7 @@ def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTabl
     found = shutil.which(f"{program}-legacy-save")
     if found is None:
         raise KernelError(f"{name} exists and can't be read: {program}-legacy-save is missing", hint=_INSTALL)
-    try:
-        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
-            [found, "-t", "nat"], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"{name} can't be read: {error}") from None
+    done = run_save(found, name, "-t", "nat")
     if done.returncode != 0:
         raise KernelError(f"{name} can't be read: {done.stderr.strip()[:200]}")
     return [parse_iptables_save(done.stdout, name, family, f"{program}-legacy -t nat -S")]
