@@ -11,8 +11,9 @@ from nfagent.kernel.gateway_links import PROTOCOL
 from nfagent.kernel.iptables_save import run_save
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.route_requests import RouteRequests
-from nfagent.kernel.table_queries import owned_tables
+from nfagent.kernel.table_queries import list_tables
 from nfagent.model.netaddr import FAMILIES
+from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
 
 # nft lists the rules of iptables-nft without their marks.
@@ -24,7 +25,7 @@ def read_mark_uses(mask: int) -> list[MarkUse]:
 
     The rules of iptables are read by its own programs, where those are installed.
     """
-    owned = owned_tables()
+    owned = [table.name for table in list_tables() if table.flags & (TABLE_OWNER | TABLE_PERSIST)]
     if owned:  # nft 1.0.6 damages its memory where it lists such a table as JSON
         raise KernelError(f"rules can't be listed beside tables with flags: {', '.join(owned)}")
     listing = NftListing()

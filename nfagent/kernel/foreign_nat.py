@@ -21,8 +21,9 @@ from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.iptables_save import run_save
 from nfagent.kernel.nft_listing import NftListing
-from nfagent.kernel.table_queries import dormant_tables, xt_matches
+from nfagent.kernel.table_queries import list_tables, xt_matches
 from nfagent.model.netaddr import Family
+from nfagent.netlink.nft_events import TABLE_DORMANT
 from nfagent.netlink.nft_messages import FAMILY_NUMBERS
 from nfagent.nftables.foreign_json import (
     BaseChain,
@@ -82,7 +83,7 @@ def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
         bases = parse_base_chains(listing.listed("list chains") or '{"nftables": []}')
     except WireError as error:
         return [], [f"the chains of other programs can't be read: {error}"]
-    dormant = dormant_tables()
+    dormant = {(table.family, table.name) for table in list_tables() if table.flags & TABLE_DORMANT}
     for base in bases:
         if (FAMILY_NUMBERS[base.table_family], base.table) in dormant:
             continue

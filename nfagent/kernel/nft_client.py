@@ -16,7 +16,7 @@ from nfagent.errors import KernelError, WireError
 from nfagent.kernel.nft_listing import NftListing, reject_owner
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.kernel.table_queries import flags_of_table, generation
+from nfagent.kernel.table_queries import generation, own_table
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.netlink.nft_messages import NFPROTO_INET
 from nfagent.nftables.diff import diff
@@ -167,16 +167,16 @@ class NftClient:
         return await asyncio.wrap_future(self._thread.submit(call, *arguments))
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
-        flags = flags_of_table()
-        if flags is None:
+        table = own_table()
+        if table is None:
             # Nothing to read, no memory to trim: packets pass unfiltered until the table is written.
             self._removing = False
             return diff(ABSENT, wanted)
-        if flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
+        if table.flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST:
             # Not read: nft 1.0.6 doesn't know this flag and lists another. The table is replaced in one transaction.
             return diff(_PERSISTENT, wanted)
         try:
-            cleared = self._clear_flags_now(flags)
+            cleared = self._clear_flags_now(table.flags)
             read = self.read_now(wanted)
             self._grow_now(read, wanted)
             found = self.as_written(read, wanted)

@@ -26,7 +26,7 @@ from functools import partial
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.sockets import DATAGRAM_BYTES, NEEDS_ROOT, SOL_NETLINK, event_socket
-from nfagent.kernel.table_queries import generation, table_sizes
+from nfagent.kernel.table_queries import generation, list_tables
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table
 from nfagent.nftables.objects import TABLE
@@ -114,7 +114,7 @@ class NftMonitor:
         Joining reports a change of unknown origin, for the commits before. Takes a fraction of a millisecond.
         Raises KernelError, HostError.
         """
-        self.others = sum(size for name, size in table_sizes() if name != TABLE)
+        self.others = sum(table.size for table in list_tables() if table.name != TABLE)
         opened = self._socket
         if not self._fresh:
             self.problem = ""  # the socket has worked since the refresh before

@@ -1,4 +1,4 @@
-"""Single nf_tables queries by netlink: the generation, names, sizes and flags of tables, and what single rules hold.
+"""Single nf_tables queries by netlink: the generation, tables without their contents, and what single rules hold.
 
 Each query opens a socket in the network namespace of the calling thread and closes it. The kernel answers within
 `send`, so the calls take a fraction of a millisecond and may run on the event loop; `log_rules` reads all rules.
@@ -9,20 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, dump_replies, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
-    TABLE_DORMANT,
-    TABLE_OWNER,
-    TABLE_PERSIST,
+    TableInfo,
     decode_generation,
-    decode_table_flags,
-    decode_table_handle,
-    decode_table_size,
+    decode_table,
     encode_generation_request,
     encode_tables_request,
 )
@@ -32,7 +27,6 @@ from nfagent.netlink.nft_xt_matches import decode_xt_matches, encode_rules_reque
 from nfagent.nftables.foreign_xtables import XtMatch
 from nfagent.nftables.objects import TABLE
 
-_T = TypeVar("_T")
 _SEQUENCE = 1  # each socket has one request
 
 
@@ -46,36 +40,25 @@ def generation() -> int:
             raise KernelError(f"cannot read the generation of nf_tables: {error}") from error
 
 
-def table_sizes() -> list[tuple[str, int]]:
-    """Return each table's name, and its number of chains, sets, maps and objects. Raises KernelError, HostError."""
-    return _tables(decode_table_size)
+def list_tables() -> list[TableInfo]:
+    """Return all tables of all families. Raises KernelError, HostError."""
+    with netfilter_socket(blocking=False) as opened:
+        try:
+            opened.send(encode_tables_request(_SEQUENCE))
+            return [decode_table(part) for part in _dumped(opened)]
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot list the tables of nf_tables: {error}") from error
+
+
+def own_table() -> TableInfo | None:
+    """Return table inet nfagent, None without it. Raises KernelError, HostError."""
+    return next((table for table in list_tables() if (table.family, table.name) == (NFPROTO_INET, TABLE)), None)
 
 
 def table_flags() -> int:
-    """Return the flags of table inet nfagent (NFT_TABLE_F_*), 0 without the table. Raises KernelError, HostError."""
-    return flags_of_table() or 0
-
-
-def flags_of_table() -> int | None:
-    """Return the flags of table inet nfagent, None without the table. Raises KernelError, HostError."""
-    ours = (NFPROTO_INET, TABLE)
-    return next((flags for family, name, flags in _tables(decode_table_flags) if (family, name) == ours), None)
-
-
-def table_handle() -> int:
-    """Return the handle of table inet nfagent, 0 without the table. Raises KernelError, HostError."""
-    ours = (NFPROTO_INET, TABLE)
-    return next((handle for family, name, handle in _tables(decode_table_handle) if (family, name) == ours), 0)
-
-
-def dormant_tables() -> set[tuple[int, str]]:
-    """Return family (NFPROTO_*) and name of each table with the flag dormant. Raises KernelError, HostError."""
-    return {(family, name) for family, name, flags in _tables(decode_table_flags) if flags & TABLE_DORMANT}
-
-
-def owned_tables() -> list[str]:
-    """Return the names of the tables that belong to a process, of any family. Raises KernelError, HostError."""
-    return [name for _, name, flags in _tables(decode_table_flags) if flags & (TABLE_OWNER | TABLE_PERSIST)]
+    """Return the flags of table inet nfagent (TABLE_*), 0 without the table. Raises KernelError, HostError."""
+    table = own_table()
+    return table.flags if table is not None else 0
 
 
 def xt_matches(family: str, table: str, chain: str) -> dict[int, tuple[XtMatch, ...]]:
@@ -102,15 +85,6 @@ def log_rules() -> list[LogRule]:
             return [rule for part in _dumped(opened) for rule in decode_log_rules(part)]
         except (OSError, WireError) as error:
             raise KernelError(f"cannot read the rules of nf_tables: {error}") from error
-
-
-def _tables(decode: Callable[[codec.Message], _T]) -> list[_T]:
-    with netfilter_socket(blocking=False) as opened:
-        try:
-            opened.send(encode_tables_request(_SEQUENCE))
-            return [decode(part) for part in _dumped(opened)]
-        except (OSError, WireError) as error:
-            raise KernelError(f"cannot list the tables of nf_tables: {error}") from error
 
 
 def _dumped(opened: socket.socket) -> Iterator[codec.Message]:

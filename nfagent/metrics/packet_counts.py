@@ -17,7 +17,7 @@ from nfagent.clock import Clock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_named_counters
-from nfagent.kernel.table_queries import table_handle
+from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
 from nfagent.metrics.readings import CountedPackets, PodVerdict
 from nfagent.model.netaddr import FAMILIES
@@ -75,11 +75,17 @@ def read_counters() -> CounterReading:
     Blocking: 3,000 counters take 10 ms. Raises KernelError, HostError.
     """
     for _ in range(_TRIES):
-        reading = _read_table(table_handle())
+        reading = _read_table(_handle())
         # Of a table that was made anew meanwhile, packets would count here, and again under its own handle.
-        if table_handle() == reading.table:
+        if _handle() == reading.table:
             return reading
     raise KernelError("table inet nfagent was made anew while its packet counters were read")
+
+
+def _handle() -> int:
+    """Return the handle of the table, 0 without it."""
+    table = own_table()
+    return table.handle if table is not None else 0
 
 
 def _read_table(table: int) -> CounterReading:

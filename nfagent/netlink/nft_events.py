@@ -33,6 +33,22 @@ _NFTA_GEN_PROC_NAME = 3
 _NUMBER = struct.Struct("!I")
 
 
+class TableInfo(msgspec.Struct, frozen=True):
+    """A table without its contents.
+
+    family: NFPROTO_*
+    flags:  TABLE_*
+    size:   number of its chains, sets, maps and named objects
+    handle: a table that is made anew has another
+    """
+
+    family: int
+    name: str
+    flags: int
+    size: int
+    handle: int
+
+
 class CommitOrigin(msgspec.Struct, frozen=True):
     """The process that committed a transaction.
 
@@ -84,28 +100,20 @@ def encode_tables_request(sequence: int) -> bytes:
     return codec.message(GETTABLE, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, codec.nfgen(0, 0))
 
 
-def decode_table_size(message: codec.Message) -> tuple[str, int]:
-    """Decode the name of a table, and the number of its chains, sets, maps and named objects. Raises WireError."""
+def decode_table(message: codec.Message) -> TableInfo:
+    """Decode a table. Raises WireError."""
     if message.type != NEWTABLE:
         raise WireError(f"nf_tables table: unexpected message of type {message.type}")
+    if len(message.payload) < codec.NFGEN_SIZE:
+        raise WireError("nf_tables table: the message ends inside its header")
     found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
-    name = found.get(TABLE_ATTRIBUTE, b"").rstrip(b"\0").decode(errors="backslashreplace")
-    return name, _number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size")
-
-
-def decode_table_flags(message: codec.Message) -> tuple[int, str, int]:
-    """Decode family (NFPROTO_*), name and flags (TABLE_*) of a table. Raises WireError."""
-    name, _ = decode_table_size(message)
-    found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
-    flags = _number(found.get(_NFTA_TABLE_FLAGS, bytes(_NUMBER.size)), "table's flags")
-    return message.payload[0], name, flags
-
-
-def decode_table_handle(message: codec.Message) -> tuple[int, str, int]:
-    """Decode family (NFPROTO_*), name and handle of a table; one that is made anew has another. Raises WireError."""
-    name, _ = decode_table_size(message)
-    handle = dict(codec.attributes(message.payload, codec.NFGEN_SIZE)).get(_NFTA_TABLE_HANDLE, b"")
-    return message.payload[0], name, int.from_bytes(handle, "big")
+    return TableInfo(
+        family=message.payload[0],
+        name=found.get(TABLE_ATTRIBUTE, b"").rstrip(b"\0").decode(errors="backslashreplace"),
+        flags=_number(found.get(_NFTA_TABLE_FLAGS, bytes(_NUMBER.size)), "table's flags"),
+        size=_number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size"),
+        handle=int.from_bytes(found.get(_NFTA_TABLE_HANDLE, b""), "big"),
+    )
 
 
 def _commit_origin(payload: bytes) -> CommitOrigin:

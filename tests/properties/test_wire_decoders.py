@@ -272,4 +272,4 @@ TABLES = st.builds(
 def test_any_bytes_are_a_table_s_size_or_a_wire_error(raw: bytes) -> None:
     with suppress(WireError):
         for message in codec.messages(raw):
-            assert 0 <= nft_events.decode_table_size(message)[1] < 2**32
+            assert 0 <= nft_events.decode_table(message).size < 2**32

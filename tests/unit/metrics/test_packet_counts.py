@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_stops_no_count(node: Node, caplog: pyte
 
 def test_a_reading_is_of_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     handles = iter((1, 2, 2, 2))  # made anew between its handle and its counters
-    monkeypatch.setattr(packet_counts, "table_handle", lambda: next(handles))
+    monkeypatch.setattr(packet_counts, "_handle", lambda: next(handles))
     monkeypatch.setattr(packet_counts, "read_named_counters", lambda: CounterReading({"deny/ingress/a": 5}))
     monkeypatch.setattr(packet_counts, "read_address_counters", lambda _: CounterReading({}))
     assert packet_counts.read_counters() == CounterReading({"deny/ingress/a": 5}, table=2)

@@ -12,7 +12,7 @@ from nfagent.netlink.nft_events import (
     CommitOrigin,
     decode_commit_origin,
     decode_generation,
-    decode_table_size,
+    decode_table,
     mentions_table,
 )
 
@@ -100,7 +100,8 @@ SIZE = attribute(3, struct.pack("!I", 12))
 
 def test_the_size_of_a_table_is_decoded() -> None:
     payload = nfgen(1, 7) + attribute(1, b"kube-proxy\0") + SIZE
-    assert decode_table_size(Message(NEWTABLE, 0, 1, 0, payload)) == ("kube-proxy", 12)
+    table = decode_table(Message(NEWTABLE, 0, 1, 0, payload))
+    assert (table.name, table.size) == ("kube-proxy", 12)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +117,9 @@ def test_the_size_of_a_table_is_decoded() -> None:
 )
 def test_a_message_that_is_not_a_table_is_a_wire_error(answer: Message, complaint: str) -> None:
     with pytest.raises(WireError, match=complaint):
-        decode_table_size(answer)
+        decode_table(answer)
+
+
+def test_a_table_s_message_without_its_header_is_a_wire_error() -> None:
+    with pytest.raises(WireError, match="ends inside its header"):
+        decode_table(Message(NEWTABLE, 0, 1, 0, b""))
