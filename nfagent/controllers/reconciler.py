@@ -5,7 +5,7 @@ the newest state wins. After a refusal the kernel is read again: nothing is patc
 programs are repaired on notification (`mark_changed`), by a full comparison. A comparison every `resync` seconds finds
 changes without a notification.
 
-The protocols here declare what the reconciler needs; the module imports no implementation of them.
+`reconciler_protocols` declares what it needs; the module imports no implementation of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable
 
 import msgspec
 
 from nfagent.clock import Clock
+from nfagent.controllers.reconciler_protocols import ChangeGuard, CommitObserver, DesiredRuleset, RulesetKernel
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.model.plurals import counted
@@ -37,87 +37,6 @@ _SHARE, _CREDIT = 0.05, 3.0
 """Token bucket: comparisons after changes by other programs use at most 5 % of the time, after a burst of 3 s."""
 _DOUBLINGS = 32
 """Keeps the backoff within the range of a float."""
-
-
-_Wanted = TypeVar("_Wanted", Ruleset, Transaction)
-
-
-class RulesetKernel(Protocol):
-    """Access to the kernel's ruleset."""
-
-    async def read(self) -> Ruleset:
-        """Return the current ruleset. Raises KernelError, HostError."""
-        ...
-
-    async def difference(self, wanted: Ruleset) -> Transaction:
-        """Return the transaction that makes the current ruleset equal to `wanted`. Raises KernelError, HostError."""
-        ...
-
-    async def apply(self, transaction: Transaction) -> None:
-        """Commit a transaction. Raises KernelError, HostError; then the contents are unknown."""
-        ...
-
-    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
-        """Return the objects that the kernel lists differently than a committed repair wrote them.
-
-        Objects that another program may have changed are left out. From then on such a listing counts as equal to
-        `wanted`, until either changes. Raises KernelError, HostError.
-        """
-        ...
-
-
-class DesiredRuleset(Protocol):
-    """The ruleset that the kernel must have."""
-
-    def prepare(self) -> Iterator[None]:
-        """Compute pending changes in steps, which `drain_changes` and `ruleset` would otherwise compute in one."""
-        ...
-
-    def drain_changes(self) -> Transaction:
-        """Return the changes since the last `drain_changes` or `mark_synced`."""
-        ...
-
-    def mark_synced(self) -> None:
-        """Discard pending changes: the caller uses `ruleset`, which includes them."""
-        ...
-
-    def ruleset(self) -> Ruleset:
-        """Return the whole desired ruleset."""
-        ...
-
-    def recheck_all(self) -> Transaction:
-        """Return the transaction that re-checks all live connections: the previous contents are unknown."""
-        ...
-
-    @property
-    def dirty(self) -> bool:
-        """Return whether changes are pending."""
-        ...
-
-
-class ChangeGuard(Protocol):
-    """Decides whether the kernel's table may be changed at all."""
-
-    @property
-    def must_check(self) -> bool:
-        """Return whether `hold_reason` must be called, with the current ruleset."""
-        ...
-
-    def hold_reason(self, held: Ruleset, wanted: Ruleset) -> str:
-        """Return why the table must stay unchanged; '' where it may be changed."""
-        ...
-
-
-class CommitObserver(Protocol):
-    """Learns which changes of the desired ruleset are in force."""
-
-    def cover(self) -> None:
-        """Note that the next commit contains every change so far."""
-        ...
-
-    def committed(self) -> None:
-        """Note that the covered changes are in force; nothing may have had to be committed for them."""
-        ...
 
 
 class ReconcileStatus(msgspec.Struct):
@@ -339,7 +258,9 @@ class Reconciler:
         if self._observer is not None:
             self._observer.cover()
         if self._trusted and self._clock.monotonic() < self._due():
-            await self._commit(self._computed(self._wanted.drain_changes()))
+            changes = self._wanted.drain_changes()
+            self.latency.computed(self._clock.monotonic())
+            await self._commit(changes)
             return
         # Before the kernel is read: a change during the reading causes another comparison.
         self._trusted, self._drifted = True, False
@@ -347,7 +268,8 @@ class Reconciler:
         began = self._clock.monotonic()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
         unchanged = self._agreed and not self._wanted.dirty
-        wanted = self._computed(self._wanted.ruleset())
+        wanted = self._wanted.ruleset()
+        self.latency.computed(self._clock.monotonic())
         self._wanted.mark_synced()
         reading = self._clock.monotonic()
         transaction = await self._kernel.difference(wanted)
@@ -403,11 +325,6 @@ class Reconciler:
         self._commits.append(self.status.applied_at)
         self.latency.measured("commit", self.status.applied_at - began)
         self.latency.committed(self.status.applied_at)
-
-    def _computed(self, wanted: _Wanted) -> _Wanted:
-        """Return the desired ruleset or its change, and note that it is computed."""
-        self.latency.computed(self._clock.monotonic())
-        return wanted
 
 
 def _without(repair: Transaction, recheck: Transaction) -> Transaction:
