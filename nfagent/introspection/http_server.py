@@ -141,9 +141,33 @@ async def serve(
     routes:      further routes
     """
     application = web.Application(middlewares=[_errors])
-    time_slices = time_slices or TimeSlices()
-    bodies = RequestBodies()
     limits = limits or ConnectionLimits()
+
+    application.router.add_routes((*_answer_routes(answers, time_slices or TimeSlices()), *routes))
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        logger=log,
+        shutdown_timeout=_STOP_SECONDS,
+        keepalive_timeout=limits.request_seconds,
+        lingering_time=limits.request_seconds,
+        auto_decompress=False,
+    )
+    await runner.setup()
+    if runner.server is None:
+        raise HostError(f"cannot listen at {path}: aiohttp has no server")
+    serving = SocketServer(path, runner, runner.server, limits)
+    try:
+        serving.open()
+    except (OSError, HostError) as error:
+        await serving.cleanup()
+        raise HostError(f"cannot listen at {path}: {error}; set another runtime_dir") from None
+    return serving
+
+
+def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web.RouteDef]:
+    """Return the routes of questions about the agent's state."""
+    bodies = RequestBodies()
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
@@ -168,29 +192,7 @@ async def serve(
             )
             return await _stream(request, time_slices.slices(lines), "application/x-ndjson")
 
-    application.router.add_get("/v1/dump/{view}", dump)
-    application.router.add_get("/v1/explain", explain)
-    application.router.add_post("/v1/try", attempt)
-    application.router.add_routes(routes)
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        logger=log,
-        shutdown_timeout=_STOP_SECONDS,
-        keepalive_timeout=limits.request_seconds,
-        lingering_time=limits.request_seconds,
-        auto_decompress=False,
-    )
-    await runner.setup()
-    if runner.server is None:
-        raise HostError(f"cannot listen at {path}: aiohttp has no server")
-    serving = SocketServer(path, runner, runner.server, limits)
-    try:
-        serving.open()
-    except (OSError, HostError) as error:
-        await serving.cleanup()
-        raise HostError(f"cannot listen at {path}: {error}; set another runtime_dir") from None
-    return serving
+    return [web.get("/v1/dump/{view}", dump), web.get("/v1/explain", explain), web.post("/v1/try", attempt)]
 
 
 def _named(path: Path) -> tuple[int, int]:
