@@ -10,8 +10,8 @@ from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
 from nfagent.kernel.nat_port_watch import NatPortStatus
-from nfagent.verdicts.attribution import AttributionCounters
 from nfagent.verdicts.log_writer import SinkStatus
+from nfagent.verdicts.record_stream import RecordStatus
 
 
 class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +33,14 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     lost_lines: int = 0
 
 
-class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict log, and the NFLOG group that feeds it.
+class VerdictLogStatus(RecordStatus, frozen=True, kw_only=True):
+    """The verdict log, and the NFLOG group that feeds it, besides what became of the packets.
 
     path:                the file; '' where the settings have no such sink
     group_problem:       which other programs log to the group; their records are counted in `unattributed.foreign`
     lost_lines, lost_by: records that could not be written, in all and by reason, over all sinks
     sinks:               each sink by name; `stream` is what readers of the agent's socket get
     received, undecodable, lost, overruns: kernel.nflog.NflogCounters
-    events to unattributed: verdicts.record_stream.RecordStatus
     """
 
     path: str
@@ -49,23 +48,14 @@ class VerdictLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     group_problem: str = ""
     errors: int = 0
     lost_lines: int = 0
-    lost_by: dict[str, int] = {}
+    lost_by: dict[str, int] = msgspec.field(default_factory=dict)
     queued_lines: int = 0
     last_error: str = ""
-    sinks: dict[str, SinkStatus] = {}
+    sinks: dict[str, SinkStatus] = msgspec.field(default_factory=dict)
     received: int = 0
     undecodable: int = 0
     lost: int = 0
     overruns: int = 0
-    events: dict[str, int] = {}
-    records: dict[str, int] = {}
-    packets: dict[str, int] = {}
-    waiting_keys: int = 0
-    waiting_packets: int = 0
-    dropped_records: dict[str, int] = {}
-    dropped_packets: dict[str, int] = {}
-    not_delegated: dict[str, int] = {}
-    unattributed: AttributionCounters = msgspec.field(default_factory=AttributionCounters)
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
