@@ -21,15 +21,16 @@ import msgspec
 from nfagent.model.netaddr import Family
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables import names
-from nfagent.nftables.matches import ConntrackState
 from nfagent.nftables.objects import Chain, Goto, Return, Rule, Verdict
 from nfagent.nftables.policy_chains import (
     AddressSource,
     RenderedChain,
     denies_port,
     fragment_drop,
+    isolation_comment,
     needs_untracked_chain,
     render_rules,
+    untracked_rule,
 )
 from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, audit_denied_by, denied_by
 from nfagent.policy.compiler import CompiledRule, PolicySetKey, TierRules
@@ -51,12 +52,7 @@ def render_audited_set(
     if not needs_untracked_chain(every):
         return chains
     name = names.policy_set_chain(key)
-    to_untracked = Rule(
-        (ConntrackState(("invalid", "related", "untracked")),),
-        verdict=Goto(names.untracked_chain(name)),
-        comment="judged by its own addresses and ports",
-    )
-    chain = Chain((to_untracked, *chains[name].chain.rules))
+    chain = Chain((untracked_rule(name), *chains[name].chain.rules))
     chains[name] = msgspec.structs.replace(chains[name], chain=chain)
     return chains | _AuditedSet(key, rules, enforced, families, "packet").chains
 
@@ -123,7 +119,7 @@ class _AuditedSet:
             return Return() if rule.action == "pass" else self._decided(rule, passed_by)
 
         if key.policies:
-            self._put(name, self._rules.network, verdict, self._denial(key.policies, passed_by), _isolated_by(key))
+            self._put(name, self._rules.network, verdict, self._denial(key.policies, passed_by), isolation_comment(key))
         else:
             self._put(name, self._rules.baseline, verdict)
 
@@ -147,7 +143,7 @@ class _AuditedSet:
         following = rest if self._enforced.admin else name
         if without.policies:
             denial = denied_by(self._key.direction, without.policies)
-            self._put(following, self._enforced.network, verdict, denial, _isolated_by(without))
+            self._put(following, self._enforced.network, verdict, denial, isolation_comment(without))
         else:
             self._put(following, self._enforced.baseline, verdict, passed)
         return Goto(self._name(name))
@@ -178,7 +174,3 @@ class _AuditedSet:
 
     def _name(self, chain: str) -> str:
         return names.untracked_chain(chain) if self._reading == "packet" else chain
-
-
-def _isolated_by(key: PolicySetKey) -> str:
-    return names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")

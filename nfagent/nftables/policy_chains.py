@@ -107,6 +107,20 @@ def _names_port(rule: CompiledRule) -> bool:
     return isinstance(rule.port, NamedPorts | PortNumbers) or (rule.port is not None and bool(rule.port.first))
 
 
+def untracked_rule(chain: str) -> Rule:
+    """Return the rule of a policy set's chain that leads packets without a connection to their own chain."""
+    return Rule(
+        (ConntrackState(("invalid", "related", "untracked")),),
+        verdict=Goto(names.untracked_chain(chain)),
+        comment="judged by its own addresses and ports",
+    )
+
+
+def isolation_comment(key: PolicySetKey) -> str:
+    """Return the comment of the rule by which a policy set's NetworkPolicies deny what none of them allows."""
+    return names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
+
+
 def render_policy_set(
     key: PolicySetKey,
     rules: Iterable[CompiledRule],
@@ -134,18 +148,12 @@ def render_policy_set(
         )
     before, after = jumps["admin"], jumps["baseline"]
     if reading == "connection" and (untracked_tier_chains or needs_untracked_chain(rules)):
-        untracked_rule = Rule(
-            (ConntrackState(("invalid", "related", "untracked")),),
-            verdict=Goto(names.untracked_chain(names.policy_set_chain(key))),
-            comment="judged by its own addresses and ports",
-        )
-        before.insert(0, untracked_rule)
+        before.insert(0, untracked_rule(names.policy_set_chain(key)))
     outcomes: set[VerdictKey] = set()
     if key.policies:
         denial = denied_by(key.direction, key.policies)
         outcomes.add(denial)
-        comment = names.comment(f"isolated by {', '.join(ref.path for ref in key.policies)}")
-        after = [Rule(verdict=Goto(denial.name), comment=comment)]
+        after = [Rule(verdict=Goto(denial.name), comment=isolation_comment(key))]
     rendered = render_rules(key.direction, rules, families, reading)
     chain = Chain((*before, *rendered.chain.rules, *jumps["policy"], *after))
     return msgspec.structs.replace(rendered, chain=chain, verdicts=rendered.verdicts | outcomes)
