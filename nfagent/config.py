@@ -26,7 +26,7 @@ from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
-from nfagent.verdicts.rate_limit import RecordLimits
+from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
@@ -36,8 +36,6 @@ _MARKS = 2**32
 _EIGHT_BITS = 0xFF
 SINKS = ("file", "journald", "stdout")
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
-_DRAINS_A_SECOND = 10
-"""How often denied connections are written: with a smaller burst the rate would not be reached."""
 
 
 class ClusterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,18 +64,14 @@ class MasqueradeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     gateway_mark: int | str = 0x0FF00000
 
 
-class LoggingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[logging]`: the verdict log. Sizes in bytes; the rest in verdicts.rate_limit.RecordLimits."""
+class LoggingSection(RecordLimits, frozen=True, forbid_unknown_fields=True):
+    """`[logging]`: the verdict log, and the limits of its records. Sizes in bytes."""
 
     group: int = 100
     sinks: tuple[str, ...] = ("file",)
     file_max_bytes: int = 10_000_000
     file_backups: int = 5
     receive_buffer: int = 8 * 1024 * 1024
-    aggregation_seconds: float = 5
-    aggregation_keys: int = 3_000
-    records_per_second: float = 500
-    burst: int = 500
 
 
 class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,13 +136,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             return parse_listen_address(listen) if listen else None
         except AddressError as error:
             raise SettingError(f"metrics.listen = {listen!r}: {error}") from None
-
-    def record_limits(self) -> RecordLimits:
-        """Return the settings of the verdicts package."""
-        section = self.logging
-        return RecordLimits(
-            section.aggregation_seconds, section.aggregation_keys, section.records_per_second, section.burst
-        )
 
     def masquerade_settings(self) -> MasqueradeSettings:
         """Return the settings of the egress package. Raises SettingError for a range that is no CIDR."""
@@ -246,8 +233,8 @@ def _check(settings: Settings) -> None:
         if not least <= value <= most:
             raise SettingError(f"{key} = {value}: write {least} to {most}")
     burst, rate = settings.logging.burst, settings.logging.records_per_second
-    if burst * _DRAINS_A_SECOND < rate:
-        least = math.ceil(rate / _DRAINS_A_SECOND)
+    if burst * DRAINS_A_SECOND < rate:
+        least = math.ceil(rate / DRAINS_A_SECOND)
         raise SettingError(f"logging.burst = {burst}: write {least} or more, for records_per_second = {rate:g}")
     for sink in settings.logging.sinks:
         if sink not in SINKS:

@@ -42,7 +42,7 @@ class VerdictLogParts:
         self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
         self._records = RecordStream(
             Attributor(desired, history),
-            settings.record_limits(),
+            section,
             clock,
             self._sinks.write,
             Delegation(desired, history),

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+DRAINS_A_SECOND = 10
+"""How often denied connections that are due are written: a burst of less than a tenth of the rate would limit it."""
+
 
 class RecordLimits(msgspec.Struct, frozen=True):
     """The settings of `[logging]` for aggregation and rate.

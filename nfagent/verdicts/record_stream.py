@@ -19,7 +19,7 @@ from nfagent.verdicts.aggregation import DenyAggregation
 from nfagent.verdicts.attribution import AttributionCounters, Attributor, LoggedVerdict
 from nfagent.verdicts.connection_key import key_of_head, key_of_packet
 from nfagent.verdicts.delegation import Delegation
-from nfagent.verdicts.rate_limit import RateLimit, RecordLimits
+from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RateLimit, RecordLimits
 from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.records import Record, encode
 
@@ -27,7 +27,7 @@ TOO_MANY_KEYS = "too many denied connections at once"
 RATE_LIMIT = "rate limit"
 _TURN = 500
 """Records encoded in one turn of the event loop: 5 ms at 10 µs each."""
-_LEAST_PAUSE = 0.1
+_LEAST_PAUSE = 1 / DRAINS_A_SECOND
 """Seconds between two looks for records that are due: a record comes this much later at most."""
 
 
