@@ -80,7 +80,6 @@ class DesiredState:
         self.egress = EgressState(self._masquerade_settings.ip_masq)
         self._log_group = log_group
         self._live = RulesetTracker()
-        self.sizes = self._live.sizes
         self._members = SetMembership(self.cluster, self.index, self._live)
         self._policy_sets = PolicySets(
             self.cluster, self.index, self._live, self._members, log_group=log_group, policy_options=self.policy_options
@@ -253,6 +252,10 @@ class DesiredState:
         fresh.gateways.copy_numbers(self.gateways)
         fresh.follow_links(self.links, held=True)
         return fresh
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of objects of the ruleset by type, without pending changes."""
+        return self._live.sizes()
 
     @property
     def logging(self) -> NetworkLogging:

@@ -147,12 +147,19 @@ class RecordStream:
         key = key_of_packet(packet.payload, is_reply=is_reply)
         if key is None:
             return False
-        if not self._aggregation.count((prefix, key)):
-            if not self._aggregation.is_full:
-                return False
-            self._dropped_packets[TOO_MANY_KEYS] += 1
+        if not self._counted((prefix, key)):
+            return False
         self._events[verdict.disposition] += 1
         return True
+
+    def _counted(self, key: Hashable) -> bool:
+        """Count a packet of a key that waits, or of one that can't; return False for one whose record may begin."""
+        if self._aggregation.count(key):
+            return True
+        if self._aggregation.is_full:
+            self._dropped_packets[TOO_MANY_KEYS] += 1
+            return True
+        return False
 
     def _allow(self, attribute: Callable[[], Record], timestamp_ns: int | None, now: float) -> Record | None:
         if not self._delegation.of_allows:
@@ -171,11 +178,7 @@ class RecordStream:
         return None
 
     def _aggregate(self, key: Hashable, attribute: Callable[[], Record], now: float) -> None:
-        if self._aggregation.count(key):
-            return
-        if self._aggregation.is_full:
-            self._dropped_packets[TOO_MANY_KEYS] += 1
-        else:
+        if not self._counted(key):
             # Attributed now, by the rules that denied it; in a few seconds its Pod may be gone.
             self._aggregation.begin(key, attribute(), now)
 
