@@ -16,7 +16,7 @@ from nfagent.model.plurals import counted
 
 if TYPE_CHECKING:
     from nfagent.config import Settings
-    from nfagent.verdicts.records import Record, RecordEndpoint
+    from nfagent.verdicts.records import Record
 
 _AGO = re.compile(r"(\d+[smhd])+")
 _PART = re.compile(r"(\d+)([smhd])")
@@ -88,7 +88,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
             (verdict is None or record.disposition == verdict)
             and record.timestamp >= earliest
             and (not namespace or namespace in {record.src.pod_namespace, record.dest.pod_namespace})
-            and (not pod or pod in {_pod(record.src), _pod(record.dest)})
+            and (not pod or pod in {record.src.pod_path, record.dest.pod_path})
             and (not policy or policy in _policies(record))
         )
 
@@ -199,25 +199,16 @@ class _TextLines:
 
 def _row(record: Record) -> list[str]:
     connection = record.connection
-    host = endpoint(_end(record.dest), connection.dest_port)
+    host = endpoint(record.dest.name, connection.dest_port)
     return [
         f"{record.timestamp[:23]}Z",
         paint(record.disposition),
         connection.direction,
-        f"{_end(record.src)} -> {host}/{connection.protocol}",
+        f"{record.src.name} -> {host}/{connection.protocol}",
         ", ".join(_policies(record)),
         str(record.count),
     ]
 
 
-def _end(end: RecordEndpoint) -> str:
-    return end.instance or _pod(end)
-
-
-def _pod(end: RecordEndpoint) -> str:
-    return f"{end.pod_namespace}/{end.pod_name}" if end.pod_name else ""
-
-
 def _policies(record: Record) -> list[str]:
-    named = (*record.policies, *record.isolating_policies)
-    return [f"{policy.namespace}/{policy.name}" if policy.namespace else policy.name for policy in named]
+    return [policy.path for policy in (*record.policies, *record.isolating_policies)]

@@ -69,23 +69,18 @@ def _end_fields(end: str, address: str, port: int | None, found: RecordEndpoint)
 def _message(record: Record) -> str:
     """Return `deny ingress shop/web -> shop/db:5432/tcp by NetworkPolicy shop/all (2 packets)`, as one line."""
     connection = record.connection
-    host = endpoint(_end(record.dest), connection.dest_port)
+    host = endpoint(record.dest.name, connection.dest_port)
     policies = (*record.policies, *record.isolating_policies)
     more = f" and {len(policies) - _MAX_NAMED} more" if len(policies) > _MAX_NAMED else ""
     by = f" by {', '.join(map(_policy, policies[:_MAX_NAMED]))}{more}" if policies else ""
     packets = f" ({counted(record.count, 'packet')})" if record.count > 1 else ""
     return printable(
-        f"{record.disposition} {connection.direction} {_end(record.src)} -> {host}/{connection.protocol}{by}{packets}"
+        f"{record.disposition} {connection.direction} {record.src.name} -> {host}/{connection.protocol}{by}{packets}"
     )
 
 
-def _end(found: RecordEndpoint) -> str:
-    return found.instance or f"{found.pod_namespace}/{found.pod_name}"
-
-
 def _policy(policy: PolicyName) -> str:
-    name = f"{policy.namespace}/{policy.name}" if policy.namespace else policy.name
-    return f"{policy.kind} {name}"
+    return f"{policy.kind} {policy.path}"
 
 
 def _field(name: bytes, value: bytes) -> bytes:

@@ -37,6 +37,11 @@ class PolicyName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
     kind: str
     rule: str = ""
 
+    @property
+    def path(self) -> str:
+        """The qualified name: NAMESPACE/NAME, or the name of a cluster-scoped policy."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
 
 class RecordConnection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A connection: canonical addresses; ports, None where the protocol has none; direction of the evaluated Pod."""
@@ -67,6 +72,16 @@ class RecordEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         of_pod = (self.pod_name, self.workload_kind, self.workload_name, self.pod_namespace, self.namespace)
         if any(of_pod) if self.instance else not all(of_pod):
             raise ValueError("an endpoint is a Pod with all its fields, or an instance")
+
+    @property
+    def pod_path(self) -> str:
+        """The Pod as NAMESPACE/NAME; '' for an instance."""
+        return f"{self.pod_namespace}/{self.pod_name}" if self.pod_name else ""
+
+    @property
+    def name(self) -> str:
+        """The address of an instance, or the Pod as NAMESPACE/NAME."""
+        return self.instance or self.pod_path
 
     @classmethod
     def of_pod(cls, pod: Pod) -> RecordEndpoint:
