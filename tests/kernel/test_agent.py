@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from nfagent.errors import UsageError
 from nfagent.introspection import http_server
 from nfagent.kernel import table_lock
 from tests.kernel.test_cli import CLUSTER
+from tests.support.agent_in_process import isolate, run_alone, write_manifests
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -98,18 +99,9 @@ def open_sockets() -> set[str]:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in [name for name in os.environ if name.startswith("NFAGENT_")]:
-        monkeypatch.delenv(name)
-    folders = {"RUNTIME_DIR": "run", "LOG_DIR": "log", "STATE_DIR": "state", "MANIFESTS": "manifests"}
-    for key, value in folders.items():
-        monkeypatch.setenv(f"NFAGENT_{key}", str(tmp_path / value))
+    isolate(monkeypatch, tmp_path)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    monkeypatch.setattr(table_lock, "LOCK_FOLDER", tmp_path / "lock")
-    # These are for a process of the agent's own: its garbage collector, and its end by force.
-    for name in ("relax_collection", "map_large_blocks", "collect_and_freeze", "exit_within"):
-        monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
-    (tmp_path / "manifests").mkdir()
-    (tmp_path / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(tmp_path, CLUSTER)
     with own_namespace("agent"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(0)
@@ -138,18 +130,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         assert not made.socket.exists()
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function, after which no other task may be left."""
-
-    async def checked() -> None:
-        async with asyncio.timeout(DEADLINE):
-            await body()
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(checked())
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_agent_which_closes_its_parts_in_order(site: Site, number: signal.Signals) -> None:
     async def body() -> None:
@@ -159,7 +139,7 @@ def test_a_signal_ends_the_agent_which_closes_its_parts_in_order(site: Site, num
         os.kill(os.getpid(), number)
         await running
 
-    run(body)
+    run_alone(body, DEADLINE)
     assert site.order() == ORDER
     assert site.states()[-1] == "STOPPING=1"
 
@@ -191,7 +171,7 @@ def test_sighup_reads_the_manifests_again_and_notifies_systemd_when_it_begins_an
         os.kill(os.getpid(), signal.SIGTERM)
         await running
 
-    run(body)
+    run_alone(body, DEADLINE)
     assert site.order() == ORDER
 
 
@@ -206,7 +186,7 @@ def test_a_source_that_fails_at_the_start_ends_the_agent_with_its_error_and_noth
         with pytest.raises(UsageError, match="the folder is not readable"):
             await made.run()
 
-    run(body)
+    run_alone(body, DEADLINE)
     assert site.order() == ORDER
 
 
@@ -225,7 +205,7 @@ def test_a_stop_while_the_source_still_starts_cancels_it(site: Site) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await running
 
-    run(body)
+    run_alone(body, DEADLINE)
     assert site.order() == ORDER
 
 
@@ -246,6 +226,6 @@ def test_a_part_that_raises_while_others_run_ends_them_all(site: Site) -> None:
             await ended
         assert [str(error) for error in raised.value.exceptions] == ["broken"]
 
-    run(body)
+    run_alone(body, DEADLINE)
     assert site.order() == ORDER
     assert site.states()[-1] == "STOPPING=1"

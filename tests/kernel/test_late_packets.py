@@ -15,12 +15,12 @@ import pytest
 from nfagent.agent import Agent
 from nfagent.clock import Clock
 from nfagent.config import load_settings
-from nfagent.kernel import table_lock
 from nfagent.kernel.nflog import NflogSource, OnPackets
 from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.model.objects import ObjectRef
 from nfagent.verdicts.records import Record, decode
 from tests.kernel.test_cli import CLUSTER
+from tests.support.agent_in_process import isolate, write_manifests
 from tests.support.own_namespace import own_namespace
 from tests.unit.verdicts.test_attribution import TCP, logged, packet, ports
 
@@ -35,17 +35,8 @@ WEB, DB = "10.0.0.1", "10.0.1.2"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in [name for name in os.environ if name.startswith("NFAGENT_")]:
-        monkeypatch.delenv(name)
-    folders = {"RUNTIME_DIR": "run", "LOG_DIR": "log", "STATE_DIR": "state", "MANIFESTS": "manifests"}
-    for key, value in folders.items():
-        monkeypatch.setenv(f"NFAGENT_{key}", str(tmp_path / value))
-    monkeypatch.setattr(table_lock, "LOCK_FOLDER", tmp_path / "lock")
-    # These are for a process of the agent's own: its garbage collector, and its end by force.
-    for name in ("relax_collection", "map_large_blocks", "collect_and_freeze", "exit_within"):
-        monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
-    (tmp_path / "manifests").mkdir()
-    (tmp_path / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    isolate(monkeypatch, tmp_path)
+    write_manifests(tmp_path, CLUSTER)
     with own_namespace("late"):
         yield tmp_path
 

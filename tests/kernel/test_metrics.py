@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from nfagent import __version__
 from nfagent.agent import Agent
 from nfagent.config import load_settings
-from nfagent.kernel import table_lock
 from nfagent.metrics.families import FAMILIES
 from tests.kernel.test_cli import CLUSTER
+from tests.support.agent_in_process import isolate, run_alone, write_manifests
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -49,15 +49,7 @@ users: [{name: me, user: {token: none}}]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in [name for name in os.environ if name.startswith("NFAGENT_")]:
-        monkeypatch.delenv(name)
-    folders = {"RUNTIME_DIR": "run", "LOG_DIR": "log", "STATE_DIR": "state", "MANIFESTS": "manifests"}
-    for key, value in folders.items():
-        monkeypatch.setenv(f"NFAGENT_{key}", str(tmp_path / value))
-    monkeypatch.setattr(table_lock, "LOCK_FOLDER", tmp_path / "lock")
-    # These are for a process of the agent's own: its garbage collector, and its end by force.
-    for name in ("relax_collection", "map_large_blocks", "collect_and_freeze", "exit_within"):
-        monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
+    isolate(monkeypatch, tmp_path)
     with own_namespace("metrics"):
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         yield tmp_path
@@ -101,16 +93,6 @@ async def agent(folder: Path, **flags: str) -> AsyncIterator[Scraper]:
         await running
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def checked() -> None:
-        async with asyncio.timeout(DEADLINE):
-            await body()
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(checked())
-
-
 def is_ok(status: int, _: str) -> bool:
     return status == 200
 
@@ -129,8 +111,7 @@ def value(page: str, sample: str) -> float:
 
 
 def test_the_page_has_exactly_the_families_of_the_table_with_their_types_and_labels(folder: Path) -> None:
-    (folder / "manifests").mkdir()
-    (folder / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(folder, CLUSTER)
 
     async def body() -> None:
         async with agent(folder) as scraper:
@@ -145,12 +126,11 @@ def test_the_page_has_exactly_the_families_of_the_table_with_their_types_and_lab
             if set(family.known) == set(family.labels) and family.name != "nfagent_nat_ports_used_ratio":
                 assert labels, f"{family.name} has no series from the start"
 
-    run(body)
+    run_alone(body, DEADLINE)
 
 
 def test_values_are_those_of_the_cluster_the_commits_and_what_can_not_be_read(folder: Path) -> None:
-    (folder / "manifests").mkdir()
-    (folder / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(folder, CLUSTER)
     (folder / "manifests" / "broken.yaml").write_text(BROKEN)
 
     async def body() -> None:
@@ -177,12 +157,11 @@ def test_values_are_those_of_the_cluster_the_commits_and_what_can_not_be_read(fo
                 ),
             )
 
-    run(body)
+    run_alone(body, DEADLINE)
 
 
 def test_another_programs_change_counts_as_a_drift_repair(folder: Path) -> None:
-    (folder / "manifests").mkdir()
-    (folder / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(folder, CLUSTER)
 
     async def body() -> None:
         async with agent(folder) as scraper:
@@ -194,12 +173,11 @@ def test_another_programs_change_counts_as_a_drift_repair(folder: Path) -> None:
                 assert await flush.wait() == 0
                 page = await scraper.until("/metrics", is_ok)
 
-    run(body)
+    run_alone(body, DEADLINE)
 
 
 def test_over_tcp_the_same_page_is_served_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "manifests").mkdir()
-    (folder / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(folder, CLUSTER)
     monkeypatch.setenv("NFAGENT_METRICS_LISTEN", "127.0.0.1:9464")
 
     async def body() -> None:
@@ -211,7 +189,7 @@ def test_over_tcp_the_same_page_is_served_and_nothing_else(folder: Path, monkeyp
             for route in ("/v1/dump/state", "/v1/explain?source=a&destination=b", "/"):
                 assert (await scraper.get(f"{TCP}{route}"))[0] == 404, route
 
-    run(body)
+    run_alone(body, DEADLINE)
 
 
 def test_before_the_cluster_is_read_the_agent_is_alive_and_not_ready(folder: Path) -> None:
@@ -228,14 +206,13 @@ def test_before_the_cluster_is_read_the_agent_is_alive_and_not_ready(folder: Pat
             assert value(page, "nfagent_ready") == 0
             assert value(page, 'nfagent_kind_synced{kind="Pod"}') == 0
 
-    run(body)
+    run_alone(body, DEADLINE)
 
 
 def test_a_port_in_use_is_a_problem_of_metrics_alone_and_ends_by_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (folder / "manifests").mkdir()
-    (folder / "manifests" / "cluster.yaml").write_text(CLUSTER)
+    write_manifests(folder, CLUSTER)
     monkeypatch.setenv("NFAGENT_METRICS_LISTEN", "127.0.0.1:9464")
     monkeypatch.setattr("nfagent.introspection.metrics_listener._RETRY_SECONDS", 0.05)
 
@@ -249,4 +226,4 @@ def test_a_port_in_use_is_a_problem_of_metrics_alone_and_ends_by_itself(
                 other.close()
                 await scraper.until(f"{TCP}/readyz", is_ok)
 
-    run(body)
+    run_alone(body, DEADLINE)
