@@ -273,7 +273,7 @@ FAMILIES = (
         _family(
             "nfagent_conntrack_dropped_total",
             "counter",
-            "Packets that conntrack dropped, for want of room above all; at most a minute old.",
+            "Packets that conntrack dropped, most often because its table was full; at most a minute old.",
         ),
         _family(
             "nfagent_foreign_nat_rules",
