@@ -23,10 +23,11 @@ from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import DIRECTIONS, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
-from nfagent.nftables.audit_chains import render_audited_set
 from nfagent.nftables.link_scope import ISOLATED, isolated_set
-from nfagent.nftables.policy_chains import needs_untracked_chain, render_policy_set
-from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, TierChainKey, policy_set_keys
+from nfagent.nftables.policy_chains import needs_untracked_set, render_policy_set
+from nfagent.policy.chain_plan import ChainKey
+from nfagent.policy.chain_plans import ChainPlans
+from nfagent.policy.compiler import CompiledPolicies, PolicySetKey, policy_set_keys
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState, HolderKey, Identity, PodKey, holder_key, identity_of
 from nfagent.state.policy_index import PolicyIndex
@@ -38,15 +39,13 @@ class PolicySet(msgspec.Struct):
     chain:       the name of its chain
     addresses:   the number of addresses of each family that the verdict maps send to it
     families:    the families that its chain is written for
-    tier_chains: the tier chains that it jumps to
-    audit_chains: all its chains, if any of its policies is audited
+    tier_chains: the shared chains that it leads to
     """
 
     chain: str
     addresses: RefCounts[Family]
     families: tuple[Family, ...] = ()
-    tier_chains: tuple[TierChainKey, ...] = ()
-    audit_chains: tuple[str, ...] = ()
+    tier_chains: tuple[ChainKey, ...] = ()
 
 
 class PolicySets:
@@ -71,8 +70,11 @@ class PolicySets:
         self.verdict_chains = VerdictChains(live, log_group)
         self._chains = ChainStore(live, members, self.verdict_chains)
         self._compiled = CompiledPolicies(index)
-        self._tier_chains = TierChains(self._compiled, self._chains)
+        self._plans = ChainPlans(self._compiled)
+        self._tier_chains = TierChains(self._compiled, self._plans, self._chains)
         self.known: dict[PolicySetKey, PolicySet] = {}
+        # Chain -> its policy sets: two while audit mode of a policy changes.
+        self._sets_of_chain: RefCounts[str] = RefCounts()
         self._keys_of_policy: dict[ObjectRef, set[PolicySetKey]] = {}
         # Address -> local Pods with that address, each with its policy sets: all of them apply.
         self._holders_of: dict[str, dict[HolderKey, tuple[PolicySetKey, ...]]] = {}
@@ -102,6 +104,11 @@ class PolicySets:
         marks = self._dirty_identities or self._dirty_pods or self._dirty or self._unwritten
         return not marks and self._tier_chains.is_current
 
+    @property
+    def _is_selection_dirty(self) -> bool:
+        """Return whether Pods are to be assigned; until then, policy sets may name policies that are gone."""
+        return bool(self._dirty_pods or self._dirty_identities)
+
     def steps(self) -> Iterator[None]:
         """Process the marks, one Pod or chain a step. A caller that stops early leaves the rest for the next call.
 
@@ -115,11 +122,14 @@ class PolicySets:
                 if self._dirty_pods:
                     self._assign(self._dirty_pods.popitem()[0])
                     yield
-            self._update_tier_chains()
-            while self._unwritten and not (self._dirty_pods or self._dirty_identities):
+            for _ in self._tier_chain_steps():
+                yield
+                if self._is_selection_dirty:
+                    break
+            while self._unwritten and not self._is_selection_dirty:
                 self._write(self._unwritten.popitem()[0])
                 yield
-            if not self._unwritten:
+            if not (self._unwritten or self._is_selection_dirty):
                 self._tier_chains.drop()
 
     def _assign(self, key: PodKey) -> None:
@@ -164,8 +174,8 @@ class PolicySets:
         for ref in changed:
             self._dirty |= self._keys_of_policy.get(ref, set())
 
-    def _update_tier_chains(self) -> None:
-        """Write the tier chains that policy sets need now, before the chains that jump there.
+    def _tier_chain_steps(self) -> Iterator[None]:
+        """Write the shared chains that policy sets need now, before the chains that lead there, one set or chain a step.
 
         Policy sets without Pods come first here, so their chains are removed last: what other chains also name is kept.
         """
@@ -173,15 +183,16 @@ class PolicySets:
             live = self.known[key]
             families = tuple(family for family in FAMILIES if family in live.addresses)
             # The policies of a policy set without Pods may be gone.
-            wanted = self._compiled.tier_chains(key) if families else ()
+            wanted = self._plans.shared_chains(key) if families else ()
             for tier_chain in wanted:
                 self._tier_chains.acquire(tier_chain, families)
             for tier_chain in live.tier_chains:
                 self._tier_chains.release(tier_chain, live.families)
             live.families, live.tier_chains = families, wanted
             self._unwritten[key] = None
-        self._dirty.clear()
-        self._tier_chains.write()
+            self._dirty.discard(key)
+            yield
+        yield from self._tier_chains.write_steps()
 
     def _write(self, key: PolicySetKey) -> None:
         """Write the chain of a policy set, and the variant for untracked packets if its rules differ for them.
@@ -194,40 +205,14 @@ class PolicySets:
         if not live.addresses:
             self._drop(key)
             return
-        if key.enforced:
-            self._write_audited(key, live)
-            return
-        rules, name, families = self._compiled.rules(key), live.chain, live.families
-        tier_chains = live.tier_chains
-        untracked = frozenset(filter(self._tier_chains.has_untracked_chain, tier_chains))
+        plan, name, families = self._plans.of_set(key), live.chain, live.families
+        untracked = self._tier_chains.untracked(plan)
         variant = names.untracked_chain(name)
-        if untracked or needs_untracked_chain(rules):
-            self._chains.put(
-                variant,
-                render_policy_set(
-                    key, rules, families, "packet", tier_chains=tier_chains, untracked_tier_chains=untracked
-                ),
-            )
-            self._chains.put(
-                name,
-                render_policy_set(
-                    key, rules, families, "connection", tier_chains=tier_chains, untracked_tier_chains=untracked
-                ),
-            )
+        if needs_untracked_set(plan, untracked):
+            self._chains.put(variant, render_policy_set(key, plan, families, "packet", untracked=untracked))
         else:
-            self._chains.put(name, render_policy_set(key, rules, families, tier_chains=tier_chains))
             self._chains.drop(variant)
-
-    def _write_audited(self, key: PolicySetKey, live: PolicySet) -> None:
-        (enforced,) = key.enforced
-        rules, without = self._compiled.tier_rules(key), self._compiled.tier_rules(enforced)
-        rendered = render_audited_set(key, rules, without, live.families)
-        for name, chain in rendered.items():
-            self._chains.put(name, chain)
-        for name in live.audit_chains:
-            if name not in rendered:
-                self._chains.drop(name)
-        live.audit_chains = tuple(rendered)
+        self._chains.put(name, render_policy_set(key, plan, families, untracked=untracked))
 
     def _map_address(self, address: str, wanted: tuple[PolicySetKey, ...]) -> None:
         before = self._keys_of_address.get(address, ())
@@ -260,6 +245,7 @@ class PolicySets:
         live = self.known.get(key)
         if live is None:
             live = self.known[key] = PolicySet(names.policy_set_chain(key), RefCounts())
+            self._sets_of_chain.acquire(live.chain)
             for ref in key.refs:
                 self._keys_of_policy.setdefault(ref, set()).add(key)
         if live.addresses.acquire(family):
@@ -283,8 +269,9 @@ class PolicySets:
             if not self._keys_of_policy[ref]:
                 del self._keys_of_policy[ref]
                 self._compiled.forget(ref)
-        for name in (chain, names.untracked_chain(chain), *live.audit_chains):
-            self._chains.drop(name)
+        if self._sets_of_chain.release(chain):
+            self._chains.drop(chain)
+            self._chains.drop(names.untracked_chain(chain))
 
 
 def _isolates(keys: tuple[PolicySetKey, ...]) -> bool:

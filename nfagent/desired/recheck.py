@@ -18,7 +18,6 @@ from nfagent.model.netaddr import Family, family_of
 from nfagent.model.objects import DIRECTIONS
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables import names
-from nfagent.nftables.audit_chains import AUDIT
 from nfagent.nftables.base_chains import RECHECK, RECHECKING, recheck_sets
 from nfagent.nftables.objects import (
     FLOW_SET_SIZE,
@@ -120,10 +119,11 @@ def revocable(
     coverage = RuleCoverage(before, after, live.sets)
     changed = {name for name in changed if _tightened(before.chains[name].rules, after.chains[name].rules, coverage)}
     if changed:
+        reaching = _Reachability(live.chains, changed)
         for name, item in live.maps.items():
             if not _is_policy_map(name):
                 continue
-            found |= {address for address, chain in item.elements.items() if _leads_to(chain, live.chains, changed)}
+            found |= {address for address, chain in item.elements.items() if reaching.leads_to_changed(chain)}
     return found
 
 
@@ -185,10 +185,25 @@ def _about_connections(rule: Rule) -> bool:
     return not (isinstance(rule.verdict, Goto) and rule.verdict.chain.startswith("stray/"))
 
 
-def _leads_to(chain: str, chains: Mapping[str, Chain], changed: set[str]) -> bool:
-    if chain in changed:
-        return True
-    verdicts = (rule.verdict for rule in chains[chain].rules)
-    targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
-    # The chains of a policy set with audited policies lead on to others; no other policy chain does.
-    return any(name in changed or (name.startswith(AUDIT) and _leads_to(name, chains, changed)) for name in targets)
+class _Reachability:
+    """Which policy chains lead to a changed one, directly or by chains of audit mode; each is read once."""
+
+    def __init__(self, chains: Mapping[str, Chain], changed: set[str]) -> None:
+        """Start with the changed chains alone."""
+        self._chains = chains
+        self._known = dict.fromkeys(changed, True)
+
+    def leads_to_changed(self, chain: str) -> bool:
+        """Return whether a chain is changed, or leads to a changed one."""
+        found = self._known.get(chain)
+        if found is None:
+            verdicts = {rule.verdict for rule in self._chains[chain].rules}
+            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
+            # Chains of audit mode lead on to others; no other shared chain does, but in changes that concern it, too.
+            found = self._known[chain] = any(
+                (name in self._known
+                and self._known[name])
+                or (name.startswith(names.AUDIT) and self.leads_to_changed(name))
+                for name in targets
+            )
+        return found

@@ -15,12 +15,15 @@ from nfagent.model.admin_policy import SHORT_KINDS, NodePeer
 from nfagent.model.netaddr import Family
 from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import Direction, ObjectRef
+from nfagent.policy.chain_plan import ChainKey
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
 
 _LONGEST = 100
 _KEPT = 80
 _DIGEST_BYTES = 8
+AUDIT = "audit/"
+"""The beginning of the names of chains of audit mode."""
 COMMENT_BYTES = 127
 """Maximum bytes of a comment: the kernel's user data has 128, with a NUL (tried; docs/semantics.md, edge case 21)."""
 
@@ -106,31 +109,24 @@ def content_name(content: PodPeer | NodePeer | AnyOf | CIDRSet | NamedPorts | Po
 def policy_set_chain(key: PolicySetKey) -> str:
     """Return the name of a policy set's chain: `ingress/shop/db_default-deny`, `ingress/admin_anp.guard/shop/db`.
 
-    The part of a tier begins with its name and `_`, which the name of a Namespace can't contain. With audited policies,
-    the ones that are enforced follow: `ingress/shop/db_new/enforced_shop/db`, `ingress/shop/db/enforced_none`.
+    The part of a tier begins with its name and `_`, which the name of a Namespace can't contain. Audit mode of a policy
+    doesn't change the name. Where all NetworkPolicies are audited, the enforced policies of the baseline tier follow.
     """
-    parts = _policy_set_parts(key)
-    for enforced in key.enforced:
-        parts.append(f"enforced_{'/'.join(_policy_set_parts(enforced)) or 'none'}")
+    baseline = key.baseline or tuple(ref for enforced in key.enforced for ref in enforced.baseline)
+    parts = [_tier_part("admin", key.admin)] if key.admin else []
+    parts += [_policies(key.policies)] if key.policies else []
+    parts += [_tier_part("baseline", baseline)] if baseline else []
     return f"{key.direction}/{_short('/'.join(parts))}"
 
 
-def _policy_set_parts(key: PolicySetKey) -> list[str]:
+def chain_name(key: ChainKey) -> str:
+    """Return the name of a chain that policy sets share: `admin/ingress/anp.guard`, `audit/denied/ingress/admin_anp.a`."""
+    if isinstance(key, TierChainKey):
+        return tier_chain_name(key)
     parts = [_tier_part("admin", key.admin)] if key.admin else []
-    parts += [_policies(key.policies)] if key.policies else []
+    parts += [_policies(key.named)] if key.named else []
     parts += [_tier_part("baseline", key.baseline)] if key.baseline else []
-    return parts
-
-
-def audit_chain(part: str, policies: tuple[ObjectRef, ...], chain: str) -> str:
-    """Return the name of a chain that a policy set with audited policies continues in: `audit/PART/...`.
-
-    part:     what the chain evaluates; sorted by name, a chain comes after those that it refers to
-    policies: the audited policies that led there; may be empty
-    chain:    the policy set's chain
-    """
-    led = [policies_name(policies)] if policies else []
-    return f"audit/{part}/{_short('/'.join((*led, chain)))}"
+    return f"{AUDIT}{key.part}/{key.direction}/{_short('/'.join(parts))}"
 
 
 def tier_chain_name(key: TierChainKey) -> str:

@@ -59,8 +59,9 @@ from nfagent.nftables.objects import (
     Verdict,
 )
 from nfagent.nftables.pod_counts import count_chain
-from nfagent.nftables.verdict_keys import VerdictKey, allowed_by, denied_by
-from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
+from nfagent.nftables.verdict_keys import VerdictKey
+from nfagent.policy.chain_plan import ChainKey, ChainPlan, Follow, Outcome, PlannedRule, Target
+from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
 
 _CT_DIRECTIONS: tuple[CtDirection, CtDirection] = ("original", "reply")
@@ -123,55 +124,70 @@ def isolation_comment(key: PolicySetKey) -> str:
 
 def render_policy_set(
     key: PolicySetKey,
-    rules: Iterable[CompiledRule],
+    plan: ChainPlan,
     families: tuple[Family, ...],
     reading: AddressSource = "connection",
     *,
-    tier_chains: Collection[TierChainKey] = (),
-    untracked_tier_chains: Collection[TierChainKey] = (),
+    untracked: Collection[ChainKey] = (),
 ) -> RenderedChain:
-    """Return the chain of a policy set, for the families of its Pods' addresses: admin tier, NetworkPolicies, baseline.
+    """Return the chain of a policy set, for the families of its Pods' addresses; without a verdict the packet passes.
 
-    A tier chain without a verdict returns; without any verdict the packet passes.
-
-    rules:                 of NetworkPolicies without a tier chain of their own
-    tier_chains:           the tier chains to jump to
-    untracked_tier_chains: those tier chains that have another chain for untracked packets
+    untracked: those of the chains that it refers to that have another chain for untracked packets
     """
-    rules = tuple(rules)
-    jumps: dict[str, list[Rule]] = {"admin": [], "policy": [], "baseline": []}
-    for tier_chain in tier_chains:
-        chain_name = names.tier_chain_name(tier_chain)
-        untracked = reading == "packet" and tier_chain in untracked_tier_chains
-        jumps[tier_chain.tier].append(
-            Rule(verdict=Jump(names.untracked_chain(chain_name) if untracked else chain_name))
-        )
-    before, after = jumps["admin"], jumps["baseline"]
-    if reading == "connection" and (untracked_tier_chains or needs_untracked_chain(rules)):
-        before.insert(0, untracked_rule(names.policy_set_chain(key)))
-    outcomes: set[VerdictKey] = set()
-    if key.policies:
-        denial = denied_by(key.direction, key.policies)
-        outcomes.add(denial)
-        after = [Rule(verdict=Goto(denial.name), comment=isolation_comment(key))]
-    rendered = render_rules(key.direction, rules, families, reading)
-    chain = Chain((*before, *rendered.chain.rules, *jumps["policy"], *after))
-    return msgspec.structs.replace(rendered, chain=chain, verdicts=rendered.verdicts | outcomes)
+    rendered = render_chain(key.direction, plan, families, reading, untracked, isolation_comment(key))
+    if reading == "packet" or not needs_untracked_set(plan, untracked):
+        return rendered
+    chain = Chain((untracked_rule(names.policy_set_chain(key)), *rendered.chain.rules))
+    return msgspec.structs.replace(rendered, chain=chain)
 
 
-def render_tier_chain(
-    key: TierChainKey,
-    rules: Iterable[CompiledRule],
+def needs_untracked_set(plan: ChainPlan, untracked: Collection[ChainKey]) -> bool:
+    """Return whether a policy set needs another chain for untracked packets."""
+    return any(chain in untracked for chain in plan.chains) or needs_untracked_chain(rule for rule, _ in plan.rules)
+
+
+def render_chain(
+    direction: Direction,
+    plan: ChainPlan,
     families: tuple[Family, ...],
     reading: AddressSource = "connection",
+    untracked: Collection[ChainKey] = (),
+    comment: str = "",
 ) -> RenderedChain:
-    """Return a tier chain: the first rule that matches gives the verdict; pass returns from the chain."""
-    rules = tuple(rules)
-    rendered = render_rules(key.direction, rules, families, reading)
-    if reading == "packet" and denies_port(rules):
-        chain = Chain((*map(fragment_drop, families), *rendered.chain.rules))
-        return msgspec.structs.replace(rendered, chain=chain)
-    return rendered
+    """Return a chain: the first rule that matches gives the verdict, or leads on.
+
+    untracked: those of the chains that it refers to that have another chain for untracked packets
+    comment:   of the verdict at its end
+    """
+
+    def name(key: ChainKey) -> str:
+        found = names.chain_name(key)
+        return names.untracked_chain(found) if reading == "packet" and key in untracked else found
+
+    def verdict(target: Target) -> Verdict:
+        if isinstance(target, Outcome):
+            return Goto(VerdictKey(target.disposition, direction, target.policies).name)
+        if isinstance(target, Follow):
+            return Jump(name(target.chain)) if target.jump else Goto(name(target.chain))
+        return Return()
+
+    before = [Rule(verdict=Jump(name(chain))) for chain in plan.before]
+    if reading == "packet" and denies_port(plan.enforced):
+        before[:0] = map(fragment_drop, families)
+    after = [Rule(verdict=Jump(name(chain))) for chain in plan.after]
+    if plan.end is not None:
+        after.append(Rule(verdict=verdict(plan.end), comment=comment if isinstance(plan.end, Outcome) else ""))
+    rendered = _render_rules(direction, plan.rules, families, reading, verdict)
+    targets = {target for _, target in plan.rules} | {plan.end}
+    return msgspec.structs.replace(
+        rendered,
+        chain=Chain((*before, *rendered.chain.rules, *after)),
+        verdicts=frozenset(
+            VerdictKey(target.disposition, direction, target.policies)
+            for target in targets
+            if isinstance(target, Outcome)
+        ),
+    )
 
 
 def denies_port(rules: Iterable[CompiledRule]) -> bool:
@@ -189,39 +205,27 @@ def fragment_drop(family: Family) -> Rule:
     )
 
 
-def render_rules(
+def _render_rules(
     direction: Direction,
-    rules: Iterable[CompiledRule],
+    rules: Iterable[PlannedRule],
     families: tuple[Family, ...],
     reading: AddressSource,
-    verdict_of: Callable[[CompiledRule], VerdictKey | Verdict] | None = None,
+    verdict_of: Callable[[Target], Verdict],
 ) -> RenderedChain:
-    """Return a chain of rules alone.
-
-    verdict_of: the verdict of a rule that matches; by default its action, where pass returns from the chain
-    """
+    """Return a chain of rules alone, without its verdict keys."""
     rendered: list[Rule] = []
     contents: SetContents = {}
     closing: set[str] = set()
-    outcomes: set[VerdictKey] = set()
-    for rule in rules:
+    for rule, target in rules:
         named: SetContents = {}
-        target = _verdict(direction, rule) if verdict_of is None else verdict_of(rule)
-        verdict = Goto(target.name) if isinstance(target, VerdictKey) else target
-        outcomes |= {target} if isinstance(target, VerdictKey) else set()
+        verdict = verdict_of(target)
         comment = names.rule_comment(direction, rule)
         found = _matches(direction, rule, families, named, reading)
         rendered += [Rule(matches, verdict=verdict, comment=comment) for matches in found]
         contents |= named
         if rule.action != "allow":
             closing |= {name for name, content in named.items() if not isinstance(content, PortNumbers)}
-    return RenderedChain(Chain(tuple(rendered)), contents, frozenset(closing), frozenset(outcomes))
-
-
-def _verdict(direction: Direction, rule: CompiledRule) -> VerdictKey | Verdict:
-    if rule.action == "pass":
-        return Return()
-    return (allowed_by if rule.action == "allow" else denied_by)(direction, (rule.policy,))
+    return RenderedChain(Chain(tuple(rendered)), contents, frozenset(closing), frozenset())
 
 
 def _matches(

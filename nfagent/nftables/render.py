@@ -34,6 +34,7 @@ from nfagent.nftables.objects import (
     address_of,
 )
 from nfagent.nftables.render_match import NFPROTO, key_text, match_text
+from nfagent.policy.chain_plan import AUDIT_PARTS
 
 Annotate = Callable[[str], str]
 """Returns a comment about an address, or ''."""
@@ -85,18 +86,26 @@ def _chain_order(ruleset: Ruleset) -> list[str]:
     return sorted(ruleset.chains, key=lambda name: (ruleset.chains[name].hook is not None, _chain_rank(name), name))
 
 
-_RANKS = {"count": -1, "allow": 0, "deny": 0, "audit-deny": 0, "egress": 3, "ingress": 3}
-_SHARED_WORDS = {"admin", "policy", "baseline", "audit"}
+_RANKS = {"count": -1, "allow": 0, "deny": 0, "audit-deny": 0, "egress": 4, "ingress": 4}
+_AUDIT_RANKS: dict[str, int] = {part: rank for rank, part in enumerate(AUDIT_PARTS)}
+_SHARED_WORDS = {"admin", "policy", "baseline"}
 
 
-def _chain_rank(name: str) -> int:
-    """Return the rank of a chain: counts, verdict, tier, untracked, policy set chains, and what refers to them."""
+def _chain_rank(name: str) -> tuple[int, int]:
+    """Return the rank of a chain: counts, verdicts, audit mode, tiers, untracked, policy sets, and what refers to them.
+
+    Of audit mode the chains come in the order of its parts.
+    """
     word, _, rest = name.partition("/")
     if word.startswith("errors-"):
-        return 5
-    if word == "stray":
-        return 1 if rest.partition("/")[0] in _SHARED_WORDS else 2
-    return 1 if word in _SHARED_WORDS else _RANKS.get(word, 4)
+        return 6, 0
+    shared = rest.partition("/")[0] if word == "stray" else word
+    if shared == "audit":
+        part = name.removeprefix("stray/").partition("/")[2].partition("/")[0]
+        return 1, _AUDIT_RANKS.get(part, 0)
+    if shared in _SHARED_WORDS:
+        return 2, 0
+    return (3 if word == "stray" else _RANKS.get(word, 5)), 0
 
 
 def _set_block(name: str, item: NamedSet, annotate: Annotate | None) -> Iterator[str | None]:

@@ -125,15 +125,23 @@ class TierChainKey(msgspec.Struct, frozen=True, order=True):
 def policy_set_keys(policies: tuple[Policy, ...], audited: Collection[ObjectRef] = ()) -> Iterator[PolicySetKey]:
     """Yield the policy sets of a Pod that these policies select: one for each direction that any has rules for.
 
-    audited: those of the policies that are in audit mode
+    audited: those of the policies that are in audit mode. Beside enforced ones, it makes no difference where they only
+             allow
     """
     enforced = tuple(policy for policy in policies if policy.ref not in audited) if audited else policies
     without = {key.direction: key for key in _policy_set_keys(enforced)} if audited else {}
+    trying = [policy for policy in policies if policy.ref in audited]
     for key in _policy_set_keys(policies):
-        if audited and any(ref in audited for ref in key.refs):
+        applying = [policy for policy in trying if policy.ref in key.refs]
+        if applying and (key.direction not in without or any(_may_deny(one, key.direction) for one in applying)):
             yield msgspec.structs.replace(key, enforced=(without.get(key.direction, PolicySetKey(key.direction)),))
         else:
             yield key
+
+
+def _may_deny(policy: Policy, direction: Direction) -> bool:
+    """Return whether a policy that applies may deny, or pass on to one that does."""
+    return isinstance(policy, NetworkPolicy) or any(rule.action != "allow" for rule in policy.rules(direction))
 
 
 def _policy_set_keys(policies: tuple[Policy, ...]) -> Iterator[PolicySetKey]:
@@ -152,14 +160,6 @@ INLINE_RULES = 4
 """NetworkPolicies of up to this many rules are repeated in each policy set; larger ones have a chain of their own."""
 
 
-class TierRules(msgspec.Struct, frozen=True):
-    """The rules of a policy set, in order of evaluation."""
-
-    admin: tuple[CompiledRule, ...] = ()
-    network: tuple[CompiledRule, ...] = ()
-    baseline: tuple[CompiledRule, ...] = ()
-
-
 class CompiledPolicies:
     """The rules of policies, compiled once for all policy sets and tier chains."""
 
@@ -170,33 +170,28 @@ class CompiledPolicies:
 
     def rules(self, key: PolicySetKey | TierChainKey) -> tuple[CompiledRule, ...]:
         """Return the rules of a policy set's own chain, or of a tier chain, in order."""
-        policies = key.policies if isinstance(key, TierChainKey) else self._inline(key)
-        return tuple(rule for ref in policies for rule in self._of(ref, key.direction))
+        policies = key.policies if isinstance(key, TierChainKey) else self.inline(key)
+        return tuple(self.all_rules(policies, key.direction))
 
-    def tier_rules(self, key: PolicySetKey) -> TierRules:
-        """Return all rules of a policy set, tier by tier."""
-        admin, network, baseline = (
-            tuple(rule for ref in refs for rule in self._of(ref, key.direction))
-            for refs in (key.admin, key.policies, key.baseline)
-        )
-        return TierRules(admin, network, baseline)
+    def all_rules(self, policies: Iterable[ObjectRef], direction: Direction) -> Iterator[CompiledRule]:
+        """Yield the rules of policies, in order."""
+        for ref in policies:
+            yield from self._of(ref, direction)
 
-    def tier_chains(self, key: PolicySetKey) -> tuple[TierChainKey, ...]:
-        """Return the tier chains that a policy set jumps to: those of the tiers, and those of large NetworkPolicies.
+    def is_audited(self, ref: ObjectRef) -> bool:
+        """Return whether a policy is in audit mode."""
+        return self._index.is_audited(self._index.policies[ref])
 
-        A policy set with audited policies has all rules in chains of its own: where they lead depends on the whole set.
-        """
-        if key.enforced:
-            return ()
-        inline = set(self._inline(key))
-        large = (ref for ref in key.policies if ref not in inline)
-        return (*key.tier_chains, *(TierChainKey("policy", key.direction, (ref,)) for ref in large))
+    def state(self, refs: Iterable[ObjectRef]) -> object:
+        """Return a value that is equal while these policies are, and their audit mode."""
+        return tuple((self._index.policies[ref], self.is_audited(ref)) for ref in refs)
 
     def forget(self, ref: ObjectRef) -> None:
         """Remove a policy that no policy set needs from the cache."""
         self._cache.pop(ref, None)
 
-    def _inline(self, key: PolicySetKey) -> tuple[ObjectRef, ...]:
+    def inline(self, key: PolicySetKey) -> tuple[ObjectRef, ...]:
+        """Return the NetworkPolicies of a policy set whose rules are in its own chain."""
         return tuple(ref for ref in key.policies if len(self._of(ref, key.direction)) <= INLINE_RULES)
 
     def _of(self, ref: ObjectRef, direction: Direction) -> tuple[CompiledRule, ...]:

@@ -111,6 +111,7 @@ class PolicyIndex:
             self._reselect(change.namespace, delta)
             if change.audit_changed:
                 delta.reselected |= self._local_in.get(change.namespace, set())
+                delta.rewritten |= self._by_namespace.get(change.namespace, set()) & self.active.keys()
         if change.pod is not None:
             before, after = change.pod
             # The new Pod first: a policy whose only local Pod changes stays active, and its peers keep their members.
