@@ -21,6 +21,7 @@ MODULES = (
     "benchmarks.suites.event_latency",
     "benchmarks.suites.policy_batches",
     "benchmarks.suites.large_policies",
+    "benchmarks.suites.audit",
     "benchmarks.suites.outside_pods",
     "benchmarks.suites.introspection",
     "benchmarks.suites.metrics",

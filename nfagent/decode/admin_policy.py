@@ -19,7 +19,7 @@ import msgspec
 
 from nfagent.decode.admin_peers import decode_peer, decode_subject
 from nfagent.decode.admin_ports import decode_v1alpha1_port, decode_v1alpha2_port
-from nfagent.decode.annotations import AUDIT, has_annotation
+from nfagent.decode.annotations import policy_audit
 from nfagent.decode.core import document_field
 from nfagent.decode.crd_validation import at_most, entries, known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
@@ -137,6 +137,7 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
     problem = faults[0] if faults else None
     if problem is not None:
         ingress, egress = (_closed(spec, direction, kind, problem, misspelt=misspelt) for direction in _PEERS)
+    audit, audit_problem = policy_audit(top)
     return TierPolicy(
         kind=kind.name,
         name=name,
@@ -146,7 +147,8 @@ def _decode(document: dict[str, Any], kind: _Kind) -> TierPolicy:
         ingress=ingress or (),
         egress=egress or (),
         problem=problem,
-        audit=has_annotation(top, AUDIT),
+        audit=audit,
+        audit_problem=audit_problem,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nfagent.decode.annotations import AUDIT, has_annotation
+from nfagent.decode.annotations import read_audit
 from nfagent.decode.fast_pod import decode_pod_fast
 from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
@@ -61,7 +61,7 @@ def decode_namespace(document: dict[str, Any]) -> Namespace:
     name, errors = (top / "metadata" / "name").dns_label(), FieldErrors(top)
     labels = named_labels(name, errors.labels("metadata.labels"))
     logs_denies = errors.read("metadata.annotations", _logs_denies, instead=False, keep="logs_denies")
-    audits = has_annotation(top, AUDIT)
+    audits = errors.read("metadata.annotations", read_audit, instead=False, keep="audits_policies")
     return Namespace(name, labels, errors.problems, errors.unread, logs_denies, audits)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nfagent.decode.annotations import AUDIT, has_annotation
+from nfagent.decode.annotations import has_annotation, policy_audit
 from nfagent.decode.core import document_field, namespaced_name
 from nfagent.decode.crd_validation import known_fields, known_top_fields
 from nfagent.decode.fields import DocumentField
@@ -56,6 +56,7 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
         ingress, egress = _rules(spec / "ingress", "from", namespace), _rules(spec / "egress", "to", namespace)
     except ObjectError as error:
         errors.append(error.problem)
+    audit, audit_problem = policy_audit(top)
     return NetworkPolicy(
         namespace=namespace,
         name=name,
@@ -65,7 +66,8 @@ def decode_network_policy(document: dict[str, Any]) -> NetworkPolicy:
         egress=() if errors else egress,
         problem=errors[0] if errors else None,
         logs_allows=has_annotation(top, ALLOW_LOGGING),
-        audit=has_annotation(top, AUDIT),
+        audit=audit,
+        audit_problem=audit_problem,
     )
 
 

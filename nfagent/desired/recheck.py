@@ -201,8 +201,7 @@ class _Reachability:
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
             # Chains of audit mode lead on to others; no other shared chain does, but in changes that concern it, too.
             found = self._known[chain] = any(
-                (name in self._known
-                and self._known[name])
+                (name in self._known and self._known[name])
                 or (name.startswith(names.AUDIT) and self.leads_to_changed(name))
                 for name in targets
             )

@@ -99,9 +99,7 @@ class DesiredState:
         """Add or replace an object. Return whether anything changed."""
         match item:
             case NetworkPolicy() | TierPolicy():
-                if isinstance(item, TierPolicy):
-                    item = item.with_last_good(self.index.policies.get(item.ref))
-                delta = self.index.put(item)
+                delta = self.index.put(item.with_last_good(self.index.policies.get(item.ref)))
                 return delta is not None and self._apply_delta(delta)
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
                 return self._apply_egress(item)

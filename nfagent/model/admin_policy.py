@@ -84,6 +84,7 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     subject:  the Pods that it applies to; None if invalid: then it applies to none
     problem:  why the policy as a whole is invalid; problems of single rules are in the rules
     audit:    it is annotated `nfagent.io/audit: "true"` (docs/audit-mode.md)
+    audit_problem: why that annotation can't be read
     """
 
     kind: TierKind
@@ -95,6 +96,7 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     egress: tuple[TierRule, ...] = ()
     problem: ValidationIssue | None = None
     audit: bool = False
+    audit_problem: ValidationIssue | None = None
 
     @property
     def ref(self) -> ObjectRef:
@@ -108,18 +110,20 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """All problems of the policy and its rules."""
-        found = [self.problem, *(rule.problem for rule in (*self.ingress, *self.egress))]
+        """All problems of the policy, its rules and its annotation."""
+        found = [self.problem, *(rule.problem for rule in (*self.ingress, *self.egress)), self.audit_problem]
         return tuple(dict.fromkeys(problem for problem in found if problem is not None))
 
     def with_last_good(self, before: Policy | None) -> TierPolicy:
-        """Return the policy with the subject of the version before, if its own is invalid.
+        """Return the policy with subject and audit mode of the version before, where its own can't be read.
 
-        Such a policy denies everything in the directions of its rules, to the Pods of this subject.
+        With an unreadable subject, it denies everything in the directions of its rules, to the Pods of that subject.
         """
-        if self.subject is not None or not isinstance(before, TierPolicy):
+        if not isinstance(before, TierPolicy):
             return self
-        return msgspec.structs.replace(self, subject=before.subject)
+        subject = before.subject if self.subject is None else self.subject
+        audit = self.audit if self.audit_problem is None else before.audit
+        return msgspec.structs.replace(self, subject=subject, audit=audit)
 
     def rules(self, direction: Direction) -> tuple[TierRule, ...]:
         """Return the rules of one direction; empty if the policy doesn't apply to it."""

@@ -88,6 +88,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
               that it may select
     logs_allows: annotated ALLOW_LOGGING: where NetworkLogging delegates, connections that it allows are logged
     audit:    it is annotated `nfagent.io/audit: "true"` (docs/audit-mode.md); its Namespace may be as well
+    audit_problem: why that annotation can't be read
     """
 
     namespace: str
@@ -99,6 +100,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
     problem: ValidationIssue | None = None
     logs_allows: bool = False
     audit: bool = False
+    audit_problem: ValidationIssue | None = None
 
     @property
     def ref(self) -> ObjectRef:
@@ -107,8 +109,14 @@ class NetworkPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
-        """The problem of the policy, if any."""
-        return () if self.problem is None else (self.problem,)
+        """The problems of the policy and of its annotation, if any."""
+        return tuple(problem for problem in (self.problem, self.audit_problem) if problem is not None)
+
+    def with_last_good(self, before: object) -> NetworkPolicy:
+        """Return the policy with the audit mode of the version before, if its own can't be read."""
+        if self.audit_problem is None or not isinstance(before, NetworkPolicy):
+            return self
+        return msgspec.structs.replace(self, audit=before.audit)
 
     def rules(self, direction: Direction) -> tuple[NetworkPolicyRule, ...]:
         """Return the rules of one direction; empty if the policy doesn't isolate in this direction."""

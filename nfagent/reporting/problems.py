@@ -61,7 +61,7 @@ def cluster_notices(
         item = in_force.get(ref)
         if item is None or item.problems != tuple(problems):
             found.append(rejected_notice(ref, problems))
-        elif isinstance(item, NetworkPolicy | TierPolicy):
+        elif isinstance(item, NetworkPolicy | TierPolicy) and item.problems != (item.audit_problem,):
             found.append(policy_notice(item))
         else:
             found.append(partial_notice(ref, problems))
@@ -107,6 +107,7 @@ def rejected_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Noti
 def partial_notice(ref: ObjectRef, problems: Iterable[ValidationIssue]) -> Notice:
     """Return which fields of an object can't be read, and what is in force instead."""
     reason, _ = _REJECTED.get(ref.kind, (UNREADABLE, _LAST_GOOD))
+    reason = UNREADABLE if reason == NOT_ENFORCED else reason  # the policy is enforced, or still audited
     issues = _describe(problems)
     message = readable(f"Part of the object can't be read: {issues}. The rest is in force; {_LAST_GOOD_PARTS}.")
     return Notice(about=ref, reason=reason, message=message)

@@ -28,7 +28,7 @@ FIELDS = {
     "Namespace": "name labels problems unread logs_denies audits_policies",
     "NetworkGatewayGroup": "namespace name addresses nodes",
     "NetworkLogging": "allow deny problems unread",
-    "NetworkPolicy": "namespace name pods isolates ingress egress problem logs_allows audit",
+    "NetworkPolicy": "namespace name pods isolates ingress egress problem logs_allows audit audit_problem",
     "NetworkPolicyRule": "peers ports",
     "Node": "name labels pod_cidrs addresses problems unread ready",
     "NodePeer": "nodes",
@@ -41,7 +41,7 @@ FIELDS = {
     "Requirement": "key operator values",
     "Selector": "requirements",
     "ServiceCIDR": "name cidrs problems unread",
-    "TierPolicy": "kind name tier priority subject ingress egress problem audit",
+    "TierPolicy": "kind name tier priority subject ingress egress problem audit audit_problem",
     "TierRule": "action peers ports name problem",
     "ValidationIssue": "reason place object field value",
 }

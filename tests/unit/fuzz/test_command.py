@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,7 +15,8 @@ from nfagent.desired import policy_sets, recheck
 from nfagent.desired.set_members import SetMembership
 from nfagent.model.admin_policy import Policy
 from nfagent.nftables.policy_chains import RenderedChain, render_policy_set
-from nfagent.policy.compiler import CompiledRule, PolicySetKey
+from nfagent.policy.chain_plan import ChainPlan
+from nfagent.policy.compiler import PolicySetKey
 from nfagent.policy.evaluator import Flow, FlowVerdict, evaluate
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
@@ -27,8 +29,8 @@ from tests.fuzz.folder import write_case
 def without_the_last_rule(patch: pytest.MonkeyPatch) -> None:
     """Compile every policy set without the last rule of its NetworkPolicies."""
 
-    def cut(key: PolicySetKey, rules: Iterable[CompiledRule], *rest: Any, **options: Any) -> RenderedChain:  # noqa: ANN401 - passed on
-        return render_policy_set(key, tuple(rules)[:-1], *rest, **options)
+    def cut(key: PolicySetKey, plan: ChainPlan, *rest: Any, **options: Any) -> RenderedChain:  # noqa: ANN401 - passed on
+        return render_policy_set(key, msgspec.structs.replace(plan, rules=plan.rules[:-1]), *rest, **options)
 
     patch.setattr(policy_sets, "render_policy_set", cut)
 

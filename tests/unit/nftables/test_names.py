@@ -15,6 +15,7 @@ from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import ObjectRef
 from nfagent.model.selectors import Requirement, Selector
 from nfagent.nftables import names
+from nfagent.policy.chain_plan import AUDIT_PARTS, AuditChainKey
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers, any_of
 
@@ -127,24 +128,28 @@ def test_20_no_two_policy_sets_tier_chains_or_verdicts_share_a_name(
 def test_20_no_two_policy_sets_with_audited_policies_share_a_name(
     drawn: list[tuple[tuple[ObjectRef, ...], str, tuple[ObjectRef, ...], tuple[ObjectRef, ...], Random]],
 ) -> None:
+    kept: dict[ObjectRef, bool] = {}
     keys: set[PolicySetKey] = set()
     for some, space, admin, baseline, random in drawn:
         isolating = tuple(msgspec.structs.replace(ref, namespace=space) for ref in some)
-        kept = [tuple(ref for ref in refs if random.random() < 0.5) for refs in (isolating, admin, baseline)]
-        keys |= {
-            PolicySetKey("ingress", isolating, admin, baseline),
-            PolicySetKey("ingress", isolating, admin, baseline, (PolicySetKey("ingress", kept[0], kept[1], kept[2]),)),
-            PolicySetKey("ingress", isolating, admin, baseline, (PolicySetKey("ingress"),)),
-        }
+        enforced = [
+            tuple(ref for ref in refs if kept.setdefault(ref, random.random() < 0.5))
+            for refs in (isolating, admin, baseline)
+        ]
+        without = PolicySetKey("ingress", enforced[0], enforced[1], () if enforced[0] else enforced[2])
+        key = PolicySetKey("ingress", isolating, admin, () if isolating else baseline)
+        keys.add(key if key == without else msgspec.structs.replace(key, enforced=(without,)))
     made = {key: names.policy_set_chain(key) for key in keys if key.refs}
     assert len(set(made.values())) == len(made)
-    parts = {
-        (part, led, chain): names.audit_chain(part, led, chain)
-        for chain in made.values()
-        for part in ("rest", "enforced", "enforced-rest")
-        for led in ((), *((ref,) for key in keys for ref in key.refs))
+    shared = {
+        AuditChainKey(part, "ingress", key.admin, named, key.baseline)
+        for key in keys
+        for part in AUDIT_PARTS
+        for named in ((), *((ref,) for ref in key.refs))
     }
+    parts = {key: names.chain_name(key) for key in shared}
     assert len(set(parts.values())) == len(parts)
+    assert not {*made.values()} & {*parts.values()}
     assert all(len(name) <= 255 - len("stray/") for name in parts.values())
 
 
