@@ -22,7 +22,10 @@ from tests.support.two_node_cluster import NODES, hops
 
 
 @settings(max_examples=4 * settings().max_examples)
-@given(worlds() | verdict_flips.crowded_clusters(), st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True))
+@given(
+    worlds() | verdict_flips.crowded_clusters() | verdict_flips.audited_clusters(),
+    st.lists(PROTOCOLS, min_size=1, max_size=2, unique=True),
+)
 def test_the_evaluator_agrees_with_the_rules_of_both_nodes(
     world: list[Item], protocols: list[tuple[str, int | None]]
 ) -> None:
@@ -93,7 +96,7 @@ def test_every_log_and_counter_says_which_verdict_it_was(world: list[Item], prot
 
 
 @settings(max_examples=8 * settings().max_examples)
-@given(worlds() | verdict_flips.crowded_clusters(), PROTOCOLS)
+@given(worlds() | verdict_flips.crowded_clusters() | verdict_flips.audited_clusters(), PROTOCOLS)
 def test_an_audit_deny_names_the_audited_policies_that_deny_what_the_others_allow(
     world: list[Item], protocol: tuple[str, int | None]
 ) -> None:
@@ -120,7 +123,7 @@ def test_an_audit_deny_names_the_audited_policies_that_deny_what_the_others_allo
 
 
 @settings(max_examples=4 * settings().max_examples)
-@given(worlds() | verdict_flips.crowded_clusters(), PROTOCOLS)
+@given(worlds() | verdict_flips.crowded_clusters() | verdict_flips.audited_clusters(), PROTOCOLS)
 def test_a_connection_passes_where_all_policies_allow_it_or_those_that_are_not_audited(
     world: list[Item], protocol: tuple[str, int | None]
 ) -> None:

@@ -116,6 +116,11 @@ def policies() -> st.SearchStrategy[Policy]:
     return st.one_of(network_policies(), tier_policies(), tier_policies())
 
 
+_BASELINES: list[tuple[TierKind, str]] = [
+    ("ClusterNetworkPolicy", "b1"),
+    ("ClusterNetworkPolicy", "b2"),
+    ("BaselineAdminNetworkPolicy", "default"),
+]
 _AUDITED = st.sampled_from([False, False, False, True])
 _CONDITIONS = tuple(product(LABELS, (*_NAMED, ()), ("Running", "Running", "Running", "Failed")))
 
@@ -164,6 +169,30 @@ def crowded_clusters(draw: st.DrawFn) -> list[Item]:
     return [*draw(clusters()), draw(namespaces()), *tiers, draw(network_policies()), draw(network_policies())]
 
 
+_LARGE = tuple(NetworkPolicyRule((peer,), _NUMBER) for peer in _PODS)
+"""So many rules that a NetworkPolicy has a chain of its own; they allow from nearly everywhere."""
+
+
+@st.composite
+def audited_clusters(draw: st.DrawFn) -> list[Item]:
+    """Draw all objects of a cluster with several policies of each tier over most Pods, half of them audited."""
+    found: list[Item] = [*draw(clusters()), draw(namespaces())]
+    kinds: list[tuple[TierKind, str]] = [
+        ("AdminNetworkPolicy", f"t{number}") for number in range(draw(st.integers(1, 4)))
+    ]
+    kinds += draw(st.sampled_from([[], [("BaselineAdminNetworkPolicy", "default")], _BASELINES]))
+    for kind, name in kinds:
+        tier = msgspec.structs.replace(draw(tier_policies()), kind=kind, name=name, subject=_ALL_PODS)
+        baseline = kind != "AdminNetworkPolicy"
+        found.append(msgspec.structs.replace(tier, tier="baseline" if baseline else "admin", audit=draw(st.booleans())))
+    for name in ("np1", "np2", "np3")[: draw(st.integers(0, 3))]:
+        policy = msgspec.structs.replace(draw(network_policies()), name=name, audit=draw(st.booleans()))
+        if draw(st.booleans()):
+            policy = msgspec.structs.replace(policy, **{policy.isolates[0]: _LARGE})
+        found.append(policy)
+    return found
+
+
 def _variations(policy: Policy) -> Iterator[Policy]:
     """Return the policies that differ from one in audit mode, in a rule less, or in the order of its rules."""
     yield msgspec.structs.replace(policy, audit=not policy.audit)
@@ -202,5 +231,5 @@ def changes(draw: st.DrawFn, cluster: list[Item]) -> list[Item | ObjectRef]:
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Item], list[Item | ObjectRef]]:
     """Draw a cluster, and its events."""
-    cluster = draw(st.one_of(clusters(), crowded_clusters()))
+    cluster = draw(st.one_of(clusters(), crowded_clusters(), audited_clusters()))
     return cluster, draw(changes(cluster))
