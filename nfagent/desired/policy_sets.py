@@ -175,7 +175,7 @@ class PolicySets:
             self._dirty |= self._keys_of_policy.get(ref, set())
 
     def _tier_chain_steps(self) -> Iterator[None]:
-        """Write the shared chains that policy sets need now, before the chains that lead there, one set or chain a step.
+        """Write the shared chains that policy sets need now, before the chains that lead there, one a step.
 
         Policy sets without Pods come first here, so their chains are removed last: what other chains also name is kept.
         """

@@ -89,7 +89,7 @@ class TierChains:
         self._chains.put(name, render_chain(key.direction, plan, families))
         yield
         if self._needs_untracked_chain(key):
-            variant = render_chain(key.direction, plan, families, "packet", self.untracked(plan))
+            variant = render_chain(key.direction, plan, families, "packet", untracked=self.untracked(plan))
             self._chains.put(names.untracked_chain(name), variant)
             self._untracked.add(key)
             yield

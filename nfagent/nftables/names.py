@@ -120,7 +120,7 @@ def policy_set_chain(key: PolicySetKey) -> str:
 
 
 def chain_name(key: ChainKey) -> str:
-    """Return the name of a chain that policy sets share: `admin/ingress/anp.guard`, `audit/denied/ingress/admin_anp.a`."""
+    """Return the name of a chain that policy sets share: `admin/ingress/anp.a`, `audit/denied/ingress/admin_anp.a`."""
     if isinstance(key, TierChainKey):
         return tier_chain_name(key)
     parts = [_tier_part("admin", key.admin)] if key.admin else []

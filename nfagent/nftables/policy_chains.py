@@ -134,7 +134,7 @@ def render_policy_set(
 
     untracked: those of the chains that it refers to that have another chain for untracked packets
     """
-    rendered = render_chain(key.direction, plan, families, reading, untracked, isolation_comment(key))
+    rendered = render_chain(key.direction, plan, families, reading, untracked=untracked, comment=isolation_comment(key))
     if reading == "packet" or not needs_untracked_set(plan, untracked):
         return rendered
     chain = Chain((untracked_rule(names.policy_set_chain(key)), *rendered.chain.rules))
@@ -151,6 +151,7 @@ def render_chain(
     plan: ChainPlan,
     families: tuple[Family, ...],
     reading: AddressSource = "connection",
+    *,
     untracked: Collection[ChainKey] = (),
     comment: str = "",
 ) -> RenderedChain:

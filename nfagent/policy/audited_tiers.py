@@ -1,32 +1,41 @@
-"""Plans the chains of audit mode (docs/audit-mode.md): what all policies deny passes if the enforced ones alone allow it.
+"""Plans the chains of audit mode: what all policies deny passes if the enforced ones allow it (docs/audit-mode.md).
 
 A chain that is jumped to gives a verdict or returns, and a tier with audited policies has more results than these two:
-after a deny of an audited policy the enforced ones decide, and NetworkPolicies differ from Pod to Pod. So shared
-chains are asked one question after the other, each of which ends the packet or returns:
+after a deny of an audited policy the enforced ones decide, and NetworkPolicies differ from Pod to Pod. So chains that
+policy sets share are asked one question after the other, each of which ends the packet or returns:
 
     admin/...            the admin tier: an audited deny returns, as pass does
-    audit/enforced/...   its enforced policies: what they allow now, an audited policy denied; after pass it returns again
-    audit/denied/...     an audited deny, where no enforced NetworkPolicy isolates: only the baseline tier can deny yet
+    audit/enforced/...   its enforced policies: what they allow here, an audited policy denied; after a pass it returns
+    audit/denied/...     where no enforced NetworkPolicy isolates: after an audited deny only the baseline tier may deny
     audit/allow/.../NP   NetworkPolicy NP allows: an audit-deny, if an audited policy of the admin tier denied
-    audit/denials/...    what enforced policies of the baseline tier deny
+    audit/denials/...    what the enforced policies of the baseline tier deny
 
 After the admin tier returned, the rule that decided there is the first match among those that pass, and the audited
-ones that deny: only these are evaluated again.
+ones that deny: only these are evaluated again. To return costs nothing, where one rule more that leads to a large chain
+has the kernel check that chain once more at each commit.
 
 An audited Pass rule before enforced rules lets NetworkPolicies decide before those: what they allow holds. Then the
-admin tier's chain itself leads to `audit/enforced` after audited denies, and what NetworkPolicies deny comes by
-`audit/passed` first, which leads to `audit/enforced` after an audited pass.
+admin tier's own chain leads to `audit/enforced` after an audited deny, and what NetworkPolicies deny comes by
+`audit/passed`, which leads there after an audited pass:
+
+    audit/passed/..., audit/passed-denials/...   after NetworkPolicies denied: enforced ones, or audited ones alone
+    audit/enforced-denials/...                   of the admin tier's enforced policies what they deny
+    audit/baseline/..., audit/denial/.../POLICY  the baseline tier, and where a deny of POLICY leads
+
+Further `audit/label/...` finds the audited policy that decided in the admin tier, `audit/unless-denied/.../POLICIES` is
+an audit-deny of POLICIES after the denials of the baseline tier, and `audit/policy/...` a NetworkPolicy of many rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.policy.chain_plan import (
     AuditChainKey,
+    AuditPart,
     ChainPlan,
     Follow,
     Outcome,
@@ -65,6 +74,20 @@ class AuditedTiers:
         """Start with an empty cache."""
         self._compiled = compiled
         self._tiers: dict[TierChainKey, tuple[object, AdminTier]] = {}
+        self._parts: dict[AuditPart, Callable[[AuditChainKey, AdminTier], ChainPlan]] = {
+            "denials": self._denials,
+            "unless-denied": self._unless_denied,
+            "label": self._label,
+            "enforced": self._enforced,
+            "enforced-denials": self._enforced_denials,
+            "denied": self._denied,
+            "passed": self._passed,
+            "passed-denials": self._passed_denials,
+            "denial": self._denial,
+            "allow": self._allow,
+            "policy": self._policy,
+            "baseline": self._whole_baseline,
+        }
 
     def admin(self, refs: tuple[ObjectRef, ...], direction: Direction) -> AdminTier:
         """Return the admin tier of these policies."""
@@ -102,44 +125,80 @@ class AuditedTiers:
 
     def plan(self, key: AuditChainKey) -> ChainPlan:
         """Return the plan of a chain of audit mode."""
-        direction, tier = key.direction, self.admin(key.admin, key.direction)
-        denials = denials_of(key.baseline, direction)
-        after_tiers: Target = Follow(denials[0]) if denials else None
-        match key.part:
-            case "denials":
-                return ChainPlan(rules=_denials(self._baseline(key.baseline, direction), passed=None))
-            case "unless-denied":
-                return ChainPlan(before=denials, end=Outcome("audit-deny", key.named))
-            case "label":
-                return _decided(tier, denied=_audit_deny, passed=_audit_deny)
-            case "enforced":
-                return ChainPlan(rules=tuple((rule, self._enforced(key, tier, rule)) for rule in tier.enforced))
-            case "enforced-denials":
-                return ChainPlan(rules=_denials(tier.enforced, passed=after_tiers), end=after_tiers)
-            case "denied":
-                return _decided(
-                    tier,
-                    denied=lambda rule: self.audit_denied((rule.policy,), key.baseline, direction),
-                    passed=_returns,
-                    enforced=_returns,
-                )
-            case "passed":
-                enforced = Follow(AuditChainKey("enforced", direction, key.admin))
-                return _decided(tier, denied=_returns, passed=lambda _: enforced, enforced=_returns)
-            case "passed-denials":
-                # What an audited policy denied has ended before, in `denied`.
-                enforced = Follow(AuditChainKey("enforced-denials", direction, key.admin, baseline=key.baseline))
-                return _decided(tier, passed=lambda _: enforced, enforced=lambda _: after_tiers, end=after_tiers)
-            case "denial":
-                return self._denial(key)
-            case "allow":
-                return self._allow(key, tier)
-            case "policy":
-                allow = Follow(msgspec.structs.replace(key, part="allow"), jump=True)
-                rules = self._compiled.rules(TierChainKey("policy", direction, key.named))
-                return ChainPlan(rules=tuple((rule, allow) for rule in rules))
-            case "baseline":
-                return ChainPlan(rules=tuple(self._baseline_rules(key)))
+        return self._parts[key.part](key, self.admin(key.admin, key.direction))
+
+    def _denials(self, key: AuditChainKey, _tier: AdminTier) -> ChainPlan:
+        return ChainPlan(rules=_only_denying(self._baseline(key.baseline, key.direction), passed=None))
+
+    @staticmethod
+    def _unless_denied(key: AuditChainKey, _tier: AdminTier) -> ChainPlan:
+        return ChainPlan(before=denials_of(key.baseline, key.direction), end=Outcome("audit-deny", key.named))
+
+    @staticmethod
+    def _label(_key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        return _decided(tier, denied=_audit_deny, passed=_audit_deny)
+
+    @staticmethod
+    def _enforced(key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        label: Target = Follow(AuditChainKey("label", key.direction, key.admin))
+        if len(tier.labels) == 1:
+            label = Outcome("audit-deny", tier.labels)
+        return ChainPlan(
+            rules=tuple((rule, label if rule.action == "allow" else by_action(rule)) for rule in tier.enforced)
+        )
+
+    @staticmethod
+    def _enforced_denials(key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        passed = _after_admin_tier(key)
+        return ChainPlan(rules=_only_denying(tier.enforced, passed=passed), end=passed)
+
+    def _denied(self, key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        def denied(rule: CompiledRule) -> Target:
+            return self.audit_denied((rule.policy,), key.baseline, key.direction)
+
+        return _decided(tier, denied=denied, passed=_returns, enforced=_returns)
+
+    @staticmethod
+    def _passed(key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        enforced = Follow(AuditChainKey("enforced", key.direction, key.admin))
+        return _decided(tier, denied=_returns, passed=lambda _: enforced, enforced=_returns)
+
+    @staticmethod
+    def _passed_denials(key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        # What an audited policy denied has ended before, in `denied`.
+        enforced = Follow(msgspec.structs.replace(key, part="enforced-denials"))
+        end = _after_admin_tier(key)
+        return _decided(tier, passed=lambda _: enforced, enforced=lambda _: end, end=end)
+
+    def _denial(self, key: AuditChainKey, _tier: AdminTier) -> ChainPlan:
+        if self._compiled.is_audited(key.named[0]):
+            passed = AuditChainKey("passed-denials", key.direction, key.admin, baseline=key.baseline)
+            return ChainPlan(before=(passed,), end=Outcome("audit-deny", key.named))
+        return ChainPlan(before=(AuditChainKey("passed", key.direction, key.admin),), end=Outcome("deny", key.named))
+
+    def _allow(self, key: AuditChainKey, tier: AdminTier) -> ChainPlan:
+        allowed = Outcome("allow", key.named)
+        if not self._compiled.is_audited(key.named[0]):
+            return ChainPlan(before=(AuditChainKey("denied", key.direction, key.admin),), end=allowed)
+        # After an audited deny, the allow of an audited policy doesn't count.
+        return _decided(tier, denied=_returns, passed=lambda _: allowed, enforced=lambda _: allowed, end=allowed)
+
+    def _policy(self, key: AuditChainKey, _tier: AdminTier) -> ChainPlan:
+        allow = Follow(msgspec.structs.replace(key, part="allow"), jump=True)
+        rules = self._compiled.rules(TierChainKey("policy", key.direction, key.named))
+        return ChainPlan(rules=tuple((rule, allow) for rule in rules))
+
+    def _whole_baseline(self, key: AuditChainKey, _tier: AdminTier) -> ChainPlan:
+        denying = self.denying(key.baseline, key.direction)
+
+        def target(rule: CompiledRule) -> Target:
+            if rule.action != "deny":
+                return by_action(rule)
+            may_deny = denying if self._compiled.is_audited(rule.policy) else ()
+            return Follow(AuditChainKey("denial", key.direction, key.admin, (rule.policy,), may_deny))
+
+        rules = self._baseline(key.baseline, key.direction)
+        return ChainPlan(rules=tuple((rule, target(rule)) for rule in rules))
 
     def _read(self, key: TierChainKey) -> AdminTier:
         rules = self._compiled.rules(key)
@@ -171,40 +230,6 @@ class AuditedTiers:
 
     def _baseline(self, refs: tuple[ObjectRef, ...], direction: Direction) -> tuple[CompiledRule, ...]:
         return self._compiled.rules(TierChainKey("baseline", direction, refs))
-
-    def _enforced(self, key: AuditChainKey, tier: AdminTier, rule: CompiledRule) -> Target:
-        if rule.action != "allow":
-            return by_action(rule)
-        if len(tier.labels) == 1:
-            return Outcome("audit-deny", tier.labels)
-        return Follow(AuditChainKey("label", key.direction, key.admin))
-
-    def _denial(self, key: AuditChainKey) -> ChainPlan:
-        """Return what a policy of the baseline tier denies, after an audited pass in the admin tier or without it."""
-        audited = self._compiled.is_audited(key.named[0])
-        if not audited:
-            return ChainPlan(
-                before=(AuditChainKey("passed", key.direction, key.admin),), end=Outcome("deny", key.named)
-            )
-        before = AuditChainKey("passed-denials", key.direction, key.admin, baseline=key.baseline)
-        return ChainPlan(before=(before,), end=Outcome("audit-deny", key.named))
-
-    def _allow(self, key: AuditChainKey, tier: AdminTier) -> ChainPlan:
-        """Return what a NetworkPolicy allows: after an audited deny, the allow of an audited one doesn't count."""
-        allowed = Outcome("allow", key.named)
-        if self._compiled.is_audited(key.named[0]):
-            return _decided(tier, denied=_returns, passed=lambda _: allowed, enforced=lambda _: allowed, end=allowed)
-        return ChainPlan(before=(AuditChainKey("denied", key.direction, key.admin),), end=allowed)
-
-    def _baseline_rules(self, key: AuditChainKey) -> Iterator[PlannedRule]:
-        denying = self.denying(key.baseline, key.direction)
-        for rule in self._baseline(key.baseline, key.direction):
-            if rule.action != "deny":
-                yield rule, by_action(rule)
-                continue
-            audited = self._compiled.is_audited(rule.policy)
-            denial = AuditChainKey("denial", key.direction, key.admin, (rule.policy,), denying if audited else ())
-            yield rule, Follow(denial)
 
 
 def denials_of(denying: tuple[ObjectRef, ...], direction: Direction) -> tuple[AuditChainKey, ...]:
@@ -238,7 +263,12 @@ def _decided(
     return ChainPlan(rules=tuple(found), end=end)
 
 
-def _denials(rules: Iterable[CompiledRule], passed: Target) -> tuple[PlannedRule, ...]:
+def _after_admin_tier(key: AuditChainKey) -> Target:
+    """Return where the denials of the baseline tier are; None if there are none."""
+    return next(map(Follow, denials_of(key.baseline, key.direction)), None)
+
+
+def _only_denying(rules: Iterable[CompiledRule], passed: Target) -> tuple[PlannedRule, ...]:
     """Return rules that only deny: what they allow returns."""
     targets = {"allow": None, "pass": passed}
     return tuple((rule, targets[rule.action] if rule.action in targets else by_action(rule)) for rule in rules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nfagent.model.objects import ObjectRef
 from nfagent.policy.audited_tiers import AdminTier, AuditedTiers, denials_of
 from nfagent.policy.chain_plan import AuditChainKey, ChainKey, ChainPlan, Follow, Outcome, Target
 from nfagent.policy.compiler import CompiledPolicies, CompiledRule, PolicySetKey, TierChainKey
@@ -64,31 +65,42 @@ class ChainPlans:
         if tier.denies and not without.policies:
             before.append(AuditChainKey("denied", direction, key.admin, baseline=denying))
         labelled = tier.denies and bool(without.policies)
-        after: list[ChainKey] = [
+        large: list[ChainKey] = [
             AuditChainKey("policy", direction, key.admin, (ref,))
             if labelled
             else TierChainKey("policy", direction, (ref,))
             for ref in key.policies
             if ref not in inline
         ]
-        end: Target = None
-        if without.policies:
-            after += [AuditChainKey("passed", direction, key.admin)] if tier.passes else []
-            end = Outcome("deny", without.policies)
-        elif key.policies:
-            passed = AuditChainKey("passed-denials", direction, key.admin, baseline=denying)
-            after += (passed,) if tier.passes else denials_of(denying, direction)
-            end = Outcome("audit-deny", key.policies)
-        elif key.baseline and tier.passes:
-            after.append(AuditChainKey("baseline", direction, key.admin, baseline=key.baseline))
-        elif key.baseline:
-            after.append(TierChainKey("baseline", direction, key.baseline))
         rules = tuple((rule, self._allow(key, rule, labelled=labelled)) for rule in self._compiled.rules(key))
-        return ChainPlan(tuple(before), rules, tuple(after), end)
+        after, end = self._ending(key, denying, passes=tier.passes)
+        return ChainPlan(tuple(before), rules, (*large, *after), end)
+
+    @staticmethod
+    def _ending(
+        key: PolicySetKey, denying: tuple[ObjectRef, ...], *, passes: bool
+    ) -> tuple[tuple[ChainKey, ...], Target]:
+        """Return what follows the rules of NetworkPolicies: jumps, and the end.
+
+        denying: enforced policies of the baseline tier that deny, where any policy is audited
+        passes:  an audited policy may have passed it on before enforced policies of the admin tier were evaluated
+        """
+        isolating = key.enforced[0].policies if key.enforced else key.policies
+        if isolating:
+            passed = (AuditChainKey("passed", key.direction, key.admin),) if passes else ()
+            return passed, Outcome("deny", isolating)
+        if key.policies:
+            denials = AuditChainKey("passed-denials", key.direction, key.admin, baseline=denying)
+            return (denials,) if passes else denials_of(denying, key.direction), Outcome("audit-deny", key.policies)
+        if not key.baseline:
+            return (), None
+        if passes:
+            return (AuditChainKey("baseline", key.direction, key.admin, baseline=key.baseline),), None
+        return (TierChainKey("baseline", key.direction, key.baseline),), None
 
     @staticmethod
     def _allow(key: PolicySetKey, rule: CompiledRule, *, labelled: bool) -> Target:
-        """Return where a NetworkPolicy's rule leads; `labelled`: an audited policy of the admin tier may have denied."""
+        """Return where a NetworkPolicy's rule leads; `labelled`: an audited policy may have denied before."""
         if not labelled:
             return Outcome("allow", (rule.policy,))
         return Follow(AuditChainKey("allow", key.direction, key.admin, (rule.policy,)), jump=True)
