@@ -1,4 +1,4 @@
-"""Eighteen typical policies, each beside the nft text that node `a` gets for it.
+"""Twenty typical policies, each beside the nft text that node `a` gets for it.
 
 `NFAGENT_REGOLD=1 pytest tests/golden` writes the texts anew: read each against its policy before it is committed.
 """
@@ -53,6 +53,6 @@ def test_golden(manifests: Path) -> None:
     )
 
 
-def test_there_are_eighteen_and_each_text_has_its_manifests() -> None:
-    assert len(MANIFESTS) == 18
+def test_there_are_twenty_and_each_text_has_its_manifests() -> None:
+    assert len(MANIFESTS) == 20
     assert [path.stem for path in MANIFESTS] == sorted(path.stem for path in FOLDER.glob("*.nft"))
