@@ -11,8 +11,8 @@ policy sets share are asked one question after the other, each of which ends the
     audit/denials/...    what the enforced policies of the baseline tier deny
 
 After the admin tier returned, the rule that decided there is the first match among those that pass, and the audited
-ones that deny: only these are evaluated again. To return costs nothing, where one rule more that leads to a large chain
-has the kernel check that chain once more at each commit.
+ones that deny: only these are evaluated again. Rules return, rather than lead to a large chain: older kernels check a
+chain anew for each rule that leads to it, at every commit.
 
 An audited Pass rule before enforced rules lets NetworkPolicies decide before those: what they allow holds. Then the
 admin tier's own chain leads to `audit/enforced` after an audited deny, and what NetworkPolicies deny comes by

@@ -158,7 +158,10 @@ def test_a_namespace_audits_its_policies_until_its_annotation_goes(lab: Manifest
     assert lab.wrong({probe: False}) == []
     lab.apply("space", audited(namespace_document("x")))
     assert lab.wrong({probe: True}) == []
+    # A value that can't be read keeps the last good one.
     lab.apply("space", audited(namespace_document("x"), "True"))
+    assert lab.wrong({probe: True}) == []
+    lab.apply("space", namespace_document("x"))
     assert lab.wrong({probe: False}) == []
 
 
