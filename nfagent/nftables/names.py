@@ -185,7 +185,10 @@ def rule_comment(direction: Direction, rule: CompiledRule) -> str:
 def comment(words: str) -> str:
     """Return text as an nft comment: one line, no double quotes, at most 127 bytes."""
     # The text may list hundreds of peers: it is cut before it is searched.
-    clean = "".join(char if char.isprintable() else " " for char in words[: COMMENT_BYTES + 1]).replace('"', "'")
+    cut = words[: COMMENT_BYTES + 1]
+    if not cut.isprintable():
+        cut = "".join(char if char.isprintable() else " " for char in cut)
+    clean = cut.replace('"', "'")
     return (
         clean
         if len(clean.encode()) <= COMMENT_BYTES
