@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from nfagent.desired.state import DesiredState
-from nfagent.model.admin_policy import TierAction, TierKind, TierPolicy, TierRule
+from nfagent.model.admin_policy import Tier, TierAction, TierKind, TierPolicy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector
@@ -27,7 +27,7 @@ def tier_policy(name: str, priority: int, *actions: TierAction, kind: TierKind =
         TierRule(actions[number % len(actions)], (PodPeer(labelled(f"{name}-{number}"), namespaces=EVERY),))
         for number in range(RULES)
     )
-    tier = "admin" if kind == "AdminNetworkPolicy" else "baseline"
+    tier: Tier = "admin" if kind == "AdminNetworkPolicy" else "baseline"
     return TierPolicy(kind=kind, name=name, tier=tier, priority=priority, subject=EVERY_POD, ingress=rules)
 
 
