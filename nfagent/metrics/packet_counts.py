@@ -311,7 +311,7 @@ class PacketCounts:
     def _keys_of(self, counter: str) -> Iterator[CountKey]:
         """Yield what a counter counts for; policies that never were have no counters of ours."""
         for key in self._owners.keys_of(counter):
-            if key in self._totals.totals or self._is_current(key):
+            if key[0] != "policy" or key in self._totals.totals or self._is_current(key):
                 yield key
 
     def _forget_gone(self) -> Iterator[None]:

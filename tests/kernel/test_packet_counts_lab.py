@@ -245,7 +245,7 @@ def test_the_last_packets_of_what_is_deleted_are_served(
 
 
 @pytest.mark.parametrize("while_stopped", [False, True], ids=["before the agent is killed", "while it is away"])
-def test_no_packet_goes_missing_when_rules_change(lab: ManifestLab, while_stopped: bool) -> None:
+def test_no_packet_goes_missing_when_rules_change(lab: ManifestLab, *, while_stopped: bool) -> None:
     agent = lab.cluster.agent(node_of("x", "a"))
     lab.apply("more", NOTHING)
     with flood(lab) as packets:

@@ -188,3 +188,49 @@ def test_a_counter_made_anew_counts_for_its_new_owner() -> None:
     add(totals, {"counted4 10.0.0.1": 9}, lambda _: [("pod", "old")])
     add(totals, {"counted4 10.0.0.1": 2}, lambda _: [("pod", "new")])
     assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 2}
+
+
+def test_a_counter_with_another_handle_began_at_0_also_where_it_has_counted_more_since() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"deny/ingress/a": 10}, keys_of, handles={"deny/ingress/a": 3})
+    again = PacketTotals("boot")
+    assert again.decode(totals.encode())
+    add(again, {"deny/ingress/a": 12}, keys_of, handles={"deny/ingress/a": 8})
+    assert again.totals["deny/ingress/a",] == 22
+    assert again.resets == 0
+
+
+def test_a_counter_that_was_deleted_after_its_last_reading_begins_at_0() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"counted4 10.0.0.1": 5}, keys_of)
+    totals.forget_counters(["counted4 10.0.0.1"])
+    add(totals, {"counted4 10.0.0.1": 7}, keys_of)
+    assert totals.totals["all",] == 12
+
+
+def test_what_was_read_during_a_reading_of_all_counts_once() -> None:
+    totals = PacketTotals("boot")
+    counter = "counted4 10.0.0.1"
+    add(totals, {counter: 5}, lambda _: [("pod", "old")])
+    totals.begin_reading()
+    totals.add_newer({counter: 9}, lambda _: [("pod", "old")])
+    totals.begin_totals([("pod", "new")])
+    add(totals, {counter: 7}, lambda _: [("pod", "new")])  # read before the one above
+    assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 0}
+    totals.begin_reading()
+    add(totals, {counter: 10}, lambda _: [("pod", "new")])
+    assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 1}
+
+
+def test_counters_that_another_program_reset_are_noticed_and_no_total_decreases() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"a": 5, "b": 0}, keys_of)
+    add(totals, {"a": 1, "b": 1}, keys_of)
+    assert (totals.totals["a",], totals.totals["b",], totals.resets) == (6, 1, 1)
+
+
+def test_a_reading_of_many_counters_is_added_in_steps() -> None:
+    totals = PacketTotals("boot")
+    steps = sum(1 for _ in totals.add({f"c{number}": 1 for number in range(12_000)}, keys_of))
+    assert steps >= 12_000 // 200
+    assert totals.totals["all",] == 12_000
