@@ -116,7 +116,7 @@ def test_the_workload_of_a_pod_that_is_gone_is_still_known(node: Node) -> None:
     node.desired.remove(ObjectRef("Pod", "shop", "web"))
     asyncio.run(counts.refresh())
     assert counts.values.pods
-    assert counts.values.workloads == {("shop", "web"): ("web", "")}
+    assert counts.values.workloads == {("shop", "web"): ("web", "Pod")}
 
 
 def test_a_policy_that_came_and_went_between_two_readings_has_its_packets(node: Node) -> None:
