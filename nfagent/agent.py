@@ -146,7 +146,13 @@ class Agent:
 
     def _make_metrics(self) -> MetricsParts:
         sources = MetricSources(
-            self._freshness, self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source
+            self._freshness,
+            self._reconciler,
+            self._revoker,
+            self._verdict_log,
+            self._egress_nat,
+            self._source,
+            self._kernel,
         )
         return MetricsParts(self._settings, self._desired, self._clock, self._time_slices, sources)
 
@@ -245,6 +251,7 @@ class Agent:
         """Apply changes to the desired state, in their order."""
         await self._event_applier.apply(changes)
         self._notify_link_monitor()
+        self._metrics.pods_changed()
         self._egress_nat.gateways.prepare()
         self._log_problems()
 

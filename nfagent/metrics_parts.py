@@ -21,6 +21,7 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_listener import MetricsListener
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
+from nfagent.kernel.nft_client import NftClient
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.packet_counts import PacketCounts, boot_id
@@ -45,6 +46,7 @@ class MetricSources(msgspec.Struct, frozen=True):
     verdict_log: VerdictLogParts
     egress_nat: EgressNatParts
     source: ObjectSource
+    kernel: NftClient
 
 
 class MetricsParts:
@@ -61,8 +63,15 @@ class MetricsParts:
         self._invalid = InvalidObjects()
         self._uncounted = ""
         self._counts = PacketCounts(
-            desired, Path(settings.state_dir), clock, boot=boot_id(), synced=lambda: not sources.freshness().unread
+            desired,
+            Path(settings.state_dir),
+            clock,
+            boot=boot_id(),
+            synced=lambda: not sources.freshness().unread,
+            time_slices=time_slices,
         )
+        self._counts.delete_by(sources.kernel.commit_latest)
+        sources.kernel.defer_deletions(self._counts)
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = MetricsListener(address, clock) if address is not None else None
@@ -101,6 +110,10 @@ class MetricsParts:
         """Return why the agent isn't ready, '' where it is."""
         freshness = self._sources.freshness()
         return freshness.unknown or freshness.refused
+
+    def pods_changed(self) -> None:
+        """Note that objects were applied, Pods possibly among them."""
+        self._counts.pods_changed()
 
     def note_issues(self, came: Sequence[ValidationIssue], went: Sequence[ValidationIssue]) -> None:
         """Count issues of objects that appeared or were resolved."""

@@ -84,7 +84,7 @@ def packet_labs(stack: ExitStack, pods: int, seed: int) -> Iterator[PacketLab]:
     for name, cluster in ((NO_POLICIES, few), (FEW, few), (MANY, many)):
         topology = stack.enter_context(plan_topology(next(numbers)))
         for node in NODES:
-            ruleset = _ruleset(cluster, topology, node, enforced=name != NO_POLICIES)
+            ruleset = ruleset_of(cluster, topology, node, enforced=name != NO_POLICIES)
             netns.inside(topology.node_namespace(node_name(node)), functools.partial(load, ruleset))
         yield PacketLab(name, topology)
     if not ebpf_baseline.missing():
@@ -156,7 +156,8 @@ def policies() -> tuple[NetworkPolicy, ...]:
     )
 
 
-def _ruleset(cluster: Synthetic, topology: NetnsTopology, node: int, *, enforced: bool) -> Ruleset:
+def ruleset_of(cluster: Synthetic, topology: NetnsTopology, node: int, *, enforced: bool = True) -> Ruleset:
+    """Return a node's rules for the lab's Pods and the synthetic cluster; enforced: with its policies."""
     desired = DesiredState(node_name(node))
     for item in items(cluster, topology):
         if enforced or not isinstance(item, NetworkPolicy):

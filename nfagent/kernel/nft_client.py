@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.nft_listing import NftListing, reject_owner
@@ -31,6 +31,7 @@ from nfagent.nftables.listing_variants import (
 )
 from nfagent.nftables.objects import ABSENT, TABLE_FLAGS, TABLE_PERSISTS, Ruleset
 from nfagent.nftables.parse import CounterValue
+from nfagent.nftables.retired_counters import CommitPlan
 from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
 from nfagent.nftables.transaction import AddTable, Transaction, cut_unreachable, size_of
 from nfagent.nftables.unknown_objects import is_clean
@@ -47,6 +48,26 @@ _VARIANT_TRIES = 3
 """Other programs may commit meanwhile; the result counts only where none did."""
 
 _PERSISTENT = Ruleset(foreign=frozenset((TABLE_FLAGS, TABLE_PERSISTS)))
+
+
+class CounterDeletions(Protocol):
+    """Has the deletions of counters wait until these were read for the last time."""
+
+    async def before(self, transaction: Transaction) -> None:
+        """Prepare for a transaction, before other commits are locked out."""
+        ...
+
+    def plan(self, transaction: Transaction) -> CommitPlan:
+        """Return what of a transaction is committed at once; may be called in another thread."""
+        ...
+
+    def committed(self, plan: CommitPlan) -> None:
+        """Note that a transaction is in force, but for the deletions that wait."""
+        ...
+
+    def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Return a listing without what waits for its deletion."""
+        ...
 
 
 class NftClient:
@@ -71,6 +92,11 @@ class NftClient:
         # The last comparison found foreign objects; the kernel refused to remove only them.
         self._removing = self._anew = False
         self._grown = False  # whether larger sets of flows were requested
+        self._deletions: CounterDeletions | None = None
+
+    def defer_deletions(self, deletions: CounterDeletions) -> None:
+        """Have the deletions of counters in transactions of `apply` wait."""
+        self._deletions = deletions
 
     async def read(self) -> Ruleset:
         """Return the ruleset in the table. Raises KernelError, HostError."""
@@ -88,17 +114,27 @@ class NftClient:
 
         After an error nothing of it is in force, but for what a transaction from nothing has written so far.
         """
+        deletions = self._deletions
+        if deletions is not None:
+            await deletions.before(transaction)
         async with self._turn:
+            plan = CommitPlan(transaction) if deletions is None else await self._planned(deletions, transaction)
             try:
-                for part in cut_unreachable(transaction):
-                    if size_of(part) <= _AT_ONCE:
-                        self._socket.commit(part)
-                    else:
-                        await self._completed(self._commit_large, part)
+                await self._commit(plan.at_once)
             except (KernelError, WireError):
                 self._anew = self._removing
                 raise
             self._anew = self._removing = False
+            if deletions is not None:
+                deletions.committed(plan)
+
+    async def commit_latest(self, transaction: Callable[[], Transaction]) -> None:
+        """Commit what a function returns while no other transaction is being committed; no deletion waits.
+
+        Raises what `apply` does.
+        """
+        async with self._turn:
+            await self._commit(transaction())
 
     async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return objects that this nft lists differently than `repair` wrote them, and accept these listings.
@@ -108,8 +144,9 @@ class NftClient:
         return await self._in_thread(self._listed_otherwise_now, wanted, changed_objects(repair))
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Return a listing without accepted listing variants and without the sizes of sets of flows."""
-        return self._variants.as_written(with_desired_sizes(listed, wanted), wanted)
+        """Return a listing without accepted listing variants, sizes of sets of flows, and counters to be deleted."""
+        written = self._variants.as_written(with_desired_sizes(listed, wanted), wanted)
+        return written if self._deletions is None else self._deletions.as_deleted(written, wanted)
 
     async def counters(self) -> dict[str, CounterValue]:
         """Return the values of named counters. Raises KernelError, HostError."""
@@ -144,6 +181,18 @@ class NftClient:
     def counters_now(self) -> dict[str, CounterValue]:
         """Read counters in this thread."""
         return self._listing.counters()
+
+    async def _planned(self, deletions: CounterDeletions, transaction: Transaction) -> CommitPlan:
+        if size_of(transaction) <= _AT_ONCE:
+            return deletions.plan(transaction)
+        return await self._in_thread(deletions.plan, transaction)
+
+    async def _commit(self, transaction: Transaction) -> None:
+        for part in cut_unreachable(transaction):
+            if size_of(part) <= _AT_ONCE:
+                self._socket.commit(part)
+            else:
+                await self._completed(self._commit_large, part)
 
     def _commit_large(self, part: Transaction) -> None:
         try:

@@ -37,9 +37,15 @@ isn't known has no series: `nfagent_conntrack_entries` where the kernel has no c
 `nfagent_sync_duration_seconds` counts commits: a stage is counted when the transaction that it leads to is committed.
 Control characters in names are escaped.
 
-Packets are counted by the kernel, and read at each scrape and every 30 s. What was counted since the last reading is
-missing from the totals where a counter ends: for a policy, when a policy comes, goes or changes that selects the same
-Pods; for a Pod, when it goes or its address passes to another; for all, when another program removes the table.
+Packets are counted by the kernel, and read at each scrape and every 30 s. A counter that a change of rules, a Pod's or
+a policy's end leaves without use stays until it was read once more, some seconds later: none of its packets is missing.
+The totals of a Pod or policy that is gone are served for five minutes (2,000 of them at most), so that a scrape sees the
+last ones. Where an address passes to another Pod at once, packets of the moment around the change may count for either.
+
+What other programs take away is missing from the last reading on: where they delete the table, its counters or
+elements, and where they set counters back (`nft reset counters`). No total decreases, the agent's log says it of a
+counter that is seen to be set back, and counts by policy are lower than those by Pod from then on: only named counters
+were reset, and nothing tells how many of the packets in between were of which policy.
 """
 
 

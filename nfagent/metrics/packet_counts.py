@@ -1,42 +1,51 @@
 """The packets that the kernel counted, as totals that no restart and no change of rules decreases.
 
-A scrape reads the counters. Between scrapes they are read from time to time, since an object that is removed takes its
-count along. Totals are written to `state_dir` before they are served: a restart goes on from there.
+A scrape reads the counters. Between scrapes they are read from time to time, and before they are deleted: a counter
+that a change of rules leaves without use is read once more, and deleted then (`nftables.retired_counters`). Totals are
+written to `state_dir` before they are served: a restart goes on from there. Those of a Pod or policy that is gone are
+served for a while, so that their last packets are scraped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE, KeptText
 from nfagent.clock import Clock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
-from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_named_counters
+from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_elements, read_named_counters
 from nfagent.kernel.table_queries import own_table
+from nfagent.metrics.counter_owners import CounterOwners, elements_of
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
 from nfagent.metrics.readings import CountedPackets, PodVerdict
-from nfagent.model.netaddr import FAMILIES
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
-from nfagent.nftables.pod_counts import counted_set
+from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.pod_counts import COUNTED_SETS
+from nfagent.nftables.retired_counters import CommitPlan, RetiredCounters, element_counter
+from nfagent.nftables.transaction import Delete, Transaction
 from nfagent.nftables.verdict_keys import DISPOSITIONS, Disposition, VerdictKey
 from nfagent.system.bounded_calls import BoundedCalls
+from nfagent.time_slices import TimeSlices
 
 log = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _EVERY_SECONDS = 30.0
+_RETIRED_SECONDS = 3.0
+"""After so much time counters without use are read and deleted; changes of rules in between share the reading."""
+_GONE_SECONDS = 300.0
+"""For so long the totals of what is gone are served: longer than the usual pause between two scrapes."""
+_MOST_GONE = 2_000
+"""Totals of what is gone that are kept at most; the oldest ones are forgotten."""
 _TRIES = 3
 _DISK_SECONDS = 1.0
 """How long a scrape waits for a disk that doesn't answer."""
-_DROP = "drop/"
-_OF_SET: dict[str, tuple[Direction, Disposition]] = {
-    counted_set(disposition, direction, family): (direction, disposition)
-    for disposition, direction, family in product(DISPOSITIONS, DIRECTIONS, FAMILIES)
-}
+_STEP = 200
+"""Totals of one step: 0.3 ms."""
 
 
 _DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
@@ -91,15 +100,18 @@ def _handle() -> int:
 def _read_table(table: int) -> CounterReading:
     named = read_named_counters()
     packets, is_whole = dict(named.packets), named.is_whole
-    for name in _OF_SET:
+    for name in sorted(COUNTED_SETS):
         reading = read_address_counters(name)
         packets |= {f"{name} {address}": count for address, count in reading.packets.items()}
         is_whole &= reading.is_whole
-    return CounterReading(packets, is_whole, table)
+    return CounterReading(packets, is_whole, table, named.handles)
 
 
 class PacketCounts:
-    """The totals of one node; `values` are those of the last `refresh`."""
+    """The totals of one node. Implements kernel.nft_client.CounterDeletions.
+
+    values: as of the last `refresh`
+    """
 
     def __init__(
         self,
@@ -109,46 +121,145 @@ class PacketCounts:
         *,
         boot: str,
         synced: Callable[[], bool],
+        time_slices: TimeSlices | None = None,
         read: Callable[[], CounterReading] = read_counters,
     ) -> None:
         """Store the arguments; nothing is read yet.
 
-        folder: where totals are kept
-        boot:   identifies the kernel's start
-        synced: whether all objects were read once: before, nothing says whose a counter is
-        read:   reads the kernel's counters; blocking
+        folder:      where totals are kept
+        boot:        identifies the kernel's start
+        synced:      whether all objects were read once: before, nothing says whose a counter is
+        time_slices: share the event loop with other long computations
+        read:        reads the kernel's counters; blocking
         """
         self._desired = desired
         self._kept = KeptText(folder / PACKET_COUNTS_FILE)
         self._totals = PacketTotals(boot)
+        self._owners = CounterOwners(desired)
+        self._retired = RetiredCounters(clock.monotonic)
+        self._delete: Callable[[Callable[[], Transaction]], Awaitable[None]] | None = None
+        self._gone: dict[CountKey, float] = {}
         self._clock = clock
         self._synced = synced
+        self._time_slices = time_slices or TimeSlices()
         self._read = read
         self._turn = asyncio.Lock()
+        self._retiring = asyncio.Event()
         self._restored = False
         self._calls = BoundedCalls(_DISK_SECONDS)
         self._problem = ""
         self.values = CountedPackets()
 
+    def delete_by(self, commit_latest: Callable[[Callable[[], Transaction]], Awaitable[None]]) -> None:
+        """Have retired counters deleted by a function as `NftClient.commit_latest`."""
+        self._delete = commit_latest
+
     async def run(self) -> None:
-        """Read the counters from time to time, until cancelled."""
+        """Read the counters from time to time, and soon after some retired, until cancelled."""
         while True:
+            self._retiring.clear()
             try:
                 await self.refresh()
             except (KernelError, HostError) as error:
                 log.debug("cannot read the kernel's packet counters: %s", error)
-            await self._clock.wait(asyncio.Event(), _EVERY_SECONDS)
+            if len(self._retired) or await self._clock.wait(self._retiring, _EVERY_SECONDS):
+                await self._clock.wait(asyncio.Event(), _RETIRED_SECONDS)
+
+    async def before(self, transaction: Transaction) -> None:
+        """Read the counters of a table that a transaction deletes as a whole."""
+        if transaction and transaction[0] == Delete("table"):
+            try:
+                await self.refresh()
+            except (KernelError, HostError) as error:
+                log.debug("cannot read the packet counters of a table that is made anew: %s", error)
+
+    def plan(self, transaction: Transaction) -> CommitPlan:
+        """Return what of a transaction is committed at once: not the deletions of counters."""
+        return self._retired.plan(transaction)
+
+    def committed(self, plan: CommitPlan) -> None:
+        """Note that a transaction is in force."""
+        self._retired.committed(plan)
+        if plan.deleted:
+            self._retiring.set()
+
+    def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Return a listing without the counters that wait for their deletion."""
+        return self._retired.as_deleted(listed, wanted)
+
+    def pods_changed(self) -> None:
+        """Read the counters of addresses that have passed to another Pod; cheap where no Pod of this node changed."""
+        if not self._restored or not self._synced():
+            return
+        passed = self._owners.passed_addresses()
+        if not passed:
+            return
+        holders = {element: holder for address, holder in passed.items() for element in elements_of(address)}
+        try:
+            found = read_elements(holders)
+        except (KernelError, HostError) as error:
+            log.debug("cannot read the packet counters of addresses that passed to other Pods: %s", error)
+            return
+        before = {element_counter(*element): holder for element, holder in holders.items()}
+        packets = {element_counter(*element): count for element, count in found.items()}
+        self._totals.add_newer(packets, lambda counter: self._owners.keys_of(counter, before[counter]))
+        for counter in before:
+            self._totals.begin_totals(self._owners.keys_of(counter))
 
     async def refresh(self) -> None:
-        """Read the counters, and keep the totals. Raises KernelError, HostError."""
+        """Read the counters, delete those without use, and keep the totals. Raises KernelError, HostError."""
         async with self._turn:
             await self._restore()
             if self._synced():
+                self.pods_changed()
+                due = self._retired.due()
+                self._totals.begin_reading()
                 reading = await asyncio.to_thread(self._read)
-                self._totals.add(reading.packets, self._keys_of, is_whole=reading.is_whole, table=reading.table)
-                self._totals.keep(self._is_current)
+                await self._in_slices(self._add(reading))
+                await self._delete_retired({name: due[name] for name in due if name in reading.packets})
+                self._retired.forget(due.keys() - reading.packets.keys() if reading.is_whole else ())
                 await self._keep()
-            self._publish()
+            await self._in_slices(self._publish())
+
+    async def _in_slices(self, steps: Iterator[None]) -> None:
+        async for _ in self._time_slices.slices(steps):
+            pass
+
+    def _add(self, reading: CounterReading) -> Iterator[None]:
+        added, self._retired.added[:] = self._retired.added[:], []
+        for count, name in enumerate(added):
+            self._owners.remember(name)
+            self._totals.begin_totals(self._owners.keys_of(name))
+            if count % _STEP == 0:
+                yield
+        resets = self._totals.resets
+        yield from self._totals.add(
+            reading.packets, self._keys_of, is_whole=reading.is_whole, table=reading.table, handles=reading.handles
+        )
+        if self._totals.resets > resets:
+            log.warning("another program reset packet counters: what they counted since the last reading is lost")
+        yield from self._forget_gone()
+
+    async def _delete_retired(self, read: dict[str, float]) -> None:
+        """Delete counters that were read for the last time."""
+        if not read or self._delete is None:
+            return
+        deleted: list[str] = []
+
+        def latest() -> Transaction:
+            transaction, names = self._retired.deletions(read)
+            deleted.extend(names)
+            return transaction
+
+        try:
+            await self._delete(latest)
+        except KernelError as error:
+            # As where another program uses one of them: the next comparison finds them.
+            log.debug("cannot delete packet counters without use: %s", error)
+        else:
+            self._totals.forget_counters(deleted)
+            self._owners.forget(deleted)
+        self._retired.forget(deleted)
 
     async def _restore(self) -> None:
         """Take over the totals of the agent's last run, once."""
@@ -159,7 +270,9 @@ class PacketCounts:
         try:
             text = await asyncio.to_thread(self._calls.ask, self._kept.read, PACKET_COUNTS_FILE)
             if text is None or self._totals.decode(text):
-                self._totals.keep(_is_known)
+                for _ in self._totals.keep(_is_known):
+                    pass
+                self._owners.restore(self._totals.owners)
                 return
         except OSError as error:
             problem = error.strerror or str(error)
@@ -167,6 +280,7 @@ class PacketCounts:
 
     async def _keep(self) -> None:
         """Write the totals."""
+        self._totals.owners = self._owners.encode()
         text = self._totals.encode()
         try:
             await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(text), PACKET_COUNTS_FILE)
@@ -177,34 +291,43 @@ class PacketCounts:
         else:
             self._problem = ""
 
-    def _publish(self) -> None:
-        totals = self._totals.totals.items()
-        self.values = CountedPackets(
-            pods={_pod_verdict(*key[1:]): packets for key, packets in totals if key[0] == "pod"},
-            policies={_policy_verdict(*key[1:]): packets for key, packets in totals if key[0] == "policy"},
-            drops={key[1]: packets for key, packets in totals if key[0] == "reason"},
-        )
+    def _publish(self) -> Iterator[None]:
+        pods: dict[PodVerdict, int] = {}
+        policies: dict[VerdictKey, int] = {}
+        drops: dict[str, int] = {}
+        totals = iter(list(self._totals.totals.items()))
+        while step := list(islice(totals, _STEP)):
+            for key, packets in step:
+                match key[0]:
+                    case "pod":
+                        pods[_pod_verdict(*key[1:])] = packets
+                    case "policy":
+                        policies[_policy_verdict(*key[1:])] = packets
+                    case _:
+                        drops[key[1]] = packets
+            yield
+        self.values = CountedPackets(pods, policies, drops, self._owners.workloads)
 
     def _keys_of(self, counter: str) -> Iterator[CountKey]:
-        """Yield what a counter counts for."""
-        name, _, address = counter.partition(" ")
-        if address:
-            pod = self._holder(address)
-            if pod is not None:
-                yield ("pod", *pod, *_OF_SET[name])
-        elif name.startswith(_DROP):
-            yield ("reason", name)
-        elif (key := self._verdict(name)) is not None:
-            for ref in key.policies:
-                yield ("policy", ref.kind, ref.namespace, ref.name, key.direction, key.disposition)
+        """Yield what a counter counts for; policies that never were have no counters of ours."""
+        for key in self._owners.keys_of(counter):
+            if key[0] != "policy" or key in self._totals.totals or self._is_current(key):
+                yield key
 
-    def _holder(self, address: str) -> tuple[str, str] | None:
-        cluster = self._desired.cluster
-        return next(((pod.namespace, pod.name) for pod in cluster.holders(address) if pod.node == cluster.node), None)
+    def _forget_gone(self) -> Iterator[None]:
+        """Forget the totals of what has been gone for a while."""
+        now = self._clock.monotonic()
+        for key in list(self._gone)[:-_MOST_GONE]:
+            self._gone[key] = now - _GONE_SECONDS
+        yield from self._totals.keep(lambda key: self._is_served(key, now))
+        self._gone = {key: since for key, since in self._gone.items() if key in self._totals.totals}
+        self._owners.keep_workloads({(key[1], key[2]) for key in self._gone if key[0] == "pod"})
 
-    def _verdict(self, counter: str) -> VerdictKey | None:
-        """Return the verdict that a named counter counts: its name is that of the log prefix, with other separators."""
-        return self._desired.verdict_key(counter.replace("/", " ", 2))
+    def _is_served(self, key: CountKey, now: float) -> bool:
+        if self._is_current(key):
+            self._gone.pop(key, None)
+            return True
+        return now - self._gone.setdefault(key, now) < _GONE_SECONDS
 
     def _is_current(self, key: CountKey) -> bool:
         match key:

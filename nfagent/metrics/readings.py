@@ -25,14 +25,16 @@ PodVerdict: TypeAlias = tuple[str, str, Direction, Disposition]
 class CountedPackets(msgspec.Struct, frozen=True):
     """Packets that the kernel counted; none of the numbers ever decreases while its Pod, policy or reason exists.
 
-    pods:     by Pod, direction and disposition
-    policies: by verdict and its policies
-    drops:    by the name of a counter that no policy has: `drop/spoofed`
+    pods:      by Pod, direction and disposition
+    policies:  by verdict and its policies
+    drops:     by the name of a counter that no policy has: `drop/spoofed`
+    workloads: name and kind of the workload of Pods, also of those that are gone
     """
 
     pods: Mapping[PodVerdict, int] = {}
     policies: Mapping[VerdictKey, int] = {}
     drops: Mapping[str, int] = {}
+    workloads: Mapping[tuple[str, str], tuple[str, str]] = {}
 
 
 class Readings(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,7 +107,8 @@ def _pod_packets(counts: CountedPackets, desired: DesiredState) -> Iterator[Seri
     pods = desired.cluster.pods
     for (namespace, name, direction, verdict), packets in list(counts.pods.items()):
         pod = pods.get((namespace, name))
-        workload = (pod.workload_name or name, pod.workload_kind) if pod is not None else ("", "")
+        found = counts.workloads.get((namespace, name), ("", ""))
+        workload = (pod.workload_name or name, pod.workload_kind) if pod is not None else found
         yield (namespace, name, verdict, *workload, direction), packets
 
 

@@ -14,8 +14,10 @@ from nfagent.netlink.codec import (
     NLM_F_DUMP,
     NLM_F_REQUEST,
     Message,
+    attribute,
     attributes,
     message,
+    nested,
     nfgen,
 )
 from nfagent.netlink.nft_messages import (
@@ -29,8 +31,9 @@ from nfagent.netlink.nft_messages import (
 )
 
 _GETSETELEM, _GETOBJ = NEWSETELEM + 1, NEWOBJ + 1  # NFT_MSG_*
-_OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4  # NFTA_OBJ_*
+_OBJ_NAME, _OBJ_TYPE, _OBJ_DATA, _OBJ_HANDLE = 2, 3, 4, 6  # NFTA_OBJ_*
 _LIST_SET, _LIST_ELEMENTS = 2, 3  # NFTA_SET_ELEM_LIST_*
+_LIST_ELEMENT = 1  # NFTA_LIST_ELEM
 _ELEM_KEY, _ELEM_EXPR, _ELEM_EXPRESSIONS = 1, 7, 11  # NFTA_SET_ELEM_*
 _DATA_VALUE = 1  # NFTA_DATA_VALUE
 _EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
@@ -50,15 +53,25 @@ def encode_element_counters_request(name: str, sequence: int) -> bytes:
     return message(_GETSETELEM, NLM_F_REQUEST | NLM_F_DUMP, sequence, body)
 
 
-def decode_named_counter(reply: Message) -> tuple[str, int]:
-    """Return name and packets of the counter in one message of the reply. Raises WireError for any other message."""
+def encode_element_counter_request(name: str, key: bytes, sequence: int) -> bytes:
+    """Encode the request for one element of a set of table inet nfagent, by its key. Raises WireError for no name."""
+    element = nested(_LIST_ELEMENT, nested(_ELEM_KEY, attribute(_DATA_VALUE, key)))
+    body = nfgen(NFPROTO_INET, 0) + IN_TABLE + name_attribute(_LIST_SET, "set", name)
+    return message(_GETSETELEM, NLM_F_REQUEST, sequence, body + nested(_LIST_ELEMENTS, element))
+
+
+def decode_named_counter(reply: Message) -> tuple[str, int, int]:
+    """Return name, packets and handle of the counter in one message of the reply.
+
+    A counter that is made anew has another handle. Raises WireError for any other message.
+    """
     if reply.type != NEWOBJ:
         raise WireError(f"netlink message of type {reply.type} is no named object")
     found = dict(attributes(reply.payload, NFGEN_SIZE))
     name = found.get(_OBJ_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
     if not name or _OBJ_DATA not in found:
         raise WireError("a named counter without a name or a value")
-    return name, _packets(found[_OBJ_DATA])
+    return name, _packets(found[_OBJ_DATA]), int.from_bytes(found.get(_OBJ_HANDLE, b""), "big")
 
 
 def decode_element_counters(reply: Message) -> Iterator[tuple[bytes, int]]:

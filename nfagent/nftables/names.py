@@ -19,6 +19,7 @@ from nfagent.policy.chain_plan import ChainKey
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts, PolicySetKey, TierChainKey
 from nfagent.policy.merged_peers import AnyOf, PortNumbers
 
+_KINDS = {short: kind for kind, short in SHORT_KINDS.items()}
 _LONGEST = 100
 _KEPT = 80
 _DIGEST_BYTES = 8
@@ -155,6 +156,20 @@ def policies_name(policies: tuple[ObjectRef, ...]) -> str:
     A long result is cut, and ends in a digest.
     """
     return _short(_policies(policies))
+
+
+def policies_of_name(name: str) -> tuple[ObjectRef, ...]:
+    """Return the policies whose joined names these are; none where the name is cut, or is of another form."""
+    namespace, slash, joined = name.rpartition("/")
+    found = joined.split("_")
+    if not all(found) or (slash and not namespace):
+        return ()
+    if slash:
+        return tuple(ObjectRef("NetworkPolicy", namespace, policy) for policy in found)
+    tiers = [policy.partition(".") for policy in found]
+    if not all(short in _KINDS and policy for short, _, policy in tiers):
+        return ()
+    return tuple(ObjectRef(_KINDS[short], "", policy) for short, _, policy in tiers)
 
 
 def _policies(policies: tuple[ObjectRef, ...]) -> str:

@@ -39,6 +39,10 @@ def counted_sets(family: Family) -> tuple[str, ...]:
     )
 
 
+COUNTED_SETS = frozenset(name for family in FAMILIES for name in counted_sets(family))
+"""The names of all sets whose elements count."""
+
+
 def count_shapes() -> Iterator[tuple[str, NamedSet]]:
     """Yield the sets, without elements."""
     for family, disposition, direction in product(FAMILIES, DISPOSITIONS, DIRECTIONS):

@@ -9,11 +9,15 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.model.objects import Direction, ObjectRef
+from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
 from nfagent.nftables import names
 
 Disposition: TypeAlias = Literal["allow", "deny", "audit-deny"]
 DISPOSITIONS: tuple[Disposition, ...] = ("allow", "deny", "audit-deny")
+
+_PARTS = 3
+_DISPOSITIONS: dict[str, Disposition] = {disposition: disposition for disposition in DISPOSITIONS}
+_DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
 
 _RETIRED, _RETIRED_POLICIES = 1024, 16_384
 """The latest prefixes of deleted rules that are kept, and how many policies they may name in all."""
@@ -88,6 +92,15 @@ class VerdictKeys:
     def get(self, prefix: str) -> VerdictKey | None:
         """Return the key of a prefix; None for an unknown one."""
         return self._current.get(prefix) or self._retired.get(prefix)
+
+
+def key_of_counter(name: str) -> VerdictKey | None:
+    """Return the key whose counter has this name; None where the name was too long to tell it, or is another's."""
+    parts = name.split("/", 2)
+    if len(parts) != _PARTS or parts[0] not in _DISPOSITIONS or parts[1] not in _DIRECTIONS:
+        return None
+    policies = names.policies_of_name(parts[2])
+    return VerdictKey(_DISPOSITIONS[parts[0]], _DIRECTIONS[parts[1]], policies) if policies else None
 
 
 def denied_by(direction: Direction, policies: tuple[ObjectRef, ...]) -> VerdictKey:

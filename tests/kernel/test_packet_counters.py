@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_named_counters
+from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_elements, read_named_counters
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -55,7 +55,7 @@ def test_without_the_table_there_are_no_counters() -> None:
 def test_named_counters_are_those_of_our_table_alone() -> None:
     nft(TABLE)
     found = {"drop/spoofed": 7, "deny/ingress/shop/web": 5_000_000_000}
-    assert read_named_counters() == CounterReading(found)
+    assert read_named_counters().packets == found
 
 
 def test_elements_have_their_counters_by_address() -> None:
@@ -63,6 +63,21 @@ def test_elements_have_their_counters_by_address() -> None:
     assert read_address_counters("counted4") == CounterReading({"10.0.0.1": 3, "10.0.0.2": 0})
     assert read_address_counters("counted6") == CounterReading({"fd00::1": 4})
     assert read_address_counters("plain") == read_address_counters("absent") == CounterReading({})
+
+
+def test_single_elements_are_read_by_set_and_address() -> None:
+    nft(TABLE)
+    found = {("counted4", "10.0.0.1"): 3, ("counted4", "10.0.0.2"): 0, ("counted6", "fd00::1"): 4}
+    absent = [("counted4", "10.0.0.3"), ("nowhere4", "10.0.0.1")]
+    assert read_elements([*found, *absent]) == found
+
+
+def test_a_counter_that_is_made_anew_has_another_handle() -> None:
+    nft(TABLE)
+    before = read_named_counters().handles
+    nft("delete counter inet nfagent drop/spoofed; add counter inet nfagent drop/spoofed")
+    after = read_named_counters().handles
+    assert {name for name, handle in after.items() if before[name] != handle} == {"drop/spoofed"}
 
 
 def test_packets_are_counted_by_a_look_up() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import PodPlan, grid
 from tests.support.metrics_page import scraped
 from tests.support.packet_labs import (
+    Document,
     ManifestLab,
     as_text,
     namespace_document,
@@ -23,6 +26,7 @@ from tests.support.packet_labs import (
     running_lab,
     wait_until,
 )
+from tests.support.raw_sockets import udp_socket
 
 pytestmark = pytest.mark.kernel
 
@@ -142,7 +146,144 @@ def test_a_change_of_rules_keeps_the_counts_of_what_is_still_there(lab: Manifest
     sent += send(lab)
     after = counts_with(lab, sent)
     assert after[DENIED] == after[POLICY_DENIED] > both[DENIED]
-    assert ("NetworkPolicy", "x", "nothing", "ingress", "deny") not in after
+    assert after[NOTHING_DENIED] >= both[NOTHING_DENIED], "it is served for a while"
+
+
+class Flood:
+    """Packets from z/a to x/a, which its policies deny: one a millisecond, until the end."""
+
+    def __init__(self, lab: ManifestLab) -> None:
+        self.sent = 0
+        self._to = lab.address("x/a", 4), 80
+        self._socket = udp_socket(lab.pod("z/a"), lab.address("z/a", 4))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def _send(self) -> None:
+        while not self._ended.wait(0.001):
+            self.send()
+
+    def send(self) -> None:
+        self._socket.sendto(b"denied", self._to)
+        self.sent += 1
+
+    def more(self, packets: int = 200) -> None:
+        """Wait until so many more were sent."""
+        wanted = self.sent + packets
+        wait_until(lambda: self.sent >= wanted)
+        assert self.sent >= wanted
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        if not self._ended.is_set():
+            self._ended.set()
+            self._thread.join()
+            self._socket.close()
+
+
+@contextmanager
+def flood(lab: ManifestLab) -> Iterator[Flood]:
+    """Send from before the first reading of a change to its last one; the neighbours are known before."""
+    running = Flood(lab)
+    running.send()
+    wait_until(lambda: counts(lab)[DENIED] == 1)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+NOTHING = policy_document("x", "nothing", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
+NOTHING_DENIED = ("NetworkPolicy", "x", "nothing", "ingress", "deny")
+
+
+def test_no_packet_goes_missing_when_policies_come_and_go(lab: ManifestLab) -> None:
+    with flood(lab) as packets:
+        for _ in range(6):
+            lab.apply("more", NOTHING)
+            packets.more()
+            lab.delete("more")
+            packets.more()
+    found = settled(lab, packets.sent)
+    assert found[DENIED] == found[POLICY_DENIED] == packets.sent
+    assert 0 < found[NOTHING_DENIED] < packets.sent, "the deleted policy's last packets are served"
+
+
+def settled(lab: ManifestLab, sent: int) -> Counts:
+    """Return the counts when the policy has counted so many packets, or after a while."""
+    wait_until(lambda: counts(lab)[POLICY_DENIED] >= sent)
+    return counts(lab)
+
+
+def of_cluster(*policies: Document) -> str:
+    return as_text([*map(node_document, NODES), *map(namespace_document, "xyz"), *map(pod_document, PODS), *policies])
+
+
+def without_the_pod(lab: ManifestLab) -> None:
+    others = [pod_document(pod) for pod in PODS if (pod.namespace, pod.name) != ("x", "a")]
+    documents = [*map(node_document, NODES), *map(namespace_document, "xyz"), *others, FROM_Y]
+    lab.cluster.write("cluster.yaml", as_text(documents))
+
+
+def without_the_policy(lab: ManifestLab) -> None:
+    lab.cluster.write("cluster.yaml", of_cluster())
+
+
+@pytest.mark.parametrize("change", [without_the_pod, without_the_policy], ids=["the Pod", "the policy"])
+def test_the_last_packets_of_what_is_deleted_are_served(
+    lab: ManifestLab, change: Callable[[ManifestLab], None]
+) -> None:
+    with flood(lab) as packets:
+        packets.more()
+        packets.stop()
+        change(lab)
+    found = settled(lab, packets.sent)
+    assert found[DENIED] == found[POLICY_DENIED] == packets.sent
+
+
+@pytest.mark.parametrize("while_stopped", [False, True], ids=["before the agent is killed", "while it is away"])
+def test_no_packet_goes_missing_when_rules_change(lab: ManifestLab, *, while_stopped: bool) -> None:
+    agent = lab.cluster.agent(node_of("x", "a"))
+    lab.apply("more", NOTHING)
+    with flood(lab) as packets:
+        packets.more()
+        if not while_stopped:
+            lab.delete("more")
+            packets.more(20)
+        agent.stop(kill=True)
+        packets.more()
+        if while_stopped:
+            lab.delete("more")
+        agent.start()
+        packets.more()
+    found = settled(lab, packets.sent)
+    assert found[DENIED] == found[POLICY_DENIED] == packets.sent
+
+
+def test_counters_without_use_are_deleted_after_their_last_reading(lab: ManifestLab) -> None:
+    node = node_of("x", "a")
+    lab.apply("more", NOTHING)
+    wait_until(lambda: NOTHING_COUNTER in nft(lab, node, "list counters"))
+    assert NOTHING_COUNTER in nft(lab, node, "list counters")
+    lab.delete("more")
+    agent = lab.cluster.agent(node)
+    wait_until(lambda: NOTHING_COUNTER not in nft(lab, node, "list chains"))
+    assert agent.ask("/v1/dump/diff")["equal"], "what waits for its deletion is no difference"
+    wait_until(lambda: NOTHING_COUNTER not in nft(lab, node, "list counters"))
+    assert NOTHING_COUNTER not in nft(lab, node, "list counters")
+    assert agent.ask("/v1/dump/diff")["equal"]
+    assert agent.ask("/v1/dump/state")["agent"]["reconcile"]["drifts"] == 0
+
+
+NOTHING_COUNTER = "deny/ingress/x/from-y_nothing"
+
+
+def nft(lab: ManifestLab, node: str, *words: str) -> str:
+    inside = lab.topology.command(lab.topology.node_namespace(node), ["nft", *words])
+    return subprocess.run(inside, check=True, capture_output=True, text=True).stdout
 
 
 def test_a_pod_that_takes_over_an_address_has_none_of_its_last_holders_packets(lab: ManifestLab) -> None:
@@ -154,4 +295,6 @@ def test_a_pod_that_takes_over_an_address_has_none_of_its_last_holders_packets(l
     documents += [pod_document(pod, {"pod": "a"} if pod is newcomer else None) for pod in moved]
     lab.cluster.write("cluster.yaml", as_text(documents))
     wait_until(lambda: counts(lab)[POLICY_DENIED] > 0)
-    assert not [key for key in counts(lab) if key[1] == "newcomer"]
+    found = counts(lab)
+    assert not [key for key in found if key[1] == "newcomer"]
+    assert found[DENIED] == found[POLICY_DENIED], "they are still the last holder's"

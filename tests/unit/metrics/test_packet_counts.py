@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE
@@ -17,10 +19,20 @@ from nfagent.metrics.readings import CountedPackets
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, ObjectRef, Pod
 from nfagent.nftables.pod_counts import counted_set
+from nfagent.nftables.transaction import AddCounter, Delete, Transaction
 from nfagent.nftables.verdict_keys import denied_by
 
 CLOSED = ObjectRef("NetworkPolicy", "shop", "closed")
 DENIED = counted_set("deny", "ingress", 4)
+
+
+class ManualClock(SystemClock):
+    """A clock whose time stands still."""
+
+    now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Node:
@@ -35,13 +47,14 @@ class Node:
         self.desired.ruleset()
         self.packets: dict[str, int] = {}
         self.synced = True
+        self.clock = ManualClock()
         self.folder = folder
 
     def agent(self) -> PacketCounts:
         return PacketCounts(
             self.desired,
             self.folder,
-            SystemClock(),
+            self.clock,
             boot="boot",
             synced=lambda: self.synced,
             read=lambda: CounterReading(dict(self.packets)),
@@ -55,7 +68,7 @@ def node(tmp_path: Path) -> Node:
 
 def refreshed(counts: PacketCounts) -> CountedPackets:
     asyncio.run(counts.refresh())
-    return counts.values
+    return msgspec.structs.replace(counts.values, workloads={})
 
 
 def test_a_counter_counts_for_the_pod_the_policies_or_the_reason_that_it_stands_for(node: Node) -> None:
@@ -85,13 +98,72 @@ def test_before_the_objects_were_read_kept_totals_are_served_and_nothing_is_adde
     assert refreshed(again).pods == {("shop", "web", "ingress", "deny"): 5}
 
 
-def test_totals_of_what_is_gone_are_forgotten(node: Node) -> None:
+def test_totals_of_what_is_gone_are_served_for_a_while_and_then_forgotten(node: Node) -> None:
     node.packets = {f"{DENIED} 10.64.0.10": 3, "deny/ingress/shop/closed": 3}
     counts = node.agent()
-    assert refreshed(counts).pods
+    before = refreshed(counts)
     node.desired.remove(ObjectRef("Pod", "shop", "web"))
     node.desired.remove(CLOSED)
+    assert refreshed(counts) == before
+    node.clock.now += 301.0
     assert refreshed(counts) == CountedPackets()
+
+
+def test_the_workload_of_a_pod_that_is_gone_is_still_known(node: Node) -> None:
+    counts = node.agent()
+    asyncio.run(counts.refresh())
+    node.packets = {f"{DENIED} 10.64.0.10": 3}
+    node.desired.remove(ObjectRef("Pod", "shop", "web"))
+    asyncio.run(counts.refresh())
+    assert counts.values.pods
+    assert counts.values.workloads == {("shop", "web"): ("web", "Pod")}
+
+
+def test_a_policy_that_came_and_went_between_two_readings_has_its_packets(node: Node) -> None:
+    counts = node.agent()
+    assert refreshed(counts) == CountedPackets()
+    brief = ObjectRef("NetworkPolicy", "shop", "brief")
+    counts.committed(counts.plan((AddCounter("deny/ingress/shop/brief_closed"),)))
+    counts.committed(counts.plan((Delete("counter", "deny/ingress/shop/brief_closed"),)))
+    node.packets = {"deny/ingress/shop/brief_closed": 4}
+    assert refreshed(counts).policies == {denied_by("ingress", (ref,)): 4 for ref in (brief, CLOSED)}
+
+
+def test_policies_whose_names_are_too_long_for_a_counter_keep_its_packets_over_a_restart(node: Node) -> None:
+    several = [NetworkPolicy(namespace="shop", name=f"{'long' * 20}-{number}") for number in range(3)]
+    for policy in several:
+        node.desired.put(policy)
+    counters = [name for name in node.desired.ruleset().counters if "__" in name]
+    assert counters
+    counts = node.agent()
+    counts.committed(counts.plan(tuple(map(AddCounter, counters))))
+    node.packets = dict.fromkeys(counters, 1)
+    assert len(refreshed(counts).policies) > len(several)
+    node.desired = DesiredState("a")  # they went while no agent ran
+    node.packets = dict.fromkeys(counters, 3)
+    after = refreshed(node.agent()).policies
+    assert after == dict.fromkeys(after, 3)
+    assert {ref for key in after for ref in key.policies} >= {policy.ref for policy in several}
+
+
+def test_counters_without_use_are_read_and_then_deleted(node: Node) -> None:
+    counts, committed = node.agent(), list[Transaction]()
+
+    async def commit(latest: Callable[[], Transaction]) -> None:
+        committed.append(latest())
+
+    counts.delete_by(commit)
+    gone = Delete("counter", "deny/ingress/shop/closed")
+    node.packets = {"deny/ingress/shop/closed": 3}
+    counts.committed(counts.plan((gone,)))
+    assert refreshed(counts).policies == {denied_by("ingress", (CLOSED,)): 3}
+    assert committed == [], "a packet may be on its way through the rules before"
+    node.clock.now += 2.0
+    node.packets = {"deny/ingress/shop/closed": 4}
+    assert refreshed(counts).policies == {denied_by("ingress", (CLOSED,)): 4}
+    assert committed == [(gone,)]
+    node.packets = {"deny/ingress/shop/closed": 9}  # made anew
+    assert refreshed(counts).policies == {denied_by("ingress", (CLOSED,)): 13}
 
 
 @pytest.mark.parametrize(

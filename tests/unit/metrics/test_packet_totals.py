@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,19 @@ from hypothesis import strategies as st
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
 
 NAMES = ("deny/ingress/a", "deny/ingress/b", "drop/spoofed")
+
+
+def add(
+    totals: PacketTotals,
+    counters: Mapping[str, int],
+    keys: Callable[[str], Iterable[CountKey]],
+    *,
+    is_whole: bool = True,
+    table: int = 0,
+    handles: Mapping[str, int] | None = None,
+) -> None:
+    for _ in totals.add(counters, keys, is_whole=is_whole, table=table, handles=handles or {}):
+        pass
 
 
 def keys_of(counter: str) -> tuple[CountKey, ...]:
@@ -61,7 +75,7 @@ def test_totals_never_decrease_and_never_exceed_what_was_counted(events: list[tu
             kernel.count(name, packets)
             counted.update(dict.fromkeys(keys_of(name), packets))
         elif event == "read":
-            totals.add(kernel.counters, keys_of)
+            add(totals, kernel.counters, keys_of)
             saved = totals.encode()
             assert all(totals.totals[key] >= value for key, value in served.items())
             served = Counter(totals.totals)
@@ -85,15 +99,15 @@ def test_what_is_read_before_each_flush_is_counted_exactly(events: list[tuple[st
     for name, packets, then in events:
         kernel.count(name, packets)
         if then:
-            totals.add(kernel.counters, keys_of)
+            add(totals, kernel.counters, keys_of)
             kernel.note_reading()
         if then == "flush":
             kernel.flush()
-            totals.add(kernel.counters, keys_of)
+            add(totals, kernel.counters, keys_of)
         if then == "kill":
             kept, totals = totals.encode(), PacketTotals("boot")
             assert totals.decode(kept)
-    totals.add(kernel.counters, keys_of)
+    add(totals, kernel.counters, keys_of)
     kernel.note_reading()
     assert {key: value for key, value in totals.totals.items() if value} == {
         key: value for key, value in kernel.read.items() if value
@@ -102,26 +116,26 @@ def test_what_is_read_before_each_flush_is_counted_exactly(events: list[tuple[st
 
 def test_readings_of_an_earlier_boot_do_not_hide_packets_of_this_one() -> None:
     totals = PacketTotals("monday")
-    totals.add({"drop/spoofed": 10}, keys_of)
+    add(totals, {"drop/spoofed": 10}, keys_of)
     again = PacketTotals("tuesday")
     assert again.decode(totals.encode())
-    again.add({"drop/spoofed": 12}, keys_of)
+    add(again, {"drop/spoofed": 12}, keys_of)
     assert again.totals["drop/spoofed",] == 22
 
 
 def test_a_counter_that_a_reading_lacks_by_chance_does_not_count_twice() -> None:
     totals = PacketTotals("boot")
-    totals.add({"a": 5, "b": 1}, keys_of)
-    totals.add({"b": 2}, keys_of, is_whole=False)
-    totals.add({"a": 6, "b": 3}, keys_of)
+    add(totals, {"a": 5, "b": 1}, keys_of)
+    add(totals, {"b": 2}, keys_of, is_whole=False)
+    add(totals, {"a": 6, "b": 3}, keys_of)
     assert (totals.totals["a",], totals.totals["b",]) == (6, 3)
 
 
 def test_a_key_without_packets_has_a_total_and_one_that_is_gone_has_none() -> None:
     totals = PacketTotals("boot")
-    totals.add({"drop/spoofed": 0, "deny/ingress/a": 3}, lambda name: [(name,)])
+    add(totals, {"drop/spoofed": 0, "deny/ingress/a": 3}, lambda name: [(name,)])
     assert dict(totals.totals) == {("drop/spoofed",): 0, ("deny/ingress/a",): 3}
-    totals.keep(lambda key: key != ("deny/ingress/a",))
+    list(totals.keep(lambda key: key != ("deny/ingress/a",)))
     assert dict(totals.totals) == {("drop/spoofed",): 0}
 
 
@@ -139,7 +153,7 @@ def test_a_key_without_packets_has_a_total_and_one_that_is_gone_has_none() -> No
 def test_a_damaged_file_begins_at_0(kept: bytes) -> None:
     totals = PacketTotals("b")
     assert not totals.decode(kept)
-    totals.add({"a": 5}, lambda name: [(name,)])
+    add(totals, {"a": 5}, lambda name: [(name,)])
     assert totals.totals["a",] == 5
 
 
@@ -150,27 +164,73 @@ def test_any_bytes_are_read_or_refused(kept: bytes) -> None:
 
 def test_counters_of_another_table_began_at_0_also_where_they_have_counted_more_since() -> None:
     totals = PacketTotals("boot")
-    totals.add({"drop/spoofed": 10}, keys_of, table=1)
+    add(totals, {"drop/spoofed": 10}, keys_of, table=1)
     again = PacketTotals("boot")
     assert again.decode(totals.encode())
-    again.add({"drop/spoofed": 12}, keys_of, table=2)
+    add(again, {"drop/spoofed": 12}, keys_of, table=2)
     assert again.totals["drop/spoofed",] == 22
-    again.add({"drop/spoofed": 13}, keys_of, table=2)
+    add(again, {"drop/spoofed": 13}, keys_of, table=2)
     assert again.totals["drop/spoofed",] == 23
 
 
 def test_what_a_counter_counted_for_another_is_not_its_new_owners() -> None:
     totals = PacketTotals("boot")
-    totals.add({"counted4 10.0.0.1": 1, "counted6 fd00::1": 1}, lambda _: [("pod", "old")])
-    totals.add({"counted4 10.0.0.1": 5, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
-    totals.keep(lambda key: key == ("pod", "new"))
+    add(totals, {"counted4 10.0.0.1": 1, "counted6 fd00::1": 1}, lambda _: [("pod", "old")])
+    add(totals, {"counted4 10.0.0.1": 5, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
+    list(totals.keep(lambda key: key == ("pod", "new")))
     assert totals.totals == {("pod", "new"): 0}
-    totals.add({"counted4 10.0.0.1": 7, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
+    add(totals, {"counted4 10.0.0.1": 7, "counted6 fd00::1": 5}, lambda _: [("pod", "new")])
     assert totals.totals == {("pod", "new"): 2}
 
 
 def test_a_counter_made_anew_counts_for_its_new_owner() -> None:
     totals = PacketTotals("boot")
-    totals.add({"counted4 10.0.0.1": 9}, lambda _: [("pod", "old")])
-    totals.add({"counted4 10.0.0.1": 2}, lambda _: [("pod", "new")])
+    add(totals, {"counted4 10.0.0.1": 9}, lambda _: [("pod", "old")])
+    add(totals, {"counted4 10.0.0.1": 2}, lambda _: [("pod", "new")])
     assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 2}
+
+
+def test_a_counter_with_another_handle_began_at_0_also_where_it_has_counted_more_since() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"deny/ingress/a": 10}, keys_of, handles={"deny/ingress/a": 3})
+    again = PacketTotals("boot")
+    assert again.decode(totals.encode())
+    add(again, {"deny/ingress/a": 12}, keys_of, handles={"deny/ingress/a": 8})
+    assert again.totals["deny/ingress/a",] == 22
+    assert again.resets == 0
+
+
+def test_a_counter_that_was_deleted_after_its_last_reading_begins_at_0() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"counted4 10.0.0.1": 5}, keys_of)
+    totals.forget_counters(["counted4 10.0.0.1"])
+    add(totals, {"counted4 10.0.0.1": 7}, keys_of)
+    assert totals.totals["all",] == 12
+
+
+def test_what_was_read_during_a_reading_of_all_counts_once() -> None:
+    totals = PacketTotals("boot")
+    counter = "counted4 10.0.0.1"
+    add(totals, {counter: 5}, lambda _: [("pod", "old")])
+    totals.begin_reading()
+    totals.add_newer({counter: 9}, lambda _: [("pod", "old")])
+    totals.begin_totals([("pod", "new")])
+    add(totals, {counter: 7}, lambda _: [("pod", "new")])  # read before the one above
+    assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 0}
+    totals.begin_reading()
+    add(totals, {counter: 10}, lambda _: [("pod", "new")])
+    assert totals.totals == {("pod", "old"): 9, ("pod", "new"): 1}
+
+
+def test_counters_that_another_program_reset_are_noticed_and_no_total_decreases() -> None:
+    totals = PacketTotals("boot")
+    add(totals, {"a": 5, "b": 0}, keys_of)
+    add(totals, {"a": 1, "b": 1}, keys_of)
+    assert (totals.totals["a",], totals.totals["b",], totals.resets) == (6, 1, 1)
+
+
+def test_a_reading_of_many_counters_is_added_in_steps() -> None:
+    totals = PacketTotals("boot")
+    steps = sum(1 for _ in totals.add({f"c{number}": 1 for number in range(12_000)}, keys_of))
+    assert steps >= 12_000 // 200
+    assert totals.totals["all",] == 12_000

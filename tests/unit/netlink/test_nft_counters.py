@@ -54,7 +54,12 @@ def test_an_elements_counter_is_found_among_its_expressions(found: Message, pack
     ],
 )
 def test_a_named_counter_without_name_or_value_is_refused(members: tuple[bytes, ...]) -> None:
-    assert decode_named_counter(reply(NEWOBJ, attribute(2, b"drop/x\0"), nested(4, COUNTER))) == ("drop/x", 7)
+    handle = attribute(6, (9).to_bytes(8, "big"))
+    assert decode_named_counter(reply(NEWOBJ, attribute(2, b"drop/x\0"), nested(4, COUNTER), handle)) == (
+        "drop/x",
+        7,
+        9,
+    )
     with pytest.raises(WireError):
         decode_named_counter(reply(NEWOBJ, *members))
 

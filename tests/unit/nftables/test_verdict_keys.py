@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from nfagent.model.objects import ObjectRef
-from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys, denied_by
+from nfagent.nftables.verdict_keys import (
+    VerdictKey,
+    VerdictKeys,
+    allowed_by,
+    audit_denied_by,
+    denied_by,
+    key_of_counter,
+)
 
 
 def denial(number: int, policies: int) -> VerdictKey:
@@ -40,3 +47,40 @@ def test_a_key_that_is_retired_again_counts_once() -> None:
         origins.retire(origin)
     assert origins.get(denial(1, 5).prefix) == denial(1, 5)
     assert origins.get(again.prefix) == again
+
+
+def refs(kind: str, namespace: str, *names: str) -> tuple[ObjectRef, ...]:
+    return tuple(ObjectRef(kind, namespace, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(
+            denied_by("ingress", refs("NetworkPolicy", "shop", "db", "default-deny")), id="two NetworkPolicies"
+        ),
+        pytest.param(allowed_by("egress", refs("NetworkPolicy", "shop", "a.b")), id="a name with a dot"),
+        pytest.param(
+            audit_denied_by("egress", refs("AdminNetworkPolicy", "", "guard.x", "y")), id="policies of a tier"
+        ),
+        pytest.param(allowed_by("ingress", refs("BaselineAdminNetworkPolicy", "", "default")), id="the baseline"),
+    ],
+)
+def test_a_counters_name_tells_its_key(key: VerdictKey) -> None:
+    assert key_of_counter(key.name) == key
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(denial(1, 30).name, id="too long, with a digest"),
+        pytest.param("drop/spoofed", id="a reason"),
+        pytest.param("deny/ingress/xyz.name", id="a kind that isn't known"),
+        pytest.param("deny/sideways/shop/db", id="a direction that isn't known"),
+        pytest.param("deny/ingress/shop/", id="no policy"),
+        pytest.param("deny/ingress//db", id="no namespace"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_a_name_that_does_not_tell_a_key_has_none(name: str) -> None:
+    assert key_of_counter(name) is None
