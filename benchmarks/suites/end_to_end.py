@@ -179,7 +179,15 @@ def wait_until_idle(pid: int) -> float:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process' current threads, in us (Documentation/scheduler/sched-stats.rst)."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text("ascii").split()[0]) for task in tasks) / 1e9
+    return sum(map(_thread_nanoseconds, tasks)) / 1e9
+
+
+def _thread_nanoseconds(task: Path) -> int:
+    """Return the CPU time of a thread; 0 for one that has ended meanwhile."""
+    try:
+        return int((task / "schedstat").read_text("ascii").split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def table(found: Iterable[ScenarioResult]) -> list[list[str]]:

@@ -39,8 +39,8 @@ Control characters in names are escaped.
 
 Packets are counted by the kernel, and read at each scrape and every 30 s. A counter that a change of rules, a Pod's or
 a policy's end leaves without use stays until it was read once more, some seconds later: none of its packets is missing.
-The totals of a Pod or policy that is gone are served for five minutes (2,000 of them at most), so that a scrape sees the
-last ones. Where an address passes to another Pod at once, packets of the moment around the change may count for either.
+The totals of a Pod or policy that is gone are served for five minutes (2,000 of them at most), so that a scrape sees
+the last ones. Where an address passes to another Pod at once, packets of that moment may count for either.
 
 What other programs take away is missing from the last reading on: where they delete the table, its counters or
 elements, and where they set counters back (`nft reset counters`). No total decreases, the agent's log says it of a

@@ -286,6 +286,20 @@ def nft(lab: ManifestLab, node: str, *words: str) -> str:
     return subprocess.run(inside, check=True, capture_output=True, text=True).stdout
 
 
+def test_counters_that_another_program_resets_set_no_count_back_and_the_log_says_it(lab: ManifestLab) -> None:
+    node = node_of("x", "a")
+    with flood(lab) as packets:
+        packets.more()
+        packets.stop()
+    before = settled(lab, packets.sent)
+    nft(lab, node, "reset counters table inet nfagent")
+    send(lab)
+    wait_until(lambda: counts(lab)[DENIED] > before[DENIED])
+    after = counts(lab)
+    assert after[DENIED] - before[DENIED] == after[POLICY_DENIED] - before[POLICY_DENIED] > 0
+    assert "another program reset packet counters" in lab.cluster.agent(node).stderr_text
+
+
 def test_a_pod_that_takes_over_an_address_has_none_of_its_last_holders_packets(lab: ManifestLab) -> None:
     counts(lab)
     send(lab)  # not read before the address moves
