@@ -171,6 +171,8 @@ def _verdict_log_parts(log: VerdictLogStatus) -> list[str]:
         parts.append(f"{counted(log.unattributed.foreign, 'packet')} of other programs in the same NFLOG group")
     if log.not_delegated:
         parts.append(f"{counted(sum(log.not_delegated.values()), 'packet')} left out by delegation")
+    if log.repeated:
+        parts.append(f"{counted(sum(log.repeated.values()), 'packet')} of connections with a record already")
     if log.waiting_keys:
         parts.append(f"{counted(log.waiting_keys, 'denied connection')} being aggregated")
     if log.dropped_packets:

@@ -302,6 +302,10 @@ class DesiredState:
         self._steps.finish()
         return self._policy_sets.keys_of(address)
 
+    def known_policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...] | None:
+        """Return what `policy_sets_of` does, without processing pending changes first: None while there are any."""
+        return self._policy_sets.keys_of(address) if self._policy_sets.is_current else None
+
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""

@@ -28,6 +28,8 @@ _AUTHENTICATION = 51
 # hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, Shim6 (IANA's list)
 _EXTENSIONS = frozenset({0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140})
 
+_ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})
+_FIRST_ICMPV6_INFORMATION = 128
 _IPV4_SIZE = 20
 _IPV6_SIZE = 40
 _IPV4 = struct.Struct("!BxHHHxBxx4s4s")
@@ -50,6 +52,13 @@ class PacketHead(msgspec.Struct, frozen=True, gc=False):
     destination_port: int | None = None
     icmp_type: int | None = None
     icmp_code: int | None = None
+
+    @property
+    def is_icmp_error(self) -> bool:
+        """Whether this is an ICMP error: about another packet, which it carries (RFC 792, RFC 4443)."""
+        if self.protocol == ICMPV6:
+            return self.icmp_type is not None and self.icmp_type < _FIRST_ICMPV6_INFORMATION
+        return self.protocol == ICMP and self.icmp_type in _ICMP_ERRORS
 
     @property
     def reversed(self) -> PacketHead:
@@ -113,7 +122,7 @@ def _skip_extension(packet: bytes, extension: int, offset: int) -> tuple[int, in
 
 def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes) -> PacketHead:
     # upper: the copied part of the upper layer's header
-    source, destination = _address(ends[0]), _address(ends[1])
+    source, destination = address_text(ends[0]), address_text(ends[1])
     if protocol in _WITH_PORTS and len(upper) >= _PORTS.size:
         return PacketHead(family, source, destination, protocol, *_PORTS.unpack_from(upper))
     if protocol == (ICMP if family == 4 else ICMPV6) and len(upper) >= 2:
@@ -122,6 +131,7 @@ def _head(family: Family, ends: tuple[bytes, bytes], protocol: int, upper: bytes
 
 
 @lru_cache(maxsize=4_096)
-def _address(raw: bytes) -> str:
+def address_text(raw: bytes) -> str:
+    """Return the canonical text of an address of 4 or 16 bytes."""
     # memoised: formatting an IPv6 address costs more than the rest, and few addresses send most packets
     return text(4 if len(raw) == 4 else 6, int.from_bytes(raw, "big"))

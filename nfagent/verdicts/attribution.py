@@ -11,6 +11,7 @@ directions; the prefix marks a denied packet that the server sent.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -26,7 +27,8 @@ from nfagent.netlink.packet_header import PacketHead, decode_head
 from nfagent.nftables.verdict_keys import VerdictKey, split_reply_prefix
 from nfagent.policy.evaluator import DirectionVerdict, Flow, evaluate_direction
 from nfagent.state.cluster import ClusterState
-from nfagent.verdicts.history import ObjectHistory
+from nfagent.verdicts.history import Holders, ObjectHistory
+from nfagent.verdicts.packet_origin import HOOKS, PacketOrigins
 from nfagent.verdicts.records import LoggedProtocol, PolicyName, Record, RecordConnection, RecordEndpoint, timestamp
 
 _PROTOCOLS: dict[int, LoggedProtocol] = {
@@ -41,6 +43,10 @@ _OWN_PREFIX = re.compile(r"(allow|deny|audit-deny) (ingress|egress) \S")
 """The beginning of every prefix that `names.log_prefix` writes."""
 
 
+OTHER_PREFIX = "another prefix"
+OTHER_HOOK = "nfagent's prefix in another hook"
+OTHER_POD = "nfagent's prefix, of no policies of the packet's Pod"
+
 _Named: TypeAlias = tuple[tuple[PolicyName, ...], int]
 """Policies, and the generation in which they gave the verdict."""
 
@@ -49,8 +55,8 @@ class AttributionCounters(msgspec.Struct):
     """Packets without a record.
 
     undecodable: the bytes are no IP packet
-    unknown:     the prefix is of a rule that was deleted long ago
-    foreign:     the prefix is of another program, which logs to the same group
+    unknown:     the prefix is of a rule that was deleted long ago, or the objects of the packet's time aren't known
+    foreign:     a rule of another program logged it to the same group: no rule of nfagent's can have
     """
 
     undecodable: int = 0
@@ -65,6 +71,11 @@ class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
     prefix: str
     head: PacketHead
 
+    @property
+    def judged_address(self) -> str:
+        """The address of the Pod that the verdict is about."""
+        return self.head.source if self.key.direction == "egress" else self.head.destination
+
 
 class Attributor:
     """Attributes packets by the objects of their time; caches the policies until these objects change."""
@@ -78,8 +89,10 @@ class Attributor:
         self._history = history or ObjectHistory(desired, lambda: 0)
         self._generation = desired.generation
         self._named: dict[tuple[str, Flow, int], _Named] = {}
-        self._rules: dict[str, tuple[VerdictKey, str, bool]] = {}
+        self._rules: dict[str, tuple[VerdictKey, str, bool, frozenset[int]]] = {}
+        self._origins = PacketOrigins(desired, self._history)
         self.counters = AttributionCounters()
+        self.foreign_by: Counter[str] = Counter()
 
     def attribute(self, logged: LoggedPacket, now_ns: int) -> Record | None:
         """Return the record of one packet; None, and count it, where it can't be attributed.
@@ -100,21 +113,32 @@ class Attributor:
         except WireError:
             self.counters.undecodable += 1
             return None
-        key, prefix, is_reply = rule
-        return LoggedVerdict(key, prefix, head.reversed if is_reply else head)
+        key, prefix, is_reply, hooks = rule
+        # An ICMP error about a connection is judged by its own header, whichever way the connection is.
+        verdict = LoggedVerdict(key, prefix, head.reversed if is_reply and not head.is_icmp_error else head)
+        if logged.hook not in hooks:
+            self._count_foreign(OTHER_HOOK)
+            return None
+        is_ours = self._origins.is_ours(key, prefix, verdict.judged_address, logged.timestamp_ns)
+        if is_ours is None:
+            self.counters.unknown += 1
+        elif not is_ours:
+            self._count_foreign(OTHER_POD)
+        return verdict if is_ours else None
 
     def _count_unknown(self, prefix: str) -> None:
         if _OWN_PREFIX.match(prefix):
             self.counters.unknown += 1
         else:
-            self.counters.foreign += 1
+            self._count_foreign(OTHER_PREFIX)
 
-    def rule_of(self, written: str) -> tuple[VerdictKey, str, bool] | None:
-        """Return the verdict key of a written prefix, its own prefix, and whether the packet is a reply."""
-        if self._desired.generation != self._generation:
-            self._generation = self._desired.generation
-            self._named.clear()
-            self._rules.clear()
+    def _count_foreign(self, reason: str) -> None:
+        self.counters.foreign += 1
+        self.foreign_by[reason] += 1
+
+    def rule_of(self, written: str) -> tuple[VerdictKey, str, bool, frozenset[int]] | None:
+        """Return the verdict key of a written prefix, its own prefix, whether the packet is a reply, and its hooks."""
+        self._forget_outdated()
         known = self._rules.get(written)
         if known is not None:
             return known
@@ -122,8 +146,27 @@ class Attributor:
         key = self._desired.verdict_key(prefix)
         if key is None:
             return None
-        self._rules[written] = (key, prefix, is_reply)
+        self._rules[written] = (key, prefix, is_reply, HOOKS[key.direction])
         return self._rules[written]
+
+    def fits(self, prefix: str, address: str) -> bool:
+        """Return whether a prefix is known to be one of the present policies of an address: see `packet_origin`."""
+        return self._origins.is_known_present(prefix, address)
+
+    def generation_at(self, timestamp_ns: int | None) -> int:
+        """Return the generation that a packet is judged by."""
+        return self._history.generation_at(timestamp_ns)
+
+    def holders(self, verdict: LoggedVerdict, generation: int) -> Holders:
+        """Return the Pods at both ends of a packet in a generation."""
+        return self._history.holders_at(generation, verdict.head.source, verdict.head.destination)
+
+    def _forget_outdated(self) -> None:
+        if self._desired.generation != self._generation:
+            self._generation = self._desired.generation
+            self._named.clear()
+            self._rules.clear()
+            self._origins.clear()
 
     def record(self, verdict: LoggedVerdict, logged: LoggedPacket, now_ns: int) -> Record:
         """Return the record of a packet whose verdict is known, by the objects of its time.
@@ -164,7 +207,7 @@ class Attributor:
 
     def _judged(self, holder: Pod | None, address: str, key: VerdictKey, flow: Flow, generation: int) -> Pod | None:
         """Return the Pod that the verdict is about: of several with its address, the one that the policy selects."""
-        if len(self._desired.cluster.by_address.get(address, ())) < 2:
+        if not self._history.is_shared(generation, address):
             return holder
         policies = self._history.policies_at(generation, (key.policies[0].namespace,))
         policy = [item for item in policies if item.ref == key.policies[0]]

@@ -11,6 +11,7 @@ import msgspec
 from nfagent.desired.state import DesiredState
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.verdict_keys import VerdictKey
 from nfagent.verdicts.attribution import LoggedVerdict
 from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import PolicyName, Record
@@ -52,13 +53,22 @@ class Delegation:
 
         timestamp_ns: when the packet was logged; None for now
         """
-        if not self.of_denies:
-            return True
+        by_verdict = self.logs_denies_of(verdict.key)
+        if by_verdict is not None:
+            return by_verdict
         name = self._namespace(verdict, timestamp_ns)
         known = self._desired.cluster.namespaces.get(name)
         if known is None:
             known = self._history.namespace_at(self._history.generations(timestamp_ns)[0], name)
         return known is not None and known.logs_denies
+
+    def logs_denies_of(self, key: VerdictKey) -> bool | None:
+        """Return whether denies of a verdict are logged, where the verdict alone tells; None where the packet must."""
+        if not self.of_denies:
+            return True
+        # NetworkPolicies isolate Pods of their own Namespace; a policy of a tier has none.
+        known = self._desired.cluster.namespaces.get(key.policies[0].namespace)
+        return None if known is None else known.logs_denies
 
     def _logs_allows(self, name: PolicyName, timestamp_ns: int | None) -> bool:
         ref = ObjectRef(name.kind, name.namespace, name.name)
@@ -69,10 +79,7 @@ class Delegation:
         return isinstance(policy, NetworkPolicy) and policy.logs_allows
 
     def _namespace(self, verdict: LoggedVerdict, timestamp_ns: int | None) -> str:
-        key, head = verdict.key, verdict.head
-        # NetworkPolicies isolate Pods of their own Namespace; a policy of a tier has none.
-        if key.policies and key.policies[0].namespace:
-            return key.policies[0].namespace
-        address = head.source if key.direction == "egress" else head.destination
-        pod = self._history.holder_at(self._history.generations(timestamp_ns)[0], address)
+        if verdict.key.policies[0].namespace:
+            return verdict.key.policies[0].namespace
+        pod = self._history.holder_at(self._history.generations(timestamp_ns)[0], verdict.judged_address)
         return "" if pod is None else pod.namespace

@@ -5,6 +5,10 @@ after it was logged, and meanwhile its Pod or policies may have changed or gone.
 minute; an event costs one look-up before and one after it.
 
 The changes of one commit are one *generation*. An object's entries say up to which generation it was what.
+
+Pods of other nodes change by the hundred a second in a large cluster. They have a bound of their own, so that they
+push out nothing of this node's Pods, of policies, Namespaces and Nodes. The addition of such a Pod is kept too: without
+it, its address would be the Pod's before that, and records would name policies that select it.
 """
 
 from __future__ import annotations
@@ -20,15 +24,24 @@ from nfagent.model.admin_policy import Policy, TierPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
-from nfagent.state.cluster import ClusterState
+from nfagent.state.cluster import ClusterState, PodKey
 
 _KEPT_NS = 60 * 10**9
+_UNREAD_NS = 2 * 10**9
+"""Packets are read this soon after they were logged, and mostly within the 0.1 s for which the kernel keeps them."""
 _MOST_ENTRIES = 4_096
-"""So many replaced objects are kept, the latest ones: 8 MB, if all are Pods of 2 KB that are gone."""
+"""So many replaced objects are kept on either side, this node's or other nodes' Pods, the latest ones: 8 MB each, if
+all are Pods of 2 KB that are gone."""
 
 _Replaced: TypeAlias = Pod | Namespace | Node | Policy
 _Group: TypeAlias = tuple[Literal["address", "namespace", "node", "policies"], str]
 """Where an object is looked for: at an address, by a Namespace's name, among Nodes, among a Namespace's policies."""
+
+Holders: TypeAlias = tuple[PodKey | None, PodKey | None]
+"""The Pods at source and destination; None for an address that no Pod holds."""
+
+_FIRST_KNOWN = 1
+"""The generation of the first commit: which rules were in force before isn't known."""
 
 
 class ObjectHistory:
@@ -41,8 +54,12 @@ class ObjectHistory:
         """
         self._desired = desired
         self._now_ns = now_ns
-        self._replaced: dict[_Group, dict[ObjectRef, deque[tuple[int, _Replaced | None]]]] = {}
-        self._order: deque[tuple[int, _Group, ObjectRef]] = deque()
+        # Each object's states by the last generation that they were replaced in, oldest first.
+        self._replaced: dict[_Group, dict[ObjectRef, dict[int, _Replaced | None]]] = {}
+        # In the order of these generations: Pods of other nodes, and all else.
+        self._remote: deque[tuple[int, _Group, ObjectRef]] = deque()
+        self._near: deque[tuple[int, _Group, ObjectRef]] = deque()
+        self._known_from = _FIRST_KNOWN
         # The generation that events belong to, and the last one that a commit covers; 0 is before the first event.
         self._open = 1
         self._covered = -1
@@ -70,7 +87,7 @@ class ObjectHistory:
 
     def cover(self) -> None:
         """Note that the next commit contains every change so far."""
-        if self._covered < 0 or (self._order and self._order[-1][0] == self._open):
+        if self._covered < 0 or self._last_replaced == self._open:
             self._covered = self._open
             self._open += 1
 
@@ -87,8 +104,16 @@ class ObjectHistory:
         if expired:
             self._oldest = self._commits[expired - 1][1]
             del self._commits[:expired]
-        while self._order and self._order[0][0] <= self._oldest:
-            self._forget_first()
+        for order in (self._remote, self._near):
+            while order and order[0][0] <= self._oldest:
+                self._forget_first(order)
+
+    def generation_at(self, timestamp_ns: int | None) -> int:
+        """Return the generation in force at a time, None for now."""
+        if not self._commits:
+            return self._oldest
+        last = self._commits[-1]
+        return last[1] if timestamp_ns is None or timestamp_ns >= last[0] else self.generations(timestamp_ns)[0]
 
     def generations(self, timestamp_ns: int | None) -> tuple[int, int]:
         """Return the generation in force at a time, None for now, and the next one.
@@ -101,9 +126,19 @@ class ObjectHistory:
         here = self._commits[position - 1][1] if position else self._oldest
         return here, self._commits[position][1] if position < len(self._commits) else self._open
 
+    def possible_generations(self, timestamp_ns: int | None) -> tuple[int, ...]:
+        """Return the generations whose rules can have logged a packet at a time; None for one that is read now.
+
+        The kernel gives packets that the node sends no timestamp.
+        """
+        generations = self.generations(timestamp_ns)
+        if timestamp_ns is None:
+            return (self.generation_at(self._now_ns() - _UNREAD_NS), *generations)
+        return generations
+
     def is_present(self, generation: int, source: str, destination: str) -> bool:
         """Return whether both ends, and what policies apply to them, are still what they were in a generation."""
-        if not self._order or self._order[-1][0] <= generation:
+        if self._last_replaced <= generation:
             return True
         groups: set[_Group] = {("address", source), ("address", destination), ("node", ""), ("policies", "")}
         for pod in (*self._present_pods(source), *self._present_pods(destination)):
@@ -118,6 +153,23 @@ class ObjectHistory:
         past = ClusterState(self._desired.cluster.node)
         self._put_pods(past, address, generation)
         return past.holder(address) or holder
+
+    def is_shared(self, generation: int, address: str) -> bool:
+        """Return whether several Pods had an address in a generation."""
+        group: _Group = ("address", address)
+        if group not in self._replaced:
+            return len(self._present_pods(address)) > 1
+        pods = self._at(group, self._present_pods(address), generation)
+        return sum(isinstance(pod, Pod) and address in pod.addresses for pod in pods) > 1
+
+    def holders_at(self, generation: int, source: str, destination: str) -> Holders:
+        """Return the Pods with two addresses in a generation."""
+        first, second = self.holder_at(generation, source), self.holder_at(generation, destination)
+        return _pod_key(first), _pod_key(second)
+
+    def is_known(self, generation: int) -> bool:
+        """Return whether everything is kept that this node's Pods and policies were in a generation."""
+        return generation >= self._known_from
 
     def namespace_at(self, generation: int, name: str) -> Namespace | None:
         """Return the Namespace of a name in a generation; None where there was none."""
@@ -159,13 +211,14 @@ class ObjectHistory:
             return present
         objects: dict[ObjectRef, _Replaced | None] = {item.ref: item for item in present}
         for ref, entries in replaced.items():
-            later = next((entry for entry in entries if entry[0] > generation), None)
+            later = next((number for number in entries if number > generation), None)
             if later is not None:
-                objects[ref] = later[1]
+                objects[ref] = entries[later]
         return [item for item in objects.values() if item is not None]
 
     def _is_replaced(self, group: _Group, generation: int) -> bool:
-        return any(entries[-1][0] > generation for entries in self._replaced.get(group, {}).values())
+        replaced = self._replaced.get(group)
+        return replaced is not None and any(next(reversed(entries)) > generation for entries in replaced.values())
 
     def _present_pods(self, address: str) -> tuple[Pod, ...]:
         return self._desired.cluster.by_address.get(address, ())
@@ -177,22 +230,36 @@ class ObjectHistory:
     def _note(self, ref: ObjectRef, before: _Replaced | None, after: _Replaced | None) -> None:
         if before is after or before == after:
             return
-        for group in {group for item in (before, after) if item is not None for group in _groups(item)}:
-            entries = self._replaced.setdefault(group, {}).setdefault(ref, deque())
-            if not entries or entries[-1][0] < self._open:
-                entries.append((self._open, before))
-                self._order.append((self._open, group, ref))
-        while len(self._order) > _MOST_ENTRIES:
-            self._forget_first()
+        versions = [item for item in (before, after) if item is not None]
+        is_remote = all(isinstance(item, Pod) and item.node != self._desired.cluster.node for item in versions)
+        order = self._remote if is_remote else self._near
+        for group in {group for item in versions for group in _groups(item)}:
+            entries = self._replaced.setdefault(group, {}).setdefault(ref, {})
+            if self._open not in entries:
+                entries[self._open] = before
+                order.append((self._open, group, ref))
+        while len(order) > _MOST_ENTRIES:
+            if not is_remote:
+                self._known_from = max(self._known_from, order[0][0])
+            self._forget_first(order)
 
-    def _forget_first(self) -> None:
-        _, group, ref = self._order.popleft()
+    @property
+    def _last_replaced(self) -> int:
+        """The last generation in which something was replaced that is kept."""
+        return max(order[-1][0] if order else -1 for order in (self._remote, self._near))
+
+    def _forget_first(self, order: deque[tuple[int, _Group, ObjectRef]]) -> None:
+        generation, group, ref = order.popleft()
         objects = self._replaced[group]
-        objects[ref].popleft()
+        del objects[ref][generation]
         if not objects[ref]:
             del objects[ref]
         if not objects:
             del self._replaced[group]
+
+
+def _pod_key(pod: Pod | None) -> PodKey | None:
+    return None if pod is None else (pod.namespace, pod.name)
 
 
 def _groups(item: _Replaced) -> Iterator[_Group]:

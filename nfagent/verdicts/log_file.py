@@ -136,21 +136,25 @@ class RotatingFile:
         return self._descriptor, os.fstat(self._descriptor).st_size
 
     def _end_cut_line(self, descriptor: int, size: int) -> None:
-        """End the last line, which a crash or a full disk cut short: of a record, only spaces are left.
+        """End the last line: of a record that a crash or a full disk cut short only spaces are left, and it is counted.
 
-        The file never shrinks: a log shipper would read it again from its start.
+        A file system that lost power may leave NULs in place of what was written last: a record too. A line of another
+        program is kept. The file never shrinks: a log shipper would read it again from its start.
         """
         begin = max(0, size - _MAX_CUT)
         cut = os.pread(descriptor, size - begin, begin).rpartition(b"\n")[2]
-        if cut.startswith(_RECORD_START) or _RECORD_START.startswith(cut):
+        text = cut.rstrip(b"\0")
+        is_record = text.startswith(_RECORD_START) or _RECORD_START.startswith(text)
+        blank = len(cut) if is_record else len(cut) - len(text)
+        if blank:
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_APPEND)  # with it, pwrite appends
             try:
-                os.pwrite(descriptor, b" " * len(cut), size - len(cut))
+                os.pwrite(descriptor, b" " * blank, size - blank)
             finally:
                 fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
         os.write(descriptor, b"\n")
-        if not self._counted_cut:
+        if blank and not self._counted_cut:
             self.lost[CUT_SHORT] += 1
         self._counted_cut = False
 

@@ -14,8 +14,9 @@ DRAINS_A_SECOND = 10
 class RecordLimits(msgspec.Struct, frozen=True):
     """The settings of `[logging]` for aggregation and rate.
 
-    aggregation_seconds: from the first denied packet of a connection to its record; 0: a record a packet
-    aggregation_keys:    denied connections that may wait at once
+    aggregation_seconds: from the first denied packet of a connection to its record, and how long an allowed one needs
+                         no further record; 0: a record a packet
+    aggregation_keys:    denied connections that may wait at once, and allowed ones that are remembered
     records_per_second, burst: of the rate limit, for both verdicts together
     """
 
@@ -35,12 +36,19 @@ class RateLimit:
         self._level = float(burst)
         self._at = now
 
+    def is_empty(self, now: float) -> bool:
+        """Return whether there is no token at a monotonic time."""
+        self._fill(now)
+        return self._level < 1.0
+
     def take(self, now: float) -> bool:
         """Take a token at a monotonic time; return False where there is none."""
-        if now > self._at:
-            self._level = min(self._burst, self._level + (now - self._at) * self._per_second)
-            self._at = now
-        if self._level < 1.0:
+        if self.is_empty(now):
             return False
         self._level -= 1.0
         return True
+
+    def _fill(self, now: float) -> None:
+        if now > self._at:
+            self._level = min(self._burst, self._level + (now - self._at) * self._per_second)
+            self._at = now

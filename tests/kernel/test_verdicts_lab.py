@@ -14,6 +14,7 @@ from nfagent.lab.agents import LabAgent
 from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
 from nfagent.lab.topology_plan import OutsideHost, grid
+from nfagent.verdicts.attribution import OTHER_HOOK, OTHER_POD
 from nfagent.verdicts.records import Record, decode
 from tests.support.packet_labs import (
     Document,
@@ -44,6 +45,33 @@ FROM_B = policy_document(
 ROUTER = """table ip router {
   chain c { type filter hook prerouting priority -200; log prefix "DROP by x/y" group 100; }
 }"""
+COPIES = """table inet copies {
+  chain early { type filter hook prerouting priority -200; %(ip)s daddr %(address)s log prefix "%(allow)s" group 100; }
+  chain late { type filter hook postrouting priority 200; %(ip)s daddr %(address)s log prefix "%(deny)s" group 100; }
+  chain here { type filter hook forward priority 5; %(ip)s daddr != %(address)s log prefix "%(deny)s" group 100; }
+}"""
+CONNECT = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+sock = socket.socket(family, socket.SOCK_STREAM)
+sock.settimeout(3.5)
+try:
+    sock.connect((sys.argv[1], 80))
+except TimeoutError:
+    pass
+"""
+ECHO = """
+import socket, struct, sys, time
+if ":" in sys.argv[1]:
+    sock, kind = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6), 128
+else:
+    sock, kind = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP), 8
+for number in range(5):
+    message = struct.pack("!BBHHH", kind, 0, 0, 7, number)
+    checksum = 0xFFFF - (kind * 256 + 7 + number)
+    sock.sendto(message[:2] + struct.pack("!H", checksum) + message[4:], (sys.argv[1], 0))
+    time.sleep(0.05)
+"""
 FLOOD = """
 import socket, sys, time
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -220,6 +248,74 @@ def test_records_of_another_program_in_the_group_are_counted_reported_and_never_
     assert "table ip router, chain c, `handle 2`" in state["group_problem"]
     assert foreign(lab) > before
     assert (len(records(lab)), state["unattributed"]["unknown"]) == (known, 0)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_another_program_s_rules_that_copy_prefixes_are_counted_by_reason_and_never_attributed(
+    lab: ManifestLab, family: int
+) -> None:
+    switch(lab, allow=True, deny=True)
+    node, before, address = lab.topology.pods["x", "a"].node, counters(lab), lab.address("x/a", family)
+    prefixes = {"allow": "allow ingress x/from-y", "deny": "deny ingress x/from-b_from-y"}
+    assert all(f'log prefix "{prefix}"' in listed(lab, node) for prefix in prefixes.values())
+    nft(lab, node, "-f", "-", text=COPIES % {"ip": "ip6" if family == 6 else "ip", "address": address, **prefixes})
+    try:
+        probe = Probe(lab.pod("y/c"), address, "tcp", 80)
+        found = fresh(lab, 1, lambda: lab.reaches(probe))
+        wait_until(lambda: len(new_foreign(lab, before)) == 2)
+    finally:
+        nft(lab, node, "delete", "table", "inet", "copies")
+    assert {reason for reason, count in new_foreign(lab, before).items() if count} == {OTHER_HOOK, OTHER_POD}
+    found += fresh(lab, 1, lambda: lab.reaches(Probe(lab.pod("z/b"), lab.address("x/a", 4), "udp", 80)))
+    assert [(record.disposition, record.connection.protocol) for record in found] == [
+        ("allow", "tcp"),
+        ("allow", "udp"),
+    ]
+    assert counters(lab)["unattributed"]["unknown"] == before["unattributed"]["unknown"]
+
+
+def new_foreign(lab: ManifestLab, before: dict[str, Any]) -> dict[str, int]:
+    found = counters(lab)["foreign_by"]
+    return {
+        reason: found[reason] - before["foreign_by"].get(reason, 0)
+        for reason in (OTHER_HOOK, OTHER_POD)
+        if reason in found
+    }
+
+
+ATTEMPTS = {
+    "udp": (FLOOD, "20", "100"),
+    "tcp": (CONNECT,),
+    "icmp": (ECHO,),
+}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("attempts", ATTEMPTS.values(), ids=ATTEMPTS)
+def test_a_connection_that_egress_allows_and_ingress_denies_is_one_allow_however_often_it_is_tried(
+    lab: ManifestLab, attempts: tuple[str, ...], family: int
+) -> None:
+    out = policy_document("z", "out", podSelector={"matchLabels": {"pod": "c"}}, policyTypes=["Egress"], egress=[{}])
+    lab.apply("out", out)
+    switch(lab, allow=True, deny=True)
+    script, *arguments = attempts
+    program = [sys.executable, "-c", script, lab.address("x/a", family), *arguments]
+    known, reporting = len(records(lab)), agent(lab)
+    reporting.stop()
+    reporting.start({"NFAGENT_LOGGING_AGGREGATION_SECONDS": "300"})
+    try:
+        subprocess.run(lab.topology.command(lab.pod("z/c"), program), check=True, timeout=30)
+        wait_until(lambda: counters(lab)["waiting_packets"] >= 3)
+        wait_until(lambda: counters(lab)["repeated"].get("allow") == counters(lab)["waiting_packets"] - 1)
+        state = counters(lab)
+    finally:
+        reporting.stop()
+        reporting.start()
+        lab.delete("out")
+    allow, deny = records(lab)[known:]
+    assert (allow.disposition, [policy.name for policy in allow.policies]) == ("allow", ["out"])
+    assert (deny.disposition, deny.connection.direction, deny.count) == ("deny", "ingress", state["waiting_packets"])
+    assert (state["dropped_packets"], state["records"]) == ({}, {"allow": 1})
 
 
 def foreign(lab: ManifestLab) -> int:

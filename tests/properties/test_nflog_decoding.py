@@ -12,7 +12,13 @@ from nfagent.netlink import codec
 from nfagent.netlink.nflog import LoggedPacket, decode_datagram
 from nfagent.netlink.nflog_layouts import RecordLayouts
 from nfagent.netlink.packet_header import decode_head
-from nfagent.verdicts.connection_key import key_of_head, key_of_packet
+from nfagent.verdicts.connection_key import (
+    address_in_key,
+    connection_of_head,
+    connection_of_packet,
+    key_of_head,
+    key_of_packet,
+)
 
 _SMALL = st.binary(max_size=9)
 _NUMBER = st.integers(0, 3).map(lambda value: struct.pack("!I", value))
@@ -91,6 +97,23 @@ def test_the_key_of_a_packet_is_that_of_its_decoded_head(packet: bytes, is_reply
         assert key is None
         return
     assert key in {None, key_of_head(head.reversed if is_reply else head)}
+
+
+@given(_packets() | st.binary(max_size=50))
+def test_the_connection_of_a_packet_is_that_of_its_decoded_head_which_lacks_the_identifier_of_icmp(
+    packet: bytes,
+) -> None:
+    found = connection_of_packet(packet)
+    try:
+        head = decode_head(packet)
+    except WireError:
+        assert found is None
+        return
+    if found is not None:
+        key, _opening = found
+        assert [address_in_key(key, of_server=side) for side in (False, True)] == [head.source, head.destination]
+        expected, _ = connection_of_head(head)
+        assert key == expected if head.source_port is not None else key.startswith(expected)
 
 
 def test_an_ordinary_packet_has_a_key_without_its_source_port() -> None:

@@ -15,7 +15,7 @@ from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import Record, RecordEndpoint
 from tests.properties import verdict_flips
 from tests.properties.strategies import PROTOCOLS, flows, histories, worlds
-from tests.support.nft_interpreter import opening, run
+from tests.support.nft_interpreter import opening, reply, run, stray
 from tests.unit.verdicts.test_attribution import logged, packet, ports
 
 NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
@@ -46,23 +46,31 @@ class Node:
 
 
 def packets(view: DesiredState, protocol: str, port: int | None, when: int) -> list[LoggedPacket]:
-    """Return what the rules log of every flow."""
+    """Return what the rules log of every flow: of its first packet, its reply under re-check, an untracked packet."""
+    view.recheck_all()
     ruleset = view.ruleset()
     return [
-        logged(log.prefix, _bytes(flow), when)
+        logged(log.prefix, content, when)
         for flow in flows(view.cluster.by_address, protocol, port)
         if flow.protocol in NUMBERS
-        for log in run(ruleset, "forward", opening(flow)).logs
+        for seen, content in (
+            (opening(flow), _bytes(flow)),
+            (reply(flow), _bytes(flow, is_reply=True)),
+            (stray(flow, "untracked"), _bytes(flow)),
+        )
+        for log in run(ruleset, "forward", seen).logs
     ]
 
 
-def _bytes(flow: Flow) -> bytes:
-    upper = b"" if flow.port is None else ports(40_000, flow.port)
-    return packet(flow.source, flow.destination, NUMBERS[flow.protocol], upper)
+def _bytes(flow: Flow, *, is_reply: bool = False) -> bytes:
+    numbers = (flow.port or 0, 40_000) if is_reply else (40_000, flow.port or 0)
+    ends = (flow.destination, flow.source) if is_reply else (flow.source, flow.destination)
+    return packet(*ends, NUMBERS[flow.protocol], b"" if flow.port is None else ports(*numbers))
 
 
-def judged(record: Record | None) -> tuple[object, ...]:
-    assert record is not None
+def judged(record: Record | None) -> tuple[object, ...] | None:
+    if record is None:  # what another program would have to have logged
+        return None
     return record.connection, record.disposition, record.policies, record.isolating_policies
 
 
@@ -89,6 +97,7 @@ def test_a_record_doesn_t_depend_on_when_its_packet_is_read(
                     # An address that nothing held may be named as the Pod that has come there since.
                     assert was == end or was == RecordEndpoint(instance=was.instance), state
                 present = Attributor(node.desired).attribute(one, 0)
+                event(f"{'reply' if one.prefix.endswith(' reply') else one.prefix.split()[0]}")
                 event("changed since" if judged(present) != judged(expected) else "the same")
             if state == "pending":
                 node.commit()

@@ -146,7 +146,11 @@ def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, o
 
 
 def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
-    limited = {"waiting_keys": 2, "dropped_packets": {"rate limit": 30, "too many denied connections at once": 4}}
+    limited = {
+        "waiting_keys": 2,
+        "repeated": {"allow": 9},
+        "dropped_packets": {"rate limit": 30, "too many denied connections at once": 4},
+    }
     agent = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
@@ -157,6 +161,7 @@ def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
     text = dict(facts_of(agent))["verdict log"]
     assert "34 packets without a record (30 rate limit, 4 too many denied connections at once)" in text
     assert "2 denied connections being aggregated" in text
+    assert "9 packets of connections with a record already" in text
 
 
 @pytest.mark.parametrize(

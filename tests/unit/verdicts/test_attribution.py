@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+import msgspec
 import pytest
 
 from nfagent.desired.state import DesiredState
@@ -16,7 +17,8 @@ from nfagent.netlink.nflog import LoggedPacket
 from nfagent.nftables import names
 from nfagent.nftables.objects import Ruleset
 from nfagent.policy.evaluator import Flow, evaluate
-from nfagent.verdicts.attribution import AttributionCounters, Attributor, flow_of
+from nfagent.verdicts.attribution import OTHER_HOOK, OTHER_POD, AttributionCounters, Attributor, flow_of
+from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
@@ -196,13 +198,23 @@ def test_an_undecodable_packet_is_counted_and_makes_no_record(payload: bytes) ->
     assert (attributor.counters.unknown, attributor.counters.undecodable) == (0, 1)
 
 
+def committed(view: DesiredState) -> ObjectHistory:
+    """Return a state's history, which begins with a commit now."""
+    history = ObjectHistory(view, lambda: NOW)
+    view.drain_changes()
+    history.cover()
+    history.committed()
+    return history
+
+
 def test_a_packet_of_the_rules_before_the_last_change_still_names_its_policy() -> None:
     view = scene(FROM_WEB, ON_5432).views["a"]
-    attributor = Attributor(view)
+    history = committed(view)
+    attributor = Attributor(view, history)
     payload = packet(WEB, DB, TCP, ports(1, 5432))
     attributed(attributor, "allow ingress shop/from-web", payload)
 
-    view.remove(ObjectRef("NetworkPolicy", "shop", "from-web"))
+    history.remove(ObjectRef("NetworkPolicy", "shop", "from-web"))
 
     assert attributed(attributor, "allow ingress shop/from-web", payload).policies == named("from-web", "on-5432")
     denied = attributed(attributor, "deny ingress shop/from-web_on-5432", payload)
@@ -216,13 +228,13 @@ def test_a_prefix_that_no_rule_ever_had_is_unknown() -> None:
     assert attributor.counters.unknown == 1
 
 
-def test_a_pod_that_is_gone_is_an_instance_and_its_policy_is_named() -> None:
+def test_a_packet_of_a_pod_that_no_history_has_is_neither_attributed_nor_another_program_s() -> None:
     view = scene(FROM_WEB).views["a"]
     view.drain_changes()
     attributor = Attributor(view)
     view.remove(ObjectRef("Pod", "shop", "db"))
-    record = attributed(attributor, "allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2)))
-    assert (record.dest, record.policies) == (RecordEndpoint(instance=DB), named("from-web"))
+    assert attributor.attribute(logged("allow ingress shop/from-web", packet(WEB, DB, TCP, ports(1, 2))), NOW) is None
+    assert attributor.counters == AttributionCounters(unknown=1)
 
 
 def test_cached_policies_are_dropped_with_the_rules() -> None:
@@ -260,7 +272,9 @@ def test_every_prefix_that_the_ruleset_logs_is_attributed() -> None:
     }
     attributor = Attributor(view)
     for prefix in sorted(prefixes):
-        record = attributed(attributor, prefix, packet(WEB, DB, TCP, ports(1, 2)))
+        from_db = ("egress" in prefix) != prefix.endswith(" reply")
+        ends = (DB, WEB) if from_db else (WEB, DB)
+        record = attributed(attributor, prefix, packet(*ends, TCP, ports(1, 2)))
         assert [record.disposition, record.connection.direction] == prefix.split()[:2]
 
 
@@ -387,9 +401,10 @@ def test_a_deny_under_tiers_names(
 
 def test_what_a_tier_decided_before_the_last_change_still_names_its_policy_alone() -> None:
     view = under_tiers(FROM_WEB, ON_5432)
-    attributor = Attributor(view)
+    history = committed(view)
+    attributor = Attributor(view, history)
     payload = packet(WEB, DB, TCP, ports(1, 5432))
-    view.remove(FIRST.ref)
+    history.remove(FIRST.ref)
     assert attributed(attributor, "allow ingress anp.first", payload).policies == (FIRST_NAME,)
     assert attributed(attributor, "deny ingress anp.first", payload).isolating_policies == (FIRST_NAME,)
 
@@ -463,3 +478,79 @@ def test_of_several_pods_with_an_address_the_one_that_the_policy_selects_is_name
     record = attributed(attributor, f"deny {direction} shop/closed", packet(*ends, TCP, ports(40000, 80)))
 
     assert (record.dest if direction == "ingress" else record.src) == shop("db")
+
+
+OUT = policy("shop/out", labelled(app="web"), egress=[{}], types=["Egress"])
+EXCEPT_WEB = policy(
+    "shop/closed",
+    {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]},
+    types=["Ingress", "Egress"],
+)
+ALONE = pod("shop/alone", "a", 50, app="alone")
+FAR = pod("shop/far", "b", 30, app="db")
+FAR_ADDRESS = FAR["status"]["podIPs"][0]["ip"]
+HOST = pod("shop/host", "a", 40, app="db")
+HOST["spec"]["hostNetwork"] = True
+HOST_ADDRESS = HOST["status"]["podIPs"][0]["ip"]
+UNREACHABLE = b"\x03\x01" + b"\0" * 6 + packet(WEB, DB, TCP, ports(40000, 80))
+INPUT, FORWARD, OUTPUT = 1, 2, 3
+OURS = {
+    "an allow at the destination": ("allow ingress shop/from-web", WEB, DB, FORWARD),
+    "a deny at the destination": ("deny ingress shop/closed_from-web", WEB, DB, FORWARD),
+    "what this node sends to its Pod": ("deny ingress shop/closed_from-web", OUTSIDE, DB, OUTPUT),
+    "a denied reply, which the destination sent": ("deny ingress shop/closed_from-web reply", DB, WEB, FORWARD),
+    "an allow at the source": ("allow egress shop/out", WEB, OUTSIDE, FORWARD),
+    "a deny at the source": ("deny egress shop/closed", DB, OUTSIDE, FORWARD),
+    "a denied reply to the source": ("deny egress shop/closed reply", OUTSIDE, DB, FORWARD),
+    "what a Pod sends to its node": ("deny egress shop/closed", DB, "192.168.0.1", INPUT),
+    "what the node answers to its Pod": ("deny egress shop/closed reply", "192.168.0.1", DB, OUTPUT),
+}
+OTHERS = {
+    "of no Pod": ("allow ingress shop/from-web", WEB, OUTSIDE, FORWARD, OTHER_POD),
+    "to a Pod of another node": ("allow ingress shop/from-web", WEB, FAR_ADDRESS, FORWARD, OTHER_POD),
+    "to the node's own address": ("allow ingress shop/from-web", WEB, "192.168.0.1", FORWARD, OTHER_POD),
+    "to a Pod in the host network": ("allow ingress shop/from-web", WEB, HOST_ADDRESS, FORWARD, OTHER_POD),
+    "to a Pod that other policies select": ("allow ingress shop/from-web", DB, WEB, FORWARD, OTHER_POD),
+    "in the other direction": ("deny egress shop/closed", WEB, DB, FORWARD, OTHER_POD),
+    "not a reply, as if it were one": ("deny ingress shop/closed_from-web reply", WEB, DB, FORWARD, OTHER_POD),
+    "of a policy set that another Pod has": ("deny ingress shop/closed", OUTSIDE, DB, FORWARD, OTHER_POD),
+    "before it is routed": ("allow ingress shop/from-web", WEB, DB, 0, OTHER_HOOK),
+    "on its way out": ("allow egress shop/out", WEB, OUTSIDE, 4, OTHER_HOOK),
+    "to the node itself": ("allow ingress shop/from-web", WEB, DB, INPUT, OTHER_HOOK),
+}
+
+
+def of_two_nodes() -> Attributor:
+    view = scene(FROM_WEB, EXCEPT_WEB, OUT, ALONE, FAR, HOST).views["a"]
+    return Attributor(view, committed(view))
+
+
+def in_hook(prefix: str, payload: bytes, hook: int) -> LoggedPacket:
+    return msgspec.structs.replace(logged(prefix, payload, NOW + 1), hook=hook)
+
+
+@pytest.mark.parametrize(("prefix", "source", "destination", "hook"), OURS.values(), ids=OURS)
+def test_a_packet_that_a_rule_of_ours_can_have_logged_is_attributed(
+    prefix: str, source: str, destination: str, hook: int
+) -> None:
+    attributor = of_two_nodes()
+    assert attributor.attribute(in_hook(prefix, packet(source, destination, TCP, ports(1, 2)), hook), NOW) is not None
+
+
+@pytest.mark.parametrize(("prefix", "source", "destination", "hook", "reason"), OTHERS.values(), ids=OTHERS)
+def test_a_packet_that_no_rule_of_ours_can_have_logged_is_another_program_s_whatever_its_prefix(
+    prefix: str, source: str, destination: str, hook: int, reason: str
+) -> None:
+    attributor = of_two_nodes()
+    packet_of_others = in_hook(prefix, packet(source, destination, TCP, ports(1, 2)), hook)
+    for number in (1, 2):
+        assert attributor.attribute(packet_of_others, NOW) is None
+        assert attributor.counters == AttributionCounters(foreign=number)
+        assert attributor.foreign_by == {reason: number}
+
+
+@pytest.mark.parametrize("prefix", ["deny egress shop/closed", "deny egress shop/closed reply"])
+def test_an_icmp_error_is_its_sender_s_whichever_way_the_connection_is_that_it_is_about(prefix: str) -> None:
+    error = packet(DB, OUTSIDE, ICMP, UNREACHABLE)
+    record = attributed(Attributor(scene(CLOSED).views["a"]), prefix, error)
+    assert (record.connection.src_ip, record.connection.dest_ip, record.src) == (DB, OUTSIDE, shop("db"))

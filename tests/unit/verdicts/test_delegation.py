@@ -134,9 +134,6 @@ BY_SHOP, BY_WEB = denied_by("ingress", (FROM_WEB_REF, ON_5432_REF)), denied_by("
         pytest.param([SHOP], denied(denied_by("ingress", (GUARD_REF,))), True, id="ingress by a tier, annotated"),
         pytest.param([WEB_SPACE], denied(denied_by("ingress", (GUARD_REF,)), WEB), False, id="ingress by a tier, not"),
         pytest.param([WEB_SPACE], denied(denied_by("egress", (GUARD_REF,)), WEB), True, id="egress by a tier"),
-        pytest.param(
-            [SHOP], denied(denied_by("ingress", (GUARD_REF,)), WEB, OUTSIDE), False, id="an address that no Pod holds"
-        ),
         pytest.param([annotated(namespace("shop"), DENY, "yes")], denied(BY_SHOP), False, id="another value"),
         pytest.param([annotated(namespace("shop"), ALLOW)], denied(BY_SHOP), False, id="the policies' annotation"),
     ],

@@ -157,8 +157,8 @@ def test_a_pod_that_gets_an_address_which_nothing_had_is_named_before_its_commit
             (FROM_WEB, FROM_TEAM, namespace("shop", team="red")),
             (ref("Pod", "web"), ref("Pod", "db"), ref("NetworkPolicy", "from-team"), ref("NetworkPolicy", "from-web")),
             named("from-team", "from-web"),
-            named("from-web"),
-            id="both Pods and all policies are gone",
+            None,
+            id="both Pods and all policies are gone: no rule can have logged a later one",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_an_allow_names_the_policies_that_allowed_when_it_was_logged(
     before: tuple[Document, ...],
     events: tuple[Document | ObjectRef, ...],
     old: tuple[PolicyName, ...],
-    new: tuple[PolicyName, ...],
+    new: tuple[PolicyName, ...] | None,
 ) -> None:
     node = Node(*before)
     node.change(*events)
@@ -176,6 +176,10 @@ def test_an_allow_names_the_policies_that_allowed_when_it_was_logged(
     node.commit(10)
 
     assert node.record(BY_WEB, 9).policies == old
+    if new is None:
+        assert node.attributor.attribute(logged(BY_WEB, TO_DB, NOW + 11 * SECOND), NOW) is None
+        assert node.attributor.counters.foreign == 1
+        return
     assert node.record(BY_WEB, 11).policies == new
     assert node.record(BY_WEB, None).policies == new
 
@@ -219,10 +223,10 @@ def test_a_tiers_policy_is_named_with_the_rule_that_decided_then() -> None:
     node.change(ref("AdminNetworkPolicy", "guard"))
     node.commit(20)
 
-    found = [node.record("deny ingress anp.guard", *packet) for packet in ((5,), (5, other), (15,), (25,))]
+    found = [node.record("deny ingress anp.guard", *packet) for packet in ((5,), (5, other), (15,))]
 
     assert [record.isolating_policies for record in found] == [
-        (PolicyName("guard", "", "AdminNetworkPolicy", rule),) for rule in ("no-db", "no-replica", "no-database", "")
+        (PolicyName("guard", "", "AdminNetworkPolicy", rule),) for rule in ("no-db", "no-replica", "no-database")
     ]
 
 
@@ -247,16 +251,39 @@ def test_what_was_replaced_is_kept_for_a_minute() -> None:
     assert node.record(BY_WEB, 9).src == RecordEndpoint(instance=WEB)
 
 
-def test_the_latest_replaced_objects_are_kept() -> None:
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        pytest.param("b", True, id="not by those of other nodes, whose Pods are many"),
+        pytest.param("a", False, id="by those of this node, and what isn't known is no other program's"),
+    ],
+)
+def test_a_pod_of_this_node_is_pushed_out_by_thousands_of_changes(where: str, *, kept: bool) -> None:
     node = Node(FROM_WEB)
-    node.change(ref("Pod", "web"))
+    node.change(ref("Pod", "db"))
     node.commit(10)
     for number in range(2_100):  # of two addresses each
-        node.change(pod("shop/db", "a", 20, app="db", serial=str(number)))
+        node.change(pod("shop/other", where, 30, app="other", serial=str(number)))
         node.commit(11 + number / 1000)
 
-    assert node.record(BY_WEB, 9).src == RecordEndpoint(instance=WEB)
-    assert node.record(BY_WEB, 12).dest == shop("db")
+    if kept:
+        assert node.record(BY_WEB, 9).dest == shop("db")
+    else:
+        assert node.attributor.attribute(logged(BY_WEB, TO_DB, NOW + 9 * SECOND), NOW) is None
+        assert (node.attributor.counters.unknown, node.attributor.counters.foreign) == (1, 0)
+
+
+def test_the_latest_changes_of_other_nodes_pods_are_kept() -> None:
+    late = pod("shop/late", "b", 30, app="web")
+    node = Node(FROM_WEB, late)
+    node.change(ref("Pod", "late"))
+    node.commit(10)
+    early = packet(late["status"]["podIPs"][0]["ip"], DB, TCP, ports(1, 5432))
+    assert node.record(BY_WEB, 9, early).src == shop("late")
+    for number in range(2_100):
+        node.change(pod("shop/other", "b", 31, app="other", serial=str(number)))
+        node.commit(11 + number / 1000)
+    assert node.record(BY_WEB, 9, early).src.instance
 
 
 def test_times_before_the_clock_was_set_back_are_not_compared() -> None:
@@ -283,3 +310,23 @@ def test_pods_and_policies_of_a_record_are_of_the_same_generation() -> None:
     # No policy isolated the old Pod: rules of the new one allowed it, before their commit was noted.
     assert node.record(BY_WEB, 19.9).dest == shop("db")
     assert node.record("deny ingress shop/from-web", 9).dest == shop("db")
+
+
+def test_a_packet_without_a_timestamp_is_ours_for_two_seconds_after_its_pod_is_gone() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "db"))
+    node.commit(10)
+    assert node.record(BY_WEB, None).policies == named("from-web")
+    node.commit(13)
+    assert node.attributor.attribute(logged(BY_WEB, TO_DB), NOW) is None
+    assert node.attributor.counters.foreign == 1
+
+
+def test_of_several_pods_that_had_an_address_the_one_that_the_policy_selected_is_named_when_one_is_left() -> None:
+    twin = {**DB_POD, "metadata": {**DB_POD["metadata"], "namespace": "early"}}
+    node = Node(FROM_WEB, twin)
+    assert node.record(BY_WEB, 5).dest == shop("db")
+    node.change(ref("Pod", "db"))
+    node.commit(10)
+
+    assert node.record(BY_WEB, 5).dest == shop("db")

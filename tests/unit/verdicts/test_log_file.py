@@ -211,13 +211,26 @@ def test_of_a_record_that_a_crash_cut_short_only_spaces_are_left_and_it_is_count
     assert (log.lost, log.errors, log.problem) == ({"cut short by a crash": 1}, 0, "")
 
 
-def test_a_cut_line_that_is_no_record_is_kept_and_ended(log: RotatingFile, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b'{"cut":')
+@pytest.mark.parametrize(
+    ("tail", "left", "lost"),
+    [
+        pytest.param(b'{"cut":', b'{"cut":', 0, id="text of another program is kept, and no record was lost"),
+        pytest.param(b"\0" * 20, b" " * 20, 1, id="NULs that a power failure leaves are a record's"),
+        pytest.param(b'{"connection":{"src_ip"\0\0', b" " * 25, 1, id="a record that ends in NULs"),
+        pytest.param(b"others\0\0\0", b"others   ", 1, id="text of another program is kept before NULs"),
+        pytest.param(b"a\0b", b"a\0b", 0, id="NULs within text of another program are its own"),
+    ],
+)
+def test_the_end_of_a_file_without_a_newline(
+    log: RotatingFile, path: Path, tail: bytes, left: bytes, lost: int
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text(0) + tail)
 
-    log.write(lines(1))
+    log.write([text(1)])
 
-    assert path.read_bytes() == b'{"cut":\n' + text(1)
+    assert path.read_bytes() == text(0) + left + b"\n" + text(1)
+    assert log.lost == ({"cut short by a crash": lost} if lost else {})
 
 
 def test_a_record_that_a_full_disk_cut_short_is_counted_once(path: Path) -> None:

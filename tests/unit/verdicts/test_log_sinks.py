@@ -25,7 +25,8 @@ def test_a_stuck_sink_loses_its_own_lines_and_the_others_have_them_all(
 ) -> None:
     reader, end = os.pipe()
     path = tmp_path / "policy_action.log"
-    stuck = LogWriter(StdoutSink(end), queue_bytes=200_000)
+    stdout = StdoutSink(end)
+    stuck = LogWriter(stdout, queue_bytes=200_000)
     sinks = LogSinks({"stdout": stuck, "file": LogWriter(RotatingFile(path))}, LogStream())
     sinks.start()
     sinks.write(lines(*range(10_000)))
@@ -41,6 +42,7 @@ def test_a_stuck_sink_loses_its_own_lines_and_the_others_have_them_all(
     assert sinks.status()["stdout"].lost_by == {"queue full": 2000, "stopped before it was written": 8000}
     assert "the reader of stdout doesn't accept the verdict log on stdout; lines dropped at this stop" in caplog.text
     os.close(reader)
+    wait_until(lambda: stdout.errors > 0)  # the thread still writes, and the next file gets this descriptor's number
     os.close(end)
 
 
