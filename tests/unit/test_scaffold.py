@@ -74,6 +74,7 @@ DOWNWARD = "imports go downward only"
 PURE = "pure modules have no I/O: no clock, no socket, no process, no logging"
 NO_LAB = "nothing of the agent imports the lab"
 INDEPENDENT = "compiler and evaluator do not import each other"
+OWN_MATCHING = "the compiler matches peers and ports by itself"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,9 @@ INDEPENDENT = "compiler and evaluator do not import each other"
         pytest.param("kernel/__init__", "nfagent.lab", (NO_LAB,), id="kernel may not import the lab"),
         pytest.param("cli/__init__", "nfagent.lab", (), id="the command line may import the lab"),
         pytest.param("lab/__init__", "nfagent.agent", (), id="the lab may import anything"),
-        pytest.param("policy/compiler", "nfagent.policy.evaluator", (INDEPENDENT,), id="compiler without evaluator"),
+        pytest.param(
+            "policy/compiler", "nfagent.policy.evaluator", (INDEPENDENT, OWN_MATCHING), id="compiler without evaluator"
+        ),
         pytest.param("policy/evaluator", "nfagent.policy.compiler", (INDEPENDENT,), id="evaluator without compiler"),
         pytest.param("policy/evaluator", "nfagent.model", (), id="the evaluator may import the model"),
     ],
