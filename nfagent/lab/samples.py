@@ -5,7 +5,7 @@ Times of a try are differences of CLOCK_MONOTONIC of one machine, in microsecond
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import re
 from pathlib import Path
@@ -189,7 +189,7 @@ _MEASURE_AGAIN = "give a file that `nfagent lab latency -o FILE` wrote"
 def _check(samples: LabSamples, file: str) -> None:
     """Refuse what has the right types, and no meaning. Raises UsageError."""
     try:
-        aware = datetime.datetime.fromisoformat(samples.started).tzinfo is not None
+        aware = dt.datetime.fromisoformat(samples.started).tzinfo is not None
     except ValueError:
         aware = False
     if not aware:
