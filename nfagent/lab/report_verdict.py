@@ -85,6 +85,10 @@ class PairVerdict(msgspec.Struct, frozen=True):
         """The verdict about all quantiles: the worst of them."""
         return worst(verdict.judgement for verdict in self.quantiles)
 
+    def of(self, percent: int) -> RatioVerdict:
+        """Return the verdict about one of the quantiles."""
+        return next(verdict for verdict in self.quantiles if verdict.percent == percent)
+
 
 def paired(samples: LabSamples) -> list[Pair]:
     """Return what was measured, by scenario and size."""

@@ -22,8 +22,10 @@ UNATTRIBUTED = "outside the trace"
 
 
 def milliseconds(microseconds: float) -> str:
-    """Return a time in milliseconds with three significant digits, without the unit."""
-    return "timed out" if microseconds == math.inf else significant(microseconds / 1000)
+    """Return a time in milliseconds, without the unit: three digits, and nothing below a microsecond."""
+    if microseconds == math.inf:
+        return "timed out"
+    return significant(microseconds / 1000) if microseconds >= 1000 else f"{microseconds / 1000:.3f}"
 
 
 def significant(value: float) -> str:
@@ -35,6 +37,11 @@ def significant(value: float) -> str:
     # Rounding can bring a digit more: 9.996 is 10.0.
     digits = 2 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:,.{max(0, digits)}f}"
+
+
+def plain(value: float) -> str:
+    """Return the figure of a tick: 0.5, 2, 1,500."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def ratio_text(ratio: Estimate | None) -> str:

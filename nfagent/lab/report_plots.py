@@ -1,0 +1,235 @@
+"""The plots of a report, drawn with matplotlib, which is in the extra `report`.
+
+The same path has the same colour everywhere: blue and orange, which people with any colour vision can tell apart, and
+another marker or line style. Text in the plots is ours: names from the samples' files are only in the page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from nfagent.lab.report_drawing import FAINT, INK, PATH_COLOURS, PATH_DASHES, PATH_MARKERS, SURFACE, Plot, rendered
+from nfagent.lab.report_statistics import Estimate, quantile, quantile_estimate
+from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, stage_medians
+from nfagent.lab.report_words import PATH_NAMES, milliseconds, plain, plural
+from nfagent.lab.samples import DataPath
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.transforms import Transform
+
+
+def cdf_plot(pair: Pair) -> Plot:
+    """Return the cumulative distribution of both paths' latencies; tries that timed out keep it below 100 %."""
+
+    def draw(axes: Axes) -> None:
+        for path, name in PATH_NAMES.items():
+            every = pair.latencies(path)
+            seen = [latency / 1000 for latency in every if latency != math.inf]
+            shares = [100 * (number + 1) / len(every) for number in range(len(seen))]
+            if seen:
+                axes.step(seen, shares, where="post", label=name, color=PATH_COLOURS[path], dashes=PATH_DASHES[path])
+        axes.set_xscale("log")
+        _number_ticks(axes.xaxis)
+        axes.set_xlabel("change to first packet [ms, log]")
+        axes.set_ylabel("tries [%]")
+        axes.set_ylim(0, 101)
+        axes.set_yticks([0, 25, 50, 75, 100])
+        _legend(axes)
+
+    shown = "; ".join(
+        f"{name}: p50 {milliseconds(quantile(found, 50))} ms, p99 {milliseconds(quantile(found, 99))} ms"
+        for path, name in PATH_NAMES.items()
+        if (found := pair.latencies(path))
+    )
+    return rendered(
+        f"cdf-{_slug(pair)}",
+        f"Cumulative distribution of latencies, {_title(pair)}. {shown}.",
+        draw,
+        title=_title(pair),
+    )
+
+
+def stage_plot(pair: Pair) -> Plot | None:
+    """Return the median of each stage, both paths next to each other; None where no try has a trace."""
+    medians = {path: stage_medians(pair.tries(path)) for path in PATH_NAMES}
+    stages = list({**medians["nftables"], **medians["ebpf"]})
+    if not stages:
+        return None
+
+    def draw(axes: Axes) -> None:
+        thick = 0.38
+        for offset, (path, name) in zip((-thick / 2, thick / 2), PATH_NAMES.items(), strict=True):
+            places = [number + offset for number in range(len(stages))]
+            values = [medians[path].get(stage, 0.0) / 1000 for stage in stages]
+            axes.barh(places, values, height=thick, label=name, color=PATH_COLOURS[path])
+            for place, value, stage in zip(places, values, stages, strict=True):
+                words = milliseconds(1000 * value) if stage in medians[path] else "not traced"
+                axes.annotate(words, (value, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(len(stages)), stages)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.18)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("median [ms]")
+        _legend(axes)
+
+    shown = "; ".join(f"{name}: {_enumerated(medians[path]) or 'no trace'}" for path, name in PATH_NAMES.items())
+    return rendered(
+        f"stages-{_slug(pair)}", f"Median of each stage, {_title(pair)}. {shown}.", draw, title=_title(pair)
+    )
+
+
+def growth_plot(pairs: Sequence[Pair]) -> Plot | None:
+    """Return p50 and p99 of both paths over the background policies; None for a single size.
+
+    All pairs have the same scenario and Pods.
+    """
+    sizes = sorted({pair.policies for pair in pairs})
+    if len(sizes) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for path, name in PATH_NAMES.items():
+            for percent, face in zip(LEAST_TRIES, (PATH_COLOURS[path], "none"), strict=True):
+                points = [(pair.policies, _quantile(pair, path, percent)) for pair in pairs]
+                found = [(x, y) for x, y in points if y is not None and y.high != math.inf]
+                below = [(y.value - y.low) / 1000 for _, y in found]
+                above = [(y.high - y.value) / 1000 for _, y in found]
+                axes.errorbar(
+                    [x for x, _ in found],
+                    [y.value / 1000 for _, y in found],
+                    yerr=(below, above),
+                    label=f"{name} p{percent}",
+                    color=PATH_COLOURS[path],
+                    marker=PATH_MARKERS[path],
+                    markerfacecolor=face,
+                    linestyle="-" if percent == 50 else ":",
+                    elinewidth=0.9,
+                )
+        axes.set_yscale("log")
+        _number_ticks(axes.yaxis)
+        axes.set_xscale("symlog", linthresh=next(size for size in sizes if size), linscale=1)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.margins(x=0.1)
+        axes.set_xlabel("background policies [log]")
+        axes.set_ylabel("latency [ms, log]")
+        _legend(axes)
+
+    first = pairs[0]
+    title = f"{first.scenario}, {plural(first.pods, 'Pod', 'Pods')}"
+    description = f"Latency over background policies, {title}; bars are 95 % confidence intervals."
+    return rendered(f"growth-{first.scenario}-{first.pods}-pods", description, draw, title=title)
+
+
+def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
+    """Return nftables' quantile by eBPF's, with confidence intervals, of each scenario and size; None without any.
+
+    A filled mark is within the aim, an open one isn't.
+    """
+    rows: list[str | PairVerdict] = []
+    for scenario, verdicts_of_it in groupby(verdicts, key=lambda verdict: verdict.pair.scenario):
+        rows += [scenario, *verdicts_of_it]
+    found = {place: row.of(percent) for place, row in enumerate(rows) if isinstance(row, PairVerdict)}
+    finite = {place: one for place, one in found.items() if one.ratio and one.ratio.high != math.inf}
+    if not finite:
+        return None
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.axvline(1, color=FAINT, linewidth=0.8)
+        axes.axvline(AIM, color=INK, linewidth=1, linestyle="--")
+        axes.annotate(f"aim: {AIM:g}x", (AIM, 1), xycoords=axes.get_xaxis_transform(), xytext=(3, 2), **_BESIDE)
+        for place, one in found.items():
+            ratio = one.ratio
+            if place not in finite or ratio is None:
+                axes.annotate(one.judgement, (1, place), xytext=(3, 0), va="center", color=FAINT, **_BESIDE)
+                continue
+            axes.errorbar(
+                ratio.value,
+                place,
+                xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]],
+                color=INK,
+                marker="o",
+                markerfacecolor=INK if one.judgement == "within" else "none",
+                elinewidth=1.2,
+            )
+        for place, row in enumerate(rows):
+            if isinstance(row, str):
+                axes.text(0.01, place, row, transform=_across_figure(axes), **_HEADING)
+        axes.set_yticks(list(found), [f"{row.pair.policies:,}" for row in rows if isinstance(row, PairVerdict)])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        lowest = min(1.0, *(one.ratio.low for one in finite.values() if one.ratio))
+        highest = max(AIM, *(one.ratio.high for one in finite.values() if one.ratio))
+        axes.set_xlim(lowest / 1.15, highest * 1.15)
+        _number_ticks(axes.xaxis)
+        axes.set_xlabel("times as long as by eBPF [log]")
+
+    description = (
+        f"Ratio of p{percent}, nftables by eBPF, of each scenario and number of background policies, "
+        "with confidence intervals of 95 %."
+    )
+    title = f"p{percent} of nftables relative to eBPF, by background policies"
+    return rendered(f"ratio-p{percent}", description, draw, title=title, rows=len(rows))
+
+
+def _quantile(pair: Pair, path: DataPath, percent: int) -> Estimate | None:
+    found = pair.latencies(path)
+    return quantile_estimate(found, percent) if len(found) >= LEAST_TRIES[percent] else None
+
+
+def _enumerated(medians: dict[str, float]) -> str:
+    return ", ".join(f"{stage} {milliseconds(median)} ms" for stage, median in medians.items())
+
+
+def _title(pair: Pair) -> str:
+    return f"{pair.scenario}, {plural(pair.policies, 'policy', 'policies')}, {plural(pair.pods, 'Pod', 'Pods')}"
+
+
+def _slug(pair: Pair) -> str:
+    return f"{pair.scenario}-{pair.policies}-policies-{pair.pods}-pods"
+
+
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+"""Of words beside a mark."""
+_HEADING: dict[str, Any] = {
+    "va": "center",
+    "fontsize": 9,
+    "fontweight": "bold",
+    "bbox": {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.5},
+}
+"""Of a heading that crosses lines of the grid."""
+
+
+def _across_figure(axes: Axes) -> Transform:
+    """Return coordinates with x as a share of the figure's width and y as the axes have it."""
+    from matplotlib.transforms import blended_transform_factory  # noqa: PLC0415
+
+    return blended_transform_factory(axes.figure.transFigure, axes.transData)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, borderaxespad=0, handlelength=2.2)
+
+
+def _number_ticks(axis: Axis) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers: 0.5, 1, 2, 5; at most about six of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator  # noqa: PLC0415
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: plain(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
