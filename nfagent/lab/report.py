@@ -31,7 +31,7 @@ def write_report(samples: LabSamples, folder: Path) -> Summary:
     overview = [plot for percent in LEAST_TRIES if (plot := ratio_plot(summary.verdicts, percent))]
     plots = _plots_by_scenario([verdict.pair for verdict in summary.verdicts])
     page = report_page(samples, summary, overview, plots)
-    every = [*overview, *(plot for of_scenario in plots.values() for plot in of_scenario)]
+    every = [*overview, *(plot for rows in plots.values() for row in rows for plot in row)]
     files = {f"{plot.name}.png": plot.png for plot in every}
     _write(folder, {SAMPLES: encode_samples(samples), **files, PAGE: page.encode()})
     return summary
@@ -50,13 +50,17 @@ def write_comparison(runs: tuple[tuple[str, LabSamples], tuple[str, LabSamples]]
     return comparison
 
 
-def _plots_by_scenario(pairs: list[Pair]) -> dict[str, list[Plot]]:
-    found: dict[str, list[Plot]] = {}
-    for (scenario, _), of_size in groupby(pairs, key=lambda pair: (pair.scenario, pair.pods)):
-        same = list(of_size)
-        growth = growth_plot(same)
-        plots = [growth, *(plot for pair in same for plot in (cdf_plot(pair), stage_plot(pair)))]
-        found.setdefault(scenario, []).extend(plot for plot in plots if plot)
+def _plots_by_scenario(pairs: list[Pair]) -> dict[str, list[list[Plot]]]:
+    """Return the plots of each scenario in rows: growth, distributions, stages."""
+    found: dict[str, list[list[Plot]]] = {}
+    for (scenario, _), of_scenario in groupby(pairs, key=lambda pair: (pair.scenario, pair.pods)):
+        same = list(of_scenario)
+        rows = (
+            [growth_plot(same)],
+            [cdf_plot(pair, beside=same) for pair in same],
+            [stage_plot(pair, beside=same) for pair in same],
+        )
+        found.setdefault(scenario, []).extend([plot for plot in row if plot] for row in rows)
     return found
 
 

@@ -94,7 +94,7 @@ def _change(before: Series | None, after: Series | None, percent: int) -> Quanti
         if not ascending:
             reason = f"not measured in {name}"
         elif len(ascending) < LEAST_TRIES[percent]:
-            reason = f"{plural(len(ascending), 'try', 'tries')} in {name}, and it takes {LEAST_TRIES[percent]}"
+            reason = f"only {plural(len(ascending), 'try', 'tries')} in {name}"
         elif late:
             reason = f"{late} of {plural(len(ascending), 'try', 'tries')} in {name} timed out"
         if reason:

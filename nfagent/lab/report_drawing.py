@@ -103,6 +103,7 @@ def rendered(name: str, description: str, draw: Callable[[Axes], None], *, title
         draw(figure.subplots())
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=_SMALL)
+        figure.set_layout_engine("none")  # It is laid out.
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     return Plot(name, description, png.getvalue(), _embedded(svg.getvalue(), name))
 

@@ -13,7 +13,7 @@ from nfagent.lab.report_markup import Markup, element, facts, items, joined, tab
 from nfagent.lab.report_rates import RATE_HEADER, rate_rows
 from nfagent.lab.report_statistics import CONFIDENCE, quantile
 from nfagent.lab.report_summary import Summary
-from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict
+from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, RatioVerdict
 from nfagent.lab.report_words import PATH_NAMES, milliseconds, plural, ratio_text
 from nfagent.lab.samples import LabSamples
 
@@ -21,9 +21,9 @@ _PERCENTS = (50, 95, 99)
 
 
 def report_page(
-    samples: LabSamples, summary: Summary, overview: Sequence[Plot], plots: Mapping[str, Sequence[Plot]]
+    samples: LabSamples, summary: Summary, overview: Sequence[Plot], plots: Mapping[str, Sequence[Sequence[Plot]]]
 ) -> str:
-    """Return the page of a run; `plots` are by scenario."""
+    """Return the page of a run; `plots` are by scenario, in rows."""
     scenarios = list(dict.fromkeys(verdict.pair.scenario for verdict in summary.verdicts))
     pairs = [verdict.pair for verdict in summary.verdicts]
     about = (
@@ -41,7 +41,7 @@ def report_page(
                 "section",
                 element("h2", scenario),
                 _latency_table(scenario, [pair for pair in pairs if pair.scenario == scenario]),
-                _figures(plots.get(scenario, ())),
+                *map(_figures, plots.get(scenario, ())),
                 id=scenario,
             )
             for scenario in scenarios
@@ -122,21 +122,25 @@ def _judged(judgement: str) -> Markup:
 
 
 def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
+    sizes = _Sizes([verdict.pair for verdict in verdicts])
     rows = [
-        (
-            verdict.pair.scenario,
-            f"{verdict.pair.policies:,}",
-            f"{verdict.pair.pods:,}",
-            *(joined([ratio_text(quantile.ratio), " ", _judged(quantile.judgement)]) for quantile in verdict.quantiles),
-        )
+        (verdict.pair.scenario, *sizes.cells(verdict.pair), *map(_ratio_cell, verdict.quantiles))
         for verdict in verdicts
     ]
-    header = ("scenario", "policies", "Pods", *(f"p{percent}" for percent in LEAST_TRIES))
+    header = ("scenario", *sizes.header, *(f"p{percent}" for percent in LEAST_TRIES))
     caption = f"Latency by nftables as a multiple of that by eBPF, with its confidence interval of {CONFIDENCE:.0%}"
-    return table(caption, header, rows)
+    return table(caption + sizes.remark, header, rows)
+
+
+def _ratio_cell(verdict: RatioVerdict) -> Markup:
+    """Return a ratio, its interval and the verdict; a narrow page breaks the line between them only."""
+    first, _, interval = ratio_text(verdict.ratio).partition(" (")
+    parts = [element("span", first), element("span", f"({interval}") if interval else Markup()]
+    return joined([parts[0], " ", parts[1], " ", _judged(verdict.judgement)])
 
 
 def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
+    sizes = _Sizes(pairs)
     rows = []
     for pair in pairs:
         for path, name in PATH_NAMES.items():
@@ -144,9 +148,26 @@ def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
             figures = [milliseconds(quantile(found, percent)) for percent in (*_PERCENTS, 100)] if found else [""] * 4
             late = sum(1 for latency in found if latency == math.inf)
             named = element("span", name, class_=f"path-{path}")
-            rows.append((f"{pair.policies:,}", f"{pair.pods:,}", named, *figures, f"{len(found):,}", f"{late:,}"))
-    header = ("policies", "Pods", "path", *(f"p{percent}" for percent in _PERCENTS), "max", "tries", "timed out")
-    return table(f"{scenario}: latency in ms", header, rows, names=3)
+            rows.append((*sizes.cells(pair), named, *figures, f"{len(found):,}", f"{late:,}"))
+    header = (*sizes.header, "path", *(f"p{percent}" for percent in _PERCENTS), "max", "tries", "timed out")
+    return table(f"{scenario}: latency in ms{sizes.remark}", header, rows, names=1 + len(sizes.header))
+
+
+class _Sizes:
+    """The columns of sizes in a table; Pods have none where all rows have as many.
+
+    remark: the Pods of all rows, for the caption
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        pods = {pair.pods for pair in pairs}
+        self._same_pods = len(pods) == 1
+        self.header = ("policies",) if self._same_pods else ("policies", "Pods")
+        self.remark = f"; {plural(pods.pop(), 'Pod', 'Pods')}" if self._same_pods else ""
+
+    def cells(self, pair: Pair) -> tuple[str, ...]:
+        """Return the sizes of a row."""
+        return (f"{pair.policies:,}",) if self._same_pods else (f"{pair.policies:,}", f"{pair.pods:,}")
 
 
 def _figures(plots: Sequence[Plot]) -> Markup:

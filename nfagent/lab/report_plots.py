@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nfagent.lab.report_drawing import FAINT, INK, PATH_COLOURS, PATH_DASHES, PATH_MARKERS, SURFACE, Plot, rendered
 from nfagent.lab.report_statistics import Estimate, quantile, quantile_estimate
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, stage_medians
-from nfagent.lab.report_words import PATH_NAMES, milliseconds, plain, plural
+from nfagent.lab.report_words import PATH_NAMES, duration, milliseconds, plain, plural
 from nfagent.lab.samples import DataPath
 
 if TYPE_CHECKING:
@@ -23,17 +23,25 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
 
-def cdf_plot(pair: Pair) -> Plot:
-    """Return the cumulative distribution of both paths' latencies; tries that timed out keep it below 100 %."""
+_ROOM = 1.1
+"""Of an axis beyond its values, as a factor."""
+
+
+def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot:
+    """Return the cumulative distribution of both paths' latencies; tries that timed out keep it below 100 %.
+
+    beside: the pairs whose plots stand beside this one, with the same scale
+    """
 
     def draw(axes: Axes) -> None:
         for path, name in PATH_NAMES.items():
-            every = pair.latencies(path)
-            seen = [latency / 1000 for latency in every if latency != math.inf]
-            shares = [100 * (number + 1) / len(every) for number in range(len(seen))]
-            if seen:
+            if seen := _seen(pair, path):
+                shares = [100 * (number + 1) / len(pair.tries(path)) for number in range(len(seen))]
                 axes.step(seen, shares, where="post", label=name, color=PATH_COLOURS[path], dashes=PATH_DASHES[path])
         axes.set_xscale("log")
+        every_seen = [value for one in beside for path in PATH_NAMES for value in _seen(one, path) if value]
+        if every_seen:
+            axes.set_xlim(min(every_seen) / _ROOM, max(every_seen) * _ROOM)
         _number_ticks(axes.xaxis)
         axes.set_xlabel("change to first packet [ms, log]")
         axes.set_ylabel("tries [%]")
@@ -42,20 +50,19 @@ def cdf_plot(pair: Pair) -> Plot:
         _legend(axes)
 
     shown = "; ".join(
-        f"{name}: p50 {milliseconds(quantile(found, 50))} ms, p99 {milliseconds(quantile(found, 99))} ms"
+        f"{name}: p50 {duration(quantile(found, 50))}, p99 {duration(quantile(found, 99))}"
         for path, name in PATH_NAMES.items()
         if (found := pair.latencies(path))
     )
-    return rendered(
-        f"cdf-{_slug(pair)}",
-        f"Cumulative distribution of latencies, {_title(pair)}. {shown}.",
-        draw,
-        title=_title(pair),
-    )
+    description = f"Cumulative distribution of latencies, {_title(pair)}. {shown}."
+    return rendered(f"cdf-{_slug(pair)}", description, draw, title=_title(pair))
 
 
-def stage_plot(pair: Pair) -> Plot | None:
-    """Return the median of each stage, both paths next to each other; None where no try has a trace."""
+def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
+    """Return the median of each stage, both paths next to each other; None where no try has a trace.
+
+    beside: as of `cdf_plot`
+    """
     medians = {path: stage_medians(pair.tries(path)) for path in PATH_NAMES}
     stages = list({**medians["nftables"], **medians["ebpf"]})
     if not stages:
@@ -69,19 +76,27 @@ def stage_plot(pair: Pair) -> Plot | None:
             axes.barh(places, values, height=thick, label=name, color=PATH_COLOURS[path])
             for place, value, stage in zip(places, values, stages, strict=True):
                 words = milliseconds(1000 * value) if stage in medians[path] else "not traced"
-                axes.annotate(words, (value, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+                axes.annotate(words, (value, place), xytext=(3, 0), va="center", **_BESIDE)
         axes.set_yticks(range(len(stages)), stages)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.margins(x=0.18)
-        axes.set_xlim(left=0)
+        longest = max(
+            (
+                value
+                for one in (pair, *beside)
+                for path in PATH_NAMES
+                for value in stage_medians(one.tries(path)).values()
+            ),
+            default=0.0,
+        )
+        # The longest bar leaves room for its figure.
+        axes.set_xlim(0, 1.2 * longest / 1000 or 1)
         axes.set_xlabel("median [ms]")
         _legend(axes)
 
     shown = "; ".join(f"{name}: {_enumerated(medians[path]) or 'no trace'}" for path, name in PATH_NAMES.items())
-    return rendered(
-        f"stages-{_slug(pair)}", f"Median of each stage, {_title(pair)}. {shown}.", draw, title=_title(pair)
-    )
+    description = f"Median of each stage, {_title(pair)}. {shown}."
+    return rendered(f"stages-{_slug(pair)}", description, draw, title=_title(pair))
 
 
 def growth_plot(pairs: Sequence[Pair]) -> Plot | None:
@@ -177,8 +192,13 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         f"Ratio of p{percent}, nftables by eBPF, of each scenario and number of background policies, "
         "with confidence intervals of 95 %."
     )
-    title = f"p{percent} of nftables relative to eBPF, by background policies"
+    title = f"p{percent}, nftables relative to eBPF"
     return rendered(f"ratio-p{percent}", description, draw, title=title, rows=len(rows))
+
+
+def _seen(pair: Pair, path: DataPath) -> list[float]:
+    """Return the latencies of a path in milliseconds, in ascending order, without those that aren't known."""
+    return [latency / 1000 for latency in pair.latencies(path) if latency != math.inf]
 
 
 def _quantile(pair: Pair, path: DataPath, percent: int) -> Estimate | None:
@@ -187,7 +207,7 @@ def _quantile(pair: Pair, path: DataPath, percent: int) -> Estimate | None:
 
 
 def _enumerated(medians: dict[str, float]) -> str:
-    return ", ".join(f"{stage} {milliseconds(median)} ms" for stage, median in medians.items())
+    return ", ".join(f"{stage} {duration(median)}" for stage, median in medians.items())
 
 
 def _title(pair: Pair) -> str:

@@ -63,12 +63,12 @@ class RatioVerdict(msgspec.Struct, frozen=True, kw_only=True):
     stage_us: float = 0.0
 
     def __str__(self) -> str:
-        """Return it in words: `p99 3.1x (2.5 to 3.9), most of it in the stage commit (1.2 ms longer)`."""
+        """Return it in words: `p99 3.10x (2.50 to 3.90), costliest stage: commit, 1.20 ms longer`."""
         parts = [f"p{self.percent} {ratio_text(self.ratio)}"]
         if self.reason:
             parts.append(self.reason)
         if self.stage:
-            parts.append(f"most of it in the stage {self.stage} ({milliseconds(self.stage_us)} ms longer)")
+            parts.append(f"costliest stage: {self.stage}, {milliseconds(self.stage_us)} ms longer")
         elif self.judgement == "not within":
             parts.append("the trace doesn't show which stage costs it")
         return ", ".join(parts)
@@ -163,7 +163,7 @@ def _unknown(ours: Sequence[float], theirs: Sequence[float], percent: int) -> st
         if not found:
             return f"{name} was not measured"
         if len(found) < LEAST_TRIES[percent]:
-            return f"{plural(len(found), 'try', 'tries')} on {name}, and it takes {LEAST_TRIES[percent]}"
+            return f"only {plural(len(found), 'try', 'tries')} on {name}, {LEAST_TRIES[percent]} are needed"
     return f"{late} on eBPF" if (late := _late(theirs)) else ""
 
 

@@ -28,6 +28,11 @@ def milliseconds(microseconds: float) -> str:
     return significant(microseconds / 1000) if microseconds >= 1000 else f"{microseconds / 1000:.3f}"
 
 
+def duration(microseconds: float) -> str:
+    """Return a time with its unit: `1.23 ms`."""
+    return milliseconds(microseconds) + (" ms" if microseconds != math.inf else "")
+
+
 def significant(value: float) -> str:
     """Return a figure with three significant digits, large ones with thousands separators: 0.0123, 1.23, 12,300."""
     if value == 0 or not math.isfinite(value):

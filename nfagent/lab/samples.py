@@ -148,7 +148,7 @@ class LabSamples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def encode_samples(samples: LabSamples) -> bytes:
-    """Return the samples as JSON in one line: indented, thousands of tries would be four times as long."""
+    """Return the samples as JSON, in one line."""
     return msgspec.json.encode(samples) + b"\n"
 
 
