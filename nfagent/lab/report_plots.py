@@ -27,11 +27,15 @@ _ROOM = 1.1
 """Of an axis beyond its values, as a factor."""
 
 
-def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot:
+def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
     """Return the cumulative distribution of both paths' latencies; tries that timed out keep it below 100 %.
+
+    None where no try has a latency to show.
 
     beside: the pairs whose plots stand beside this one, with the same scale
     """
+    if not any(value for path in PATH_NAMES for value in _seen(pair, path)):
+        return None
 
     def draw(axes: Axes) -> None:
         for path, name in PATH_NAMES.items():
@@ -39,9 +43,8 @@ def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot:
                 shares = [100 * (number + 1) / len(pair.tries(path)) for number in range(len(seen))]
                 axes.step(seen, shares, where="post", label=name, color=PATH_COLOURS[path], dashes=PATH_DASHES[path])
         axes.set_xscale("log")
-        every_seen = [value for one in beside for path in PATH_NAMES for value in _seen(one, path) if value]
-        if every_seen:
-            axes.set_xlim(min(every_seen) / _ROOM, max(every_seen) * _ROOM)
+        all_seen = [value for one in (pair, *beside) for path in PATH_NAMES for value in _seen(one, path) if value]
+        axes.set_xlim(min(all_seen) / _ROOM, max(all_seen) * _ROOM)
         _number_ticks(axes.xaxis)
         axes.set_xlabel("change to first packet [ms, log]")
         axes.set_ylabel("tries [%]")
@@ -100,32 +103,38 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
 
 
 def growth_plot(pairs: Sequence[Pair]) -> Plot | None:
-    """Return p50 and p99 of both paths over the background policies; None for a single size.
+    """Return p50 and p99 of both paths over the background policies; None for a single size, or without latencies.
 
     All pairs have the same scenario and Pods.
     """
     sizes = sorted({pair.policies for pair in pairs})
-    if len(sizes) < 2:
+    lines = {
+        (path, percent): [
+            (pair.policies, estimate)
+            for pair in pairs
+            if (estimate := _quantile(pair, path, percent)) and estimate.low > 0 and estimate.high < math.inf
+        ]
+        for path in PATH_NAMES
+        for percent in LEAST_TRIES
+    }
+    if len(sizes) < 2 or not any(lines.values()):
         return None
 
     def draw(axes: Axes) -> None:
-        for path, name in PATH_NAMES.items():
-            for percent, face in zip(LEAST_TRIES, (PATH_COLOURS[path], "none"), strict=True):
-                points = [(pair.policies, _quantile(pair, path, percent)) for pair in pairs]
-                found = [(x, y) for x, y in points if y is not None and y.high != math.inf]
-                below = [(y.value - y.low) / 1000 for _, y in found]
-                above = [(y.high - y.value) / 1000 for _, y in found]
-                axes.errorbar(
-                    [x for x, _ in found],
-                    [y.value / 1000 for _, y in found],
-                    yerr=(below, above),
-                    label=f"{name} p{percent}",
-                    color=PATH_COLOURS[path],
-                    marker=PATH_MARKERS[path],
-                    markerfacecolor=face,
-                    linestyle="-" if percent == 50 else ":",
-                    elinewidth=0.9,
-                )
+        for (path, percent), found in lines.items():
+            below = [(estimate.value - estimate.low) / 1000 for _, estimate in found]
+            above = [(estimate.high - estimate.value) / 1000 for _, estimate in found]
+            axes.errorbar(
+                [policies for policies, _ in found],
+                [estimate.value / 1000 for _, estimate in found],
+                yerr=(below, above),
+                label=f"{PATH_NAMES[path]} p{percent}",
+                color=PATH_COLOURS[path],
+                marker=PATH_MARKERS[path],
+                markerfacecolor=PATH_COLOURS[path] if percent == 50 else "none",
+                linestyle="-" if percent == 50 else ":",
+                elinewidth=0.9,
+            )
         axes.set_yscale("log")
         _number_ticks(axes.yaxis)
         axes.set_xscale("symlog", linthresh=next(size for size in sizes if size), linscale=1)
