@@ -72,6 +72,22 @@ def test_each_quantile_has_its_verdict(nftables: list[Try], ebpf: list[Try], p50
     assert (verdict.of(50).judgement, verdict.of(99).judgement) == (p50, p99)
 
 
+@pytest.mark.parametrize(
+    ("nftables", "ebpf", "reason"),
+    [
+        (even_tries(1500, 99), even_tries(1000), "only 99 tries on nftables, 100 are needed"),
+        (even_tries(1500), even_tries(1000, 1), "only 1 try on eBPF, 100 are needed"),
+        (even_tries(1500), [], "eBPF was not measured"),
+        ([*even_tries(1500, 199), LATE], even_tries(1000), "1 of 200 tries timed out on nftables"),
+        (even_tries(1500), [*even_tries(1000, 198), LATE, LATE], "2 of 200 tries timed out on eBPF"),
+        (even_tries(1500), even_tries(0, spread_us=0), "eBPF's quantile is 0"),
+        (even_tries(2000, spread_us=2000), even_tries(1000, spread_us=1000), "2x is inside the confidence interval"),
+    ],
+)
+def test_what_is_not_known_or_not_decided_has_its_reason(nftables: list[Try], ebpf: list[Try], reason: str) -> None:
+    assert judge(pair(nftables, ebpf)).of(99).reason == reason
+
+
 _TRIES = st.lists(st.one_of(st.just(LATE), st.builds(Try, st.floats(0, 1e6), st.just({}))), max_size=130)
 
 
