@@ -134,9 +134,11 @@ def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
 
 def _ratio_cell(verdict: RatioVerdict) -> Markup:
     """Return a ratio, its interval and the verdict; a narrow page breaks the line between them only."""
-    first, _, interval = ratio_text(verdict.ratio).partition(" (")
-    parts = [element("span", first), element("span", f"({interval}") if interval else Markup()]
-    return joined([parts[0], " ", parts[1], " ", _judged(verdict.judgement)])
+    judged = _judged(verdict.judgement)
+    if verdict.ratio is None:
+        return judged
+    value, _, interval = ratio_text(verdict.ratio).partition(" ")
+    return joined([element("span", value), " ", element("span", interval), " ", judged])
 
 
 def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
@@ -145,12 +147,21 @@ def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
     for pair in pairs:
         for path, name in PATH_NAMES.items():
             found = pair.latencies(path)
-            figures = [milliseconds(quantile(found, percent)) for percent in (*_PERCENTS, 100)] if found else [""] * 4
+            figures = [_latency_cell(found, percent) for percent in (*_PERCENTS, 100)]
             late = sum(1 for latency in found if latency == math.inf)
             named = element("span", name, class_=f"path-{path}")
             rows.append((*sizes.cells(pair), named, *figures, f"{len(found):,}", f"{late:,}"))
     header = (*sizes.header, "path", *(f"p{percent}" for percent in _PERCENTS), "max", "tries", "timed out")
     return table(f"{scenario}: latency in ms{sizes.remark}", header, rows, names=1 + len(sizes.header))
+
+
+def _latency_cell(found: Sequence[float], percent: int) -> str:
+    """Return a quantile, where there are so many tries that it isn't the maximum; 100 is the maximum."""
+    if not found:
+        return "not measured"
+    if percent < 100 and len(found) * (100 - percent) < 100:
+        return "too few"
+    return milliseconds(quantile(found, percent))
 
 
 class _Sizes:
@@ -183,7 +194,8 @@ def _described(plot: Plot) -> str:
 def _rates(samples: LabSamples) -> Markup:
     if not samples.rates:
         return element("p", "Not measured in this run.")
-    return table("Median and range of each quantity", RATE_HEADER, rate_rows(samples.rates), names=3)
+    caption = "Median and range; more is better for throughput and connections, less for CPU time and memory"
+    return table(caption, RATE_HEADER, rate_rows(samples.rates), names=3)
 
 
 def _circumstances(samples: LabSamples) -> tuple[Markup, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nfagent.lab.report_drawing import FAINT, INK, PATH_COLOURS, PATH_DASHES, PATH_MARKERS, SURFACE, Plot, rendered
 from nfagent.lab.report_statistics import Estimate, quantile, quantile_estimate
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, stage_medians
-from nfagent.lab.report_words import PATH_NAMES, duration, milliseconds, plain, plural
+from nfagent.lab.report_words import PATH_NAMES, STAGE_NAMES, UNATTRIBUTED, duration, milliseconds, plain, plural
 from nfagent.lab.samples import DataPath
 
 if TYPE_CHECKING:
@@ -40,8 +40,15 @@ def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
     def draw(axes: Axes) -> None:
         for path, name in PATH_NAMES.items():
             if seen := _seen(pair, path):
-                shares = [100 * (number + 1) / len(pair.tries(path)) for number in range(len(seen))]
-                axes.step(seen, shares, where="post", label=name, color=PATH_COLOURS[path], dashes=PATH_DASHES[path])
+                shares = [100 * number / len(pair.tries(path)) for number in range(len(seen) + 1)]
+                axes.step(
+                    [seen[0], *seen],
+                    shares,
+                    where="post",
+                    label=name,
+                    color=PATH_COLOURS[path],
+                    dashes=PATH_DASHES[path],
+                )
         axes.set_xscale("log")
         all_seen = [value for one in (pair, *beside) for path in PATH_NAMES for value in _seen(one, path) if value]
         axes.set_xlim(min(all_seen) / _ROOM, max(all_seen) * _ROOM)
@@ -66,19 +73,19 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
 
     beside: as of `cdf_plot`
     """
-    medians = {path: stage_medians(pair.tries(path)) for path in PATH_NAMES}
-    stages = list({**medians["nftables"], **medians["ebpf"]})
+    medians = {path: found for path in PATH_NAMES if (found := stage_medians(pair.tries(path)))}
+    stages = [stage for stage in (*STAGE_NAMES.values(), UNATTRIBUTED) if any(stage in of for of in medians.values())]
     if not stages:
         return None
 
     def draw(axes: Axes) -> None:
         thick = 0.38
-        for offset, (path, name) in zip((-thick / 2, thick / 2), PATH_NAMES.items(), strict=True):
+        for offset, (path, found) in zip((-thick / 2, thick / 2), medians.items(), strict=False):
             places = [number + offset for number in range(len(stages))]
-            values = [medians[path].get(stage, 0.0) / 1000 for stage in stages]
-            axes.barh(places, values, height=thick, label=name, color=PATH_COLOURS[path])
+            values = [found.get(stage, 0.0) / 1000 for stage in stages]
+            axes.barh(places, values, height=thick, label=PATH_NAMES[path], color=PATH_COLOURS[path])
             for place, value, stage in zip(places, values, stages, strict=True):
-                words = milliseconds(1000 * value) if stage in medians[path] else "not traced"
+                words = milliseconds(1000 * value) if stage in found else "not traced"
                 axes.annotate(words, (value, place), xytext=(3, 0), va="center", **_BESIDE)
         axes.set_yticks(range(len(stages)), stages)
         axes.invert_yaxis()
@@ -97,7 +104,9 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
         axes.set_xlabel("median [ms]")
         _legend(axes)
 
-    shown = "; ".join(f"{name}: {_enumerated(medians[path]) or 'no trace'}" for path, name in PATH_NAMES.items())
+    shown = "; ".join(
+        f"{name}: {_enumerated(medians.get(path, {})) or 'no trace'}" for path, name in PATH_NAMES.items()
+    )
     description = f"Median of each stage, {_title(pair)}. {shown}."
     return rendered(f"stages-{_slug(pair)}", description, draw, title=_title(pair))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from nfagent.lab.report_verdict import AIM, Judgement, PairVerdict, judge, paired, worst
-from nfagent.lab.report_words import PATH_NAMES, listed, plural, size_text
-from nfagent.lab.samples import SCENARIOS, LabSamples, Series
+from nfagent.lab.report_places import Place, PlacesByText
+from nfagent.lab.report_verdict import AIM, Judgement, Pair, PairVerdict, judge, paired, worst
+from nfagent.lab.report_words import PATH_NAMES, listed, plural
+from nfagent.lab.samples import SCENARIOS, LabSamples, Try
 
 _NOT_WITHIN: tuple[Judgement, ...] = ("not within", "not decided", "not known")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What keeps a scenario from being within the aim, at one size."""
+    """What keeps scenarios from being within the aim, at some of the sizes."""
 
     judgement: Judgement
     text: str
@@ -39,12 +40,20 @@ def summarize(samples: LabSamples) -> Summary:
     """Return the verdict of a run."""
     verdicts = tuple(map(judge, paired(samples)))
     findings = tuple(
-        Finding(judgement, _finding(verdict))
+        Finding(judgement, f"{text}.")
         for judgement in _NOT_WITHIN
-        for verdict in verdicts
-        if verdict.judgement == judgement
+        for text in _causes([verdict for verdict in verdicts if verdict.judgement == judgement])
     )
     return Summary(_headline(verdicts), findings, tuple(_gaps(samples)), verdicts)
+
+
+def _causes(verdicts: Sequence[PairVerdict]) -> list[str]:
+    """Return what keeps verdicts from being within the aim, each cause once."""
+    causes = _places_by_text([verdict.pair for verdict in verdicts])
+    for verdict in verdicts:
+        words = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.judgement != "within")
+        causes.add(words, _place(verdict.pair))
+    return causes.lines()
 
 
 def _headline(verdicts: Sequence[PairVerdict]) -> str:
@@ -68,35 +77,34 @@ def _headline(verdicts: Sequence[PairVerdict]) -> str:
     )
 
 
-def _finding(verdict: PairVerdict) -> str:
-    pair = verdict.pair
-    causes = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.judgement != "within")
-    return f"{pair.scenario}, {size_text(pair.policies, pair.pods)}: {causes}."
-
-
 def _gaps(samples: LabSamples) -> list[str]:
     """Return what the run lacks, as sentences."""
     found = [f"The run ended before its last try: {samples.incomplete}."] if samples.incomplete else []
     measured = {series.scenario for series in samples.series if series.tries}
     if missing := [scenario for scenario in SCENARIOS if scenario not in measured]:
         found.append(f"Not measured: {listed(missing)}.")
-    for pair in paired(samples):
-        where = f"{pair.scenario}, {size_text(pair.policies, pair.pods)}"
-        found += [
-            f"{where}: only one path was measured, and not {name}."
-            for path, name in PATH_NAMES.items()
-            if pair.scenario in measured and not pair.tries(path)
-        ]
-    return [*found, *filter(None, (_shortfall(series, samples.settings.tries) for series in samples.series))]
+    pairs = [pair for pair in paired(samples) if pair.scenario in measured]
+    lacks = _places_by_text(pairs)
+    for pair in pairs:
+        for path, name in PATH_NAMES.items():
+            for lack in _lacks(pair.tries(path), samples.settings.tries):
+                lacks.add(f"{lack} on {name}", _place(pair))
+    return [*found, *(f"{line}." for line in lacks.lines())]
 
 
-def _shortfall(series: Series, wanted: int) -> str:
-    """Return what a series lacks, '' where it lacks nothing."""
-    late = sum(1 for one in series.tries if one.latency_us is None)
-    lacks = []
-    if 0 < len(series.tries) < wanted:
-        lacks.append(f"only {len(series.tries):,} of {plural(wanted, 'try', 'tries')}")
-    if late:
-        lacks.append(f"{late:,} of {plural(len(series.tries), 'try', 'tries')} timed out")
-    size = size_text(series.policies, series.pods)
-    return f"{series.scenario}, {size}, {PATH_NAMES[series.path]}: {listed(lacks)}." if lacks else ""
+def _lacks(tries: Sequence[Try], wanted: int) -> Iterator[str]:
+    """Return what the tries of a path lack, if anything."""
+    if not tries:
+        yield "nothing was measured"
+    elif len(tries) < wanted:
+        yield f"only {len(tries):,} of {plural(wanted, 'try', 'tries')}"
+    if late := sum(1 for one in tries if one.latency_us is None):
+        yield f"{late:,} of {plural(len(tries), 'try', 'tries')} timed out"
+
+
+def _places_by_text(pairs: Sequence[Pair]) -> PlacesByText:
+    return PlacesByText(several_pods=len({pair.pods for pair in pairs}) > 1)
+
+
+def _place(pair: Pair) -> Place:
+    return Place(pair.scenario, pair.policies, pair.pods)

@@ -61,11 +61,6 @@ def times(ratio: float) -> str:
     return "timed out" if ratio == math.inf else f"{significant(ratio)}x"
 
 
-def size_text(policies: int, pods: int) -> str:
-    """Return a size: `1,000 background policies, 15,000 Pods`."""
-    return f"{plural(policies, 'background policy', 'background policies')}, {plural(pods, 'Pod', 'Pods')}"
-
-
 def plural(count: int, one: str, many: str) -> str:
     """Return a count with its noun."""
     return f"{count:,} {one if count == 1 else many}"

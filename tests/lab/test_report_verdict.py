@@ -198,7 +198,7 @@ def test_one_size_that_is_not_within_keeps_its_scenario_from_being_so() -> None:
     )
     assert "in 0 of 7 scenarios; not within in 1 and not known in 6." in summary.headline
     assert [finding.judgement for finding in summary.findings] == ["not within"]
-    assert summary.findings[0].text.startswith("policy-created, 10,000 background policies, 15,000 Pods: p50 4.00x")
+    assert summary.findings[0].text.startswith("policy-created, with 10,000 background policies: p50 4.00x")
     assert "costliest stage: commit, 3.00 ms longer" in summary.findings[0].text
 
 
@@ -217,23 +217,37 @@ def test_an_empty_run_knows_nothing() -> None:
         ),
         (
             latency_samples([series("nftables", even_tries(1000, 150)), series("ebpf", even_tries(1000))]),
-            "policy-created, 0 background policies, 15,000 Pods, nftables: only 150 of 200 tries.",
+            "policy-created, with 0 background policies: only 150 of 200 tries on nftables.",
         ),
         (
-            latency_samples([series("nftables", [*even_tries(1000, 197), *[LATE] * 3])]),
-            "policy-created, 0 background policies, 15,000 Pods, nftables: 3 of 200 tries timed out.",
+            latency_samples([series("nftables", [*even_tries(1000, 197), *[LATE] * 3], size) for size in (0, 1, 1000)]),
+            "policy-created, with 0, 1 and 1,000 background policies: 3 of 200 tries timed out on nftables.",
         ),
         (
             latency_samples([series("nftables", [LATE], 1)]),
-            "policy-created, 1 background policy, 15,000 Pods, nftables: only 1 of 200 tries and 1 of 1 try timed out.",
+            "policy-created, with 1 background policy: 1 of 1 try timed out on nftables.",
         ),
         (
             latency_samples([series("nftables", even_tries(1000))]),
-            "policy-created, 0 background policies, 15,000 Pods: only one path was measured, and not eBPF.",
+            "policy-created, with 0 background policies: nothing was measured on eBPF.",
         ),
         (
             latency_samples([series("ebpf", even_tries(1000)), series("nftables", [])]),
-            "policy-created, 0 background policies, 15,000 Pods: only one path was measured, and not nftables.",
+            "policy-created, with 0 background policies: nothing was measured on nftables.",
+        ),
+        (
+            latency_samples(
+                [
+                    Series(scenario, policies, pods, "ebpf", even_tries(1000))
+                    for scenario in SCENARIOS[:2]
+                    for policies, pods in ((0, 5), (7, 5), (0, 6))
+                ]
+            ),
+            (
+                "policy-created and policy-deleted, with 0 and 7 background policies and 5 Pods; "
+                "policy-created and policy-deleted, with 0 background policies and 6 Pods: "
+                "nothing was measured on nftables."
+            ),
         ),
     ],
     ids=[
@@ -243,6 +257,7 @@ def test_an_empty_run_knows_nothing() -> None:
         "few tries that timed out",
         "no series of eBPF",
         "a series of nftables without tries",
+        "scenarios and sizes that lack the same",
     ],
 )
 def test_what_a_run_lacks_is_said(run: LabSamples, gap: str) -> None:
