@@ -111,14 +111,14 @@ def _headed(tag: str, headline: str, about: str, gaps: Sequence[str]) -> Markup:
 def _findings(summary: Summary) -> Markup:
     if not summary.findings:
         return Markup()
-    entries = [joined([_judged(finding.judgement), ": ", finding.text]) for finding in summary.findings]
+    entries = [joined([_judged(finding.outcome), ": ", finding.text]) for finding in summary.findings]
     return element(
         "section", element("h2", f"Not within {AIM:g}x, or not known to be"), items(entries), class_="findings"
     )
 
 
-def _judged(judgement: str) -> Markup:
-    return element("span", judgement, class_=judgement.replace(" ", "-"))
+def _judged(outcome: str) -> Markup:
+    return element("span", outcome, class_=outcome.replace(" ", "-"))
 
 
 def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
@@ -134,7 +134,7 @@ def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
 
 def _ratio_cell(verdict: RatioVerdict) -> Markup:
     """Return a ratio, its interval and the verdict; a narrow page breaks the line between them only."""
-    judged = _judged(verdict.judgement)
+    judged = _judged(verdict.outcome)
     if verdict.ratio is None:
         return judged
     value, _, interval = ratio_text(verdict.ratio).partition(" ")

@@ -181,7 +181,7 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         for place, one in found.items():
             ratio = one.ratio
             if place not in finite or ratio is None:
-                axes.annotate(one.judgement, (1, place), xytext=(3, 0), va="center", color=FAINT, **_BESIDE)
+                axes.annotate(one.outcome, (1, place), xytext=(3, 0), va="center", color=FAINT, **_BESIDE)
                 continue
             axes.errorbar(
                 ratio.value,
@@ -189,7 +189,7 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
                 xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]],
                 color=INK,
                 marker="o",
-                markerfacecolor=INK if one.judgement == "within" else "none",
+                markerfacecolor=INK if one.outcome == "within" else "none",
                 elinewidth=1.2,
             )
         for place, row in enumerate(rows):

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from nfagent.lab.report_places import Place, PlacesByText
-from nfagent.lab.report_verdict import AIM, Judgement, Pair, PairVerdict, judge, paired, worst
+from nfagent.lab.report_verdict import AIM, Outcome, Pair, PairVerdict, judge, paired, worst
 from nfagent.lab.report_words import PATH_NAMES, listed, plural
 from nfagent.lab.samples import SCENARIOS, LabSamples, Try
 
-_NOT_WITHIN: tuple[Judgement, ...] = ("not within", "not decided", "not known")
+_NOT_WITHIN: tuple[Outcome, ...] = ("not within", "not decided", "not known")
 
 
 class Finding(msgspec.Struct, frozen=True):
     """What keeps scenarios from being within the aim, at some of the sizes."""
 
-    judgement: Judgement
+    outcome: Outcome
     text: str
 
 
@@ -40,9 +40,9 @@ def summarize(samples: LabSamples) -> Summary:
     """Return the verdict of a run."""
     verdicts = tuple(map(judge, paired(samples)))
     findings = tuple(
-        Finding(judgement, f"{text}.")
-        for judgement in _NOT_WITHIN
-        for text in _causes([verdict for verdict in verdicts if verdict.judgement == judgement])
+        Finding(outcome, f"{text}.")
+        for outcome in _NOT_WITHIN
+        for text in _causes([verdict for verdict in verdicts if verdict.outcome == outcome])
     )
     return Summary(_headline(verdicts), findings, tuple(_gaps(samples)), verdicts)
 
@@ -51,7 +51,7 @@ def _causes(verdicts: Sequence[PairVerdict]) -> list[str]:
     """Return what keeps verdicts from being within the aim, each cause once."""
     causes = _places_by_text([verdict.pair for verdict in verdicts])
     for verdict in verdicts:
-        words = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.judgement != "within")
+        words = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.outcome != "within")
         causes.add(words, _place(verdict.pair))
     return causes.lines()
 
@@ -59,18 +59,17 @@ def _causes(verdicts: Sequence[PairVerdict]) -> list[str]:
 def _headline(verdicts: Sequence[PairVerdict]) -> str:
     if not verdicts:
         return "Nothing was measured, so nothing is known about netfilter and eBPF."
-    of_scenario: dict[str, Judgement] = {}
+    of_scenario: dict[str, Outcome] = {}
     for scenario in SCENARIOS:
-        found = [verdict.judgement for verdict in verdicts if verdict.pair.scenario == scenario]
+        found = [verdict.outcome for verdict in verdicts if verdict.pair.scenario == scenario]
         of_scenario[scenario] = worst(found)
     counts = {
-        judgement: sum(1 for found in of_scenario.values() if found == judgement)
-        for judgement in ("within", *_NOT_WITHIN)
+        outcome: sum(1 for found in of_scenario.values() if found == outcome) for outcome in ("within", *_NOT_WITHIN)
     }
     whole = len(SCENARIOS)
     if counts["within"] == whole:
         return f"Netfilter is within {AIM:g}x of eBPF in all {whole} scenarios: p50 and p99, at every size measured."
-    others = listed([f"{judgement} in {counts[judgement]}" for judgement in _NOT_WITHIN if counts[judgement]])
+    others = listed([f"{outcome} in {counts[outcome]}" for outcome in _NOT_WITHIN if counts[outcome]])
     return (
         f"Netfilter is within {AIM:g}x of eBPF (p50 and p99, at every size measured) "
         f"in {counts['within']} of {whole} scenarios; {others}."

@@ -24,7 +24,7 @@ def summary_values(summary: Summary) -> dict[str, Any]:
                 "scenario": verdict.pair.scenario,
                 "policies": verdict.pair.policies,
                 "pods": verdict.pair.pods,
-                "judgement": verdict.judgement,
+                "outcome": verdict.outcome,
                 **{f"p{quantile.percent}": _verdict_values(quantile) for quantile in verdict.quantiles},
             }
             for verdict in summary.verdicts
@@ -61,7 +61,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 def _verdict_values(verdict: RatioVerdict) -> dict[str, Any]:
     return {
-        "judgement": verdict.judgement,
+        "outcome": verdict.outcome,
         "ratio": _estimate_values(verdict.ratio),
         "reason": verdict.reason,
         "stage": verdict.stage,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.lab.report_summary import summarize
-from nfagent.lab.report_verdict import Judgement, Pair, judge, stage_medians, worst
+from nfagent.lab.report_verdict import Outcome, Pair, judge, stage_medians, worst
 from nfagent.lab.samples import SCENARIOS, DataPath, LabSamples, Series, Try
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 
@@ -67,9 +67,9 @@ def series(path: DataPath, tries: Sequence[Try], policies: int = 0) -> Series:
         "eBPF took no time at all",
     ],
 )
-def test_each_quantile_has_its_verdict(nftables: list[Try], ebpf: list[Try], p50: Judgement, p99: Judgement) -> None:
+def test_each_quantile_has_its_verdict(nftables: list[Try], ebpf: list[Try], p50: Outcome, p99: Outcome) -> None:
     verdict = judge(pair(nftables, ebpf))
-    assert (verdict.of(50).judgement, verdict.of(99).judgement) == (p50, p99)
+    assert (verdict.of(50).outcome, verdict.of(99).outcome) == (p50, p99)
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ _TRIES = st.lists(st.one_of(st.just(LATE), st.builds(Try, st.floats(0, 1e6), st.
 @given(_TRIES, _TRIES)
 def test_within_is_said_only_of_enough_tries_that_all_ended(nftables: list[Try], ebpf: list[Try]) -> None:
     for quantile in judge(pair(nftables, ebpf)).quantiles:
-        if quantile.judgement == "within":
+        if quantile.outcome == "within":
             assert min(len(nftables), len(ebpf)) >= {50: 20, 99: 100}[quantile.percent]
             assert LATE not in (*nftables, *ebpf)
             assert quantile.ratio is not None
             assert quantile.ratio.high <= 2
-        if quantile.judgement == "not known":
+        if quantile.outcome == "not known":
             assert quantile.reason
 
 
 @pytest.mark.parametrize(
-    ("judgements", "expected"),
+    ("outcomes", "expected"),
     [
         (["within", "within"], "within"),
         (["within", "not decided"], "not decided"),
@@ -113,8 +113,8 @@ def test_within_is_said_only_of_enough_tries_that_all_ended(nftables: list[Try],
         ([], "not known"),
     ],
 )
-def test_all_together_are_as_good_as_the_worst(judgements: list[Judgement], expected: Judgement) -> None:
-    assert worst(judgements) == expected
+def test_all_together_are_as_good_as_the_worst(outcomes: list[Outcome], expected: Outcome) -> None:
+    assert worst(outcomes) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_all_together_are_as_good_as_the_worst(judgements: list[Judgement], expe
 )
 def test_the_stage_that_costs_it_is_named(nftables: list[Try], ebpf: list[Try], words: str) -> None:
     verdict = judge(pair(nftables, ebpf))
-    assert verdict.judgement == "not within"
+    assert verdict.outcome == "not within"
     assert words in str(verdict.of(50))
 
 
@@ -162,7 +162,7 @@ def test_the_stage_that_costs_p99_is_that_of_the_slowest_tries() -> None:
     usual = even_tries(1500, 180, source=900, commit=500)
     slow = even_tries(9000, 20, source=900, commit=8000)
     verdict = judge(pair(usual + slow, even_tries(1000, source=500, commit=500)))
-    assert verdict.of(50).judgement == "within"
+    assert verdict.of(50).outcome == "within"
     assert verdict.of(99).stage == "commit"
 
 
@@ -197,7 +197,7 @@ def test_one_size_that_is_not_within_keeps_its_scenario_from_being_so() -> None:
         )
     )
     assert "in 0 of 7 scenarios; not within in 1 and not known in 6." in summary.headline
-    assert [finding.judgement for finding in summary.findings] == ["not within"]
+    assert [finding.outcome for finding in summary.findings] == ["not within"]
     assert summary.findings[0].text.startswith("policy-created, with 10,000 background policies: p50 4.00x")
     assert "costliest stage: commit, 3.00 ms longer" in summary.findings[0].text
 

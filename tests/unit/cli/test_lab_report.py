@@ -60,11 +60,11 @@ def test_the_verdict_is_there_as_json(tmp_path: Path, call: Call) -> None:
     assert value["report"] == f"{tmp_path}/run-report/report.html"
     assert value["complete"] is False
     created, deleted = value["verdicts"]
-    assert created["p50"]["judgement"] == "not within"
+    assert created["p50"]["outcome"] == "not within"
     assert created["p50"]["stage"] == "commit"
     assert created["p50"]["ratio"]["value"] == pytest.approx(4.5, abs=0.01)
     assert deleted["p50"] == {
-        "judgement": "not within",
+        "outcome": "not within",
         "ratio": {"value": None, "low": None, "high": None},
         "reason": "",
         "stage": "",
