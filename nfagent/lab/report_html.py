@@ -225,7 +225,13 @@ def _method() -> tuple[Markup, ...]:
         ("decode", "until the objects are decoded and applied"),
         ("compile", "until the commands for the kernel are computed"),
         ("commit", "until the kernel has taken them"),
-        ("first packet", "until the first packet with the new verdict was sent; the probe's interval is part of it"),
+        (
+            "first packet",
+            (
+                "until the first packet with the new verdict was sent, so the probe's interval is part of it; "
+                "0 where a packet met the new rules before the agent heard that the kernel has them"
+            ),
+        ),
         ("outside the trace", "what a try took beyond its stages"),
     ]
     confidence = (

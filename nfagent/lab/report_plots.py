@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROOM = 1.1
 """Of an axis beyond its values, as a factor."""
+_SHOWN_US = 1.0
+"""What is shorter outside the trace is rounding, and not shown."""
 
 
 def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
@@ -74,7 +76,9 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
     beside: as of `cdf_plot`
     """
     medians = {path: found for path in PATH_NAMES if (found := stage_medians(pair.tries(path)))}
-    stages = [stage for stage in (*STAGE_NAMES.values(), UNATTRIBUTED) if any(stage in of for of in medians.values())]
+    stages = [stage for stage in STAGE_NAMES.values() if any(stage in found for found in medians.values())]
+    if any(found[UNATTRIBUTED] >= _SHOWN_US for found in medians.values()):
+        stages.append(UNATTRIBUTED)
     if not stages:
         return None
 
@@ -177,11 +181,12 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         axes.set_xscale("log")
         axes.axvline(1, color=FAINT, linewidth=0.8)
         axes.axvline(AIM, color=INK, linewidth=1, linestyle="--")
-        axes.annotate(f"aim: {AIM:g}x", (AIM, 1), xycoords=axes.get_xaxis_transform(), xytext=(3, 2), **_BESIDE)
+        above: dict[str, Any] = {"xycoords": _across_figure(axes, axes.transAxes), "xytext": (0, 2)}
+        axes.annotate("scenario, background policies", (0.01, 1), **above, **_BESIDE)
         for place, one in found.items():
             ratio = one.ratio
             if place not in finite or ratio is None:
-                axes.annotate(one.outcome, (1, place), xytext=(3, 0), va="center", color=FAINT, **_BESIDE)
+                axes.annotate(one.outcome, (1, place), xytext=(4, 0), va="center", bbox=_BEHIND, **_BESIDE)
                 continue
             axes.errorbar(
                 ratio.value,
@@ -194,7 +199,7 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
             )
         for place, row in enumerate(rows):
             if isinstance(row, str):
-                axes.text(0.01, place, row, transform=_across_figure(axes), **_HEADING)
+                axes.text(0.01, place, row, transform=_across_figure(axes, axes.transData), **_HEADING)
         axes.set_yticks(list(found), [f"{row.pair.policies:,}" for row in rows if isinstance(row, PairVerdict)])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -204,7 +209,7 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         highest = max(AIM, *(one.ratio.high for one in finite.values() if one.ratio))
         axes.set_xlim(lowest / 1.15, highest * 1.15)
         _number_ticks(axes.xaxis)
-        axes.set_xlabel("times as long as by eBPF [log]")
+        axes.set_xlabel(f"times as long as by eBPF [log]; dashed: {AIM:g}x")
 
     description = (
         f"Ratio of p{percent}, nftables by eBPF, of each scenario and number of background policies, "
@@ -238,20 +243,22 @@ def _slug(pair: Pair) -> str:
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
 """Of words beside a mark."""
+_BEHIND = {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.5}
+"""Of words that cross lines of the grid."""
 _HEADING: dict[str, Any] = {
     "va": "center",
     "fontsize": 9,
     "fontweight": "bold",
-    "bbox": {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.5},
+    "bbox": _BEHIND,
 }
-"""Of a heading that crosses lines of the grid."""
+"""Of a heading."""
 
 
-def _across_figure(axes: Axes) -> Transform:
-    """Return coordinates with x as a share of the figure's width and y as the axes have it."""
+def _across_figure(axes: Axes, upward: Transform) -> Transform:
+    """Return coordinates with x as a share of the figure's width, and y as `upward` has it."""
     from matplotlib.transforms import blended_transform_factory  # noqa: PLC0415
 
-    return blended_transform_factory(axes.figure.transFigure, axes.transData)
+    return blended_transform_factory(axes.figure.transFigure, upward)
 
 
 def _legend(axes: Axes) -> None:

@@ -51,9 +51,16 @@ def _causes(verdicts: Sequence[PairVerdict]) -> list[str]:
     """Return what keeps verdicts from being within the aim, each cause once."""
     causes = _places_by_text([verdict.pair for verdict in verdicts])
     for verdict in verdicts:
-        words = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.outcome != "within")
-        causes.add(words, _place(verdict.pair))
+        causes.add(_cause(verdict), _place(verdict.pair))
     return causes.lines()
+
+
+def _cause(verdict: PairVerdict) -> str:
+    percents: dict[str, list[str]] = {}
+    for quantile in verdict.quantiles:
+        if quantile.outcome != "within":
+            percents.setdefault(quantile.words, []).append(f"p{quantile.percent}")
+    return "; ".join(f"{listed(names)} {words}" for words, names in percents.items())
 
 
 def _headline(verdicts: Sequence[PairVerdict]) -> str:

@@ -62,9 +62,12 @@ class RatioVerdict(msgspec.Struct, frozen=True, kw_only=True):
     stage: str = ""
     stage_us: float = 0.0
 
-    def __str__(self) -> str:
-        """Return it in words: `p99 3.10x (2.50 to 3.90), costliest stage: commit, 1.20 ms longer`."""
-        parts = [f"p{self.percent} {ratio_text(self.ratio)}"]
+    @property
+    def words(self) -> str:
+        """The verdict in words: `3.10x (2.50 to 3.90), costliest stage: commit, 1.20 ms longer`."""
+        parts = [ratio_text(self.ratio)]
+        if self.ratio is not None and self.ratio.low == math.inf:
+            parts.append("its tries timed out")
         if self.reason:
             parts.append(self.reason)
         if self.stage:

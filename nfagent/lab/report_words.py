@@ -53,12 +53,14 @@ def ratio_text(ratio: Estimate | None) -> str:
     """Return a ratio with its confidence interval: `1.31x (1.22 to 1.44)`."""
     if ratio is None:
         return "not known"
+    if ratio.low == math.inf:
+        return "unbounded"
     return f"{times(ratio.value)} ({_bound(ratio.low)} to {_bound(ratio.high)})"
 
 
 def times(ratio: float) -> str:
     """Return a ratio: `1.31x`."""
-    return "timed out" if ratio == math.inf else f"{significant(ratio)}x"
+    return "unbounded" if ratio == math.inf else f"{significant(ratio)}x"
 
 
 def plural(count: int, one: str, many: str) -> str:

@@ -155,7 +155,7 @@ def test_all_together_are_as_good_as_the_worst(outcomes: list[Outcome], expected
 def test_the_stage_that_costs_it_is_named(nftables: list[Try], ebpf: list[Try], words: str) -> None:
     verdict = judge(pair(nftables, ebpf))
     assert verdict.outcome == "not within"
-    assert words in str(verdict.of(50))
+    assert words in verdict.of(50).words
 
 
 def test_the_stage_that_costs_p99_is_that_of_the_slowest_tries() -> None:
@@ -198,7 +198,7 @@ def test_one_size_that_is_not_within_keeps_its_scenario_from_being_so() -> None:
     )
     assert "in 0 of 7 scenarios; not within in 1 and not known in 6." in summary.headline
     assert [finding.outcome for finding in summary.findings] == ["not within"]
-    assert summary.findings[0].text.startswith("policy-created, with 10,000 background policies: p50 4.00x")
+    assert summary.findings[0].text.startswith("policy-created, with 10,000 background policies: p50 and p99 4.00x")
     assert "costliest stage: commit, 3.00 ms longer" in summary.findings[0].text
 
 
@@ -206,6 +206,20 @@ def test_an_empty_run_knows_nothing() -> None:
     summary = summarize(latency_samples([]))
     assert summary.headline == "Nothing was measured, so nothing is known about netfilter and eBPF."
     assert summary.gaps == (f"Not measured: {', '.join(SCENARIOS[:-1])} and {SCENARIOS[-1]}.",)
+
+
+@pytest.mark.parametrize(
+    ("nftables", "ebpf", "words"),
+    [
+        (even_tries(1000), [], "p50 and p99 not known, eBPF was not measured."),
+        ([LATE] * 200, even_tries(1000), "p50 and p99 unbounded, its tries timed out, the trace doesn't show"),
+        (even_tries(1000, 50), even_tries(1000, 50), "p99 not known, only 50 tries on nftables, 100 are needed."),
+    ],
+)
+def test_a_cause_is_said_once(nftables: list[Try], ebpf: list[Try], words: str) -> None:
+    summary = summarize(latency_samples([series("nftables", nftables), series("ebpf", ebpf)]))
+    (finding,) = summary.findings
+    assert finding.text.startswith(f"policy-created, with 0 background policies: {words}")
 
 
 @pytest.mark.parametrize(
