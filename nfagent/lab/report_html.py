@@ -15,7 +15,7 @@ from nfagent.lab.report_statistics import CONFIDENCE, quantile
 from nfagent.lab.report_summary import Summary
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, RatioVerdict
 from nfagent.lab.report_words import PATH_NAMES, milliseconds, plural, ratio_text
-from nfagent.lab.samples import LabSamples
+from nfagent.lab.samples import LabSamples, Try
 
 _PERCENTS = (50, 95, 99)
 
@@ -143,6 +143,7 @@ def _ratio_cell(verdict: RatioVerdict) -> Markup:
 
 def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
     sizes = _Sizes(pairs)
+    by_apiserver = any(one.write_us is not None for pair in pairs for path in PATH_NAMES for one in pair.tries(path))
     rows = []
     for pair in pairs:
         for path, name in PATH_NAMES.items():
@@ -150,9 +151,18 @@ def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
             figures = [_latency_cell(found, percent) for percent in (*_PERCENTS, 100)]
             late = sum(1 for latency in found if latency == math.inf)
             named = element("span", name, class_=f"path-{path}")
-            rows.append((*sizes.cells(pair), named, *figures, f"{len(found):,}", f"{late:,}"))
-    header = (*sizes.header, "path", *(f"p{percent}" for percent in _PERCENTS), "max", "tries", "timed out")
+            writes = [_write_cell(pair.tries(path))] if by_apiserver else []
+            rows.append((*sizes.cells(pair), named, *figures, *writes, f"{len(found):,}", f"{late:,}"))
+    quantiles = (*(f"p{percent}" for percent in _PERCENTS), "max")
+    writes = ["API write p50"] if by_apiserver else []
+    header = (*sizes.header, "path", *quantiles, *writes, "tries", "timed out")
     return table(f"{scenario}: latency in ms{sizes.remark}", header, rows, names=1 + len(sizes.header))
+
+
+def _write_cell(tries: Sequence[Try]) -> str:
+    """Return the median of the API server's part: from the request sent until its response was read."""
+    found = sorted(one.write_us for one in tries if one.write_us is not None)
+    return milliseconds(quantile(found, 50)) if found else "not known"
 
 
 def _latency_cell(found: Sequence[float], percent: int) -> str:
@@ -221,7 +231,7 @@ def _circumstances(samples: LabSamples) -> tuple[Markup, ...]:
 
 def _method() -> tuple[Markup, ...]:
     stages = [
-        ("source", "the change was handed over; until the agent has received its event"),
+        ("source", "from the change sent (rename, API request) until the agent has received its event"),
         ("decode", "until the objects are decoded and applied"),
         ("compile", "until the commands for the kernel are computed"),
         ("commit", "until the kernel has taken them"),
@@ -233,6 +243,10 @@ def _method() -> tuple[Markup, ...]:
             ),
         ),
         ("outside the trace", "what a try took beyond its stages"),
+        (
+            "API write",
+            "from the request sent until the API server's response was read; the first packet may be earlier",
+        ),
     ]
     confidence = (
         f"Confidence intervals are those of the bootstrap, at {CONFIDENCE:.0%}. The 99th percentile of 200 tries rests "
