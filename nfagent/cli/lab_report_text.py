@@ -54,6 +54,8 @@ def comparison_lines(comparison: Comparison, a: str, b: str) -> Iterator[str]:
     ]
     yield from _grouped(("policies", "path", "p50, B by A", "p99, B by A"), rows)
     yield "A ratio without a word: no difference shown, 1 is inside its confidence interval."
+    for quantity, policies, _, path, *_, ratio in (change.row for change in comparison.rates):
+        yield f"{quantity}, {policies} policies, {path}: {ratio}"
     for difference in comparison.differences:
         yield f"differs: {difference}"
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from nfagent.lab.report_comparison import Comparison
 from nfagent.lab.report_drawing import Plot
 from nfagent.lab.report_markup import Markup, element, facts, items, joined, table
-from nfagent.lab.report_rates import RATE_HEADER, rate_rows
+from nfagent.lab.report_rates import RATE_CHANGE_HEADER, RATE_HEADER, rate_rows
 from nfagent.lab.report_statistics import CONFIDENCE, quantile
 from nfagent.lab.report_summary import Summary
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, RatioVerdict
@@ -18,6 +18,7 @@ from nfagent.lab.report_words import PATH_NAMES, milliseconds, plural, ratio_tex
 from nfagent.lab.samples import LabSamples, Try
 
 _PERCENTS = (50, 95, 99)
+_RATE_CAPTION = "Median and range; more is better for throughput and connections, less for CPU time and memory"
 
 
 def report_page(
@@ -77,6 +78,7 @@ def comparison_page(comparison: Comparison, runs: Sequence[tuple[str, str, LabSa
             element("h2", "Latencies"),
             table("Ratio of B's latency to A's, with its confidence interval of 95 %", header, rows, names=4),
         ),
+        element("section", element("h2", "Rates and memory"), _rate_changes(comparison)),
         element("section", element("h2", "What else differs"), items(differences)),
         *(
             element("section", element("h2", f"Run {letter}: {file}"), *_circumstances(samples))
@@ -204,8 +206,13 @@ def _described(plot: Plot) -> str:
 def _rates(samples: LabSamples) -> Markup:
     if not samples.rates:
         return element("p", "Not measured in this run.")
-    caption = "Median and range; more is better for throughput and connections, less for CPU time and memory"
-    return table(caption, RATE_HEADER, rate_rows(samples.rates), names=3)
+    return table(_RATE_CAPTION, RATE_HEADER, rate_rows(samples.rates), names=3)
+
+
+def _rate_changes(comparison: Comparison) -> Markup:
+    if not comparison.rates:
+        return element("p", "Not measured in either run.")
+    return table(_RATE_CAPTION, RATE_CHANGE_HEADER, (change.row for change in comparison.rates), names=4)
 
 
 def _circumstances(samples: LabSamples) -> tuple[Markup, ...]:

@@ -208,7 +208,8 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         lowest = min(1.0, *(one.ratio.low for one in finite.values() if one.ratio))
         highest = max(AIM, *(one.ratio.high for one in finite.values() if one.ratio))
         axes.set_xlim(lowest / 1.15, highest * 1.15)
-        _number_ticks(axes.xaxis)
+        axes.set_xticks(ticks := _ratio_ticks(lowest, highest), list(map(plain, ticks)))
+        axes.minorticks_off()
         axes.set_xlabel(f"times as long as by eBPF [log]; dashed: {AIM:g}x")
 
     description = (
@@ -239,6 +240,15 @@ def _title(pair: Pair) -> str:
 
 def _slug(pair: Pair) -> str:
     return f"{pair.scenario}-{pair.policies}-policies-{pair.pods}-pods"
+
+
+def _ratio_ticks(lowest: float, highest: float) -> list[float]:
+    """Return the ticks of a logarithmic axis of ratios, 1 and the aim among them."""
+    exponents = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
+    spread = highest / lowest
+    steps = (1, 1.5, 2, 3, 5, 7) if spread < 6 else (1, 2, 5) if spread < 200 else (1,)
+    ticks = {AIM, *(step * 10.0**exponent for exponent in exponents for step in steps)}
+    return sorted(tick for tick in ticks if lowest / _ROOM <= tick <= highest * _ROOM)
 
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from nfagent.lab.report_comparison import Comparison
-from nfagent.lab.report_statistics import Estimate
+from nfagent.lab.report_statistics import Estimate, ratio_estimate
 from nfagent.lab.report_summary import Summary
 from nfagent.lab.report_verdict import AIM, RatioVerdict
 
@@ -55,6 +57,14 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
                 },
             }
             for change in comparison.changes
+        ],
+        "rates": [
+            {
+                **msgspec.structs.asdict(change.key),
+                "path": change.path,
+                "ratio": _estimate_values(ratio_estimate(change.b, change.a, 50)),
+            }
+            for change in comparison.rates
         ],
     }
 

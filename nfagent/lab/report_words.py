@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from nfagent.lab.report_statistics import Estimate
-from nfagent.lab.samples import DataPath, Stage
+from nfagent.lab.samples import DataPath, RatePath, Stage
 
 PATH_NAMES: dict[DataPath, str] = {"nftables": "nftables", "ebpf": "eBPF"}
-RATE_PATH_NAMES = {"nftables": "nftables", "ebpf": "eBPF", "none": "no policies"}
+RATE_PATH_NAMES: dict[RatePath, str] = {"nftables": "nftables", "ebpf": "eBPF", "none": "no policies"}
 STAGE_NAMES: dict[Stage, str] = {
     "source": "source",
     "decode": "decode",

@@ -112,13 +112,16 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tries: list[Try]
 
 
+RatePath: TypeAlias = Literal["nftables", "ebpf", "none"]
+
+
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Repeated measurements of one quantity, whose name ends in its unit.
 
     path: `none` for the same machine without any policy
     """
 
-    path: Literal["nftables", "ebpf", "none"]
+    path: RatePath
     quantity: str
     policies: _Count
     pods: _Count
