@@ -74,7 +74,12 @@ class RateChange(msgspec.Struct, frozen=True):
     def row(self) -> tuple[str, ...]:
         """The cells of a row: the medians of both runs with their ranges, and B's median by A's."""
         runs = (_median_and_range(self.a), _median_and_range(self.b))
-        return (*self.key.cells, RATE_PATH_NAMES[self.path], *runs, _ratio_words(self.b, self.a))
+        return (*self.key.cells, RATE_PATH_NAMES[self.path], *runs, self._words)
+
+    @property
+    def _words(self) -> str:
+        lacking = next((run for run, values in (("A", self.a), ("B", self.b)) if not values), "")
+        return f"not measured in {lacking}" if lacking else _ratio_words(self.b, self.a)
 
 
 def rate_changes(a: Iterable[Rate], b: Iterable[Rate]) -> tuple[RateChange, ...]:

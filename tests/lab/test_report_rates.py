@@ -50,6 +50,6 @@ def test_two_runs_are_compared_path_by_path() -> None:
     assert all(len(row) == len(RATE_CHANGE_HEADER) for row in rows)
     assert [row[1:] for row in rows] == [
         ("0", "1", "nftables", "1,000", "1,500", "1.50x"),
-        ("0", "1", "no policies", "900", "not measured", "not known"),
-        ("5", "1", "eBPF", "not measured", "800", "not known"),
+        ("0", "1", "no policies", "900", "not measured", "not measured in B"),
+        ("5", "1", "eBPF", "not measured", "800", "not measured in A"),
     ]
