@@ -135,6 +135,8 @@ def growth_plot(pairs: Sequence[Pair]) -> Plot | None:
 
     def draw(axes: Axes) -> None:
         for (path, percent), found in lines.items():
+            if not found:
+                continue
             below = [(estimate.value - estimate.low) / 1000 for _, estimate in found]
             above = [(estimate.high - estimate.value) / 1000 for _, estimate in found]
             axes.errorbar(
