@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from nfagent.cli.lab_report import report_command
 from nfagent.cli.options import output_option
 
 
@@ -26,3 +27,6 @@ def demo(context: click.Context, output: Literal["text", "json"]) -> None:
     from nfagent.lab.demo import run_demo
 
     context.exit(run_demo(output=output))
+
+
+lab.add_command(report_command)
