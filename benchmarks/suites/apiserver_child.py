@@ -173,7 +173,7 @@ class AgentParts:
     async def _find(self) -> ClientConfig:
         return ClientConfig(server=self._url, origin="the benchmark")
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         """Apply changes."""
         await self._intake.apply(changes)
         self.applied_at = time.perf_counter()

@@ -103,7 +103,7 @@ class Sink:
         self.whole = asyncio.Event()
         self.changes = 0
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:
             self.changes += self.desired.remove(change) if isinstance(change, ObjectRef) else self.desired.put(change)
 

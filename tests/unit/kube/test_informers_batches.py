@@ -27,7 +27,7 @@ class Batches(InformersHarness):
 
     batches: list[str]
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         given = len(self.holder.given)
         await super().apply(changes)
         given_now = self.holder.given[given:]
