@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeAlias
@@ -31,6 +32,7 @@ LabSource: TypeAlias = Literal["manifests", "apiserver"]
 # Resident memory of an agent with a small cluster, of the servers, and of etcd with kube-apiserver.
 _AGENT_MIB, _SERVERS_MIB, _PLANE_MIB = 80, 60, 600
 _PODS_MIB = 0.1
+_PARALLEL = 4
 
 
 class LabOptions(msgspec.Struct, frozen=True):
@@ -102,16 +104,28 @@ class _Builder:
         self._progress(f"network namespaces of {len(self._plan.nodes)} nodes and {pods} Pods")
         self._topology.up()
         state = self._state(*self._source())
-        for number, node in enumerate(state.nodes, start=1):
-            self._progress(f"agent {number} of {len(state.nodes)}")
-            source = ("--kubeconfig", state.kubeconfig) if state.kubeconfig else ("--manifests", state.manifests)
-            agent = LabAgent(self._topology, node.name, source, self._folder / "agents", outlives=True)
-            agent.environment |= self._marked
-            agent.start()
+        source = ("--kubeconfig", state.kubeconfig) if state.kubeconfig else ("--manifests", state.manifests)
+        self._start_agents(source)
         self._progress("servers")
         self._start_servers(state)
         running_labs.write_state(state)
         return state
+
+    def _start_agents(self, source: tuple[str, str]) -> None:
+        """Start the agents, some at a time."""
+        agents = [
+            LabAgent(self._topology, node.name, source, self._folder / "agents", outlives=True)
+            for node in self._plan.nodes
+        ]
+        for agent in agents:
+            agent.environment |= self._marked
+        pool = ThreadPoolExecutor(_PARALLEL)
+        try:
+            for number, _ in enumerate(pool.map(LabAgent.start, agents), start=1):
+                self._progress(f"agent {number} of {len(agents)}")
+        finally:
+            # After an interrupt: no agent may start after the lab's processes have been ended.
+            pool.shutdown(cancel_futures=True)
 
     def _source(self) -> tuple[str, str]:
         """Make the agents' source; return the folder of manifests, and the kubeconfig; one of both is ''."""
