@@ -19,17 +19,17 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import yaml
 
-from benchmarks.data.documents import Document, document
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.harness.earlier_checkout import agent_environment
-from benchmarks.harness.prober import Prober
 from nfagent.decode.core import named_labels
 from nfagent.errors import ClusterError
 from nfagent.lab.agents import LabAgent
 from nfagent.lab.binaries import CHECKOUT
 from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.documents import Document, document
 from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.prober import Prober
 from nfagent.lab.resources import MERGE
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan, grid
 from nfagent.model.gvk import Item

@@ -22,12 +22,12 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.harness.paired_labs import CYCLE, ChangeKind, PairedLab, Scenario, large, paired_labs, small
-from benchmarks.harness.prober import INTERVAL_US
 from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from benchmarks.suites.idle import SIZE
 from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.prober import INTERVAL_US
 
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0

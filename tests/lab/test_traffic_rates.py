@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.traffic import Traffic
 from nfagent.errors import HostError, KernelError
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import grid
+from nfagent.lab.traffic_rates import Traffic
 
 
 @pytest.fixture(scope="module")
