@@ -63,7 +63,7 @@ class Prober:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Compile and start it. Raises HostError without a compiler, or with its message."""
+        """Compile and start it. Raises HostError without a compiler, KernelError with its message."""
         with tempfile.TemporaryDirectory(prefix="nfagent-prober-") as folder:
             program = str(compiled(SOURCE, Path(folder)))
             self._process = subprocess.Popen(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from nfagent.errors import HostError
+from nfagent.errors import HostError, KernelError
 
 MIB = 1024 * 1024
 _MEMINFO = Path("/proc/meminfo")
@@ -50,12 +50,15 @@ def compiler() -> str:
 
 
 def compiled(source: Path, folder: Path) -> Path:
-    """Compile a C program into a folder; return its path. Raises HostError, with the compiler's message."""
+    """Compile a C program into a folder; return its path.
+
+    Raises HostError without a compiler, KernelError with the compiler's message.
+    """
     program = folder / source.stem
     command = [compiler(), "-O2", "-Wall", "-Werror", "-o", str(program), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_COMPILE_SECONDS)
     if done.returncode:
-        raise HostError(f"{command[0]} can't compile {source}: {done.stderr.strip()[:2000]}")
+        raise KernelError(f"{command[0]} can't compile {source}: {done.stderr.strip()[:2000]}")
     return program
 
 

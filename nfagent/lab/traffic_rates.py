@@ -27,7 +27,7 @@ from nfagent.lab.requirements import compiled
 PORT = 5201
 """Port of short connections and datagrams; streams use the next one."""
 
-SOURCE = Path(__file__).with_name("traffic.c")
+SOURCE = Path(__file__).with_name("traffic_rates.c")
 PARALLEL = 8
 _PATIENCE = 20.0
 
@@ -40,7 +40,7 @@ class Traffic:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
-        """Compile it. Raises HostError without a compiler, or with its message."""
+        """Compile it. Raises HostError without a compiler, KernelError with its message."""
         self._folder = tempfile.TemporaryDirectory(prefix="nfagent-traffic-")
         try:
             compiled(SOURCE, Path(self._folder.name))

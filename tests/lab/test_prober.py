@@ -98,7 +98,7 @@ def test_an_established_connection_is_distinguished_from_a_new_one(topology: Net
 
 @pytest.mark.parametrize("is_masqueraded", [False, True], ids=["not translated any more", "translated"])
 def test_the_first_packet_with_another_source_address_is_found(
-    topology: NetnsTopology, prober: Prober, is_masqueraded: bool
+    topology: NetnsTopology, prober: Prober, *, is_masqueraded: bool
 ) -> None:
     pod = list(topology.pods.values())[1]
     node = topology.nodes[pod.node]
