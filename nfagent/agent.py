@@ -174,7 +174,7 @@ class Agent:
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
-            syncs = syncs_route(self._reconciler.latency.trace, self._clock)
+            syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()

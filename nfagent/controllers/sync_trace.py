@@ -37,10 +37,18 @@ class Sync(msgspec.Struct, frozen=True, gc=False):
 
 
 class SyncsReply(msgspec.Struct, frozen=True):
-    """The answer to `GET /v1/syncs`: the monotonic seconds of now, and the syncs, the oldest first."""
+    """The answer to `GET /v1/syncs`. Times are monotonic seconds.
+
+    monotonic: now
+    syncs:     the oldest first
+    recheck_began, recheck_ended: of the last round that read conntrack to end revoked connections, which may delay a
+               sync; 0 without one, and it still runs where it ended before it began
+    """
 
     monotonic: float
     syncs: tuple[Sync, ...]
+    recheck_began: float = 0.0
+    recheck_ended: float = 0.0
 
 
 class _Batches(msgspec.Struct):
@@ -98,6 +106,6 @@ class SyncTrace:
         if self._covered.events:
             self._covered = _Batches()
 
-    def reply(self, now: float) -> SyncsReply:
-        """Return the kept syncs."""
-        return SyncsReply(now, tuple(self._kept))
+    def reply(self, now: float, recheck: tuple[float, float] = (0.0, 0.0), last: int = KEPT) -> SyncsReply:
+        """Return the last syncs, so many; recheck: begin and end of the last re-check of connections."""
+        return SyncsReply(now, tuple(self._kept)[-last:], *recheck)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,10 @@ PORT = 80
 
 _ROLES = (("shop", "web"), ("shop", "db"), ("guest", "visitor"))
 _FIRST_HOST = 10
+
+
+LabSource: TypeAlias = Literal["manifests", "apiserver"]
+"""What agents follow: a folder of manifests, or a real kube-apiserver."""
 
 
 class ClusterPlan(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 import yaml
@@ -22,12 +22,10 @@ from nfagent.lab.api_source import fill
 from nfagent.lab.binaries import find
 from nfagent.lab.control_plane import ControlPlane
 from nfagent.lab.interrupts import deferred_interrupts
-from nfagent.lab.lab_plan import API_HOST, ClusterPlan, cluster_plan, documents
+from nfagent.lab.lab_plan import API_HOST, ClusterPlan, LabSource, cluster_plan, documents
 from nfagent.lab.running_labs import LabMember, LabNode, LabState
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, Underlay
-
-LabSource: TypeAlias = Literal["manifests", "apiserver"]
 
 # Resident memory of an agent with a small cluster, of the servers, and of etcd with kube-apiserver.
 _AGENT_MIB, _SERVERS_MIB, _PLANE_MIB = 80, 60, 600

@@ -38,6 +38,10 @@ _END_SECONDS = 5.0
 _NS = 1e9
 
 
+class NoVerdictError(KernelError):
+    """No packet met the expected verdict in time."""
+
+
 class First(msgspec.Struct, frozen=True):
     """The first packet with the new verdict. Times are seconds, `fresh` and `live` by time.monotonic().
 
@@ -116,10 +120,10 @@ class Prober:
             raise KernelError(f"packets arrive from {address} before the change that is to do it")
 
     def first(self) -> First:
-        """Wait for the new verdict, and stop sending. Raises KernelError where none came within ten seconds."""
+        """Wait for the new verdict, and stop sending. Raises NoVerdictError where none came within ten seconds."""
         fresh, live, gap = (int(word) / _NS for word in self._line().split())
         if not fresh:
-            raise KernelError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
+            raise NoVerdictError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
         return First(fresh, live, gap)
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -69,7 +69,7 @@ def check_compiler() -> None:
         source.write_text("#include <stdio.h>\nint main(void) { return 0; }\n", encoding="ascii")
         try:
             compiled(source, Path(folder))
-        except HostError as error:
+        except KernelError as error:
             raise HostError(
                 error.reason.replace(str(source), "a program"), hint="apt-get install gcc libc6-dev"
             ) from None

@@ -1,0 +1,181 @@
+"""One change of a latency run, from its writing to the first packet with the new verdict.
+
+lab.settle(cycle.standing)                      # the objects of one scenario, and no others
+found = lab.try_step(step, quiet=pids)          # one change, to the first packet with its verdict
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from nfagent.controllers.sync_trace import Sync, SyncsReply
+from nfagent.lab.agents import LabAgent
+from nfagent.lab.change_writers import ChangeWriter, WriteTimes
+from nfagent.lab.latency_scenarios import Step, Verdict, Write, deleted
+from nfagent.lab.prober import NoVerdictError, Prober
+from nfagent.lab.samples import DataPath, Stage
+
+_QUIET_SECONDS, _QUIET_CPU_SECONDS, _QUIET_TIMEOUT = 0.005, 0.0002, 3.0
+_SETTLED_SECONDS = 0.3
+_LOOK_SECONDS = 0.001
+_TRACE_SECONDS = 5.0
+_LAST_SYNCS = 8
+_MICROSECONDS = 1e6
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One change that was measured. Times are microseconds.
+
+    latency:   from the change handed over to the first packet with the new verdict; None where the deadline passed
+    write:     from the change sent to the change handed over
+    stages:    parts of the latency, by the agent's trace
+    disturbed: while it was measured, the agent was still ending connections of an earlier change
+    gap:       since the last packet with the previous verdict: the accuracy of the latency
+    """
+
+    latency: float | None
+    write: float
+    stages: dict[Stage, float]
+    disturbed: bool
+    gap: float
+
+
+class MeasuredLab:
+    """One path's lab: its agent, probers and change writer.
+
+    path:   whose verdicts its packets meet
+    agent:  the agent that is measured
+    """
+
+    def __init__(
+        self,
+        path: DataPath,
+        agent: LabAgent,
+        writer: ChangeWriter,
+        probers: tuple[Prober, Prober],
+        sources: Mapping[Verdict, str],
+    ) -> None:
+        """Keep the parts.
+
+        probers: from client to server, and from server to the host outside
+        sources: the source addresses that verdicts name
+        """
+        self.path = path
+        self.agent = agent
+        self._writer = writer
+        self._to_server, self._to_outside = probers
+        self._sources = sources
+        self._there: dict[str, Write] = {}
+
+    @property
+    def pid(self) -> int:
+        """The agent's process id."""
+        return self.agent.process.pid
+
+    def settle(self, standing: Iterable[Write]) -> None:
+        """Make these the only objects beside the background, and wait until the agent is idle."""
+        wanted = {write.name: write for write in standing}
+        for name in [name for name in self._there if name not in wanted]:
+            self._write(deleted(self._there[name]))
+        for name, write in wanted.items():
+            if self._there.get(name) != write:
+                self._write(write)
+        wait_until_quiet([self.pid], _SETTLED_SECONDS)
+
+    def try_step(self, step: Step, quiet: Iterable[int]) -> Outcome:
+        """Make a change, and return when the first packet met its verdict.
+
+        quiet: processes that must be idle before it. Raises KernelError where packets meet the verdict already.
+        """
+        prober = self._watch(step.verdict)
+        wait_until_quiet(quiet)
+        times = self._write(step.write)
+        try:
+            first = prober.first()
+        except NoVerdictError:
+            return Outcome(None, (times.handed_over - times.sent) * _MICROSECONDS, {}, disturbed=False, gap=0.0)
+        return outcome(times, first.fresh, first.gap, *self._trace(times))
+
+    def _watch(self, verdict: Verdict) -> Prober:
+        source = self._sources.get(verdict)
+        if source is None:
+            self._to_server.watch(blocked=verdict == "blocked")
+            return self._to_server
+        self._to_outside.watch_source(source)
+        return self._to_outside
+
+    def _write(self, write: Write) -> WriteTimes:
+        times = self._writer.write(write)
+        if write.deleted:
+            del self._there[write.name]
+        else:
+            self._there[write.name] = write
+        return times
+
+    def _trace(self, times: WriteTimes) -> tuple[Sync | None, tuple[float, float]]:
+        """Return the sync that covers a change, and begin and end of the agent's last re-check."""
+        end = time.monotonic() + _TRACE_SECONDS
+        while True:
+            reply = msgspec.convert(self.agent.ask("/v1/syncs", last=str(_LAST_SYNCS)), SyncsReply)
+            sync = next((sync for sync in reply.syncs if sync.latest >= times.sent), None)
+            # A packet may be faster than the agent, which learns of the commit afterwards.
+            if sync is not None or time.monotonic() > end:
+                return sync, (reply.recheck_began, reply.recheck_ended)
+            time.sleep(_LOOK_SECONDS)
+
+
+def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, recheck: tuple[float, float]) -> Outcome:
+    """Return the outcome of a change, from times in seconds.
+
+    fresh:   of the first packet with the new verdict; gap: since the one before it
+    sync:    the agent's; recheck: begin and end of its last round that ended connections
+    """
+    began, ended = recheck
+    is_own = sync is not None and began >= sync.committed
+    overlaps = 0.0 < began < fresh and (ended > times.handed_over or ended < began)
+    return Outcome(
+        latency=max(0.0, fresh - times.handed_over) * _MICROSECONDS,
+        write=(times.handed_over - times.sent) * _MICROSECONDS,
+        stages={} if sync is None else _stages(times.handed_over, sync, fresh),
+        disturbed=overlaps and not is_own,
+        gap=gap * _MICROSECONDS,
+    )
+
+
+def _stages(handed_over: float, sync: Sync, fresh: float) -> dict[Stage, float]:
+    # Each stage ends where the next one begins; what is over before the change was handed over takes no time.
+    ends: list[tuple[Stage, float]] = [
+        ("source", sync.received),
+        ("decode", sync.decoded),
+        ("compile", sync.computed),
+        ("commit", min(sync.committed, fresh)),
+        ("first_packet", fresh),
+    ]
+    found: dict[Stage, float] = {}
+    reached = handed_over
+    for stage, end in ends:
+        found[stage] = max(0.0, end - reached) * _MICROSECONDS
+        reached = max(reached, end)
+    return found
+
+
+def wait_until_quiet(pids: Iterable[int], seconds: float = _QUIET_SECONDS) -> None:
+    """Wait until processes use no CPU for so many seconds; at most three seconds in all."""
+    watched = list(pids)
+    end = time.monotonic() + _QUIET_TIMEOUT
+    since, used = time.monotonic(), _cpu_seconds(watched)
+    while (now := time.monotonic()) < end and now - since < seconds:
+        time.sleep(_LOOK_SECONDS)
+        found = _cpu_seconds(watched)
+        if found - used > _QUIET_CPU_SECONDS:
+            since, used = now, found
+
+
+def _cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the CPU seconds of processes' threads (Documentation/scheduler/sched-stats.rst)."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int((task / "schedstat").read_text("ascii").split()[0]) for task in tasks) / 1e9
