@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -171,6 +172,78 @@ def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
         raise UsageError(f"there is no {where!r} in lab {name!r}; there are {', '.join(places)}")
     asked = next((node.environment for node in state.nodes if node.name == where), {})
     os.execvpe("ip", ["ip", "netns", "exec", places[where], *command], {**os.environ, **asked})  # noqa: S606, S607
+
+
+@lab.command(epilog="Example: nfagent lab latency --scenario policy-created --policies 0,1000 -o samples.json")
+@click.option(
+    "--scenario", "scenarios", metavar="NAME", multiple=True, help="One scenario; may be repeated.  [default: all]"
+)
+@click.option(
+    "--policies", metavar="N,N,...", default="0,1000,10000", show_default=True, help="Numbers of background policies."
+)
+@click.option("--pods", default=15_000, show_default=True, help="Pods of the cluster.")
+@click.option("--tries", default=200, show_default=True, help="Changes of each scenario, on each path.")
+@click.option(
+    "--paths",
+    type=click.Choice(["both", "nftables", "ebpf"]),
+    default="both",
+    show_default=True,
+    help="What enforces the policies.",
+)
+@click.option("--attachment", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True)
+@click.option("--source", type=click.Choice(["manifests", "apiserver"]), default="manifests", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for the samples.  [default: lab-latency-TIME.json]",
+)
+def latency(
+    *,
+    scenarios: tuple[str, ...],
+    policies: str,
+    pods: int,
+    tries: int,
+    paths: Literal["both", "nftables", "ebpf"],
+    attachment: Attachment,
+    source: Literal["manifests", "apiserver"],
+    output: Path | None,
+) -> None:
+    """Measure how long until a change bites: by nftables, and by eBPF programs, in turns.
+
+    From the change handed over to the first packet with the new verdict, a packet every 0.2 ms. Raw samples are written
+    to a file, also of a run that is interrupted; `nfagent lab report` draws them.
+    """
+    from datetime import datetime
+
+    from nfagent.cli.output import write_lines
+    from nfagent.lab.demo_output import DemoOutput
+    from nfagent.lab.latency import LatencyOptions, run_latency
+    from nfagent.lab.latency_options import policy_numbers, positive, scenario_names
+    from nfagent.lab.latency_progress import LatencyProgress
+
+    options = LatencyOptions(
+        output=output or Path(f"lab-latency-{datetime.now().astimezone():%Y%m%d-%H%M%S}.json"),
+        scenarios=scenario_names(scenarios),
+        policies=policy_numbers(policies),
+        pods=pods,
+        tries=positive("--tries", tries, 1),
+        source=source,
+        paths=("nftables", "ebpf") if paths == "both" else (paths,),
+        attachment=attachment,
+    )
+    shown = DemoOutput()
+    try:
+        samples = run_latency(options, LatencyProgress(shown))
+    finally:
+        shown.progress("")
+    write_lines(
+        [
+            f"{options.output}: samples of {samples.seconds / 60:.0f} min",
+            f"draw them: nfagent lab report {options.output}",
+        ]
+    )
 
 
 @lab.command(epilog="Example: nfagent lab demo")

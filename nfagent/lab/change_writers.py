@@ -19,7 +19,11 @@ _JSON = "application/json"
 
 
 class WriteTimes(msgspec.Struct, frozen=True):
-    """When a change was sent, and handed over: its file renamed or deleted, or the API server's response read."""
+    """When a change was sent, and handed over.
+
+    A file is handed over as it is renamed or deleted: just before that call, in which the agent may be told already.
+    An API server's object is handed over when the response has come.
+    """
 
     sent: float
     handed_over: float
@@ -51,7 +55,7 @@ class FolderWriter:
             self._beside.write_bytes(msgspec.json.encode(change.document))
             sent = time.monotonic()
             self._beside.rename(path)
-        return WriteTimes(sent, time.monotonic())
+        return WriteTimes(sent, sent)
 
 
 class ApiWriter:

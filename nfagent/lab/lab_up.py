@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -21,7 +19,7 @@ from nfagent.lab.agents import LabAgent
 from nfagent.lab.api_source import fill
 from nfagent.lab.binaries import find
 from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.interrupts import deferred_interrupts
+from nfagent.lab.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.lab_plan import API_HOST, ClusterPlan, LabSource, cluster_plan, documents
 from nfagent.lab.running_labs import LabMember, LabNode, LabState
 from nfagent.lab.topology import NetnsTopology
@@ -59,16 +57,13 @@ def build_lab(options: LabOptions, progress: Callable[[str], None]) -> LabState:
         api_host=options.source == "apiserver",
     )
     _check(options)
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    folder = running_labs.claim(options.name)
-    try:
-        return _Builder(options, plan, folder, progress).build()
-    except BaseException:
-        running_labs.remove(options.name)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interrupting():
+        folder = running_labs.claim(options.name)
+        try:
+            return _Builder(options, plan, folder, progress).build()
+        except BaseException:
+            running_labs.remove(options.name)
+            raise
 
 
 def _check(options: LabOptions) -> None:
@@ -79,10 +74,6 @@ def _check(options: LabOptions) -> None:
         find()
         mib += _PLANE_MIB
     requirements.check_memory(round(mib), "give fewer --nodes, or `--source manifests`")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 class _Builder:

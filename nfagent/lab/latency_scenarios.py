@@ -45,6 +45,8 @@ class Cycle(msgspec.Struct, frozen=True):
 
     standing: tuple[Write, ...]
     steps: tuple[Step, Step]
+    weight: float = 1.0
+    """How much longer a turn takes than one of most others, for the estimate of the time left."""
 
     @property
     def scenarios(self) -> tuple[ScenarioName, ...]:
@@ -99,6 +101,7 @@ def cycles(cluster: LatencyCluster) -> tuple[Cycle, ...]:
                 Step(_policy("blocks", _blocks()), "blocked", "ip-block-10000"),
                 Step(deleted(_policy("blocks", _blocks())), "passed"),
             ),
+            weight=8.0,
         ),
     )
 

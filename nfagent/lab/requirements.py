@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import HostError, KernelError, UsageError
 
 MIB = 1024 * 1024
 _MEMINFO = Path("/proc/meminfo")
@@ -39,6 +39,12 @@ def check_memory(mib: int, instead: str) -> None:
     available = int(found[1]) // 1024 if found else mib
     if available < mib:
         raise HostError(f"this needs about {mib:,} MiB of memory, and {available:,} MiB are available", hint=instead)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written. Raises UsageError."""
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"can't write {path}: write a file in a folder that exists, like -o samples.json")
 
 
 def compiler() -> str:

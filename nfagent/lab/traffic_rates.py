@@ -111,6 +111,28 @@ class Client:
         """Connect, a byte each way, close, eight at a time; return connections per CPU second. Raises KernelError."""
         return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
 
+    def stream_bits(self, seconds: float) -> float:
+        """Send on one TCP connection until all has been read; return bits per second. Raises KernelError."""
+        self._tell(f"stream {round(seconds * 1000)}")
+        count, nanoseconds = self.answer()
+        return count * 8 / nanoseconds * 1e9
+
+    def connection_rate(self, seconds: float) -> float:
+        """Connect as `connections` does; return connections per second. Raises KernelError."""
+        self._tell(f"connect {round(seconds * 1000)} {PARALLEL}")
+        count, nanoseconds = self.answer()
+        return count / nanoseconds * 1e9
+
+    def packet_cpu_ns(self, seconds: float, a_second: int) -> float:
+        """Send UDP at an even rate; return the CPU time of a packet, in ns, from sender to receiver.
+
+        Raises KernelError.
+        """
+        before = self._used_ns()
+        self.send_datagrams(seconds, a_second)
+        count, _nanoseconds = self.answer(seconds)
+        return (self._used_ns() - before) / max(count, 1)
+
     def send_datagrams(self, seconds: float, a_second: int, *, scatter: bool = False) -> None:
         """Start to send UDP at an even rate, and return at once: `answer` returns the count.
 
