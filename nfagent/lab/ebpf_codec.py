@@ -185,9 +185,21 @@ def decode_event(record: bytes) -> VerdictEvent:
     """Decode a record of the ring buffer: struct event. Raises WireError for anything else."""
     if len(record) != EVENT_BYTES:
         raise WireError(f"event of {len(record)} bytes, not {EVENT_BYTES}")
-    (time_ns, endpoint, policy, identity, block, size, source, destination, *ports, family, protocol, direction, reason) = (
-        _EVENT.unpack_from(record)
-    )
+    (
+        time_ns,
+        endpoint,
+        policy,
+        identity,
+        block,
+        size,
+        source,
+        destination,
+        *ports,
+        family,
+        protocol,
+        direction,
+        reason,
+    ) = _EVENT.unpack_from(record)
     # A packet that can't be read may have no family.
     if family not in {0, 4, 6} or direction not in _DIRECTION_NAMES or (reason and reason not in _REASONS):
         raise WireError(f"event with family {family}, direction {direction} and reason {reason}")
