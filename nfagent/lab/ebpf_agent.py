@@ -272,7 +272,7 @@ def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
     try:
         if (manifests is None) == (not kubeconfig):
             raise UsageError("give one of --manifests and --kubeconfig")
-        flags = {"node_name": node, "manifests": str(manifests or ""), "kubeconfig": kubeconfig}
+        flags = {"node": node, "manifests": str(manifests or ""), "kubeconfig": kubeconfig}
         settings = load_settings(flags=flags)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("nfagent").setLevel(settings.log_level.upper())

@@ -12,7 +12,7 @@ import msgspec
 
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.rtnetlink import raise_refusal
-from nfagent.kernel.sockets import dump_replies, netlink_socket
+from nfagent.kernel.sockets import SOL_NETLINK, dump_replies, netlink_socket
 from nfagent.netlink.codec import (
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -30,6 +30,7 @@ _LINK_HEAD, _ADDRESS_HEAD = 16, struct.Struct("=4BI")  # struct ifinfomsg, struc
 _INDEX = struct.Struct("=i")
 _IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
 _IFA_TARGET_NETNSID = 10
+_STRICT_CHECK = 12  # NETLINK_GET_STRICT_CHK: without it the kernel ignores the attributes of a dump request
 
 
 class VethLink(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +52,7 @@ def pod_links() -> dict[str, int]:
             opened.connect((0, 0))
             opened.send(encode_link_dump(1, "veth"))
             links = [link for part in dump_replies(opened, 1) for link in _veths(part)]
+            opened.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
             for sequence, netns in enumerate(sorted({link.netns for link in links}), 2):
                 opened.send(_encode_address_dump(sequence, netns))
                 there = {link.peer: link.index for link in links if link.netns == netns}
