@@ -1,8 +1,8 @@
 """The map of ipBlocks: CIDR to the identity of all ipBlocks that cover it. Pure.
 
-A trie finds the longest CIDR that has an address. So every CIDR has the identity of all ipBlocks that cover it: those of
-its own, and those of the wider CIDRs around it, as Cilium gives a CIDR the labels of every CIDR around it. CIDRs with
-the same ipBlocks share one identity: a list of 10,000 CIDRs of one rule has one.
+A trie finds the longest CIDR that has an address. So every CIDR has the identity of all ipBlocks that cover it: those
+of its own, and those of the wider CIDRs around it, as Cilium gives a CIDR the labels of every CIDR around it. CIDRs
+with the same ipBlocks share one identity: a list of 10,000 CIDRs of one rule has one.
 """
 
 from __future__ import annotations

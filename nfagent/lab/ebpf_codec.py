@@ -64,7 +64,10 @@ class PolicyEntry(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class EndpointEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry of the map of endpoints: the policies of a Pod's link, 0 where it isn't isolated; the Pod's addresses."""
+    """An entry of the map of endpoints: the policies of a Pod's link, and the Pod's addresses.
+
+    egress, ingress: 0 where the Pod isn't isolated
+    """
 
     egress: int = 0
     ingress: int = 0

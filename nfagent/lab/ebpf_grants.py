@@ -42,7 +42,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 def grant_of(rule: CompiledRule, own_ports: tuple[ContainerPort, ...]) -> Grant | None:
-    """Return a rule's grant for a Pod with these ports; None for a named port of ipBlocks: only their Pods define it."""
+    """Return a rule's grant for a Pod with these ports; None for a named port of ipBlocks, which isn't covered."""
     peers = tuple(peer for peer in peers_of(rule.peer) if isinstance(peer, PodPeer))
     block = rule.peer if isinstance(rule.peer, CIDRSet) else None
     if isinstance(rule.port, NamedPorts):

@@ -1,8 +1,8 @@
 """The policy numbers of this node's Pods, and the policy map's entries of each. Pure.
 
-The counterpart of `desired.policy_sets`: a policy set has a number instead of a chain, and an entry for each identity and
-port that its rules allow. Where a rule names a port of the Pod itself, Pods that declare other ports have a number of
-their own.
+The counterpart of `desired.policy_sets`: a policy set has a number instead of a chain, and an entry for each identity
+and port that its rules allow. Where a rule names a port of the Pod itself, Pods that declare other ports have a number
+of their own.
 """
 
 from __future__ import annotations
@@ -119,18 +119,21 @@ class EbpfPolicySets:
                 changed[key] = after
         self._dirty_pods.clear()
         for policy in released:
-            self._users.release(policy)
-        for policy in self.known if self._dirty_policies else ():
-            if policy in self._users and not self._dirty_policies.isdisjoint(policy.policies.refs):
+            if self._users.release(policy):
+                self._use_blocks(self.known[policy], frozenset())
+                self._dirty.discard(policy)
+        self._compile_changed()
+
+    def _compile_changed(self) -> None:
+        """Compile the policy sets that are new, and those with a policy whose rules changed."""
+        for policy in self._users if self._dirty_policies else ():
+            if not self._dirty_policies.isdisjoint(policy.policies.refs):
                 self._dirty.add(policy)
         for ref in self._dirty_policies - self._index.active.keys():
             self._compiled.forget(ref)
         self._dirty_policies.clear()
         for policy in self._dirty:
             self._compile(policy, self.known[policy])
-        for policy, live in self.known.items():
-            if policy not in self._users:
-                self._use_blocks(live, frozenset())
 
     def write(
         self, moved: Collection[PeerKey], gone: Collection[PeerKey]
@@ -165,10 +168,11 @@ class EbpfPolicySets:
     def _assign(self, key: PodKey) -> EndpointEntry | None:
         """Return the endpoint of a Pod, as a user of its policy sets; None without the Pod or its addresses."""
         pod = self._cluster.local.get(key)
-        reason = "" if pod is None else self._coverage.refusal(pod, self._cluster)
-        self._coverage.note_pod(key, reason)
         if pod is None or not pod.holds_addresses:
+            self._coverage.note_pod(key, "")
             return None
+        reason = self._coverage.refusal(pod, self._cluster)
+        self._coverage.note_pod(key, reason)
         wanted = {policy.policies.direction: policy for policy in self._keys_of(pod, closed=bool(reason))}
         self._keys_of_pod[key] = tuple(wanted.values())
         for direction, policy in wanted.items():
