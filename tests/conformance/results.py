@@ -75,8 +75,8 @@ class ResultBuilder:
         if found != probe.expected:
             self._failures.append(Failure(step, found, probe, flow))
 
-    def put_aside(self, reason: str) -> None:
-        self._aside[reason] += 1
+    def put_aside(self, reason: str, probes: int = 1) -> None:
+        self._aside[reason] += probes
 
     def broke(self, step: int, words: str) -> None:
         """Note that a step couldn't be made."""
