@@ -125,7 +125,9 @@ unit: $(VENV)/ready ## tests that need no kernel
 .PHONY: conformance
 conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
 #: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
-	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
+#: BACKEND=ebpf  packets over the lab's eBPF path
+	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT)) \
+		$(addprefix --path ,$(BACKEND))
 
 .PHONY: trixie
 trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)

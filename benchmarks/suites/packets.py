@@ -31,7 +31,7 @@ from benchmarks.harness.packet_labs import (
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_least
 from nfagent.errors import HostError
-from nfagent.lab import ebpf_baseline
+from nfagent.lab import ebpf_program
 from nfagent.lab.traffic_rates import Client, Traffic
 
 
@@ -67,7 +67,7 @@ def packets(run: Run) -> Iterator[Row]:
         }
         found = _measure(run, plan, clients)
     yield from _rows(found)
-    if lack := ebpf_baseline.missing():
+    if lack := ebpf_program.missing():
         raise HostError(f"rows with the reference eBPF: {lack}")
 
 

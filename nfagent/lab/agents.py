@@ -191,9 +191,11 @@ class LabAgent:
 class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
-    def __init__(self, topology: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
+    def __init__(
+        self, topology: NetnsTopology, source: Sequence[str], scratch: Path, *, kind: AgentKind = "nfagent"
+    ) -> None:
         """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
-        self.agents = {node: LabAgent(topology, node, source, scratch) for node in topology.nodes}
+        self.agents = {node: LabAgent(topology, node, source, scratch, kind=kind) for node in topology.nodes}
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all are ready."""
@@ -236,9 +238,9 @@ class LabAgents:
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path, *, kind: AgentKind = "nfagent") -> None:
         """Plan the agents; manifests: the folder that they follow."""
-        super().__init__(topology, ("--manifests", str(manifests)), scratch)
+        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:
