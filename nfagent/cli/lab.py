@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from nfagent.cli.lab_report import report_command
 from nfagent.cli.options import output_option
 
 if TYPE_CHECKING:
@@ -258,3 +259,6 @@ def demo(context: click.Context, output: Literal["text", "json"]) -> None:
     from nfagent.lab.demo import run_demo
 
     context.exit(run_demo(output=output))
+
+
+lab.add_command(report_command)

@@ -161,7 +161,7 @@ def decode_samples(text: bytes, file: str) -> LabSamples:
     if not isinstance(document, dict) or "schema" not in document:
         raise UsageError(f"{file}: not the samples of a latency run: no field schema", hint=_MEASURE_AGAIN)
     schema = document["schema"]
-    if schema != SCHEMA or isinstance(schema, bool):
+    if type(schema) is not int or schema != SCHEMA:
         raise UsageError(
             f"{file}: schema: {_shown(schema)}: this version of nfagent reads schema {SCHEMA}",
             hint="use the version of nfagent that wrote the file, or measure again with `nfagent lab latency -o FILE`",
@@ -210,7 +210,7 @@ def _check(samples: LabSamples, file: str) -> None:
 
 _LOCATED = re.compile(r"(?P<reason>.*?)(?: - at (?P<of>`key` in )?`\$(?P<path>.*)`)?\Z", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
-_LONGEST_VALUE = 60
+_LONGEST_VALUE = 120
 
 
 def _located(message: str, document: object) -> str:

@@ -1,0 +1,92 @@
+"""Text of a report and of a comparison: a table that fits a terminal of 80 columns, and what stands out in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from nfagent.cli.tables import coloured, line, marked, strong, widths
+from nfagent.lab.report_comparison import Comparison, QuantileChange
+from nfagent.lab.report_summary import Summary
+from nfagent.lab.report_verdict import Judgement, RatioVerdict
+from nfagent.lab.report_words import PATH_NAMES, plural, ratio_text
+
+_COLOURS: dict[Judgement, str] = {
+    "within": "green",
+    "not within": "red",
+    "not decided": "yellow",
+    "not known": "yellow",
+}
+
+
+def summary_lines(summary: Summary) -> Iterator[str]:
+    """Return the verdict of a run: what it lacks, one sentence, a table, what isn't within."""
+    for gap in summary.gaps:
+        yield f"incomplete: {gap}"
+    yield strong(summary.headline)
+    yield ""
+    rows = [
+        (
+            f"{verdict.pair.scenario}, {plural(verdict.pair.pods, 'Pod', 'Pods')}",
+            (f"{verdict.pair.policies:,}", *map(_verdict_cell, verdict.quantiles)),
+        )
+        for verdict in summary.verdicts
+    ]
+    yield from _grouped(("policies", "p50 by eBPF's", "p99 by eBPF's"), rows)
+    for finding in summary.findings:
+        yield f"{_painted(finding.judgement)}: {finding.text}"
+
+
+def comparison_lines(comparison: Comparison, a: str, b: str) -> Iterator[str]:
+    """Return a comparison of the runs in files A and B: what differs, one sentence, a table."""
+    yield f"A: {a}"
+    yield f"B: {b}"
+    for gap in comparison.gaps:
+        yield f"incomplete: {gap}"
+    yield strong(comparison.headline)
+    yield ""
+    rows = [
+        (
+            f"{change.scenario}, {plural(change.pods, 'Pod', 'Pods')}",
+            (f"{change.policies:,}", PATH_NAMES[change.path], *map(_change_cell, change.quantiles)),
+        )
+        for change in comparison.changes
+    ]
+    yield from _grouped(("policies", "path", "p50, B by A", "p99, B by A"), rows)
+    yield "A ratio without a word: no difference shown, 1 is inside its confidence interval."
+    for difference in comparison.differences:
+        yield f"differs: {difference}"
+
+
+def _grouped(header: tuple[str, ...], rows: list[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Return a table with a heading above the rows that have the same one, and an empty line after it."""
+    if not rows:
+        return
+    capitals = tuple(cell.upper() for cell in header)
+    columns = widths([capitals, *(cells for _, cells in rows)])
+    yield strong(line(capitals, columns, {0}))
+    for heading, of_heading in groupby(rows, key=lambda row: row[0]):
+        yield heading
+        for _, cells in of_heading:
+            yield line(cells, columns, {0})
+    yield ""
+
+
+def _verdict_cell(verdict: RatioVerdict) -> str:
+    if verdict.ratio is None:
+        return _painted(verdict.judgement)
+    return f"{ratio_text(verdict.ratio)} {_painted(verdict.judgement)}"
+
+
+def _change_cell(change: QuantileChange) -> str:
+    if change.ratio is None:
+        return change.reason
+    return (
+        f"{ratio_text(change.ratio)} {change.change}"
+        if change.change in {"shorter", "longer"}
+        else ratio_text(change.ratio)
+    )
+
+
+def _painted(judgement: Judgement) -> str:
+    return marked(judgement, _COLOURS[judgement]) if coloured() else judgement
