@@ -101,6 +101,20 @@ static int opened(int namespace, int type, int protocol)
     return sock;
 }
 
+// A client's socket on a source port that no other one had for 60,000 sockets: conntrack remembers earlier connections for
+// minutes, and their verdict and translation.
+static int opened_client(void)
+{
+    static unsigned int next;
+    struct sockaddr_in own = { .sin_family = AF_INET };
+    int sock = opened(client_space, SOCK_DGRAM, 0);
+
+    do {
+        own.sin_port = htons((uint16_t)(FIRST_PORT + next++ % PORTS));
+    } while (bind(sock, (struct sockaddr *)&own, sizeof(own)) && errno == EADDRINUSE);
+    return sock;
+}
+
 // Read what has arrived at the server; answer the established connection's first.
 static void drain(void)
 {
@@ -202,7 +216,7 @@ static void look(enum mode mode, int64_t ms, int64_t interval)
 
     watch++;
     for (int kind = 0; kind < KINDS; kind++) {
-        lines[kind].sock = opened(client_space, SOCK_DGRAM, 0);
+        lines[kind].sock = opened_client();
         lines[kind].first = lines[kind].last = -1;
         lines[kind].answered = 0;
         if (mode != SEEN && connect(lines[kind].sock, (struct sockaddr *)&where, sizeof(where)))
