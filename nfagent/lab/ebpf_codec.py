@@ -13,8 +13,8 @@ from nfagent.errors import UsageError, WireError
 from nfagent.lab.ebpf_prefixes import Prefix
 from nfagent.model.objects import Direction, Protocol
 
-HOST, WORLD = 1, 2
-"""Identities of the node's own addresses, and of an address that has none of its own: Cilium's numbers."""
+HOST, WORLD, SERVICE = 1, 2, 3
+"""Identities of the node's own addresses, of an address without one of its own (Cilium's numbers), of Services."""
 FIRST_IDENTITY = 256
 """The first number that an identity may have: Cilium reserves those below."""
 ANY = 0
@@ -27,8 +27,8 @@ EVENT_BYTES = 72
 MARK = 0x20000
 """The bit of the packet mark that tells packets to masquerade."""
 
-DenyReason = Literal["policy", "changed policy", "source", "unreadable"]
-_REASONS: dict[int, DenyReason] = {1: "policy", 2: "changed policy", 3: "source", 4: "unreadable"}
+DenyReason = Literal["policy", "changed policy", "source", "unreadable", "service"]
+_REASONS: dict[int, DenyReason] = {1: "policy", 2: "changed policy", 3: "source", 4: "unreadable", 5: "service"}
 _DIRECTIONS: dict[Direction, int] = {"egress": 0, "ingress": 1}
 _DIRECTION_NAMES: dict[int, Direction] = {number: name for name, number in _DIRECTIONS.items()}
 _PROTOCOLS: dict[str, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}

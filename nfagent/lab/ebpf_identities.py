@@ -7,15 +7,16 @@ from itertools import count
 
 import msgspec
 
-from nfagent.lab.ebpf_codec import HOST
+from nfagent.lab.ebpf_codec import HOST, SERVICE
 from nfagent.lab.ebpf_grants import PeerKey
+from nfagent.lab.ebpf_prefixes import prefixes
 from nfagent.model.objects import Pod
 from nfagent.model.ref_counts import RefCounts
 from nfagent.state.cluster import ClusterState, Identity, identity_of
 
 
 class IdentityChange(msgspec.Struct):
-    """Addresses with another identity than before, and the peer keys that appeared and vanished.
+    """Addresses and CIDRs with another identity than before, and the peer keys that appeared and vanished.
 
     replaced: whether an address had another identity before
     """
@@ -43,6 +44,12 @@ class EbpfIdentities:
         self._users: RefCounts[PeerKey] = RefCounts()
         self._key_of_address: dict[str, PeerKey | None] = {}
         self._dirty: dict[str, None] = {}
+        self._services: frozenset[str] = frozenset()
+        self._services_changed = False
+
+    def mark_services(self) -> None:
+        """Mark that a Service or a ServiceCIDR changed."""
+        self._services_changed = True
 
     def mark(self, addresses: Iterable[str]) -> None:
         """Mark addresses of Pods or of this node that changed."""
@@ -56,7 +63,19 @@ class EbpfIdentities:
         for address in self._dirty:
             self._assign(address, change, is_host=address in hosts)
         self._dirty.clear()
+        if self._services_changed:
+            self._services_changed = False
+            self._assign_services(change)
         return change
+
+    def _assign_services(self, change: IdentityChange) -> None:
+        """Give the addresses of Services theirs: policies are about the Pods behind them, which aren't known there."""
+        cluster, before = self._cluster, self._services
+        ranges = [item for known in cluster.service_ranges.values() for item in known.cidrs]
+        single = (address for service in cluster.services.values() for address in service.cluster_addresses)
+        self._services = frozenset((*map(str, prefixes(ranges)), *single)) - self._key_of_address.keys()
+        change.puts |= dict.fromkeys(self._services - before, SERVICE)
+        change.deletes |= before - self._services - self._key_of_address.keys()
 
     def _assign(self, address: str, change: IdentityChange, *, is_host: bool) -> None:
         known = address in self._key_of_address

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.model.netaddr import Family, Range
+from nfagent.model.netaddr import Family, Range, text
 
 BITS: dict[Family, int] = {4: 32, 6: 128}
 """Bits of an address."""
@@ -23,6 +23,10 @@ class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
     def last(self) -> int:
         """The last address, as an integer."""
         return self.first | ((1 << (BITS[self.family] - self.length)) - 1)
+
+    def __str__(self) -> str:
+        """Return it as text, also a single address: `10.0.0.0/8`."""
+        return f"{text(self.family, self.first)}/{self.length}"
 
     def shortened(self, length: int) -> Prefix:
         """Return the prefix of that length which has this one inside."""

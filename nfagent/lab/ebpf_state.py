@@ -95,7 +95,11 @@ class EbpfState:
                 return self.egress.put(item)
             case NetworkLogging():
                 return self._set_logging(with_last_good(item, self._logging))
-            case Namespace() | Node() | Pod() | Service() | ServiceCIDR():
+            case Service():
+                self.cluster.put(item)
+                self._identities.mark_services()
+                return True
+            case Namespace() | Node() | Pod() | ServiceCIDR():
                 return self._apply_cluster(self.cluster.put(item))
 
     def remove(self, ref: ObjectRef) -> bool:
@@ -108,7 +112,9 @@ class EbpfState:
             return self.egress.remove(ref)
         if ref.kind == "NetworkLogging":
             return self._logging is not None and ref == self._logging.ref and self._set_logging(None)
-        return self._apply_cluster(self.cluster.remove(ref))
+        if ref.kind == "Service":
+            self._identities.mark_services()
+        return self._apply_cluster(self.cluster.remove(ref)) or ref.kind == "Service"
 
     def keys(self, kind: str) -> Collection[PodKey]:
         """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind."""
@@ -168,6 +174,8 @@ class EbpfState:
         if change.node == self.cluster.node:
             for node in (change.node_was, self.cluster.nodes.get(self.cluster.node)):
                 self._identities.mark(node.addresses if node is not None else ())
+        if change.service_range:
+            self._identities.mark_services()
         self._masquerade.follow(change)
         return self._apply_delta(delta)
 

@@ -5,6 +5,8 @@
 
 #define HOST 1  // the identity of the node's own addresses, Cilium's number
 #define WORLD 2 // the identity of an address without one of its own, Cilium's number
+#define SERVICE 3
+#define FIRST_IDENTITY 256 // of Pods
 #define EGRESS 0
 #define INGRESS 1
 #define ANY 0
@@ -24,6 +26,7 @@
 #define DENIED_SINCE_CHANGE 2
 #define DENIED_SOURCE 3
 #define DENIED_UNREADABLE 4
+#define DENIED_SERVICE 5
 
 // An IPv4 address is in the first four bytes, zeros behind; `family` is 4 or 6.
 struct address_key {
@@ -137,7 +140,7 @@ struct fragment_ports {
         __uint(map_flags, BPF_F_NO_PREALLOC);     \
     } NAME SEC(".maps")
 
-ADDRESSES(identities);    // address of a Pod or the node -> identity
+ADDRESSES(identities);    // address of a Pod or the node, CIDR of Services -> identity
 ADDRESSES(blocks);        // CIDR of ipBlocks -> the identity of all ipBlocks that cover it
 ADDRESSES(unmasqueraded); // CIDR -> 1
 

@@ -108,6 +108,11 @@ INLINE void decide(struct __sk_buff *skb, const struct endpoint *endpoint, const
         made->allowed = 1;
         return;
     }
+    // Which Pod serves it is decided later, by the kernel's translation.
+    if (connection->direction == EGRESS && made->identity == SERVICE) {
+        made->reason = DENIED_SERVICE;
+        return;
+    }
     if (allows(skb, &key, made->identity)) {
         made->allowed = 1;
         return;
@@ -121,9 +126,14 @@ INLINE __u64 lifetime(const struct connection_key *key)
     return key->protocol == IPPROTO_TCP ? LIFETIME : LIFETIME_DATAGRAM;
 }
 
+INLINE int has_ports(const struct connection_key *key)
+{
+    return key->client_port || key->server_port;
+}
+
 // Return the verdict on a packet of a known connection, ALLOWED or DENIED; UNKNOWN for none. After a change that may
 // revoke, the connection is decided again. One that isn't allowed any more keeps its entry, so that its packets aren't
-// taken for a new connection in the other direction.
+// taken for a new connection in the other direction; without ports nothing tells one from the other.
 INLINE int established(struct __sk_buff *skb, const struct settings *settings, const struct endpoint *endpoint,
                        const struct connection_key *key, __u64 now, __u32 *mark)
 {
@@ -141,6 +151,10 @@ INLINE int established(struct __sk_buff *skb, const struct settings *settings, c
         if (!made.allowed) {
             made.reason = DENIED_SINCE_CHANGE;
             report(skb, settings, key, &made);
+            if (!has_ports(key)) {
+                bpf_map_delete_elem(&connections, key);
+                return UNKNOWN;
+            }
         }
     }
     known->expires = now + lifetime(key);
@@ -159,7 +173,15 @@ INLINE int finish(struct __sk_buff *skb, int verdict, __u32 mark)
     return TC_ACT_OK;
 }
 
-// An ICMP error belongs to the connection of the packet that it quotes, which went in the other direction.
+INLINE int same_address(const __u8 *one, const __u8 *other)
+{
+    const __u64 *first = (const __u64 *)one, *second = (const __u64 *)other;
+
+    return first[0] == second[0] && first[1] == second[1];
+}
+
+// An ICMP error belongs to the connection of the packet that it quotes, which went in the other direction. Its ends and
+// routers send errors; another Pod doesn't.
 INLINE int related(struct __sk_buff *skb, const struct settings *settings, const struct endpoint *endpoint,
                    const struct packet *error, __u64 now)
 {
@@ -170,6 +192,9 @@ INLINE int related(struct __sk_buff *skb, const struct settings *settings, const
 
     if (read_packet(skb, error->upper + 8, error->key.family, 1, &quoted))
         return UNKNOWN;
+    if (!same_address(error->key.client, quoted.key.client) && !same_address(error->key.client, quoted.key.server) &&
+        look_up(&identities, error->key.family, error->key.client) >= FIRST_IDENTITY)
+        return UNKNOWN;
     verdict = established(skb, settings, endpoint, &quoted.key, now, &mark);
     if (verdict != UNKNOWN)
         return verdict;
@@ -179,10 +204,9 @@ INLINE int related(struct __sk_buff *skb, const struct settings *settings, const
 
 INLINE int own_source(const struct endpoint *endpoint, const struct connection_key *packet)
 {
-    const __u64 *seen = (const __u64 *)packet->client;
-    const __u64 *own = (const __u64 *)(packet->family == 4 ? endpoint->address4 : endpoint->address6);
+    const __u8 *own = packet->family == 4 ? endpoint->address4 : endpoint->address6;
 
-    return !endpoint->checks_source || (seen[0] == own[0] && seen[1] == own[1]);
+    return !endpoint->checks_source || same_address(packet->client, own);
 }
 
 INLINE int judge(struct __sk_buff *skb, __u8 direction)
