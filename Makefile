@@ -118,6 +118,21 @@ prometheus: ## promtool and Prometheus into build/, for the tests
 	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	usr/bin/promtool --version | head -1
 
+# The lab of virtual machines: README.md in vagrant/. VMs under emulation where KVM can't run a stock kernel.
+VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients debootstrap \
+    dnsmasq-base rsync openssh-client
+
+.PHONY: vagrant-lab
+vagrant-lab: $(VENV)/ready modules ## demo and latency in virtual machines, build/vagrant-lab (root; 20 minutes under emulation)
+#: NODES=2  LATENCY='--policies 0,100 --pods 500 --tries 200'
+	@$(call packages,$(VAGRANT_PACKAGES))
+	exec $(bin)/python -m nfagent.lab.vagrant_report --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
+
+.PHONY: vagrant-test
+vagrant-test: $(VENV)/ready modules ## boot, service, upgrade, VLANs, flowtables in virtual machines (root; 20 minutes under emulation)
+	@$(call packages,$(VAGRANT_PACKAGES))
+	exec $(bin)/pytest tests/vagrant
+
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
