@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from nfagent.cli.lab_check import check
+from nfagent.cli.lab_latency import latency
+from nfagent.cli.lab_options import Driver, driver_option, name_option
 from nfagent.cli.lab_report import report_command
 from nfagent.cli.options import output_option
 
 if TYPE_CHECKING:
     from nfagent.lab.running_labs import LabState
     from nfagent.lab.topology_plan import Attachment, Underlay
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def _name_option(command: _Command) -> _Command:
-    return click.option("--name", metavar="NAME", default="lab", show_default=True, help="The lab's name.")(command)
 
 
 @click.group(epilog="Example: nfagent lab demo")
@@ -29,7 +24,8 @@ def lab() -> None:
 
 
 @lab.command(epilog="Example: nfagent lab up --nodes 3 --attachment bridge --underlay vxlan")
-@_name_option
+@name_option
+@driver_option
 @click.option("--nodes", default=2, show_default=True, help="Number of nodes, each with an agent.")
 @click.option("--pods", default=3, show_default=True, help="Number of Pods on each node.")
 @click.option("--attachment", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True)
@@ -44,6 +40,7 @@ def lab() -> None:
 def up(
     *,
     name: str,
+    driver: Driver,
     nodes: int,
     pods: int,
     attachment: Attachment,
@@ -60,10 +57,26 @@ def up(
 
     output = DemoOutput()
     try:
+        if driver == "vagrant":
+            from nfagent.lab import vagrant
+
+            vagrant.up(name, nodes, pods, output.progress)
+            write_lines(_vagrant_usage(name))
+            return
         state = build_lab(LabOptions(name, nodes, pods, attachment, underlay, source), output.progress)
     finally:
         output.progress("")
     write_lines(_usage(state))
+
+
+def _vagrant_usage(name: str) -> list[str]:
+    named = "" if name == "lab" else f" --name {name}"
+    return [
+        f"lab {name!r} is up: VMs control-plane, worker-1, ...",
+        f"  tour     nfagent lab demo --driver vagrant{named}",
+        f"  latency  nfagent lab latency --driver vagrant{named} -o samples.json",
+        f"  remove   nfagent lab down --driver vagrant {name}",
+    ]
 
 
 def _usage(state: LabState) -> list[str]:
@@ -124,8 +137,9 @@ def list_(*, output: str) -> None:
 
 @lab.command(epilog="Example: nfagent lab down --all")
 @click.argument("name", default="")
-@click.option("--all", "all_labs", is_flag=True, help="Remove every lab.")
-def down(*, name: str, all_labs: bool) -> None:
+@click.option("--all", "all_labs", is_flag=True, help="Remove every lab of the driver.")
+@driver_option
+def down(*, name: str, all_labs: bool, driver: Driver) -> None:
     """Remove a lab whole, by default the one named lab; also one that is half built, or whose agents were killed."""
     from nfagent.cli.output import write_lines
     from nfagent.errors import UsageError
@@ -134,7 +148,11 @@ def down(*, name: str, all_labs: bool) -> None:
 
     if name and all_labs:
         raise UsageError("a name and --all exclude each other: write one of them")
+    if driver == "vagrant":
+        _down_vagrant(name, all_labs=all_labs)
+        return
     requirements.check_root()
+    running_labs.sweep_killed()
     known = running_labs.names()
     for each in known if all_labs else [name or "lab"]:
         removed = running_labs.remove(each)
@@ -147,12 +165,29 @@ def down(*, name: str, all_labs: bool) -> None:
         write_lines(["no lab is up"])
 
 
+def _down_vagrant(name: str, *, all_labs: bool) -> None:
+    from nfagent.cli.output import write_lines
+    from nfagent.errors import UsageError
+    from nfagent.lab import vagrant
+    from nfagent.lab.demo_output import DemoOutput
+
+    output = DemoOutput()
+    for each in vagrant.names() if all_labs else [name or "lab"]:
+        try:
+            there = vagrant.down(each, output.progress)
+        finally:
+            output.progress("")
+        if not there:
+            raise UsageError(f"there is no lab {each!r} of virtual machines")
+        write_lines([f"lab {each!r} removed"])
+
+
 @lab.command(
     name="exec",
     context_settings={"ignore_unknown_options": True},
     epilog="Example: nfagent lab exec n1 nft list ruleset",
 )
-@_name_option
+@name_option
 @click.argument("where")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
@@ -175,90 +210,26 @@ def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
     os.execvpe("ip", ["ip", "netns", "exec", places[where], *command], {**os.environ, **asked})  # noqa: S606, S607
 
 
-@lab.command(epilog="Example: nfagent lab latency --scenario policy-created --policies 0,1000 -o samples.json")
-@click.option(
-    "--scenario", "scenarios", metavar="NAME", multiple=True, help="One scenario; may be repeated.  [default: all]"
-)
-@click.option(
-    "--policies", metavar="N,N,...", default="0,1000,10000", show_default=True, help="Numbers of background policies."
-)
-@click.option("--pods", default=15_000, show_default=True, help="Pods of the cluster.")
-@click.option("--tries", default=200, show_default=True, help="Changes of each scenario, on each path.")
-@click.option(
-    "--paths",
-    type=click.Choice(["both", "nftables", "ebpf"]),
-    default="both",
-    show_default=True,
-    help="What enforces the policies.",
-)
-@click.option("--attachment", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True)
-@click.option("--source", type=click.Choice(["manifests", "apiserver"]), default="manifests", show_default=True)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for the samples.  [default: lab-latency-TIME.json]",
-)
-def latency(
-    *,
-    scenarios: tuple[str, ...],
-    policies: str,
-    pods: int,
-    tries: int,
-    paths: Literal["both", "nftables", "ebpf"],
-    attachment: Attachment,
-    source: Literal["manifests", "apiserver"],
-    output: Path | None,
-) -> None:
-    """Measure how long until a change bites: by nftables, and by eBPF programs, in turns.
-
-    From the change handed over to the first packet with the new verdict, a packet every 0.2 ms. Raw samples are written
-    to a file, also of a run that is interrupted; `nfagent lab report` draws them.
-    """
-    from datetime import datetime
-
-    from nfagent.cli.output import write_lines
-    from nfagent.lab.demo_output import DemoOutput
-    from nfagent.lab.latency import LatencyOptions, run_latency
-    from nfagent.lab.latency_options import policy_numbers, positive, scenario_names
-    from nfagent.lab.latency_progress import LatencyProgress
-
-    options = LatencyOptions(
-        output=output or Path(f"lab-latency-{datetime.now().astimezone():%Y%m%d-%H%M%S}.json"),
-        scenarios=scenario_names(scenarios),
-        policies=policy_numbers(policies),
-        pods=pods,
-        tries=positive("--tries", tries, 1),
-        source=source,
-        paths=("nftables", "ebpf") if paths == "both" else (paths,),
-        attachment=attachment,
-    )
-    shown = DemoOutput()
-    try:
-        samples = run_latency(options, LatencyProgress(shown))
-    finally:
-        shown.progress("")
-    write_lines(
-        [
-            f"{options.output}: samples of {samples.seconds / 60:.0f} min",
-            f"draw them: nfagent lab report {options.output}",
-        ]
-    )
-
-
 @lab.command(epilog="Example: nfagent lab demo")
 @output_option("text", "json")
+@name_option
+@driver_option
 @click.pass_context
-def demo(context: click.Context, output: Literal["text", "json"]) -> None:
+def demo(context: click.Context, *, output: Literal["text", "json"], name: str, driver: Driver) -> None:
     """Run a tour of one minute: policy, masquerade, verdict log.
 
     It shows `explain` and the repair of a changed ruleset too, on two nodes with Pods and an agent each, and a host
-    outside the cluster. Everything is removed at the end.
+    outside the cluster. Everything is removed at the end. With --driver vagrant it runs in a VM of the lab --name.
     """
+    if driver == "vagrant":
+        from nfagent.lab import vagrant
+
+        context.exit(vagrant.demo(name, ["-o", output]))
     from nfagent.lab.demo import run_demo
 
     context.exit(run_demo(output=output))
 
 
+lab.add_command(latency)
 lab.add_command(report_command)
+lab.add_command(check)

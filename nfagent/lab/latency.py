@@ -18,8 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.errors import NfagentError
-from nfagent.lab import netns, requirements
+from nfagent.errors import HostError, NfagentError
+from nfagent.lab import requirements
+from nfagent.lab.ebpf_program import missing
 from nfagent.lab.interrupts import interrupting
 from nfagent.lab.lab_plan import LabSource
 from nfagent.lab.latency_cluster import LatencyCluster, latency_cluster
@@ -30,9 +31,13 @@ from nfagent.lab.latency_scenarios import Cycle, cycles
 from nfagent.lab.latency_try import MeasuredLab, Outcome
 from nfagent.lab.machine_facts import machine, versions
 from nfagent.lab.prober import INTERVAL_US
+from nfagent.lab.running_labs import scratch_prefix, sweep_killed
 from nfagent.lab.samples import DataPath, LabSamples, LabSettings, Rate, ScenarioName, Series, Try, encode_samples
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
+
+WARMUP = 5
+"""Tries that aren't recorded, before those that are."""
 
 _MORE_TURNS = 1.5
 """Turns of a scenario at most, as a multiple of the tries: disturbed ones are made again."""
@@ -52,7 +57,7 @@ class LatencyOptions(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[int, ...]
     pods: int
     tries: int
-    warmup: int = 5
+    warmup: int = WARMUP
     source: LabSource = "manifests"
     paths: tuple[DataPath, ...] = ("nftables", "ebpf")
     attachment: Attachment = "routed"
@@ -67,9 +72,9 @@ def run_latency(options: LatencyOptions, progress: LatencyProgress) -> LabSample
     """
     cluster = latency_cluster(options.pods, max(options.policies), options.seed, options.attachment)
     _check(options)
-    netns.sweep(TAG)
+    sweep_killed()
     run = _Run(options, cluster, progress)
-    with interrupting(), tempfile.TemporaryDirectory(prefix="nfagent-latency-") as folder:
+    with interrupting(), tempfile.TemporaryDirectory(prefix=scratch_prefix(TAG)) as folder:
         try:
             for policies in options.policies:
                 run.measure_size(policies, Path(folder, str(policies)))
@@ -86,6 +91,8 @@ def _check(options: LatencyOptions) -> None:
     requirements.check_root()
     requirements.check_programs(("ip", "nft"))
     requirements.check_compiler()
+    if "ebpf" in options.paths and (lack := missing()):
+        raise HostError(lack, hint="or measure nftables alone: --paths nftables")
     requirements.check_writable(options.output)
     labs = len(options.paths)
     mib = labs * (_BASE_MIB + options.pods * _POD_MIB + max(options.policies) * _POLICY_MIB)
@@ -151,7 +158,8 @@ class _Run:
                             found[step.scenario, lab.path].append(outcome)
                 if all(len(outcomes) == options.tries for outcomes in found.values()):
                     break
-        self._progress.series(policies, found, disturbed)
+        wanted = {key: outcomes for key, outcomes in found.items() if key[0] in options.scenarios}
+        self._progress.series(policies, wanted, disturbed)
 
     @contextmanager
     def _kept(self, found: dict[tuple[ScenarioName, DataPath], list[Outcome]], policies: int) -> Iterator[None]:

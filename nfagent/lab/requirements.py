@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.lab.binaries import CHECKOUT, VARIABLE, find
 
 MIB = 1024 * 1024
 _MEMINFO = Path("/proc/meminfo")
@@ -66,6 +68,37 @@ def compiled(source: Path, folder: Path) -> Path:
     if done.returncode:
         raise KernelError(f"{command[0]} can't compile {source}: {done.stderr.strip()[:2000]}")
     return program
+
+
+def check_module(name: str) -> None:
+    """Check that a kernel module is loaded, built in, or can be loaded; it isn't. Raises HostError."""
+    if Path("/sys/module", name).exists():
+        return
+    if shutil.which("modprobe") is not None:
+        done = subprocess.run(
+            ["modprobe", "--dry-run", name], capture_output=True, check=False, timeout=_COMPILE_SECONDS
+        )
+        if done.returncode == 0:
+            return
+    if name == "br_netfilter" and Path("/proc/sys/net/bridge").is_dir():
+        return
+    raise HostError(f"this kernel has no {name}", hint=f"modprobe {name}")
+
+
+def check_control_plane() -> None:
+    """Check that etcd and kube-apiserver are there, or Go to build them; they aren't built. Raises HostError."""
+    if os.environ.get(VARIABLE):
+        find()
+        return
+    built = all(os.access(CHECKOUT / "build" / name, os.X_OK) for name in ("etcd", "kube-apiserver"))
+    if not built and shutil.which("go") is None:
+        raise HostError("etcd and kube-apiserver aren't built, and Go is missing", hint="apt-get install golang")
+
+
+def check_plots() -> None:
+    """Check that the plotting library is installed. Raises HostError."""
+    if find_spec("matplotlib") is None:
+        raise HostError("matplotlib isn't installed", hint="pip install 'nfagent[report]'")
 
 
 def check_compiler() -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,9 @@ from nfagent.lab.interrupts import deferred_interrupts
 
 ROOT = Path("/run/nfagent-lab")
 """The folder of all labs of this machine."""
+
+RUNS = ("demo", "latency")
+"""Tags of the commands that remove their labs themselves, unless they are killed."""
 
 VARIABLE = "NETNS_LAB"
 """The environment variable that names the lab of a process."""
@@ -170,6 +174,21 @@ def remove(name: str) -> Removed:
         state_file(name).with_suffix(".new").unlink(missing_ok=True)
         state_file(name).unlink(missing_ok=True)
     return Removed(ended, len(spaces), files)
+
+
+def sweep_killed() -> None:
+    """Remove what killed runs of `demo` and `latency` have left: namespaces and folders of processes that are gone."""
+    for tag in RUNS:
+        netns.sweep(tag)
+        for path in Path(tempfile.gettempdir()).glob(f"nfagent-{tag}-*"):
+            found = re.match(rf"nfagent-{tag}-(\d+)-", path.name)
+            if found and not Path("/proc", found[1]).exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def scratch_prefix(tag: str) -> str:
+    """Return the beginning of the name of a folder for temporary files of a run of this process."""
+    return f"nfagent-{tag}-{os.getpid()}-"
 
 
 def _end(name: str) -> int:
