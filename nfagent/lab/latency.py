@@ -216,4 +216,4 @@ class _Run:
 
 
 def _sample(outcome: Outcome) -> Try:
-    return Try(outcome.latency, outcome.stages)
+    return Try(outcome.latency, outcome.stages, outcome.write)

@@ -30,15 +30,15 @@ _CPUCLOCK_SCHED = 2
 class Outcome(msgspec.Struct, frozen=True):
     """One change that was measured. Times are microseconds.
 
-    latency:   from the change handed over to the first packet with the new verdict; None where the deadline passed
-    write:     from the change sent to the change handed over
+    latency:   from the change sent to the first packet with the new verdict; None where the deadline passed
+    write:     from the change sent to the API server's response; None for a file
     stages:    parts of the latency, by the agent's trace
     disturbed: while it was measured, the agent was still ending connections of an earlier change
     gap:       since the last packet with the previous verdict: the accuracy of the latency
     """
 
     latency: float | None
-    write: float
+    write: float | None
     stages: dict[Stage, float]
     disturbed: bool
     gap: float
@@ -97,7 +97,7 @@ class MeasuredLab:
         try:
             first = prober.first()
         except NoVerdictError:
-            return Outcome(None, (times.handed_over - times.sent) * _MICROSECONDS, {}, disturbed=False, gap=0.0)
+            return Outcome(None, _write(times), {}, disturbed=False, gap=0.0)
         return outcome(times, first.fresh, first.gap, *self._trace(times))
 
     def _watch(self, verdict: Verdict) -> Prober:
@@ -136,18 +136,22 @@ def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, rech
     """
     began, ended = recheck
     is_own = sync is not None and began >= sync.committed
-    overlaps = 0.0 < began < fresh and (ended > times.handed_over or ended < began)
+    overlaps = 0.0 < began < fresh and (ended > times.sent or ended < began)
     return Outcome(
-        latency=max(0.0, fresh - times.handed_over) * _MICROSECONDS,
-        write=(times.handed_over - times.sent) * _MICROSECONDS,
-        stages={} if sync is None else _stages(times.handed_over, sync, fresh),
+        latency=max(0.0, fresh - times.sent) * _MICROSECONDS,
+        write=_write(times),
+        stages={} if sync is None else _stages(times.sent, sync, fresh),
         disturbed=overlaps and not is_own,
         gap=gap * _MICROSECONDS,
     )
 
 
-def _stages(handed_over: float, sync: Sync, fresh: float) -> dict[Stage, float]:
-    # Each stage ends where the next one begins; what is over before the change was handed over takes no time.
+def _write(times: WriteTimes) -> float | None:
+    return None if times.returned is None else (times.returned - times.sent) * _MICROSECONDS
+
+
+def _stages(sent: float, sync: Sync, fresh: float) -> dict[Stage, float]:
+    # Each stage ends where the next one begins; what is over before the change was sent takes no time.
     ends: list[tuple[Stage, float]] = [
         ("source", sync.received),
         ("decode", sync.decoded),
@@ -156,7 +160,7 @@ def _stages(handed_over: float, sync: Sync, fresh: float) -> dict[Stage, float]:
         ("first_packet", fresh),
     ]
     found: dict[Stage, float] = {}
-    reached = handed_over
+    reached = sent
     for stage, end in ends:
         found[stage] = max(0.0, end - reached) * _MICROSECONDS
         reached = max(reached, end)

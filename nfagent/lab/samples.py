@@ -89,11 +89,13 @@ class Try(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One change: from the change handed over to the first packet with the new verdict.
 
     latency_us: None where the deadline passed without such a packet
+    write_us:   with an API server: its part until the server's response was read; the first packet may be earlier
     stages_us:  the stages that are known; one that the agent's trace lacks is left out
     """
 
     latency_us: _Microseconds | None
     stages_us: dict[Stage, _Microseconds]
+    write_us: _Microseconds | None = None
 
 
 class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
