@@ -76,6 +76,12 @@ def test_a_lab_answers_after_its_command_has_ended_and_down_removes_all_of_it(la
     wait_until(lambda: not is_reached(NAME, "shop/web-1", address))
     explained = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "explain", "shop/web-1", "shop/db-1:80/tcp")
     assert (explained.returncode, "DENIED" in explained.stdout) == (1, True), explained.stderr
+    traced = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "dump", "syncs", "-o", "json")
+    [*_, last] = json.loads(traced.stdout)["syncs"]
+    steps = [last[step] for step in ("received", "decoded", "begun", "computed", "committed")]
+    assert (steps == sorted(steps), last["events"]) == (True, 1)
+    shown = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "dump", "syncs").stdout.splitlines()
+    assert (shown[0].split()[:2], len(shown)) == (["COMMITTED", "AT"], len(json.loads(traced.stdout)["syncs"]) + 1)
     listed = json.loads(nfagent("lab", "list", "-o", "json").stdout)
     assert {"name": NAME, "up": True} in listed
     before = left(NAME)

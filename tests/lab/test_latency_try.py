@@ -41,7 +41,8 @@ def test_stages_add_up_to_the_latency(found: Sync, packet: float, stages: tuple[
 
 def test_a_change_without_a_sync_has_no_stages() -> None:
     measured = outcome(WriteTimes(SENT, SENT + 0.004), SENT + 0.003, 0.0002, None, NO_RECHECK)
-    assert (measured.stages, measured.latency) == ({}, pytest.approx(3000))
+    assert measured.stages == {}
+    assert measured.latency == pytest.approx(3000)
     assert measured.write == pytest.approx(4000)
 
 
