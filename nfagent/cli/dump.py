@@ -51,7 +51,7 @@ def dump(
     kernel    the ruleset in the kernel
     diff      the nft commands that make them equal; exit code 1 where they differ
     counters  packets and bytes by policy, direction and verdict; other drops
-    syncs     the running agent's last changes, and how long each step of them took
+    syncs     how long the running agent's last changes took, step by step
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
     Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.

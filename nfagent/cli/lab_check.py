@@ -11,7 +11,7 @@ from nfagent.cli.options import output_option
 @output_option("text", "json")
 @click.pass_context
 def check(context: click.Context, *, output: str) -> None:
-    """Check what of the lab this machine can run; for what is missing, the command that mends it.
+    """Check what of the lab this machine can run; for what is missing, the command that fixes it.
 
     Exit code 0: up, demo and latency can run, by nftables and by eBPF; 2: something of it can't.
     """

@@ -25,7 +25,7 @@ where nodes are joined by them.
     lab_plan          the cluster of `lab up`, as plans and documents; pure
     lab_up            `nfagent lab up`; pod_servers answers in its Pods, api_source fills its API server
     running_labs      labs that stay up: their names, state files, processes, and removing them
-    requirements      what the machine must have, with the command that mends it; lab_check lists all of it
+    requirements      what the machine must have, with the command that fixes it; lab_check lists all of it
     latency           `nfagent lab latency`; latency_labs builds, latency_try makes one change, latency_rates measures
                       throughput, latency_progress and latency_options are the command's
     latency_cluster   the cluster that is measured; latency_scenarios its changes; synthetic, policy_templates and

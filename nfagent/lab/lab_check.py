@@ -15,7 +15,7 @@ _UP_MIB, _LATENCY_MIB = 300, 1_600
 
 
 class LabCheck(msgspec.Struct, frozen=True):
-    """One need. lack: what is missing and how to mend it, '' where nothing is; optional: for single options only."""
+    """One need. lack: what is missing and how to fix it, '' where nothing is; optional: for single options only."""
 
     name: str
     needed_by: str

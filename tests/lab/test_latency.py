@@ -142,10 +142,10 @@ def test_without_a_compiler_the_run_names_the_package(tmp_path: Path) -> None:
     assert "apt-get install gcc libc6-dev" in done.stderr
 
 
-def test_check_lists_every_need_with_what_mends_it(tmp_path: Path) -> None:
+def test_check_lists_every_need_with_how_to_fix_it(tmp_path: Path) -> None:
     command = [*COMMAND, "check"]
     environment = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 2
-    for mends in ("apt-get install iproute2 nftables util-linux", "apt-get install gcc libc6-dev", "clang"):
-        assert mends in done.stdout
+    for fix in ("apt-get install iproute2 nftables util-linux", "apt-get install gcc libc6-dev", "clang"):
+        assert fix in done.stdout
