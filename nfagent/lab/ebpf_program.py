@@ -35,8 +35,8 @@ COMPILED = "NFAGENT_EBPF_OBJECT"
 _INCLUDE = Path("/usr/include")
 _INGRESS, _EGRESS = 1, 2  # enum bpf_tc_attach_point
 _PROGRAMS = {_INGRESS: b"from_pod", _EGRESS: b"to_pod"}
-_HANDLE = _PRIORITY = 1
-"""Of the filters, so that a process replaces those that one before it left."""
+_HANDLE, _PRIORITY = 0x6E66, 1
+"""Of the filters: by these a process knows, and replaces, those that a killed one left."""
 _REPLACE = 1  # BPF_TC_F_REPLACE
 
 
@@ -164,15 +164,13 @@ class EbpfProgram:
             created = library.bpf_tc_hook_create(ctypes.byref(hook))
             if created not in {0, -errno.EEXIST}:
                 raise failure(f"tc on link {link}: is CONFIG_NET_SCH_INGRESS on?", -created)
-            self._links[link] = self._links.get(link, False) or not created
+            # The qdisc of a process before this one is ours too.
+            left = not library.bpf_tc_query(ctypes.byref(hook), ctypes.byref(_options()))
+            self._links[link] = self._links.get(link, False) or not created or left
+            options = _options()
             program = library.bpf_object__find_program_by_name(self._object, name)
-            options = TcOptions(
-                sz=ctypes.sizeof(TcOptions),
-                prog_fd=library.bpf_program__fd(ctypes.c_void_p(program)),
-                flags=_REPLACE,
-                handle=_HANDLE,
-                priority=_PRIORITY,
-            )
+            options.prog_fd = library.bpf_program__fd(ctypes.c_void_p(program))
+            options.flags = _REPLACE
             attached = library.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
             if attached:
                 raise failure(f"tc on link {link}: is CONFIG_NET_CLS_BPF on?", -attached)
@@ -188,8 +186,12 @@ def _detach(links: dict[int, bool]) -> None:
             continue
         for point in _PROGRAMS:
             hook = _hook(link, point)
-            options = TcOptions(sz=ctypes.sizeof(TcOptions), handle=_HANDLE, priority=_PRIORITY)
-            library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options))
+            library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(_options()))
+
+
+def _options() -> TcOptions:
+    """Return the options that name our filter."""
+    return TcOptions(sz=ctypes.sizeof(TcOptions), handle=_HANDLE, priority=_PRIORITY)
 
 
 def _hook(link: int, point: int) -> TcHook:

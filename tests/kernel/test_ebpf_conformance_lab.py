@@ -54,7 +54,10 @@ def test_packets_find_a_verdict_that_is_wrong(lab: ConformanceLab, rows: list[st
 
 @pytest.mark.parametrize(
     ("suite", "covered"),
-    [pytest.param(CYCLONUS, 1.0, id="NetworkPolicies: all"), pytest.param(TIERS, 0.0, id="policies of the tiers: none")],
+    [
+        pytest.param(CYCLONUS, 1.0, id="NetworkPolicies: all"),
+        pytest.param(TIERS, 0.0, id="policies of the tiers: none"),
+    ],
 )
 def test_the_cases_that_are_covered_are_known(suite: Suite, covered: float) -> None:
     assert sum(not uncovered(suite, case) for case in suite.cases) == covered * len(suite.cases)
