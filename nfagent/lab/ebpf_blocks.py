@@ -8,17 +8,30 @@ with the same ipBlocks share one identity: a list of 10,000 CIDRs of one rule ha
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import TypeAlias
 
-from nfagent.lab.ebpf_prefixes import Prefix, prefixes
-from nfagent.model.netaddr import FAMILIES, Family
-from nfagent.model.ref_counts import RefCounts
-from nfagent.policy.compiler import CIDRSet
+import msgspec
 
-Cover: TypeAlias = frozenset[CIDRSet]
+from nfagent.lab.ebpf_prefixes import BITS, Prefix, prefixes
+from nfagent.model.netaddr import FAMILIES, Range
+from nfagent.model.objects import Direction, ObjectRef
+from nfagent.model.ref_counts import RefCounts
+
+
+class BlockRef(msgspec.Struct, frozen=True, order=True, cache_hash=True):
+    """The ipBlocks of one rule: a change of its CIDRs is a change of as many entries."""
+
+    policy: ObjectRef
+    direction: Direction
+    index: int
+
+
+Cover: TypeAlias = frozenset[BlockRef]
 """The ipBlocks that cover a CIDR."""
+
+_NONE: Cover = frozenset()
 
 
 class BlockTable:
@@ -32,89 +45,124 @@ class BlockTable:
         self._identities = identities
         self.numbers: dict[Cover, int] = {}
         self._users: RefCounts[Cover] = RefCounts()
-        self._own: dict[Prefix, set[CIDRSet]] = {}
-        self._covers: dict[Prefix, Cover] = {}
-        self._sorted: dict[Family, list[Prefix]] = {family: [] for family in FAMILIES}
-        self._lengths: dict[Family, RefCounts[int]] = {family: RefCounts() for family in FAMILIES}
-        self._before: dict[Prefix, int | None] = {}
+        self._prefixes: dict[BlockRef, tuple[tuple[Range, ...], frozenset[Prefix]]] = {}
+        self._families = {family: _FamilyTable(BITS[family]) for family in FAMILIES}
         self._dirty: set[Prefix] = set()
+        self._covers: dict[Prefix, Cover] = {}
 
-    def add(self, block: CIDRSet) -> None:
-        """Add the CIDRs of a rule's ipBlocks."""
-        found = list(prefixes(block.ranges))
-        new = [prefix for prefix in found if prefix not in self._own]
-        for prefix in new:
-            self._own[prefix] = set()
-            self._lengths[prefix.family].acquire(prefix.length)
-        for family in FAMILIES:
-            added = [prefix for prefix in new if prefix.family == family]
-            if added:
-                self._sorted[family] += added
-                self._sorted[family].sort()
-        for prefix in found:
-            self._own[prefix].add(block)
-        self._mark(found)
+    def put(self, ref: BlockRef, ranges: tuple[Range, ...]) -> None:
+        """Set the CIDRs of a rule's ipBlocks: disjoint ranges."""
+        known, before = self._prefixes.get(ref, ((), frozenset()))
+        if known is ranges or (known == ranges and before):
+            return
+        after = frozenset(prefixes(ranges))
+        self._prefixes[ref] = (ranges, after)
+        self._change(ref, before - after, joined=False)
+        self._change(ref, after - before, joined=True)
 
-    def remove(self, block: CIDRSet) -> None:
+    def remove(self, ref: BlockRef) -> None:
         """Remove the CIDRs of a rule's ipBlocks."""
-        found = list(prefixes(block.ranges))
-        self._mark(found)
-        gone = set()
-        for prefix in found:
-            self._own[prefix].discard(block)
-            if not self._own[prefix]:
-                del self._own[prefix]
-                self._lengths[prefix.family].release(prefix.length)
-                gone.add(prefix)
-        for family in FAMILIES:
-            if any(prefix.family == family for prefix in gone):
-                self._sorted[family] = [prefix for prefix in self._sorted[family] if prefix not in gone]
+        _, before = self._prefixes.pop(ref)
+        self._change(ref, before, joined=False)
 
     def drain(self) -> tuple[dict[Prefix, int], set[Prefix]]:
         """Return the CIDRs whose identity changed since the last call: those with a new one, those without any.
 
         `numbers` has the identities of both, new and old, until `forget`.
         """
+        puts: dict[Prefix, int] = {}
+        deletes: set[Prefix] = set()
         for prefix in self._dirty:
-            self._before.setdefault(prefix, self._number(prefix))
-            self._cover(prefix)
+            before = self._covers.get(prefix)
+            after = self._families[prefix.family].cover(prefix)
+            if after == before:
+                continue
+            if after is None:
+                del self._covers[prefix]
+                deletes.add(prefix)
+            else:
+                if after not in self.numbers:
+                    self.numbers[after] = next(self._identities)
+                self._users.acquire(after)
+                self._covers[prefix] = after
+                puts[prefix] = self.numbers[after]
+            if before is not None:
+                self._users.release(before)
         self._dirty.clear()
-        changed = {prefix: self._number(prefix) for prefix in self._before}
-        before, self._before = self._before, {}
-        puts = {prefix: now for prefix, now in changed.items() if now is not None and now != before[prefix]}
-        return puts, {prefix for prefix, now in changed.items() if now is None and before[prefix] is not None}
+        return puts, deletes
 
     def forget(self) -> list[int]:
         """Forget the identities that no CIDR has any more, and return them."""
         gone = [cover for cover in self.numbers if cover not in self._users]
         return [self.numbers.pop(cover) for cover in gone]
 
-    def _number(self, prefix: Prefix) -> int | None:
-        cover = self._covers.get(prefix)
-        return None if cover is None else self.numbers[cover]
+    def _change(self, ref: BlockRef, changed: frozenset[Prefix], *, joined: bool) -> None:
+        """Add a rule to CIDRs or remove it, and mark these with all CIDRs inside of them."""
+        self._dirty |= changed
+        for family, table in self._families.items():
+            found = [prefix for prefix in changed if prefix.family == family] if changed else []
+            if found:
+                table.change(ref, found, joined=joined)
+                self._dirty.update(Prefix(family, *inside) for prefix in found for inside in table.inside(prefix))
 
-    def _mark(self, changed: Iterable[Prefix]) -> None:
-        """Mark CIDRs with all the CIDRs inside of them."""
+
+class _FamilyTable:
+    """The CIDRs of one family with the rules whose own they are."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        # Prefix length -> first address -> the rules; and all of them as numbers, sorted: first address, then length.
+        self._own: dict[int, dict[int, Cover]] = {}
+        self._sorted: list[int] = []
+        self._shared: dict[Cover, Cover] = {}
+
+    def change(self, ref: BlockRef, changed: Iterable[Prefix], *, joined: bool) -> None:
+        """Add a rule to CIDRs, or remove it."""
+        only = frozenset((ref,))
+        appeared: list[int] = []
+        vanished: set[int] = set()
         for prefix in changed:
-            self._dirty.add(prefix)
-            known = self._sorted[prefix.family]
-            start = bisect_left(known, Prefix(prefix.family, prefix.first, prefix.length))
-            end = bisect_right(known, prefix.last, start, key=_first)
-            self._dirty.update(known[start:end])
+            table = self._own.setdefault(prefix.length, {})
+            before = table.get(prefix.first, _NONE)
+            after = (before | only if before else only) if joined else before - only
+            if after:
+                table[prefix.first] = self._shared.setdefault(after, after)
+            else:
+                del table[prefix.first]
+                vanished.add(_code(prefix))
+                if not table:
+                    del self._own[prefix.length]
+            if not before:
+                appeared.append(_code(prefix))
+        if appeared:
+            self._sorted += appeared
+            self._sorted.sort()
+        if vanished:
+            self._sorted = [code for code in self._sorted if code not in vanished]
+        if not self._sorted:
+            self._shared.clear()
 
-    def _cover(self, prefix: Prefix) -> None:
-        """Compute the ipBlocks that cover a CIDR, and give them an identity."""
-        before = self._covers.pop(prefix, None)
-        if prefix in self._own:
-            around = (prefix.shortened(length) for length in self._lengths[prefix.family] if length <= prefix.length)
-            now = frozenset(block for wider in around for block in self._own.get(wider, ()))
-            self._covers[prefix] = now
-            if now not in self.numbers:
-                self.numbers[now] = next(self._identities)
-            self._users.acquire(now)
-        if before is not None:
-            self._users.release(before)
+    def inside(self, prefix: Prefix) -> Iterator[tuple[int, int]]:
+        """Yield first address and length of the CIDRs within one, itself excepted."""
+        start = bisect_right(self._sorted, _code(prefix))
+        end = bisect_left(self._sorted, (prefix.last + 1) << 8, start)
+        for code in self._sorted[start:end]:
+            yield code >> 8, code & 0xFF
+
+    def cover(self, prefix: Prefix) -> Cover | None:
+        """Return the rules that cover a CIDR; None where it is no rule's own."""
+        own = self._own.get(prefix.length, {}).get(prefix.first)
+        if own is None:
+            return None
+        found = own
+        for length, table in self._own.items():
+            if length < prefix.length:
+                host = self._bits - length
+                wider = table.get(prefix.first >> host << host)
+                if wider is not None and not wider <= found:
+                    found |= wider
+        return found
 
 
-def _first(prefix: Prefix) -> int:
-    return prefix.first
+def _code(prefix: Prefix) -> int:
+    return prefix.first << 8 | prefix.length

@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from nfagent.lab.ebpf_blocks import BlockTable
+from nfagent.lab.ebpf_blocks import BlockRef, BlockTable
 from nfagent.lab.ebpf_codec import ANY, EndpointEntry, PolicyEntry, PortKey
 from nfagent.lab.ebpf_coverage import Coverage
 from nfagent.lab.ebpf_grants import (
@@ -27,7 +27,7 @@ from nfagent.lab.ebpf_identities import EbpfIdentities
 from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
-from nfagent.policy.compiler import CIDRSet, CompiledPolicies, NamedPorts, PolicySetKey, policy_set_keys
+from nfagent.policy.compiler import CompiledPolicies, NamedPorts, PolicySetKey, policy_set_keys
 from nfagent.state.cluster import ClusterState, Identity, PodKey
 from nfagent.state.policy_index import PolicyIndex
 
@@ -50,7 +50,7 @@ class EbpfPolicySet(msgspec.Struct):
     number: int
     direction: Direction
     grants: tuple[Grant, ...] = ()
-    blocks: frozenset[CIDRSet] = frozenset()
+    blocks: frozenset[BlockRef] = frozenset()
     allowed: dict[int, frozenset[PortKey]] = msgspec.field(default_factory=dict)
 
 
@@ -75,11 +75,11 @@ class EbpfPolicySets:
         self._numbers = count(1)
         self.known: dict[EbpfPolicyKey, EbpfPolicySet] = {}
         self._users: RefCounts[EbpfPolicyKey] = RefCounts()
-        self._block_users: RefCounts[CIDRSet] = RefCounts()
+        self._block_users: RefCounts[BlockRef] = RefCounts()
         self._keys_of_pod: dict[PodKey, tuple[EbpfPolicyKey, ...]] = {}
         self._endpoints: dict[PodKey, EndpointEntry] = {}
         self._written_covers: set[int] = set()
-        # The policy sets that name a Pod peer (None: that name ports of any Pod), and those with entries of an identity.
+        # The policy sets that name a Pod peer (None: ports of any Pod), and those with entries of an identity.
         self._of_peer: dict[PodPeer | None, set[EbpfPolicyKey]] = {}
         self._of_identity: dict[int, set[EbpfPolicyKey]] = {}
         # Marks: Pods, policies whose rules changed, policy sets whose grants are new.
@@ -140,7 +140,7 @@ class EbpfPolicySets:
         for policy in self._dirty:
             if policy in self._users:
                 rules = self._compiled.tier_rules(policy.policies).network
-                found = (grant_of(rule, policy.ports) for rule in rules)
+                found = (grant_of(rule, policy.policies.direction, policy.ports) for rule in rules)
                 self._use_grants(policy, tuple(grant for grant in found if grant is not None))
 
     def write(
@@ -228,10 +228,12 @@ class EbpfPolicySets:
                 del self._of_peer[peer]
         for peer in after - before:
             self._of_peer.setdefault(peer, set()).add(policy)
-        blocks = frozenset(grant.block for grant in grants if grant.block is not None)
+        ranges = {grant.block: grant.ranges for grant in grants if grant.block is not None}
+        blocks = frozenset(ranges)
         for block in blocks - live.blocks:
-            if self._block_users.acquire(block):
-                self._blocks.add(block)
+            self._block_users.acquire(block)
+        for block, found in ranges.items():
+            self._blocks.put(block, found)
         for block in live.blocks - blocks:
             if self._block_users.release(block):
                 self._blocks.remove(block)
