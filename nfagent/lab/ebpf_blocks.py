@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from nfagent.lab.ebpf_prefixes import BITS, Prefix, prefixes
-from nfagent.model.netaddr import FAMILIES, Range
+from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.model.ref_counts import RefCounts
 
@@ -32,6 +32,8 @@ Cover: TypeAlias = frozenset[BlockRef]
 """The ipBlocks that cover a CIDR."""
 
 _NONE: Cover = frozenset()
+_SWEEP = 8
+"""From one of so many CIDRs on, it is faster to find the rules of all in one pass."""
 
 
 class BlockTable:
@@ -46,7 +48,7 @@ class BlockTable:
         self.numbers: dict[Cover, int] = {}
         self._users: RefCounts[Cover] = RefCounts()
         self._prefixes: dict[BlockRef, tuple[tuple[Range, ...], frozenset[Prefix]]] = {}
-        self._families = {family: _FamilyTable(BITS[family]) for family in FAMILIES}
+        self._families = {family: _FamilyTable(family) for family in FAMILIES}
         self._dirty: set[Prefix] = set()
         self._covers: dict[Prefix, Cover] = {}
 
@@ -72,10 +74,10 @@ class BlockTable:
         """
         puts: dict[Prefix, int] = {}
         deletes: set[Prefix] = set()
-        for prefix in self._dirty:
+        found = (item for table in self._families.values() for item in table.covers(self._dirty))
+        for prefix, after in found:
             before = self._covers.get(prefix)
-            after = self._families[prefix.family].cover(prefix)
-            if after == before:
+            if after is before or after == before:
                 continue
             if after is None:
                 del self._covers[prefix]
@@ -109,8 +111,9 @@ class BlockTable:
 class _FamilyTable:
     """The CIDRs of one family with the rules whose own they are."""
 
-    def __init__(self, bits: int) -> None:
-        self._bits = bits
+    def __init__(self, family: Family) -> None:
+        self._family: Family = family
+        self._bits = BITS[family]
         # Prefix length -> first address -> the rules; and all of them as numbers, sorted: first address, then length.
         self._own: dict[int, dict[int, Cover]] = {}
         self._sorted: list[int] = []
@@ -149,19 +152,39 @@ class _FamilyTable:
         for code in self._sorted[start:end]:
             yield code >> 8, code & 0xFF
 
-    def cover(self, prefix: Prefix) -> Cover | None:
-        """Return the rules that cover a CIDR; None where it is no rule's own."""
+    def covers(self, dirty: set[Prefix]) -> Iterator[tuple[Prefix, Cover | None]]:
+        """Yield the rules that cover each of these CIDRs of this family; None for a CIDR that is no rule's own."""
+        wanted = [prefix for prefix in dirty if prefix.family == self._family]
+        if len(wanted) * _SWEEP < len(self._sorted):
+            yield from ((prefix, self._cover(prefix)) for prefix in wanted)
+            return
+        found = self._all_covers()
+        yield from ((prefix, found.get(_code(prefix))) for prefix in wanted)
+
+    def _all_covers(self) -> dict[int, Cover]:
+        """Return the rules that cover every CIDR. In order, those around one begin before it, and aren't over yet."""
+        found: dict[int, Cover] = {}
+        around: list[tuple[int, Cover]] = []  # last address, rules
+        for code in self._sorted:
+            first, length = code >> 8, code & 0xFF
+            while around and around[-1][0] < first:
+                around.pop()
+            own = self._own[length][first]
+            if around and not around[-1][1] <= own:
+                own |= around[-1][1]
+            found[code] = own
+            around.append((first | ((1 << (self._bits - length)) - 1), own))
+        return found
+
+    def _cover(self, prefix: Prefix) -> Cover | None:
         own = self._own.get(prefix.length, {}).get(prefix.first)
-        if own is None:
-            return None
-        found = own
-        for length, table in self._own.items():
+        for length, table in self._own.items() if own is not None else ():
             if length < prefix.length:
                 host = self._bits - length
                 wider = table.get(prefix.first >> host << host)
-                if wider is not None and not wider <= found:
-                    found |= wider
-        return found
+                if wider is not None and own is not None and not wider <= own:
+                    own |= wider
+        return own
 
 
 def _code(prefix: Prefix) -> int:

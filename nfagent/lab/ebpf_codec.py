@@ -167,13 +167,22 @@ def policy_key(
 
 
 def endpoint_value(entry: EndpointEntry) -> bytes:
-    """Return the value of an entry in the map of endpoints: struct endpoint. Without addresses no source is checked."""
+    """Return the value of an entry in the map of endpoints: struct endpoint.
+
+    Families without an address aren't judged; without any address both are, and no source is checked.
+    """
     packed = {4: b"", 6: b""}
     for address in entry.addresses:
         found = ipaddress.ip_address(address)
         packed[found.version] = found.packed
+    families = bool(packed[4]) | bool(packed[6]) << 1 or 3
     return _ENDPOINT.pack(
-        entry.egress, entry.ingress, bool(entry.addresses), 0, packed[4].ljust(16, b"\0"), packed[6].ljust(16, b"\0")
+        entry.egress,
+        entry.ingress,
+        bool(entry.addresses),
+        families,
+        packed[4].ljust(16, b"\0"),
+        packed[6].ljust(16, b"\0"),
     )
 
 

@@ -158,8 +158,9 @@ class EbpfPolicySets:
         self._written_covers.update(new_covers.values())
         self._written_covers.difference_update(gone_covers)
         wanted: dict[EbpfPolicyKey, dict[int, frozenset[PortKey]]] = {}
+        left = set(gone)
         for key in moved:
-            for policy in self._concerned(key):
+            for policy in self._concerned(key) if key not in left else ():
                 wanted.setdefault(policy, {})[numbers[key]] = self._ports_of_peer(self.known[policy], key)
         for policy, live in self.known.items() if new_covers else ():
             wanted.setdefault(policy, {}).update(
@@ -169,7 +170,7 @@ class EbpfPolicySets:
             )
         for policy in self._dirty:
             live = self.known[policy]
-            wanted[policy] = dict.fromkeys(live.allowed, _NO_PORTS) | self._all(live)
+            wanted[policy] = dict.fromkeys(live.allowed, _NO_PORTS) | self._all(live, left)
         for number in (*gone_covers, *(numbers[key] for key in gone)):
             for policy in self._of_identity.get(number, ()):
                 wanted.setdefault(policy, {})[number] = _NO_PORTS
@@ -242,8 +243,8 @@ class EbpfPolicySets:
     def _ports_of_peer(self, live: EbpfPolicySet, key: PeerKey) -> frozenset[PortKey]:
         return ports_of_peer(live.grants, key, self._index.peers.members)
 
-    def _all(self, live: EbpfPolicySet) -> dict[int, frozenset[PortKey]]:
-        """Return the ports of every identity that a policy set allows anything."""
+    def _all(self, live: EbpfPolicySet, gone: Collection[PeerKey]) -> dict[int, frozenset[PortKey]]:
+        """Return the ports of every identity that a policy set allows anything; without those that are gone."""
         numbers, keys_of = self._identities.numbers, self._identities.keys_of
         peers = _named_peers(live.grants)
         members = self._index.peers.members
@@ -256,7 +257,7 @@ class EbpfPolicySets:
         }
         if None in peers:
             keys = numbers.keys()
-        found = {numbers[key]: self._ports_of_peer(live, key) for key in keys}
+        found = {numbers[key]: self._ports_of_peer(live, key) for key in keys if key not in gone}
         for cover, number in self._blocks.numbers.items():
             if not live.blocks.isdisjoint(cover):
                 found[number] = ports_of_cover(live.grants, cover)
