@@ -18,18 +18,25 @@ from nfagent.lab.ebpf_prefixes import BITS, Prefix, prefixes
 from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.model.ref_counts import RefCounts
+from nfagent.policy.compiler import CIDRSet
 
 
 class BlockRef(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """The ipBlocks of one rule: a change of its CIDRs is a change of as many entries."""
+    """The ipBlocks of one rule: a change of a long list is a change of as many entries."""
 
     policy: ObjectRef
     direction: Direction
     index: int
 
 
-Cover: TypeAlias = frozenset[BlockRef]
+BlockKey: TypeAlias = CIDRSet | BlockRef
+"""How ipBlocks are known: few ranges by themselves, which many policies may have; a long list by its rule."""
+
+Cover: TypeAlias = frozenset[BlockKey]
 """The ipBlocks that cover a CIDR."""
+
+SHORT = 16
+"""Up to so many ranges are known by themselves."""
 
 _NONE: Cover = frozenset()
 _SWEEP = 8
@@ -47,22 +54,22 @@ class BlockTable:
         self._identities = identities
         self.numbers: dict[Cover, int] = {}
         self._users: RefCounts[Cover] = RefCounts()
-        self._prefixes: dict[BlockRef, tuple[tuple[Range, ...], frozenset[Prefix]]] = {}
+        self._prefixes: dict[BlockKey, tuple[tuple[Range, ...], frozenset[Prefix]]] = {}
         self._families = {family: _FamilyTable(family) for family in FAMILIES}
         self._dirty: set[Prefix] = set()
         self._covers: dict[Prefix, Cover] = {}
 
-    def put(self, ref: BlockRef, ranges: tuple[Range, ...]) -> None:
+    def put(self, ref: BlockKey, ranges: tuple[Range, ...]) -> None:
         """Set the CIDRs of a rule's ipBlocks: disjoint ranges."""
         known, before = self._prefixes.get(ref, ((), frozenset()))
-        if known is ranges or (known == ranges and before):
+        if before and (known is ranges or known == ranges):
             return
         after = frozenset(prefixes(ranges))
         self._prefixes[ref] = (ranges, after)
         self._change(ref, before - after, joined=False)
         self._change(ref, after - before, joined=True)
 
-    def remove(self, ref: BlockRef) -> None:
+    def remove(self, ref: BlockKey) -> None:
         """Remove the CIDRs of a rule's ipBlocks."""
         _, before = self._prefixes.pop(ref)
         self._change(ref, before, joined=False)
@@ -98,7 +105,7 @@ class BlockTable:
         gone = [cover for cover in self.numbers if cover not in self._users]
         return [self.numbers.pop(cover) for cover in gone]
 
-    def _change(self, ref: BlockRef, changed: frozenset[Prefix], *, joined: bool) -> None:
+    def _change(self, ref: BlockKey, changed: frozenset[Prefix], *, joined: bool) -> None:
         """Add a rule to CIDRs or remove it, and mark these with all CIDRs inside of them."""
         self._dirty |= changed
         for family, table in self._families.items():
@@ -119,7 +126,7 @@ class _FamilyTable:
         self._sorted: list[int] = []
         self._shared: dict[Cover, Cover] = {}
 
-    def change(self, ref: BlockRef, changed: Iterable[Prefix], *, joined: bool) -> None:
+    def change(self, ref: BlockKey, changed: Iterable[Prefix], *, joined: bool) -> None:
         """Add a rule to CIDRs, or remove it."""
         only = frozenset((ref,))
         appeared: list[int] = []
@@ -165,13 +172,16 @@ class _FamilyTable:
         """Return the rules that cover every CIDR. In order, those around one begin before it, and aren't over yet."""
         found: dict[int, Cover] = {}
         around: list[tuple[int, Cover]] = []  # last address, rules
+        unions: dict[tuple[int, int], Cover] = {}  # by the identity of both parts: thousands of CIDRs have the same
         for code in self._sorted:
             first, length = code >> 8, code & 0xFF
             while around and around[-1][0] < first:
                 around.pop()
             own = self._own[length][first]
-            if around and not around[-1][1] <= own:
-                own |= around[-1][1]
+            if around:
+                wider = around[-1][1]
+                both = unions.get((id(own), id(wider)))
+                own = unions[id(own), id(wider)] = both if both is not None else own | wider
             found[code] = own
             around.append((first | ((1 << (self._bits - length)) - 1), own))
         return found

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.lab.ebpf_blocks import BlockRef, Cover
+from nfagent.lab.ebpf_blocks import SHORT, BlockKey, BlockRef, Cover
 from nfagent.lab.ebpf_codec import PortKey, protocol_number
 from nfagent.lab.ebpf_prefixes import split
 from nfagent.model.netaddr import Range
@@ -33,7 +33,7 @@ class Grant(msgspec.Struct, frozen=True):
     """
 
     peers: tuple[PodPeer, ...] = ()
-    block: BlockRef | None = None
+    block: BlockKey | None = None
     ranges: tuple[Range, ...] = ()
     ports: frozenset[PortKey] = frozenset()
     named: NamedPorts | None = None
@@ -47,10 +47,11 @@ class Grant(msgspec.Struct, frozen=True):
 def grant_of(rule: CompiledRule, direction: Direction, own_ports: tuple[ContainerPort, ...]) -> Grant | None:
     """Return a rule's grant for a Pod with these ports; None for a named port of ipBlocks, which isn't covered."""
     peers = tuple(peer for peer in peers_of(rule.peer) if isinstance(peer, PodPeer))
-    block: BlockRef | None = None
+    block: BlockKey | None = None
     ranges: tuple[Range, ...] = ()
     if isinstance(rule.peer, CIDRSet):
-        block, ranges = BlockRef(rule.policy, direction, rule.index), rule.peer.ranges
+        ranges = rule.peer.ranges
+        block = rule.peer if len(ranges) <= SHORT else BlockRef(rule.policy, direction, rule.index)
     if isinstance(rule.port, NamedPorts):
         if rule.port.local:
             return Grant(peers, block, ranges, frozenset(named_ports(rule.port, own_ports)))

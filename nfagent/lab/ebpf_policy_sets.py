@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from nfagent.lab.ebpf_blocks import BlockRef, BlockTable
+from nfagent.lab.ebpf_blocks import BlockKey, BlockTable
 from nfagent.lab.ebpf_codec import ANY, EndpointEntry, PolicyEntry, PortKey
 from nfagent.lab.ebpf_coverage import Coverage
 from nfagent.lab.ebpf_grants import (
@@ -50,7 +50,7 @@ class EbpfPolicySet(msgspec.Struct):
     number: int
     direction: Direction
     grants: tuple[Grant, ...] = ()
-    blocks: frozenset[BlockRef] = frozenset()
+    blocks: frozenset[BlockKey] = frozenset()
     allowed: dict[int, frozenset[PortKey]] = msgspec.field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ class EbpfPolicySets:
         self._numbers = count(1)
         self.known: dict[EbpfPolicyKey, EbpfPolicySet] = {}
         self._users: RefCounts[EbpfPolicyKey] = RefCounts()
-        self._block_users: RefCounts[BlockRef] = RefCounts()
+        self._block_users: RefCounts[BlockKey] = RefCounts()
         self._keys_of_pod: dict[PodKey, tuple[EbpfPolicyKey, ...]] = {}
         self._endpoints: dict[PodKey, EndpointEntry] = {}
         self._written_covers: set[int] = set()
