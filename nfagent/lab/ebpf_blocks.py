@@ -8,16 +8,15 @@ with the same ipBlocks share one identity: a list of 10,000 CIDRs of one rule ha
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from itertools import count
 from typing import TypeAlias
 
 import msgspec
 
-from nfagent.lab.ebpf_prefixes import BITS, Prefix, prefixes
+from nfagent.lab.ebpf_prefixes import BITS, Prefix, split
 from nfagent.model.netaddr import FAMILIES, Family, Range
 from nfagent.model.objects import Direction, ObjectRef
-from nfagent.model.ref_counts import RefCounts
 from nfagent.policy.compiler import CIDRSet
 
 
@@ -39,8 +38,9 @@ SHORT = 16
 """Up to so many ranges are known by themselves."""
 
 _NONE: Cover = frozenset()
+_MOST_UNIONS = 10_000
 _SWEEP = 8
-"""From one of so many CIDRs on, it is faster to find the rules of all in one pass."""
+"""Where more than one of so many CIDRs changed, the rules of all are found in one pass."""
 
 
 class BlockTable:
@@ -53,26 +53,27 @@ class BlockTable:
         """Start without ipBlocks; `identities` gives new numbers."""
         self._identities = identities
         self.numbers: dict[Cover, int] = {}
-        self._users: RefCounts[Cover] = RefCounts()
-        self._prefixes: dict[BlockKey, tuple[tuple[Range, ...], frozenset[Prefix]]] = {}
+        self._users: Counter[Cover] = Counter()
+        self._known: dict[BlockKey, tuple[Range, ...]] = {}
         self._families = {family: _FamilyTable(family) for family in FAMILIES}
-        self._dirty: set[Prefix] = set()
-        self._covers: dict[Prefix, Cover] = {}
 
-    def put(self, ref: BlockKey, ranges: tuple[Range, ...]) -> None:
+    def put(self, key: BlockKey, ranges: tuple[Range, ...]) -> None:
         """Set the CIDRs of a rule's ipBlocks: disjoint ranges."""
-        known, before = self._prefixes.get(ref, ((), frozenset()))
-        if before and (known is ranges or known == ranges):
+        known = self._known.get(key)
+        if known is ranges or known == ranges:
             return
-        after = frozenset(prefixes(ranges))
-        self._prefixes[ref] = (ranges, after)
-        self._change(ref, before - after, joined=False)
-        self._change(ref, after - before, joined=True)
+        self._known[key] = ranges
+        for table in self._families.values():
+            before = table.codes(known or ())
+            after = table.codes(ranges)
+            table.change(key, before - after, joined=False)
+            table.change(key, after - before, joined=True)
 
-    def remove(self, ref: BlockKey) -> None:
+    def remove(self, key: BlockKey) -> None:
         """Remove the CIDRs of a rule's ipBlocks."""
-        _, before = self._prefixes.pop(ref)
-        self._change(ref, before, joined=False)
+        ranges = self._known.pop(key)
+        for table in self._families.values():
+            table.change(key, table.codes(ranges), joined=False)
 
     def drain(self) -> tuple[dict[Prefix, int], set[Prefix]]:
         """Return the CIDRs whose identity changed since the last call: those with a new one, those without any.
@@ -81,121 +82,133 @@ class BlockTable:
         """
         puts: dict[Prefix, int] = {}
         deletes: set[Prefix] = set()
-        found = (item for table in self._families.values() for item in table.covers(self._dirty))
-        for prefix, after in found:
-            before = self._covers.get(prefix)
-            if after is before or after == before:
-                continue
-            if after is None:
-                del self._covers[prefix]
-                deletes.add(prefix)
-            else:
-                if after not in self.numbers:
-                    self.numbers[after] = next(self._identities)
-                self._users.acquire(after)
-                self._covers[prefix] = after
-                puts[prefix] = self.numbers[after]
-            if before is not None:
-                self._users.release(before)
-        self._dirty.clear()
+        for family, table in self._families.items():
+            joined, left, gone = table.drain()
+            self._users.update(joined.values())
+            self._users.subtract(left)
+            for cover in set(joined.values()) - self.numbers.keys():
+                self.numbers[cover] = next(self._identities)
+            puts |= {Prefix(family, code >> 8, code & 0xFF): self.numbers[cover] for code, cover in joined.items()}
+            deletes.update(Prefix(family, code >> 8, code & 0xFF) for code in gone)
         return puts, deletes
 
     def forget(self) -> list[int]:
         """Forget the identities that no CIDR has any more, and return them."""
-        gone = [cover for cover in self.numbers if cover not in self._users]
+        gone = [cover for cover in self.numbers if not self._users[cover]]
+        for cover in gone:
+            del self._users[cover]
         return [self.numbers.pop(cover) for cover in gone]
-
-    def _change(self, ref: BlockKey, changed: frozenset[Prefix], *, joined: bool) -> None:
-        """Add a rule to CIDRs or remove it, and mark these with all CIDRs inside of them."""
-        self._dirty |= changed
-        for family, table in self._families.items():
-            found = [prefix for prefix in changed if prefix.family == family] if changed else []
-            if found:
-                table.change(ref, found, joined=joined)
-                self._dirty.update(Prefix(family, *inside) for prefix in found for inside in table.inside(prefix))
 
 
 class _FamilyTable:
-    """The CIDRs of one family with the rules whose own they are."""
+    """The CIDRs of one family, as numbers that sort like them: first address, then prefix length."""
 
     def __init__(self, family: Family) -> None:
-        self._family: Family = family
+        self._family = family
         self._bits = BITS[family]
-        # Prefix length -> first address -> the rules; and all of them as numbers, sorted: first address, then length.
-        self._own: dict[int, dict[int, Cover]] = {}
+        # The last address of a CIDR is its first one with these bits set, by prefix length.
+        self._hosts = [(1 << (self._bits - length)) - 1 for length in range(self._bits + 1)]
+        self._own: dict[int, Cover] = {}
         self._sorted: list[int] = []
-        self._shared: dict[Cover, Cover] = {}
+        self._lengths: Counter[int] = Counter()
+        self._dirty: set[int] = set()
+        self._written: dict[int, Cover] = {}
+        # Thousands of CIDRs have the same rules: each combination is made once.
+        self._unions: dict[tuple[Cover, Cover], Cover] = {}
 
-    def change(self, ref: BlockKey, changed: Iterable[Prefix], *, joined: bool) -> None:
-        """Add a rule to CIDRs, or remove it."""
-        only = frozenset((ref,))
+    def codes(self, ranges: tuple[Range, ...]) -> set[int]:
+        """Return the CIDRs of ranges of this family."""
+        own = (item for item in ranges if item.family == self._family)
+        return {first << 8 | length for item in own for first, length in split(item.first, item.last, self._bits)}
+
+    def change(self, key: BlockKey, changed: set[int], *, joined: bool) -> None:
+        """Add a rule to CIDRs or remove it, and mark these with all CIDRs inside of them."""
+        if not changed:
+            return
+        only = frozenset((key,))
         appeared: list[int] = []
         vanished: set[int] = set()
-        for prefix in changed:
-            table = self._own.setdefault(prefix.length, {})
-            before = table.get(prefix.first, _NONE)
-            after = (before | only if before else only) if joined else before - only
-            if after:
-                table[prefix.first] = self._shared.setdefault(after, after)
-            else:
-                del table[prefix.first]
-                vanished.add(_code(prefix))
-                if not table:
-                    del self._own[prefix.length]
+        for code in changed:
+            before = self._own.get(code, _NONE)
+            after = (self._union(before, only) if before else only) if joined else before - only
             if not before:
-                appeared.append(_code(prefix))
+                appeared.append(code)
+            if after:
+                self._own[code] = after
+            else:
+                del self._own[code]
+                vanished.add(code)
+        self._lengths.update(code & 0xFF for code in appeared)
+        self._lengths.subtract(code & 0xFF for code in vanished)
+        self._mark(changed)
         if appeared:
             self._sorted += appeared
             self._sorted.sort()
         if vanished:
             self._sorted = [code for code in self._sorted if code not in vanished]
-        if not self._sorted:
-            self._shared.clear()
 
-    def inside(self, prefix: Prefix) -> Iterator[tuple[int, int]]:
-        """Yield first address and length of the CIDRs within one, itself excepted."""
-        start = bisect_right(self._sorted, _code(prefix))
-        end = bisect_left(self._sorted, (prefix.last + 1) << 8, start)
-        for code in self._sorted[start:end]:
-            yield code >> 8, code & 0xFF
+    def drain(self) -> tuple[dict[int, Cover], list[Cover], list[int]]:
+        """Return the CIDRs with other rules than before, the rules that CIDRs had, and the CIDRs that are gone."""
+        joined: dict[int, Cover] = {}
+        left: list[Cover] = []
+        gone: list[int] = []
+        whole = self._all_covers() if self._is_much(self._dirty) else None
+        for code in self._dirty:
+            before = self._written.get(code)
+            after = self._cover(code) if whole is None else whole.get(code)
+            if after is before or after == before:
+                continue
+            if before is not None:
+                left.append(before)
+            if after is not None:
+                self._written[code] = joined[code] = after
+            else:
+                del self._written[code]
+                gone.append(code)
+        self._dirty.clear()
+        if len(self._unions) > _MOST_UNIONS:
+            self._unions.clear()
+        return joined, left, gone
 
-    def covers(self, dirty: set[Prefix]) -> Iterator[tuple[Prefix, Cover | None]]:
-        """Yield the rules that cover each of these CIDRs of this family; None for a CIDR that is no rule's own."""
-        wanted = [prefix for prefix in dirty if prefix.family == self._family]
-        if len(wanted) * _SWEEP < len(self._sorted):
-            yield from ((prefix, self._cover(prefix)) for prefix in wanted)
+    def _mark(self, changed: set[int]) -> None:
+        self._dirty |= changed
+        if self._is_much(changed):
+            self._dirty.update(self._sorted)
             return
-        found = self._all_covers()
-        yield from ((prefix, found.get(_code(prefix))) for prefix in wanted)
+        for code in changed:
+            start = bisect_right(self._sorted, code)
+            end = bisect_left(self._sorted, ((code >> 8 | self._hosts[code & 0xFF]) + 1) << 8, start)
+            self._dirty.update(self._sorted[start:end])
+
+    def _is_much(self, part: set[int]) -> bool:
+        return len(part) * _SWEEP > len(self._sorted)
+
+    def _union(self, one: Cover, other: Cover) -> Cover:
+        found = self._unions.get((one, other))
+        if found is None:
+            found = self._unions[one, other] = one | other
+        return found
 
     def _all_covers(self) -> dict[int, Cover]:
         """Return the rules that cover every CIDR. In order, those around one begin before it, and aren't over yet."""
         found: dict[int, Cover] = {}
         around: list[tuple[int, Cover]] = []  # last address, rules
-        unions: dict[tuple[int, int], Cover] = {}  # by the identity of both parts: thousands of CIDRs have the same
         for code in self._sorted:
-            first, length = code >> 8, code & 0xFF
+            first, cover = code >> 8, self._own[code]
             while around and around[-1][0] < first:
                 around.pop()
-            own = self._own[length][first]
             if around:
-                wider = around[-1][1]
-                both = unions.get((id(own), id(wider)))
-                own = unions[id(own), id(wider)] = both if both is not None else own | wider
-            found[code] = own
-            around.append((first | ((1 << (self._bits - length)) - 1), own))
+                cover = self._union(cover, around[-1][1])
+            found[code] = cover
+            around.append((first | self._hosts[code & 0xFF], cover))
         return found
 
-    def _cover(self, prefix: Prefix) -> Cover | None:
-        own = self._own.get(prefix.length, {}).get(prefix.first)
-        for length, table in self._own.items() if own is not None else ():
-            if length < prefix.length:
-                host = self._bits - length
-                wider = table.get(prefix.first >> host << host)
-                if wider is not None and own is not None and not wider <= own:
-                    own |= wider
-        return own
-
-
-def _code(prefix: Prefix) -> int:
-    return prefix.first << 8 | prefix.length
+    def _cover(self, code: int) -> Cover | None:
+        cover = self._own.get(code)
+        first, length = code >> 8, code & 0xFF
+        for wider, used in self._lengths.items() if cover is not None else ():
+            if used and wider < length:
+                around = self._own.get((first & ~self._hosts[wider]) << 8 | wider)
+                if around is not None and cover is not None:
+                    cover = self._union(cover, around)
+        return cover
