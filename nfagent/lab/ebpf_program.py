@@ -11,7 +11,6 @@ import ctypes
 import errno
 import functools
 import os
-import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -26,13 +25,9 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab import netns
 from nfagent.lab.ebpf_libbpf import TcHook, TcOptions, failure, libbpf
 from nfagent.lab.ebpf_maps import EbpfMap
+from nfagent.lab.ebpf_requirements import COMPILED, INCLUDE, lack_of, requirements, tools
 
 SOURCE = Path(__file__).with_name("ebpf") / "policy.c"
-HINT = "apt-get install clang libbpf-dev"
-COMPILED = "NFAGENT_EBPF_OBJECT"
-"""The environment variable with the path of the compiled program; without it clang compiles one at each start."""
-
-_INCLUDE = Path("/usr/include")
 _INGRESS, _EGRESS = 1, 2  # enum bpf_tc_attach_point
 _PROGRAMS = {_INGRESS: b"from_pod", _EGRESS: b"to_pod"}
 _HANDLE, _PRIORITY = 0x6E66, 1
@@ -55,25 +50,21 @@ class Maps(msgspec.Struct, frozen=True):
 
 
 def missing() -> str:
-    """Return what this machine lacks to build and load the program, as a sentence; '' where it lacks nothing."""
-    if shutil.which("clang") is None:
-        return f"the eBPF path needs clang: {HINT}"
-    if not (_INCLUDE / "bpf" / "bpf_helpers.h").exists():
-        return f"the eBPF path needs libbpf's headers: {HINT}"
-    try:
-        libbpf()
-    except HostError as error:
-        return str(error)
-    return ""
+    """Return the first thing that this machine lacks for the eBPF path, as a sentence; '' where it lacks nothing.
+
+    The kernel is asked for its features, but the program isn't tried: `ebpf_check` does that too.
+    """
+    lack = next((check for check in requirements() if check.result != "ok"), None)
+    return "" if lack is None else lack_of(lack)
 
 
 def build(target: Path) -> None:
     """Compile the program to an object file. Raises HostError without clang, KernelError with clang's message."""
-    lack = missing()
-    if lack:
-        raise HostError(lack)
+    lack = next((check for check in tools() if check.result != "ok"), None)
+    if lack is not None:
+        raise HostError(lack_of(lack))
     # <asm/types.h> is in a folder per architecture, which clang doesn't search for the target bpf.
-    include = _INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
+    include = INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
     # -g: libbpf reads the maps' types from BTF, which is debug information.
     flags = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-I", str(include)]
     command = ["clang", *flags, "-c", str(SOURCE), "-o", str(target)]

@@ -13,7 +13,8 @@ import pytest
 
 from nfagent.errors import KernelError
 from nfagent.lab import ebpf_program, netns
-from nfagent.lab.ebpf_program import COMPILED, build
+from nfagent.lab.ebpf_program import build
+from nfagent.lab.ebpf_requirements import COMPILED
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe
