@@ -160,6 +160,7 @@ class _Run:
                     break
         wanted = {key: outcomes for key, outcomes in found.items() if key[0] in options.scenarios}
         self._progress.series(policies, wanted, disturbed)
+        self._progress.relapses({lab.path: lab.relapses for lab in labs if lab.relapses})
 
     @contextmanager
     def _kept(self, found: dict[tuple[ScenarioName, DataPath], list[Outcome]], policies: int) -> Iterator[None]:

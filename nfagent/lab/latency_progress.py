@@ -71,6 +71,11 @@ class LatencyProgress:
                 f"{'':>6}  {disturbed} tries made again: connections of an earlier change were being ended"
             )
 
+    def relapses(self, counts: Mapping[DataPath, int]) -> None:
+        """Write how often packets met the previous verdict again, so far, where they did."""
+        for path, count in counts.items():
+            self._output.text(f"{'':>6}  {path}: {count} times so far, packets met the previous verdict again later")
+
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
     times = sorted(outcome.latency for outcome in outcomes if outcome.latency is not None)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.controllers.sync_trace import Sync, SyncsReply
+from nfagent.errors import KernelError
 from nfagent.lab.agents import LabAgent
 from nfagent.lab.change_writers import ChangeWriter, WriteTimes
 from nfagent.lab.latency_scenarios import Step, Verdict, Write, deleted
@@ -21,7 +22,8 @@ from nfagent.lab.samples import DataPath, Stage
 _QUIET_SECONDS, _QUIET_CPU_SECONDS, _QUIET_TIMEOUT = 0.005, 0.0002, 3.0
 _SETTLED_SECONDS = 0.3
 _LOOK_SECONDS = 0.001
-_TRACE_SECONDS = 5.0
+_TRACE_SECONDS, _LATE_SECONDS = 5.0, 60.0
+_WATCHES = 5
 _LAST_SYNCS = 8
 _MICROSECONDS = 1e6
 _CPUCLOCK_SCHED = 2
@@ -70,6 +72,8 @@ class MeasuredLab:
         self._to_server, self._to_outside = probers
         self._sources = sources
         self._there: dict[str, Write] = {}
+        self.relapses = 0
+        """How often packets met the previous verdict again, after the first with the new one."""
 
     @property
     def pid(self) -> int:
@@ -97,10 +101,25 @@ class MeasuredLab:
         try:
             first = prober.first()
         except NoVerdictError:
+            # It may come yet: the next change must not meet it.
+            self._trace(times, _LATE_SECONDS)
+            wait_until_quiet([self.pid], _SETTLED_SECONDS)
             return Outcome(None, _write(times), {}, disturbed=False, gap=0.0)
         return outcome(times, first.fresh, first.gap, *self._trace(times))
 
     def _watch(self, verdict: Verdict) -> Prober:
+        """Start to watch for a verdict. Raises KernelError where packets meet it already, also after some tries."""
+        for left in reversed(range(_WATCHES)):
+            try:
+                return self._watch_once(verdict)
+            except KernelError:
+                if not left:
+                    raise
+                self.relapses += 1
+                wait_until_quiet([self.pid], _SETTLED_SECONDS)
+        raise AssertionError("the last watch returns or raises")
+
+    def _watch_once(self, verdict: Verdict) -> Prober:
         source = self._sources.get(verdict)
         if source is None:
             self._to_server.watch(blocked=verdict == "blocked")
@@ -116,9 +135,12 @@ class MeasuredLab:
             self._there[write.name] = write
         return times
 
-    def _trace(self, times: WriteTimes) -> tuple[Sync | None, tuple[float, float]]:
-        """Return the sync that covers a change, and begin and end of the agent's last re-check."""
-        end = time.monotonic() + _TRACE_SECONDS
+    def _trace(self, times: WriteTimes, seconds: float = _TRACE_SECONDS) -> tuple[Sync | None, tuple[float, float]]:
+        """Return the sync that covers a change, and begin and end of the agent's last re-check.
+
+        seconds: how long to wait for the sync
+        """
+        end = time.monotonic() + seconds
         while True:
             reply = msgspec.convert(self.agent.ask("/v1/syncs", last=str(_LAST_SYNCS)), SyncsReply)
             sync = next((sync for sync in reply.syncs if sync.latest >= times.sent), None)
