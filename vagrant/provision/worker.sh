@@ -4,10 +4,16 @@
 # nfagent.service is ordered before it, and it makes the Pods.
 set -euo pipefail
 
-export PIP_FIND_LINKS=/lab/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
-# A VM with a network fetches what /lab doesn't have.
-getent hosts pypi.org >/dev/null || export PIP_NO_INDEX=1
-make --silent -C /vagrant install
+if [ -d /lab/root ]; then
+    # What `make install` installed on the machine that runs the VMs, with the same Python.
+    cp -a --no-preserve=ownership /lab/root/. /
+    systemctl daemon-reload
+else
+    export PIP_FIND_LINKS=/lab/wheels PIP_DISABLE_PIP_VERSION_CHECK=1
+    # A VM with a network fetches what /lab doesn't have.
+    getent hosts pypi.org >/dev/null || export PIP_NO_INDEX=1
+    make --silent -C /vagrant install
+fi
 
 printf 'LAB_NODE=%d\nLAB_NET=%d\nLAB_PODS=%d\n' "$LAB_NODE" "$LAB_NET" "$LAB_PODS" >/etc/default/nfagent-lab
 install -D -t /opt/cni/bin /lab/cni/*
