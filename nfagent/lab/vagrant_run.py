@@ -2,8 +2,8 @@
 
     python -m nfagent.lab.vagrant_run --nodes 2 --folder build/vagrant-lab [options of `nfagent lab latency`]
 
-Brings the lab up, runs `demo` and `latency` in a worker, writes the report, and destroys the lab, whatever happened. The
-folder gets demo.txt, demo.json, samples.json, the report's files, and lab.json: what was run and how long each step took.
+Brings the lab up, runs `demo` and `latency` in a worker, writes the report, and destroys the lab, whatever happened. In
+the folder are demo.txt, samples.json, the report's files, and lab.json: what was run, and how long each step took.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import msgspec
 
 from nfagent.errors import HostError, NfagentError
 from nfagent.lab import vagrant
+from nfagent.lab.report import write_report
+from nfagent.lab.samples import read_samples
 
 NAME = "run"
 # Small, for emulated machines: enough for ratios.
@@ -47,9 +49,6 @@ class _Steps:
 
 def run_lab(nodes: int, folder: Path, latency: tuple[str, ...]) -> None:
     """Run all steps. Raises HostError for one that fails, UsageError."""
-    from nfagent.lab.report import write_report
-    from nfagent.lab.samples import read_samples
-
     folder.mkdir(parents=True, exist_ok=True)
     steps = _Steps()
     samples = folder / "samples.json"

@@ -51,6 +51,11 @@ TimeoutStartSec=600
 [Install]
 WantedBy=multi-user.target
 UNIT
+if [ "${LAB_ACCELERATOR:-}" = qemu ]; then
+    # An emulated start takes longer than a minute where the machine has other work.
+    install -d /etc/systemd/system/nfagent.service.d
+    printf '[Service]\nTimeoutStartSec=600\n' >/etc/systemd/system/nfagent.service.d/emulated.conf
+fi
 systemctl daemon-reload
 LAB_NODE=$LAB_NODE LAB_NET=$LAB_NET /opt/nfagent/bin/python -m nfagent.lab.vagrant_node prepare
 systemctl --quiet enable --now nfagent
