@@ -126,7 +126,7 @@ VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-d
 vagrant-lab: $(VENV)/ready modules ## demo and latency in virtual machines, build/vagrant-lab (root; 20 minutes under emulation)
 #: NODES=2  LATENCY='--policies 0,100 --pods 500 --tries 200'
 	@$(call packages,$(VAGRANT_PACKAGES))
-	exec $(bin)/python -m nfagent.lab.vagrant_report --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
+	exec $(bin)/python -m nfagent.lab.vagrant_run --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
 
 .PHONY: vagrant-test
 vagrant-test: $(VENV)/ready modules ## boot, service, upgrade, VLANs, flowtables in virtual machines (root; 20 minutes under emulation)

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -118,6 +119,25 @@ def fetch(name: str, node: str, path: str, target: Path) -> None:
         raise HostError(f"{node} has no {path}")
 
 
+def facts(name: str, node: str) -> dict[str, str]:
+    """Return what a VM runs: kernel, system, nft, memory, and its agent's state where it has one."""
+    lines = {
+        "kernel": "uname -srv",
+        "system": ". /etc/os-release && echo $PRETTY_NAME",
+        "virtualization": "systemd-detect-virt",
+        "memory": "awk '/^MemTotal/ {print $2 \" kB\"}' /proc/meminfo",
+        "nft": "nft --version",
+        "nfagent": "systemctl is-active nfagent || true",
+    }
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="nfagent-facts-") as folder:
+        for what, line in lines.items():
+            output = Path(folder, what)
+            run(name, node, ["sh", "-c", line], output)
+            found[what] = output.read_text("utf-8").strip()
+    return found
+
+
 def demo(name: str, arguments: Sequence[str] = ()) -> int:
     """Run `nfagent lab demo` in a worker; return its exit code."""
     return run(name, WORKER, ["nfagent", "lab", "demo", *arguments])
@@ -144,7 +164,7 @@ def _claim(name: str) -> Path:
         folder.mkdir()
     except FileExistsError:
         raise UsageError(
-            f"lab {name!r} is up, or half built: remove it by `nfagent lab down --driver vagrant --name {name}`, "
+            f"lab {name!r} is up, or half built: remove it by `nfagent lab down --driver vagrant {name}`, "
             "or write another --name"
         ) from None
     return folder

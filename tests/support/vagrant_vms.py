@@ -20,6 +20,9 @@ _POLL_SECONDS = 0.5
 # Emulated machines that share two cores with other work.
 PATIENCE = 300.0
 
+WORKER = "worker-1"
+"""The VM whose service and kernel are under test."""
+
 # Sends numbered UDP packets, one each `pause` seconds, until its standard input ends; then prints how many.
 _SENDER = """
 import select, socket, sys, time
@@ -217,3 +220,14 @@ _VERSION = (
     _CLIENT + "found = client.list('networking.k8s.io/v1', 'NetworkPolicy')\n"
     "print(len(found), max([int(each['metadata']['resourceVersion']) for each in found], default=0))\n"
 )
+
+
+DB_ONLY_FROM_WEB = policy(
+    "db",
+    "shop",
+    {
+        "podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
+    },
+)
+"""shop/web-2 may send to shop/db-1, and guest/visitor-2 may not."""

@@ -20,26 +20,20 @@ def _progress(text: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def vms(capfd_disabled: None) -> Iterator[VagrantVms]:
+def vms(request: pytest.FixtureRequest) -> Iterator[VagrantVms]:
     """Two workers and the control plane; removed at the end where these tests made them."""
     if given := os.environ.get("NFAGENT_VAGRANT_LAB", ""):
         with VagrantVms(given) as found:
             yield found
         return
-    vagrant.up("test", 2, 3, _progress)
+    # The progress of the minutes in which the VMs start is shown.
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        vagrant.up("test", 2, 3, _progress)
     try:
         with VagrantVms("test") as made:
             yield made
     finally:
         vagrant.down("test", _progress)
-
-
-@pytest.fixture(scope="session")
-def capfd_disabled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Show the progress of the minutes in which the VMs start."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        yield
 
 
 @pytest.fixture(scope="session")

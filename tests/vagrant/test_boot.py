@@ -6,25 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.vagrant_vms import VagrantVms, policy
+from tests.support.vagrant_vms import DB_ONLY_FROM_WEB, WORKER, VagrantVms
 
 pytestmark = pytest.mark.vagrant
-
-WORKER = "worker-1"
-ONLY_WEB = policy(
-    "db",
-    "shop",
-    {
-        "podSelector": {"matchLabels": {"app": "db"}},
-        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
-    },
-)
 
 
 @pytest.fixture(scope="module")
 def _booted(vms: VagrantVms, facts: dict[str, Any]) -> None:
     """Reboot a worker while another one's Pod sends to two of its Pods: a closed one, and an open one."""
-    vms.apply(ONLY_WEB)
+    vms.apply(DB_ONLY_FROM_WEB)
     closed, opened = vms.address("shop.db-1"), vms.address("guest.visitor-1")
     before = vms.run(WORKER, "cat /proc/sys/kernel/random/boot_id").strip()
     senders = [vms.send("guest.visitor-2", each, pause=0.01) for each in (closed, opened)]

@@ -1,4 +1,4 @@
-"""Another program's flowtable beside the rules: packets of its connections pass no forward chain, nfagent's included."""
+"""Another program's flowtable beside the rules: packets of its connections pass no forward chain."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.vagrant_vms import VagrantVms, policy
+from tests.support.vagrant_vms import WORKER, VagrantVms, policy
 
 pytestmark = pytest.mark.vagrant
 
-WORKER = "worker-1"
 CLOSED = policy("web", "shop", {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"]})
 TABLE = """table inet other {
   flowtable fast { hook ingress priority 0; devices = { eth1, %s }; }
-  chain forward { type filter hook forward priority 100; meta l4proto { tcp, udp } ct state established flow add @fast; }
+  chain forward { type filter hook forward priority 100; ct state established meta l4proto udp flow add @fast; }
 }"""
-ALL_TO_WEB = 0.01
-PER_SECOND = 1 / ALL_TO_WEB
+PAUSE = 0.01
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def test_a_connection_in_a_flowtable_that_a_policy_denies_ends_within_seconds(
     vms: VagrantVms, facts: dict[str, Any]
 ) -> None:
     server = vms.echo("shop.web-1")
-    sender = vms.send("shop.web-2", vms.address("shop.web-1"), pause=ALL_TO_WEB)
+    sender = vms.send("shop.web-2", vms.address("shop.web-1"), pause=PAUSE)
     try:
         offloaded = "grep -c OFFLOAD /proc/net/nf_conntrack || conntrack -L 2>/dev/null | grep -c OFFLOAD"
         vms.wait_until(WORKER, f"[ $({offloaded} || true) -ge 1 ] || nft list flowtables | grep -q fast")

@@ -6,19 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.vagrant_vms import VagrantVms, policy
+from tests.support.vagrant_vms import DB_ONLY_FROM_WEB, WORKER, VagrantVms
 
 pytestmark = pytest.mark.vagrant
 
-WORKER = "worker-1"
-ONLY_WEB = policy(
-    "db",
-    "shop",
-    {
-        "podSelector": {"matchLabels": {"app": "db"}},
-        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
-    },
-)
 NFAGENT = "/opt/nfagent/bin/nfagent"
 
 COMMANDS = {
@@ -31,7 +22,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _policy(vms: VagrantVms) -> None:
-    vms.apply(ONLY_WEB)
+    vms.apply(DB_ONLY_FROM_WEB)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=[f"{name} of the service" for name in COMMANDS])

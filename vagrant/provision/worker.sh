@@ -4,10 +4,16 @@
 # nfagent.service is ordered before it, and it makes the Pods.
 set -euo pipefail
 
-export PIP_FIND_LINKS=/lab/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
-# A VM with a network fetches what /lab doesn't have.
-getent hosts pypi.org >/dev/null || export PIP_NO_INDEX=1
-make --silent -C /vagrant install
+if [ -d /lab/root ]; then
+    # What `make install` installed on the machine that runs the VMs, with the same Python.
+    cp -a --no-preserve=ownership /lab/root/. /
+    systemctl daemon-reload
+else
+    export PIP_FIND_LINKS=/lab/wheels PIP_DISABLE_PIP_VERSION_CHECK=1
+    # A VM with a network fetches what /lab doesn't have.
+    getent hosts pypi.org >/dev/null || export PIP_NO_INDEX=1
+    make --silent -C /vagrant install
+fi
 
 printf 'LAB_NODE=%d\nLAB_NET=%d\nLAB_PODS=%d\n' "$LAB_NODE" "$LAB_NET" "$LAB_PODS" >/etc/default/nfagent-lab
 install -D -t /opt/cni/bin /lab/cni/*
@@ -45,6 +51,11 @@ TimeoutStartSec=600
 [Install]
 WantedBy=multi-user.target
 UNIT
+if [ "${LAB_ACCELERATOR:-}" = qemu ]; then
+    # An emulated start takes longer than a minute where the machine has other work.
+    install -d /etc/systemd/system/nfagent.service.d
+    printf '[Service]\nTimeoutStartSec=600\n' >/etc/systemd/system/nfagent.service.d/emulated.conf
+fi
 systemctl daemon-reload
 LAB_NODE=$LAB_NODE LAB_NET=$LAB_NET /opt/nfagent/bin/python -m nfagent.lab.vagrant_node prepare
 systemctl --quiet enable --now nfagent
