@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.lab import netns
-from nfagent.lab.ebpf_program import missing
+from nfagent.lab.ebpf_check import ebpf_check
 from nfagent.lab.samples import SCENARIOS, LabSamples, Stage, read_samples
 from tests.support.packet_labs import wait_until
 
@@ -45,8 +46,10 @@ def finished(process: subprocess.Popen[str], code: int) -> None:
     assert (process.returncode, left(process.pid)) == (code, []), said
 
 
+@functools.cache
 def paths() -> list[str]:
-    return ["nftables"] if missing() else ["nftables", "ebpf"]
+    lacks = any(check.result == "FAIL" for check in ebpf_check())
+    return ["nftables"] if lacks else ["nftables", "ebpf"]
 
 
 def test_a_run_has_samples_of_every_scenario_and_path_and_rates_and_cleans_up(tmp_path: Path) -> None:
