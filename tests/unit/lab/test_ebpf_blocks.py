@@ -87,3 +87,14 @@ def test_a_change_of_a_long_list_is_a_change_of_as_many_entries() -> None:
     puts, deletes = table.drain()
     assert (puts, len(deletes)) == ({}, 1)
     assert len(table.numbers) == 1
+
+
+@pytest.mark.parametrize("place", [pytest.param(0, id="its first address"), pytest.param(1, id="its last address")])
+def test_a_single_address_of_a_cidr_has_the_ipblocks_of_both(place: int) -> None:
+    table = BlockTable(count(256))
+    table.put(KEYS[0], (Range(4, FIRST, FIRST + 1),))
+    table.put(KEYS[1], (Range(4, FIRST + place, FIRST + place),))
+    puts, _ = table.drain()
+    covers = {number: cover for cover, number in table.numbers.items()}
+    assert covers[puts[Prefix(4, FIRST + place, 32)]] == {KEYS[0], KEYS[1]}
+    assert covers[puts[Prefix(4, FIRST, 31)]] == {KEYS[0]}
