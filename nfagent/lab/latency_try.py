@@ -17,16 +17,15 @@ from nfagent.lab.agents import LabAgent
 from nfagent.lab.change_writers import ChangeWriter, WriteTimes
 from nfagent.lab.latency_scenarios import Step, Verdict, Write, deleted
 from nfagent.lab.prober import NoVerdictError, Prober
+from nfagent.lab.process_cpu import wait_until_quiet
 from nfagent.lab.samples import DataPath, Stage
 
-_QUIET_SECONDS, _QUIET_CPU_SECONDS, _QUIET_TIMEOUT = 0.005, 0.0002, 3.0
-_SETTLED_SECONDS = 0.3
+_QUIET_SECONDS, _SETTLED_SECONDS = 0.005, 0.3
 _LOOK_SECONDS = 0.001
 _TRACE_SECONDS, _LATE_SECONDS = 5.0, 60.0
 _WATCHES = 5
 _LAST_SYNCS = 8
 _MICROSECONDS = 1e6
-_CPUCLOCK_SCHED = 2
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -96,7 +95,7 @@ class MeasuredLab:
         quiet: processes that must be idle before it. Raises KernelError where packets meet the verdict already.
         """
         prober = self._watch(step.verdict)
-        wait_until_quiet(quiet)
+        wait_until_quiet(quiet, _QUIET_SECONDS)
         times = self._write(step.write)
         try:
             first = prober.first()
@@ -187,21 +186,3 @@ def _stages(sent: float, sync: Sync, fresh: float) -> dict[Stage, float]:
         found[stage] = max(0.0, end - reached) * _MICROSECONDS
         reached = max(reached, end)
     return found
-
-
-def wait_until_quiet(pids: Iterable[int], seconds: float = _QUIET_SECONDS) -> None:
-    """Wait until processes use no CPU for so many seconds; at most three seconds in all."""
-    watched = list(pids)
-    end = time.monotonic() + _QUIET_TIMEOUT
-    since, used = time.monotonic(), _cpu_seconds(watched)
-    while (now := time.monotonic()) < end and now - since < seconds:
-        time.sleep(_LOOK_SECONDS)
-        found = _cpu_seconds(watched)
-        if found - used > _QUIET_CPU_SECONDS:
-            since, used = now, found
-
-
-def _cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU seconds of processes, with threads that have ended."""
-    # include/linux/posix-timers_types.h: the id of a process's clock, as clock_getcpuclockid(3) returns it.
-    return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)
