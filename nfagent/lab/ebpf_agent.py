@@ -46,7 +46,7 @@ from nfagent.lab.ebpf_codec import EbpfSettings
 from nfagent.lab.ebpf_datapath import EbpfDatapath
 from nfagent.lab.ebpf_events import EventReader
 from nfagent.lab.ebpf_links import pod_links
-from nfagent.lab.ebpf_program import EbpfProgram
+from nfagent.lab.ebpf_program import EbpfProgram, Maps
 from nfagent.lab.ebpf_state import EbpfState
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
@@ -73,6 +73,7 @@ class EbpfAgent:
         self._settings = settings
         self._clock = SystemClock()
         self._state = EbpfState(settings.node_name, settings.masquerade_settings())
+        self._maps = program.maps
         self._datapath = EbpfDatapath(program)
         self._events = EventReader(program.maps.events, program.maps.lost_events)
         self._link_events = route_events.event_socket(route_events.LINKS)
@@ -153,6 +154,7 @@ class EbpfAgent:
                 "revoke": {"suspects": []},
                 "links": {"missing": self._datapath.missing_links},
                 "refused": list(self._refused),
+                "map_bytes": {name: getattr(self._maps, name).memory_bytes() for name in Maps.__struct_fields__},
                 "events": {
                     "allowed": events.allowed,
                     "denied": events.denied,
