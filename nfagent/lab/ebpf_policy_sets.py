@@ -27,7 +27,14 @@ from nfagent.lab.ebpf_identities import EbpfIdentities
 from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
-from nfagent.policy.compiler import CompiledPolicies, NamedPorts, PolicySetKey, policy_set_keys
+from nfagent.policy.compiler import (
+    CompiledPolicies,
+    CompiledRule,
+    NamedPorts,
+    PolicySetKey,
+    TierChainKey,
+    policy_set_keys,
+)
 from nfagent.state.cluster import ClusterState, Identity, PodKey
 from nfagent.state.policy_index import PolicyIndex
 
@@ -139,7 +146,7 @@ class EbpfPolicySets:
         self._dirty_policies.clear()
         for policy in self._dirty:
             if policy in self._users:
-                rules = self._compiled.tier_rules(policy.policies).network
+                rules = self._rules(policy.policies)
                 found = (grant_of(rule, policy.policies.direction, policy.ports) for rule in rules)
                 self._use_grants(policy, tuple(grant for grant in found if grant is not None))
 
@@ -216,8 +223,12 @@ class EbpfPolicySets:
         return [EbpfPolicyKey(key, pod.ports if self._names_own_ports(key) else ()) for key in found]
 
     def _names_own_ports(self, key: PolicySetKey) -> bool:
-        rules = self._compiled.tier_rules(key).network if key.direction == "ingress" else ()
+        rules = self._rules(key) if key.direction == "ingress" else ()
         return any(isinstance(rule.port, NamedPorts) for rule in rules)
+
+    def _rules(self, key: PolicySetKey) -> tuple[CompiledRule, ...]:
+        """Return the rules of a policy set's NetworkPolicies, also of large ones."""
+        return self._compiled.rules(TierChainKey("policy", key.direction, key.policies))
 
     def _use_grants(self, policy: EbpfPolicyKey, grants: tuple[Grant, ...]) -> None:
         """Replace a policy set's grants, with the peers and ipBlocks that they name."""

@@ -1,4 +1,4 @@
-"""What the eBPF path needs of the machine before anything is loaded, need by need, with the command that mends it."""
+"""What the eBPF path needs of the machine before anything is loaded, need by need, with the command that fixes it."""
 
 from __future__ import annotations
 

@@ -241,6 +241,12 @@ def test_a_policy_of_a_tier_closes_its_pods_and_is_named(lab: ManifestLab) -> No
     assert any("AdminNetworkPolicy all" in reason for reason in refused)
 
 
+def test_the_kernel_memory_of_the_maps_is_told(lab: ManifestLab) -> None:
+    taken = lab.cluster.agent("n1").ask("/v1/dump/state")["agent"]["map_bytes"]
+    assert {"identities", "policies", "connections"} <= taken.keys()
+    assert taken["connections"] > 1_000_000, "as large as it may become, from the start"
+
+
 def test_syncs_are_traced_step_by_step(lab: ManifestLab) -> None:
     lab.apply("policy", policy_document("x", "only-y", podSelector=A, ingress=[FROM_Y]))
     last = lab.cluster.agent("n1").ask("/v1/syncs")["syncs"][-1]

@@ -1,4 +1,4 @@
-"""What the eBPF path needs of a machine: each need with the command that mends it, and nothing left behind."""
+"""What the eBPF path needs of a machine: each need with the command that fixes it, and nothing left behind."""
 
 from __future__ import annotations
 

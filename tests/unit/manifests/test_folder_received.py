@@ -42,7 +42,8 @@ def test_a_change_has_the_time_of_its_event_and_the_first_reading_has_none(tmp_p
             async with asyncio.timeout(20):
                 while len(sink.batches) < 2:  # inotify may not watch yet: write until it does
                     written = time.monotonic()
-                    (tmp_path / "second.yaml").write_text(NAMESPACE.replace("shop", f"n{int(written)}"), encoding="utf-8")
+                    text = NAMESPACE.replace("shop", f"n{int(written)}")
+                    (tmp_path / "second.yaml").write_text(text, encoding="utf-8")
                     await asyncio.wait([asyncio.ensure_future(sink.came.wait())], timeout=0.5)
         finally:
             following.cancel()
