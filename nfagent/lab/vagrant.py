@@ -40,7 +40,7 @@ WORKER = "worker-1"
 _MEMORY_MIB = 1536
 _FOLDER = CHECKOUT / "vagrant"
 _BUILD = CHECKOUT / "build" / "vagrant"
-_INTERRUPT_SECONDS = 60.0
+_INTERRUPT_SECONDS = 15.0
 _TOLD = ("Machine booted", "Running provisioner", "Rsyncing folder", "Creating domain", "Booting VM")
 
 

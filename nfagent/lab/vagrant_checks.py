@@ -1,4 +1,4 @@
-"""What the Vagrant lab needs of the machine, checked at the start; each error names the command that mends it."""
+"""What the Vagrant lab needs of the machine, checked at the start; each error names the command that fixes it."""
 
 from __future__ import annotations
 
