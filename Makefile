@@ -86,7 +86,7 @@ endef
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
 	    printf '  %-16s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
