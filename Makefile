@@ -86,8 +86,8 @@ endef
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
-	    printf '  %-16s %s\n' "$${target:+make $$target}" "$$what"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
+	    printf '  %-17s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
 .PHONY: demo
@@ -123,13 +123,13 @@ VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-d
     dnsmasq-base rsync openssh-client
 
 .PHONY: vagrant-lab
-vagrant-lab: $(VENV)/ready modules ## demo and latency in virtual machines, build/vagrant-lab (root; 20 minutes under emulation)
-#: NODES=2  LATENCY='--policies 0,100 --pods 500 --tries 200'
+vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (root)
+#: NODES=2  LATENCY='--policies 0 --pods 50 --tries 20'
 	@$(call packages,$(VAGRANT_PACKAGES))
 	exec $(bin)/python -m nfagent.lab.vagrant_run --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
 
 .PHONY: vagrant-test
-vagrant-test: $(VENV)/ready modules ## boot, service, upgrade, VLANs, flowtables in virtual machines (root; 20 minutes under emulation)
+vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
 	@$(call packages,$(VAGRANT_PACKAGES))
 	exec $(bin)/pytest tests/vagrant
 

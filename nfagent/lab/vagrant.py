@@ -40,7 +40,7 @@ WORKER = "worker-1"
 _MEMORY_MIB = 1536
 _FOLDER = CHECKOUT / "vagrant"
 _BUILD = CHECKOUT / "build" / "vagrant"
-_INTERRUPT_SECONDS = 60.0
+_INTERRUPT_SECONDS = 15.0
 _TOLD = ("Machine booted", "Running provisioner", "Rsyncing folder", "Creating domain", "Booting VM")
 
 
@@ -66,6 +66,8 @@ def up(name: str, nodes: int, pods: int, progress: Progress, attachment: str = "
         except BaseException:
             with deferred_interrupts():
                 progress("not complete: removing what there is")
+                with contextlib.suppress(OSError):
+                    (folder / "vagrant.log").replace(_failed_log(name))
                 down(name, progress)
             raise
     finally:
@@ -157,6 +159,11 @@ def latency(name: str, arguments: Sequence[str], output: Path) -> int:
     return code
 
 
+def _failed_log(name: str) -> Path:
+    """Return where the log of a lab that couldn't be built is kept."""
+    return _BUILD / f"{name}-failed.log"
+
+
 def _claim(name: str) -> Path:
     folder = _BUILD / name
     _BUILD.mkdir(parents=True, exist_ok=True)
@@ -240,7 +247,10 @@ def _follow(command: Sequence[str], cwd: Path, environment: dict[str, str], log:
         if process.stdout:
             process.stdout.close()
     if process.returncode:
-        raise HostError(f"`{' '.join(command[:4])}` failed ({log}):\n{''.join(said[-15:]).strip()}")
+        # Without Vagrant's own stack.
+        told = [line for line in said if not line.startswith(("/usr/", "/opt/", "\tfrom "))]
+        kept_log = _failed_log(log.parent.name)
+        raise HostError(f"`{' '.join(command[:4])}` failed ({kept_log}):\n{''.join(told[-15:]).strip()}")
 
 
 def _step(line: str) -> str:

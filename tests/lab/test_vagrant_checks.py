@@ -1,4 +1,4 @@
-"""What a machine lacks for the Vagrant lab is said at the start, with what mends it."""
+"""What a machine lacks for the Vagrant lab is said at the start, with what fixes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_provider_is_one_that_is_whole(*, plugins: str, libvirt: bool, virtu
 
 
 @pytest.mark.parametrize(
-    ("plugins", "libvirt", "lacks", "mended_by"),
+    ("plugins", "libvirt", "lacks", "fixed_by"),
     [
         pytest.param("", False, "neither libvirt nor VirtualBox", "apt-get install vagrant ", id="no provider at all"),
         pytest.param(WITH_PLUGIN, False, "neither libvirt", "libvirt-daemon-system", id="a plugin without libvirt"),
@@ -34,11 +34,11 @@ def test_the_provider_is_one_that_is_whole(*, plugins: str, libvirt: bool, virtu
     ],
 )
 def test_a_missing_provider_is_named_with_the_command_that_installs_it(
-    *, plugins: str, libvirt: bool, lacks: str, mended_by: str
+    *, plugins: str, libvirt: bool, lacks: str, fixed_by: str
 ) -> None:
     with pytest.raises(HostError, match=lacks) as raised:
         provider_of(plugins, libvirt=libvirt, virtualbox=False)
-    assert mended_by in raised.value.hint
+    assert fixed_by in raised.value.hint
 
 
 def test_a_machine_without_vagrant_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
