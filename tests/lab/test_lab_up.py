@@ -70,7 +70,7 @@ def address_of(state: running_labs.LabState, name: str) -> str:
 
 
 def test_a_lab_answers_after_its_command_has_ended_and_down_removes_all_of_it(lab: running_labs.LabState) -> None:
-    named = {each.netns for each in (*lab.nodes, *lab.members)}
+    named = {node.netns for node in lab.nodes} | {member.netns for member in lab.members}
     assert named < set(netns.named(running_labs.prefix(NAME)))
     address = address_of(lab, "shop/db-1")
     assert is_reached(NAME, "shop/web-1", address)
