@@ -86,8 +86,8 @@ endef
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
-	    printf '  %-16s %s\n' "$${target:+make $$target}" "$$what"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
+	    printf '  %-17s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
 .PHONY: demo
@@ -118,6 +118,21 @@ prometheus: ## promtool and Prometheus into build/, for the tests
 	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	usr/bin/promtool --version | head -1
 
+# The lab of virtual machines: README.md in vagrant/. VMs under emulation where KVM can't run a stock kernel.
+VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients debootstrap \
+    dnsmasq-base rsync openssh-client
+
+.PHONY: vagrant-lab
+vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (root)
+#: NODES=2  LATENCY='--policies 0 --pods 50 --tries 20'
+	@$(call packages,$(VAGRANT_PACKAGES))
+	exec $(bin)/python -m nfagent.lab.vagrant_run --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
+
+.PHONY: vagrant-test
+vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
+	@$(call packages,$(VAGRANT_PACKAGES))
+	exec $(bin)/pytest tests/vagrant
+
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
@@ -125,7 +140,9 @@ unit: $(VENV)/ready ## tests that need no kernel
 .PHONY: conformance
 conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
 #: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
-	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT))
+#: BACKEND=ebpf  packets over the lab's eBPF path
+	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT)) \
+		$(addprefix --path ,$(BACKEND))
 
 .PHONY: trixie
 trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)

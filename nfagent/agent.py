@@ -34,6 +34,7 @@ from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogS
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.runtime_files import RuntimeFiles
+from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
@@ -179,7 +180,8 @@ class Agent:
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
-            routes = (*self._metrics.routes, *self._verdict_log.routes)
+            syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
+            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
@@ -247,9 +249,9 @@ class Agent:
             for task in running:
                 task.cancel()
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
-        """Apply changes to the desired state, in their order."""
-        await self._event_applier.apply(changes)
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:
+        """Apply changes to the desired state, in their order; received: as in EventSink."""
+        await self._event_applier.apply(changes, received)
         self._notify_link_monitor()
         self._metrics.pods_changed()
         self._egress_nat.gateways.prepare()

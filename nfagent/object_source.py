@@ -12,8 +12,11 @@ from nfagent.model.gvk import ObjectChange
 class EventSink(Protocol):
     """Receives the changes of a source's objects."""
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
-        """Apply changes in their order; the source continues when it returns."""
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:
+        """Apply changes in their order; the source continues when it returns.
+
+        received: monotonic seconds at which the source was told of the changes; None for now
+        """
         ...
 
     def on_synced(self) -> None:

@@ -12,17 +12,17 @@ from contextlib import ExitStack
 
 import msgspec
 
-from benchmarks.data.policy_templates import labels, port
-from benchmarks.data.synthetic import DNS, Size, Synthetic, node_name, synthetic
-from benchmarks.harness.traffic import PORT, Client, Traffic
 from nfagent.decode.core import named_labels
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab import ebpf_baseline, netns
+from nfagent.lab import ebpf_program, netns
 from nfagent.lab.ebpf_baseline import EbpfPath
+from nfagent.lab.policy_templates import labels, port
+from nfagent.lab.synthetic import DNS, Size, Synthetic, node_name, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
+from nfagent.lab.traffic_rates import PORT, Client, Traffic
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
@@ -87,7 +87,7 @@ def packet_labs(stack: ExitStack, pods: int, seed: int) -> Iterator[PacketLab]:
             ruleset = ruleset_of(cluster, topology, node, enforced=name != NO_POLICIES)
             netns.inside(topology.node_namespace(node_name(node)), functools.partial(load, ruleset))
         yield PacketLab(name, topology)
-    if not ebpf_baseline.missing():
+    if not ebpf_program.missing():
         topology = stack.enter_context(plan_topology(next(numbers)))
         _load_ebpf(stack, topology, many)
         yield PacketLab(EBPF, topology)

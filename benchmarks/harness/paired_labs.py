@@ -8,28 +8,25 @@ policy lets only Pods with a label reach the server; each lab has its own change
 from __future__ import annotations
 
 import contextlib
-import http.client
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
-import yaml
 
-from benchmarks.data.documents import Document, document
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.harness.earlier_checkout import agent_environment
-from benchmarks.harness.prober import Prober
 from nfagent.decode.core import named_labels
-from nfagent.errors import ClusterError
 from nfagent.lab.agents import LabAgent
-from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.api_source import fill
 from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.documents import Document, document
 from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.prober import Prober
 from nfagent.lab.resources import MERGE
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan, grid
 from nfagent.model.gvk import Item
@@ -50,12 +47,8 @@ NOW, BEFORE = "now", "before"
 
 _API_HOST = OutsideHost("api", ("192.0.2.250", "2001:db8:ffff::250"))
 _NAMESPACE, _FRIEND = "probed", "friend"
-_THE_SERVERS_OWN = frozenset({"resourceVersion", "creationTimestamp", "ownerReferences"})
-_DEFINITION = "CustomResourceDefinition"
 _A_FILE = 50
 _START_SECONDS = 120.0
-_RIGHTS_SECONDS = 10.0
-_POLL_SECONDS = 0.02
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -242,11 +235,7 @@ def _by_api(
         ControlPlane(folder / "plane", address=_API_HOST.addresses[0], netns=topology.outside_namespace(_API_HOST.name))
     )
     client = stack.enter_context(plane.client())
-    shipped = (each for path in sorted((CHECKOUT / "deploy" / "crds").glob("*.yaml")) for each in _read(path))
-    client.put_all(each for each in shipped if each["kind"] == _DEFINITION)
-    client.put_all(map(_storable, _documents(scenario)))
-    token = _account(plane, client)
-    source = ("--kubeconfig", str(plane.kubeconfig("nfagent", token=token)))
+    source = ("--kubeconfig", str(fill(plane, client, _documents(scenario))))
     return _paired_lab(
         stack,
         scenario,
@@ -297,29 +286,6 @@ def _paired_lab(
 def _documents(scenario: Scenario) -> list[Document]:
     """Return every object, the client Pod last."""
     return [*map(document, scenario.items), scenario.client_document(friend=False)]
-
-
-def _storable(found: Document) -> Document:
-    """Return a document without the fields that a server sets."""
-    metadata = {key: value for key, value in found["metadata"].items() if key not in _THE_SERVERS_OWN}
-    return {**found, "metadata": metadata}
-
-
-def _account(plane: ControlPlane, client: LabApiClient) -> str:
-    """Apply deploy/rbac.yaml; return a token of its service account when the server grants its rights."""
-    client.put_all(_read(CHECKOUT / "deploy" / "rbac.yaml"))
-    token = client.service_account_token("nfagent", "nfagent")
-    end = time.monotonic() + _RIGHTS_SECONDS
-    with plane.client(token=token) as account:
-        while account.ask("GET", "/api/v1/pods", query={"limit": "1"}).status != http.client.OK:
-            if time.monotonic() > end:
-                raise ClusterError("deploy/rbac.yaml is applied, but its service account may not list Pods")
-            time.sleep(_POLL_SECONDS)
-    return token
-
-
-def _read(path: Path) -> Iterable[Document]:
-    return [found for found in yaml.safe_load_all(path.read_text("utf-8")) if found]
 
 
 def _node(plan: NodePlan) -> Node:

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.data.synthetic import NODE
 from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
 from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, Done, ListeningPort
@@ -27,6 +26,7 @@ from benchmarks.results import Row, Target, at_most
 from benchmarks.suites.apiserver_child import PlainDecode, RecordedCommits, Start, Usage
 from nfagent.errors import KernelError
 from nfagent.lab.agents import LabAgent
+from nfagent.lab.synthetic import NODE
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan
 

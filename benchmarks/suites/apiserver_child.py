@@ -26,7 +26,6 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.data.synthetic import NODE
 from benchmarks.harness.child_process import say
 from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
 from nfagent.clock import SystemClock
@@ -42,6 +41,7 @@ from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
 from nfagent.kube.reflector import PAGE_SIZE
 from nfagent.kube.watch_codec import LineDecoder
+from nfagent.lab.synthetic import NODE
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.objects import Ruleset
@@ -173,7 +173,7 @@ class AgentParts:
     async def _find(self) -> ClientConfig:
         return ClientConfig(server=self._url, origin="the benchmark")
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         """Apply changes."""
         await self._intake.apply(changes)
         self.applied_at = time.perf_counter()

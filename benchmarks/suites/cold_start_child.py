@@ -25,13 +25,13 @@ import msgspec
 import nftables
 
 from benchmarks.data.node_tables import node_table
-from benchmarks.data.synthetic import NODE, SIZES, synthetic
 from benchmarks.harness.child_process import say
 from benchmarks.harness.fork import in_fork
 from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
+from nfagent.lab.synthetic import NODE, SIZES, synthetic
 from nfagent.model.gvk import Item
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset

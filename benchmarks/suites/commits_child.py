@@ -21,14 +21,14 @@ from typing import Any
 import msgspec
 
 from benchmarks.data import events
-from benchmarks.data.documents import document
 from benchmarks.data.events import Event
 from benchmarks.data.node_tables import node_table
-from benchmarks.data.synthetic import NODE, SIZES, Synthetic, synthetic
 from benchmarks.harness.child_process import say
 from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
+from nfagent.lab.documents import document
+from nfagent.lab.synthetic import NODE, SIZES, Synthetic, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Pod
 from nfagent.nftables.diff import diff

@@ -22,12 +22,13 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.harness.paired_labs import CYCLE, ChangeKind, PairedLab, Scenario, large, paired_labs, small
-from benchmarks.harness.prober import INTERVAL_US
 from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from benchmarks.suites.idle import SIZE
 from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.prober import INTERVAL_US
+from nfagent.lab.process_cpu import cpu_seconds
 
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0
@@ -174,20 +175,6 @@ def wait_until_idle(pid: int) -> float:
         if found - used > _QUIET_CPU_SECONDS:
             since, used = now, found
     return cpu_seconds(pid)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds of a process' current threads, in us (Documentation/scheduler/sched-stats.rst)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(map(_thread_nanoseconds, tasks)) / 1e9
-
-
-def _thread_nanoseconds(task: Path) -> int:
-    """Return the CPU time of a thread; 0 for one that has ended meanwhile."""
-    try:
-        return int((task / "schedstat").read_text("ascii").split()[0])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
 
 
 def table(found: Iterable[ScenarioResult]) -> list[list[str]]:

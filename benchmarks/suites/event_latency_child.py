@@ -21,8 +21,6 @@ import msgspec
 import nftables
 
 from benchmarks.data import events
-from benchmarks.data.documents import document
-from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.harness.baselines import EbpfUpdates
 from benchmarks.harness.fork import in_fork
 from benchmarks.harness.process_usage import metered, peak_rss_mib, rss_mib
@@ -32,6 +30,8 @@ from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nft_client import NftClient
+from nfagent.lab.documents import document
+from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.diff import diff

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.data.documents import document
-from benchmarks.data.synthetic import NODE, Size, synthetic
 from benchmarks.harness.process_usage import metered, rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from nfagent.lab.agents import LabAgent
+from nfagent.lab.documents import document
+from nfagent.lab.synthetic import NODE, Size, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan
 

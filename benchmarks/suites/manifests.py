@@ -39,7 +39,7 @@ class _Sink:
         self.desired = DesiredState("node-0")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         await self._intake.apply(changes)
 
     def on_synced(self) -> None:

@@ -19,7 +19,6 @@ import aiohttp
 import msgspec
 from prometheus_client import generate_latest
 
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
@@ -35,6 +34,7 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.table_listings import TableListings
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.readings import CountedPackets, Readings

@@ -20,17 +20,17 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
-from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.harness.packet_labs import load
-from benchmarks.harness.traffic import Client, Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nflog import NflogSource, OnPackets
 from nfagent.lab import netns
+from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.lab.traffic_rates import Client, Traffic
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import LoggingSwitch, Namespace, NetworkLogging, Pod
 from nfagent.netlink import codec

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.process_usage import Usage, metered
-from benchmarks.harness.traffic import Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least, at_most
 from nfagent.lab.agents import LabAgent
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.lab.traffic_rates import Traffic
 
 RATE = 50_000
 _SECONDS, _QUICK_SECONDS = 120.0, 10.0

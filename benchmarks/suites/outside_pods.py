@@ -15,13 +15,13 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.data.synthetic import SIZES, Synthetic, synthetic
 from benchmarks.harness.child_process import ROOT
 from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
+from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
 
 Case = Literal["none", "all"]
 _SECONDS = 600.0

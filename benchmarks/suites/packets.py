@@ -28,11 +28,11 @@ from benchmarks.harness.packet_labs import (
     Server,
     packet_labs,
 )
-from benchmarks.harness.traffic import Client, Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_least
 from nfagent.errors import HostError
-from nfagent.lab import ebpf_baseline
+from nfagent.lab import ebpf_program
+from nfagent.lab.traffic_rates import Client, Traffic
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def packets(run: Run) -> Iterator[Row]:
         }
         found = _measure(run, plan, clients)
     yield from _rows(found)
-    if lack := ebpf_baseline.missing():
+    if lack := ebpf_program.missing():
         raise HostError(f"rows with the reference eBPF: {lack}")
 
 

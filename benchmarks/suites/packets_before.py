@@ -20,16 +20,16 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.data.documents import document
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.harness.earlier_checkout import VARIABLE, agent_environment, earlier_checkout
 from benchmarks.harness.packet_labs import FAR, NEAR, PacketLab, items, plan_topology
-from benchmarks.harness.traffic import Client, Traffic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
 from nfagent.lab.agents import LabCluster
+from nfagent.lab.documents import document
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.traffic_rates import Client, Traffic
 
 _BEFORE, _BEFORE_SECOND_LAB, _NOW = "before", "before (second lab)", "now"
 _STATES = (_BEFORE, _BEFORE_SECOND_LAB, _NOW)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nfagent.cli.check_flowtables import flowtable_checks
 from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_nat import ip_masq_check, nat_checks
@@ -79,6 +80,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from _frames(settings, root=root)
     yield from nat_checks(root=root)
     yield from mark_checks(settings, root=root)
+    yield from flowtable_checks(root=root)
     yield _pod_links(settings)
     yield from _forwarding()
     yield _other_agent(settings)

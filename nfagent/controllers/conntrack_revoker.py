@@ -154,6 +154,8 @@ class ConntrackRevoker:
         self._requested = asyncio.Event()
         self._addresses: dict[str, int] = {}
         self.status = RevokerStatus()
+        self.last_round = (0.0, 0.0)
+        """When the last round began and ended, in monotonic seconds; it still runs where it ended before it began."""
 
     def committed(self) -> None:
         """Start a round: the kernel has the whole desired ruleset, with the current addresses under re-check."""
@@ -170,6 +172,7 @@ class ConntrackRevoker:
             await self._requested.wait()
             self._requested.clear()
             began = self._cpu_seconds()
+            self.last_round = (self._clock.monotonic(), self.last_round[1])
             try:
                 await self.round()
                 least, most = _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS
@@ -179,6 +182,7 @@ class ConntrackRevoker:
                 self.status.last_error = str(error)
                 self._requested.set()
                 least, most = _RETRY_SECONDS, _LONGEST_RETRY_SECONDS
+            self.last_round = (self.last_round[0], self._clock.monotonic())
             took = self._cpu_seconds() - began
             await self._clock.wait(asyncio.Event(), min(max(least, took * _REST), most))
 

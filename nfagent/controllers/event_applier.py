@@ -76,9 +76,13 @@ class EventApplier:
         """Return whether a batch is not fully applied."""
         return self._lock.locked()
 
-    async def apply(self, events: Iterable[Item | ObjectRef]) -> None:
-        """Apply a batch, and yield to the event loop after each slice."""
+    async def apply(self, events: Iterable[Item | ObjectRef], received: float | None = None) -> None:
+        """Apply a batch, and yield to the event loop after each slice.
+
+        received: monotonic seconds at which the source was told of the changes; now where None
+        """
         arrived = self._clock.monotonic()
+        received = arrived if received is None else received
         async with self._lock:
             began = slice_began = self._clock.monotonic()
             changed = False
@@ -93,17 +97,18 @@ class EventApplier:
                     if now - slice_began <= SLICE_SECONDS:
                         continue
                     if alone and (self._undivided.is_set() or now - began > ATOMIC_SECONDS):
-                        self._notify(arrived, changed=changed)
+                        self._notify(arrived, received, changed=changed)
                         changed = False
                     await asyncio.sleep(0)
                     slice_began = self._clock.monotonic()
             finally:
-                self._notify(arrived, changed=changed)
+                self._notify(arrived, received, changed=changed)
 
-    def _notify(self, arrived: float, *, changed: bool) -> None:
+    def _notify(self, arrived: float, received: float, *, changed: bool) -> None:
         self._undivided.set()
         if self._complete and changed:
             self._latency.event(arrived)
+            self._latency.trace.decoded(received, self._clock.monotonic())
             self._wake()
 
 

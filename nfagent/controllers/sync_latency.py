@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import inf
 
+from nfagent.controllers.sync_trace import SyncTrace
 from nfagent.model.histogram import Histogram
 
 STAGES = ("wait", "compute", "compare", "commit", "total")
@@ -22,11 +23,13 @@ class SyncLatency:
     """Durations of one reconciler's stages; all times are monotonic seconds.
 
     stages: stage -> histogram of seconds
+    trace:  the last syncs, one by one
     """
 
     def __init__(self) -> None:
         """Start without any."""
         self.stages = {stage: Histogram(BOUNDS) for stage in STAGES}
+        self.trace = SyncTrace()
         self._waiting = inf  # the first event that no round covers yet
         self._covered = inf  # the first event of the current round, or of those that failed before it
         self._began = 0.0
@@ -46,6 +49,7 @@ class SyncLatency:
         self._waiting = inf
         self._began = min(self._began or now, now)
         self._measured = {}
+        self.trace.cover(self._began)
 
     def measured(self, stage: str, seconds: float) -> None:
         """Keep a stage's duration until the commit."""
@@ -54,6 +58,7 @@ class SyncLatency:
     def computed(self, now: float) -> None:
         """Note that the desired ruleset, or its change, is computed."""
         self.measured("compute", now - self._began)
+        self.trace.computed(now)
 
     def committed(self, now: float) -> None:
         """Count the durations of a round that has committed."""
@@ -62,6 +67,7 @@ class SyncLatency:
             self.measured("total", now - self._covered)
         for stage, seconds in self._measured.items():
             self.stages[stage].observe(seconds)
+        self.trace.committed(now)
         self.discard()
 
     def discard(self) -> None:
@@ -69,3 +75,4 @@ class SyncLatency:
         self._covered = inf
         self._began = 0.0
         self._measured = {}
+        self.trace.discard()

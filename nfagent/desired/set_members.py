@@ -6,7 +6,7 @@ select it, and no others. A Pod that several peers of a set select has as many r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar
 
 from nfagent.desired.pod_counts import PodCounts
@@ -162,11 +162,11 @@ class SetMembership:
             for name in sets:
                 self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
 
-    def refill_ports(self) -> None:
-        """Resolve the named ports that depend on Namespace labels again, after a Namespace was relabelled."""
+    def refill_ports(self, moved: Collection[PodPeer]) -> None:
+        """Resolve the named ports of peers again that gained or lost identities, as a Namespace was relabelled."""
         for name, content in self._content.items():
             servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
-            if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
+            if any(peer in moved for peer in servers):
                 self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
 
     def _elements_of_pod(self, pod: Pod) -> Iterator[tuple[str, Element]]:

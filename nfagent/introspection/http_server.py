@@ -7,6 +7,7 @@
     POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
     GET /metrics, /healthz, /readyz                 for monitoring systems (metrics_routes)
+    GET /v1/syncs                                   the last syncs, step by step (syncs_route)
     GET /v1/records                                 new records of the verdict log (record_route)
 
 A long answer is written while it is made, with chunked transfer encoding.

@@ -259,10 +259,10 @@ class Informers:
                 self._log_recovery(reflector)
                 self._note_read(reflector)
                 async for chunk in stream:
-                    self._note_read(reflector)
+                    received = self._note_read(reflector)
                     if (work := reflector.predecoder.work(chunk)) is not None:
                         await asyncio.to_thread(work)
-                    await self._pass_on(reflector, reflector.feed_watch(chunk))
+                    await self._pass_on(reflector, reflector.feed_watch(chunk), received)
                     if reflector.failure is not None:
                         return
                     self._log_recovery(reflector)
@@ -271,14 +271,15 @@ class Informers:
     async def _take_page(self, reflector: Reflector, stream: ResponseStream) -> None:
         """Pass on a page's objects as they arrive: a page from the watch cache is as long as the list."""
         async for chunk in stream:
-            self._note_read(reflector)
-            await self._pass_on(reflector, reflector.feed_page(chunk))
+            received = self._note_read(reflector)
+            await self._pass_on(reflector, reflector.feed_page(chunk), received)
             if reflector.failure is not None:
                 return
         await self._pass_on(reflector, reflector.end_page())
 
-    def _note_read(self, reflector: Reflector) -> None:
-        self._read_at[reflector.resource.kind] = self._clock.monotonic()
+    def _note_read(self, reflector: Reflector) -> float:
+        now = self._read_at[reflector.resource.kind] = self._clock.monotonic()
+        return now
 
     async def _refused(self, reflector: Reflector, stream: ResponseStream) -> None:
         code, body = stream.status, await stream.read()
@@ -293,11 +294,13 @@ class Informers:
                 return
         await self._pass_on(reflector, reflector.end_with_error(code, body, stream.retry_after))
 
-    async def _pass_on(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
+    async def _pass_on(
+        self, reflector: Reflector, changes: Iterable[ObjectChange], received: float | None = None
+    ) -> None:
         if reflector.phase == "watching" or reflector.resource.kind in _ONE_BY_ONE:
-            await self._deliver(changes)
+            await self._deliver(changes, received)
         else:
-            await self._keep(reflector, changes)
+            await self._keep(reflector, changes, received)
         self._check_synced()
 
     def _check_synced(self) -> None:
@@ -308,10 +311,10 @@ class Informers:
             self._last_good.mark_synced()
             self._sink.on_synced()
 
-    async def _deliver(self, changes: Iterable[ObjectChange]) -> None:
-        await self._sink.apply(self._last_good.record(changes))
+    async def _deliver(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:
+        await self._sink.apply(self._last_good.record(changes), received)
 
-    async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
+    async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange], received: float | None) -> None:
         """Keep a list's changes until it is complete, and apply them as one batch: no part of a relist takes effect."""
         lists, begun = reflector.lists, reflector.pending
         came: list[ObjectChange] = []
@@ -322,9 +325,9 @@ class Informers:
                 await asyncio.sleep(0)
                 turn = self._clock.monotonic()
         if reflector.lists > lists:
-            await self._deliver([*begun, *came])
+            await self._deliver([*begun, *came], received)
         elif reflector.phase == "missing":
-            await self._deliver(came)
+            await self._deliver(came, received)
         elif reflector.pending is begun:
             begun += came
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from nfagent.errors import KernelError, UsageError
 from nfagent.introspection.agent_client import get_json
@@ -33,12 +33,34 @@ _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.002
 
 
+AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
+"""nfagent, or the eBPF programs that enforce the same policies (ebpf_agent)."""
+
+_PROGRAMS: dict[AgentKind, tuple[str, ...]] = {"nfagent": ("nfagent", "run"), "ebpf": ("nfagent.lab.ebpf_agent",)}
+
+
 class LabAgent:
     """The agent process of one node, with its runtime, log and state folders."""
 
-    def __init__(self, topology: NetnsTopology, node: str, source: Sequence[str], scratch: Path) -> None:
-        """Set the folders; `start` starts the process. source: the options of `nfagent run` for the object source."""
+    def __init__(
+        self,
+        topology: NetnsTopology,
+        node: str,
+        source: Sequence[str],
+        scratch: Path,
+        *,
+        kind: AgentKind = "nfagent",
+        outlives: bool = False,
+    ) -> None:
+        """Set the folders; `start` starts the process.
+
+        source:   the options of `nfagent run` for the object source
+        kind:     which program it is
+        outlives: whether it goes on when this process has ended
+        """
         self.node = node
+        self._program = _PROGRAMS[kind]
+        self._outlives = outlives
         self._topology = topology
         self._source = source
         self._folder = scratch / node
@@ -85,9 +107,9 @@ class LabAgent:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(ready))
             listener.settimeout(_POLL_SECONDS * 10)
-            # setpriv: an agent ends with the process that started the lab, also when that one is killed.
-            command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "nfagent", "run"]
-            command += [*self._source, "--node", self.node]
+            # setpriv: it ends with the process that started the lab, also when that one is killed.
+            ending = [] if self._outlives else ["setpriv", "--pdeathsig", "TERM"]
+            command = [*ending, sys.executable, "-m", *self._program, *self._source, "--node", self.node]
             environment = {**self.environment, **(settings or {}), "NOTIFY_SOCKET": str(ready)}
             with (self._folder / "stderr").open("ab") as stderr, deferred_interrupts():
                 self._process = subprocess.Popen(
@@ -169,9 +191,11 @@ class LabAgent:
 class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
-    def __init__(self, topology: NetnsTopology, source: Sequence[str], scratch: Path) -> None:
+    def __init__(
+        self, topology: NetnsTopology, source: Sequence[str], scratch: Path, *, kind: AgentKind = "nfagent"
+    ) -> None:
         """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
-        self.agents = {node: LabAgent(topology, node, source, scratch) for node in topology.nodes}
+        self.agents = {node: LabAgent(topology, node, source, scratch, kind=kind) for node in topology.nodes}
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all are ready."""
@@ -214,9 +238,9 @@ class LabAgents:
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path) -> None:
+    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path, *, kind: AgentKind = "nfagent") -> None:
         """Plan the agents; manifests: the folder that they follow."""
-        super().__init__(topology, ("--manifests", str(manifests)), scratch)
+        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:

@@ -51,6 +51,7 @@ class ControlPlane:
         flags: Sequence[str] = (),
         uncached: Sequence[str] = (),
         binaries: ControlPlaneBinaries | None = None,
+        outlives: Mapping[str, str] | None = None,
     ) -> None:
         """Set the options; `up()` starts the processes.
 
@@ -60,6 +61,7 @@ class ControlPlane:
         users:    further users and their groups; the server reads them only when it starts
         flags:    further flags of kube-apiserver, such as '--feature-gates=WatchList=false'
         uncached: resources, such as 'limitranges', that are served from etcd: there `compact()` ends old watches
+        outlives: variables for the environment of processes that go on when this process has ended; None: they end too
         Raises HostError where the binaries are missing.
         """
         self.address, self.netns = address, netns
@@ -68,7 +70,7 @@ class ControlPlane:
         self._credentials = Credentials(self._scratch, users or {})
         # A watch cache of size 0 turns it off.
         self._flags = [*flags, f"--watch-cache-sizes={','.join(f'{name}#0' for name in uncached)}"]
-        self._processes = Processes(self._scratch, netns)
+        self._processes = Processes(self._scratch, netns, outlives, outlive=outlives is not None)
         self.port = self._etcd_port = 0
 
     def __enter__(self) -> Self:

@@ -31,6 +31,7 @@ from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.first_packet import watch_change
 from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
+from nfagent.lab.running_labs import scratch_prefix, sweep_killed
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
 from nfagent.lab.traffic import StreamPlan, TrafficStreams
@@ -50,9 +51,9 @@ _RECORD_SECONDS = 3.0
 def run_demo(*, output: Literal["text", "json"] = "text") -> int:
     """Run the demo and print its steps; return 0 when all results are as expected, otherwise 1. Raises HostError."""
     printer = DemoOutput(quiet=output == "json")
-    netns.sweep(TAG)
+    sweep_killed()
     before = signal.signal(signal.SIGTERM, _interrupt)
-    scratch = Path(tempfile.mkdtemp(prefix="nfagent-demo-"))
+    scratch = Path(tempfile.mkdtemp(prefix=scratch_prefix(TAG)))
     try:
         result = _Demo(printer, scratch, _examples()).run()
     finally:

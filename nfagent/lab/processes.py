@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nfagent.errors import KernelError, UsageError
@@ -22,12 +22,20 @@ _ATTEMPTS = 100
 class Processes:
     """Named processes of one namespace, this process's own where it is empty.
 
-    Each ends with the thread that started it (prctl(2), PR_SET_PDEATHSIG).
+    Each ends with the thread that started it (prctl(2), PR_SET_PDEATHSIG), unless they outlive it.
     """
 
-    def __init__(self, folder: Path, netns: str = "") -> None:
-        """Set their working folder, which also has their logs; it must exist when a process starts."""
+    def __init__(
+        self, folder: Path, netns: str = "", environment: Mapping[str, str] | None = None, *, outlive: bool = False
+    ) -> None:
+        """Set their working folder, which also has their logs; it must exist when a process starts.
+
+        environment: variables beside PATH
+        outlive:     whether they go on when this process has ended
+        """
         self._folder, self._netns = folder, netns
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), **(environment or {})}
+        self._ending = [] if outlive else ["setpriv", "--pdeathsig", "KILL"]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -47,9 +55,9 @@ class Processes:
         entering = ["ip", "netns", "exec", self._netns] if self._netns else []
         with self._log(name).open("ab") as log, deferred_interrupts():
             self._running[name] = subprocess.Popen(
-                [*entering, "setpriv", "--pdeathsig", "KILL", *argv],
+                [*entering, *self._ending, *argv],
                 cwd=self._folder,
-                env={"PATH": os.environ.get("PATH", os.defpath)},
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

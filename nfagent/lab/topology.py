@@ -34,14 +34,19 @@ class NetnsTopology:
         pods: Sequence[PodPlan] = (),
         outside: Sequence[OutsideHost] = (),
         tag: str = "lab",
+        *,
+        prefix: str = "",
     ) -> None:
-        """Check the plan; `up()` builds it. Raises UsageError for a plan that can't be built."""
+        """Check the plan; `up()` builds it. Raises UsageError for a plan that can't be built.
+
+        prefix: begins the names of all namespaces; '' for one of this process, which `netns.sweep` removes after it
+        """
         check(nodes, pods, outside)
         self.nodes = {node.name: node for node in nodes}
         self.outside = {host.name: host for host in outside}
         self.pods: dict[tuple[str, str], PodPlan] = {}
         self._planned = tuple(pods)
-        self._prefix = f"{netns.prefix(tag, os.getpid())}{next(_SERIAL)}-"
+        self._prefix = prefix or f"{netns.prefix(tag, os.getpid())}{next(_SERIAL)}-"
         # The Pods' peer interfaces in the nodes' namespaces; an interface name has at most 15 characters.
         self._ports: dict[tuple[str, str], str] = {}
         self._port_numbers = itertools.count(1)

@@ -104,15 +104,15 @@ def list_folders(folder: Path, calls: BoundedCalls, only: frozenset[str] | None 
                 continue
             known.add(identity)
             found.listed[name], found.paths[name] = identity, place
-            found.entries[name] = {name_in(place, place / entry) for entry, _ in entries}
+            found.entries[name] = {_printable(entry) for entry, _ in entries}
             below += [(False, place / entry) for entry, kind in entries if kind == "folder"]
             links += [place / entry for entry, kind in entries if kind == "link"]
-            _note_files(found, folder, [place / entry for entry, kind in entries if kind == "other"])
+            _note_files(found, folder, place, [entry for entry, kind in entries if kind == "other"])
         for path, leads in calls.each(_is_folder_link, links):
             if leads is True:
                 below.append((True, path))
                 continue
-            _note_files(found, folder, [path])
+            _note_files(found, folder, path.parent, [path.name])
             if isinstance(leads, OSError):
                 found.unlisted[name_in(folder, path)] = leads
                 found.links.add(name_in(folder, path))
@@ -140,8 +140,17 @@ def identity_of(folder: Path) -> FolderIdentity:
     return found.st_dev, found.st_ino
 
 
-def _note_files(found: FolderListing, folder: Path, paths: list[Path]) -> None:
-    found.files |= {name_in(folder, path): path for path in paths if is_manifest(folder, path)}
+def _note_files(found: FolderListing, folder: Path, place: Path, entries: list[str]) -> None:
+    """Add the manifests among a folder's entries. By names alone: a Path for each entry takes most of a listing."""
+    inside = name_in(folder, place)
+    prefix = f"{inside}/" if inside else ""
+    found.files |= {
+        f"{prefix}{_printable(entry)}": place / entry for entry in entries if entry.endswith(tuple(SUFFIXES))
+    }
+
+
+def _printable(entry: str) -> str:
+    return os.fsencode(entry).decode("utf-8", "backslashreplace")
 
 
 def _list_folder(place: Path) -> tuple[FolderIdentity, list[tuple[str, _Kind]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ class FolderSource:
         self._last_good = last_good
         self._disk = FolderReader()
         self._ignored: frozenset[str] = frozenset()
+        self._received: float | None = None
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
@@ -59,8 +61,10 @@ class FolderSource:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        async for events in follow(self._path, self._folder, asyncio.Event(), disk=self._disk):
-            await self._take(events)
+        async for events in follow(
+            self._path, self._folder, asyncio.Event(), disk=self._disk, on_event=self._note_event
+        ):
+            await self._take(events, self._received)
 
     async def reload(self) -> None:
         """Read everything again; what can't be read keeps its last good content."""
@@ -93,7 +97,10 @@ class FolderSource:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
 
-    async def _take(self, events: Iterable[ObjectChange]) -> None:
+    def _note_event(self) -> None:
+        self._received = time.monotonic()
+
+    async def _take(self, events: Iterable[ObjectChange], received: float | None = None) -> None:
         # All objects but Pods take effect together; Pods, of which there may be many, don't delay them.
         pods: list[ObjectChange] = []
         others: list[ObjectChange] = []
@@ -101,7 +108,7 @@ class FolderSource:
             (pods if _is_pod(event) else others).append(event)
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
-        await self._sink.apply(chain(others, pods))
+        await self._sink.apply(chain(others, pods), received)
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored

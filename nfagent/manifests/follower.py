@@ -89,12 +89,16 @@ async def follow(
     stop: asyncio.Event,
     scan_seconds: float = 30.0,
     disk: FolderReader | None = None,
+    *,
+    on_event: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Iterator[ObjectChange]]:
     """Yield the changes of the folder's objects, batch by batch, until `stop`; a batch may be empty (issues changed).
 
     The consumer takes a whole batch before the next. Where the whole folder is gone, the last good content stays in
     force until it is back. The whole folder is scanned at the start, when a link in its path is replaced, and after so
     many seconds without an event, as inotify may lose some.
+
+    on_event: called as soon as files may have changed, before they are read
     """
     disk = disk or FolderReader()
     pause = _RescanInterval(scan_seconds)
@@ -114,6 +118,7 @@ async def follow(
         known.set_folder_issue("folder", None)
         async with aclosing(changed_paths(watching, stop)) as changes:
             async for paths in changes:
+                on_event()
                 if not await _is_same_folder(disk, folder, watched):
                     break
                 async with known.scan_lock:

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
+from nfagent.lab import ebpf_program
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.topology_plan import Attachment
 from tests.conformance import FOLDER, report
@@ -59,6 +60,13 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     type=click.Choice(("routed", "bridge")),
     help="How Pods hang on their node; may be given more than once.",
 )
+@click.option(
+    "--path",
+    default="nftables",
+    show_default=True,
+    type=click.Choice(("nftables", "ebpf")),
+    help="What enforces where packets are sent: nfagent's rules, or the lab's eBPF path, for the cases that it covers.",
+)
 @click.option("--packets/--no-packets", default=True, help="Whether packets are sent: that needs root.")
 @click.option(
     "--replays",
@@ -81,6 +89,7 @@ def main(
     names: tuple[str, ...],
     ids: tuple[str, ...],
     attachments: tuple[Attachment, ...],
+    path: str,
     packets: bool,
     replays: Path,
     output: str,
@@ -93,17 +102,20 @@ def main(
     Example:
       python -m tests.conformance --suite tiers-v1alpha2 --attachment routed --attachment bridge
       python -m tests.conformance --case cyc-193 -o json
+      python -m tests.conformance --path ebpf
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     began = time.monotonic()
     stage = DemoOutput(quiet=output == "json")
     try:
         if packets and os.geteuid() != 0:
             raise HostError("packets need network namespaces: run it as root, or with --no-packets")
+        if path == "ebpf" and (lack := ebpf_program.missing()):
+            raise HostError(lack)
         suites = _load(folder, names or NAMES, ids)
         session = Session(stage, suites)
         session.judge_by_values()
         if packets:
-            session.judge_by_packets(attachments)
+            session.judge_by_packets(attachments, "ebpf" if path == "ebpf" else "nfagent")
     except (NfagentError, KeyboardInterrupt) as error:
         stage.progress("")
         click.echo(f"conformance: {str(error) or 'interrupted'}", err=True)

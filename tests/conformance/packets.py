@@ -9,14 +9,16 @@ from typing import Self
 
 from nfagent.errors import NfagentError, UsageError
 from nfagent.lab import netns
-from nfagent.lab.agents import LabCluster
+from nfagent.lab.agents import AgentKind, LabCluster
+from nfagent.lab.ebpf_state import EbpfState
 from nfagent.lab.listeners import Endpoint, Listeners
 from nfagent.lab.probe import Probe as Sent
 from nfagent.lab.probe import ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
+from tests.conformance.readings import decode
 from tests.conformance.replay import file_name
-from tests.conformance.results import Result, ResultBuilder
+from tests.conformance.results import NOT_COVERED, Reading, Result, ResultBuilder
 from tests.conformance.suites import Case, Node, Place, State, Step, Suite, flows, places, states
 from tests.support.packet_labs import as_text
 
@@ -36,19 +38,41 @@ _SHORT_TIMEOUTS = {
 }
 
 
+def uncovered(suite: Suite, case: Case) -> str:
+    """Return why the eBPF path doesn't cover a case; '' if it does."""
+    for _, state in states(suite, case):
+        cluster = EbpfState("")
+        for document in state.values():
+            cluster.put(decode(document))
+        cluster.drain()
+        if cluster.coverage.refusals:
+            return NOT_COVERED
+    return ""
+
+
+def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
+    """Return the reading that packets in such a lab are."""
+    if kind == "nfagent":
+        return attachment
+    return "ebpf-routed" if attachment == "routed" else "ebpf-bridge"
+
+
 class ConformanceLab:
     """A lab that runs one case after another, of any suite with its nodes."""
 
-    def __init__(self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path) -> None:
-        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders."""
+    def __init__(
+        self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path, kind: AgentKind = "nfagent"
+    ) -> None:
+        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders. kind: of the agents."""
         self.nodes = nodes
-        self._attachment: Attachment = attachment
+        self._kind: AgentKind = kind
+        self._reading = reading_of(attachment, kind)
         self._manifests = folder / "manifests"
         self._manifests.mkdir()
         plans = [NodePlan(node.name, node.addresses, node.cidrs, attachment) for node in nodes]
         self._fabric = NetnsTopology(plans, tag=TAG)
         self._servers = Listeners()
-        self._cluster = LabCluster(self._fabric, self._manifests, folder / "agents")
+        self._cluster = LabCluster(self._fabric, self._manifests, folder / "agents", kind=kind)
         self._state: State = {}
         self._pods: dict[str, Place] = {}
 
@@ -67,7 +91,10 @@ class ConformanceLab:
         """
         if suite.nodes != self.nodes:
             raise UsageError(f"{suite.name} has other nodes than this lab: build one of its own for it")
-        builder = ResultBuilder(case, self._attachment)
+        builder = ResultBuilder(case, self._reading)
+        if self._kind == "ebpf" and (reason := uncovered(suite, case)):
+            builder.put_aside(reason, sum(len(step.probes) for step in case.steps))
+            return builder.result()
         for step, state in states(suite, case):
             try:
                 self._apply(state, places(suite, state))

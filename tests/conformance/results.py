@@ -9,11 +9,13 @@ from nfagent.lab.topology_plan import Attachment
 from nfagent.policy.evaluator import Flow
 from tests.conformance.suites import Case, Probe
 
-Reading: TypeAlias = Literal["evaluate", "rules"] | Attachment
-"""evaluate: what `nfagent explain` says; rules: both nodes' rulesets, interpreted; else packets, in such a lab."""
+Reading: TypeAlias = Literal["evaluate", "rules", "ebpf-routed", "ebpf-bridge"] | Attachment
+"""evaluate: what `nfagent explain` says; rules: both nodes' rulesets, interpreted; else packets, in such a lab: by
+nfagent's rules, or by the eBPF path's maps."""
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
 
 NO_PACKET = "a Pod's packets to its own address never leave it, so no ruleset sees them"
+NOT_COVERED = "the eBPF path doesn't cover the policies of the tiers"
 NO_VERDICT = "the suite gives no IPv6 verdict for the case: it blocks an IPv4 address"
 
 
@@ -73,8 +75,8 @@ class ResultBuilder:
         if found != probe.expected:
             self._failures.append(Failure(step, found, probe, flow))
 
-    def put_aside(self, reason: str) -> None:
-        self._aside[reason] += 1
+    def put_aside(self, reason: str, probes: int = 1) -> None:
+        self._aside[reason] += probes
 
     def broke(self, step: int, words: str) -> None:
         """Note that a step couldn't be made."""

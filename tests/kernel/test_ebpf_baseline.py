@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError, KernelError, UsageError
-from nfagent.lab import ebpf_baseline, netns
-from nfagent.lab.ebpf_baseline import EbpfPath, address_key, build, link_of, policy_key
+from nfagent.lab import ebpf_program, netns
+from nfagent.lab.ebpf_baseline import EbpfPath, link_of
+from nfagent.lab.ebpf_codec import address_key, policy_key
+from nfagent.lab.ebpf_program import build
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probe import Probe, run_probes
@@ -31,7 +33,7 @@ Reach = dict[int, set[tuple[ProbeProtocol, int]]]
 
 @pytest.fixture(scope="module")
 def topology() -> Iterator[NetnsTopology]:
-    if lack := ebpf_baseline.missing():
+    if lack := ebpf_program.missing():
         pytest.skip(lack)
     with NetnsTopology(*grid(), tag="tebpf") as built:
         yield built
@@ -189,7 +191,7 @@ def test_nothing_is_left_after_it(topology: NetnsTopology, servers: Listeners) -
     with EbpfPath(node) as path:
         path.attach(topology.pod_namespace(*SERVER))
         assert "clsact" in qdiscs(node)
-        assert len(descriptors()) == 5  # three maps, two programs
+        assert len(descriptors()) == 12  # ten maps, two programs
         assert reached(topology, servers) == NOTHING
     assert "clsact" not in qdiscs(node)
     assert descriptors() == []
@@ -199,7 +201,7 @@ def test_nothing_is_left_after_it(topology: NetnsTopology, servers: Listeners) -
 
 
 def test_closing_after_the_lab_is_down_succeeds() -> None:
-    if lack := ebpf_baseline.missing():
+    if lack := ebpf_program.missing():
         pytest.skip(lack)
     nodes, pods, _ = grid(nodes=1)
     with NetnsTopology(nodes, pods[:1], tag="tebpf") as topology:
@@ -233,7 +235,7 @@ def test_a_port_without_a_protocol_has_no_key() -> None:
 
 def test_without_clang_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ebpf_baseline.missing() == "the eBPF path needs clang: apt-get install clang libbpf-dev"
+    assert ebpf_program.missing() == "the eBPF path needs clang: apt-get install clang libbpf-dev"
     with pytest.raises(HostError, match="apt-get install clang"):
         build(tmp_path / "policy.o")
 

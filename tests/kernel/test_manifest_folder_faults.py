@@ -313,7 +313,7 @@ class Taken:
         self.held: set[ObjectRef] = set()
         self.ready = False
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:
             if isinstance(change, ObjectRef):
                 self.held.discard(change)

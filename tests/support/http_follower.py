@@ -86,7 +86,7 @@ class HttpFollower:
         wait_until(has_seen)
         return has_seen()
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:
             if isinstance(change, ObjectRef):
                 self.desired.remove(change)

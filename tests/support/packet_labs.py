@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from nfagent.cli.yaml_writer import KubectlDumper
-from nfagent.lab.agents import LabAgent, LabAgents, LabCluster
+from nfagent.lab.agents import AgentKind, LabAgent, LabAgents, LabCluster
 from nfagent.lab.listeners import Listeners
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.topology import NetnsTopology
@@ -158,14 +158,19 @@ def running_lab(
     pods: Sequence[PodPlan],
     outside: Sequence[OutsideHost] = (),
     documents: Iterable[Document] = (),
+    *,
+    kind: AgentKind = "nfagent",
 ) -> Iterator[ManifestLab]:
-    """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`."""
+    """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`.
+
+    kind: which program enforces on the nodes
+    """
     manifests = folder / "manifests"
     manifests.mkdir()
     (manifests / "cluster.yaml").write_text(as_text([*map(node_document, nodes), *documents]), encoding="utf-8")
     with (
         NetnsTopology(nodes, pods, outside, tag="t") as topology,
         Listeners() as servers,
-        LabCluster(topology, manifests, folder / "agents") as cluster,
+        LabCluster(topology, manifests, folder / "agents", kind=kind) as cluster,
     ):
         yield ManifestLab(topology, servers, cluster)

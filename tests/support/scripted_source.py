@@ -83,7 +83,7 @@ class InformersHarness:
         """Return the keys of a kind; of Nodes as many as the cluster of the test has."""
         return [("", f"node-{number}") for number in range(self.nodes)] if kind == "Node" else self.holder.keys(kind)
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         self.holder.take(changes)
         self.bell.ring()
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 import pytest
 
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.data.synthetic_pods import LIFE, Stage, sizes, written
 from benchmarks.harness.synthetic_apiserver import EVENTS_A_ROLLOUT, PODS, SyntheticAPIServer, cluster_mix, peers_mix
 from benchmarks.suites.apiserver import commit_waits, linear_fit
@@ -22,6 +21,7 @@ from nfagent.errors import KernelError
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 
@@ -103,7 +103,7 @@ class Sink:
         self.whole = asyncio.Event()
         self.changes = 0
 
-    async def apply(self, changes: Iterable[Item | ObjectRef]) -> None:
+    async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:
             self.changes += self.desired.remove(change) if isinstance(change, ObjectRef) else self.desired.put(change)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.data.synthetic import Size
 from benchmarks.harness.paired_labs import CYCLE, Scenario, large, small
 from benchmarks.results import summarise
 from benchmarks.suites.end_to_end import API, FELIX_LARGE, FOLDER, IdleUsage, Measurement, ScenarioResult, rows, table
+from nfagent.lab.synthetic import Size
 from nfagent.lab.topology_plan import check
 from nfagent.model.objects import Pod
 

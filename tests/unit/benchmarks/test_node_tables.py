@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.data.node_tables import node_table
-from benchmarks.data.synthetic import NODE
 from nfagent.desired.state import DesiredState
+from nfagent.lab.synthetic import NODE
 
 SIZES = (50, 200, 700)
 

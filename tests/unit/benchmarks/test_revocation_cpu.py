@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.data.documents import Document
 from benchmarks.suites.revocation_cpu import pod_document, policy
 from nfagent.desired.state import DesiredState
+from nfagent.lab.documents import Document
 from nfagent.lab.topology_plan import grid
 from tests.support.two_node_cluster import DECODERS
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from benchmarks.data import events
-from benchmarks.data.documents import document
 from benchmarks.data.events import Event
-from benchmarks.data.synthetic import FARM, SIZES, Size, Synthetic, synthetic
 from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
+from nfagent.lab.documents import document
+from nfagent.lab.synthetic import FARM, SIZES, Size, Synthetic, synthetic
 from nfagent.nftables.objects import Ruleset
 
 SMALL = SIZES[1_000]

@@ -293,7 +293,7 @@ def test_a_reload_during_an_outage_ends_after_it() -> None:
 class Unhurried(InformersHarness):
     """Takes one change in a turn of the event loop, as EventApplier does in a storm."""
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:
             self.holder.take([change])
             self.bell.ring()

@@ -79,7 +79,7 @@ class Node(InformersHarness):
     def held(self, kind: str) -> Collection[Key]:
         return self.desired.keys(kind)
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         await self.applier.apply(changes)
         self.bell.ring()
 

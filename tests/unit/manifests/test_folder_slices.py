@@ -35,7 +35,7 @@ class Sink:
         self.desired = DesiredState("a")
         self._intake = EventApplier(self.desired, SystemClock(), lambda: None)
 
-    async def apply(self, changes: Iterable[ObjectChange]) -> None:
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         await self._intake.apply(changes)
 
     def on_synced(self) -> None:

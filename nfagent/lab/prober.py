@@ -6,14 +6,14 @@
         first = prober.first()
         print((first.fresh - written) * 1e3, "ms to the first packet that was blocked")
 
-It runs at a real-time priority, some microseconds at a time.
+`watch_source` does the same for the source address with which packets arrive after translation. The program runs at a
+real-time priority, some microseconds at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import select
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -22,16 +22,24 @@ from typing import Self
 
 import msgspec
 
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import KernelError
+from nfagent.lab.requirements import compiled
 
 SOURCE = Path(__file__).with_name("prober.c")
 INTERVAL_US = 200
 """Between two packets of a connection."""
 
+SILENT = 150
+"""Packets in a row that don't arrive, until packets count as blocked: 30 ms."""
+
 _PORT = 5353
 _PATIENCE_MS = 10_000
 _END_SECONDS = 5.0
 _NS = 1e9
+
+
+class NoVerdictError(KernelError):
+    """No packet met the expected verdict in time."""
 
 
 class First(msgspec.Struct, frozen=True):
@@ -50,22 +58,19 @@ class First(msgspec.Struct, frozen=True):
 class Prober:
     """A sender and its receiver, which send during watches only; a context manager that ends them."""
 
-    def __init__(self, client: str, server: str, address: str) -> None:
-        """Keep the network namespaces of two Pods, and the server's IPv4 address."""
-        self._arguments = [client, server, address, str(_PORT), str(INTERVAL_US)]
+    def __init__(self, client: str, server: str, address: str, silent: int = SILENT) -> None:
+        """Keep the network namespaces of two Pods, and the server's IPv4 address.
+
+        silent: packets in a row that don't arrive, until packets count as blocked
+        """
+        self._arguments = [client, server, address, str(_PORT), str(INTERVAL_US), str(silent)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Compile and start it. Raises HostError without a compiler, KernelError with the compiler's message."""
-        if shutil.which("gcc") is None:
-            raise HostError("the end-to-end suite needs a C compiler: apt-get install gcc libc6-dev")
+        """Compile and start it. Raises HostError without a compiler, KernelError with its message."""
         with tempfile.TemporaryDirectory(prefix="nfagent-prober-") as folder:
-            program = str(Path(folder) / "prober")
-            command = ["gcc", "-O2", "-Wall", "-Werror", "-o", program, str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
-            if done.returncode:
-                raise KernelError(f"gcc can't compile {SOURCE}: {done.stderr.strip()[:2000]}")
-            self._process = subprocess.Popen(  # noqa: S603 - ours
+            program = str(compiled(SOURCE, Path(folder)))
+            self._process = subprocess.Popen(
                 [program, *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -101,25 +106,37 @@ class Prober:
 
         Raises KernelError where they don't within ten seconds.
         """
-        process = self._running()
-        if process.stdin is not None:
-            # Where it has ended, reading the next line reports its message.
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}\n".encode())
+        self._tell(f"{'blocked' if blocked else 'passed'} {_PATIENCE_MS}")
         if self._line() != "ready":
             raise KernelError(f"packets {'are blocked' if blocked else 'pass'} before the change that is to do it")
 
+    def watch_source(self, address: str) -> None:
+        """Send until packets arrive from a source address; return when they arrive from another one.
+
+        Raises KernelError where they don't within ten seconds.
+        """
+        self._tell(f"seen {_PATIENCE_MS} {address}")
+        if self._line() != "ready":
+            raise KernelError(f"packets arrive from {address} before the change that is to do it")
+
     def first(self) -> First:
-        """Wait for the new verdict, and stop sending. Raises KernelError where none came within ten seconds."""
+        """Wait for the new verdict, and stop sending. Raises NoVerdictError where none came within ten seconds."""
         fresh, live, gap = (int(word) / _NS for word in self._line().split())
         if not fresh:
-            raise KernelError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
+            raise NoVerdictError(f"no packet met the new verdict within {_PATIENCE_MS / 1e3:.0f} s")
         return First(fresh, live, gap)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise KernelError("the prober isn't running: use it in a `with` block")
         return self._process
+
+    def _tell(self, command: str) -> None:
+        process = self._running()
+        if process.stdin is not None:
+            # Where it has ended, reading the next line reports its message.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{command}\n".encode())
 
     def _line(self) -> str:
         process = self._running()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,13 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import KernelError
+from nfagent.lab.requirements import compiled
 
 PORT = 5201
 """Port of short connections and datagrams; streams use the next one."""
 
-SOURCE = Path(__file__).with_name("traffic.c")
-PROGRAM = "traffic"
+SOURCE = Path(__file__).with_name("traffic_rates.c")
 PARALLEL = 8
 _PATIENCE = 20.0
 
@@ -41,15 +40,13 @@ class Traffic:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
-        """Compile it. Raises HostError without a compiler, KernelError with the compiler's message."""
-        if shutil.which("gcc") is None:
-            raise HostError("suites that measure packets need a C compiler: apt-get install gcc libc6-dev")
+        """Compile it. Raises HostError without a compiler, KernelError with its message."""
         self._folder = tempfile.TemporaryDirectory(prefix="nfagent-traffic-")
-        command = ["gcc", "-O2", "-Wall", "-Werror", "-o", str(Path(self._folder.name) / PROGRAM), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603 - ours
-        if done.returncode:
+        try:
+            compiled(SOURCE, Path(self._folder.name))
+        except BaseException:
             self._folder.cleanup()
-            raise KernelError(f"gcc can't compile {SOURCE}: {done.stderr.strip()[:2000]}")
+            raise
         return self
 
     def __exit__(
@@ -78,9 +75,9 @@ class Traffic:
     def _running(self, netns: str, role: str, address: str) -> Iterator[subprocess.Popen[str]]:
         if self._folder is None:
             raise KernelError("the traffic program isn't compiled: use it in a `with` block")
-        command = ["ip", "netns", "exec", netns, str(Path(self._folder.name) / PROGRAM), role, address, str(PORT)]
+        command = ["ip", "netns", "exec", netns, str(Path(self._folder.name) / SOURCE.stem), role, address, str(PORT)]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:  # noqa: S603 - ours
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
             try:
                 os.sched_setaffinity(process.pid, {_core()})
                 yield process
@@ -113,6 +110,28 @@ class Client:
     def connections(self, seconds: float) -> float:
         """Connect, a byte each way, close, eight at a time; return connections per CPU second. Raises KernelError."""
         return self._rate(f"connect {round(seconds * 1000)} {PARALLEL}")
+
+    def stream_bits(self, seconds: float) -> float:
+        """Send on one TCP connection until all has been read; return bits per second. Raises KernelError."""
+        self._tell(f"stream {round(seconds * 1000)}")
+        count, nanoseconds = self.answer()
+        return count * 8 / nanoseconds * 1e9
+
+    def connection_rate(self, seconds: float) -> float:
+        """Connect as `connections` does; return connections per second. Raises KernelError."""
+        self._tell(f"connect {round(seconds * 1000)} {PARALLEL}")
+        count, nanoseconds = self.answer()
+        return count / nanoseconds * 1e9
+
+    def packet_cpu_ns(self, seconds: float, a_second: int) -> float:
+        """Send UDP at an even rate; return the CPU time of a packet, in ns, from sender to receiver.
+
+        Raises KernelError.
+        """
+        before = self._used_ns()
+        self.send_datagrams(seconds, a_second)
+        count, _nanoseconds = self.answer(seconds)
+        return (self._used_ns() - before) / max(count, 1)
 
     def send_datagrams(self, seconds: float, a_second: int, *, scatter: bool = False) -> None:
         """Start to send UDP at an even rate, and return at once: `answer` returns the count.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.traffic import Traffic
 from nfagent.errors import HostError, KernelError
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import grid
+from nfagent.lab.traffic_rates import SOURCE, Traffic
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_streams_connections_and_datagrams_arrive(topology: NetnsTopology, traff
         count, nanoseconds = client.answer()
         assert 0 < count <= 100
         assert nanoseconds >= 1e8
-    assert [name for name in running() if name == "traffic"] == []
+    assert [name for name in running() if name == SOURCE.stem] == []
 
 
 @pytest.mark.kernel

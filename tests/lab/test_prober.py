@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from benchmarks.harness.prober import Prober
 from nfagent.errors import HostError, KernelError
+from nfagent.lab.prober import Prober
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import grid
 from tests.support.packet_labs import wait_until
@@ -50,9 +50,9 @@ def prober(topology: NetnsTopology) -> Iterator[Prober]:
         yield made
 
 
-def change(topology: NetnsTopology, rules: str) -> tuple[float, float]:
-    """Load rules on the server's node; return the time before and after, by time.monotonic()."""
-    node = next(iter(topology.pods.values())).node
+def change(topology: NetnsTopology, rules: str, node: str = "") -> tuple[float, float]:
+    """Load rules on a node, by default the server's; return the time before and after, by time.monotonic()."""
+    node = node or next(iter(topology.pods.values())).node
     before = time.monotonic()
     subprocess.run(topology.command(topology.node_namespace(node), ["nft", rules]), check=True, timeout=10)
     return before, time.monotonic()
@@ -94,6 +94,29 @@ def test_an_established_connection_is_distinguished_from_a_new_one(topology: Net
     finally:
         _allow(topology)
     assert first.fresh < before < first.live
+
+
+@pytest.mark.parametrize("is_masqueraded", [False, True], ids=["not translated any more", "translated"])
+def test_the_first_packet_with_another_source_address_is_found(
+    topology: NetnsTopology, prober: Prober, *, is_masqueraded: bool
+) -> None:
+    pod = list(topology.pods.values())[1]
+    node = topology.nodes[pod.node]
+    nat = "add table inet judge; add chain inet judge nat { type nat hook postrouting priority 100; }; "
+    rules = [nat + "add rule inet judge nat meta l4proto udp masquerade", "delete table inet judge"]
+    sources = [node.addresses[0], pod.addresses[0]]
+    if not is_masqueraded:
+        change(topology, rules[0], pod.node)
+        rules, sources = rules[::-1], sources[::-1]
+    prober.watch_source(sources[0])
+    before, after = change(topology, rules[0], pod.node)
+    first = prober.first()
+    if is_masqueraded:
+        with pytest.raises(KernelError, match=f"packets arrive from {sources[0]} before the change"):
+            prober.watch_source(sources[0])
+        change(topology, rules[1], pod.node)
+    assert before < first.fresh
+    assert first.fresh - first.gap < after
 
 
 def test_a_watch_that_starts_with_the_expected_verdict_is_an_error(prober: Prober) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from benchmarks.data.policy_templates import TEMPLATES, AppNamespace
 from nfagent.decode.core import named_labels
+from nfagent.lab.policy_templates import TEMPLATES, AppNamespace
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import NetworkPolicy

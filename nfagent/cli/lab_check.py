@@ -1,0 +1,37 @@
+"""`nfagent lab check`: what this machine can run of the lab, and what it lacks."""
+
+from __future__ import annotations
+
+import click
+
+from nfagent.cli.options import output_option
+
+
+@click.command(epilog="Example: sudo nfagent lab check")
+@output_option("text", "json")
+@click.pass_context
+def check(context: click.Context, *, output: str) -> None:
+    """Check what of the lab this machine can run; for what is missing, the command that fixes it.
+
+    Exit code 0: the commands of the lab can run, by nftables and by eBPF (warnings are about single options); 2: one
+    can't.
+    """
+    import msgspec
+
+    from nfagent.cli.check import check_lines
+    from nfagent.cli.output import emit, write_lines
+    from nfagent.lab.lab_check import lab_checks
+
+    found = lab_checks()
+    able = all(item.result != "FAIL" for item in found)
+    if output == "text":
+        write_lines(
+            [
+                *check_lines(found),
+                "",
+                "this machine can run the lab" if able else "this machine can't run all of the lab yet",
+            ]
+        )
+    else:
+        emit({"able": able, "checks": msgspec.to_builtins(found)}, output)
+    context.exit(0 if able else 2)

@@ -1,0 +1,233 @@
+"""The VMs of a Vagrant lab, for tests: commands as root, packets between Pods, and objects at the API server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nfagent.errors import HostError
+from nfagent.lab.binaries import CHECKOUT
+
+_POLL_SECONDS = 0.5
+# Emulated machines that share two cores with other work.
+PATIENCE = 300.0
+
+WORKER = "worker-1"
+"""The VM whose service and kernel are under test."""
+
+# Sends numbered UDP packets, one each `pause` seconds, until its standard input ends; then prints how many.
+_SENDER = """
+import select, socket, sys, time
+address, port, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sent = 0
+    due = time.monotonic()
+    while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+        due += pause
+        try:
+            sender.sendto(b"%d" % sent, (address, port))
+            sent += 1
+        except OSError:
+            pass  # no route while the other machine boots, or an ICMP error
+print(sent)
+"""
+
+
+# Sends back what it gets, until its standard input ends.
+_ECHO = """
+import select, socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("0.0.0.0", int(sys.argv[1])))
+    print("ready", flush=True)
+    while sys.stdin not in (ready := select.select([sys.stdin, server], [], [])[0]):
+        server.sendto(*server.recvfrom(2048))
+"""
+
+
+class VagrantVms:
+    """The VMs of a lab that is up; a context manager that closes its connections to them."""
+
+    def __init__(self, name: str) -> None:
+        """Set the lab's name."""
+        self._config = CHECKOUT / "build" / "vagrant" / name / "ssh"
+        self._sockets = tempfile.TemporaryDirectory(prefix="nfagent-ssh-")
+
+    def __enter__(self) -> Self:
+        """Return the VMs."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        for path in Path(self._sockets.name).iterdir():
+            command = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "any"]
+            subprocess.run(command, capture_output=True, check=False)
+        self._sockets.cleanup()
+
+    def command(self, vm: str, line: str) -> list[str]:
+        """Return the command that runs a shell line in a VM as root."""
+        shared = ["ControlMaster=auto", f"ControlPath={self._sockets.name}/{vm}", "ControlPersist=60", "LogLevel=ERROR"]
+        options = [
+            word for option in (*shared, "ServerAliveInterval=5", "ConnectTimeout=10") for word in ("-o", option)
+        ]
+        return ["ssh", "-F", str(self._config), *options, vm, f"sudo bash -c {shlex.quote(line)}"]
+
+    def run(self, vm: str, line: str, *, codes: Sequence[int] = (0,), stdin: str = "") -> str:
+        """Run a shell line in a VM as root; return its output. Raises HostError for an exit code not in `codes`."""
+        done = subprocess.run(
+            self.command(vm, line), input=stdin, capture_output=True, text=True, check=False, timeout=3 * PATIENCE
+        )
+        if done.returncode not in codes:
+            raise HostError(
+                f"{vm}: {line}: exit code {done.returncode}: {done.stderr.strip()[-3000:]} {done.stdout[-1000:]}"
+            )
+        return done.stdout
+
+    def json(self, vm: str, line: str, *, codes: Sequence[int] = (0,)) -> Any:  # noqa: ANN401 - as json.loads
+        """Run a shell line that prints JSON."""
+        return json.loads(self.run(vm, line, codes=codes))
+
+    def wait_until(self, vm: str, line: str, seconds: float = PATIENCE) -> None:
+        """Wait until a shell line succeeds, also while a VM boots. Raises HostError with what it said last."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                self.run(vm, line)
+            except (HostError, subprocess.TimeoutExpired) as error:
+                if time.monotonic() > end:
+                    raise HostError(f"not after {seconds:.0f} s: {error}") from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+    def property(self, vm: str, unit: str, name: str) -> str:
+        """Return a property of a unit, as systemd has it."""
+        return self.run(vm, f"systemctl show --value --property {name} {unit}").strip()
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Create or change objects at the API server, and return when both agents enforce what they read of it."""
+        self.run(
+            "worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_PUT)}", stdin=json.dumps(documents)
+        )
+        self.wait_until_enforced()
+
+    def delete(self, *documents: dict[str, Any]) -> None:
+        """Delete objects, and return when both agents enforce the rest."""
+        self.run(
+            "worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_DELETE)}", stdin=json.dumps(documents)
+        )
+        self.wait_until_enforced()
+
+    def wait_until_enforced(self) -> None:
+        """Wait until both agents have the newest policies of the server in the kernel. Raises HostError."""
+        newest = self.run("worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_VERSION)}").strip()
+        for vm in ("worker-1", "worker-2"):
+            self._wait(lambda vm=vm: self._has_seen(vm, newest), f"the agent of {vm} doesn't enforce {newest}")  # type: ignore[misc]
+
+    def _has_seen(self, vm: str, newest: str) -> bool:
+        status = self.json(vm, "/opt/nfagent/bin/nfagent dump state -o json")["agent"]
+        count, version = map(int, newest.split())
+        there = status["apiserver"]["resources"]["NetworkPolicy"]
+        return bool(
+            there["synced"]
+            and there["objects"] == count
+            and int(there["version"] or 0) >= version
+            and status["reconcile"]["in_sync"]
+            and not status["revoke"]["suspects"]
+        )
+
+    @staticmethod
+    def _wait(holds: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            if time.monotonic() > end:
+                raise HostError(otherwise)
+            time.sleep(_POLL_SECONDS)
+
+    def address(self, pod: str) -> str:
+        """Return the IPv4 address of a Pod, named as its network namespace, such as shop.db-1."""
+        found = self.run(vm_of(pod), f"ip -n {pod} -4 -o address show dev eth0")
+        match = re.search(r"inet (\S+)/", found)
+        assert match is not None, found
+        return match[1]
+
+    def reaches(self, source: str, address: str, port: int = 80) -> bool:
+        """Return whether a Pod's packet reaches a Pod's address: a closed port answers too."""
+        probe = (
+            "import socket,sys\ns=socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\n"
+            "s.settimeout(5)\n"
+            "try: s.connect((sys.argv[1], int(sys.argv[2])))\nexcept ConnectionRefusedError: print('yes')\n"
+            "except OSError: print('no')\nelse: print('yes')\n"
+        )
+        line = f"ip netns exec {source} python3 -c {shlex.quote(probe)} {address} {port}"
+        return self.run(vm_of(source), line).strip() == "yes"
+
+    def received(self, pod: str) -> int:
+        """Return how many UDP packets a Pod got since it was attached, whether or not anything listens."""
+        line = f"ip netns exec {pod} cat /proc/net/snmp"
+        names, values = (row.split()[1:] for row in self.run(vm_of(pod), line).splitlines() if row.startswith("Udp:"))
+        counters = dict(zip(names, map(int, values), strict=True))
+        return counters["InDatagrams"] + counters["NoPorts"] + counters["InErrors"]
+
+    def send(self, source: str, address: str, port: int = 7000, pause: float = 0.02) -> subprocess.Popen[str]:
+        """Start to send UDP packets from a Pod; `stop` ends it."""
+        line = f"ip netns exec {source} python3 -c {shlex.quote(_SENDER)} {address} {port} {pause}"
+        return subprocess.Popen(
+            self.command(vm_of(source), line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def echo(self, pod: str, port: int = 7000) -> subprocess.Popen[str]:
+        """Start to answer UDP packets in a Pod; `stop` ends it."""
+        line = f"ip netns exec {pod} python3 -c {shlex.quote(_ECHO)} {port}"
+        server = subprocess.Popen(
+            self.command(vm_of(pod), line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        assert server.stdout.readline().strip() == "ready"
+        return server
+
+    @staticmethod
+    def stop(sender: subprocess.Popen[str]) -> int:
+        """End a sender; return how many packets it sent."""
+        said, _ = sender.communicate(timeout=PATIENCE)
+        return int(said or 0)
+
+
+def vm_of(pod: str) -> str:
+    """Return the VM of a Pod: shop.db-1 is on worker-1."""
+    return f"worker-{pod.split('-')[1]}"
+
+
+def policy(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a NetworkPolicy."""
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+
+
+_CLIENT = "import json,sys\nfrom nfagent.lab.vagrant_node import admin_client\nclient = admin_client()\n"
+_PUT = _CLIENT + "client.put_all(json.load(sys.stdin))\n"
+_DELETE = _CLIENT + "[client.delete(each) for each in json.load(sys.stdin)]\n"
+_VERSION = (
+    _CLIENT + "found = client.list('networking.k8s.io/v1', 'NetworkPolicy')\n"
+    "print(len(found), max([int(each['metadata']['resourceVersion']) for each in found], default=0))\n"
+)
+
+
+DB_ONLY_FROM_WEB = policy(
+    "db",
+    "shop",
+    {
+        "podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
+    },
+)
+"""shop/web-2 may send to shop/db-1, and guest/visitor-2 may not."""
