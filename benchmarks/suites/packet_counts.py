@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
 
-from benchmarks.data.synthetic import Size, synthetic
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.packet_counters import CounterReading
+from nfagent.lab.synthetic import Size, synthetic
 from nfagent.metrics.packet_counts import PacketCounts
 from nfagent.model.netaddr import family_of
 from nfagent.nftables.pod_counts import counted_sets
