@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nfagent.decode.annotations import read_audit
+from nfagent.decode.crd_validation import known_fields
 from nfagent.decode.fast_pod import decode_pod_fast
 from nfagent.decode.field_errors import FieldErrors
 from nfagent.decode.fields import DocumentField
@@ -33,6 +34,8 @@ T = TypeVar("T")
 DEFAULT_NAMESPACE = "default"
 """The Namespace of a document without metadata.namespace, as in kubectl."""
 
+_SWITCHES = ("allow", "deny")
+"""The fields of NetworkLogging's spec.cluster."""
 _READY = "Ready"
 _STATUSES = ("True", "False", "Unknown")
 _NAME_TYPES = ("Hostname", "InternalDNS", "ExternalDNS")
@@ -224,7 +227,8 @@ def decode_service_cidr(document: dict[str, Any]) -> ServiceCIDR:
 def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
     """Read the NetworkLogging object. Raises ObjectError for another name than `default`, and `delegate` without `log`.
 
-    Of these the object's author meant something else: nothing of it applies.
+    Of these the object's author meant something else: nothing of it applies. An unknown field may be a misspelt one, so
+    the switches that are absent beside it keep their last good value.
     """
     top = document_field(document)
     name, errors = top / "metadata" / "name", FieldErrors(top)
@@ -232,12 +236,27 @@ def decode_network_logging(document: dict[str, Any]) -> NetworkLogging:
         raise name.error("is not the name of the one NetworkLogging object; name it default")
     allow = errors.read("spec.cluster.allow", _switch, LoggingSwitch(), keep="allow")
     deny = errors.read("spec.cluster.deny", _switch, LoggingSwitch(), keep="deny")
-    for key, switch in (("allow", allow), ("deny", deny)):
+    _check_logging_fields(top, errors)
+    for key, switch in zip(_SWITCHES, (allow, deny), strict=True):
         if switch.delegate and not switch.log:
             delegate = top / "spec" / "cluster" / key / "delegate"
             raise delegate.error("needs `log: true` beside it; set log, or delete delegate")
     return NetworkLogging(allow, deny, errors.problems, errors.unread)
 
 
+def _check_logging_fields(top: DocumentField, errors: FieldErrors) -> None:
+    """Add errors for unknown fields around the switches, which then keep the switches that are absent."""
+    try:
+        known_fields(top / "spec", "cluster")
+        known_fields(top / "spec" / "cluster", *_SWITCHES)
+    except ObjectError as error:
+        errors.add(error)
+        cluster: dict[str, Any] = errors.read("spec.cluster", DocumentField.mapping, {})
+        for key in _SWITCHES:
+            if cluster.get(key) is None:
+                errors.keep(key)
+
+
 def _switch(field: DocumentField) -> LoggingSwitch:
+    known_fields(field, "log", "delegate")
     return LoggingSwitch(log=(field / "log").boolean(), delegate=(field / "delegate").boolean())

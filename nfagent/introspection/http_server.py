@@ -251,7 +251,7 @@ async def _stream(
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await asyncio.sleep(0)  # looking up the objects has taken a time slice already
     # The client may have closed the connection.
-    with suppress(ConnectionResetError):
+    with suppress(ConnectionError):
         async for made in batches:
             part = b"".join(made)
             if part and not response.prepared:

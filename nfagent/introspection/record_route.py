@@ -21,7 +21,7 @@ def record_route(stream: LogStream, idle_seconds: float = _IDLE_SECONDS) -> web.
     async def records(request: web.Request) -> web.StreamResponse:
         async with stream.reader() as reader:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-            with suppress(ConnectionResetError):
+            with suppress(ConnectionError):
                 await response.prepare(request)
                 async for lines in reader.batches(idle_seconds):
                     await response.write(lines)

@@ -121,7 +121,7 @@ class ObjectHistory:
         A packet may have met the next one: its time is that of its arrival, and a commit is noted after it took effect.
         """
         position = len(self._commits)
-        if timestamp_ns is not None:
+        if timestamp_ns is not None and not self._is_clock_back:
             position = bisect_right(self._commits, timestamp_ns, key=itemgetter(0))
         here = self._commits[position - 1][1] if position else self._oldest
         return here, self._commits[position][1] if position < len(self._commits) else self._open
@@ -242,6 +242,11 @@ class ObjectHistory:
             if not is_remote:
                 self._known_from = max(self._known_from, order[0][0])
             self._forget_first(order)
+
+    @property
+    def _is_clock_back(self) -> bool:
+        """Whether the clock was set back since the last commit: times can't be compared with those of commits."""
+        return bool(self._commits) and self._now_ns() < self._commits[-1][0]
 
     @property
     def _last_replaced(self) -> int:

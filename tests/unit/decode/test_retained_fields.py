@@ -306,6 +306,7 @@ def logging(**cluster: object) -> Document:
         pytest.param({"log": "yes"}, id="log in quotes"),
         pytest.param({"delegate": "yes"}, id="delegate in quotes"),
         pytest.param("x", id="no mapping"),
+        pytest.param({"logs": True}, id="a misspelt field"),
     ],
 )
 def test_an_unreadable_switch_leaves_the_other(allow: object) -> None:
@@ -313,6 +314,26 @@ def test_an_unreadable_switch_leaves_the_other(allow: object) -> None:
     assert (found.allow, found.deny) == (LoggingSwitch(), LoggingSwitch(log=True))
     (problem,) = found.problems
     assert problem.field.startswith("spec.cluster.allow")
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "kept"),
+    [
+        pytest.param({"clusters": {"deny": {"log": False}}}, "spec.clusters", ("allow", "deny"), id="of spec"),
+        pytest.param(
+            {"cluster": {"denies": {"log": False}}}, "spec.cluster.denies", ("allow", "deny"), id="of cluster"
+        ),
+        pytest.param(
+            {"cluster": {"allow": {"log": True}, "denies": {"log": False}}},
+            "spec.cluster.denies",
+            ("deny",),
+            id="of cluster, beside a switch that can be read",
+        ),
+    ],
+)
+def test_a_misspelt_field_keeps_the_switches_that_it_may_mean(spec: object, field: str, kept: tuple[str, ...]) -> None:
+    found = decode_network_logging({**logging(), "spec": spec})
+    assert ([problem.field for problem in found.problems], found.unread) == ([field], kept)
 
 
 def service(**spec: object) -> Document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -94,3 +95,18 @@ def test_a_reader_that_left_makes_room_for_another(path: Path) -> None:
             assert stream.readers == 0
 
     asyncio.run(body())
+
+
+def test_a_reader_that_leaves_without_having_read_leaves_no_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with streaming(path) as (stream, _session):
+            with socket.socket(socket.AF_UNIX) as client:
+                await asyncio.to_thread(client.connect, str(path))
+                client.sendall(b"GET /v1/records HTTP/1.1\r\nHost: agent\r\n\r\n")
+                while not stream.lost:
+                    stream.write([LINE] * 10)
+                    await asyncio.sleep(0)
+            await asyncio.to_thread(wait_until, lambda: stream.readers == 0)
+
+    asyncio.run(body())
+    assert caplog.records == []

@@ -67,6 +67,9 @@ class Node:
         self.attributor = Attributor(self.view, self.history)
         self.commit(0)
 
+    def set_clock(self, seconds: float) -> None:
+        self._now = NOW + int(seconds * SECOND)
+
     def change(self, *events: Document | ObjectRef) -> None:
         for event in events:
             if isinstance(event, ObjectRef):
@@ -298,6 +301,15 @@ def test_times_before_the_clock_was_set_back_are_not_compared() -> None:
     node.commit(20)
     assert node.record(BY_WEB, 15).src == shop("other")
     assert node.record(BY_WEB, 21).src == RecordEndpoint(instance=WEB)
+
+
+def test_after_the_clock_was_set_back_packets_are_judged_by_present_objects_before_the_next_commit_too() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("Pod", "web"), pod("shop/other", "a", 10, app="web"))
+    node.commit(3600)
+    node.set_clock(10)
+
+    assert node.record(BY_WEB, 10).src == shop("other")
 
 
 def test_pods_and_policies_of_a_record_are_of_the_same_generation() -> None:
