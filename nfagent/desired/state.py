@@ -99,7 +99,9 @@ class DesiredState:
         """Add or replace an object. Return whether anything changed."""
         match item:
             case NetworkPolicy() | TierPolicy():
-                delta = self.index.put(item.with_last_good(self.index.policies.get(item.ref)))
+                if isinstance(item, TierPolicy):
+                    item = item.with_last_good(self.index.policies.get(item.ref))
+                delta = self.index.put(item)
                 return delta is not None and self._apply_delta(delta)
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
                 return self._apply_egress(item)
@@ -302,10 +304,6 @@ class DesiredState:
         self._steps.finish()
         return self._policy_sets.keys_of(address)
 
-    def known_policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...] | None:
-        """Return what `policy_sets_of` does, without processing pending changes first: None while there are any."""
-        return self._policy_sets.keys_of(address) if self._policy_sets.is_current else None
-
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
         """The destinations outside the cluster that are not masqueraded."""
@@ -381,7 +379,7 @@ class DesiredState:
             if pod is not None:
                 self._policy_sets.mark_pod((pod.namespace, pod.name))
         if change.namespace is not None:
-            self._members.refill_ports({peer for peer, _, _ in delta.moved})
+            self._members.refill_ports((peer for peer, _, _ in delta.moved), local=bool(delta.reselected))
         self._masquerade.follow(change)
         return self._apply_delta(delta)
 

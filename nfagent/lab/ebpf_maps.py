@@ -11,6 +11,7 @@ from pathlib import Path
 from nfagent.lab.ebpf_libbpf import BatchOptions, failure, libbpf
 
 _BPF_ANY = 0
+_NOT_SUPPORTED = 524  # ENOTSUPP: an older kernel without batches for this type of map
 _SINGLE = 4
 """Up to so many entries are written one by one: a batch costs an allocation more."""
 
@@ -40,14 +41,18 @@ class EbpfMap:
 
     def update_all(self, entries: Mapping[bytes, bytes]) -> None:
         """Add or replace entries: many of them by one system call, not atomically. Raises KernelError."""
-        if len(entries) <= _SINGLE:
-            for key, value in entries.items():
-                self.update(key, value)
-            return
-        count, options = ctypes.c_uint32(len(entries)), BatchOptions(sz=ctypes.sizeof(BatchOptions))
-        keys, values = b"".join(entries), b"".join(entries.values())
-        if libbpf().bpf_map_update_batch(self.descriptor, keys, values, ctypes.byref(count), ctypes.byref(options)):
-            raise failure(f"eBPF map {self.name}: update of {len(entries)} entries, {count.value} done")
+        if len(entries) > _SINGLE:
+            count, options = ctypes.c_uint32(len(entries)), BatchOptions(sz=ctypes.sizeof(BatchOptions))
+            keys, values = b"".join(entries), b"".join(entries.values())
+            code = libbpf().bpf_map_update_batch(
+                self.descriptor, keys, values, ctypes.byref(count), ctypes.byref(options)
+            )
+            if not code:
+                return
+            if ctypes.get_errno() != _NOT_SUPPORTED:
+                raise failure(f"eBPF map {self.name}: update of {len(entries)} entries, {count.value} done")
+        for key, value in entries.items():
+            self.update(key, value)
 
     def delete_all(self, keys: Collection[bytes]) -> None:
         """Delete entries, those that exist. Raises KernelError."""
@@ -58,7 +63,7 @@ class EbpfMap:
             )
             if not code:
                 return
-            if ctypes.get_errno() != errno.ENOENT:
+            if ctypes.get_errno() not in {errno.ENOENT, _NOT_SUPPORTED}:
                 raise failure(f"eBPF map {self.name}: deletion of {len(keys)} entries, {count.value} done")
         for key in keys:
             self.delete(key)

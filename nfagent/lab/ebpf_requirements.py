@@ -17,7 +17,7 @@ COMPILED = "NFAGENT_EBPF_OBJECT"
 """The environment variable with the path of the compiled program; without it clang compiles one at each start."""
 
 INCLUDE = Path("/usr/include")
-NEWER_KERNEL = "run a kernel of 5.8 or newer, with CONFIG_BPF_SYSCALL"
+NEWER_KERNEL = "run a kernel of 5.11 or newer, with CONFIG_BPF_SYSCALL"
 
 _HEADERS = INCLUDE / "bpf" / "bpf_helpers.h"
 _INSTALL = "apt-get install clang libbpf-dev"
