@@ -28,6 +28,7 @@ from benchmarks.results import Row, at_most, percentile
 from benchmarks.suites.idle import SIZE
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.prober import INTERVAL_US
+from nfagent.lab.process_cpu import cpu_seconds
 
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0
@@ -174,12 +175,6 @@ def wait_until_idle(pid: int) -> float:
         if found - used > _QUIET_CPU_SECONDS:
             since, used = now, found
     return cpu_seconds(pid)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds of a process' current threads, in us (Documentation/scheduler/sched-stats.rst)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text("ascii").split()[0]) for task in tasks) / 1e9
 
 
 def table(found: Iterable[ScenarioResult]) -> list[list[str]]:

@@ -22,12 +22,12 @@ import msgspec
 from benchmarks.harness.earlier_checkout import VARIABLE, agent_environment, earlier_checkout, has_earlier_checkout
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from benchmarks.suites.end_to_end import cpu_seconds
 from nfagent.errors import KernelError
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.lab.agents import LabCluster
 from nfagent.lab.documents import Document
 from nfagent.lab.netns import inside
+from nfagent.lab.process_cpu import cpu_seconds
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import PodPlan, grid
 

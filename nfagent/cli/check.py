@@ -51,7 +51,7 @@ def check(
     if output == "text":
         write_lines(
             [
-                *_text(found),
+                *check_lines(found),
                 "",
                 "this node can run nfagent" if able else "this node can't run nfagent yet",
             ]
@@ -61,7 +61,8 @@ def check(
     context.exit(0 if able else 2)
 
 
-def _text(found: list[Check]) -> list[str]:
+def check_lines(found: list[Check]) -> list[str]:
+    """Return the lines of a table of checks, with the fixes below them."""
     from nfagent.cli.tables import paint, plain, table
 
     header, *rows = table(("check", "result", "found"), ([item.name, paint(item.result), item.found] for item in found))

@@ -14,10 +14,11 @@ from nfagent.cli.options import (
     node_option,
     output_option,
     pod_option,
+    settings_of,
     view_settings_of,
 )
 
-VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters")
+VIEWS = ("state", "policies", "ruleset", "kernel", "diff", "counters", "syncs")
 _RULESETS = ("ruleset", "kernel")
 
 
@@ -50,6 +51,7 @@ def dump(
     kernel    the ruleset in the kernel
     diff      the nft commands that make them equal; exit code 1 where they differ
     counters  packets and bytes by policy, direction and verdict; other drops
+    syncs     how long the running agent's last changes took, step by step
 
     The running agent answers; with --manifests, or where no agent runs, the manifests and the kernel do.
     Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.
@@ -60,6 +62,11 @@ def dump(
     from nfagent.introspection.view_filter import ViewFilter
     from nfagent.model.printable import printable
 
+    if view == "syncs":
+        from nfagent.cli.dump_syncs import dump_syncs
+
+        dump_syncs(settings_of(config, None, node), output, narrowed=bool(namespace or pod or manifests))
+        return
     if output == "nft" and view not in {*_RULESETS, "diff"}:
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
     backend = find_backend(view_settings_of(config, manifests, node), from_files=manifests is not None)

@@ -37,6 +37,7 @@ def lab() -> None:
     show_default=True,
     help="What the agents follow: a folder of manifests, or a real kube-apiserver.",
 )
+@output_option("text", "json")
 def up(
     *,
     name: str,
@@ -46,27 +47,33 @@ def up(
     attachment: Attachment,
     underlay: Underlay,
     source: Literal["manifests", "apiserver"],
+    output: Literal["text", "json"],
 ) -> None:
     """Build a lab that stays up: nodes with an agent each, Pods that answer by HTTP, and a host outside.
 
     Prints how to use it. `nfagent lab down` removes all of it.
     """
-    from nfagent.cli.output import write_lines
+    import msgspec
+
+    from nfagent.cli.output import emit, write_lines
     from nfagent.lab.demo_output import DemoOutput
     from nfagent.lab.lab_up import LabOptions, build_lab
 
-    output = DemoOutput()
+    shown = DemoOutput(quiet=output == "json")
+    state: LabState | None = None
     try:
         if driver == "vagrant":
             from nfagent.lab import vagrant
 
-            vagrant.up(name, nodes, pods, output.progress)
-            write_lines(_vagrant_usage(name))
-            return
-        state = build_lab(LabOptions(name, nodes, pods, attachment, underlay, source), output.progress)
+            vagrant.up(name, nodes, pods, shown.progress)
+        else:
+            state = build_lab(LabOptions(name, nodes, pods, attachment, underlay, source), shown.progress)
     finally:
-        output.progress("")
-    write_lines(_usage(state))
+        shown.progress("")
+    if output == "json":
+        emit({"name": name, "driver": driver} if state is None else msgspec.to_builtins(state), output)
+    else:
+        write_lines(_vagrant_usage(name) if state is None else _usage(state))
 
 
 def _vagrant_usage(name: str) -> list[str]:
@@ -139,47 +146,58 @@ def list_(*, output: str) -> None:
 @click.argument("name", default="")
 @click.option("--all", "all_labs", is_flag=True, help="Remove every lab of the driver.")
 @driver_option
-def down(*, name: str, all_labs: bool, driver: Driver) -> None:
+@output_option("text", "json")
+def down(*, name: str, all_labs: bool, driver: Driver, output: Literal["text", "json"]) -> None:
     """Remove a lab whole, by default the one named lab; also one that is half built, or whose agents were killed."""
-    from nfagent.cli.output import write_lines
+    from nfagent.cli.output import emit, write_lines
+    from nfagent.errors import UsageError
+
+    if name and all_labs:
+        raise UsageError("a name and --all exclude each other: write one of them")
+    remove = _remove_vms if driver == "vagrant" else _remove
+    removed = remove(name or "lab", all_labs=all_labs)
+    if output == "json":
+        emit([{"name": each} for each in removed], output)
+    else:
+        write_lines([f"lab {each!r} removed: {words}" for each, words in removed.items()] or ["no lab is up"])
+
+
+def _remove(name: str, *, all_labs: bool) -> dict[str, str]:
+    """Remove labs of namespaces; return what was removed of each."""
     from nfagent.errors import UsageError
     from nfagent.lab import requirements, running_labs
     from nfagent.model.plurals import counted
 
-    if name and all_labs:
-        raise UsageError("a name and --all exclude each other: write one of them")
-    if driver == "vagrant":
-        _down_vagrant(name, all_labs=all_labs)
-        return
     requirements.check_root()
     running_labs.sweep_killed()
     known = running_labs.names()
-    for each in known if all_labs else [name or "lab"]:
+    words = {}
+    for each in known if all_labs else [name]:
         removed = running_labs.remove(each)
         if not removed:
             others = f"there are {', '.join(known)}" if known else "none is up"
             raise UsageError(f"there is no lab {each!r}: {others}")
-        processes, spaces = counted(removed.processes, "process"), counted(removed.namespaces, "network namespace")
-        write_lines([f"lab {each!r} removed: {processes}, {spaces}"])
-    if all_labs and not known:
-        write_lines(["no lab is up"])
+        words[each] = f"{counted(removed.processes, 'process')}, {counted(removed.namespaces, 'network namespace')}"
+    return words
 
 
-def _down_vagrant(name: str, *, all_labs: bool) -> None:
-    from nfagent.cli.output import write_lines
+def _remove_vms(name: str, *, all_labs: bool) -> dict[str, str]:
+    """Remove labs of virtual machines."""
     from nfagent.errors import UsageError
     from nfagent.lab import vagrant
     from nfagent.lab.demo_output import DemoOutput
 
-    output = DemoOutput()
-    for each in vagrant.names() if all_labs else [name or "lab"]:
+    shown = DemoOutput()
+    words = {}
+    for each in vagrant.names() if all_labs else [name]:
         try:
-            there = vagrant.down(each, output.progress)
+            there = vagrant.down(each, shown.progress)
         finally:
-            output.progress("")
+            shown.progress("")
         if not there:
             raise UsageError(f"there is no lab {each!r} of virtual machines")
-        write_lines([f"lab {each!r} removed"])
+        words[each] = "its virtual machines"
+    return words
 
 
 @lab.command(

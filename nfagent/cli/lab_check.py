@@ -11,24 +11,27 @@ from nfagent.cli.options import output_option
 @output_option("text", "json")
 @click.pass_context
 def check(context: click.Context, *, output: str) -> None:
-    """Check what of the lab this machine can run; for what is missing, the command that mends it.
+    """Check what of the lab this machine can run; for what is missing, the command that fixes it.
 
-    Exit code 0: up, demo and latency can run, by nftables and by eBPF; 2: something of it can't.
+    Exit code 0: the commands of the lab can run, by nftables and by eBPF (warnings are about single options); 2: one
+    can't.
     """
     import msgspec
 
+    from nfagent.cli.check import check_lines
     from nfagent.cli.output import emit, write_lines
-    from nfagent.cli.tables import paint, table
     from nfagent.lab.lab_check import lab_checks
 
     found = lab_checks()
-    if output == "json":
-        emit(msgspec.to_builtins(found), output)
+    able = all(item.result != "FAIL" for item in found)
+    if output == "text":
+        write_lines(
+            [
+                *check_lines(found),
+                "",
+                "this machine can run the lab" if able else "this machine can't run all of the lab yet",
+            ]
+        )
     else:
-        results = {True: "warn", False: "FAIL"}
-        rows = [
-            [item.name, paint(results[item.optional] if item.lack else "ok"), item.needed_by, item.lack]
-            for item in found
-        ]
-        write_lines(table(("check", "result", "needed by", "found"), rows))
-    context.exit(0 if not any(item.lack for item in found if not item.optional) else 2)
+        emit({"able": able, "checks": msgspec.to_builtins(found)}, output)
+    context.exit(0 if able else 2)

@@ -97,7 +97,7 @@ def _measure(options: LatencyOptions) -> None:
         shown.progress("")
     write_lines(
         [
-            f"{options.output}: the samples of {samples.seconds / 60:.0f} min",
+            f"{options.output}: the samples of a run of {samples.seconds:.0f} s",
             f"draw them: nfagent lab report {options.output}",
         ]
     )

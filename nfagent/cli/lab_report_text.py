@@ -8,10 +8,10 @@ from itertools import groupby
 from nfagent.cli.tables import coloured, line, marked, strong, widths
 from nfagent.lab.report_comparison import Comparison, QuantileChange
 from nfagent.lab.report_summary import Summary
-from nfagent.lab.report_verdict import Judgement, RatioVerdict
+from nfagent.lab.report_verdict import Outcome, RatioVerdict
 from nfagent.lab.report_words import PATH_NAMES, plural, ratio_text
 
-_COLOURS: dict[Judgement, str] = {
+_COLOURS: dict[Outcome, str] = {
     "within": "green",
     "not within": "red",
     "not decided": "yellow",
@@ -34,7 +34,7 @@ def summary_lines(summary: Summary) -> Iterator[str]:
     ]
     yield from _grouped(("policies", "p50 by eBPF's", "p99 by eBPF's"), rows)
     for finding in summary.findings:
-        yield f"{_painted(finding.judgement)}: {finding.text}"
+        yield f"{_painted(finding.outcome)}: {finding.text}"
 
 
 def comparison_lines(comparison: Comparison, a: str, b: str) -> Iterator[str]:
@@ -54,6 +54,8 @@ def comparison_lines(comparison: Comparison, a: str, b: str) -> Iterator[str]:
     ]
     yield from _grouped(("policies", "path", "p50, B by A", "p99, B by A"), rows)
     yield "A ratio without a word: no difference shown, 1 is inside its confidence interval."
+    for quantity, policies, _, path, *_, ratio in (change.row for change in comparison.rates):
+        yield f"{quantity}, {policies} policies, {path}: {ratio}"
     for difference in comparison.differences:
         yield f"differs: {difference}"
 
@@ -74,8 +76,8 @@ def _grouped(header: tuple[str, ...], rows: list[tuple[str, tuple[str, ...]]]) -
 
 def _verdict_cell(verdict: RatioVerdict) -> str:
     if verdict.ratio is None:
-        return _painted(verdict.judgement)
-    return f"{ratio_text(verdict.ratio)} {_painted(verdict.judgement)}"
+        return _painted(verdict.outcome)
+    return f"{ratio_text(verdict.ratio)} {_painted(verdict.outcome)}"
 
 
 def _change_cell(change: QuantileChange) -> str:
@@ -88,5 +90,5 @@ def _change_cell(change: QuantileChange) -> str:
     )
 
 
-def _painted(judgement: Judgement) -> str:
-    return marked(judgement, _COLOURS[judgement]) if coloured() else judgement
+def _painted(outcome: Outcome) -> str:
+    return marked(outcome, _COLOURS[outcome]) if coloured() else outcome

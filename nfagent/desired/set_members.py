@@ -162,12 +162,18 @@ class SetMembership:
             for name in sets:
                 self._live.recount(name, self._elements(self._content[name], self._live.sets[name].shape.family))
 
-    def refill_ports(self) -> None:
-        """Resolve the named ports that depend on Namespace labels again, after a Namespace was relabelled."""
-        for name, content in self._content.items():
-            servers = peers_of(content.servers) if isinstance(content, NamedPorts) else ()
-            if any(isinstance(peer, PodPeer) and peer.namespaces is not None for peer in servers):
-                self._live.recount(name, self._elements(content, self._live.sets[name].shape.family))
+    def refill_ports(self, moved: Iterable[PodPeer], *, local: bool) -> None:
+        """Resolve named ports again after a Namespace was relabelled: those of peers that select other Pods now.
+
+        local: whether policies select other Pods of this node now, whose own ports they may name
+        """
+        owners: set[_Owner] = {*moved}
+        if local:
+            owners.add("local")
+        found = [named for owner in owners for named in self._of_port.get(owner, {}).values()]
+        for content, sets in {content: sets for named in found for content, sets in named.items()}.items():
+            for family, name in sets.items():
+                self._live.recount(name, self._elements(content, family))
 
     def _elements_of_pod(self, pod: Pod) -> Iterator[tuple[str, Element]]:
         if not pod.holds_addresses:

@@ -379,7 +379,7 @@ class DesiredState:
             if pod is not None:
                 self._policy_sets.mark_pod((pod.namespace, pod.name))
         if change.namespace is not None:
-            self._members.refill_ports()
+            self._members.refill_ports((peer for peer, _, _ in delta.moved), local=bool(delta.reselected))
         self._masquerade.follow(change)
         return self._apply_delta(delta)
 

@@ -300,7 +300,7 @@ class Informers:
         if reflector.phase == "watching" or reflector.resource.kind in _ONE_BY_ONE:
             await self._deliver(changes, received)
         else:
-            await self._keep(reflector, changes)
+            await self._keep(reflector, changes, received)
         self._check_synced()
 
     def _check_synced(self) -> None:
@@ -314,7 +314,7 @@ class Informers:
     async def _deliver(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:
         await self._sink.apply(self._last_good.record(changes), received)
 
-    async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange]) -> None:
+    async def _keep(self, reflector: Reflector, changes: Iterable[ObjectChange], received: float | None) -> None:
         """Keep a list's changes until it is complete, and apply them as one batch: no part of a relist takes effect."""
         lists, begun = reflector.lists, reflector.pending
         came: list[ObjectChange] = []
@@ -325,9 +325,9 @@ class Informers:
                 await asyncio.sleep(0)
                 turn = self._clock.monotonic()
         if reflector.lists > lists:
-            await self._deliver([*begun, *came])
+            await self._deliver([*begun, *came], received)
         elif reflector.phase == "missing":
-            await self._deliver(came)
+            await self._deliver(came, received)
         elif reflector.pending is begun:
             begun += came
 

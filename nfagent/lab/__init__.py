@@ -22,10 +22,24 @@ where nodes are joined by them.
     agents_apiserver  an agent on every node, all with one API server
     control_plane     a real kube-apiserver and its etcd; uses binaries, processes, credentials
     kube_client       changes objects as kubectl does; uses https, discovery, resources
+    lab_plan          the cluster of `lab up`, as plans and documents; pure
+    lab_up            `nfagent lab up`; pod_servers answers in its Pods, api_source fills its API server
+    running_labs      labs that stay up: their names, state files, processes, and removing them
+    requirements      what the machine must have, with the command that fixes it; lab_check lists all of it
+    latency           `nfagent lab latency`; latency_labs builds, latency_try makes one change, latency_rates measures
+                      throughput, latency_progress and latency_options are the command's
+    latency_cluster   the cluster that is measured; latency_scenarios its changes; synthetic, policy_templates and
+                      documents its background; pure
+    change_writers    writes a change to a folder or an API server, and says when
+    prober            the first packet with a new verdict, by a C program (prober.c)
+    traffic_rates     TCP streams, short connections and datagrams, by a C program (traffic_rates.c)
+    process_cpu       CPU time of other processes, and waiting until they rest
+    machine_facts     machine and versions, for the samples
     ebpf_baseline     the same policy as an eBPF program at tc, a reference for measurements
     demo              `nfagent lab demo`; demo_output formats it
 
 Guarantees: no traffic leaves the lab's own namespaces. Everything that `up()` made is gone after `down()`, also when
-`up()` was interrupted. `netns.sweep` removes namespaces of processes that were killed. A topology loads no nftables
+`up()` was interrupted. `netns.sweep` removes namespaces of processes that were killed; `running_labs` finds all of a
+lab that stays up by its name. A topology loads no nftables
 rules: the agent that runs in a node's namespace enforces policies.
 """

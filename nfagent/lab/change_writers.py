@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from nfagent.lab.api_source import storable
 from nfagent.lab.kube_client import LabApiClient
 from nfagent.lab.latency_scenarios import Write
 from nfagent.lab.resources import MERGE
@@ -19,14 +20,13 @@ _JSON = "application/json"
 
 
 class WriteTimes(msgspec.Struct, frozen=True):
-    """When a change was sent, and handed over.
+    """When a change was sent: just before its file is renamed or deleted, or the request to the API server is sent.
 
-    A file is handed over as it is renamed or deleted: just before that call, in which the agent may be told already.
-    An API server's object is handed over when the response has come.
+    returned: when the API server's response was read, which may be after the agent has been told; None for a file
     """
 
     sent: float
-    handed_over: float
+    returned: float | None = None
 
 
 class ChangeWriter(Protocol):
@@ -55,7 +55,7 @@ class FolderWriter:
             self._beside.write_bytes(msgspec.json.encode(change.document))
             sent = time.monotonic()
             self._beside.rename(path)
-        return WriteTimes(sent, sent)
+        return WriteTimes(sent)
 
 
 class ApiWriter:
@@ -71,13 +71,16 @@ class ApiWriter:
 
         A new Pod gets its addresses by a second request, as from a kubelet: that one is the change.
         """
-        path, found = self._client.path(change.document), change.document
+        found = storable(change.document)
+        path = self._client.path(found)
         status = found.get("status") if found["kind"] == "Pod" else None
         if change.deleted:
             self._there.discard(path)
             return self._ask("DELETE", path, {"gracePeriodSeconds": 0}, _JSON)
         if path in self._there:
-            return self._ask("PATCH", path, {key: found[key] for key in ("metadata", "data") if key in found}, MERGE)
+            # A Pod's spec can't be changed.
+            parts = ("metadata", "data") if found["kind"] == "Pod" else ("metadata", "data", "spec")
+            return self._ask("PATCH", path, {key: found[key] for key in parts if key in found}, MERGE)
         self._there.add(path)
         body = {key: value for key, value in found.items() if key != "status"}
         created = self._ask("POST", path.rpartition("/")[0], body, _JSON)
@@ -86,6 +89,6 @@ class ApiWriter:
     def _ask(self, method: str, path: str, body: dict[str, object], content_type: str) -> WriteTimes:
         sent = time.monotonic()
         reply = self._client.ask(method, path, body, content_type=content_type)
-        handed_over = time.monotonic()
+        returned = time.monotonic()
         reply.document(f"{method} {path}")
-        return WriteTimes(sent, handed_over)
+        return WriteTimes(sent, returned)

@@ -46,7 +46,7 @@ from nfagent.lab.ebpf_codec import EbpfSettings
 from nfagent.lab.ebpf_datapath import EbpfDatapath
 from nfagent.lab.ebpf_events import EventReader
 from nfagent.lab.ebpf_links import pod_links
-from nfagent.lab.ebpf_program import EbpfProgram
+from nfagent.lab.ebpf_program import EbpfProgram, Maps
 from nfagent.lab.ebpf_state import EbpfState
 from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import Item
@@ -68,11 +68,11 @@ class EbpfAgent:
     """One node's eBPF agent. Satisfies object_source.EventSink and http_server.AnswerProvider."""
 
     def __init__(self, settings: Settings, program: EbpfProgram) -> None:
-        """Connect a loaded program. Raises KernelError; UsageError for a setting that the eBPF path doesn't cover."""
-        check_settings(settings)
+        """Connect a loaded program. Raises KernelError."""
         self._settings = settings
         self._clock = SystemClock()
         self._state = EbpfState(settings.node_name, settings.masquerade_settings())
+        self._maps = program.maps
         self._datapath = EbpfDatapath(program)
         self._events = EventReader(program.maps.events, program.maps.lost_events)
         self._link_events = route_events.event_socket(route_events.LINKS)
@@ -153,6 +153,7 @@ class EbpfAgent:
                 "revoke": {"suspects": []},
                 "links": {"missing": self._datapath.missing_links},
                 "refused": list(self._refused),
+                "map_bytes": {name: getattr(self._maps, name).memory_bytes() for name in Maps.__struct_fields__},
                 "events": {
                     "allowed": events.allowed,
                     "denied": events.denied,
@@ -269,18 +270,22 @@ def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
 
     Exit code: 0 after SIGTERM, 2 where it can't run.
     """
+    failed = False
     try:
         if (manifests is None) == (not kubeconfig):
             raise UsageError("give one of --manifests and --kubeconfig")
         flags = {"node": node, "manifests": str(manifests or ""), "kubeconfig": kubeconfig}
         settings = load_settings(flags=flags)
+        check_settings(settings)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("nfagent").setLevel(settings.log_level.upper())
         raise_limit()
         with EbpfProgram() as program:
             asyncio.run(EbpfAgent(settings, program).run())
     except* NfagentError as group:
+        failed = True
         click.echo("\n".join(f"ebpf_agent: {error}" for error in _leaves(group)), err=True)
+    if failed:
         sys.exit(2)
 
 

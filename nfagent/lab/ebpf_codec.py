@@ -34,6 +34,7 @@ _DIRECTION_NAMES: dict[int, Direction] = {number: name for name, number in _DIRE
 _PROTOCOLS: dict[str, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 _ADDRESS_KEY_FIXED = 32  # bits of the trie's key that stand before the address
+_ADDRESS_HEAD = struct.Struct("=II")
 _POLICY_KEY = struct.Struct("=IIIBB2s")
 _POLICY_KEY_FIXED = 72  # bits before the protocol
 _ENDPOINT = struct.Struct("=IIII16s16s")
@@ -119,8 +120,8 @@ def protocol_number(protocol: str) -> int:
 
 def prefix_key(prefix: Prefix) -> bytes:
     """Return the key of a CIDR in a map of addresses: struct address_key."""
-    head = struct.pack("=II", _ADDRESS_KEY_FIXED + prefix.length, prefix.family)
-    return head + prefix.first.to_bytes(4 if prefix.family == 4 else 16, "big").ljust(16, b"\0")
+    first = prefix.first << 96 if prefix.family == 4 else prefix.first
+    return _ADDRESS_HEAD.pack(_ADDRESS_KEY_FIXED + prefix.length, prefix.family) + first.to_bytes(16, "big")
 
 
 def address_key(block: str) -> bytes:
@@ -167,13 +168,22 @@ def policy_key(
 
 
 def endpoint_value(entry: EndpointEntry) -> bytes:
-    """Return the value of an entry in the map of endpoints: struct endpoint. Without addresses no source is checked."""
+    """Return the value of an entry in the map of endpoints: struct endpoint.
+
+    Families without an address aren't judged; without any address both are, and no source is checked.
+    """
     packed = {4: b"", 6: b""}
     for address in entry.addresses:
         found = ipaddress.ip_address(address)
         packed[found.version] = found.packed
+    families = bool(packed[4]) | bool(packed[6]) << 1 or 3
     return _ENDPOINT.pack(
-        entry.egress, entry.ingress, bool(entry.addresses), 0, packed[4].ljust(16, b"\0"), packed[6].ljust(16, b"\0")
+        entry.egress,
+        entry.ingress,
+        bool(entry.addresses),
+        families,
+        packed[4].ljust(16, b"\0"),
+        packed[6].ljust(16, b"\0"),
     )
 
 

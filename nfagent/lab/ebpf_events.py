@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import deque
 
 from nfagent.errors import WireError
@@ -45,7 +46,7 @@ class EventReader:
     def lost(self) -> int:
         """The number of events for which the ring buffer had no space."""
         value = self._lost.value(_FIRST, 8)
-        return int.from_bytes(value or b"", "little")
+        return int.from_bytes(value or b"", sys.byteorder)
 
     def close(self) -> None:
         """Close the ring buffer; may be called twice."""

@@ -7,10 +7,12 @@ from typing import TypeAlias
 
 import msgspec
 
+from nfagent.lab.ebpf_blocks import SHORT, BlockKey, BlockRef, Cover
 from nfagent.lab.ebpf_codec import PortKey, protocol_number
 from nfagent.lab.ebpf_prefixes import split
+from nfagent.model.netaddr import Range
 from nfagent.model.networkpolicy import PodPeer, PolicyPort
-from nfagent.model.objects import ContainerPort
+from nfagent.model.objects import ContainerPort, Direction
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts
 from nfagent.policy.merged_peers import PortNumbers, peers_of
 from nfagent.state.cluster import Identity
@@ -25,13 +27,14 @@ class Grant(msgspec.Struct, frozen=True):
     """A rule.
 
     peers: of its Pods; none for a rule with ipBlocks, or for every peer
-    block: its ipBlocks; None with Pods
+    block: its ipBlocks, with their ranges; None with Pods
     ports: where they don't depend on the peer
     named: the name and protocol of a port that each peer's Pods define
     """
 
     peers: tuple[PodPeer, ...] = ()
-    block: CIDRSet | None = None
+    block: BlockKey | None = None
+    ranges: tuple[Range, ...] = ()
     ports: frozenset[PortKey] = frozenset()
     named: NamedPorts | None = None
 
@@ -41,15 +44,19 @@ class Grant(msgspec.Struct, frozen=True):
         return not self.peers and self.block is None and self.named is None
 
 
-def grant_of(rule: CompiledRule, own_ports: tuple[ContainerPort, ...]) -> Grant | None:
+def grant_of(rule: CompiledRule, direction: Direction, own_ports: tuple[ContainerPort, ...]) -> Grant | None:
     """Return a rule's grant for a Pod with these ports; None for a named port of ipBlocks, which isn't covered."""
     peers = tuple(peer for peer in peers_of(rule.peer) if isinstance(peer, PodPeer))
-    block = rule.peer if isinstance(rule.peer, CIDRSet) else None
+    block: BlockKey | None = None
+    ranges: tuple[Range, ...] = ()
+    if isinstance(rule.peer, CIDRSet):
+        ranges = rule.peer.ranges
+        block = rule.peer if len(ranges) <= SHORT else BlockRef(rule.policy, direction, rule.index)
     if isinstance(rule.port, NamedPorts):
         if rule.port.local:
-            return Grant(peers, block, frozenset(named_ports(rule.port, own_ports)))
+            return Grant(peers, block, ranges, frozenset(named_ports(rule.port, own_ports)))
         return Grant(peers, named=rule.port) if block is None else None
-    return Grant(peers, block, frozenset(port_keys(rule.port)))
+    return Grant(peers, block, ranges, frozenset(port_keys(rule.port)))
 
 
 def named_ports(wanted: NamedPorts, declared: Iterable[ContainerPort]) -> Iterator[PortKey]:
@@ -101,7 +108,7 @@ def ports_of_peer(
     return frozenset(found)
 
 
-def ports_of_cover(grants: Iterable[Grant], cover: frozenset[CIDRSet]) -> frozenset[PortKey]:
+def ports_of_cover(grants: Iterable[Grant], cover: Cover) -> frozenset[PortKey]:
     """Return the ports on which grants allow an address that these ipBlocks cover."""
     return frozenset(port for grant in grants if grant.block in cover for port in grant.ports)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from nfagent.lab.ebpf_libbpf import BatchOptions, failure, libbpf
 
@@ -69,3 +71,12 @@ class EbpfMap:
                 return None
             raise failure(f"eBPF map {self.name}: look-up")
         return found.raw
+
+    def memory_bytes(self) -> int:
+        """Return the kernel memory that the map takes, as the kernel counts it; 0 where it doesn't say."""
+        try:
+            told = Path(f"/proc/self/fdinfo/{self.descriptor}").read_text("ascii")
+        except OSError:
+            return 0
+        found = re.search(r"^memlock:\s*(\d+)", told, re.MULTILINE)
+        return int(found[1]) if found else 0

@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from nfagent.lab.ebpf_blocks import BlockTable
+from nfagent.lab.ebpf_blocks import BlockKey, BlockTable
 from nfagent.lab.ebpf_codec import ANY, EndpointEntry, PolicyEntry, PortKey
 from nfagent.lab.ebpf_coverage import Coverage
 from nfagent.lab.ebpf_grants import (
@@ -24,9 +24,17 @@ from nfagent.lab.ebpf_grants import (
     ports_of_peer,
 )
 from nfagent.lab.ebpf_identities import EbpfIdentities
+from nfagent.model.networkpolicy import PodPeer
 from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, ObjectRef, Pod
 from nfagent.model.ref_counts import RefCounts
-from nfagent.policy.compiler import CIDRSet, CompiledPolicies, NamedPorts, PolicySetKey, policy_set_keys
+from nfagent.policy.compiler import (
+    CompiledPolicies,
+    CompiledRule,
+    NamedPorts,
+    PolicySetKey,
+    TierChainKey,
+    policy_set_keys,
+)
 from nfagent.state.cluster import ClusterState, Identity, PodKey
 from nfagent.state.policy_index import PolicyIndex
 
@@ -49,7 +57,7 @@ class EbpfPolicySet(msgspec.Struct):
     number: int
     direction: Direction
     grants: tuple[Grant, ...] = ()
-    blocks: frozenset[CIDRSet] = frozenset()
+    blocks: frozenset[BlockKey] = frozenset()
     allowed: dict[int, frozenset[PortKey]] = msgspec.field(default_factory=dict)
 
 
@@ -74,10 +82,13 @@ class EbpfPolicySets:
         self._numbers = count(1)
         self.known: dict[EbpfPolicyKey, EbpfPolicySet] = {}
         self._users: RefCounts[EbpfPolicyKey] = RefCounts()
-        self._block_users: RefCounts[CIDRSet] = RefCounts()
+        self._block_users: RefCounts[BlockKey] = RefCounts()
         self._keys_of_pod: dict[PodKey, tuple[EbpfPolicyKey, ...]] = {}
         self._endpoints: dict[PodKey, EndpointEntry] = {}
         self._written_covers: set[int] = set()
+        # The policy sets that name a Pod peer (None: ports of any Pod), and those with entries of an identity.
+        self._of_peer: dict[PodPeer | None, set[EbpfPolicyKey]] = {}
+        self._of_identity: dict[int, set[EbpfPolicyKey]] = {}
         # Marks: Pods, policies whose rules changed, policy sets whose grants are new.
         self._dirty_pods: dict[PodKey, None] = {}
         self._dirty_policies: set[ObjectRef] = set()
@@ -120,8 +131,8 @@ class EbpfPolicySets:
         self._dirty_pods.clear()
         for policy in released:
             if self._users.release(policy):
-                self._use_blocks(self.known[policy], frozenset())
-                self._dirty.discard(policy)
+                self._use_grants(policy, ())
+                self._dirty.add(policy)
         self._compile_changed()
 
     def _compile_changed(self) -> None:
@@ -129,11 +140,15 @@ class EbpfPolicySets:
         for policy in self._users if self._dirty_policies else ():
             if not self._dirty_policies.isdisjoint(policy.policies.refs):
                 self._dirty.add(policy)
-        for ref in self._dirty_policies - self._index.active.keys():
-            self._compiled.forget(ref)
+        for ref in self._dirty_policies:
+            if ref not in self._index.active:
+                self._compiled.forget(ref)
         self._dirty_policies.clear()
         for policy in self._dirty:
-            self._compile(policy, self.known[policy])
+            if policy in self._users:
+                rules = self._rules(policy.policies)
+                found = (grant_of(rule, policy.policies.direction, policy.ports) for rule in rules)
+                self._use_grants(policy, tuple(grant for grant in found if grant is not None))
 
     def write(
         self, moved: Collection[PeerKey], gone: Collection[PeerKey]
@@ -144,26 +159,44 @@ class EbpfPolicySets:
         """
         puts: list[PolicyEntry] = []
         deletes: list[PolicyEntry] = []
-        covers = self._blocks.numbers
+        covers, numbers = self._blocks.numbers, self._identities.numbers
         new_covers = {cover: number for cover, number in covers.items() if number not in self._written_covers}
         gone_covers = self._blocks.forget()
         self._written_covers.update(new_covers.values())
         self._written_covers.difference_update(gone_covers)
-        numbers = self._identities.numbers
-        for policy, live in list(self.known.items()):
-            wanted: dict[int, frozenset[PortKey]] = {}
+        wanted: dict[EbpfPolicyKey, dict[int, frozenset[PortKey]]] = {}
+        left = set(gone)
+        for key in moved:
+            for policy in self._concerned(key) if key not in left else ():
+                wanted.setdefault(policy, {})[numbers[key]] = self._ports_of_peer(self.known[policy], key)
+        for policy, live in self.known.items() if new_covers else ():
+            wanted.setdefault(policy, {}).update(
+                (number, ports_of_cover(live.grants, cover))
+                for cover, number in new_covers.items()
+                if not live.blocks.isdisjoint(cover)
+            )
+        for policy in self._dirty:
+            live = self.known[policy]
+            wanted[policy] = dict.fromkeys(live.allowed, _NO_PORTS) | self._all(live, left)
+        for number in (*gone_covers, *(numbers[key] for key in gone)):
+            for policy in self._of_identity.get(number, ()):
+                wanted.setdefault(policy, {})[number] = _NO_PORTS
+        for policy, ports in wanted.items():
+            self._update(policy, ports, puts, deletes)
+        for policy in self._dirty:
             if policy not in self._users:
                 del self.known[policy]
-                wanted = dict.fromkeys(live.allowed, _NO_PORTS)
-            elif policy in self._dirty:
-                wanted = dict.fromkeys(live.allowed, _NO_PORTS) | self._all(live)
-            else:
-                wanted |= {number: ports_of_cover(live.grants, cover) for cover, number in new_covers.items()}
-                wanted |= {numbers[key]: self._of_peer(live, key) for key in moved}
-            wanted |= dict.fromkeys((*gone_covers, *(numbers[key] for key in gone)), _NO_PORTS)
-            _update(live, wanted, puts, deletes)
         self._dirty.clear()
         return puts, deletes
+
+    def _concerned(self, key: PeerKey) -> set[EbpfPolicyKey]:
+        """Return the policy sets that may allow a peer key, and those that did."""
+        found = set(self._of_peer.get(None, ()))
+        found.update(self._of_identity.get(self._identities.numbers[key], ()))
+        for identity, _ports in key:
+            for peer in self._index.peers.of.get(identity, ()):
+                found.update(self._of_peer.get(peer, ()))
+        return found
 
     def _assign(self, key: PodKey) -> EndpointEntry | None:
         """Return the endpoint of a Pod, as a user of its policy sets; None without the Pod or its addresses."""
@@ -190,59 +223,86 @@ class EbpfPolicySets:
         return [EbpfPolicyKey(key, pod.ports if self._names_own_ports(key) else ()) for key in found]
 
     def _names_own_ports(self, key: PolicySetKey) -> bool:
-        rules = self._compiled.tier_rules(key).network if key.direction == "ingress" else ()
+        rules = self._rules(key) if key.direction == "ingress" else ()
         return any(isinstance(rule.port, NamedPorts) for rule in rules)
 
-    def _compile(self, policy: EbpfPolicyKey, live: EbpfPolicySet) -> None:
-        rules = self._compiled.tier_rules(policy.policies).network
-        found = [grant_of(rule, policy.ports) for rule in rules]
-        live.grants = tuple(grant for grant in found if grant is not None)
-        self._use_blocks(live, frozenset(grant.block for grant in live.grants if grant.block is not None))
+    def _rules(self, key: PolicySetKey) -> tuple[CompiledRule, ...]:
+        """Return the rules of a policy set's NetworkPolicies, also of large ones."""
+        return self._compiled.rules(TierChainKey("policy", key.direction, key.policies))
 
-    def _use_blocks(self, live: EbpfPolicySet, wanted: frozenset[CIDRSet]) -> None:
-        for block in wanted - live.blocks:
-            if self._block_users.acquire(block):
-                self._blocks.add(block)
-        for block in live.blocks - wanted:
+    def _use_grants(self, policy: EbpfPolicyKey, grants: tuple[Grant, ...]) -> None:
+        """Replace a policy set's grants, with the peers and ipBlocks that they name."""
+        live = self.known[policy]
+        before, after = _named_peers(live.grants), _named_peers(grants)
+        for peer in before - after:
+            self._of_peer[peer].discard(policy)
+            if not self._of_peer[peer]:
+                del self._of_peer[peer]
+        for peer in after - before:
+            self._of_peer.setdefault(peer, set()).add(policy)
+        ranges = {grant.block: grant.ranges for grant in grants if grant.block is not None}
+        blocks = frozenset(ranges)
+        for block in blocks - live.blocks:
+            self._block_users.acquire(block)
+        for block, found in ranges.items():
+            self._blocks.put(block, found)
+        for block in live.blocks - blocks:
             if self._block_users.release(block):
                 self._blocks.remove(block)
-        live.blocks = wanted
+        live.grants, live.blocks = grants, blocks
 
-    def _of_peer(self, live: EbpfPolicySet, key: PeerKey) -> frozenset[PortKey]:
+    def _ports_of_peer(self, live: EbpfPolicySet, key: PeerKey) -> frozenset[PortKey]:
         return ports_of_peer(live.grants, key, self._index.peers.members)
 
-    def _all(self, live: EbpfPolicySet) -> dict[int, frozenset[PortKey]]:
-        """Return the ports of every identity that a policy set allows anything."""
+    def _all(self, live: EbpfPolicySet, gone: Collection[PeerKey]) -> dict[int, frozenset[PortKey]]:
+        """Return the ports of every identity that a policy set allows anything; without those that are gone."""
         numbers, keys_of = self._identities.numbers, self._identities.keys_of
-        peers = {peer for grant in live.grants for peer in grant.peers}
+        peers = _named_peers(live.grants)
         members = self._index.peers.members
         keys: Collection[PeerKey] = {
-            key for peer in peers for identity in members.get(peer, ()) for key in keys_of.get(identity, ())
+            key
+            for peer in peers
+            if peer is not None
+            for identity in members.get(peer, ())
+            for key in keys_of.get(identity, ())
         }
-        if any(grant.named is not None and not grant.peers for grant in live.grants):
+        if None in peers:
             keys = numbers.keys()
-        found = {numbers[key]: self._of_peer(live, key) for key in keys}
+        found = {numbers[key]: self._ports_of_peer(live, key) for key in keys if key not in gone}
         for cover, number in self._blocks.numbers.items():
             if not live.blocks.isdisjoint(cover):
                 found[number] = ports_of_cover(live.grants, cover)
         found[ANY] = ports_of_everyone(live.grants)
         return found
 
-
-def _update(
-    live: EbpfPolicySet,
-    wanted: Mapping[int, frozenset[PortKey]],
-    puts: list[PolicyEntry],
-    deletes: list[PolicyEntry],
-) -> None:
-    """Add what differs between the ports of identities as written and as wanted."""
-    for identity, ports in wanted.items():
-        before = live.allowed.get(identity, _NO_PORTS)
-        if before == ports:
-            continue
-        puts += [PolicyEntry(live.number, live.direction, identity, port) for port in ports - before]
-        deletes += [PolicyEntry(live.number, live.direction, identity, port) for port in before - ports]
-        if ports:
-            live.allowed[identity] = ports
-        else:
+    def _update(
+        self,
+        policy: EbpfPolicyKey,
+        wanted: Mapping[int, frozenset[PortKey]],
+        puts: list[PolicyEntry],
+        deletes: list[PolicyEntry],
+    ) -> None:
+        """Add what differs between the ports of identities as written and as wanted."""
+        live = self.known[policy]
+        for identity, ports in wanted.items():
+            before = live.allowed.get(identity, _NO_PORTS)
+            if before == ports:
+                continue
+            puts += [PolicyEntry(live.number, live.direction, identity, port) for port in ports - before]
+            deletes += [PolicyEntry(live.number, live.direction, identity, port) for port in before - ports]
+            if ports:
+                live.allowed[identity] = ports
+                self._of_identity.setdefault(identity, set()).add(policy)
+                continue
             del live.allowed[identity]
+            self._of_identity[identity].discard(policy)
+            if not self._of_identity[identity]:
+                del self._of_identity[identity]
+
+
+def _named_peers(grants: tuple[Grant, ...]) -> set[PodPeer | None]:
+    """Return the Pod peers of grants; with None where one names ports of any Pod."""
+    found: set[PodPeer | None] = {peer for grant in grants for peer in grant.peers}
+    if any(grant.named is not None and not grant.peers for grant in grants):
+        found.add(None)
+    return found

@@ -11,7 +11,6 @@ import ctypes
 import errno
 import functools
 import os
-import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -26,17 +25,13 @@ from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab import netns
 from nfagent.lab.ebpf_libbpf import TcHook, TcOptions, failure, libbpf
 from nfagent.lab.ebpf_maps import EbpfMap
+from nfagent.lab.ebpf_requirements import COMPILED, INCLUDE, lack_of, requirements, tools
 
 SOURCE = Path(__file__).with_name("ebpf") / "policy.c"
-HINT = "apt-get install clang libbpf-dev"
-COMPILED = "NFAGENT_EBPF_OBJECT"
-"""The environment variable with the path of the compiled program; without it clang compiles one at each start."""
-
-_INCLUDE = Path("/usr/include")
 _INGRESS, _EGRESS = 1, 2  # enum bpf_tc_attach_point
 _PROGRAMS = {_INGRESS: b"from_pod", _EGRESS: b"to_pod"}
-_HANDLE = _PRIORITY = 1
-"""Of the filters, so that a process replaces those that one before it left."""
+_HANDLE, _PRIORITY = 0x6E66, 1
+"""Of the filters: by these a process knows, and replaces, those that a killed one left."""
 _REPLACE = 1  # BPF_TC_F_REPLACE
 
 
@@ -55,25 +50,21 @@ class Maps(msgspec.Struct, frozen=True):
 
 
 def missing() -> str:
-    """Return what this machine lacks to build and load the program, as a sentence; '' where it lacks nothing."""
-    if shutil.which("clang") is None:
-        return f"the eBPF path needs clang: {HINT}"
-    if not (_INCLUDE / "bpf" / "bpf_helpers.h").exists():
-        return f"the eBPF path needs libbpf's headers: {HINT}"
-    try:
-        libbpf()
-    except HostError as error:
-        return str(error)
-    return ""
+    """Return the first thing that this machine lacks for the eBPF path, as a sentence; '' where it lacks nothing.
+
+    The kernel is asked for its features, but the program isn't tried: `ebpf_check` does that too.
+    """
+    lack = next((check for check in requirements() if check.result != "ok"), None)
+    return "" if lack is None else lack_of(lack)
 
 
 def build(target: Path) -> None:
     """Compile the program to an object file. Raises HostError without clang, KernelError with clang's message."""
-    lack = missing()
-    if lack:
-        raise HostError(lack)
+    lack = next((check for check in tools() if check.result != "ok"), None)
+    if lack is not None:
+        raise HostError(lack_of(lack))
     # <asm/types.h> is in a folder per architecture, which clang doesn't search for the target bpf.
-    include = _INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
+    include = INCLUDE / str(sysconfig.get_config_var("MULTIARCH"))
     # -g: libbpf reads the maps' types from BTF, which is debug information.
     flags = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-I", str(include)]
     command = ["clang", *flags, "-c", str(SOURCE), "-o", str(target)]
@@ -164,15 +155,13 @@ class EbpfProgram:
             created = library.bpf_tc_hook_create(ctypes.byref(hook))
             if created not in {0, -errno.EEXIST}:
                 raise failure(f"tc on link {link}: is CONFIG_NET_SCH_INGRESS on?", -created)
-            self._links[link] = self._links.get(link, False) or not created
+            # The qdisc of a process before this one is ours too.
+            left = not library.bpf_tc_query(ctypes.byref(hook), ctypes.byref(_options()))
+            self._links[link] = self._links.get(link, False) or not created or left
+            options = _options()
             program = library.bpf_object__find_program_by_name(self._object, name)
-            options = TcOptions(
-                sz=ctypes.sizeof(TcOptions),
-                prog_fd=library.bpf_program__fd(ctypes.c_void_p(program)),
-                flags=_REPLACE,
-                handle=_HANDLE,
-                priority=_PRIORITY,
-            )
+            options.prog_fd = library.bpf_program__fd(ctypes.c_void_p(program))
+            options.flags = _REPLACE
             attached = library.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
             if attached:
                 raise failure(f"tc on link {link}: is CONFIG_NET_CLS_BPF on?", -attached)
@@ -188,8 +177,12 @@ def _detach(links: dict[int, bool]) -> None:
             continue
         for point in _PROGRAMS:
             hook = _hook(link, point)
-            options = TcOptions(sz=ctypes.sizeof(TcOptions), handle=_HANDLE, priority=_PRIORITY)
-            library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options))
+            library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(_options()))
+
+
+def _options() -> TcOptions:
+    """Return the options that name our filter."""
+    return TcOptions(sz=ctypes.sizeof(TcOptions), handle=_HANDLE, priority=_PRIORITY)
 
 
 def _hook(link: int, point: int) -> TcHook:

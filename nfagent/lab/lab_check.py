@@ -7,54 +7,47 @@ from functools import partial
 
 import msgspec
 
-from nfagent.errors import HostError, NfagentError
+from nfagent.cli.check_result import Check, CheckResult
+from nfagent.errors import NfagentError
 from nfagent.lab import requirements
-from nfagent.lab.ebpf_program import missing
+from nfagent.lab.ebpf_check import ebpf_check
 
 _UP_MIB, _LATENCY_MIB = 300, 1_600
 
 
-class LabCheck(msgspec.Struct, frozen=True):
-    """One need. lack: what is missing and how to mend it, '' where nothing is; optional: for single options only."""
+class _Need(msgspec.Struct, frozen=True):
+    """A need of the lab. of: the commands or the option that have it; lacking: the result where it isn't met."""
 
     name: str
-    needed_by: str
-    lack: str
-    optional: bool = False
+    of: str
+    check: Callable[[], None]
+    lacking: CheckResult = "FAIL"
 
 
-def lab_checks() -> list[LabCheck]:
-    """Return all needs; nothing is built."""
-    programs = partial(requirements.check_programs, ("ip", "nft", "setpriv"))
-    memory = "with fewer Pods, as --pods 1000"
-    checks: tuple[tuple[str, str, Callable[[], None], bool], ...] = (
-        ("root", "all", requirements.check_root, False),
-        ("programs", "all", programs, False),
-        ("memory of a small lab", "up, demo", partial(requirements.check_memory, _UP_MIB, "end other programs"), False),
-        ("memory of the full run", "latency", partial(requirements.check_memory, _LATENCY_MIB, memory), True),
-        ("C compiler", "latency", requirements.check_compiler, False),
-        ("eBPF", "latency --paths both", _check_ebpf, False),
-        ("vxlan", "up --underlay vxlan", partial(requirements.check_module, "vxlan"), True),
-        ("bridge filter", "up --attachment bridge", partial(requirements.check_module, "br_netfilter"), True),
-        ("etcd, kube-apiserver", "--source apiserver", requirements.check_control_plane, True),
-        ("Vagrant", "--driver vagrant", _check_vagrant, True),
-        ("plots", "report", requirements.check_plots, True),
+def lab_checks() -> list[Check]:
+    """Return the result for each need; nothing stays of what is tried."""
+    needs = (
+        _Need("root", "all commands", requirements.check_root),
+        _Need("programs", "all commands", partial(requirements.check_programs, ("ip", "nft", "setpriv"))),
+        _Need("memory", "up, demo", partial(requirements.check_memory, _UP_MIB, "end other programs")),
+        _Need("more memory", "latency", partial(requirements.check_memory, _LATENCY_MIB, "use --pods 1000"), "warn"),
+        _Need("C compiler", "latency", requirements.check_compiler),
+        _Need("vxlan", "up --underlay vxlan", partial(requirements.check_module, "vxlan"), "warn"),
+        _Need("bridge filter", "--attachment bridge", partial(requirements.check_module, "br_netfilter"), "warn"),
+        _Need("control plane", "--source apiserver", requirements.check_control_plane, "warn"),
+        _Need("Vagrant", "--driver vagrant", _check_vagrant, "warn"),
+        _Need("plots", "report", requirements.check_plots, "warn"),
     )
-    return [LabCheck(name, needed_by, _lack(call), optional) for name, needed_by, call, optional in checks]
+    found = [_result(need) for need in needs]
+    return found + [msgspec.structs.replace(check, name=f"eBPF: {check.name}") for check in ebpf_check()]
 
 
-def _lack(call: Callable[[], None]) -> str:
+def _result(need: _Need) -> Check:
     try:
-        call()
+        need.check()
     except NfagentError as error:
-        return str(error)
-    return ""
-
-
-def _check_ebpf() -> None:
-    lack = missing()
-    if lack:
-        raise HostError(lack)
+        return Check(need.name, need.lacking, f"{error.reason} ({need.of})", error.hint)
+    return Check(need.name, "ok", f"for {need.of}")
 
 
 def _check_vagrant() -> None:

@@ -20,7 +20,7 @@ import msgspec
 
 from nfagent.errors import HostError, NfagentError
 from nfagent.lab import requirements
-from nfagent.lab.ebpf_program import missing
+from nfagent.lab.ebpf_check import ebpf_check
 from nfagent.lab.interrupts import interrupting
 from nfagent.lab.lab_plan import LabSource
 from nfagent.lab.latency_cluster import LatencyCluster, latency_cluster
@@ -91,8 +91,10 @@ def _check(options: LatencyOptions) -> None:
     requirements.check_root()
     requirements.check_programs(("ip", "nft"))
     requirements.check_compiler()
-    if "ebpf" in options.paths and (lack := missing()):
-        raise HostError(lack, hint="or measure nftables alone: --paths nftables")
+    if "ebpf" in options.paths:
+        for lack in (check for check in ebpf_check() if check.result == "FAIL"):
+            fix = f"{lack.fix}; or measure nftables alone: --paths nftables"
+            raise HostError(f"the eBPF path lacks {lack.name}: {lack.found}", hint=fix)
     requirements.check_writable(options.output)
     labs = len(options.paths)
     mib = labs * (_BASE_MIB + options.pods * _POD_MIB + max(options.policies) * _POLICY_MIB)
@@ -160,6 +162,7 @@ class _Run:
                     break
         wanted = {key: outcomes for key, outcomes in found.items() if key[0] in options.scenarios}
         self._progress.series(policies, wanted, disturbed)
+        self._progress.relapses({lab.path: lab.relapses for lab in labs if lab.relapses})
 
     @contextmanager
     def _kept(self, found: dict[tuple[ScenarioName, DataPath], list[Outcome]], policies: int) -> Iterator[None]:
@@ -216,4 +219,4 @@ class _Run:
 
 
 def _sample(outcome: Outcome) -> Try:
-    return Try(outcome.latency, outcome.stages)
+    return Try(outcome.latency, outcome.stages, outcome.write)

@@ -12,6 +12,7 @@ from nfagent.lab.samples import DataPath, ScenarioName
 
 _MS = 1e3
 _LAST = 0.99
+_MINUTES = 90.0
 
 
 class Output(Protocol):
@@ -52,9 +53,11 @@ class LatencyProgress:
         now = time.monotonic()
         self._spent += now - self._began
         self._began = now
-        left = self._spent * (self._total / self._done - 1) if self._done else 0.0
-        words = f", about {max(0.0, left) / 60:.0f} min left" if self._done > weight else ""
-        self._output.progress(f"{self._doing}{words}")
+        # The first turns say little.
+        known = self._done > 2 * weight
+        left = max(0.0, self._spent * (self._total / self._done - 1)) if known else 0.0
+        words = f"{left / 60:.0f} min" if left > _MINUTES else f"{left:.0f} s"
+        self._output.progress(f"{self._doing}, about {words} left" if known else self._doing)
         self._done += weight
 
     def series(
@@ -70,6 +73,11 @@ class LatencyProgress:
             self._output.text(
                 f"{'':>6}  {disturbed} tries made again: connections of an earlier change were being ended"
             )
+
+    def relapses(self, counts: Mapping[DataPath, int]) -> None:
+        """Write how often packets met the previous verdict again, so far, where they did."""
+        for path, count in counts.items():
+            self._output.text(f"{'':>6}  {path}: {count} times so far, packets met the previous verdict again later")
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:

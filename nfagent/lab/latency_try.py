@@ -12,33 +12,34 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.controllers.sync_trace import Sync, SyncsReply
+from nfagent.errors import KernelError
 from nfagent.lab.agents import LabAgent
 from nfagent.lab.change_writers import ChangeWriter, WriteTimes
 from nfagent.lab.latency_scenarios import Step, Verdict, Write, deleted
 from nfagent.lab.prober import NoVerdictError, Prober
+from nfagent.lab.process_cpu import wait_until_quiet
 from nfagent.lab.samples import DataPath, Stage
 
-_QUIET_SECONDS, _QUIET_CPU_SECONDS, _QUIET_TIMEOUT = 0.005, 0.0002, 3.0
-_SETTLED_SECONDS = 0.3
+_QUIET_SECONDS, _SETTLED_SECONDS = 0.005, 0.3
 _LOOK_SECONDS = 0.001
-_TRACE_SECONDS = 5.0
+_TRACE_SECONDS, _LATE_SECONDS = 5.0, 60.0
+_WATCHES = 5
 _LAST_SYNCS = 8
 _MICROSECONDS = 1e6
-_CPUCLOCK_SCHED = 2
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """One change that was measured. Times are microseconds.
 
-    latency:   from the change handed over to the first packet with the new verdict; None where the deadline passed
-    write:     from the change sent to the change handed over
+    latency:   from the change sent to the first packet with the new verdict; None where the deadline passed
+    write:     from the change sent to the API server's response; None for a file
     stages:    parts of the latency, by the agent's trace
     disturbed: while it was measured, the agent was still ending connections of an earlier change
     gap:       since the last packet with the previous verdict: the accuracy of the latency
     """
 
     latency: float | None
-    write: float
+    write: float | None
     stages: dict[Stage, float]
     disturbed: bool
     gap: float
@@ -70,6 +71,8 @@ class MeasuredLab:
         self._to_server, self._to_outside = probers
         self._sources = sources
         self._there: dict[str, Write] = {}
+        self.relapses = 0
+        """How often packets met the previous verdict again, after the first with the new one."""
 
     @property
     def pid(self) -> int:
@@ -92,15 +95,30 @@ class MeasuredLab:
         quiet: processes that must be idle before it. Raises KernelError where packets meet the verdict already.
         """
         prober = self._watch(step.verdict)
-        wait_until_quiet(quiet)
+        wait_until_quiet(quiet, _QUIET_SECONDS)
         times = self._write(step.write)
         try:
             first = prober.first()
         except NoVerdictError:
-            return Outcome(None, (times.handed_over - times.sent) * _MICROSECONDS, {}, disturbed=False, gap=0.0)
+            # It may come yet: the next change must not meet it.
+            self._trace(times, _LATE_SECONDS)
+            wait_until_quiet([self.pid], _SETTLED_SECONDS)
+            return Outcome(None, _write(times), {}, disturbed=False, gap=0.0)
         return outcome(times, first.fresh, first.gap, *self._trace(times))
 
     def _watch(self, verdict: Verdict) -> Prober:
+        """Start to watch for a verdict. Raises KernelError where packets meet it already, also after some tries."""
+        for left in reversed(range(_WATCHES)):
+            try:
+                return self._watch_once(verdict)
+            except KernelError:
+                if not left:
+                    raise
+                self.relapses += 1
+                wait_until_quiet([self.pid], _SETTLED_SECONDS)
+        raise AssertionError("the last watch returns or raises")
+
+    def _watch_once(self, verdict: Verdict) -> Prober:
         source = self._sources.get(verdict)
         if source is None:
             self._to_server.watch(blocked=verdict == "blocked")
@@ -116,9 +134,12 @@ class MeasuredLab:
             self._there[write.name] = write
         return times
 
-    def _trace(self, times: WriteTimes) -> tuple[Sync | None, tuple[float, float]]:
-        """Return the sync that covers a change, and begin and end of the agent's last re-check."""
-        end = time.monotonic() + _TRACE_SECONDS
+    def _trace(self, times: WriteTimes, seconds: float = _TRACE_SECONDS) -> tuple[Sync | None, tuple[float, float]]:
+        """Return the sync that covers a change, and begin and end of the agent's last re-check.
+
+        seconds: how long to wait for the sync
+        """
+        end = time.monotonic() + seconds
         while True:
             reply = msgspec.convert(self.agent.ask("/v1/syncs", last=str(_LAST_SYNCS)), SyncsReply)
             sync = next((sync for sync in reply.syncs if sync.latest >= times.sent), None)
@@ -136,18 +157,22 @@ def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, rech
     """
     began, ended = recheck
     is_own = sync is not None and began >= sync.committed
-    overlaps = 0.0 < began < fresh and (ended > times.handed_over or ended < began)
+    overlaps = 0.0 < began < fresh and (ended > times.sent or ended < began)
     return Outcome(
-        latency=max(0.0, fresh - times.handed_over) * _MICROSECONDS,
-        write=(times.handed_over - times.sent) * _MICROSECONDS,
-        stages={} if sync is None else _stages(times.handed_over, sync, fresh),
+        latency=max(0.0, fresh - times.sent) * _MICROSECONDS,
+        write=_write(times),
+        stages={} if sync is None else _stages(times.sent, sync, fresh),
         disturbed=overlaps and not is_own,
         gap=gap * _MICROSECONDS,
     )
 
 
-def _stages(handed_over: float, sync: Sync, fresh: float) -> dict[Stage, float]:
-    # Each stage ends where the next one begins; what is over before the change was handed over takes no time.
+def _write(times: WriteTimes) -> float | None:
+    return None if times.returned is None else (times.returned - times.sent) * _MICROSECONDS
+
+
+def _stages(sent: float, sync: Sync, fresh: float) -> dict[Stage, float]:
+    # Each stage ends where the next one begins; what is over before the change was sent takes no time.
     ends: list[tuple[Stage, float]] = [
         ("source", sync.received),
         ("decode", sync.decoded),
@@ -156,26 +181,8 @@ def _stages(handed_over: float, sync: Sync, fresh: float) -> dict[Stage, float]:
         ("first_packet", fresh),
     ]
     found: dict[Stage, float] = {}
-    reached = handed_over
+    reached = sent
     for stage, end in ends:
         found[stage] = max(0.0, end - reached) * _MICROSECONDS
         reached = max(reached, end)
     return found
-
-
-def wait_until_quiet(pids: Iterable[int], seconds: float = _QUIET_SECONDS) -> None:
-    """Wait until processes use no CPU for so many seconds; at most three seconds in all."""
-    watched = list(pids)
-    end = time.monotonic() + _QUIET_TIMEOUT
-    since, used = time.monotonic(), _cpu_seconds(watched)
-    while (now := time.monotonic()) < end and now - since < seconds:
-        time.sleep(_LOOK_SECONDS)
-        found = _cpu_seconds(watched)
-        if found - used > _QUIET_CPU_SECONDS:
-            since, used = now, found
-
-
-def _cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU seconds of processes, with threads that have ended."""
-    # include/linux/posix-timers_types.h: the id of a process's clock, as clock_getcpuclockid(3) returns it.
-    return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)

@@ -55,11 +55,9 @@ def _plots_by_scenario(pairs: list[Pair]) -> dict[str, list[list[Plot]]]:
     found: dict[str, list[list[Plot]]] = {}
     for (scenario, _), of_scenario in groupby(pairs, key=lambda pair: (pair.scenario, pair.pods)):
         same = list(of_scenario)
-        rows = (
-            [growth_plot(same)],
-            [cdf_plot(pair, beside=same) for pair in same],
-            [stage_plot(pair, beside=same) for pair in same],
-        )
+        distributions = [cdf_plot(pair, beside=same) for pair in same]
+        stages = [stage_plot(pair, beside=same) for pair in same]
+        rows = [[*distributions, *stages]] if len(same) == 1 else [[growth_plot(same)], distributions, stages]
         found.setdefault(scenario, []).extend([plot for plot in row if plot] for row in rows)
     return found
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.lab.report_rates import RateChange, rate_changes
 from nfagent.lab.report_statistics import Estimate, latencies, ratio_estimate
 from nfagent.lab.report_verdict import LEAST_TRIES
 from nfagent.lab.report_words import PATH_NAMES, listed, plural, ratio_text
@@ -52,6 +53,7 @@ class Comparison(msgspec.Struct, frozen=True):
     differences: tuple[str, ...]
     gaps: tuple[str, ...]
     changes: tuple[SeriesChange, ...]
+    rates: tuple[RateChange, ...] = ()
 
 
 def compare(a: LabSamples, b: LabSamples) -> Comparison:
@@ -68,7 +70,7 @@ def compare(a: LabSamples, b: LabSamples) -> Comparison:
         for key in sorted({**before, **after}, key=lambda key: (*key[:3], list(PATH_NAMES).index(key[3])))
     )
     gaps = tuple(f"{name} ended before its last try: {run.incomplete}." for name, run in _named(a, b) if run.incomplete)
-    return Comparison(_headline(changes), tuple(_differences(a, b)), gaps, changes)
+    return Comparison(_headline(changes), tuple(_differences(a, b)), gaps, changes, rate_changes(a.rates, b.rates))
 
 
 _Key: TypeAlias = tuple[int, int, int, DataPath]

@@ -99,7 +99,7 @@ def rendered(name: str, description: str, draw: Callable[[Axes], None], *, title
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         height = 1 + _ROW_HEIGHT * rows if rows else _HEIGHT
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
         draw(figure.subplots())
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=_SMALL)

@@ -10,14 +10,15 @@ from importlib.resources import files
 from nfagent.lab.report_comparison import Comparison
 from nfagent.lab.report_drawing import Plot
 from nfagent.lab.report_markup import Markup, element, facts, items, joined, table
-from nfagent.lab.report_rates import RATE_HEADER, rate_rows
+from nfagent.lab.report_rates import RATE_CHANGE_HEADER, RATE_HEADER, rate_rows
 from nfagent.lab.report_statistics import CONFIDENCE, quantile
 from nfagent.lab.report_summary import Summary
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, RatioVerdict
 from nfagent.lab.report_words import PATH_NAMES, milliseconds, plural, ratio_text
-from nfagent.lab.samples import LabSamples
+from nfagent.lab.samples import LabSamples, Try
 
 _PERCENTS = (50, 95, 99)
+_RATE_CAPTION = "Median and range; more is better for throughput and connections, less for CPU time and memory"
 
 
 def report_page(
@@ -77,6 +78,7 @@ def comparison_page(comparison: Comparison, runs: Sequence[tuple[str, str, LabSa
             element("h2", "Latencies"),
             table("Ratio of B's latency to A's, with its confidence interval of 95 %", header, rows, names=4),
         ),
+        element("section", element("h2", "Rates and memory"), _rate_changes(comparison)),
         element("section", element("h2", "What else differs"), items(differences)),
         *(
             element("section", element("h2", f"Run {letter}: {file}"), *_circumstances(samples))
@@ -111,14 +113,14 @@ def _headed(tag: str, headline: str, about: str, gaps: Sequence[str]) -> Markup:
 def _findings(summary: Summary) -> Markup:
     if not summary.findings:
         return Markup()
-    entries = [joined([_judged(finding.judgement), ": ", finding.text]) for finding in summary.findings]
+    entries = [joined([_judged(finding.outcome), ": ", finding.text]) for finding in summary.findings]
     return element(
         "section", element("h2", f"Not within {AIM:g}x, or not known to be"), items(entries), class_="findings"
     )
 
 
-def _judged(judgement: str) -> Markup:
-    return element("span", judgement, class_=judgement.replace(" ", "-"))
+def _judged(outcome: str) -> Markup:
+    return element("span", outcome, class_=outcome.replace(" ", "-"))
 
 
 def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
@@ -134,23 +136,44 @@ def _ratio_table(verdicts: Sequence[PairVerdict]) -> Markup:
 
 def _ratio_cell(verdict: RatioVerdict) -> Markup:
     """Return a ratio, its interval and the verdict; a narrow page breaks the line between them only."""
-    first, _, interval = ratio_text(verdict.ratio).partition(" (")
-    parts = [element("span", first), element("span", f"({interval}") if interval else Markup()]
-    return joined([parts[0], " ", parts[1], " ", _judged(verdict.judgement)])
+    judged = _judged(verdict.outcome)
+    if verdict.ratio is None:
+        return judged
+    value, _, interval = ratio_text(verdict.ratio).partition(" ")
+    return joined([element("span", value), " ", element("span", interval), " ", judged])
 
 
 def _latency_table(scenario: str, pairs: Sequence[Pair]) -> Markup:
     sizes = _Sizes(pairs)
+    by_apiserver = any(one.write_us is not None for pair in pairs for path in PATH_NAMES for one in pair.tries(path))
     rows = []
     for pair in pairs:
         for path, name in PATH_NAMES.items():
             found = pair.latencies(path)
-            figures = [milliseconds(quantile(found, percent)) for percent in (*_PERCENTS, 100)] if found else [""] * 4
+            figures = [_latency_cell(found, percent) for percent in (*_PERCENTS, 100)]
             late = sum(1 for latency in found if latency == math.inf)
             named = element("span", name, class_=f"path-{path}")
-            rows.append((*sizes.cells(pair), named, *figures, f"{len(found):,}", f"{late:,}"))
-    header = (*sizes.header, "path", *(f"p{percent}" for percent in _PERCENTS), "max", "tries", "timed out")
+            writes = [_write_cell(pair.tries(path))] if by_apiserver else []
+            rows.append((*sizes.cells(pair), named, *figures, *writes, f"{len(found):,}", f"{late:,}"))
+    quantiles = (*(f"p{percent}" for percent in _PERCENTS), "max")
+    writes = ["API write p50"] if by_apiserver else []
+    header = (*sizes.header, "path", *quantiles, *writes, "tries", "timed out")
     return table(f"{scenario}: latency in ms{sizes.remark}", header, rows, names=1 + len(sizes.header))
+
+
+def _write_cell(tries: Sequence[Try]) -> str:
+    """Return the median of the API server's part: from the request sent until its response was read."""
+    found = sorted(one.write_us for one in tries if one.write_us is not None)
+    return milliseconds(quantile(found, 50)) if found else "not known"
+
+
+def _latency_cell(found: Sequence[float], percent: int) -> str:
+    """Return a quantile, where there are so many tries that it isn't the maximum; 100 is the maximum."""
+    if not found:
+        return "not measured"
+    if percent < 100 and len(found) * (100 - percent) < 100:
+        return "too few"
+    return milliseconds(quantile(found, percent))
 
 
 class _Sizes:
@@ -183,7 +206,13 @@ def _described(plot: Plot) -> str:
 def _rates(samples: LabSamples) -> Markup:
     if not samples.rates:
         return element("p", "Not measured in this run.")
-    return table("Median and range of each quantity", RATE_HEADER, rate_rows(samples.rates), names=3)
+    return table(_RATE_CAPTION, RATE_HEADER, rate_rows(samples.rates), names=3)
+
+
+def _rate_changes(comparison: Comparison) -> Markup:
+    if not comparison.rates:
+        return element("p", "Not measured in either run.")
+    return table(_RATE_CAPTION, RATE_CHANGE_HEADER, (change.row for change in comparison.rates), names=4)
 
 
 def _circumstances(samples: LabSamples) -> tuple[Markup, ...]:
@@ -209,12 +238,22 @@ def _circumstances(samples: LabSamples) -> tuple[Markup, ...]:
 
 def _method() -> tuple[Markup, ...]:
     stages = [
-        ("source", "the change was handed over; until the agent has received its event"),
+        ("source", "from the change sent (rename, API request) until the agent has received its event"),
         ("decode", "until the objects are decoded and applied"),
         ("compile", "until the commands for the kernel are computed"),
         ("commit", "until the kernel has taken them"),
-        ("first packet", "until the first packet with the new verdict was sent; the probe's interval is part of it"),
+        (
+            "first packet",
+            (
+                "until the first packet with the new verdict was sent, so the probe's interval is part of it; "
+                "0 where a packet met the new rules before the agent heard that the kernel has them"
+            ),
+        ),
         ("outside the trace", "what a try took beyond its stages"),
+        (
+            "API write",
+            "from the request sent until the API server's response was read; the first packet may be earlier",
+        ),
     ]
     confidence = (
         f"Confidence intervals are those of the bootstrap, at {CONFIDENCE:.0%}. The 99th percentile of 200 tries rests "

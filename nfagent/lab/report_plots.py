@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nfagent.lab.report_drawing import FAINT, INK, PATH_COLOURS, PATH_DASHES, PATH_MARKERS, SURFACE, Plot, rendered
 from nfagent.lab.report_statistics import Estimate, quantile, quantile_estimate
 from nfagent.lab.report_verdict import AIM, LEAST_TRIES, Pair, PairVerdict, stage_medians
-from nfagent.lab.report_words import PATH_NAMES, duration, milliseconds, plain, plural
+from nfagent.lab.report_words import PATH_NAMES, STAGE_NAMES, UNATTRIBUTED, duration, milliseconds, plain, plural
 from nfagent.lab.samples import DataPath
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROOM = 1.1
 """Of an axis beyond its values, as a factor."""
+_SHOWN_US = 1.0
+"""What is shorter outside the trace is rounding, and not shown."""
 
 
 def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
@@ -40,8 +42,15 @@ def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
     def draw(axes: Axes) -> None:
         for path, name in PATH_NAMES.items():
             if seen := _seen(pair, path):
-                shares = [100 * (number + 1) / len(pair.tries(path)) for number in range(len(seen))]
-                axes.step(seen, shares, where="post", label=name, color=PATH_COLOURS[path], dashes=PATH_DASHES[path])
+                shares = [100 * number / len(pair.tries(path)) for number in range(len(seen) + 1)]
+                axes.step(
+                    [seen[0], *seen],
+                    shares,
+                    where="post",
+                    label=name,
+                    color=PATH_COLOURS[path],
+                    dashes=PATH_DASHES[path],
+                )
         axes.set_xscale("log")
         all_seen = [value for one in (pair, *beside) for path in PATH_NAMES for value in _seen(one, path) if value]
         axes.set_xlim(min(all_seen) / _ROOM, max(all_seen) * _ROOM)
@@ -66,19 +75,21 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
 
     beside: as of `cdf_plot`
     """
-    medians = {path: stage_medians(pair.tries(path)) for path in PATH_NAMES}
-    stages = list({**medians["nftables"], **medians["ebpf"]})
+    medians = {path: found for path in PATH_NAMES if (found := stage_medians(pair.tries(path)))}
+    stages = [stage for stage in STAGE_NAMES.values() if any(stage in found for found in medians.values())]
+    if any(found[UNATTRIBUTED] >= _SHOWN_US for found in medians.values()):
+        stages.append(UNATTRIBUTED)
     if not stages:
         return None
 
     def draw(axes: Axes) -> None:
         thick = 0.38
-        for offset, (path, name) in zip((-thick / 2, thick / 2), PATH_NAMES.items(), strict=True):
+        for offset, (path, found) in zip((-thick / 2, thick / 2), medians.items(), strict=False):
             places = [number + offset for number in range(len(stages))]
-            values = [medians[path].get(stage, 0.0) / 1000 for stage in stages]
-            axes.barh(places, values, height=thick, label=name, color=PATH_COLOURS[path])
+            values = [found.get(stage, 0.0) / 1000 for stage in stages]
+            axes.barh(places, values, height=thick, label=PATH_NAMES[path], color=PATH_COLOURS[path])
             for place, value, stage in zip(places, values, stages, strict=True):
-                words = milliseconds(1000 * value) if stage in medians[path] else "not traced"
+                words = milliseconds(1000 * value) if stage in found else "not traced"
                 axes.annotate(words, (value, place), xytext=(3, 0), va="center", **_BESIDE)
         axes.set_yticks(range(len(stages)), stages)
         axes.invert_yaxis()
@@ -97,7 +108,9 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
         axes.set_xlabel("median [ms]")
         _legend(axes)
 
-    shown = "; ".join(f"{name}: {_enumerated(medians[path]) or 'no trace'}" for path, name in PATH_NAMES.items())
+    shown = "; ".join(
+        f"{name}: {_enumerated(medians.get(path, {})) or 'no trace'}" for path, name in PATH_NAMES.items()
+    )
     description = f"Median of each stage, {_title(pair)}. {shown}."
     return rendered(f"stages-{_slug(pair)}", description, draw, title=_title(pair))
 
@@ -122,6 +135,8 @@ def growth_plot(pairs: Sequence[Pair]) -> Plot | None:
 
     def draw(axes: Axes) -> None:
         for (path, percent), found in lines.items():
+            if not found:
+                continue
             below = [(estimate.value - estimate.low) / 1000 for _, estimate in found]
             above = [(estimate.high - estimate.value) / 1000 for _, estimate in found]
             axes.errorbar(
@@ -168,11 +183,12 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         axes.set_xscale("log")
         axes.axvline(1, color=FAINT, linewidth=0.8)
         axes.axvline(AIM, color=INK, linewidth=1, linestyle="--")
-        axes.annotate(f"aim: {AIM:g}x", (AIM, 1), xycoords=axes.get_xaxis_transform(), xytext=(3, 2), **_BESIDE)
+        above: dict[str, Any] = {"xycoords": _across_figure(axes, axes.transAxes), "xytext": (0, 2)}
+        axes.annotate("scenario, background policies", (0.01, 1), **above, **_BESIDE)
         for place, one in found.items():
             ratio = one.ratio
             if place not in finite or ratio is None:
-                axes.annotate(one.judgement, (1, place), xytext=(3, 0), va="center", color=FAINT, **_BESIDE)
+                axes.annotate(one.outcome, (1, place), xytext=(4, 0), va="center", bbox=_BEHIND, **_BESIDE)
                 continue
             axes.errorbar(
                 ratio.value,
@@ -180,12 +196,12 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
                 xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]],
                 color=INK,
                 marker="o",
-                markerfacecolor=INK if one.judgement == "within" else "none",
+                markerfacecolor=INK if one.outcome == "within" else "none",
                 elinewidth=1.2,
             )
         for place, row in enumerate(rows):
             if isinstance(row, str):
-                axes.text(0.01, place, row, transform=_across_figure(axes), **_HEADING)
+                axes.text(0.01, place, row, transform=_across_figure(axes, axes.transData), **_HEADING)
         axes.set_yticks(list(found), [f"{row.pair.policies:,}" for row in rows if isinstance(row, PairVerdict)])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -194,8 +210,9 @@ def ratio_plot(verdicts: Sequence[PairVerdict], percent: int) -> Plot | None:
         lowest = min(1.0, *(one.ratio.low for one in finite.values() if one.ratio))
         highest = max(AIM, *(one.ratio.high for one in finite.values() if one.ratio))
         axes.set_xlim(lowest / 1.15, highest * 1.15)
-        _number_ticks(axes.xaxis)
-        axes.set_xlabel("times as long as by eBPF [log]")
+        axes.set_xticks(ticks := _ratio_ticks(lowest, highest), list(map(plain, ticks)))
+        axes.minorticks_off()
+        axes.set_xlabel(f"times as long as by eBPF [log]; dashed: {AIM:g}x")
 
     description = (
         f"Ratio of p{percent}, nftables by eBPF, of each scenario and number of background policies, "
@@ -227,22 +244,33 @@ def _slug(pair: Pair) -> str:
     return f"{pair.scenario}-{pair.policies}-policies-{pair.pods}-pods"
 
 
+def _ratio_ticks(lowest: float, highest: float) -> list[float]:
+    """Return the ticks of a logarithmic axis of ratios, 1 and the aim among them."""
+    exponents = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
+    spread = highest / lowest
+    steps = (1, 1.5, 2, 3, 5, 7) if spread < 6 else (1, 2, 5) if spread < 200 else (1,)
+    ticks = {AIM, *(step * 10.0**exponent for exponent in exponents for step in steps)}
+    return sorted(tick for tick in ticks if lowest / _ROOM <= tick <= highest * _ROOM)
+
+
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
 """Of words beside a mark."""
+_BEHIND = {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.5}
+"""Of words that cross lines of the grid."""
 _HEADING: dict[str, Any] = {
     "va": "center",
     "fontsize": 9,
     "fontweight": "bold",
-    "bbox": {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.5},
+    "bbox": _BEHIND,
 }
-"""Of a heading that crosses lines of the grid."""
+"""Of a heading."""
 
 
-def _across_figure(axes: Axes) -> Transform:
-    """Return coordinates with x as a share of the figure's width and y as the axes have it."""
+def _across_figure(axes: Axes, upward: Transform) -> Transform:
+    """Return coordinates with x as a share of the figure's width, and y as `upward` has it."""
     from matplotlib.transforms import blended_transform_factory  # noqa: PLC0415
 
-    return blended_transform_factory(axes.figure.transFigure, axes.transData)
+    return blended_transform_factory(axes.figure.transFigure, upward)
 
 
 def _legend(axes: Axes) -> None:

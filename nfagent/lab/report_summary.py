@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from nfagent.lab.report_verdict import AIM, Judgement, PairVerdict, judge, paired, worst
-from nfagent.lab.report_words import PATH_NAMES, listed, plural, size_text
-from nfagent.lab.samples import SCENARIOS, LabSamples, Series
+from nfagent.lab.report_places import Place, PlacesByText
+from nfagent.lab.report_verdict import AIM, Outcome, Pair, PairVerdict, judge, paired, worst
+from nfagent.lab.report_words import PATH_NAMES, listed, plural
+from nfagent.lab.samples import SCENARIOS, LabSamples, Try
 
-_NOT_WITHIN: tuple[Judgement, ...] = ("not within", "not decided", "not known")
+_NOT_WITHIN: tuple[Outcome, ...] = ("not within", "not decided", "not known")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What keeps a scenario from being within the aim, at one size."""
+    """What keeps scenarios from being within the aim, at some of the sizes."""
 
-    judgement: Judgement
+    outcome: Outcome
     text: str
 
 
@@ -39,39 +40,47 @@ def summarize(samples: LabSamples) -> Summary:
     """Return the verdict of a run."""
     verdicts = tuple(map(judge, paired(samples)))
     findings = tuple(
-        Finding(judgement, _finding(verdict))
-        for judgement in _NOT_WITHIN
-        for verdict in verdicts
-        if verdict.judgement == judgement
+        Finding(outcome, f"{text}.")
+        for outcome in _NOT_WITHIN
+        for text in _causes([verdict for verdict in verdicts if verdict.outcome == outcome])
     )
     return Summary(_headline(verdicts), findings, tuple(_gaps(samples)), verdicts)
+
+
+def _causes(verdicts: Sequence[PairVerdict]) -> list[str]:
+    """Return what keeps verdicts from being within the aim, each cause once."""
+    causes = _places_by_text([verdict.pair for verdict in verdicts])
+    for verdict in verdicts:
+        causes.add(_cause(verdict), _place(verdict.pair))
+    return causes.lines()
+
+
+def _cause(verdict: PairVerdict) -> str:
+    percents: dict[str, list[str]] = {}
+    for quantile in verdict.quantiles:
+        if quantile.outcome != "within":
+            percents.setdefault(quantile.words, []).append(f"p{quantile.percent}")
+    return "; ".join(f"{listed(names)} {words}" for words, names in percents.items())
 
 
 def _headline(verdicts: Sequence[PairVerdict]) -> str:
     if not verdicts:
         return "Nothing was measured, so nothing is known about netfilter and eBPF."
-    of_scenario: dict[str, Judgement] = {}
+    of_scenario: dict[str, Outcome] = {}
     for scenario in SCENARIOS:
-        found = [verdict.judgement for verdict in verdicts if verdict.pair.scenario == scenario]
+        found = [verdict.outcome for verdict in verdicts if verdict.pair.scenario == scenario]
         of_scenario[scenario] = worst(found)
     counts = {
-        judgement: sum(1 for found in of_scenario.values() if found == judgement)
-        for judgement in ("within", *_NOT_WITHIN)
+        outcome: sum(1 for found in of_scenario.values() if found == outcome) for outcome in ("within", *_NOT_WITHIN)
     }
     whole = len(SCENARIOS)
     if counts["within"] == whole:
         return f"Netfilter is within {AIM:g}x of eBPF in all {whole} scenarios: p50 and p99, at every size measured."
-    others = listed([f"{judgement} in {counts[judgement]}" for judgement in _NOT_WITHIN if counts[judgement]])
+    others = listed([f"{outcome} in {counts[outcome]}" for outcome in _NOT_WITHIN if counts[outcome]])
     return (
         f"Netfilter is within {AIM:g}x of eBPF (p50 and p99, at every size measured) "
         f"in {counts['within']} of {whole} scenarios; {others}."
     )
-
-
-def _finding(verdict: PairVerdict) -> str:
-    pair = verdict.pair
-    causes = "; ".join(str(quantile) for quantile in verdict.quantiles if quantile.judgement != "within")
-    return f"{pair.scenario}, {size_text(pair.policies, pair.pods)}: {causes}."
 
 
 def _gaps(samples: LabSamples) -> list[str]:
@@ -80,23 +89,28 @@ def _gaps(samples: LabSamples) -> list[str]:
     measured = {series.scenario for series in samples.series if series.tries}
     if missing := [scenario for scenario in SCENARIOS if scenario not in measured]:
         found.append(f"Not measured: {listed(missing)}.")
-    for pair in paired(samples):
-        where = f"{pair.scenario}, {size_text(pair.policies, pair.pods)}"
-        found += [
-            f"{where}: only one path was measured, and not {name}."
-            for path, name in PATH_NAMES.items()
-            if pair.scenario in measured and not pair.tries(path)
-        ]
-    return [*found, *filter(None, (_shortfall(series, samples.settings.tries) for series in samples.series))]
+    pairs = [pair for pair in paired(samples) if pair.scenario in measured]
+    lacks = _places_by_text(pairs)
+    for pair in pairs:
+        for path, name in PATH_NAMES.items():
+            for lack in _lacks(pair.tries(path), samples.settings.tries):
+                lacks.add(f"{lack} on {name}", _place(pair))
+    return [*found, *(f"{line}." for line in lacks.lines())]
 
 
-def _shortfall(series: Series, wanted: int) -> str:
-    """Return what a series lacks, '' where it lacks nothing."""
-    late = sum(1 for one in series.tries if one.latency_us is None)
-    lacks = []
-    if 0 < len(series.tries) < wanted:
-        lacks.append(f"only {len(series.tries):,} of {plural(wanted, 'try', 'tries')}")
-    if late:
-        lacks.append(f"{late:,} of {plural(len(series.tries), 'try', 'tries')} timed out")
-    size = size_text(series.policies, series.pods)
-    return f"{series.scenario}, {size}, {PATH_NAMES[series.path]}: {listed(lacks)}." if lacks else ""
+def _lacks(tries: Sequence[Try], wanted: int) -> Iterator[str]:
+    """Return what the tries of a path lack, if anything."""
+    if not tries:
+        yield "nothing was measured"
+    elif len(tries) < wanted:
+        yield f"only {len(tries):,} of {plural(wanted, 'try', 'tries')}"
+    if late := sum(1 for one in tries if one.latency_us is None):
+        yield f"{late:,} of {plural(len(tries), 'try', 'tries')} timed out"
+
+
+def _places_by_text(pairs: Sequence[Pair]) -> PlacesByText:
+    return PlacesByText(several_pods=len({pair.pods for pair in pairs}) > 1)
+
+
+def _place(pair: Pair) -> Place:
+    return Place(pair.scenario, pair.policies, pair.pods)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from nfagent.lab.report_comparison import Comparison
-from nfagent.lab.report_statistics import Estimate
+from nfagent.lab.report_statistics import Estimate, ratio_estimate
 from nfagent.lab.report_summary import Summary
 from nfagent.lab.report_verdict import AIM, RatioVerdict
 
@@ -24,7 +26,7 @@ def summary_values(summary: Summary) -> dict[str, Any]:
                 "scenario": verdict.pair.scenario,
                 "policies": verdict.pair.policies,
                 "pods": verdict.pair.pods,
-                "judgement": verdict.judgement,
+                "outcome": verdict.outcome,
                 **{f"p{quantile.percent}": _verdict_values(quantile) for quantile in verdict.quantiles},
             }
             for verdict in summary.verdicts
@@ -56,12 +58,20 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
             }
             for change in comparison.changes
         ],
+        "rates": [
+            {
+                **msgspec.structs.asdict(change.key),
+                "path": change.path,
+                "ratio": _estimate_values(ratio_estimate(change.b, change.a, 50)),
+            }
+            for change in comparison.rates
+        ],
     }
 
 
 def _verdict_values(verdict: RatioVerdict) -> dict[str, Any]:
     return {
-        "judgement": verdict.judgement,
+        "outcome": verdict.outcome,
         "ratio": _estimate_values(verdict.ratio),
         "reason": verdict.reason,
         "stage": verdict.stage,

@@ -24,7 +24,7 @@ LEAST_TRIES = {50: 20, 99: 100}
 _SLOWEST = 20
 """The stage that costs p99 is looked for in the slowest twentieth of the tries, of at least this many."""
 
-Judgement: TypeAlias = Literal["within", "not within", "not decided", "not known"]
+Outcome: TypeAlias = Literal["within", "not within", "not decided", "not known"]
 """`not decided`: the confidence interval has the aim inside."""
 
 
@@ -56,20 +56,23 @@ class RatioVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     percent: int
-    judgement: Judgement
+    outcome: Outcome
     ratio: Estimate | None = None
     reason: str = ""
     stage: str = ""
     stage_us: float = 0.0
 
-    def __str__(self) -> str:
-        """Return it in words: `p99 3.10x (2.50 to 3.90), costliest stage: commit, 1.20 ms longer`."""
-        parts = [f"p{self.percent} {ratio_text(self.ratio)}"]
+    @property
+    def words(self) -> str:
+        """The verdict in words: `3.10x (2.50 to 3.90), costliest stage: commit, 1.20 ms longer`."""
+        parts = [ratio_text(self.ratio)]
+        if self.ratio is not None and self.ratio.low == math.inf:
+            parts.append("its tries timed out")
         if self.reason:
             parts.append(self.reason)
         if self.stage:
             parts.append(f"costliest stage: {self.stage}, {milliseconds(self.stage_us)} ms longer")
-        elif self.judgement == "not within":
+        elif self.outcome == "not within":
             parts.append("the trace doesn't show which stage costs it")
         return ", ".join(parts)
 
@@ -81,9 +84,9 @@ class PairVerdict(msgspec.Struct, frozen=True):
     quantiles: tuple[RatioVerdict, ...]
 
     @property
-    def judgement(self) -> Judgement:
+    def outcome(self) -> Outcome:
         """The verdict about all quantiles: the worst of them."""
-        return worst(verdict.judgement for verdict in self.quantiles)
+        return worst(verdict.outcome for verdict in self.quantiles)
 
     def of(self, percent: int) -> RatioVerdict:
         """Return the verdict about one of the quantiles."""
@@ -112,11 +115,11 @@ def judge(pair: Pair) -> PairVerdict:
     return PairVerdict(pair, tuple(_judge(pair, percent) for percent in LEAST_TRIES))
 
 
-def worst(judgements: Iterable[Judgement]) -> Judgement:
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """Return what holds for all of them together; `not known` where there are none."""
-    found = set(judgements)
-    order: tuple[Judgement, ...] = ("not within", "not known", "not decided", "within")
-    return next((judgement for judgement in order if judgement in found), "not known")
+    found = set(outcomes)
+    order: tuple[Outcome, ...] = ("not within", "not known", "not decided", "within")
+    return next((outcome for outcome in order if outcome in found), "not known")
 
 
 def stage_medians(tries: Iterable[Try]) -> dict[str, float]:
@@ -139,21 +142,21 @@ def stage_medians(tries: Iterable[Try]) -> dict[str, float]:
 def _judge(pair: Pair, percent: int) -> RatioVerdict:
     ours, theirs = pair.latencies("nftables"), pair.latencies("ebpf")
     if reason := _unknown(ours, theirs, percent):
-        return RatioVerdict(percent=percent, judgement="not known", reason=reason)
+        return RatioVerdict(percent=percent, outcome="not known", reason=reason)
     ratio = ratio_estimate(ours, theirs, percent)
     if ratio is None:
-        return RatioVerdict(percent=percent, judgement="not known", reason="eBPF's quantile is 0")
+        return RatioVerdict(percent=percent, outcome="not known", reason="eBPF's quantile is 0")
     stage, longer = _costly_stage(pair, percent)
     if ratio.low > AIM:
-        return RatioVerdict(percent=percent, judgement="not within", ratio=ratio, stage=stage, stage_us=longer)
+        return RatioVerdict(percent=percent, outcome="not within", ratio=ratio, stage=stage, stage_us=longer)
     # A ratio below the aim says nothing while some changes took effect too late to be seen.
     if late := _late(ours):
-        return RatioVerdict(percent=percent, judgement="not known", ratio=ratio, reason=f"{late} on nftables")
+        return RatioVerdict(percent=percent, outcome="not known", ratio=ratio, reason=f"{late} on nftables")
     if ratio.high <= AIM:
-        return RatioVerdict(percent=percent, judgement="within", ratio=ratio)
+        return RatioVerdict(percent=percent, outcome="within", ratio=ratio)
     reason = f"{AIM:g}x is inside the confidence interval"
     return RatioVerdict(
-        percent=percent, judgement="not decided", ratio=ratio, reason=reason, stage=stage, stage_us=longer
+        percent=percent, outcome="not decided", ratio=ratio, reason=reason, stage=stage, stage_us=longer
     )
 
 

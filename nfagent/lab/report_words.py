@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from nfagent.lab.report_statistics import Estimate
-from nfagent.lab.samples import DataPath, Stage
+from nfagent.lab.samples import DataPath, RatePath, Stage
 
 PATH_NAMES: dict[DataPath, str] = {"nftables": "nftables", "ebpf": "eBPF"}
-RATE_PATH_NAMES = {"nftables": "nftables", "ebpf": "eBPF", "none": "no policies"}
+RATE_PATH_NAMES: dict[RatePath, str] = {"nftables": "nftables", "ebpf": "eBPF", "none": "no policies"}
 STAGE_NAMES: dict[Stage, str] = {
     "source": "source",
     "decode": "decode",
@@ -53,17 +53,14 @@ def ratio_text(ratio: Estimate | None) -> str:
     """Return a ratio with its confidence interval: `1.31x (1.22 to 1.44)`."""
     if ratio is None:
         return "not known"
+    if ratio.low == math.inf:
+        return "unbounded"
     return f"{times(ratio.value)} ({_bound(ratio.low)} to {_bound(ratio.high)})"
 
 
 def times(ratio: float) -> str:
     """Return a ratio: `1.31x`."""
-    return "timed out" if ratio == math.inf else f"{significant(ratio)}x"
-
-
-def size_text(policies: int, pods: int) -> str:
-    """Return a size: `1,000 background policies, 15,000 Pods`."""
-    return f"{plural(policies, 'background policy', 'background policies')}, {plural(pods, 'Pod', 'Pods')}"
+    return "unbounded" if ratio == math.inf else f"{significant(ratio)}x"
 
 
 def plural(count: int, one: str, many: str) -> str:

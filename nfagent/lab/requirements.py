@@ -1,4 +1,4 @@
-"""What a lab needs of the machine, checked before anything is built; each error names the command that mends it."""
+"""What a lab needs of the machine, checked before anything is built; each error names the command that fixes it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SCHEMA = 1
 Stage: TypeAlias = Literal["source", "decode", "compile", "commit", "first_packet"]
 """A part of a try's latency, in the order in which they pass.
 
-source:       from the change handed over to the event received by the agent
+source:       from the change sent to the event received by the agent
 decode:       until the objects are decoded and applied
 compile:      until the commands for the kernel are computed
 commit:       until the kernel has taken them
@@ -86,14 +86,16 @@ class LabSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Try(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One change: from the change handed over to the first packet with the new verdict.
+    """One change: from the change sent to the first packet with the new verdict.
 
     latency_us: None where the deadline passed without such a packet
+    write_us:   with an API server: its part until the server's response was read; the first packet may be earlier
     stages_us:  the stages that are known; one that the agent's trace lacks is left out
     """
 
     latency_us: _Microseconds | None
     stages_us: dict[Stage, _Microseconds]
+    write_us: _Microseconds | None = None
 
 
 class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,13 +112,16 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tries: list[Try]
 
 
+RatePath: TypeAlias = Literal["nftables", "ebpf", "none"]
+
+
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Repeated measurements of one quantity, whose name ends in its unit.
 
     path: `none` for the same machine without any policy
     """
 
-    path: Literal["nftables", "ebpf", "none"]
+    path: RatePath
     quantity: str
     policies: _Count
     pods: _Count

@@ -70,12 +70,20 @@ def address_of(state: running_labs.LabState, name: str) -> str:
 
 
 def test_a_lab_answers_after_its_command_has_ended_and_down_removes_all_of_it(lab: running_labs.LabState) -> None:
+    named = {node.netns for node in lab.nodes} | {member.netns for member in lab.members}
+    assert named < set(netns.named(running_labs.prefix(NAME)))
     address = address_of(lab, "shop/db-1")
     assert is_reached(NAME, "shop/web-1", address)
     Path(lab.manifests, "deny.yaml").write_text(DENY_ALL, encoding="utf-8")
     wait_until(lambda: not is_reached(NAME, "shop/web-1", address))
     explained = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "explain", "shop/web-1", "shop/db-1:80/tcp")
     assert (explained.returncode, "DENIED" in explained.stdout) == (1, True), explained.stderr
+    traced = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "dump", "syncs", "-o", "json")
+    [*_, last] = json.loads(traced.stdout)["syncs"]
+    steps = [last[step] for step in ("received", "decoded", "begun", "computed", "committed")]
+    assert (steps == sorted(steps), last["events"]) == (True, 1)
+    shown = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "dump", "syncs").stdout.splitlines()
+    assert (shown[0].split()[:2], len(shown)) == (["COMMITTED", "AT"], len(json.loads(traced.stdout)["syncs"]) + 1)
     listed = json.loads(nfagent("lab", "list", "-o", "json").stdout)
     assert {"name": NAME, "up": True} in listed
     before = left(NAME)

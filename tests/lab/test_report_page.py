@@ -127,6 +127,10 @@ def test_the_page_says_how_it_was_measured(page: Page, words: str) -> None:
     assert words in page.text
 
 
+def test_without_an_api_server_nothing_is_said_of_it(page: Page) -> None:
+    assert "API write p50" not in page.text
+
+
 def test_every_plot_is_a_file_too(folder: Path) -> None:
     files = sorted(path.name for path in folder.glob("*.png"))
     assert len(files) == 12
@@ -212,6 +216,14 @@ def test_samples_of_any_kind_make_a_page(tmp_path: Path, series: list[Series]) -
     assert "Netfilter is within 2x of eBPF in all" not in page.text
     assert "infms" not in page.text
     assert "nan" not in page.text.split()
+
+
+def test_the_part_of_the_api_server_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    tries = [Try(5000.0, {}, 3000.0 + number) for number in range(20)]
+    write_report(latency_samples([Series("policy-created", 0, 10, "nftables", tries)]), tmp_path)
+    text = Page((tmp_path / "report.html").read_text("utf-8")).text
+    assert "API write p50" in text
+    assert "3.01" in text
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.lab.report_summary import summarize
-from nfagent.lab.report_verdict import Judgement, Pair, judge, stage_medians, worst
+from nfagent.lab.report_verdict import Outcome, Pair, judge, stage_medians, worst
 from nfagent.lab.samples import SCENARIOS, DataPath, LabSamples, Series, Try
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 
@@ -67,9 +67,9 @@ def series(path: DataPath, tries: Sequence[Try], policies: int = 0) -> Series:
         "eBPF took no time at all",
     ],
 )
-def test_each_quantile_has_its_verdict(nftables: list[Try], ebpf: list[Try], p50: Judgement, p99: Judgement) -> None:
+def test_each_quantile_has_its_verdict(nftables: list[Try], ebpf: list[Try], p50: Outcome, p99: Outcome) -> None:
     verdict = judge(pair(nftables, ebpf))
-    assert (verdict.of(50).judgement, verdict.of(99).judgement) == (p50, p99)
+    assert (verdict.of(50).outcome, verdict.of(99).outcome) == (p50, p99)
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ _TRIES = st.lists(st.one_of(st.just(LATE), st.builds(Try, st.floats(0, 1e6), st.
 @given(_TRIES, _TRIES)
 def test_within_is_said_only_of_enough_tries_that_all_ended(nftables: list[Try], ebpf: list[Try]) -> None:
     for quantile in judge(pair(nftables, ebpf)).quantiles:
-        if quantile.judgement == "within":
+        if quantile.outcome == "within":
             assert min(len(nftables), len(ebpf)) >= {50: 20, 99: 100}[quantile.percent]
             assert LATE not in (*nftables, *ebpf)
             assert quantile.ratio is not None
             assert quantile.ratio.high <= 2
-        if quantile.judgement == "not known":
+        if quantile.outcome == "not known":
             assert quantile.reason
 
 
 @pytest.mark.parametrize(
-    ("judgements", "expected"),
+    ("outcomes", "expected"),
     [
         (["within", "within"], "within"),
         (["within", "not decided"], "not decided"),
@@ -113,8 +113,8 @@ def test_within_is_said_only_of_enough_tries_that_all_ended(nftables: list[Try],
         ([], "not known"),
     ],
 )
-def test_all_together_are_as_good_as_the_worst(judgements: list[Judgement], expected: Judgement) -> None:
-    assert worst(judgements) == expected
+def test_all_together_are_as_good_as_the_worst(outcomes: list[Outcome], expected: Outcome) -> None:
+    assert worst(outcomes) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def test_all_together_are_as_good_as_the_worst(judgements: list[Judgement], expe
 )
 def test_the_stage_that_costs_it_is_named(nftables: list[Try], ebpf: list[Try], words: str) -> None:
     verdict = judge(pair(nftables, ebpf))
-    assert verdict.judgement == "not within"
-    assert words in str(verdict.of(50))
+    assert verdict.outcome == "not within"
+    assert words in verdict.of(50).words
 
 
 def test_the_stage_that_costs_p99_is_that_of_the_slowest_tries() -> None:
     usual = even_tries(1500, 180, source=900, commit=500)
     slow = even_tries(9000, 20, source=900, commit=8000)
     verdict = judge(pair(usual + slow, even_tries(1000, source=500, commit=500)))
-    assert verdict.of(50).judgement == "within"
+    assert verdict.of(50).outcome == "within"
     assert verdict.of(99).stage == "commit"
 
 
@@ -197,8 +197,8 @@ def test_one_size_that_is_not_within_keeps_its_scenario_from_being_so() -> None:
         )
     )
     assert "in 0 of 7 scenarios; not within in 1 and not known in 6." in summary.headline
-    assert [finding.judgement for finding in summary.findings] == ["not within"]
-    assert summary.findings[0].text.startswith("policy-created, 10,000 background policies, 15,000 Pods: p50 4.00x")
+    assert [finding.outcome for finding in summary.findings] == ["not within"]
+    assert summary.findings[0].text.startswith("policy-created, with 10,000 background policies: p50 and p99 4.00x")
     assert "costliest stage: commit, 3.00 ms longer" in summary.findings[0].text
 
 
@@ -206,6 +206,20 @@ def test_an_empty_run_knows_nothing() -> None:
     summary = summarize(latency_samples([]))
     assert summary.headline == "Nothing was measured, so nothing is known about netfilter and eBPF."
     assert summary.gaps == (f"Not measured: {', '.join(SCENARIOS[:-1])} and {SCENARIOS[-1]}.",)
+
+
+@pytest.mark.parametrize(
+    ("nftables", "ebpf", "words"),
+    [
+        (even_tries(1000), [], "p50 and p99 not known, eBPF was not measured."),
+        ([LATE] * 200, even_tries(1000), "p50 and p99 unbounded, its tries timed out, the trace doesn't show"),
+        (even_tries(1000, 50), even_tries(1000, 50), "p99 not known, only 50 tries on nftables, 100 are needed."),
+    ],
+)
+def test_a_cause_is_said_once(nftables: list[Try], ebpf: list[Try], words: str) -> None:
+    summary = summarize(latency_samples([series("nftables", nftables), series("ebpf", ebpf)]))
+    (finding,) = summary.findings
+    assert finding.text.startswith(f"policy-created, with 0 background policies: {words}")
 
 
 @pytest.mark.parametrize(
@@ -217,23 +231,37 @@ def test_an_empty_run_knows_nothing() -> None:
         ),
         (
             latency_samples([series("nftables", even_tries(1000, 150)), series("ebpf", even_tries(1000))]),
-            "policy-created, 0 background policies, 15,000 Pods, nftables: only 150 of 200 tries.",
+            "policy-created, with 0 background policies: only 150 of 200 tries on nftables.",
         ),
         (
-            latency_samples([series("nftables", [*even_tries(1000, 197), *[LATE] * 3])]),
-            "policy-created, 0 background policies, 15,000 Pods, nftables: 3 of 200 tries timed out.",
+            latency_samples([series("nftables", [*even_tries(1000, 197), *[LATE] * 3], size) for size in (0, 1, 1000)]),
+            "policy-created, with 0, 1 and 1,000 background policies: 3 of 200 tries timed out on nftables.",
         ),
         (
             latency_samples([series("nftables", [LATE], 1)]),
-            "policy-created, 1 background policy, 15,000 Pods, nftables: only 1 of 200 tries and 1 of 1 try timed out.",
+            "policy-created, with 1 background policy: 1 of 1 try timed out on nftables.",
         ),
         (
             latency_samples([series("nftables", even_tries(1000))]),
-            "policy-created, 0 background policies, 15,000 Pods: only one path was measured, and not eBPF.",
+            "policy-created, with 0 background policies: nothing was measured on eBPF.",
         ),
         (
             latency_samples([series("ebpf", even_tries(1000)), series("nftables", [])]),
-            "policy-created, 0 background policies, 15,000 Pods: only one path was measured, and not nftables.",
+            "policy-created, with 0 background policies: nothing was measured on nftables.",
+        ),
+        (
+            latency_samples(
+                [
+                    Series(scenario, policies, pods, "ebpf", even_tries(1000))
+                    for scenario in SCENARIOS[:2]
+                    for policies, pods in ((0, 5), (7, 5), (0, 6))
+                ]
+            ),
+            (
+                "policy-created and policy-deleted, with 0 and 7 background policies and 5 Pods; "
+                "policy-created and policy-deleted, with 0 background policies and 6 Pods: "
+                "nothing was measured on nftables."
+            ),
         ),
     ],
     ids=[
@@ -243,6 +271,7 @@ def test_an_empty_run_knows_nothing() -> None:
         "few tries that timed out",
         "no series of eBPF",
         "a series of nftables without tries",
+        "scenarios and sizes that lack the same",
     ],
 )
 def test_what_a_run_lacks_is_said(run: LabSamples, gap: str) -> None:

@@ -94,7 +94,7 @@ def test_the_evaluator_agrees_with_the_maps(world: list[Item | ObjectRef], proto
     assert wrong_verdicts(*driven(world), *protocol) == []
 
 
-@settings(max_examples=4 * settings().max_examples)
+@settings(max_examples=2 * settings().max_examples)
 @given(HISTORIES | HISTORIES.map(covered), PROTOCOLS, RANDOM)
 def test_the_changes_of_a_history_lead_to_the_maps_of_its_last_objects(
     history: list[Item | ObjectRef], protocol: tuple[str, int | None], random: Random

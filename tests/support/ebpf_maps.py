@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from nfagent.lab.ebpf_codec import ALL_PORTS, ALL_PROTOCOLS, ANY, HOST, WORLD, EndpointEntry, PolicyEntry, PortKey
+from nfagent.lab.ebpf_codec import (
+    ALL_PORTS,
+    ALL_PROTOCOLS,
+    ANY,
+    HOST,
+    SERVICE,
+    WORLD,
+    EndpointEntry,
+    PolicyEntry,
+    PortKey,
+)
 from nfagent.lab.ebpf_prefixes import Prefix
 from nfagent.lab.ebpf_state import EbpfChange
 from nfagent.model.netaddr import family_of, number
@@ -54,6 +64,8 @@ class MapsModel:
         identity = self.identities.get(peer, WORLD)
         if direction == "ingress" and identity == HOST:
             return True
+        if direction == "egress" and identity == SERVICE:
+            return False
         numbers = {identity, self._longest(self.blocks, peer), ANY}
         return any(
             entry.policy == policy and entry.direction == direction and entry.identity in numbers

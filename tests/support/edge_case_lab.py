@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from nfagent.lab.agents import AgentKind
 from nfagent.lab.topology_plan import Attachment, OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import Family, family_of
 from tests.support.packet_labs import (
@@ -42,11 +43,11 @@ OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
 
 
 @contextlib.contextmanager
-def edge_case_lab(folder: Path, attachment: Attachment) -> Iterator[ManifestLab]:
-    """Build the lab, without a policy."""
+def edge_case_lab(folder: Path, attachment: Attachment, kind: AgentKind = "nfagent") -> Iterator[ManifestLab]:
+    """Build the lab, without a policy. kind: which program enforces on the nodes."""
     nodes, _, _ = grid(attachment)
     documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
-    with running_lab(folder, nodes, PODS, [OUTSIDE], documents) as running:
+    with running_lab(folder, nodes, PODS, [OUTSIDE], documents, kind=kind) as running:
         yield running
 
 

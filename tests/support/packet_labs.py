@@ -158,6 +158,7 @@ def running_lab(
     pods: Sequence[PodPlan],
     outside: Sequence[OutsideHost] = (),
     documents: Iterable[Document] = (),
+    *,
     kind: AgentKind = "nfagent",
 ) -> Iterator[ManifestLab]:
     """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`.

@@ -11,6 +11,8 @@
 #define INGRESS 1
 #define ANY 0
 
+#define FAMILY_BIT(family) ((family) == 4 ? 1 : 2)
+
 #define SECOND 1000000000ULL
 #define LIFETIME (6 * 3600 * SECOND)
 #define LIFETIME_DATAGRAM (60 * SECOND)
@@ -58,7 +60,7 @@ struct endpoint {
     __u32 egress;
     __u32 ingress;
     __u32 checks_source; // whether packets with other sources than these addresses are dropped
-    __u32 unused;
+    __u32 families;      // with an address that is known; 1: IPv4, 2: IPv6. Packets of the other one aren't judged
     __u8 address4[16];
     __u8 address6[16];
 };

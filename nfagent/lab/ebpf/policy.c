@@ -227,6 +227,8 @@ INLINE int judge(struct __sk_buff *skb, __u8 direction)
     family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : skb->protocol == bpf_htons(ETH_P_IPV6) ? 6 : 0;
     if (!family || skb->vlan_present)
         return !isolated || (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present) ? TC_ACT_OK : TC_ACT_SHOT;
+    if (!(endpoint->families & FAMILY_BIT(family)))
+        return TC_ACT_OK;
     if (read_packet(skb, sizeof(struct ethhdr), family, 0, &packet)) {
         made.reason = DENIED_UNREADABLE;
         if (isolated)
@@ -270,7 +272,7 @@ INLINE int judge(struct __sk_buff *skb, __u8 direction)
         return TC_ACT_SHOT;
     if (packet.kind == ERROR)
         return TC_ACT_OK;
-    if (direction == EGRESS && settings->masquerade & (family == 4 ? 1 : 2) &&
+    if (direction == EGRESS && settings->masquerade & FAMILY_BIT(family) &&
         !look_up(&unmasqueraded, family, packet.key.server))
         fresh.mark = settings->mark;
     fresh.expires = now + lifetime(&packet.key);

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nfagent.cli import check_host
-from nfagent.cli.check import _text
+from nfagent.cli.check import check_lines
 from nfagent.cli.check_result import Check
 from nfagent.errors import HostError
 from nfagent.kernel.nat_ports import ADVICE, NatPorts
@@ -158,7 +158,7 @@ def test_an_unreachable_api_server_fails_with_the_reason(call: Call, tmp_path: P
 
 @pytest.mark.parametrize("lines", [1, 3])
 def test_a_fix_shared_by_several_lines_is_shown_once_below_them(lines: int) -> None:
-    shown = _text([Check("denied", "warn", f"thing {number}", "first\nsecond") for number in range(lines)])
+    shown = check_lines([Check("denied", "warn", f"thing {number}", "first\nsecond") for number in range(lines)])
     assert [line.split()[-1] for line in shown[1:]] == [*map(str, range(lines)), "first", "second"]
     assert shown[-1].index("second") == shown[-2].index("first")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.samples import LabSamples, Series, Try, encode_samples
+from nfagent.lab.samples import LabSamples, Rate, Series, Try, encode_samples
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 from tests.unit.cli.called import Call
 
@@ -30,7 +30,8 @@ def small(slower: float = 1) -> LabSamples:
         [
             Series("policy-created", 0, 10, "nftables", even_tries(1500 * slower, commit=900 * slower)),
             Series("policy-created", 0, 10, "ebpf", even_tries(1000, commit=400)),
-        ]
+        ],
+        rates=[Rate("ebpf", "rss_bytes", 0, 10, [1e8])],
     )
 
 
@@ -60,11 +61,11 @@ def test_the_verdict_is_there_as_json(tmp_path: Path, call: Call) -> None:
     assert value["report"] == f"{tmp_path}/run-report/report.html"
     assert value["complete"] is False
     created, deleted = value["verdicts"]
-    assert created["p50"]["judgement"] == "not within"
+    assert created["p50"]["outcome"] == "not within"
     assert created["p50"]["stage"] == "commit"
     assert created["p50"]["ratio"]["value"] == pytest.approx(4.5, abs=0.01)
     assert deleted["p50"] == {
-        "judgement": "not within",
+        "outcome": "not within",
         "ratio": {"value": None, "low": None, "high": None},
         "reason": "",
         "stage": "",
@@ -88,7 +89,10 @@ def test_two_runs_are_compared_in_a_table_that_fits_the_terminal(tmp_path: Path,
 def test_a_comparison_is_a_page_where_a_folder_is_given_and_json_where_asked(tmp_path: Path, call: Call) -> None:
     a, b = written(tmp_path, "a.json", small()), written(tmp_path, "b.json", small(2))
     said = call("lab", "report", "--compare", a, b, "--folder", tmp_path / "out", "-o", "json")
-    ours, theirs = json.loads(said.out)["changes"]
+    value = json.loads(said.out)
+    ours, theirs = value["changes"]
+    (rate,) = value["rates"]
+    assert (rate["quantity"], rate["path"], rate["ratio"]["value"]) == ("rss_bytes", "ebpf", 1.0)
     assert (ours["path"], ours["p50"]["change"]) == ("nftables", "longer")
     assert (theirs["path"], theirs["p50"]["change"]) == ("ebpf", "no difference shown")
     assert "2.00x (2.00 to 2.00), longer" in (tmp_path / "out" / "report.html").read_text("utf-8")

@@ -26,8 +26,10 @@ class Batches(InformersHarness):
     """Keeps the names of each batch."""
 
     batches: list[str]
+    received: float | None = None
 
-    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:
+        self.received = received
         given = len(self.holder.given)
         await super().apply(changes)
         given_now = self.holder.given[given:]
@@ -72,6 +74,17 @@ def test_initial_events_of_policies_that_come_in_several_reads_are_one_batch() -
                 gate.set()
             await stage.comes(lambda: len(stage.batches) == 2)
             assert stage.batches == ["p", "p q r s"]
+
+    asyncio.run(body())
+
+
+def test_a_watch_event_has_the_time_at_which_it_was_read() -> None:
+    async def body() -> None:
+        async with holding_one() as stage:
+            stage.script.on(POLICIES.path, initial(FIRST), added(MORE[0]), "silent")
+            await stage.comes(lambda: any("q" in batch for batch in stage.batches))
+            assert stage.received is not None
+            assert stage.received <= stage.clock.monotonic()
 
     asyncio.run(body())
 
