@@ -13,7 +13,7 @@ from tests.support.tier_documents import anp
 
 BLUE: dict[str, object] = {"namespaces": {"matchLabels": {"team": "blue"}}}
 PORTS = [{"namedPort": "http"}]
-EVERYBODY: list[dict[str, object]] = [{"namespaces": {}}]
+EVERY_NAMESPACE: list[dict[str, object]] = [{"namespaces": {}}]
 
 
 def served(namespace: str, node: str, last: int) -> Pod:
@@ -21,7 +21,7 @@ def served(namespace: str, node: str, last: int) -> Pod:
     return Pod(namespace, "web", (("app", "web"),), node, (f"10.64.{last}.1",), ports=ports)
 
 
-SUBJECT = anp(subject=BLUE, ingress=[{"name": "in", "action": "Deny", "from": EVERYBODY, "ports": PORTS}])
+SUBJECT = anp(subject=BLUE, ingress=[{"name": "in", "action": "Deny", "from": EVERY_NAMESPACE, "ports": PORTS}])
 PEER = anp(egress=[{"name": "out", "action": "Deny", "to": [BLUE], "ports": PORTS}])
 
 
