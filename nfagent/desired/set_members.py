@@ -167,9 +167,9 @@ class SetMembership:
 
         local: whether policies select other Pods of this node now, whose own ports they may name
         """
-        owners: list[_Owner] = [*set(moved)]
+        owners: dict[_Owner, None] = dict.fromkeys(moved)
         if local:
-            owners.append("local")
+            owners["local"] = None
         found = [named for owner in owners for named in self._of_port.get(owner, {}).values()]
         for content, sets in {content: sets for named in found for content, sets in named.items()}.items():
             for family, name in sets.items():

@@ -114,27 +114,28 @@ class VagrantVms:
         return self.run(vm, f"systemctl show --value --property {name} {unit}").strip()
 
     def apply(self, *documents: dict[str, Any]) -> None:
-        """Create or change objects at the API server, and return when both agents enforce what they read of it."""
-        self.run(
-            "worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_PUT)}", stdin=json.dumps(documents)
-        )
-        self.wait_until_enforced()
+        """Create or change objects at the API server, and return when the agent enforces its policies."""
+        self._write(_PUT, documents)
 
     def delete(self, *documents: dict[str, Any]) -> None:
-        """Delete objects, and return when both agents enforce the rest."""
-        self.run(
-            "worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_DELETE)}", stdin=json.dumps(documents)
-        )
-        self.wait_until_enforced()
+        """Delete objects, and return when the agent enforces the rest."""
+        self._write(_DELETE, documents)
 
     def wait_until_enforced(self) -> None:
-        """Wait until both agents have the newest policies of the server in the kernel. Raises HostError."""
-        newest = self.run("worker-1", f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_VERSION)}").strip()
-        for vm in ("worker-1", "worker-2"):
-            self._wait(lambda vm=vm: self._has_seen(vm, newest), f"the agent of {vm} doesn't enforce {newest}")  # type: ignore[misc]
+        """Wait until the agent has the server's policies in the kernel. Raises HostError."""
+        self._write("", ())
 
-    def _has_seen(self, vm: str, newest: str) -> bool:
-        status = self.json(vm, "/opt/nfagent/bin/nfagent dump state -o json")["agent"]
+    def _write(self, how: str, documents: Sequence[dict[str, Any]]) -> None:
+        line = f"/opt/nfagent/bin/python -c {shlex.quote(_CLIENT + how + _VERSION)}"
+        newest = self.run(WORKER, line, stdin=json.dumps(documents)).strip()
+        self._wait(lambda: self._has_seen(newest), f"the agent doesn't enforce the policies: {newest}")
+
+    def state(self, vm: str) -> Any:  # noqa: ANN401 - as json.loads
+        """Return the state of a VM's agent; by its socket, since the command takes seconds under emulation."""
+        return self.json(vm, f"python3 -c {shlex.quote(_STATE)}")["agent"]
+
+    def _has_seen(self, newest: str) -> bool:
+        status = self.state(WORKER)
         count, version = map(int, newest.split())
         there = status["apiserver"]["resources"]["NetworkPolicy"]
         return bool(
@@ -144,6 +145,17 @@ class VagrantVms:
             and status["reconcile"]["in_sync"]
             and not status["revoke"]["suspects"]
         )
+
+    def wait_until_in_sync(self, vm: str) -> None:
+        """Wait until a VM's agent runs and has the kernel in sync. Raises HostError."""
+
+        def holds() -> bool:
+            try:
+                return bool(self.state(vm)["reconcile"]["in_sync"])
+            except (HostError, ValueError):
+                return False  # it starts
+
+        self._wait(holds, f"the agent of {vm} isn't in sync")
 
     @staticmethod
     def _wait(holds: Callable[[], bool], otherwise: str) -> None:
@@ -161,14 +173,14 @@ class VagrantVms:
         return match[1]
 
     def reaches(self, source: str, address: str, port: int = 80) -> bool:
-        """Return whether a Pod's packet reaches a Pod's address: a closed port answers too."""
+        """Return whether a packet of a Pod, or of the VM `cp`, reaches a Pod's address: a closed port answers too."""
         probe = (
             "import socket,sys\ns=socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\n"
             "s.settimeout(5)\n"
             "try: s.connect((sys.argv[1], int(sys.argv[2])))\nexcept ConnectionRefusedError: print('yes')\n"
             "except OSError: print('no')\nelse: print('yes')\n"
         )
-        line = f"ip netns exec {source} python3 -c {shlex.quote(probe)} {address} {port}"
+        line = f"{_inside(source)}python3 -c {shlex.quote(probe)} {address} {port}"
         return self.run(vm_of(source), line).strip() == "yes"
 
     def received(self, pod: str) -> int:
@@ -179,8 +191,8 @@ class VagrantVms:
         return counters["InDatagrams"] + counters["NoPorts"] + counters["InErrors"]
 
     def send(self, source: str, address: str, port: int = 7000, pause: float = 0.02) -> subprocess.Popen[str]:
-        """Start to send UDP packets from a Pod; `stop` ends it."""
-        line = f"ip netns exec {source} python3 -c {shlex.quote(_SENDER)} {address} {port} {pause}"
+        """Start to send UDP packets from a Pod, or from the VM `cp`; `stop` ends it."""
+        line = f"{_inside(source)}python3 -c {shlex.quote(_SENDER)} {address} {port} {pause}"
         return subprocess.Popen(
             self.command(vm_of(source), line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -202,9 +214,13 @@ class VagrantVms:
         return int(said or 0)
 
 
-def vm_of(pod: str) -> str:
-    """Return the VM of a Pod: shop.db-1 is on worker-1."""
-    return f"worker-{pod.split('-')[1]}"
+def vm_of(place: str) -> str:
+    """Return the VM of a Pod, named as its network namespace: shop.db-1 is on worker-1; and `cp` of `cp` itself."""
+    return place if "." not in place else f"worker-{place.split('-')[1]}"
+
+
+def _inside(place: str) -> str:
+    return f"ip netns exec {place} " if "." in place else ""
 
 
 def policy(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -214,12 +230,20 @@ def policy(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 _CLIENT = "import json,sys\nfrom nfagent.lab.vagrant_node import admin_client\nclient = admin_client()\n"
-_PUT = _CLIENT + "client.put_all(json.load(sys.stdin))\n"
-_DELETE = _CLIENT + "[client.delete(each) for each in json.load(sys.stdin)]\n"
+_PUT = "client.put_all(json.load(sys.stdin))\n"
+_DELETE = "[client.delete(each) for each in json.load(sys.stdin)]\n"
 _VERSION = (
-    _CLIENT + "found = client.list('networking.k8s.io/v1', 'NetworkPolicy')\n"
+    "found = client.list('networking.k8s.io/v1', 'NetworkPolicy')\n"
     "print(len(found), max([int(each['metadata']['resourceVersion']) for each in found], default=0))\n"
 )
+_STATE = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as agent:
+    agent.connect("/run/nfagent/agent.sock")
+    agent.sendall(b"GET /v1/dump/state HTTP/1.0\\r\\nHost: agent\\r\\n\\r\\n")
+    reply = b"".join(iter(lambda: agent.recv(65536), b""))
+sys.stdout.buffer.write(reply.partition(b"\\r\\n\\r\\n")[2])
+"""
 
 
 DB_ONLY_FROM_WEB = policy(
@@ -230,4 +254,4 @@ DB_ONLY_FROM_WEB = policy(
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
     },
 )
-"""shop/web-2 may send to shop/db-1, and guest/visitor-2 may not."""
+"""shop/web-1 may send to shop/db-1; no other Pod, the VM `cp` included."""

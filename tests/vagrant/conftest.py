@@ -21,14 +21,14 @@ def _progress(text: str) -> None:
 
 @pytest.fixture(scope="session")
 def vms(request: pytest.FixtureRequest) -> Iterator[VagrantVms]:
-    """Two workers and the control plane; removed at the end where these tests made them."""
+    """A worker and the control plane; removed at the end where these tests made them."""
     if given := os.environ.get("NFAGENT_VAGRANT_LAB", ""):
         with VagrantVms(given) as found:
             yield found
         return
     # The progress of the minutes in which the VMs start is shown.
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        vagrant.up("test", 2, 3, _progress)
+        vagrant.up("test", 1, 3, _progress)
     try:
         with VagrantVms("test") as made:
             yield made

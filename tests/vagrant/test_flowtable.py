@@ -33,7 +33,7 @@ def test_a_connection_in_a_flowtable_that_a_policy_denies_ends_within_seconds(
     vms: VagrantVms, facts: dict[str, Any]
 ) -> None:
     server = vms.echo("shop.web-1")
-    sender = vms.send("shop.web-2", vms.address("shop.web-1"), pause=PAUSE)
+    sender = vms.send("cp", vms.address("shop.web-1"), pause=PAUSE)
     try:
         offloaded = "grep -c OFFLOAD /proc/net/nf_conntrack || conntrack -L 2>/dev/null | grep -c OFFLOAD"
         vms.wait_until(WORKER, f"[ $({offloaded} || true) -ge 1 ] || nft list flowtables | grep -q fast")

@@ -47,7 +47,7 @@ def test_an_upgrade_loses_no_allowed_packet_and_lets_no_denied_one_pass(vms: Vag
     old = vms.run(WORKER, MODULES)
     address = vms.address("shop.db-1")
     before = vms.received("shop.db-1")
-    allowed, denied = vms.send("shop.web-2", address), vms.send("guest.visitor-2", address)
+    allowed, denied = vms.send("shop.web-1", address), vms.send("cp", address)
     vms.run(WORKER, INSTALL)
     vms.wait_until_enforced()
     sent, refused = vms.stop(allowed), vms.stop(denied)
