@@ -99,9 +99,7 @@ class DesiredState:
         """Add or replace an object. Return whether anything changed."""
         match item:
             case NetworkPolicy() | TierPolicy():
-                if isinstance(item, TierPolicy):
-                    item = item.with_last_good(self.index.policies.get(item.ref))
-                delta = self.index.put(item)
+                delta = self.index.put(item.with_last_good(self.index.policies.get(item.ref)))
                 return delta is not None and self._apply_delta(delta)
             case IpMasqConfig() | EgressNATPolicy() | NetworkGatewayGroup():
                 return self._apply_egress(item)
@@ -303,6 +301,10 @@ class DesiredState:
         """Return the policy sets that apply to a local Pod's address: at most one for each direction and Pod."""
         self._steps.finish()
         return self._policy_sets.keys_of(address)
+
+    def known_policy_sets_of(self, address: str) -> tuple[PolicySetKey, ...] | None:
+        """Return what `policy_sets_of` does, without processing pending changes first: None while there are any."""
+        return self._policy_sets.keys_of(address) if self._policy_sets.is_current else None
 
     @property
     def masquerade_exempt(self) -> tuple[Range, ...]:
