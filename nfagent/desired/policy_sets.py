@@ -263,6 +263,8 @@ class PolicySets:
 
     def _drop(self, key: PolicySetKey) -> None:
         live = self.known.pop(key)
+        # A policy of it may have changed since its last Pod went: there is nothing left to update.
+        self._dirty.discard(key)
         chain = live.chain
         for ref in key.refs:
             self._keys_of_policy[ref].discard(key)

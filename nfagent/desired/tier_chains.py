@@ -86,6 +86,8 @@ class TierChains:
 
     def _write(self, key: ChainKey, families: tuple[Family, ...]) -> Iterator[None]:
         plan, name = self._plans.of(key), names.chain_name(key)
+        # Where the caller stops before the end, the chain is neither as it was nor whole.
+        self._written_families.pop(key, None)
         self._chains.put(name, render_chain(key.direction, plan, families))
         yield
         if self._needs_untracked_chain(key):

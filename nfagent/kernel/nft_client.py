@@ -93,6 +93,8 @@ class NftClient:
         self._removing = self._anew = False
         self._grown = False  # whether larger sets of flows were requested
         self._deletions: CounterDeletions | None = None
+        # The table was listed for a comparison whose transaction isn't committed yet.
+        self._comparing = False
 
     def defer_deletions(self, deletions: CounterDeletions) -> None:
         """Have the deletions of counters in transactions of `apply` wait."""
@@ -105,9 +107,17 @@ class NftClient:
     async def difference(self, wanted: Ruleset) -> Transaction:
         """Read the table and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
 
-        Listing and comparing a large table takes seconds, in the worker thread.
+        Listing and comparing a large table takes seconds, in the worker thread. Until the transaction is committed, or
+        refused, no counters without use are deleted: it was made for a table that has them.
         """
-        return await self._in_thread(self._difference_now, wanted)
+        async with self._turn:
+            self._comparing = True
+        transaction: Transaction = ()
+        try:
+            transaction = await self._in_thread(self._difference_now, wanted)
+        finally:
+            self._comparing = bool(transaction)
+        return transaction
 
     async def apply(self, transaction: Transaction) -> None:
         """Commit a transaction. Raises KernelError, HostError; WireError for a command that can't be encoded.
@@ -124,6 +134,8 @@ class NftClient:
             except (KernelError, WireError):
                 self._anew = self._removing
                 raise
+            finally:
+                self._comparing = False
             self._anew = self._removing = False
             if deletions is not None:
                 deletions.committed(plan)
@@ -131,10 +143,11 @@ class NftClient:
     async def commit_latest(self, transaction: Callable[[], Transaction]) -> None:
         """Commit what a function returns while no other transaction is being committed; no deletion waits.
 
-        Raises what `apply` does.
+        The function isn't called while the table is compared: the caller tries again later. Raises what `apply` does.
         """
         async with self._turn:
-            await self._commit(transaction())
+            if not self._comparing:
+                await self._commit(transaction())
 
     async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return objects that this nft lists differently than `repair` wrote them, and accept these listings.

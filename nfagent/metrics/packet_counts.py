@@ -244,6 +244,8 @@ class PacketCounts:
         """Delete counters that were read for the last time."""
         if not read or self._delete is None:
             return
+        # What they counted since the reading before is nowhere else when they are gone.
+        await self._keep()
         deleted: list[str] = []
 
         def latest() -> Transaction:

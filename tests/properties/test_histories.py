@@ -7,16 +7,16 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nfagent.desired.state import DesiredState
 from nfagent.model.admin_policy import NodePeer, TierPolicy
-from nfagent.model.egress_nat import EgressNATPolicy
+from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import Item
-from nfagent.model.netaddr import family_of
+from nfagent.model.netaddr import Range, family_of
 from nfagent.model.networkpolicy import PodPeer
-from nfagent.model.objects import DIRECTIONS, ObjectRef, Pod
+from nfagent.model.objects import DIRECTIONS, Node, ObjectRef, Pod
 from nfagent.nftables.matches import AddressInSet, NamedPort
 from nfagent.nftables.names import content_name
 from nfagent.nftables.objects import Element, Goto, Return, Ruleset
@@ -116,7 +116,26 @@ def under_re_check(ruleset: Ruleset) -> set[Element]:
     return set(found)
 
 
+GATEWAYS = NetworkGatewayGroup(
+    namespace="kube-system", name="gw", addresses=("2001:db8:0:a::3", "192.0.2.11", "192.0.2.10")
+)
+MOVED_ADDRESSES: list[tuple[Event, str]] = [
+    # Floating addresses that move to another node keep their numbers; from the objects alone they get others.
+    (Node("b", addresses=("192.168.0.2", "fd00::2"), ready=True), "take"),
+    (Node("a", addresses=("192.168.0.1", "fd00::1"), ready=True), "take"),
+    (
+        EgressNATPolicy(
+            name="out", action="SNAT", destinations=(Range(4, 0x0A000000, 0x0AFFFFFF),), gateway=GATEWAYS.ref
+        ),
+        "take",
+    ),
+    (GATEWAYS, "take"),
+    (ObjectRef("Node", "", "b"), "take"),
+]
+
+
 @settings(max_examples=2 * settings().max_examples)
+@example(MOVED_ADDRESSES, ("tcp", 80), Random(0))  # noqa: S311 - not for secrets
 @given(long_histories(), PROTOCOLS, RANDOM)
 def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
     history: list[tuple[Event, str]], protocol: tuple[str, int | None], random: Random
@@ -141,6 +160,7 @@ def test_a_long_history_with_restarts_leads_to_what_a_full_compile_gives(
     view.clear_recheck(view.recheck_addresses)
     kernel.apply(view.drain_changes())
     fresh = desired("a", left_over(seen))
+    fresh.gateways.copy_numbers(view.gateways)
     assert kernel.ruleset == view.ruleset() == fresh.ruleset() == view.rebuilt().ruleset()
     assert table_text(kernel.ruleset) == table_text(fresh.ruleset())
     assert (view.drain_changes(), view.dirty) == ((), False)

@@ -105,7 +105,7 @@ def test_events_between_the_steps_of_preparing_end_in_the_whole(
     catch_up(desired, kernel)
     for event in history:
         take(desired, event)
-        for _ in islice(desired.prepare(), random.randrange(4)):
+        for _ in islice(desired.prepare(), random.randrange(12)):
             pass
         if random.randrange(3) == 0:
             kernel.apply(desired.drain_changes())

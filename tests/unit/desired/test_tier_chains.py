@@ -22,6 +22,7 @@ from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, p
 WEB = pod("shop/web", "a", 10, app="web")
 DB = pod("shop/db", "a", 11, app="db")
 MON = pod("ops/mon", "a", 12, app="mon")
+ONLY_IPV6 = MON | {"status": MON["status"] | {"podIPs": [{"ip": "2001:db8:0:a::12"}]}}
 ALL_PODS: Document = {"namespaces": {}}
 OTHERS: Document = {"namespaces": labelled(team="red")}
 SECTION = "admin/ingress/anp.guard"
@@ -239,3 +240,26 @@ def test_a_chain_of_its_own_goes_with_the_rules_of_a_policy_where_preparing_stop
     for _ in islice(view.prepare(), steps):
         pass
     assert ruleset(scene) == view.rebuilt().ruleset()
+
+
+@pytest.mark.parametrize("steps", range(8), ids=lambda steps: f"after {steps} steps")
+def test_a_policy_that_changes_after_its_last_pod_went_where_preparing_stopped_ends(steps: int) -> None:
+    scene = TwoNodeCluster(WEB, policy("shop/p", ingress=[{"ports": [{"port": 80}]}]))
+    assert "ingress/shop/p" in ruleset(scene).chains
+    remove(scene, "Pod", "shop", "web")
+    view = scene.views["a"]
+    for _ in islice(view.prepare(), steps):
+        pass
+    scene.put(policy("shop/p", ingress=[{"ports": [{"port": 81}]}]))
+    assert ruleset(scene) == view.rebuilt().ruleset()
+
+
+@pytest.mark.parametrize("steps", range(12), ids=lambda steps: f"after {steps} steps")
+def test_a_tier_chain_has_the_rules_of_a_family_that_left_and_came_back_where_preparing_stopped(steps: int) -> None:
+    scene = TwoNodeCluster(ONLY_IPV6, WEB, guard(rule("Deny")))
+    whole = ruleset(scene)
+    remove(scene, "Pod", "shop", "web")
+    for _ in islice(scene.views["a"].prepare(), steps):
+        pass
+    scene.put(WEB)
+    assert ruleset(scene).chains == whole.chains

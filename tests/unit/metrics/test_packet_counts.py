@@ -166,6 +166,25 @@ def test_counters_without_use_are_read_and_then_deleted(node: Node) -> None:
     assert refreshed(counts).policies == {denied_by("ingress", (CLOSED,)): 13}
 
 
+def test_what_counters_counted_is_kept_before_they_are_deleted(node: Node) -> None:
+    counts = node.agent()
+
+    async def deleted_and_killed(latest: Callable[[], Transaction]) -> None:
+        assert latest()
+        node.packets = {}
+        raise InterruptedError
+
+    counts.delete_by(deleted_and_killed)
+    counts.committed(counts.plan((Delete("counter", "deny/ingress/shop/closed"),)))
+    node.packets = {"deny/ingress/shop/closed": 3}
+    refreshed(counts)
+    node.clock.now += 2.0
+    node.packets = {"deny/ingress/shop/closed": 4}
+    with pytest.raises(InterruptedError):
+        refreshed(counts)
+    assert refreshed(node.agent()).policies == {denied_by("ingress", (CLOSED,)): 4}
+
+
 @pytest.mark.parametrize(
     "text",
     [
