@@ -131,7 +131,7 @@ vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (
 .PHONY: vagrant-test
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
 	@$(call packages,$(VAGRANT_PACKAGES))
-	exec $(bin)/pytest tests/vagrant
+	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
 
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel

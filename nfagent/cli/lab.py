@@ -79,7 +79,7 @@ def up(
 def _vagrant_usage(name: str) -> list[str]:
     named = "" if name == "lab" else f" --name {name}"
     return [
-        f"lab {name!r} is up: VMs control-plane, worker-1, ...",
+        f"lab {name!r} is up: VMs cp, worker-1, ...",
         f"  tour     nfagent lab demo --driver vagrant{named}",
         f"  latency  nfagent lab latency --driver vagrant{named} -o samples.json",
         f"  remove   nfagent lab down --driver vagrant {name}",

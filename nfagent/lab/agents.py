@@ -24,12 +24,13 @@ from typing import Any, Literal, Self, TypeAlias
 from nfagent.errors import KernelError, UsageError
 from nfagent.introspection.agent_client import get_json
 from nfagent.lab.interrupts import deferred_interrupts
+from nfagent.lab.patience import patient
 from nfagent.lab.topology import NetnsTopology
 from nfagent.manifests.index import digest
 
-_START_SECONDS = 20.0
-_SYNC_SECONDS = 10.0
-_STOP_SECONDS = 10.0
+_START_SECONDS = patient(20.0)
+_SYNC_SECONDS = patient(10.0)
+_STOP_SECONDS = patient(10.0)
 _POLL_SECONDS = 0.002
 
 

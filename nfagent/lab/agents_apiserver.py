@@ -15,10 +15,11 @@ from typing import Any
 from nfagent.errors import KernelError
 from nfagent.lab.agents import LabAgent, LabAgents
 from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.patience import patient
 from nfagent.lab.topology import NetnsTopology
 from nfagent.model.gvk import RESOURCES, SERVICES
 
-_SYNC_SECONDS = 20.0
+_SYNC_SECONDS = patient(20.0)
 _POLL_SECONDS = 0.002
 
 

@@ -30,6 +30,7 @@ from nfagent.lab.demo_egress import EgressNatStep
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.first_packet import watch_change
 from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
+from nfagent.lab.patience import patient
 from nfagent.lab.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.running_labs import scratch_prefix, sweep_killed
 from nfagent.lab.topology import NetnsTopology
@@ -45,7 +46,7 @@ _PORTS: list[tuple[ProbeProtocol, int]] = [("tcp", 80), ("tcp", 5432)]
 _TARGETS = (("shop", "web", 80), ("shop", "api", 80), ("shop", "db", 80), ("shop", "db", 5432))
 _ROUNDS = 20
 _STREAM, _STREAMED = 7000, 100
-_RECORD_SECONDS = 3.0
+_RECORD_SECONDS = patient(3.0)
 
 
 def run_demo(*, output: Literal["text", "json"] = "text") -> int:
@@ -264,7 +265,7 @@ class _Demo:
     def _denied_attempt(self) -> ProbeResult:
         source = self._topology.pod_namespace("guest", "visitor")
         probe = Probe(source, self._topology.pods["shop", "db"].addresses[0], "tcp", 5432)
-        return run_probes(self._servers, [probe], deadline=0.3)[probe]
+        return run_probes(self._servers, [probe], deadline=patient(0.3))[probe]
 
     def _explain(self) -> None:
         self._printer.step("Why? `nfagent explain` on the node of shop/db")
@@ -281,11 +282,11 @@ class _Demo:
         source = self._topology.pod_namespace("guest", "visitor")
         address = self._topology.pods["shop", "db"].addresses[0]
         with ThreadPoolExecutor(1) as pool:
-            passing = pool.submit(watch_change, source, address, "tcp", 5432, want=True, deadline=2.0)
+            passing = pool.submit(watch_change, source, address, "tcp", 5432, want=True, deadline=patient(2.0))
             began = time.monotonic()
             agent.nft(damage)
             opened = passing.result()
-            closed = watch_change(source, address, "tcp", 5432, want=False, deadline=5.0)
+            closed = watch_change(source, address, "tcp", 5432, want=False, deadline=patient(5.0))
         self._printer.command(f"nft '{damage}'", [])
         if opened is None:
             self._printer.text("no packet from guest/visitor reached shop/db")
@@ -312,7 +313,7 @@ class _Demo:
             for turn in range(_ROUNDS):
                 for what, want in (("policy deleted", True), ("policy created", False)):
                     self._printer.progress(f"{what}, {turn + 1} of {_ROUNDS}")
-                    watch = pool.submit(watch_change, source, address, "tcp", 5432, want=want, deadline=5.0)
+                    watch = pool.submit(watch_change, source, address, "tcp", 5432, want=want, deadline=patient(5.0))
                     began = time.monotonic()
                     if want:
                         (self._manifests / _POLICY).unlink()

@@ -9,13 +9,14 @@ from typing import Any
 from nfagent.lab.agents import LabCluster
 from nfagent.lab.demo_output import DemoOutput
 from nfagent.lab.listeners import Listeners
+from nfagent.lab.patience import patient
 from nfagent.lab.probe import Probe, run_probes
 from nfagent.lab.topology import NetnsTopology
 
 _PODS = (("shop", "web"), ("shop", "api"))
 _PORT = 443
 _ROUNDS = 10
-_DEADLINE = 5.0
+_DEADLINE = patient(5.0)
 
 
 class EgressNatStep:

@@ -19,10 +19,11 @@ from nfagent.errors import UsageError
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import ProbeProtocol
+from nfagent.lab.patience import patient
 
 _INTERVAL = 0.001
 # How long a probe waits for its answer: far above a lab's round trip, far below a SYN's first retransmission.
-_PATIENCE = 0.25
+_PATIENCE = patient(0.25)
 
 
 def watch_change(

@@ -24,6 +24,7 @@ import msgspec
 
 from nfagent.errors import KernelError
 from nfagent.lab import netns, raw_packets
+from nfagent.lab.patience import patient
 from nfagent.lab.topology import NetnsTopology
 from nfagent.model.netaddr import family_of
 
@@ -38,7 +39,7 @@ ABORT = struct.pack("ii", 1, 0)
 _BATCH = 256  # packets that are read from one socket before the others
 _REMEMBERED = 1 << 17
 _RECEIVE = 2048
-_PATIENCE = 10.0
+_PATIENCE = patient(10.0)
 
 
 class Endpoint(msgspec.Struct, frozen=True):

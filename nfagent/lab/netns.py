@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.lab.patience import patient
 
 RUN = Path("/run/netns")
 """The folder of iproute2's named network namespaces."""
@@ -26,7 +27,7 @@ RUN = Path("/run/netns")
 _TAG = re.compile(r"[a-z0-9]{1,20}")
 _IFREQ = struct.Struct("=16sH22x")  # struct ifreq with ifr_flags
 _SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40  # linux/sockios.h, linux/if.h
-_LINK_SECONDS, _POLL_SECONDS = 10.0, 0.002
+_LINK_SECONDS, _POLL_SECONDS = patient(10.0), 0.002
 
 Made = TypeVar("Made")
 

@@ -22,13 +22,16 @@ import msgspec
 from nfagent.lab import netns
 from nfagent.lab.flow import LabFlow, next_nonce, open_flow
 from nfagent.lab.listeners import Listeners, ProbeProtocol
+from nfagent.lab.patience import patient
 
 # When a probe is repeated, in seconds. A SYN is retransmitted only after a second, so TCP opens another connection.
 _AGAIN = (0.2, 0.4)
 _TCP_FLOWS = 2
 # After the deadline, answers are read as long as they keep arriving: seconds for the next one, and for all.
 _QUIET = 0.02
-_PATIENCE = 10.0
+_PATIENCE = patient(10.0)
+DEADLINE = patient(0.6)
+"""Seconds until a probe without an answer counts as denied."""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -102,7 +105,7 @@ class _Attempt:
         return ProbeResult(reached, seen[0] if seen else None, self.latency, "" if reached else self.error)
 
 
-def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = 0.6) -> dict[Probe, ProbeResult]:
+def run_probes(servers: Listeners, probes: Iterable[Probe], deadline: float = DEADLINE) -> dict[Probe, ProbeResult]:
     """Send all probes at once; return when all are answered or refused, or after `deadline` seconds.
 
     Where answers still arrive then, it goes on as long as they do. Raises KernelError for a source that doesn't exist.

@@ -29,12 +29,13 @@ from nfagent.errors import KernelError
 from nfagent.lab import netns
 from nfagent.lab.listeners import ABORT, DOMAINS
 from nfagent.lab.packet_counter import Arrival, PacketCounter, StreamProtocol, arrived, stamp
+from nfagent.lab.patience import patient
 from nfagent.model.netaddr import family_of
 
 StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
-_PATIENCE = 5.0
+_PATIENCE = patient(5.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16

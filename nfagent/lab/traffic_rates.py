@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from nfagent.errors import KernelError
+from nfagent.lab.patience import patient
 from nfagent.lab.requirements import compiled
 
 PORT = 5201
@@ -29,7 +30,7 @@ PORT = 5201
 
 SOURCE = Path(__file__).with_name("traffic_rates.c")
 PARALLEL = 8
-_PATIENCE = 20.0
+_PATIENCE = patient(20.0)
 
 
 class Traffic:

@@ -29,6 +29,7 @@ from nfagent.errors import HostError, UsageError
 from nfagent.lab import vagrant_libvirt
 from nfagent.lab.binaries import CHECKOUT
 from nfagent.lab.interrupts import deferred_interrupts
+from nfagent.lab.patience import VARIABLE
 from nfagent.lab.samples import decode_samples, encode_samples
 from nfagent.lab.vagrant_checks import check_machine, check_memory, check_name, check_workers
 
@@ -38,6 +39,7 @@ WORKER = "worker-1"
 """The VM on which `demo` and `latency` run."""
 
 _MEMORY_MIB = 1536
+_EMULATED_PATIENCE = 8
 _FOLDER = CHECKOUT / "vagrant"
 _BUILD = CHECKOUT / "build" / "vagrant"
 _INTERRUPT_SECONDS = 15.0
@@ -105,7 +107,8 @@ def run(name: str, node: str, command: Sequence[str], output: Path | None = None
     Raises UsageError for a lab that isn't up, or a VM that it doesn't have.
     """
     words = shlex.join(command)
-    line = f"cd /vagrant && exec sudo env PATH=/opt/nfagent/bin:/usr/sbin:/usr/bin:/sbin:/bin {words}"
+    path = "/opt/nfagent/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    line = f"cd /vagrant && exec sudo env PATH={path} {VARIABLE}={_patience()} {words}"
     with contextlib.ExitStack() as stack:
         stdout = stack.enter_context(output.open("wb")) if output else None
         # With a terminal, Ctrl-C here ends it in the VM too.
@@ -162,6 +165,15 @@ def latency(name: str, arguments: Sequence[str], output: Path) -> int:
 def _failed_log(name: str) -> Path:
     """Return where the log of a lab that couldn't be built is kept."""
     return _BUILD / f"{name}-failed.log"
+
+
+def _patience() -> int:
+    """Return how many times longer the lab waits in a VM: many times, where the VMs are emulated."""
+    try:
+        emulated = (_BUILD / "accelerator").read_text("ascii").strip() == "qemu"
+    except OSError:
+        emulated = False
+    return _EMULATED_PATIENCE if emulated else 1
 
 
 def _claim(name: str) -> Path:

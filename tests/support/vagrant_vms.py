@@ -18,7 +18,7 @@ from nfagent.lab.binaries import CHECKOUT
 
 _POLL_SECONDS = 0.5
 # Emulated machines that share two cores with other work.
-PATIENCE = 300.0
+PATIENCE = 1200.0
 
 WORKER = "worker-1"
 """The VM whose service and kernel are under test."""
@@ -59,6 +59,7 @@ class VagrantVms:
         """Set the lab's name."""
         self._config = CHECKOUT / "build" / "vagrant" / name / "ssh"
         self._sockets = tempfile.TemporaryDirectory(prefix="nfagent-ssh-")
+        self._running: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         """Return the VMs."""
@@ -68,6 +69,7 @@ class VagrantVms:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the connections."""
+        self.stop_all()
         for path in Path(self._sockets.name).iterdir():
             command = ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "any"]
             subprocess.run(command, capture_output=True, check=False)
@@ -193,25 +195,31 @@ class VagrantVms:
     def send(self, source: str, address: str, port: int = 7000, pause: float = 0.02) -> subprocess.Popen[str]:
         """Start to send UDP packets from a Pod, or from the VM `cp`; `stop` ends it."""
         line = f"{_inside(source)}python3 -c {shlex.quote(_SENDER)} {address} {port} {pause}"
-        return subprocess.Popen(
-            self.command(vm_of(source), line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        return self._start(vm_of(source), line)
 
     def echo(self, pod: str, port: int = 7000) -> subprocess.Popen[str]:
         """Start to answer UDP packets in a Pod; `stop` ends it."""
         line = f"ip netns exec {pod} python3 -c {shlex.quote(_ECHO)} {port}"
-        server = subprocess.Popen(
-            self.command(vm_of(pod), line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        server = self._start(vm_of(pod), line)
         assert server.stdout is not None
         assert server.stdout.readline().strip() == "ready"
         return server
 
-    @staticmethod
-    def stop(sender: subprocess.Popen[str]) -> int:
-        """End a sender; return how many packets it sent."""
-        said, _ = sender.communicate(timeout=PATIENCE)
+    def stop(self, process: subprocess.Popen[str]) -> int:
+        """End what `send` or `echo` started; return how many packets a sender sent."""
+        self._running.remove(process)
+        said, _ = process.communicate(timeout=PATIENCE)
         return int(said or 0)
+
+    def stop_all(self) -> None:
+        """End what a failed test left."""
+        for process in list(self._running):
+            self.stop(process)
+
+    def _start(self, vm: str, line: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(self.command(vm, line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._running.append(process)
+        return process
 
 
 def vm_of(place: str) -> str:

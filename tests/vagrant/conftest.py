@@ -21,7 +21,7 @@ def _progress(text: str) -> None:
 
 @pytest.fixture(scope="session")
 def vms(request: pytest.FixtureRequest) -> Iterator[VagrantVms]:
-    """A worker and the control plane; removed at the end where these tests made them."""
+    """Bring up a worker and the control plane; removed at the end where these tests made them."""
     if given := os.environ.get("NFAGENT_VAGRANT_LAB", ""):
         with VagrantVms(given) as found:
             yield found
