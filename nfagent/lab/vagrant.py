@@ -159,6 +159,7 @@ def latency(name: str, arguments: Sequence[str], output: Path) -> int:
         fetch(name, WORKER, there, output)
         samples = decode_samples(output.read_bytes(), str(output))
         output.write_bytes(encode_samples(msgspec.structs.replace(samples, driver="vagrant")))
+        sys.stdout.write(f"of the VM; on this machine: nfagent lab report {output}\n")
     return code
 
 
@@ -231,9 +232,9 @@ def _vagrant(name: str, arguments: Sequence[str], progress: Progress) -> None:
 def _follow(command: Sequence[str], cwd: Path, environment: dict[str, str], log: Path, progress: Progress) -> None:
     """Run a command, keep its output, and tell of its steps. Raises HostError with its last lines where it fails."""
     with deferred_interrupts():
-        # A session of its own: Ctrl-C ends it only by this process, which waits until it is gone.
+        # A session of its own: Ctrl-C ends it only by this process, with which it ends also after SIGKILL.
         process = subprocess.Popen(
-            command,
+            ["setpriv", "--pdeathsig", "TERM", *command],
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,

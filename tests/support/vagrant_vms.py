@@ -128,7 +128,7 @@ class VagrantVms:
         self._write("", ())
 
     def _write(self, how: str, documents: Sequence[dict[str, Any]]) -> None:
-        line = f"/opt/nfagent/bin/python -c {shlex.quote(_CLIENT + how + _VERSION)}"
+        line = f"cd /vagrant && /opt/nfagent/bin/python -c {shlex.quote(_CLIENT + how + _VERSION)}"
         newest = self.run(WORKER, line, stdin=json.dumps(documents)).strip()
         self._wait(lambda: self._has_seen(newest), f"the agent doesn't enforce the policies: {newest}")
 

@@ -36,7 +36,7 @@ def _old_version(vms: VagrantVms, facts: dict[str, Any], tmp_path: Path) -> None
         ["make", "--silent", "-C", str(source), "install", f"DESTDIR={root}"], capture_output=True, check=True
     )
     vms.run(WORKER, "systemctl stop nfagent && rm -rf /opt/nfagent")
-    packed = subprocess.run(["tar", "-c", "-C", str(root), "opt"], capture_output=True, check=True).stdout
+    packed = subprocess.run(["tar", "-c", "-C", str(root), "opt", "etc"], capture_output=True, check=True).stdout
     subprocess.run(vms.command(WORKER, "tar -x -C / --no-same-owner"), input=packed, check=True)
     vms.run(WORKER, "systemctl start nfagent")
 
