@@ -132,7 +132,9 @@ class Agent:
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
         self._time_slices = TimeSlices()
-        self._metrics = self._make_metrics()
+        parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
+        read = MetricSources(self._freshness, *parts)
+        self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Return the source of objects, and the status reporter where the source is an API server."""
@@ -144,18 +146,6 @@ class Agent:
         faults, synced = (lambda: source.faults), self._source_synced.is_set
         reporter = StatusReporter(self._desired, server, self._clock, faults, self._node_faults, synced=synced)
         return source, reporter
-
-    def _make_metrics(self) -> MetricsParts:
-        sources = MetricSources(
-            self._freshness,
-            self._reconciler,
-            self._revoker,
-            self._verdict_log,
-            self._egress_nat,
-            self._source,
-            self._kernel,
-        )
-        return MetricsParts(self._settings, self._desired, self._clock, self._time_slices, sources)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""

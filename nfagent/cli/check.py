@@ -36,10 +36,7 @@ def check(
 
     Exit code 0: no check failed (warnings are allowed); 2: a check failed.
     """
-    import msgspec
-
-    from nfagent.cli.check_host import ABLE, read_settings, run_checks
-    from nfagent.cli.output import emit, write_lines
+    from nfagent.cli.check_host import read_settings, run_checks
 
     settings, first = read_settings(config, node, kubeconfig)
     found = [first, *run_checks(settings, cluster=cluster)]
@@ -47,18 +44,21 @@ def check(
         from nfagent.cli.check_cluster import run_cluster_checks
 
         found += run_cluster_checks(settings)
-    able = all(item.result in ABLE for item in found)
+    show_checks(context, found, output, able="this node can run nfagent", unable="this node can't run nfagent yet")
+
+
+def show_checks(context: click.Context, found: list[Check], output: str, *, able: str, unable: str) -> None:
+    """Write checks and their outcome, and exit: with 0 where none failed, else with 2."""
+    import msgspec
+
+    from nfagent.cli.output import emit, write_lines
+
+    is_able = all(item.result != "FAIL" for item in found)
     if output == "text":
-        write_lines(
-            [
-                *check_lines(found),
-                "",
-                "this node can run nfagent" if able else "this node can't run nfagent yet",
-            ]
-        )
+        write_lines([*check_lines(found), "", able if is_able else unable])
     else:
-        emit({"able": able, "checks": msgspec.to_builtins(found)}, output)
-    context.exit(0 if able else 2)
+        emit({"able": is_able, "checks": msgspec.to_builtins(found)}, output)
+    context.exit(0 if is_able else 2)
 
 
 def check_lines(found: list[Check]) -> list[str]:

@@ -33,7 +33,6 @@ from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
 from nfagent.nftables.objects import FLAGGED, TABLE, TABLE_FAMILY, TABLE_FLAGS, UNFLAGGED
 from nfagent.verdicts.log_file import find_obstacle
 
-ABLE = frozenset({"ok", "warn"})
 _CAP_NET_ADMIN = 12
 _DISK_SECONDS = 5.0
 _DROP_NET_RAW = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"

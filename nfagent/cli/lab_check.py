@@ -16,22 +16,8 @@ def check(context: click.Context, *, output: str) -> None:
     Exit code 0: the commands of the lab can run, by nftables and by eBPF (warnings are about single options); 2: one
     can't.
     """
-    import msgspec
-
-    from nfagent.cli.check import check_lines
-    from nfagent.cli.output import emit, write_lines
+    from nfagent.cli.check import show_checks
     from nfagent.lab.lab_check import lab_checks
 
-    found = lab_checks()
-    able = all(item.result != "FAIL" for item in found)
-    if output == "text":
-        write_lines(
-            [
-                *check_lines(found),
-                "",
-                "this machine can run the lab" if able else "this machine can't run all of the lab yet",
-            ]
-        )
-    else:
-        emit({"able": able, "checks": msgspec.to_builtins(found)}, output)
-    context.exit(0 if able else 2)
+    able, unable = "this machine can run the lab", "this machine can't run all of the lab yet"
+    show_checks(context, lab_checks(), output, able=able, unable=unable)
