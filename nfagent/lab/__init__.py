@@ -21,6 +21,7 @@ where nodes are joined by them.
     agents            an agent on every node, all with one manifests folder
     agents_apiserver  an agent on every node, all with one API server
     control_plane     a real kube-apiserver and its etcd; uses binaries, processes, credentials
+    logged_command    runs a long command with its output in a log, and ends it with its children
     kube_client       changes objects as kubectl does; uses https, discovery, resources
     lab_plan          the cluster of `lab up`, as plans and documents; pure
     lab_up            `nfagent lab up`; pod_servers answers in its Pods, api_source fills its API server
