@@ -139,7 +139,6 @@ class _Run:
 
     def _measure_cycle(self, labs: Sequence[MeasuredLab], cycle: Cycle, policies: int) -> None:
         options = self._options
-        pids = [lab.pid for lab in labs]
         for lab in labs:
             lab.settle(cycle.standing)
         found: dict[tuple[ScenarioName, DataPath], list[Outcome]] = {
@@ -149,15 +148,13 @@ class _Run:
         with self._kept(found, policies):
             for turn in range(options.warmup + round(options.tries * _MORE_TURNS)):
                 self._progress.turn(cycle.weight)
-                for step in cycle.steps:
-                    for lab in labs if turn % 2 else labs[::-1]:
-                        outcome = lab.try_step(step, pids)
-                        if step.scenario is None or turn < options.warmup:
-                            continue
-                        if outcome.disturbed:
-                            disturbed += 1
-                        elif len(found[step.scenario, lab.path]) < options.tries:
-                            found[step.scenario, lab.path].append(outcome)
+                for key, outcome in _outcomes(labs if turn % 2 else labs[::-1], cycle):
+                    if turn < options.warmup:
+                        continue
+                    if outcome.disturbed:
+                        disturbed += 1
+                    elif len(found[key]) < options.tries:
+                        found[key].append(outcome)
                 if all(len(outcomes) == options.tries for outcomes in found.values()):
                     break
         wanted = {key: outcomes for key, outcomes in found.items() if key[0] in options.scenarios}
@@ -216,6 +213,16 @@ class _Run:
         beside.write_bytes(encode_samples(samples))
         beside.rename(options.output)
         return samples
+
+
+def _outcomes(labs: Sequence[MeasuredLab], cycle: Cycle) -> Iterator[tuple[tuple[ScenarioName, DataPath], Outcome]]:
+    """Make the changes of a cycle in each lab, in the order of the labs; yield those that are recorded."""
+    pids = [lab.pid for lab in labs]
+    for step in cycle.steps:
+        for lab in labs:
+            outcome = lab.try_step(step, pids)
+            if step.scenario is not None:
+                yield (step.scenario, lab.path), outcome
 
 
 def _sample(outcome: Outcome) -> Try:
