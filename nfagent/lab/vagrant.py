@@ -30,8 +30,9 @@ from nfagent.lab.binaries import CHECKOUT
 from nfagent.lab.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.logged_command import run_logged
 from nfagent.lab.patience import VARIABLE
+from nfagent.lab.running_labs import check_name
 from nfagent.lab.samples import decode_samples, encode_samples
-from nfagent.lab.vagrant_checks import check_machine, check_memory, check_name, check_workers
+from nfagent.lab.vagrant_checks import check_machine, check_memory, check_workers
 
 Progress = Callable[[str], None]
 

@@ -20,6 +20,7 @@ import yaml
 from nfagent.errors import ClusterError, HostError, UsageError
 from nfagent.lab import cni, netns
 from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.lab_plan import ROLES, pod_name
 
 _ADMIN = Path("/lab/admin.kubeconfig")
 _AGENT = Path("/etc/nfagent/kubeconfig")
@@ -28,7 +29,6 @@ _SERVICE_ACCOUNT = "/api/v1/namespaces/nfagent/serviceaccounts/nfagent/token"
 _API_SECONDS = 600.0  # for an API server that starts under emulation
 _POLL_SECONDS = 1.0
 _TOKEN_SECONDS = 30 * 86400
-_EACH = (("shop", "web"), ("shop", "db"), ("guest", "visitor"))
 
 
 class VagrantNode(msgspec.Struct, frozen=True):
@@ -55,12 +55,7 @@ class VagrantNode(msgspec.Struct, frozen=True):
 
     def pod_names(self) -> list[tuple[str, str]]:
         """Return namespace and name of each Pod: web-1, db-1, visitor-1, web-1-2, ..."""
-        found: list[tuple[str, str]] = []
-        for index in range(self.pods):
-            namespace, name = _EACH[index % len(_EACH)]
-            again = index // len(_EACH)
-            found.append((namespace, f"{name}-{self.number}" + (f"-{again + 1}" if again else "")))
-        return found
+        return [pod_name(self.number, index) for index in range(self.pods)]
 
     def document(self) -> Document:
         """Return the Node object."""
@@ -95,7 +90,7 @@ def pod_netns(namespace: str, name: str) -> str:
 def this_node() -> VagrantNode:
     """Return the node that this VM is, by the environment. Raises UsageError for a missing or wrong variable."""
     numbers: dict[str, int] = {}
-    for name, default in (("LAB_NODE", ""), ("LAB_NET", ""), ("LAB_PODS", str(len(_EACH)))):
+    for name, default in (("LAB_NODE", ""), ("LAB_NET", ""), ("LAB_PODS", str(len(ROLES)))):
         text = os.environ.get(name, default)
         if not text.isdecimal():
             raise UsageError(f"{name} is {text!r} in the environment: run this by the service, or set it to a number")
