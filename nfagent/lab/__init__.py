@@ -33,7 +33,8 @@ where nodes are joined by them.
                       documents its background; pure
     change_writers    writes a change to a folder or an API server, and says when
     prober            the first packet with a new verdict, by a C program (prober.c)
-    traffic_rates     TCP streams, short connections and datagrams, by a C program (traffic_rates.c)
+    traffic_rates     TCP streams, short connections and datagrams, by a C program (traffic_rates.c); c_program.h has
+                      what both programs have in common
     process_cpu       CPU time of other processes, and waiting until they rest
     machine_facts     machine and versions, for the samples
     ebpf_baseline     the same policy as an eBPF program at tc, a reference for measurements
