@@ -25,7 +25,6 @@ from nfagent.lab.lab_plan import ROLES, pod_name
 _ADMIN = Path("/lab/admin.kubeconfig")
 _AGENT = Path("/etc/nfagent/kubeconfig")
 _DEPLOY = Path("/vagrant/deploy")
-_SERVICE_ACCOUNT = "/api/v1/namespaces/nfagent/serviceaccounts/nfagent/token"
 _API_SECONDS = 600.0  # for an API server that starts under emulation
 _POLL_SECONDS = 1.0
 _TOKEN_SECONDS = 30 * 86400
@@ -146,12 +145,7 @@ def _await_server(client: LabApiClient) -> None:
 
 
 def _write_kubeconfig(client: LabApiClient) -> None:
-    request = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": _TOKEN_SECONDS},
-    }
-    token = client.ask("POST", _SERVICE_ACCOUNT, request).document("token of nfagent")["status"]["token"]
+    token = client.service_account_token("nfagent", "nfagent", _TOKEN_SECONDS)
     document = yaml.safe_load(_ADMIN.read_text("utf-8"))
     document["users"] = [{"name": "nfagent", "user": {"token": token}}]
     document["contexts"][0]["context"]["user"] = "nfagent"
