@@ -32,7 +32,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings, load_settings
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.sync_latency import SyncLatency
-from nfagent.errors import KernelError, NfagentError, UsageError
+from nfagent.errors import KernelError, NfagentError, UsageError, leaves
 from nfagent.explain.explanation import Explanation
 from nfagent.introspection import http_server
 from nfagent.introspection.syncs_route import syncs_route
@@ -284,15 +284,9 @@ def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
             asyncio.run(EbpfAgent(settings, program).run())
     except* NfagentError as group:
         failed = True
-        click.echo("\n".join(f"ebpf_agent: {error}" for error in _leaves(group)), err=True)
+        click.echo("\n".join(f"ebpf_agent: {error}" for error in leaves(group)), err=True)
     if failed:
         sys.exit(2)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
 if __name__ == "__main__":
