@@ -14,7 +14,6 @@ from pathlib import Path
 from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab.binaries import CHECKOUT, VARIABLE, find
 
-MIB = 1024 * 1024
 _MEMINFO = Path("/proc/meminfo")
 _PACKAGES = {"ip": "iproute2", "nft": "nftables", "setpriv": "util-linux", "bpftool": "bpftool", "clang": "clang"}
 _COMPILERS = ("gcc", "clang", "cc")
