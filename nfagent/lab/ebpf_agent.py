@@ -60,8 +60,8 @@ from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax
 
 log = logging.getLogger("nfagent.lab.ebpf_agent")
 _RESCAN_SECONDS = 0.05
-_SETTLE_SECONDS = 0.005
-"""How long links that change together gather before they are listed."""
+_DEBOUNCE_SECONDS = 0.005
+"""How long to wait for further changes of links before they are listed."""
 
 
 class EbpfAgent:
@@ -227,7 +227,7 @@ class EbpfAgent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._links_changed.wait()
-                await asyncio.sleep(_SETTLE_SECONDS)
+                await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._scan()
 
     def _scan_if_changed(self) -> None:
@@ -266,7 +266,7 @@ def _is_readable(opened: socket.socket) -> bool:
 @click.option("--kubeconfig", default="", help="Follow the cluster of this kubeconfig.")
 @click.option("--node", required=True, help="The Node's name.")
 def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
-    """Enforce NetworkPolicies by eBPF in this network namespace until stopped: the lab's yardstick.
+    """Enforce NetworkPolicies by eBPF in this network namespace until stopped, for comparison only.
 
     Exit code: 0 after SIGTERM, 2 where it can't run.
     """

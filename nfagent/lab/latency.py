@@ -1,4 +1,4 @@
-"""`nfagent lab latency`: how long until a change bites, by nftables and by eBPF in turns.
+"""`nfagent lab latency`: how long until a change takes effect, by nftables and by eBPF in turns.
 
 For each number of background policies, a lab for each path is built; each scenario's changes are made in both in
 turns, the order alternating; then rates are measured. Samples are written after each scenario: an interrupted run keeps
