@@ -26,13 +26,23 @@ from nfagent.lab.lab_plan import LabSource
 from nfagent.lab.latency_cluster import LatencyCluster, latency_cluster
 from nfagent.lab.latency_labs import TAG, Background, build_lab, plain_topology
 from nfagent.lab.latency_progress import LatencyProgress
-from nfagent.lab.latency_rates import ROUNDS, RatePath, measure_rates, resident_bytes
+from nfagent.lab.latency_rates import ROUNDS, measure_rates, resident_bytes
 from nfagent.lab.latency_scenarios import Cycle, cycles
 from nfagent.lab.latency_try import MeasuredLab, Outcome
 from nfagent.lab.machine_facts import machine, versions
 from nfagent.lab.prober import INTERVAL_US
 from nfagent.lab.running_labs import scratch_prefix, sweep_killed
-from nfagent.lab.samples import DataPath, LabSamples, LabSettings, Rate, ScenarioName, Series, Try, encode_samples
+from nfagent.lab.samples import (
+    DataPath,
+    LabSamples,
+    LabSettings,
+    Rate,
+    RatePath,
+    ScenarioName,
+    Series,
+    Try,
+    encode_samples,
+)
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
 

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from nfagent.lab.latency_cluster import LatencyCluster
-from nfagent.lab.samples import Rate
+from nfagent.lab.samples import Rate, RatePath
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.traffic_rates import Client, Traffic
 
-RatePath: TypeAlias = Literal["nftables", "ebpf", "none"]
 ROUNDS = 20
 """Measurements of each quantity in each lab, after one to warm up."""
 
