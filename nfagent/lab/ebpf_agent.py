@@ -216,7 +216,7 @@ class EbpfAgent:
         )
 
     def _note_refusals(self) -> None:
-        before, self._refused = self._refused, self._state.coverage.refusals
+        before, self._refused = set(self._refused), self._state.coverage.refusals
         for reason in self._refused:
             if reason not in before:
                 log.error("%s", reason)

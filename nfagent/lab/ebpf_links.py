@@ -51,11 +51,12 @@ def pod_links() -> dict[str, int]:
         with netlink_socket(NETLINK_ROUTE, blocking=True) as opened:
             opened.connect((0, 0))
             opened.send(encode_link_dump(1, "veth"))
-            links = [link for part in dump_replies(opened, 1) for link in _veths(part)]
+            by_netns: dict[int, dict[int, int]] = {}
+            for link in (link for part in dump_replies(opened, 1) for link in _veths(part)):
+                by_netns.setdefault(link.netns, {})[link.peer] = link.index
             opened.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
             found: dict[str, int] = {}
-            for sequence, netns in enumerate(sorted({link.netns for link in links}), 2):
-                there = {link.peer: link.index for link in links if link.netns == netns}
+            for sequence, (netns, there) in enumerate(sorted(by_netns.items()), 2):
                 found.update(_addresses(opened, sequence, netns, there))
     except (OSError, WireError) as error:
         raise KernelError(f"cannot list the Pods' links: {error}") from error

@@ -27,7 +27,7 @@ from nfagent.lab.latency_cluster import LatencyCluster, latency_cluster
 from nfagent.lab.latency_labs import TAG, Background, build_lab, plain_topology
 from nfagent.lab.latency_progress import LatencyProgress
 from nfagent.lab.latency_rates import ROUNDS, measure_rates, resident_bytes
-from nfagent.lab.latency_scenarios import Cycle, cycles
+from nfagent.lab.latency_scenarios import Cycle, admitting, cycles
 from nfagent.lab.latency_try import MeasuredLab, Outcome
 from nfagent.lab.machine_facts import machine, versions
 from nfagent.lab.prober import INTERVAL_US
@@ -187,9 +187,8 @@ class _Run:
         self, labs: Sequence[MeasuredLab], topologies: dict[RatePath, NetnsTopology], policies: int
     ) -> None:
         size = policies, self._options.pods
-        standing = cycles(self._cluster)[2].standing  # a policy that admits the client
         for lab in labs:
-            lab.settle(standing)
+            lab.settle(admitting(self._cluster))
         rounds = min(ROUNDS, self._options.tries)
         self._rates += measure_rates(topologies, self._cluster, size, self._order, rounds=rounds)
         self._rates += [Rate(lab.path, "rss_bytes", *size, [resident_bytes(lab.pid)]) for lab in labs]
