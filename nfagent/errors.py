@@ -107,3 +107,10 @@ class KernelError(NfagentError):
 
 class SetFullError(KernelError):
     """A set is too small for a transaction's elements; the transaction was not applied."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the exceptions of a group, also those of groups in it; of another exception, itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in leaves(inner)]

@@ -1,4 +1,4 @@
-"""`nfagent lab latency`: how long until a change bites, by nftables and by eBPF."""
+"""`nfagent lab latency`: how long until a change takes effect, by nftables and by eBPF."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def latency(  # noqa: PLR0913 - one argument for each option
     driver: Driver,
     output: Path | None,
 ) -> None:
-    """Measure how long until a change bites: by nftables, and by eBPF programs, in turns.
+    """Measure how long until a change takes effect: by nftables, and by eBPF programs, in turns.
 
     From the change handed over to the first packet with the new verdict, a packet every 0.2 ms. Raw samples are written
     to a file, also of a run that is interrupted; `nfagent lab report` draws them. With --driver vagrant it runs in a VM

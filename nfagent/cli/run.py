@@ -69,18 +69,12 @@ def run(
 
 def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return one error for those of several tasks, where all are NfagentErrors; the group otherwise."""
-    from nfagent.errors import NfagentError
+    from nfagent.errors import NfagentError, leaves
 
-    leaves = _leaves(group)
-    if not all(isinstance(leaf, NfagentError) for leaf in leaves):
+    found = leaves(group)
+    if not all(isinstance(leaf, NfagentError) for leaf in found):
         return group
-    return leaves[0] if len(leaves) == 1 else NfagentError("; ".join(dict.fromkeys(map(str, leaves))))
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return found[0] if len(found) == 1 else NfagentError("; ".join(dict.fromkeys(map(str, found))))
 
 
 def _log_to_stderr(level: str) -> StderrLog:

@@ -23,7 +23,7 @@ from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings, missing_default
 from nfagent.egress.translation import Translation
-from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
+from nfagent.model.admin_policy import POLICY_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject, Item
 from nfagent.model.ip_masq import IpMasqConfig
@@ -45,8 +45,6 @@ from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import NO_CHANGE, ClusterDelta, ClusterState, PodKey
 from nfagent.state.egress import EGRESS_KINDS, EgressState
 from nfagent.state.policy_index import IndexDelta, PolicyIndex
-
-_POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 
 
 class DesiredState:
@@ -118,7 +116,7 @@ class DesiredState:
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether anything changed."""
-        if ref.kind in _POLICY_KINDS:
+        if ref.kind in POLICY_KINDS:
             delta = self.index.remove(ref)
             return delta is not None and self._apply_delta(delta)
         if ref.kind in EGRESS_KINDS:
@@ -133,7 +131,7 @@ class DesiredState:
 
         A live view for Pods and NetworkPolicies, which may be many: it changes with the next `put` or `remove`.
         """
-        if kind in _POLICY_KINDS:
+        if kind in POLICY_KINDS:
             return self.index.keys(kind)
         if kind in EGRESS_KINDS:
             return self.egress.keys(kind)
@@ -143,7 +141,7 @@ class DesiredState:
 
     def find(self, ref: ObjectRef) -> Item | None:
         """Return the object of that name as it is enforced; None if there is none."""
-        if ref.kind in _POLICY_KINDS:
+        if ref.kind in POLICY_KINDS:
             return self.index.policies.get(ref)
         if ref.kind in EGRESS_KINDS:
             return self.egress.objects.get(ref)

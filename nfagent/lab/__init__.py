@@ -21,6 +21,7 @@ where nodes are joined by them.
     agents            an agent on every node, all with one manifests folder
     agents_apiserver  an agent on every node, all with one API server
     control_plane     a real kube-apiserver and its etcd; uses binaries, processes, credentials
+    logged_command    runs a long command with its output in a log, and ends it with its children
     kube_client       changes objects as kubectl does; uses https, discovery, resources
     lab_plan          the cluster of `lab up`, as plans and documents; pure
     lab_up            `nfagent lab up`; pod_servers answers in its Pods, api_source fills its API server
@@ -32,7 +33,8 @@ where nodes are joined by them.
                       documents its background; pure
     change_writers    writes a change to a folder or an API server, and says when
     prober            the first packet with a new verdict, by a C program (prober.c)
-    traffic_rates     TCP streams, short connections and datagrams, by a C program (traffic_rates.c)
+    traffic_rates     TCP streams, short connections and datagrams, by a C program (traffic_rates.c); c_program.h has
+                      what both programs have in common
     process_cpu       CPU time of other processes, and waiting until they rest
     machine_facts     machine and versions, for the samples
     ebpf_baseline     the same policy as an eBPF program at tc, a reference for measurements

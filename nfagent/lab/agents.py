@@ -40,6 +40,11 @@ AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
 _PROGRAMS: dict[AgentKind, tuple[str, ...]] = {"nfagent": ("nfagent", "run"), "ebpf": ("nfagent.lab.ebpf_agent",)}
 
 
+def own_environment() -> dict[str, str]:
+    """Return this process's environment without nfagent's settings, which aren't those of a lab's processes."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")}
+
+
 class LabAgent:
     """The agent process of one node, with its runtime, log and state folders."""
 
@@ -67,7 +72,7 @@ class LabAgent:
         self._folder = scratch / node
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
+            **own_environment(),
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
             "NFAGENT_STATE_DIR": str(self._folder / "state"),

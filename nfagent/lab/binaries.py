@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError
+from nfagent.lab.logged_command import run_logged
 
 CHECKOUT = Path(__file__).parents[2]
 VARIABLE = "KUBEBUILDER_ASSETS"
@@ -148,51 +149,33 @@ def _build(sources: Path, build: Path, progress: Callable[[str], None]) -> None:
 
 
 def _run_go(sources: Path, scratch: Path, log: Path, progress: Callable[[str], None]) -> None:
-    # The build ends with this process, and after the timeout where the network hangs. Not by SIGINT: background jobs
-    # of a shell script ignore it, and so would the compilers.
-    command = ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
+    # The timeout ends it where the network hangs. Not by SIGINT: background jobs of a shell script ignore it, and so
+    # would the compilers.
+    command = ["timeout", "--kill-after", "10", str(_BUILD_SECONDS)]
     command += ["go", "build", "-v", "-trimpath", "-ldflags", _link_flags(sources)]
     command += ["-o", f"{scratch / 'bin'}{os.sep}", *(f"./{name}" for name in _NAMES)]
     # GOTOOLCHAIN: Go doesn't download another version of itself.
     environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOTMPDIR": str(scratch / "tmp")}
-    process = subprocess.Popen(
-        command,
-        cwd=sources,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
     said: list[str] = []
-    try:
-        with log.open("w", encoding="utf-8") as kept:
-            for line in process.stdout or ():
-                kept.write(line)
-                said.append(line)
-                # -v names every package that is compiled.
-                if len(said) % _STEP == 0:
-                    progress(f"etcd and kube-apiserver: {len(said)} packages")
-        process.wait()
-    except BaseException:
-        _end(process)
-        raise
-    finally:
-        if process.stdout:
-            process.stdout.close()
-    if process.returncode != 0:
+
+    def note(line: str) -> None:
+        said.append(line)
+        # -v names every package that is compiled.
+        if len(said) % _STEP == 0:
+            progress(f"etcd and kube-apiserver: {len(said)} packages")
+
+    with log.open("w", encoding="utf-8") as kept:
+        code = run_logged(
+            command,
+            kept,
+            note,
+            cwd=sources,
+            environment=environment,
+            end_signals=(signal.SIGTERM, signal.SIGKILL),
+            end_seconds=_STOP_SECONDS,
+        )
+    if code != 0:
         raise HostError(f"`go build` of etcd and kube-apiserver failed ({log}):\n{''.join(said[-10:]).strip()}")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a build and its compilers."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-            return
 
 
 def _link_flags(sources: Path) -> str:

@@ -21,7 +21,7 @@ class Credentials:
     """The users of one API server, and their credentials' files."""
 
     def __init__(self, folder: Path, users: Mapping[str, Sequence[str]]) -> None:
-        """Draw tokens for USERS and further users with their groups; `write` writes the files."""
+        """Generate tokens for USERS and further users with their groups; `write` writes the files."""
         self._folder = folder
         self._groups = {**USERS, **users}
         self._tokens = {name: secrets.token_hex(16) for name in self._groups}

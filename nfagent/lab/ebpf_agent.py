@@ -32,7 +32,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings, load_settings
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.sync_latency import SyncLatency
-from nfagent.errors import KernelError, NfagentError, UsageError
+from nfagent.errors import KernelError, NfagentError, UsageError, leaves
 from nfagent.explain.explanation import Explanation
 from nfagent.introspection import http_server
 from nfagent.introspection.syncs_route import syncs_route
@@ -60,8 +60,8 @@ from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax
 
 log = logging.getLogger("nfagent.lab.ebpf_agent")
 _RESCAN_SECONDS = 0.05
-_SETTLE_SECONDS = 0.005
-"""How long links that change together gather before they are listed."""
+_DEBOUNCE_SECONDS = 0.005
+"""How long to wait for further changes of links before they are listed."""
 
 
 class EbpfAgent:
@@ -216,7 +216,7 @@ class EbpfAgent:
         )
 
     def _note_refusals(self) -> None:
-        before, self._refused = self._refused, self._state.coverage.refusals
+        before, self._refused = set(self._refused), self._state.coverage.refusals
         for reason in self._refused:
             if reason not in before:
                 log.error("%s", reason)
@@ -227,7 +227,7 @@ class EbpfAgent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._links_changed.wait()
-                await asyncio.sleep(_SETTLE_SECONDS)
+                await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._scan()
 
     def _scan_if_changed(self) -> None:
@@ -266,7 +266,7 @@ def _is_readable(opened: socket.socket) -> bool:
 @click.option("--kubeconfig", default="", help="Follow the cluster of this kubeconfig.")
 @click.option("--node", required=True, help="The Node's name.")
 def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
-    """Enforce NetworkPolicies by eBPF in this network namespace until stopped: the lab's yardstick.
+    """Enforce NetworkPolicies by eBPF in this network namespace until stopped, for comparison only.
 
     Exit code: 0 after SIGTERM, 2 where it can't run.
     """
@@ -284,15 +284,9 @@ def main(manifests: Path | None, kubeconfig: str, node: str) -> None:
             asyncio.run(EbpfAgent(settings, program).run())
     except* NfagentError as group:
         failed = True
-        click.echo("\n".join(f"ebpf_agent: {error}" for error in _leaves(group)), err=True)
+        click.echo("\n".join(f"ebpf_agent: {error}" for error in leaves(group)), err=True)
     if failed:
         sys.exit(2)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ The kernel lists addresses of another namespace by its id (IFA_TARGET_NETNSID, L
 
 from __future__ import annotations
 
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -46,25 +47,33 @@ def pod_links() -> dict[str, int]:
 
     Of the calling thread's network namespace. Addresses of one link only, where two have the same: the later link's.
     """
-    found: dict[str, int] = {}
     try:
         with netlink_socket(NETLINK_ROUTE, blocking=True) as opened:
             opened.connect((0, 0))
             opened.send(encode_link_dump(1, "veth"))
-            links = [link for part in dump_replies(opened, 1) for link in _veths(part)]
+            by_netns: dict[int, dict[int, int]] = {}
+            for link in (link for part in dump_replies(opened, 1) for link in _veths(part)):
+                by_netns.setdefault(link.netns, {})[link.peer] = link.index
             opened.setsockopt(SOL_NETLINK, _STRICT_CHECK, 1)
-            for sequence, netns in enumerate(sorted({link.netns for link in links}), 2):
-                opened.send(_encode_address_dump(sequence, netns))
-                there = {link.peer: link.index for link in links if link.netns == netns}
-                for part in dump_replies(opened, sequence):
-                    raise_refusal(part)
-                    if part.type == RTM_NEWADDR:
-                        held = decode_address(part)
-                        if held.link in there:
-                            found[held.address] = there[held.link]
+            found: dict[str, int] = {}
+            for sequence, (netns, there) in enumerate(sorted(by_netns.items()), 2):
+                found.update(_addresses(opened, sequence, netns, there))
     except (OSError, WireError) as error:
         raise KernelError(f"cannot list the Pods' links: {error}") from error
     return found
+
+
+def _addresses(opened: socket.socket, sequence: int, netns: int, links: Mapping[int, int]) -> Iterator[tuple[str, int]]:
+    """Yield the addresses of another namespace, each with the index of its link here. Raises OSError, WireError.
+
+    links: the other ends of veth devices there, with the index of the end that is here
+    """
+    opened.send(_encode_address_dump(sequence, netns))
+    for part in dump_replies(opened, sequence):
+        raise_refusal(part)
+        held = decode_address(part) if part.type == RTM_NEWADDR else None
+        if held and held.link in links:
+            yield held.address, links[held.link]
 
 
 def _veths(part: Message) -> Iterator[VethLink]:

@@ -28,11 +28,6 @@ class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
         """Return it as text, also a single address: `10.0.0.0/8`."""
         return f"{text(self.family, self.first)}/{self.length}"
 
-    def shortened(self, length: int) -> Prefix:
-        """Return the prefix of that length which has this one inside."""
-        host = BITS[self.family] - length
-        return Prefix(self.family, self.first >> host << host, length)
-
 
 def prefixes(ranges: Iterable[Range]) -> Iterator[Prefix]:
     """Yield the fewest CIDRs that are the same addresses, of each range in turn."""

@@ -21,7 +21,7 @@ from nfagent.lab.ebpf_identities import EbpfIdentities
 from nfagent.lab.ebpf_masquerade import MasqueradePrefixes
 from nfagent.lab.ebpf_policy_sets import EbpfPolicySets
 from nfagent.lab.ebpf_prefixes import Prefix
-from nfagent.model.admin_policy import SHORT_KINDS, TierPolicy
+from nfagent.model.admin_policy import POLICY_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import Item
 from nfagent.model.ip_masq import IpMasqConfig
@@ -32,8 +32,6 @@ from nfagent.model.services import Service
 from nfagent.state.cluster import NO_CHANGE, ClusterDelta, ClusterState, Identity, PodKey
 from nfagent.state.egress import EGRESS_KINDS, EgressState
 from nfagent.state.policy_index import IndexDelta, PolicyIndex
-
-_POLICY_KINDS = {"NetworkPolicy", *SHORT_KINDS}
 
 
 class EbpfChange(msgspec.Struct):
@@ -104,7 +102,7 @@ class EbpfState:
 
     def remove(self, ref: ObjectRef) -> bool:
         """Remove an object. Return whether any entry may differ."""
-        if ref.kind in _POLICY_KINDS:
+        if ref.kind in POLICY_KINDS:
             self.coverage.forget_policy(ref)
             return self._apply_delta(self.index.remove(ref))
         if ref.kind in EGRESS_KINDS:
@@ -118,7 +116,7 @@ class EbpfState:
 
     def keys(self, kind: str) -> Collection[PodKey]:
         """Return namespace ('' for cluster-scoped kinds) and name of every object of a kind."""
-        if kind in _POLICY_KINDS:
+        if kind in POLICY_KINDS:
             return self.index.keys(kind)
         if kind in EGRESS_KINDS:
             return self.egress.keys(kind)

@@ -19,7 +19,9 @@ OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
 PORT = 80
 """The port on which every Pod and the outside host answer by HTTP."""
 
-_ROLES = (("shop", "web"), ("shop", "db"), ("guest", "visitor"))
+ROLES = (("shop", "web"), ("shop", "db"), ("guest", "visitor"))
+"""Namespace and name of the Pods of a node, in turn."""
+
 _FIRST_HOST = 10
 
 
@@ -53,6 +55,13 @@ def cluster_plan(
     )
 
 
+def pod_name(node: int, index: int) -> tuple[str, str]:
+    """Return namespace and name of a Pod of node 1, 2, ...; those of node 1 are web-1, db-1, visitor-1, web-1-2, ..."""
+    namespace, role = ROLES[index % len(ROLES)]
+    turn = index // len(ROLES)
+    return namespace, f"{role}-{node}" + (f"-{turn + 1}" if turn else "")
+
+
 def documents(plan: ClusterPlan) -> list[dict[str, Any]]:
     """Return the Nodes, Namespaces and Pods of a plan as Kubernetes documents."""
     namespaces = sorted({pod.namespace for pod in plan.pods})
@@ -74,11 +83,9 @@ def _node(number: int, attachment: Attachment, underlay: Underlay) -> NodePlan:
 
 
 def _pod(node: int, index: int) -> PodPlan:
-    namespace, role = _ROLES[index % len(_ROLES)]
-    turn = index // len(_ROLES)
     host = _FIRST_HOST + index
     addresses = (f"10.244.{node}.{host}", f"2001:db8:244:{node:x}::{host:x}")
-    return PodPlan(namespace, f"{role}-{node}" + (f"-{turn + 1}" if turn else ""), f"n{node}", addresses)
+    return PodPlan(*pod_name(node, index), f"n{node}", addresses)
 
 
 def _namespace_document(name: str) -> dict[str, Any]:

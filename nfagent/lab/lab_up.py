@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import yaml
 
 from nfagent.errors import KernelError
 from nfagent.lab import requirements, running_labs
-from nfagent.lab.agents import LabAgent
+from nfagent.lab.agents import LabAgent, own_environment
 from nfagent.lab.api_source import fill
 from nfagent.lab.binaries import find
 from nfagent.lab.control_plane import ControlPlane
@@ -172,7 +171,7 @@ class _Builder:
         with (self._folder / "servers.log").open("ab") as log, deferred_interrupts():
             process = subprocess.Popen(
                 [sys.executable, "-m", "nfagent.lab.pod_servers"],
-                env={**_own_environment(), **self._marked},
+                env={**own_environment(), **self._marked},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -187,10 +186,6 @@ class _Builder:
         if said.strip() != b"ready":
             complaint = (self._folder / "servers.log").read_text("utf-8", "replace").strip()
             raise KernelError(f"the servers of the lab's Pods didn't start: {complaint or 'no output'}")
-
-
-def _own_environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")}
 
 
 def _as_text(found: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""`nfagent lab latency`: how long until a change bites, by nftables and by eBPF in turns.
+"""`nfagent lab latency`: how long until a change takes effect, by nftables and by eBPF in turns.
 
 For each number of background policies, a lab for each path is built; each scenario's changes are made in both in
 turns, the order alternating; then rates are measured. Samples are written after each scenario: an interrupted run keeps
@@ -26,13 +26,23 @@ from nfagent.lab.lab_plan import LabSource
 from nfagent.lab.latency_cluster import LatencyCluster, latency_cluster
 from nfagent.lab.latency_labs import TAG, Background, build_lab, plain_topology
 from nfagent.lab.latency_progress import LatencyProgress
-from nfagent.lab.latency_rates import ROUNDS, RatePath, measure_rates, resident_bytes
-from nfagent.lab.latency_scenarios import Cycle, cycles
+from nfagent.lab.latency_rates import ROUNDS, measure_rates, resident_bytes
+from nfagent.lab.latency_scenarios import Cycle, admitting, cycles
 from nfagent.lab.latency_try import MeasuredLab, Outcome
 from nfagent.lab.machine_facts import machine, versions
 from nfagent.lab.prober import INTERVAL_US
 from nfagent.lab.running_labs import scratch_prefix, sweep_killed
-from nfagent.lab.samples import DataPath, LabSamples, LabSettings, Rate, ScenarioName, Series, Try, encode_samples
+from nfagent.lab.samples import (
+    DataPath,
+    LabSamples,
+    LabSettings,
+    Rate,
+    RatePath,
+    ScenarioName,
+    Series,
+    Try,
+    encode_samples,
+)
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.topology_plan import Attachment
 
@@ -139,7 +149,6 @@ class _Run:
 
     def _measure_cycle(self, labs: Sequence[MeasuredLab], cycle: Cycle, policies: int) -> None:
         options = self._options
-        pids = [lab.pid for lab in labs]
         for lab in labs:
             lab.settle(cycle.standing)
         found: dict[tuple[ScenarioName, DataPath], list[Outcome]] = {
@@ -149,15 +158,13 @@ class _Run:
         with self._kept(found, policies):
             for turn in range(options.warmup + round(options.tries * _MORE_TURNS)):
                 self._progress.turn(cycle.weight)
-                for step in cycle.steps:
-                    for lab in labs if turn % 2 else labs[::-1]:
-                        outcome = lab.try_step(step, pids)
-                        if step.scenario is None or turn < options.warmup:
-                            continue
-                        if outcome.disturbed:
-                            disturbed += 1
-                        elif len(found[step.scenario, lab.path]) < options.tries:
-                            found[step.scenario, lab.path].append(outcome)
+                for key, outcome in _outcomes(labs if turn % 2 else labs[::-1], cycle):
+                    if turn < options.warmup:
+                        continue
+                    if outcome.disturbed:
+                        disturbed += 1
+                    elif len(found[key]) < options.tries:
+                        found[key].append(outcome)
                 if all(len(outcomes) == options.tries for outcomes in found.values()):
                     break
         wanted = {key: outcomes for key, outcomes in found.items() if key[0] in options.scenarios}
@@ -180,9 +187,8 @@ class _Run:
         self, labs: Sequence[MeasuredLab], topologies: dict[RatePath, NetnsTopology], policies: int
     ) -> None:
         size = policies, self._options.pods
-        standing = cycles(self._cluster)[2].standing  # a policy that admits the client
         for lab in labs:
-            lab.settle(standing)
+            lab.settle(admitting(self._cluster))
         rounds = min(ROUNDS, self._options.tries)
         self._rates += measure_rates(topologies, self._cluster, size, self._order, rounds=rounds)
         self._rates += [Rate(lab.path, "rss_bytes", *size, [resident_bytes(lab.pid)]) for lab in labs]
@@ -216,6 +222,16 @@ class _Run:
         beside.write_bytes(encode_samples(samples))
         beside.rename(options.output)
         return samples
+
+
+def _outcomes(labs: Sequence[MeasuredLab], cycle: Cycle) -> Iterator[tuple[tuple[ScenarioName, DataPath], Outcome]]:
+    """Make the changes of a cycle in each lab, in the order of the labs; yield those that are recorded."""
+    pids = [lab.pid for lab in labs]
+    for step in cycle.steps:
+        for lab in labs:
+            outcome = lab.try_step(step, pids)
+            if step.scenario is not None:
+                yield (step.scenario, lab.path), outcome
 
 
 def _sample(outcome: Outcome) -> Try:

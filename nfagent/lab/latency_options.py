@@ -22,12 +22,9 @@ def scenario_names(wanted: Sequence[str]) -> tuple[ScenarioName, ...]:
 def policy_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of `0,1000,10000`, ascending. Raises UsageError."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdecimal() and len(word) <= len(str(MOST_POLICIES)) for word in words):
+    if not all(_is_number(word) and int(word) <= MOST_POLICIES for word in words):
         raise UsageError(f"--policies {text!r}: write numbers from 0 to {MOST_POLICIES}, like 0,1000,10000")
-    found = sorted(set(map(int, words)))
-    if found[-1] > MOST_POLICIES:
-        raise UsageError(f"--policies {text!r}: write numbers from 0 to {MOST_POLICIES}, like 0,1000,10000")
-    return tuple(found)
+    return tuple(sorted(set(map(int, words))))
 
 
 def positive(option: str, value: int, least: int) -> int:
@@ -35,3 +32,8 @@ def positive(option: str, value: int, least: int) -> int:
     if not least <= value <= _MOST:
         raise UsageError(f"{option} {value}: write a number from {least} to {_MOST}")
     return value
+
+
+def _is_number(word: str) -> bool:
+    # int() refuses a number of thousands of digits by an error of its own.
+    return word.isascii() and word.isdecimal() and len(word) <= len(str(MOST_POLICIES))

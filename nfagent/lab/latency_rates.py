@@ -10,15 +10,14 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from nfagent.lab.latency_cluster import LatencyCluster
-from nfagent.lab.samples import Rate
+from nfagent.lab.samples import Rate, RatePath
 from nfagent.lab.topology import NetnsTopology
 from nfagent.lab.traffic_rates import Client, Traffic
 
-RatePath: TypeAlias = Literal["nftables", "ebpf", "none"]
 ROUNDS = 20
 """Measurements of each quantity in each lab, after one to warm up."""
 
@@ -48,12 +47,11 @@ def measure_rates(
         for path, topology in topologies.items():
             client, server = (topology.pod_namespace(*pod.key) for pod in (cluster.client, cluster.server))
             clients[path] = stack.enter_context(traffic.pair(client, server, cluster.server.addresses[0]))
-        for turn in range(rounds + 1):
-            for quantity, measure in _MEASURES.items():
-                for path in order.sample(list(clients), len(clients)):
-                    value = measure(clients[path])
-                    if turn:
-                        values.setdefault((path, quantity), []).append(value)
+        for turn, quantity in product(range(rounds + 1), _MEASURES):
+            for path in order.sample(list(clients), len(clients)):
+                value = _MEASURES[quantity](clients[path])
+                if turn:
+                    values.setdefault((path, quantity), []).append(value)
     return [
         Rate(path=path, quantity=quantity, policies=policies, pods=pods, values=found)
         for (path, quantity), found in values.items()

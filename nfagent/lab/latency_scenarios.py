@@ -59,6 +59,7 @@ def cycles(cluster: LatencyCluster) -> tuple[Cycle, ...]:
     friend, stranger = (_client(cluster, friend=word) for word in ("yes", "no"))
     trusted, untrusted = (_clients(word) for word in ("yes", "no"))
     deny, peers, by_namespace = _policy("deny", None), _policy("peers", _PEERS), _policy("peers", _BY_NAMESPACE)
+    blocks = _policy("blocks", _blocks())
     return (
         Cycle(
             (trusted, friend),
@@ -75,7 +76,7 @@ def cycles(cluster: LatencyCluster) -> tuple[Cycle, ...]:
             ),
         ),
         Cycle(
-            (trusted, friend, peers),
+            admitting(cluster),
             (
                 Step(stranger, "blocked", "pod-relabelled"),
                 Step(friend, "passed"),
@@ -98,12 +99,17 @@ def cycles(cluster: LatencyCluster) -> tuple[Cycle, ...]:
         Cycle(
             (trusted, friend),
             (
-                Step(_policy("blocks", _blocks()), "blocked", "ip-block-10000"),
-                Step(deleted(_policy("blocks", _blocks())), "passed"),
+                Step(blocks, "blocked", "ip-block-10000"),
+                Step(deleted(blocks), "passed"),
             ),
             weight=8.0,
         ),
     )
+
+
+def admitting(cluster: LatencyCluster) -> tuple[Write, ...]:
+    """Return the objects that stand while a policy admits the client."""
+    return _clients("yes"), _client(cluster, friend="yes"), _policy("peers", _PEERS)
 
 
 def deleted(write: Write) -> Write:

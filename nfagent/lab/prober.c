@@ -33,7 +33,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MILLISECOND 1000000LL
+#include "c_program.h"
+
 #define MOST 100000  // turns of a watch at most
 #define BEFORE 50    // turns with the previous verdict, until it is ready
 #define FIRST_PORT 1024
@@ -61,20 +62,6 @@ static struct sockaddr_in where;
 static struct in_addr expected;  // of SEEN
 static int server, home, client_space, server_space, silent;
 static uint32_t watch;
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(2);
-}
-
-static int64_t now(void)
-{
-    struct timespec moment;
-
-    clock_gettime(CLOCK_MONOTONIC, &moment);
-    return moment.tv_sec * 1000 * MILLISECOND + moment.tv_nsec;
-}
 
 static int space(const char *name)
 {
@@ -238,8 +225,8 @@ static void look(enum mode mode, int64_t ms, int64_t interval)
             break;
         // A missed turn is skipped: a burst would delay other processes.
         due = due + interval > now() ? due + interval : now();
-        rest.tv_sec = due / (1000 * MILLISECOND);
-        rest.tv_nsec = due % (1000 * MILLISECOND);
+        rest.tv_sec = due / SECOND;
+        rest.tv_nsec = due % SECOND;
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &rest, NULL);
     }
     if (!ready)

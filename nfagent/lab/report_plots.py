@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
 
-_ROOM = 1.1
-"""Of an axis beyond its values, as a factor."""
+_MARGIN = 1.1
+"""How far an axis goes beyond its values, as a factor."""
 _SHOWN_US = 1.0
 """What is shorter outside the trace is rounding, and not shown."""
 
@@ -53,7 +53,7 @@ def cdf_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
                 )
         axes.set_xscale("log")
         all_seen = [value for one in (pair, *beside) for path in PATH_NAMES for value in _seen(one, path) if value]
-        axes.set_xlim(min(all_seen) / _ROOM, max(all_seen) * _ROOM)
+        axes.set_xlim(min(all_seen) / _MARGIN, max(all_seen) * _MARGIN)
         _number_ticks(axes.xaxis)
         axes.set_xlabel("change to first packet [ms, log]")
         axes.set_ylabel("tries [%]")
@@ -103,7 +103,7 @@ def stage_plot(pair: Pair, beside: Sequence[Pair] = ()) -> Plot | None:
             ),
             default=0.0,
         )
-        # The longest bar leaves room for its figure.
+        # Beside the longest bar there is its figure.
         axes.set_xlim(0, 1.2 * longest / 1000 or 1)
         axes.set_xlabel("median [ms]")
         _legend(axes)
@@ -250,7 +250,7 @@ def _ratio_ticks(lowest: float, highest: float) -> list[float]:
     spread = highest / lowest
     steps = (1, 1.5, 2, 3, 5, 7) if spread < 6 else (1, 2, 5) if spread < 200 else (1,)
     ticks = {AIM, *(step * 10.0**exponent for exponent in exponents for step in steps)}
-    return sorted(tick for tick in ticks if lowest / _ROOM <= tick <= highest * _ROOM)
+    return sorted(tick for tick in ticks if lowest / _MARGIN <= tick <= highest * _MARGIN)
 
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}

@@ -14,7 +14,6 @@ from pathlib import Path
 from nfagent.errors import HostError, KernelError, UsageError
 from nfagent.lab.binaries import CHECKOUT, VARIABLE, find
 
-MIB = 1024 * 1024
 _MEMINFO = Path("/proc/meminfo")
 _PACKAGES = {"ip": "iproute2", "nft": "nftables", "setpriv": "util-linux", "bpftool": "bpftool", "clang": "clang"}
 _COMPILERS = ("gcc", "clang", "cc")
@@ -37,10 +36,18 @@ def check_programs(names: Iterable[str]) -> None:
 
 def check_memory(mib: int, instead: str) -> None:
     """Check how many MiB of memory are available. Raises HostError; instead: what to write to need less."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMINFO.read_text("ascii"), re.MULTILINE)
-    available = int(found[1]) // 1024 if found else mib
-    if available < mib:
+    available = available_mib()
+    if available is not None and available < mib:
         raise HostError(f"this needs about {mib:,} MiB of memory, and {available:,} MiB are available", hint=instead)
+
+
+def available_mib(meminfo: str = "") -> int | None:
+    """Return how many MiB of memory are available; None where that isn't known.
+
+    meminfo: the text of /proc/meminfo; '' for this machine's
+    """
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo or _MEMINFO.read_text("ascii"), re.MULTILINE)
+    return int(found[1]) // 1024 if found else None
 
 
 def check_writable(path: Path) -> None:

@@ -24,11 +24,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "c_program.h"
+
 #define EVENTS 256
 #define CHUNK (256 * 1024)
 #define RECEIPT (1024 * 1024) // bytes of a stream for which the server sends an acknowledging byte
 #define BURST 16
-#define SECOND 1000000000LL
 
 // Kinds of the server's descriptors.
 enum { SHORT, STREAM, SHORT_LISTENER, STREAM_LISTENER, DATAGRAMS, STDIN };
@@ -37,20 +38,6 @@ static char buffer[CHUNK];
 
 // Fixed: by default the kernel tunes the window of each connection, and streams would differ by that.
 static const int window = 512 * 1024;
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(2);
-}
-
-static int64_t now(void)
-{
-    struct timespec moment;
-
-    clock_gettime(CLOCK_MONOTONIC, &moment);
-    return moment.tv_sec * SECOND + moment.tv_nsec;
-}
 
 static socklen_t address(const char *host, int port, struct sockaddr_storage *found)
 {
@@ -181,7 +168,7 @@ static int connected(const struct sockaddr_storage *where, socklen_t size)
 static void stream(const struct sockaddr_storage *where, socklen_t size, int64_t ms)
 {
     int sock = connected(where, size);
-    int64_t began = now(), end = began + ms * 1000000, sent = 0, receipts = 0;
+    int64_t began = now(), end = began + ms * MILLISECOND, sent = 0, receipts = 0;
     ssize_t part;
 
     while (now() < end || sent % RECEIPT) {
@@ -239,7 +226,7 @@ static void connect_many(const struct sockaddr_storage *where, socklen_t size, i
 {
     struct epoll_event events[EVENTS];
     int epoll = epoll_create1(EPOLL_CLOEXEC), open = 0, count;
-    int64_t began = now(), end = began + ms * 1000000, done = 0;
+    int64_t began = now(), end = began + ms * MILLISECOND, done = 0;
 
     for (; open < parallel; open++)
         begin(epoll, where, size);
@@ -276,7 +263,7 @@ static void set_random_port(struct sockaddr_storage *where)
 static void datagrams(struct sockaddr_storage *where, socklen_t size, int64_t ms, int64_t a_second, int scatter)
 {
     int sock = socket(where->ss_family, SOCK_DGRAM, 0);
-    int64_t began = now(), end = began + ms * 1000000, sent = 0, due;
+    int64_t began = now(), end = began + ms * MILLISECOND, sent = 0, due;
     struct timespec rest = { .tv_nsec = 100000 };
 
     while ((due = now()) < end) {

@@ -21,17 +21,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
 from nfagent.errors import HostError, UsageError
 from nfagent.lab import vagrant_libvirt
 from nfagent.lab.binaries import CHECKOUT
-from nfagent.lab.interrupts import deferred_interrupts
+from nfagent.lab.interrupts import deferred_interrupts, interrupting
+from nfagent.lab.logged_command import run_logged
 from nfagent.lab.patience import VARIABLE
+from nfagent.lab.running_labs import check_name
 from nfagent.lab.samples import decode_samples, encode_samples
-from nfagent.lab.vagrant_checks import check_machine, check_memory, check_name, check_workers
+from nfagent.lab.vagrant_checks import check_machine, check_memory, check_workers
 
 Progress = Callable[[str], None]
 
@@ -42,6 +43,7 @@ _MEMORY_MIB = 1536
 _EMULATED_PATIENCE = 8
 _FOLDER = CHECKOUT / "vagrant"
 _BUILD = CHECKOUT / "build" / "vagrant"
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # Vagrant leaves less behind after SIGINT
 _INTERRUPT_SECONDS = 15.0
 _TOLD = ("Machine booted", "Running provisioner", "Rsyncing folder", "Creating domain", "Booting VM")
 
@@ -58,8 +60,7 @@ def up(name: str, nodes: int, pods: int, progress: Progress, attachment: str = "
     provider = check_machine()
     memory = int(os.environ.get("NFAGENT_LAB_MEMORY") or _MEMORY_MIB)
     check_memory(nodes + 1, memory)
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with interrupting():
         folder = _claim(name)
         try:
             settings = {"WORKERS": nodes, "PODS": pods, "MEMORY": memory, "ATTACHMENT": attachment}
@@ -72,9 +73,6 @@ def up(name: str, nodes: int, pods: int, progress: Progress, attachment: str = "
                     (folder / "vagrant.log").replace(_failed_log(name))
                 down(name, progress)
             raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def down(name: str, progress: Progress) -> bool:
@@ -231,35 +229,24 @@ def _vagrant(name: str, arguments: Sequence[str], progress: Progress) -> None:
 
 def _follow(command: Sequence[str], cwd: Path, environment: dict[str, str], log: Path, progress: Progress) -> None:
     """Run a command, keep its output, and tell of its steps. Raises HostError with its last lines where it fails."""
-    with deferred_interrupts():
-        # A session of its own: Ctrl-C ends it only by this process, with which it ends also after SIGKILL.
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
     said: list[str] = []
-    try:
-        with log.open("a", encoding="utf-8") as kept:
-            for line in process.stdout or ():
-                kept.write(line)
-                kept.flush()
-                said.append(line)
-                if step := _step(line):
-                    progress(step)
-        process.wait()
-    except BaseException:
-        _end(process)
-        raise
-    finally:
-        if process.stdout:
-            process.stdout.close()
-    if process.returncode:
+
+    def note(line: str) -> None:
+        said.append(line)
+        if step := _step(line):
+            progress(step)
+
+    with log.open("a", encoding="utf-8") as kept:
+        code = run_logged(
+            command,
+            kept,
+            note,
+            cwd=cwd,
+            environment=environment,
+            end_signals=_END_SIGNALS,
+            end_seconds=_INTERRUPT_SECONDS,
+        )
+    if code:
         # Without Vagrant's own stack.
         told = [line for line in said if not line.startswith(("/usr/", "/opt/", "\tfrom "))]
         kept_log = _failed_log(log.parent.name)
@@ -277,16 +264,6 @@ def _step(line: str) -> str:
     return text if what.startswith(_TOLD) else ""
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a command and its children: Vagrant leaves less behind after SIGINT than after SIGKILL."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_INTERRUPT_SECONDS)
-            return
-
-
 def _ssh(name: str, node: str, *options: str) -> list[str]:
     path = _BUILD / name / "ssh"
     if not path.exists():
@@ -295,7 +272,3 @@ def _ssh(name: str, node: str, *options: str) -> list[str]:
     if node not in hosts:
         raise UsageError(f"lab {name!r} has no VM {node!r}, only {', '.join(hosts)}")
     return ["ssh", "-F", str(path), "-o", "LogLevel=ERROR", *options, node]
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -10,23 +10,16 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from nfagent.errors import HostError, UsageError
+from nfagent.lab.requirements import available_mib
 
 Provider: TypeAlias = Literal["libvirt", "virtualbox"]
 
-_NAME = re.compile(r"[a-z0-9]{1,20}")
 _PACKAGES = "vagrant vagrant-libvirt qemu-system-x86 libvirt-daemon-system libvirt-clients dnsmasq-base rsync"
 _INSTALL = f"apt-get install {_PACKAGES}"
 _PLUGIN_SECONDS = 120.0
-_MEMINFO = Path("/proc/meminfo")
 MOST_WORKERS = 50
 # Beside the VMs: qemu's own memory, and this machine's other programs.
 _SPARE_MIB = 512
-
-
-def check_name(name: str) -> None:
-    """Check a lab's name. Raises UsageError."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a lab: write up to 20 lower-case letters and digits, like 'lab'")
 
 
 def check_workers(workers: int) -> None:
@@ -74,10 +67,9 @@ def check_memory(vms: int, each: int, meminfo: str = "") -> None:
 
     meminfo: the text of /proc/meminfo; '' for this machine's
     """
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo or _MEMINFO.read_text("ascii"), re.MULTILINE)
     needed = vms * each + _SPARE_MIB
-    available = int(found[1]) // 1024 if found else needed
-    if available < needed:
+    available = available_mib(meminfo)
+    if available is not None and available < needed:
         raise HostError(
             f"{vms} VMs of {each:,} MiB need {needed:,} MiB of memory, and {available:,} MiB are available",
             hint="give fewer workers (NFAGENT_LAB_WORKERS, --nodes), or smaller VMs (NFAGENT_LAB_MEMORY)",

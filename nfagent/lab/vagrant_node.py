@@ -20,15 +20,14 @@ import yaml
 from nfagent.errors import ClusterError, HostError, UsageError
 from nfagent.lab import cni, netns
 from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.lab_plan import ROLES, pod_name
 
 _ADMIN = Path("/lab/admin.kubeconfig")
 _AGENT = Path("/etc/nfagent/kubeconfig")
 _DEPLOY = Path("/vagrant/deploy")
-_SERVICE_ACCOUNT = "/api/v1/namespaces/nfagent/serviceaccounts/nfagent/token"
 _API_SECONDS = 600.0  # for an API server that starts under emulation
 _POLL_SECONDS = 1.0
 _TOKEN_SECONDS = 30 * 86400
-_EACH = (("shop", "web"), ("shop", "db"), ("guest", "visitor"))
 
 
 class VagrantNode(msgspec.Struct, frozen=True):
@@ -55,12 +54,7 @@ class VagrantNode(msgspec.Struct, frozen=True):
 
     def pod_names(self) -> list[tuple[str, str]]:
         """Return namespace and name of each Pod: web-1, db-1, visitor-1, web-1-2, ..."""
-        found: list[tuple[str, str]] = []
-        for index in range(self.pods):
-            namespace, name = _EACH[index % len(_EACH)]
-            again = index // len(_EACH)
-            found.append((namespace, f"{name}-{self.number}" + (f"-{again + 1}" if again else "")))
-        return found
+        return [pod_name(self.number, index) for index in range(self.pods)]
 
     def document(self) -> Document:
         """Return the Node object."""
@@ -95,7 +89,7 @@ def pod_netns(namespace: str, name: str) -> str:
 def this_node() -> VagrantNode:
     """Return the node that this VM is, by the environment. Raises UsageError for a missing or wrong variable."""
     numbers: dict[str, int] = {}
-    for name, default in (("LAB_NODE", ""), ("LAB_NET", ""), ("LAB_PODS", str(len(_EACH)))):
+    for name, default in (("LAB_NODE", ""), ("LAB_NET", ""), ("LAB_PODS", str(len(ROLES)))):
         text = os.environ.get(name, default)
         if not text.isdecimal():
             raise UsageError(f"{name} is {text!r} in the environment: run this by the service, or set it to a number")
@@ -151,12 +145,7 @@ def _await_server(client: LabApiClient) -> None:
 
 
 def _write_kubeconfig(client: LabApiClient) -> None:
-    request = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": _TOKEN_SECONDS},
-    }
-    token = client.ask("POST", _SERVICE_ACCOUNT, request).document("token of nfagent")["status"]["token"]
+    token = client.service_account_token("nfagent", "nfagent", _TOKEN_SECONDS)
     document = yaml.safe_load(_ADMIN.read_text("utf-8"))
     document["users"] = [{"name": "nfagent", "user": {"token": token}}]
     document["contexts"][0]["context"]["user"] = "nfagent"

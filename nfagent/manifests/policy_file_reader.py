@@ -11,7 +11,7 @@ import msgspec
 from nfagent.errors import UsageError, ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import list_folders
-from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
+from nfagent.model.admin_policy import POLICY_KINDS, Policy, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
 from nfagent.model.gvk import EgressObject
 from nfagent.model.ip_masq import IpMasqConfig
@@ -26,7 +26,7 @@ MAX_BYTES = 1024 * 1024
 
 _STDIN = "-"
 _SHOWN = 5
-_KINDS = ("NetworkPolicy", *SHORT_KINDS, "EgressNATPolicy", "NetworkGatewayGroup")
+_KINDS = (*POLICY_KINDS, "EgressNATPolicy", "NetworkGatewayGroup")
 
 
 def read_policy_files(paths: Sequence[str]) -> tuple[PolicyFile, ...]:

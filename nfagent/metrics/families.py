@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.controllers.sync_latency import STAGES
-from nfagent.model.admin_policy import SHORT_KINDS
+from nfagent.model.admin_policy import POLICY_KINDS
 from nfagent.model.gvk import RESOURCES
 from nfagent.model.objects import DIRECTIONS
 from nfagent.nftables.base_chains import BASE_COUNTERS
@@ -35,7 +35,6 @@ MOST_SERIES = 10_000
 """Series of one family, at most: those beyond are left out, and counted by nfagent_metrics_omitted_series."""
 
 OBJECT_KINDS = tuple(resource.kind for resource in RESOURCES)
-POLICY_KINDS = ("NetworkPolicy", *SHORT_KINDS)
 VERDICTS = ("allow", "deny", "audit-deny")
 DROP_COUNTERS = (
     *BASE_COUNTERS,

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 from nfagent import __version__
 from nfagent.desired.state import DesiredState
-from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS, POLICY_KINDS
+from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS
 from nfagent.metrics.readings import CountedPackets, Readings
+from nfagent.model.admin_policy import POLICY_KINDS
 from nfagent.model.histogram import Histogram
 from nfagent.verdicts.log_writer import QUEUE_FULL, STOPPED
 

@@ -32,6 +32,9 @@ SHORT_KINDS: dict[str, str] = {
 }
 """The CRDs' own short names."""
 
+POLICY_KINDS = ("NetworkPolicy", *SHORT_KINDS)
+"""The kinds whose rules decide about packets."""
+
 LAST_PRIORITY = 1000
 NO_PRIORITY = LAST_PRIORITY + 1
 """The rank of BaselineAdminNetworkPolicy, which has no priority: after all others."""

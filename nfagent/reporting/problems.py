@@ -8,7 +8,7 @@ import msgspec
 
 from nfagent.egress.gateway_election import GatewayProblem
 from nfagent.errors import ValidationIssue
-from nfagent.model.admin_policy import SHORT_KINDS, Policy, TierPolicy
+from nfagent.model.admin_policy import POLICY_KINDS, Policy, TierPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import ALLOW_LOGGING, DENY_LOGGING, LoggingSwitch, NetworkLogging, ObjectRef
@@ -39,7 +39,7 @@ _REJECTED: dict[str, tuple[str, str]] = {
     "ConfigMap": (INVALID_MASQUERADE, "the previous masquerade configuration stays in force; without one, the default"),
     "EgressNATPolicy": (INVALID_EGRESS, _LAST_GOOD),
     "NetworkGatewayGroup": (INVALID_GATEWAY, _LAST_GOOD),
-    **dict.fromkeys(("NetworkPolicy", *SHORT_KINDS), (NOT_ENFORCED, _LAST_GOOD)),
+    **dict.fromkeys(POLICY_KINDS, (NOT_ENFORCED, _LAST_GOOD)),
 }
 """Kind -> reason of the Event, and what is in force instead."""
 

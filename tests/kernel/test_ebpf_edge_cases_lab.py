@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +16,7 @@ from tests.kernel.test_edge_cases_packets_lab import (  # noqa: F401 - pytest co
     test_39_any_user_of_the_node_reaches_its_pods,
 )
 from tests.kernel.test_icmp_errors_lab import (  # noqa: F401
+    held,
     test_a_pod_that_is_isolated_gets_no_error_about_its_connection_from_a_third_pod,
     test_an_isolated_pod_gets_the_errors_about_its_connection_from,
     test_an_isolated_pod_sends_no_error_about_other_pods_connections,
@@ -33,11 +33,3 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip(lack)
     with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, "ebpf") as running:
         yield running
-
-
-@pytest.fixture
-def held(lab: ManifestLab) -> Iterator[contextlib.ExitStack]:
-    """Close what a test opens, and take its policies away."""
-    with contextlib.ExitStack() as stack:
-        yield stack
-    lab.only_cluster()

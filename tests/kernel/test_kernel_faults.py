@@ -19,10 +19,11 @@ from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_queries import table_flags
 from nfagent.nftables.objects import ABSENT
 from tests.kernel.test_cli import AgentSite, site
-from tests.kernel.test_reconciler import DB, SCENE, SECOND_DB, RunningReconciler, decoded, listed, nft, running
+from tests.kernel.test_reconciler import DB, SCENE, SECOND_DB, RunningReconciler, listed, nft, running
 from tests.support.own_namespace import own_namespace
 from tests.support.owned_table import DORMANT, PERSIST, owned_table
 from tests.support.packet_labs import wait_until
+from tests.support.two_node_cluster import decoded
 
 __all__ = ["site"]
 

@@ -29,7 +29,7 @@ from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import LoggingSwitch, NetworkLogging, Node, ObjectRef, Pod
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import parse_ruleset
-from tests.support.two_node_cluster import DECODERS, Document, labelled, namespace, node, pod, policy, port
+from tests.support.two_node_cluster import Document, decoded, labelled, namespace, node, pod, policy, port
 
 pytestmark = [
     pytest.mark.kernel,
@@ -67,12 +67,6 @@ def nft(*arguments: str, text: str = "") -> str:
 def listed() -> Ruleset:
     """Return what nft, a process of its own, says is there."""
     return parse_ruleset(json.loads(nft("-j", "list", "ruleset")))
-
-
-def decoded(document: Document) -> Item:
-    item = DECODERS[document["kind"]](document)
-    assert item is not None
-    return item
 
 
 class RunningReconciler:

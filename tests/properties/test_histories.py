@@ -30,8 +30,8 @@ from tests.properties.tier_strategies import tier_policies
 from tests.support.fake_nftables import FakeNftables
 from tests.support.nft_interpreter import opening, run, seen_at
 from tests.support.two_node_cluster import (
-    DECODERS,
     Document,
+    decoded,
     hops,
     labelled,
     namespace,
@@ -181,12 +181,6 @@ def assert_both_readings_agree(
 
 
 # Deltas: what an event must not change, and how much it may.
-
-
-def decoded(document: Document) -> Item:
-    item = DECODERS[document["kind"]](document)
-    assert item is not None
-    return item
 
 
 def from_pods(**labels: str) -> list[Document]:

@@ -49,6 +49,13 @@ DECODERS: dict[str, Callable[[Document], Item | None]] = {
 }
 
 
+def decoded(document: Document) -> Item:
+    """Return the object of a document, which has one."""
+    item = DECODERS[document["kind"]](document)
+    assert item is not None
+    return item
+
+
 def namespace(name: str, **labels: str) -> Document:
     return {"kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
@@ -140,8 +147,7 @@ class TwoNodeCluster:
             self.put(document)
 
     def put(self, document: Document) -> None:
-        item = DECODERS[document["kind"]](document)
-        assert item is not None
+        item = decoded(document)
         for view in self.views.values():
             view.put(item)
 

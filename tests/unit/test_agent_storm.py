@@ -19,7 +19,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.transaction import Transaction
 from tests.support.fake_nftables import FakeNftables, Refused
-from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
+from tests.support.two_node_cluster import decoded, labelled, pod, policy
 
 COMMIT_TURNS = 10
 """Turns of the event loop that a commit takes."""
@@ -122,12 +122,6 @@ async def running() -> AsyncIterator[StormSetup]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def decoded(document: dict[str, object]) -> Item:
-    item = DECODERS[str(document["kind"])](document)
-    assert item is not None
-    return item
 
 
 def churn() -> Iterator[Item | ObjectRef]:

@@ -23,17 +23,11 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Goto, Ruleset
 from nfagent.nftables.transaction import Transaction
 from tests.support.fake_nftables import FakeNftables
-from tests.support.two_node_cluster import DECODERS, labelled, pod, policy
+from tests.support.two_node_cluster import decoded, labelled, pod, policy
 
 QUIET_TURNS = 400
 DEADLINE = 60.0
 WEB = "10.64.0.10"
-
-
-def decoded(document: dict[str, object]) -> Item:
-    item = DECODERS[str(document["kind"])](document)
-    assert item is not None
-    return item
 
 
 SCENE = [

@@ -8,9 +8,8 @@ import pytest
 
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.state import DesiredState
-from nfagent.model.gvk import Item
 from nfagent.nftables.objects import ABSENT, Ruleset
-from tests.support.two_node_cluster import DECODERS, Document, node, pod, policy
+from tests.support.two_node_cluster import Document, decoded, node, pod, policy
 
 CLOSED = policy("shop/p")
 WEB, DB = pod("shop/web", "a", 10), pod("shop/db", "a", 11)
@@ -26,13 +25,6 @@ def seen(name: str, *documents: Document) -> DesiredState:
 
 def no_own_address(_addresses: Iterable[str]) -> str:
     return ""
-
-
-def decoded(document: Document) -> Item:
-    """Read a document."""
-    found = DECODERS[document["kind"]](document)
-    assert found is not None
-    return found
 
 
 def table(*documents: Document) -> Ruleset:

@@ -6,15 +6,14 @@ import pytest
 
 from nfagent.lab.ebpf_codec import ANY, HOST, PortKey
 from nfagent.lab.ebpf_state import EbpfState
-from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
 from tests.support.ebpf_maps import MapsModel
 from tests.support.egress_labs import gateway_group, nat_policy
 from tests.support.packet_labs import logging_document
 from tests.support.two_node_cluster import (
-    DECODERS,
     Document,
+    decoded,
     labelled,
     namespace,
     node,
@@ -30,12 +29,6 @@ TWIN = pod("shop/twin", "a", 11, (port(8080, "http"),), app="web")
 CLIENT = pod("shop/client", "b", 10, app="client")
 OTHER = pod("shop/other", "b", 11, app="client")
 FROM_CLIENT = policy("shop/web", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app="client")}]}])
-
-
-def decoded(document: Document) -> Item:
-    item = DECODERS[document["kind"]](document)
-    assert item is not None
-    return item
 
 
 class Cluster:
