@@ -267,7 +267,7 @@ class Reconciler:
         changer, self._changer = self._changer, ""
         began = self._clock.monotonic()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
-        unchanged = self._agreed and not self._wanted.dirty
+        agreed, pending = self._agreed, self._wanted.dirty
         wanted = self._wanted.ruleset()
         self.latency.computed(self._clock.monotonic())
         self._wanted.mark_synced()
@@ -275,14 +275,17 @@ class Reconciler:
         transaction = await self._kernel.difference(wanted)
         self._compared(began)
         self.latency.measured("compare", self._compared_at - reading)
-        if transaction and unchanged and changer:
+        # Without a pending change a difference is a drift. An absent or dormant table is one in any case.
+        is_table_gone = bool(transaction) and isinstance(transaction[0], AddTable)
+        is_drift = bool(transaction) and agreed and (is_table_gone or not pending)
+        if is_drift and changer:
             self._note_drift(changer, len(transaction))
         recheck = self._wanted.recheck_all() if transaction else ()
         await self._commit(transaction + recheck)
         self._agreed = True
-        if transaction and unchanged and not changer:
-            if self._drifted or isinstance(transaction[0], AddTable):
-                # Not a listing variant: the table was absent or dormant, or has just been changed again.
+        if is_drift and not changer:
+            if self._drifted or is_table_gone:
+                # No listing variant, also where the table has just been changed again.
                 self._note_drift("", len(transaction))
             else:
                 await self._classify_difference(wanted, transaction, recheck)

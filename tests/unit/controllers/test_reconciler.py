@@ -355,6 +355,15 @@ async def test_a_reported_change_by_another_program_is_repaired_at_once_and_the_
 
 
 @scenario
+async def test_a_table_that_another_program_removed_is_a_drift_beside_pending_changes_too() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.desired.wanted = holding("10.0.0.2")
+        await stage.others_write(ABSENT, by="nft (process 4711)")
+        status = stage.reconciler.status
+        assert (stage.current, status.drifts, status.drift_by) == (holding("10.0.0.2"), 1, "nft (process 4711)")
+
+
+@scenario
 async def test_a_commit_by_another_program_without_a_difference_is_no_drift() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
