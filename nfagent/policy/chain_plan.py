@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -23,20 +23,7 @@ AuditPart: TypeAlias = Literal[
     "policy",
     "baseline",
 ]
-AUDIT_PARTS: tuple[AuditPart, ...] = (
-    "denials",
-    "unless-denied",
-    "label",
-    "enforced",
-    "enforced-denials",
-    "denied",
-    "passed",
-    "passed-denials",
-    "denial",
-    "allow",
-    "policy",
-    "baseline",
-)
+AUDIT_PARTS: tuple[AuditPart, ...] = get_args(AuditPart)
 """What a chain of audit mode evaluates (`audited_tiers`); each refers only to parts before it."""
 
 
