@@ -45,6 +45,11 @@ class CounterOwners:
         self._seen = -1
         self.workloads: dict[PodName, Workload] = {}
 
+    @property
+    def are_current(self) -> bool:
+        """Return whether no Pod of this node changed since `passed_addresses` returned the last address."""
+        return self._seen == self._desired.local_changes
+
     def keys_of(self, counter: str, holder: PodName | None = None) -> Iterator[CountKey]:
         """Yield what a counter counts for; holder: who has its address, in place of the present one."""
         name, _, address = counter.partition(" ")
@@ -68,7 +73,7 @@ class CounterOwners:
 
         From the return on they are the other one's. At most so many at once that their counters can be read at once.
         """
-        if self._seen == self._desired.local_changes:
+        if self.are_current:
             return {}
         passed: dict[str, PodName] = {}
         local = self._desired.cluster.local

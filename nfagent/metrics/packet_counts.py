@@ -189,7 +189,8 @@ class PacketCounts:
 
     def pods_changed(self) -> None:
         """Read the counters of addresses that have passed to another Pod; cheap where no Pod of this node changed."""
-        if not self._restored or not self._synced():
+        # The source's whole status is asked only where a Pod changed: this runs with every change of any object.
+        if self._owners.are_current or not self._restored or not self._synced():
             return
         passed = self._owners.passed_addresses()
         if not passed:
