@@ -70,9 +70,7 @@ class LatencyProgress:
             words = "; ".join(f"{path} {_summary(outcomes)}" for path, outcomes in paths.items())
             self._output.text(f"{policies:>6,} policies, {scenario}: {words}")
         if disturbed:
-            self._output.text(
-                f"{'':>6}  {disturbed} tries made again: connections of an earlier change were being ended"
-            )
+            self._output.text(f"{'':>6}  {disturbed} tries made again: something else than the change decided them")
 
     def relapses(self, counts: Mapping[DataPath, int]) -> None:
         """Write how often packets met the previous verdict again, so far, where they did."""

@@ -34,7 +34,9 @@ class Outcome(msgspec.Struct, frozen=True):
     latency:   from the change sent to the first packet with the new verdict; None where the deadline passed
     write:     from the change sent to the API server's response; None for a file
     stages:    parts of the latency, by the agent's trace
-    disturbed: while it was measured, the agent was still ending connections of an earlier change
+    disturbed: what was measured isn't the change: the agent was still ending connections of an earlier one, or the
+               packet came before the agent had computed what the change does, as where the machine stood still so
+               long that packets seemed blocked
     gap:       since the last packet with the previous verdict: the accuracy of the latency
     """
 
@@ -162,7 +164,7 @@ def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, rech
         latency=max(0.0, fresh - times.sent) * _MICROSECONDS,
         write=_write(times),
         stages={} if sync is None else _stages(times.sent, sync, fresh),
-        disturbed=overlaps and not is_own,
+        disturbed=(overlaps and not is_own) or (sync is not None and fresh < sync.computed),
         gap=gap * _MICROSECONDS,
     )
 

@@ -63,6 +63,19 @@ def test_a_change_that_an_earlier_one_disturbs_is_told(recheck: tuple[float, flo
     assert measured.disturbed == disturbed
 
 
+@pytest.mark.parametrize(
+    ("packet", "disturbed"),
+    [
+        pytest.param(3.9, True, id="before the agent had computed the change"),
+        pytest.param(4.0, False, id="right after"),
+        pytest.param(5.0, False, id="before the commit's confirmation"),
+    ],
+)
+def test_a_packet_that_the_change_cannot_have_met_is_no_sample(packet: float, disturbed: bool) -> None:  # noqa: FBT001
+    measured = outcome(WriteTimes(SENT), SENT + packet / 1e3, 0.0002, sync(1, 3, 3, 4, 6), NO_RECHECK)
+    assert measured.disturbed == disturbed
+
+
 def test_each_scenario_is_recorded_by_one_step_and_each_cycle_ends_as_it_began() -> None:
     found = cycles(latency_cluster(50, 0, seed=1))
     assert sorted(scenario for cycle in found for scenario in cycle.scenarios) == sorted(SCENARIOS)
