@@ -1,4 +1,4 @@
-"""One machine for all tests of this folder, with three Pods in network namespaces, and the service as it is installed."""
+"""One machine for all tests of this folder: three Pods in network namespaces, and the service as it is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnMachine]
         for pod, address in PODS.items():
             booted.run(
                 f"ip netns add {pod} && ip link add {pod} type veth peer name eth0 netns {pod} && "
-                f"ip addr add 10.0.0.254/32 dev {pod} && ip link set {pod} up && ip route add {address}/32 dev {pod} && "
+                f"ip addr add 10.0.0.254/32 dev {pod} && ip link set {pod} up && "
+                f"ip route add {address}/32 dev {pod} && "
                 f"ip -n {pod} addr add {address}/32 dev eth0 && ip -n {pod} link set eth0 up && "
                 f"ip -n {pod} route add 10.0.0.254/32 dev eth0 && ip -n {pod} route add default via 10.0.0.254"
             )

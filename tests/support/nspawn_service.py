@@ -21,13 +21,14 @@ metadata: {{namespace: shop, name: {name}, labels: {{app: {name}}}}}
 spec: {{nodeName: node-a}}
 status: {{phase: Running, podIPs: [{{ip: {address}}}]}}
 """
-MANIFESTS = (
-    """
+MANIFESTS = """
 apiVersion: v1
 kind: Node
 metadata: {name: node-a}
 spec: {podCIDRs: [10.0.0.0/24]}
-status: {addresses: [{type: InternalIP, address: 10.0.0.254}]}
+status:
+  addresses: [{type: InternalIP, address: 10.0.0.254}]
+  conditions: [{type: Ready, status: "True"}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -40,9 +41,7 @@ apiVersion: networking.gke.io/v1alpha1
 kind: NetworkLogging
 metadata: {name: default}
 spec: {cluster: {allow: {log: true}, deny: {log: true}}}
-"""
-    + "".join(_POD.format(name=name, address=address) for name, address in PODS.items())
-)
+""" + "".join(_POD.format(name=name, address=address) for name, address in PODS.items())
 """Only shop/api may send to shop/db."""
 
 _CONNECT = """

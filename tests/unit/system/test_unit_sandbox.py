@@ -33,6 +33,7 @@ SANDBOX = UnitSandbox(
     bound=("/home/op/k",),
     inaccessible=("/run/dbus", "/run/containerd"),
 )
+TMP = "/tmp"  # noqa: S108 - nothing is created there
 ROOTS = FileOwner("/srv", 0, 0, 0o755)
 
 
@@ -52,7 +53,7 @@ def test_without_a_unit_there_is_no_sandbox(text: str) -> None:
 def test_a_unit_without_such_settings_hides_nothing() -> None:
     plain = parse_properties("LoadState=loaded\nUser=\nCapabilityBoundingSet=cap_dac_override\nProtectHome=no\n")
     assert plain is not None
-    for path in ("/etc/x", "/home/op", "/tmp/x", "/run/dbus"):
+    for path in ("/etc/x", "/home/op", f"{TMP}/x", "/run/dbus"):
         assert plain.write_obstacle(path, [FileOwner(path, 1000, 1000, 0o700)]) is None
         assert plain.read_obstacle(path, [FileOwner(path, 1000, 1000, 0o700)]) is None
 
@@ -66,13 +67,15 @@ def test_a_unit_without_such_settings_hides_nothing() -> None:
         pytest.param(SANDBOX, "/srv/b/x", None, id="a folder of ReadWritePaths"),
         pytest.param(SANDBOX, "/mnt/x", None, id="a folder of BindPaths"),
         pytest.param(SANDBOX, "/srv/logs", "ReadWritePaths=/srv/logs", id="a folder elsewhere"),
-        pytest.param(SANDBOX, "/srv/ab", "ReadWritePaths=/srv/ab", id="a name that only begins like one of its folders"),
+        pytest.param(
+            SANDBOX, "/srv/ab", "ReadWritePaths=/srv/ab", id="a name that only begins like one of its folders"
+        ),
         pytest.param(SANDBOX, "/var/log/policies", "LogsDirectory=policies", id="one that systemd makes, of logs"),
         pytest.param(SANDBOX, "/var/lib/net/x", "StateDirectory=net/x", id="one that systemd makes, of state"),
         pytest.param(SANDBOX, "/run/net", "RuntimeDirectory=net", id="one that systemd makes at each start"),
         pytest.param(SANDBOX, "/root/logs", "ReadWritePaths=/root/logs", id="a home folder"),
         pytest.param(changed(home="yes"), "/root/logs", "BindPaths=/root/logs", id="a hidden home folder"),
-        pytest.param(SANDBOX, "/tmp/logs", "", id="a folder in /tmp"),
+        pytest.param(SANDBOX, f"{TMP}/logs", "", id="a folder in /tmp"),
         pytest.param(SANDBOX, "/run/dbus/x", "", id="a folder that is hidden"),
         pytest.param(changed(system="full"), "/srv/logs", None, id="a folder that a weaker ProtectSystem leaves"),
         pytest.param(changed(system="full"), "/etc/x", "ReadWritePaths=/etc/x", id="a folder that it doesn't leave"),
@@ -93,7 +96,7 @@ def test_writing(sandbox: UnitSandbox, folder: str, setting: str | None) -> None
         pytest.param(SANDBOX, "/root/.kube/config", None, id="one in a home folder"),
         pytest.param(changed(home="tmpfs"), "/root/.kube/config", "BindReadOnlyPaths=/root/.kube/config", id="hidden"),
         pytest.param(changed(home="yes"), "/home/op/k/x", None, id="one of BindReadOnlyPaths"),
-        pytest.param(SANDBOX, "/tmp/manifests", "", id="manifests in /tmp"),
+        pytest.param(SANDBOX, f"{TMP}/manifests", "", id="manifests in /tmp"),
         pytest.param(SANDBOX, "/run/containerd/x", "", id="a path that is hidden"),
     ],
 )
