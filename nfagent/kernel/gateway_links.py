@@ -51,8 +51,9 @@ PRIORITY = 1078
 _AROUND = (PRIORITY - 1, PRIORITY + 2)
 """Priorities of the rules by which what the tunnel sends skips these."""
 _RIGHTS = (
-    "hosts on its link send to the holder before until they ask anew. An announcement needs CAP_NET_RAW and AF_PACKET: run "
-    "`systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW and RestrictAddressFamilies=AF_PACKET"
+    "hosts on its link send to the holder before until they ask anew. To announce it takes CAP_NET_RAW and AF_PACKET: "
+    "run `systemctl edit nfagent`, and add to [Service] the lines CapabilityBoundingSet=CAP_NET_RAW and "
+    "RestrictAddressFamilies=AF_PACKET"
 )
 _NO_TUNNEL = "packets from nodes that are on no link of this node are dropped"
 _FAMILIES: tuple[Family, ...] = (4, 6)

@@ -1,4 +1,4 @@
-"""`nfagent check` beside the hardened unit: what the sandbox hides of the settings' files, and that its remedy works."""
+"""`nfagent check` beside the hardened unit: which of the settings' files the sandbox hides; its remedies work."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ HELD_BY_ANOTHER = f"ip -n web neigh replace {FLOATING} lladdr 02:00:00:00:00:99 
 
 @pytest.fixture
 def neighbour(machine: NspawnMachine, service: NspawnService) -> Iterator[str]:
-    """Give a host on the link of the floating address an entry of the holder before; return the command that shows it."""
+    """Give a host on the floating address' link an entry of the holder before; return the command that shows it."""
     del service
     machine.run(HELD_BY_ANOTHER)
     try:

@@ -23,9 +23,9 @@ from uuid import uuid4
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-ROOT = CHECKOUT / "build" / "nspawn-debian-12"
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-nftables,nftables,iproute2,kmod"
-MIRROR = "http://deb.debian.org/debian"
+_FOLDER = CHECKOUT / "build"
+_MACHINE_PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-nftables,nftables,iproute2,kmod"
+_MIRROR = "http://deb.debian.org/debian"
 DEADLINE = 60.0
 _BUILD_SECONDS = 3000.0
 _POLL_SECONDS = 0.05
@@ -39,19 +39,28 @@ def debian_12() -> Path:
         pytest.skip("systemd-nspawn is missing; run: apt-get install systemd-container")
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the machine has Debian 12's Python 3.11, which can't run the packages of this one's")
-    if not ROOT.exists() and os.environ.get("NFAGENT_NSPAWN") != "build":
-        pytest.skip(f"there is no build/{ROOT.name}; make it with: make systemd-test")
-    return ROOT if ROOT.exists() else _built()
+    return _system("nspawn-debian-12", "bookworm", _MACHINE_PACKAGES)
 
 
-def _built() -> Path:
-    """Make the folder. debootstrap's mounts are in a mount namespace that ends with it."""
+def debian_13() -> Path:
+    """Return a folder with Debian 13's systemd-analyze; skip the test where it can't be had here."""
+    return _system("nspawn-debian-13", "trixie", "systemd")
+
+
+def _system(name: str, release: str, packages: str) -> Path:
+    """Return a folder of build/, made where NFAGENT_NSPAWN=build says so; skip the test where it isn't there."""
+    folder = _FOLDER / name
+    if folder.exists():
+        return folder
+    if os.environ.get("NFAGENT_NSPAWN") != "build":
+        pytest.skip(f"there is no build/{name}; make it with: make systemd-test")
     debootstrap = shutil.which("debootstrap")
     if debootstrap is None:
         pytest.skip("debootstrap is missing; run: apt-get install debootstrap")
-    making = ROOT.with_name(f"{ROOT.name}.{uuid4().hex[:8]}")
-    making.parent.mkdir(exist_ok=True)
-    command = [debootstrap, "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(making), MIRROR]
+    making = _FOLDER / f"{name}.{uuid4().hex[:8]}"
+    _FOLDER.mkdir(exist_ok=True)
+    # debootstrap's mounts are in a mount namespace that ends with it.
+    command = [debootstrap, "--variant=minbase", f"--include={packages}", release, str(making), _MIRROR]
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", *command],
         capture_output=True,
@@ -61,9 +70,9 @@ def _built() -> Path:
     )
     if done.returncode:
         shutil.rmtree(making, ignore_errors=True)
-        pytest.skip(f"Debian 12 is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
-    making.rename(ROOT)
-    return ROOT
+        pytest.skip(f"Debian's {release} is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
+    making.rename(folder)
+    return folder
 
 
 class NspawnMachine:
