@@ -15,6 +15,14 @@ pytestmark = pytest.mark.kernel
 VERDICTS = "/var/log/network/policy_action.log"
 QUICK_WATCHDOG = "WatchdogSec=2\nTimeoutAbortSec=1"
 CAP_NET_ADMIN = 1 << 12
+ALSO_WEB = """---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: also-web}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+"""
 TMP = "/tmp"  # noqa: S108 - the service has its own
 
 
@@ -79,6 +87,19 @@ def test_a_reload_reads_changed_manifests_and_keeps_the_process(machine: NspawnM
         assert (service.pid, service.shown("StatusText")) == (pid, "enforcing")
     finally:
         machine.write("/etc/manifests/cluster.yaml", MANIFESTS)
+
+
+def test_a_large_manifest_is_read_by_a_child_process_with_limits(
+    machine: NspawnMachine, service: NspawnService
+) -> None:
+    config = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: x, name: c{}}}\ndata: {{a: {}}}\n"
+    machine.write("/etc/manifests/large.yaml", "".join(config.format(n, 900 * "x") for n in range(700)) + ALSO_WEB)
+    try:
+        machine.run("systemctl reload nfagent")
+        assert service.reaches("web", "db")
+    finally:
+        machine.run("rm /etc/manifests/large.yaml; systemctl reload nfagent")
+    assert service.enforces
 
 
 def test_a_restart_starts_another_process_that_enforces_the_same(service: NspawnService) -> None:
