@@ -147,7 +147,7 @@ def test_an_idle_process_is_not_ended_by_the_watchdog(machine: NspawnMachine, se
     assert service.pid == pid
 
 
-def test_settings_that_cannot_be_read_are_tried_again_with_pauses_until_they_are_mended(
+def test_settings_that_cannot_be_read_are_tried_again_with_pauses_until_they_are_right(
     machine: NspawnMachine, service: NspawnService
 ) -> None:
     service.restart("nodename = 1\n", codes=(1,))

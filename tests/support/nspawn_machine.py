@@ -98,7 +98,7 @@ class NspawnMachine:
             f"--bind-ro={CHECKOUT}",
         ]
         if not Path("/run/systemd/system").exists():
-            # Without a systemd here nobody makes a control group for it.
+            # Without a systemd here it has no control group of its own.
             self._groups = [group / self.name for group in _hierarchies()]
             for group in self._groups:
                 group.mkdir()
