@@ -11,6 +11,7 @@
                     what both programs have in common
     process_cpu     CPU time of other processes, and waiting until they rest
     machine_facts   machine and versions, for the samples
+    quantiles       quantiles by the nearest rank; pure
     samples         the raw samples as JSON, which a report is made from
 
 May import: cluster and below; `samples` imports nothing of the lab. Guarantees: both paths see the same changes in the

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from nfagent.lab.latency.quantiles import latencies, quantile
 from nfagent.lab.latency.samples import DataPath, ScenarioName
 from nfagent.lab.latency.try_ import Outcome
 
 _MS = 1e3
-_LAST = 0.99
 _MINUTES = 90.0
 
 
@@ -79,10 +79,15 @@ class LatencyProgress:
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
-    times = sorted(outcome.latency for outcome in outcomes if outcome.latency is not None)
-    late = len(outcomes) - len(times)
-    if not times:
-        return "no packet with the new verdict" if outcomes else "not measured"
-    last = times[min(len(times) - 1, round(len(times) * _LAST))]
-    words = f"p50 {statistics.median(times) / _MS:.2f} ms, p99 {last / _MS:.2f} ms"
+    if not outcomes:
+        return "not measured"
+    times = latencies(outcome.latency for outcome in outcomes)
+    late = times.count(math.inf)
+    if late == len(times):
+        return "no packet with the new verdict"
+    words = ", ".join(f"p{percent} {_milliseconds(quantile(times, percent))}" for percent in (50, 99))
     return f"{words}, {late} without the new verdict" if late else words
+
+
+def _milliseconds(latency: float) -> str:
+    return "not reached" if latency == math.inf else f"{latency / _MS:.2f} ms"

@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.lab.latency.quantiles import latencies
 from nfagent.lab.latency.samples import SCENARIOS, DataPath, LabSamples, ScenarioName, Series
 from nfagent.lab.report.rates import RateChange, rate_changes
-from nfagent.lab.report.statistics import Estimate, latencies, ratio_estimate
+from nfagent.lab.report.statistics import Estimate, ratio_estimate
 from nfagent.lab.report.verdict import LEAST_TRIES
 from nfagent.lab.report.words import PATH_NAMES, listed, plural, ratio_text
 

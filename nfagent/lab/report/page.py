@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from nfagent.lab.latency.quantiles import quantile
 from nfagent.lab.latency.samples import LabSamples, Try
 from nfagent.lab.report.comparison import Comparison
 from nfagent.lab.report.drawing import Plot
 from nfagent.lab.report.markup import Markup, element, facts, items, joined, table
 from nfagent.lab.report.rates import RATE_CHANGE_HEADER, RATE_HEADER, rate_rows
-from nfagent.lab.report.statistics import CONFIDENCE, quantile
+from nfagent.lab.report.statistics import CONFIDENCE
 from nfagent.lab.report.summary import Summary
 from nfagent.lab.report.verdict import AIM, LEAST_TRIES, Pair, PairVerdict, RatioVerdict
 from nfagent.lab.report.words import PATH_NAMES, milliseconds, plural, ratio_text

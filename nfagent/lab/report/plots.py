@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from nfagent.lab.latency.quantiles import quantile
 from nfagent.lab.latency.samples import DataPath
 from nfagent.lab.report.drawing import FAINT, INK, PATH_COLOURS, PATH_DASHES, PATH_MARKERS, SURFACE, Plot, rendered
-from nfagent.lab.report.statistics import Estimate, quantile, quantile_estimate
+from nfagent.lab.report.statistics import Estimate, quantile_estimate
 from nfagent.lab.report.verdict import AIM, LEAST_TRIES, Pair, PairVerdict, stage_medians
 from nfagent.lab.report.words import PATH_NAMES, STAGE_NAMES, UNATTRIBUTED, duration, milliseconds, plain, plural
 

@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from nfagent.lab.latency.quantiles import quantile
 from nfagent.lab.latency.samples import Rate, RatePath
-from nfagent.lab.report.statistics import Estimate, quantile, ratio_estimate
+from nfagent.lab.report.statistics import Estimate, ratio_estimate
 from nfagent.lab.report.words import RATE_PATH_NAMES, ratio_text, significant, times
 
 _UNITS: dict[str, tuple[str, float]] = {

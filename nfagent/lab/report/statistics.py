@@ -1,6 +1,4 @@
-"""Quantiles of latencies, ratios of quantiles, and how sure both are.
-
-A try whose deadline passed took longer than every other one: it counts as infinity.
+"""How sure quantiles of latencies are, and their ratios.
 
 The confidence intervals are those of the percentile bootstrap. Of an order statistic, the bootstrap's distribution is
 known exactly, so nothing is drawn at random, and the same samples give the same report: the k-th smallest value of a
@@ -10,10 +8,12 @@ resample is at most the sample's j-th where at least k of its n draws are, each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
+
+from nfagent.lab.latency.quantiles import quantile, rank
 
 CONFIDENCE = 0.95
 _NEGLIGIBLE = 1e-7
@@ -27,16 +27,6 @@ class Estimate(msgspec.Struct, frozen=True):
     value: float
     low: float
     high: float
-
-
-def latencies(tries: Iterable[float | None]) -> list[float]:
-    """Return latencies in ascending order; None, a deadline that passed, as infinity at the end."""
-    return sorted(math.inf if latency is None else latency for latency in tries)
-
-
-def quantile(ascending: Sequence[float], percent: int) -> float:
-    """Return a quantile by the nearest rank: the smallest value that `percent` of all don't exceed."""
-    return ascending[_rank(len(ascending), percent) - 1]
 
 
 def quantile_estimate(ascending: Sequence[float], percent: int) -> Estimate:
@@ -60,14 +50,9 @@ def ratio_estimate(above: Sequence[float], below: Sequence[float], percent: int)
     return _estimate(quantile(above, percent) / quantile(below, percent), ratios)
 
 
-def _rank(count: int, percent: int) -> int:
-    """Return the rank of a quantile, from 1; in whole numbers, since 0.07 * 100 is above 7."""
-    return max(1, -(-count * percent // 100))
-
-
 def _resampled(ascending: Sequence[float], percent: int) -> list[tuple[float, float]]:
     """Return the values that the quantile of a resample can have, each with its probability."""
-    weights = _rank_weights(len(ascending), _rank(len(ascending), percent))
+    weights = _rank_weights(len(ascending), rank(len(ascending), percent))
     return [(ascending[position], weight) for position, weight in weights]
 
 

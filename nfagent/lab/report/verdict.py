@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.lab.latency.quantiles import latencies, quantile
 from nfagent.lab.latency.samples import SCENARIOS, STAGES, DataPath, LabSamples, ScenarioName, Series, Try
-from nfagent.lab.report.statistics import Estimate, latencies, quantile, ratio_estimate
+from nfagent.lab.report.statistics import Estimate, ratio_estimate
 from nfagent.lab.report.words import PATH_NAMES, STAGE_NAMES, UNATTRIBUTED, milliseconds, plural, ratio_text
 
 AIM = 2.0
