@@ -58,8 +58,11 @@ lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --u
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
 
-# $(call unit_for,FOLDER): the unit as it starts the nfagent that is in FOLDER.
-unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
+# $(call unit_for,FOLDER,UNIT): a unit as it starts the nfagent that is in FOLDER.
+unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' $(2)
+
+# The highest exposure, times ten, that `systemd-analyze security` may find for a unit.
+EXPOSURE := 19
 
 # Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
 reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
@@ -75,12 +78,17 @@ $(say) 'lint-imports'
 $(bin)/lint-imports --no-logo
 $(say) 'codespell'
 $(bin)/codespell
-$(say) 'systemd-analyze verify'
+$(say) 'systemd-analyze verify, security'
 (
     folder=$$(mktemp -d)
     trap 'rm -rf "$$folder"' EXIT
-    $(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
-    systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+    for unit in systemd/*.service; do
+        copy="$$folder/$${unit##*/}"
+        $(call unit_for,$(abspath $(VENV)),"$$unit") >"$$copy"
+        systemd-analyze verify --man=no --recursive-errors=no "$$copy"
+        systemd-analyze security --offline=yes --no-pager --threshold=$(EXPOSURE) "$$copy" >"$$folder/found" ||
+            { cat "$$folder/found" && exit 1; }
+    done
 )
 endef
 
@@ -132,6 +140,12 @@ vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
 	@$(call packages,$(VAGRANT_PACKAGES))
 	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
+
+# systemd-nspawn boots the systems in build/nspawn-debian-*, which the first run makes by debootstrap.
+.PHONY: systemd-test
+systemd-test: $(VENV)/ready modules ## the hardened unit in a booted systemd (root)
+	@$(call packages,systemd-container debootstrap)
+	NFAGENT_NSPAWN=build $(bin)/pytest -v tests/nspawn
 
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
@@ -209,7 +223,10 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    install -m 644 systemd/nfagent.toml "$(settings).new"
 	fi
 	$(say) '$(unit)'
-	$(call unit_for,$(PREFIX)) >"$(unit)"
+	$(call unit_for,$(PREFIX),systemd/nfagent.service) >"$(unit)"
+	if [ "$$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ] 2>/dev/null; then
+	    install -D -m 644 systemd/restart-backoff.conf "$(unit).d/restart-backoff.conf"
+	fi
 	$(reload)
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
@@ -221,7 +238,8 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 	        exit 1
 	    fi
 	fi
-	rm -f "$(unit)"
+	rm -f "$(unit)" "$(unit).d/restart-backoff.conf"
+	rmdir --ignore-fail-on-non-empty "$(unit).d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)

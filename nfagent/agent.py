@@ -61,6 +61,7 @@ from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
+from nfagent.system.watchdog_notifier import WatchdogNotifier
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
 from nfagent.verdicts.history import ObjectHistory
@@ -103,6 +104,7 @@ class Agent:
         )
         self._reconciler.observe_commits(history)
         self._readiness = ReadinessNotifier(self._clock)
+        self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
             self._desired,
@@ -158,6 +160,7 @@ class Agent:
         relax_collection()
         map_large_blocks()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
+        watchdog = asyncio.create_task(self._watchdog.run())
         try:
             await self._read_table()
             self._subscribe_to_changes()  # before the first comparison: a change after it is reported
@@ -174,7 +177,7 @@ class Agent:
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
-            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
+            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -197,6 +200,7 @@ class Agent:
             self._kernel.close()
             self._nft_monitor.close()
             table_lock.close()
+            watchdog.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -274,11 +278,12 @@ class Agent:
         await self._source_synced.wait()
         await reporter.run()
 
-    def _file_problems(self) -> list[str]:
-        """Return what is wrong with the files that the agent writes."""
+    def _side_problems(self) -> list[str]:
+        """Return what is wrong beside the rules: with the files that the agent writes, and with its progress."""
         self._verdict_log.report_problem()
         kept = self._checkpoint.problem
-        return [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
+        files = [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
+        return [*files, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
