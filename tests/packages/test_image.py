@@ -1,0 +1,298 @@
+"""The image of `make image`, run as the DaemonSet of deploy/daemonset has it, on the nodes of a lab: `make image-test`.
+
+Node n1's agent follows a real API server by its service account, n2's a folder of manifests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nfagent import __version__
+from nfagent.errors import HostError
+from nfagent.lab.binaries import ControlPlaneBinaries, find
+from nfagent.lab.control_plane import ControlPlane
+from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.listeners import Listeners, pod_endpoints
+from nfagent.lab.probe import Probe, run_probes
+from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.topology_plan import grid
+from tests.support.apiserver_labs import API_HOST, account_token, shipped_definitions
+from tests.support.deployed_objects import DEPLOY, kustomized, one
+from tests.support.packet_labs import (
+    Document,
+    as_text,
+    logging_document,
+    namespace_document,
+    node_document,
+    pod_document,
+    policy_document,
+    wait_until,
+)
+from tests.support.pod_container import BUILD, PodContainer, podman
+
+pytestmark = pytest.mark.kernel
+
+IMAGE = f"localhost/nfagent:{__version__}"
+NODES, PODS, _OUTSIDE = grid()
+NET_ADMIN = 1 << 12
+DENY_A = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
+DOCUMENTS = [*map(node_document, NODES), *(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _image() -> None:
+    if not (BUILD / "storage").is_dir() or podman("image", "exists", IMAGE).returncode != 0:
+        pytest.skip(f"{IMAGE} isn't built: make image")
+
+
+@pytest.fixture(scope="module")
+def binaries() -> ControlPlaneBinaries:
+    try:
+        return find()
+    except HostError as lack:
+        pytest.skip(str(lack))
+
+
+@pytest.fixture(scope="module")
+def template() -> Document:
+    found: Document = one(kustomized(DEPLOY / "daemonset"), "DaemonSet")["spec"]["template"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, dict[str, str]]:
+    found = one(kustomized(DEPLOY / "daemonset"), "ConfigMap")
+    return {found["metadata"]["name"]: found["data"]}
+
+
+class ImageLab:
+    """Two nodes, whose agents are containers."""
+
+    def __init__(self, topology: NetnsTopology, servers: Listeners) -> None:
+        self.topology, self.servers = topology, servers
+
+    def reaches(self, source: str, destination: str) -> bool:
+        """Whether a Pod reaches another by TCP."""
+        (address, *_) = self.topology.pods[_key(destination)].addresses
+        probe = Probe(self.topology.pod_namespace(*_key(source)), address, "tcp", 80)
+        return run_probes(self.servers, [probe], 0.5)[probe].reached
+
+    def becomes(self, reached: bool, source: str, destination: str) -> bool:  # noqa: FBT001 - what is waited for
+        """Wait until a Pod reaches another, or doesn't; return whether it came so."""
+        wait_until(lambda: self.reaches(source, destination) is reached, 20.0)
+        return self.reaches(source, destination) is reached
+
+    def nft(self, node: str, *arguments: str) -> str:
+        """Run the machine's nft on a node."""
+        command = self.topology.command(self.topology.node_namespace(node), ["nft", *arguments])
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def _key(path: str) -> tuple[str, str]:
+    namespace, name = path.split("/")
+    return namespace, name
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[ImageLab]:
+    with NetnsTopology(NODES, PODS, [API_HOST], tag="t") as topology, Listeners() as servers:
+        servers.listen(pod_endpoints(topology, [("tcp", 80)]))
+        yield ImageLab(topology, servers)
+
+
+@pytest.fixture(scope="module")
+def plane(lab: ImageLab, binaries: ControlPlaneBinaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(
+        tmp_path_factory.mktemp("plane"),
+        address=API_HOST.addresses[0],
+        netns=lab.topology.outside_namespace(API_HOST.name),
+        binaries=binaries,
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(plane: ControlPlane) -> Iterator[LabApiClient]:
+    with plane.client() as opened:
+        opened.put_all([*shipped_definitions(), *DOCUMENTS])
+        opened.put(logging_document(allow=False, deny=True))
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def account(plane: ControlPlane, client: LabApiClient, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what kubelet mounts: the service account's token, and the CA."""
+    folder = tmp_path_factory.mktemp("account")
+    (folder / "token").write_text(account_token(plane, client))
+    (folder / "ca.crt").write_bytes(plane.ca_file.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent(
+    lab: ImageLab,
+    plane: ControlPlane,
+    account: Path,
+    template: Document,
+    config: dict[str, dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PodContainer]:
+    """Return the agent of node n1, ready."""
+    with PodContainer(
+        template,
+        IMAGE,
+        tmp_path_factory.mktemp("n1"),
+        "n1",
+        lab.topology.node_namespace("n1"),
+        config=config,
+        account=account,
+        environment={"KUBERNETES_SERVICE_HOST": plane.address, "KUBERNETES_SERVICE_PORT": str(plane.port)},
+    ) as running:
+        assert _is_ready(running), running.log_text
+        yield running
+
+
+def _is_ready(agent: PodContainer) -> bool:
+    wait_until(lambda: agent.probe("readinessProbe") == 200, 30.0)
+    return agent.probe("readinessProbe") == 200
+
+
+@pytest.fixture
+def denied(client: LabApiClient) -> Iterator[None]:
+    """Put a policy that denies all traffic to x/a."""
+    client.put(DENY_A)
+    yield
+    client.delete(DENY_A)
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
+def test_a_probe_of_the_daemonset_is_answered_on_the_node(agent: PodContainer, probe: str) -> None:
+    assert agent.probe(probe) == 200
+
+
+def test_a_policy_of_the_api_server_is_enforced_on_packets_and_ends_with_it(
+    lab: ImageLab, agent: PodContainer, client: LabApiClient
+) -> None:
+    assert lab.reaches("y/a", "x/a"), agent.log_text
+    client.put(DENY_A)
+    try:
+        assert lab.becomes(False, "y/a", "x/a"), agent.log_text
+        assert lab.reaches("y/a", "x/b")
+    finally:
+        client.delete(DENY_A)
+    assert lab.becomes(True, "y/a", "x/a"), agent.log_text
+
+
+@pytest.mark.usefixtures("denied")
+def test_denied_connections_are_in_the_verdict_log_of_the_node(lab: ImageLab, agent: PodContainer) -> None:
+    assert lab.becomes(False, "y/a", "x/a")
+    log = agent.host_folder("/var/log/network") / "policy_action.log"
+
+    def records() -> list[Document]:
+        return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+
+    wait_until(lambda: any(found["disposition"] == "deny" for found in records()), 15.0)
+    assert {(found["src"]["pod_name"], found["dest"]["pod_name"]) for found in records()} == {("a", "a")}
+    shown = agent.execute("nfagent", "logs", "--verdict", "deny")
+    assert "x/a" in shown.stdout, shown.stderr
+
+
+def test_it_has_one_capability_no_way_to_more_and_a_filter_of_system_calls(agent: PodContainer) -> None:
+    status = dict(re.findall(r"^(\w+):\t(\w+)$", agent.execute("cat", "/proc/1/status").stdout, re.MULTILINE))
+    assert {name: int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")} == dict.fromkeys(
+        ("CapPrm", "CapEff", "CapBnd"), NET_ADMIN
+    )
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_its_file_system_is_read_only_but_for_the_node_s_folders(agent: PodContainer) -> None:
+    for folder in ("/", "/tmp", "/etc/nfagent", "/opt/nfagent"):
+        refused = agent.execute("touch", f"{folder}/written")
+        assert "Read-only file system" in refused.stderr, folder
+    for folder in ("/run/nfagent", "/var/lib/nfagent", "/var/log/network"):
+        assert agent.execute("sh", "-c", f"touch {folder}/written && rm {folder}/written").returncode == 0, folder
+
+
+def test_check_finds_nothing_that_is_missing(agent: PodContainer) -> None:
+    done = agent.execute("nfagent", "check", "--cluster", "-o", "json")
+    failed = [found for found in json.loads(done.stdout)["checks"] if found["result"] == "FAIL"]
+    assert (done.returncode, failed) == (0, []), done.stderr
+
+
+def test_a_second_agent_of_the_node_names_the_first_and_ends(agent: PodContainer) -> None:
+    done = agent.run_to_end()
+    assert done.returncode != 0
+    assert "another agent holds table inet nfagent" in done.stderr
+    assert "delete the Pod" in done.stderr
+    assert agent.probe("livenessProbe") == 200
+
+
+@pytest.mark.usefixtures("denied")
+def test_a_pod_that_is_stopped_leaves_the_rules_and_the_next_one_takes_them_over(
+    lab: ImageLab, agent: PodContainer
+) -> None:
+    assert lab.becomes(False, "y/a", "x/a")
+    before = lab.nft("n1", "--handle", "list", "table", "inet", "nfagent")
+    try:
+        assert agent.stop() == 0, agent.log_text
+        assert (lab.reaches("y/a", "x/a"), lab.reaches("y/a", "x/b")) == (False, True)
+    finally:
+        agent.remove()
+        agent.start()
+    assert _is_ready(agent), agent.log_text
+    assert not lab.reaches("y/a", "x/a")
+    assert _structure(lab.nft("n1", "--handle", "list", "table", "inet", "nfagent")) == _structure(before)
+
+
+def _structure(listing: str) -> list[str]:
+    """Return a listing's chains and rules with their handles, which a table written anew wouldn't have again."""
+    return sorted(re.findall(r"^\t\t?[^\t].*# handle \d+$", re.sub(r"packets \d+ bytes \d+", "", listing), re.MULTILINE))
+
+
+def test_a_folder_of_manifests_that_is_mounted_read_only_is_followed(
+    lab: ImageLab, template: Document, config: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "cluster.yaml").write_text(as_text(DOCUMENTS), encoding="utf-8")
+    deny_c = policy_document("x", "deny-c", podSelector={"matchLabels": {"pod": "c"}}, policyTypes=["Ingress"])
+    (there,) = [pod for pod in PODS if pod.key == ("x", "c")]
+    with PodContainer(
+        template,
+        IMAGE,
+        tmp_path,
+        there.node,
+        lab.topology.node_namespace(there.node),
+        config=config,
+        environment={"NFAGENT_MANIFESTS": "/manifests"},
+        mounts={manifests: "/manifests"},
+    ) as agent:
+        assert _is_ready(agent), agent.log_text
+        assert lab.reaches("y/a", "x/c")
+        (manifests / "policy.yaml").write_text(as_text([deny_c]), encoding="utf-8")
+        assert lab.becomes(False, "y/a", "x/c"), agent.log_text
+
+
+def test_the_image_says_what_it_is() -> None:
+    (found,) = json.loads(podman("image", "inspect", IMAGE).stdout)
+    labels = found["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == "nfagent"
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert re.fullmatch(r"[0-9a-f]{40}(-modified)?", labels["org.opencontainers.image.revision"])
+    assert found["Config"]["Entrypoint"] == ["/opt/nfagent/bin/nfagent"]
+
+
+def test_the_image_has_nothing_to_build_or_install_with() -> None:
+    program = "for name in pip pip3 gcc cc make git curl wget; do command -v $name; done; ls /var/lib/apt/lists /opt/nfagent/bin"
+    done = podman("run", "--rm", "--cgroups", "disabled", "--network", "none", *_LIMITS, "--entrypoint", "sh", IMAGE, "-c", program)
+    assert not {line.rpartition("/")[2] for line in done.stdout.split()} & {"pip", "pip3", "gcc", "make", "git", "curl"}
+    assert "nfagent" in done.stdout.split(), done.stderr
+
+
+_LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=30000:30000")
