@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from pathlib import Path
 
 from nfagent.errors import KernelError
 
 _SECONDS = 10
+_LEGACY_TABLES = {
+    "iptables-legacy": Path("/proc/self/net/ip_tables_names"),
+    "ip6tables-legacy": Path("/proc/self/net/ip6_tables_names"),
+}
+"""Where the kernel names the tables of a program: without any of them it has no rules, whatever the program says."""
 
 
 def run_save(program: str, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,3 +27,28 @@ def run_save(program: str, what: str, *arguments: str) -> subprocess.CompletedPr
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{what} can't be read: {error}") from None
+
+
+def saved_rules(name: str) -> str:
+    """Return what NAME-save prints, such as of `iptables-legacy`; '' where it isn't installed, or has no table.
+
+    Raises KernelError where it fails: iptables-legacy-save does without CAP_NET_RAW, as in a container.
+    """
+    program = shutil.which(f"{name}-save")
+    if program is None:
+        return ""
+    done = run_save(program, f"the rules of {name}")
+    if done.returncode == 0:
+        return done.stdout
+    if name in _LEGACY_TABLES and not _has_tables(_LEGACY_TABLES[name]):
+        return ""
+    raise KernelError(f"the rules of {name} can't be read: {done.stderr.strip()[:200]}")
+
+
+def _has_tables(names: Path) -> bool:
+    try:
+        return bool(names.read_text("ascii").split())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
