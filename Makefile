@@ -118,6 +118,37 @@ prometheus: ## promtool and Prometheus into build/, for the tests
 	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	usr/bin/promtool --version | head -1
 
+# The agent as a container: Containerfile, deploy/daemonset, deploy/helm.
+IMAGE_PACKAGES := buildah debootstrap git python3 python3-venv
+IMAGE_TEST_PACKAGES := podman crun
+
+.PHONY: image
+image: ## the container image, build/container/nfagent-VERSION.oci.tar (root)
+#: BASE=  a Debian 12 as base, else docker.io's, or one by debootstrap
+	@$(call packages,$(IMAGE_PACKAGES))
+	exec .ci/image
+
+.PHONY: image-test
+image-test: $(VENV)/ready modules image helm ## the image on a lab's nodes, as the DaemonSet runs it (root)
+	@$(call packages,$(IMAGE_TEST_PACKAGES))
+	exec $(bin)/pytest -v tests/packages/test_image.py
+
+# From Go's modules, by the hashes of go.sum; Debian has neither. Without its flags Helm takes itself for one of 1.20.
+helm_versions := $(foreach package,chartutil lint/rules,-X helm.sh/helm/v3/pkg/$(package).k8sVersionMajor=1 \
+    -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=34)
+
+.PHONY: helm
+helm: ## Helm and kustomize into build/kubernetes/, for the tests of deploy/ (Go)
+	@mkdir -p build/kubernetes
+	into=$$(realpath build/kubernetes)
+	if cmp -s tests/packages/tools/go.sum "$$into/go.sum"; then exit; fi
+	command -v go >/dev/null || { echo 'missing here: Go 1.24 or later' >&2; exit 2; }
+	$(say) 'Helm and kustomize: five minutes the first time'
+	cd tests/packages/tools
+	GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath -o "$$into/" -ldflags '-s -w $(helm_versions)' \
+	    helm.sh/helm/v3/cmd/helm sigs.k8s.io/kustomize/kustomize/v5
+	cp go.sum "$$into/go.sum"
+
 # The lab of virtual machines: README.md in vagrant/. VMs under emulation where KVM can't run a stock kernel.
 VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients debootstrap \
     dnsmasq-base rsync openssh-client

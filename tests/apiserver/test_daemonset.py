@@ -1,8 +1,7 @@
-"""deploy and deploy/daemonset at a real API server: accepted as they are, by Pod Security too; the Pods' rights are the agent's."""
+"""What deploys the agents, at a real API server: accepted, by Pod Security too; the Pods' rights are the agent's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,9 +34,9 @@ def documents(request: pytest.FixtureRequest) -> list[Document]:
 
 
 @pytest.fixture
-def applied(clean: LabApiClient, documents: list[Document]) -> Iterator[list[Document]]:
+def applied(clean: LabApiClient, documents: list[Document]) -> list[Document]:
     clean.put_all(documents)
-    yield documents
+    return documents
 
 
 def ask_to_apply(client: LabApiClient, document: Document, **query: str) -> HttpReply:

@@ -5,10 +5,11 @@ Node n1's agent follows a real API server by its service account, n2's a folder 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,21 @@ from tests.support.packet_labs import (
     policy_document,
     wait_until,
 )
-from tests.support.pod_container import BUILD, PodContainer, podman
+from tests.support.pod_container import (
+    ACCOUNT_FOLDER,
+    BUILD,
+    IMAGE,
+    LIMITS,
+    Additions,
+    DeployedPod,
+    PodContainer,
+    podman,
+)
 
 pytestmark = pytest.mark.kernel
 
-IMAGE = f"localhost/nfagent:{__version__}"
 NODES, PODS, _OUTSIDE = grid()
 NET_ADMIN = 1 << 12
-_LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=30000:30000")
 DENY_A = policy_document("x", "deny", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"])
 DOCUMENTS = [*map(node_document, NODES), *(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
 
@@ -62,15 +70,12 @@ def binaries() -> ControlPlaneBinaries:
 
 
 @pytest.fixture(scope="module")
-def template() -> Document:
-    found: Document = one(kustomized(DEPLOY / "daemonset"), "DaemonSet")["spec"]["template"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def config() -> dict[str, dict[str, str]]:
-    found = one(kustomized(DEPLOY / "daemonset"), "ConfigMap")
-    return {found["metadata"]["name"]: found["data"]}
+def deployed() -> DeployedPod:
+    """Return the Pod of deploy/daemonset."""
+    objects = kustomized(DEPLOY / "daemonset")
+    config = one(objects, "ConfigMap")
+    template: Document = one(objects, "DaemonSet")["spec"]["template"]
+    return DeployedPod(template, {config["metadata"]["name"]: config["data"]})
 
 
 class ImageLab:
@@ -85,10 +90,15 @@ class ImageLab:
         probe = Probe(self.topology.pod_namespace(*_key(source)), address, "tcp", 80)
         return run_probes(self.servers, [probe], 0.5)[probe].reached
 
-    def becomes(self, reached: bool, source: str, destination: str) -> bool:  # noqa: FBT001 - what is waited for
-        """Wait until a Pod reaches another, or doesn't; return whether it came so."""
-        wait_until(lambda: self.reaches(source, destination) is reached, 20.0)
-        return self.reaches(source, destination) is reached
+    def gains(self, source: str, destination: str) -> bool:
+        """Wait until a Pod reaches another; return whether it does."""
+        wait_until(lambda: self.reaches(source, destination), 20.0)
+        return self.reaches(source, destination)
+
+    def loses(self, source: str, destination: str) -> bool:
+        """Wait until a Pod no longer reaches another; return whether that is so."""
+        wait_until(lambda: not self.reaches(source, destination), 20.0)
+        return not self.reaches(source, destination)
 
     def nft(self, node: str, *arguments: str) -> str:
         """Run the machine's nft on a node."""
@@ -140,26 +150,29 @@ def account(plane: ControlPlane, client: LabApiClient, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def agent(
-    lab: ImageLab,
-    plane: ControlPlane,
-    account: Path,
-    template: Document,
-    config: dict[str, dict[str, str]],
-    tmp_path_factory: pytest.TempPathFactory,
+    lab: ImageLab, plane: ControlPlane, account: Path, deployed: DeployedPod, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PodContainer]:
     """Return the agent of node n1, ready."""
-    with PodContainer(
-        template,
-        IMAGE,
-        tmp_path_factory.mktemp("n1"),
-        "n1",
-        lab.topology.node_namespace("n1"),
-        config=config,
-        account=account,
-        environment={"KUBERNETES_SERVICE_HOST": plane.address, "KUBERNETES_SERVICE_PORT": str(plane.port)},
-    ) as running:
+    server = {"KUBERNETES_SERVICE_HOST": plane.address, "KUBERNETES_SERVICE_PORT": str(plane.port)}
+    folder, netns = tmp_path_factory.mktemp("n1"), lab.topology.node_namespace("n1")
+    additions = Additions(server, {account: ACCOUNT_FOLDER})
+    with PodContainer(deployed, folder, "n1", netns, additions=additions) as running:
         assert _is_ready(running), running.log_text
         yield running
+
+
+@contextlib.contextmanager
+def with_manifests(
+    lab: ImageLab, deployed: DeployedPod, folder: Path, capabilities: Sequence[str] = ()
+) -> Iterator[PodContainer]:
+    """Run the agent of node n2 with the folder `manifests` in a folder, ready."""
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    (manifests / "cluster.yaml").write_text(as_text(DOCUMENTS), encoding="utf-8")
+    additions = Additions({"NFAGENT_MANIFESTS": "/manifests"}, {manifests: "/manifests"}, capabilities)
+    with PodContainer(deployed, folder, "n2", lab.topology.node_namespace("n2"), additions=additions) as agent:
+        assert _is_ready(agent), agent.log_text
+        yield agent
 
 
 def _is_ready(agent: PodContainer) -> bool:
@@ -186,16 +199,16 @@ def test_a_policy_of_the_api_server_is_enforced_on_packets_and_ends_with_it(
     assert lab.reaches("y/a", "x/a"), agent.log_text
     client.put(DENY_A)
     try:
-        assert lab.becomes(False, "y/a", "x/a"), agent.log_text
+        assert lab.loses("y/a", "x/a"), agent.log_text
         assert lab.reaches("y/a", "x/b")
     finally:
         client.delete(DENY_A)
-    assert lab.becomes(True, "y/a", "x/a"), agent.log_text
+    assert lab.gains("y/a", "x/a"), agent.log_text
 
 
 @pytest.mark.usefixtures("denied")
 def test_denied_connections_are_in_the_verdict_log_of_the_node(lab: ImageLab, agent: PodContainer) -> None:
-    assert lab.becomes(False, "y/a", "x/a")
+    assert lab.loses("y/a", "x/a")
     log = agent.host_folder("/var/log/network") / "policy_action.log"
 
     def records() -> list[Document]:
@@ -216,7 +229,7 @@ def test_it_has_one_capability_no_way_to_more_and_a_filter_of_system_calls(agent
 
 
 def test_its_file_system_is_read_only_but_for_the_node_s_folders(agent: PodContainer) -> None:
-    for folder in ("/", "/tmp", "/etc/nfagent", "/opt/nfagent"):
+    for folder in ("/", "/etc/nfagent", "/opt/nfagent"):
         refused = agent.execute("touch", f"{folder}/written")
         assert "Read-only file system" in refused.stderr, folder
     for folder in ("/run/nfagent", "/var/lib/nfagent", "/var/log/network"):
@@ -241,7 +254,7 @@ def test_a_second_agent_of_the_node_names_the_first_and_ends(agent: PodContainer
 def test_a_pod_that_is_stopped_leaves_the_rules_and_the_next_one_takes_them_over(
     lab: ImageLab, agent: PodContainer
 ) -> None:
-    assert lab.becomes(False, "y/a", "x/a")
+    assert lab.loses("y/a", "x/a")
     before = lab.nft("n1", "--handle", "list", "table", "inet", "nfagent")
     try:
         assert agent.stop() == 0, agent.log_text
@@ -262,30 +275,17 @@ def _structure(listing: str) -> list[str]:
 
 
 def test_a_folder_of_manifests_that_is_mounted_read_only_is_followed(
-    lab: ImageLab, template: Document, config: dict[str, dict[str, str]], tmp_path: Path
+    lab: ImageLab, deployed: DeployedPod, tmp_path: Path
 ) -> None:
-    manifests = tmp_path / "manifests"
-    manifests.mkdir()
-    (manifests / "cluster.yaml").write_text(as_text(DOCUMENTS), encoding="utf-8")
     there = next(pod for pod in PODS if pod.node == "n2")
     target = f"{there.namespace}/{there.name}"
-    deny = policy_document(
-        there.namespace, "d", podSelector={"matchLabels": {"pod": there.name}}, policyTypes=["Ingress"]
-    )
-    with PodContainer(
-        template,
-        IMAGE,
-        tmp_path,
-        there.node,
-        lab.topology.node_namespace(there.node),
-        config=config,
-        environment={"NFAGENT_MANIFESTS": "/manifests"},
-        mounts={manifests: "/manifests"},
-    ) as agent:
-        assert _is_ready(agent), agent.log_text
-        assert lab.reaches("x/b", target)
-        (manifests / "policy.yaml").write_text(as_text([deny]), encoding="utf-8")
-        assert lab.becomes(False, "x/b", target), agent.log_text
+    source = next(f"{pod.namespace}/{pod.name}" for pod in PODS if pod.node == "n1")
+    selected = {"matchLabels": {"pod": there.name}}
+    deny = policy_document(there.namespace, "deny", podSelector=selected, policyTypes=["Ingress"])
+    with with_manifests(lab, deployed, tmp_path) as agent:
+        assert lab.reaches(source, target)
+        (tmp_path / "manifests" / "policy.yaml").write_text(as_text([deny]), encoding="utf-8")
+        assert lab.loses(source, target), agent.log_text
 
 
 @pytest.mark.parametrize(
@@ -296,35 +296,16 @@ def test_a_folder_of_manifests_that_is_mounted_read_only_is_followed(
     ],
 )
 def test_rules_of_iptables_legacy(
-    lab: ImageLab,
-    template: Document,
-    config: dict[str, dict[str, str]],
-    tmp_path: Path,
-    capabilities: tuple[str, ...],
-    result: str,
+    lab: ImageLab, deployed: DeployedPod, tmp_path: Path, *, capabilities: tuple[str, ...], result: str
 ) -> None:
     netns = lab.topology.node_namespace("n2")
     listed = podman(
-        *("run", "--rm", "--cgroups", "disabled", "--network", f"ns:{RUN / netns}", *_LIMITS),
+        *("run", "--rm", "--cgroups", "disabled", "--network", f"ns:{RUN / netns}", *LIMITS),
         *("--cap-add", "NET_ADMIN,NET_RAW", "--entrypoint", "iptables-legacy", IMAGE, "-t", "nat", "-L"),
     )
     if listed.returncode != 0:
         pytest.skip(f"no table of iptables-legacy can be made here: {listed.stderr}")
-    folder = tmp_path / "manifests"
-    folder.mkdir()
-    (folder / "cluster.yaml").write_text(as_text(DOCUMENTS), encoding="utf-8")
-    with PodContainer(
-        template,
-        IMAGE,
-        tmp_path,
-        "n2",
-        netns,
-        config=config,
-        environment={"NFAGENT_MANIFESTS": "/manifests"},
-        mounts={folder: "/manifests"},
-        capabilities=capabilities,
-    ) as agent:
-        assert _is_ready(agent), agent.log_text
+    with with_manifests(lab, deployed, tmp_path, capabilities) as agent:
         checks = json.loads(agent.execute("nfagent", "check", "-o", "json").stdout)["checks"]
         assert {found["result"] for found in checks if found["name"] == "others' NAT"} == {result}
 
@@ -339,20 +320,9 @@ def test_the_image_says_what_it_is() -> None:
 
 
 def test_the_image_has_nothing_to_build_or_install_with() -> None:
-    program = "for name in pip pip3 gcc cc make git curl wget; do command -v $name; done; ls /var/lib/apt/lists /opt/nfagent/bin"
-    done = podman(
-        "run",
-        "--rm",
-        "--cgroups",
-        "disabled",
-        "--network",
-        "none",
-        *_LIMITS,
-        "--entrypoint",
-        "sh",
-        IMAGE,
-        "-c",
-        program,
-    )
-    assert not {line.rpartition("/")[2] for line in done.stdout.split()} & {"pip", "pip3", "gcc", "make", "git", "curl"}
-    assert "nfagent" in done.stdout.split(), done.stderr
+    names = ("pip", "pip3", "gcc", "cc", "make", "git", "curl", "wget")
+    program = f"for name in {' '.join(names)}; do command -v $name; done; ls /var/lib/apt/lists /opt/nfagent/bin"
+    options = ("--rm", "--cgroups", "disabled", "--network", "none", *LIMITS, "--entrypoint", "sh")
+    done = podman("run", *options, IMAGE, "-c", program)
+    found = {line.rpartition("/")[2] for line in done.stdout.split()}
+    assert ("nfagent" in found, found & set(names)) == (True, set()), done.stderr

@@ -1,6 +1,6 @@
 """The container of a DaemonSet's Pod, run by podman in the network namespace of a lab's node.
 
-    with PodContainer(template, image, folder, "n1", netns, config={"nfagent": {"nfagent.toml": text}}) as running:
+    with PodContainer(DeployedPod(template, config), folder, "n1", netns, additions=Additions()) as running:
         running.execute("nfagent", "check")
 
 It gets what kubelet would give it by the Pod's spec: arguments, environment, rights, volumes. Folders of the node are
@@ -15,14 +15,19 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from nfagent import __version__
 from nfagent.lab import netns as network_namespaces
 from tests.support.packet_labs import Document
 
 BUILD = (Path(__file__).parents[2] / "build" / "container").resolve()
 _HYBRID = Path("/sys/fs/cgroup/unified")
-_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where kubelet mounts the service account's token and the CA."""
+IMAGE = f"localhost/nfagent:{__version__}"
+LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=30000:30000")
+"""Options of podman: where root may not raise limits, its own are refused."""
 _PROBE_SECONDS = 5.0
 
 
@@ -40,38 +45,32 @@ def _without_hybrid_cgroups() -> list[str]:
     return ["unshare", "--mount", "sh", "-c", f'umount {_HYBRID} && exec "$@"', "sh"]
 
 
+class DeployedPod(NamedTuple):
+    """The Pod template of a DaemonSet, and the files of its ConfigMaps by their names."""
+
+    template: Document
+    config: Mapping[str, Mapping[str, str]]
+
+
+class Additions(NamedTuple):
+    """What a container gets besides: variables, read-only folders with their places, capabilities."""
+
+    environment: Mapping[str, str] = {}
+    mounts: Mapping[Path, str] = {}
+    capabilities: Sequence[str] = ()
+
+
 class PodContainer:
     """One container, from `start` to the end of the block."""
 
     def __init__(
-        self,
-        template: Document,
-        image: str,
-        folder: Path,
-        node: str,
-        netns: str,
-        *,
-        config: Mapping[str, Mapping[str, str]],
-        account: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        mounts: Mapping[Path, str] | None = None,
-        capabilities: Sequence[str] = (),
+        self, deployed: DeployedPod, folder: Path, node: str, netns: str, *, additions: Additions
     ) -> None:
-        """Store how it is run.
-
-        template:     the Pod template of the DaemonSet
-        folder:       holds the node's folders, one for each hostPath, and the files of ConfigMaps
-        config:       files of ConfigMaps by name
-        account:      folder with the service account's token and ca.crt
-        environment:  further variables; mounts: further folders, read-only, with their places
-        capabilities: further ones
-        """
-        self._spec = template["spec"]
+        """Store how it is run; folder: holds the node's folders, one for each hostPath, and the files of ConfigMaps."""
+        self._spec, self._config = deployed.template["spec"], deployed.config
         (self.container,) = self._spec["containers"]
-        self._image, self._folder, self._node, self._netns = image, folder, node, netns
-        self._config, self._account = config, account
-        self._environment, self._mounts = environment or {}, mounts or {}
-        self._capabilities = capabilities
+        self._folder, self._node, self._netns = folder, node, netns
+        self._additions = additions
         self.name = f"nfagent-test-{os.getpid()}-{netns}"
 
     def __enter__(self) -> Self:
@@ -91,13 +90,13 @@ class PodContainer:
 
     def start(self) -> None:
         """Start it. Fails the test where podman does."""
-        done = podman("run", "--detach", "--name", self.name, *self._options(), self._image, *self.container["args"])
+        done = podman("run", "--detach", "--name", self.name, *self._options(), IMAGE, *self.container["args"])
         assert done.returncode == 0, done.stderr
 
     def run_to_end(self) -> subprocess.CompletedProcess[str]:
         """Run a second one like it, for a program that ends by itself; return what it said."""
         name = f"{self.name}-second"
-        return podman("run", "--rm", "--name", name, *self._options(), self._image, *self.container["args"])
+        return podman("run", "--rm", "--name", name, *self._options(), IMAGE, *self.container["args"])
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as `kubectl exec` does."""
@@ -140,11 +139,10 @@ class PodContainer:
         rights: dict[str, Any] = self.container["securityContext"]
         assert self._spec["hostNetwork"] is True
         yield from ("--network", f"ns:{network_namespaces.RUN / self._netns}", "--cgroups", "disabled")
-        # Where root may not raise limits, podman's own are refused.
-        yield from ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=30000:30000")
+        yield from LIMITS
         yield from ("--user", f"{rights['runAsUser']}:{rights['runAsGroup']}")
         yield from (f"--cap-drop={name}" for name in rights["capabilities"]["drop"])
-        yield from (f"--cap-add={name}" for name in (*rights["capabilities"]["add"], *self._capabilities))
+        yield from (f"--cap-add={name}" for name in (*rights["capabilities"]["add"], *self._additions.capabilities))
         if rights["readOnlyRootFilesystem"]:
             yield from ("--read-only", "--read-only-tmpfs=false")
         if not rights["allowPrivilegeEscalation"]:
@@ -152,7 +150,7 @@ class PodContainer:
         for variable in self.container["env"]:
             field = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
             yield from ("--env", f"{variable['name']}={self._node if field == 'spec.nodeName' else variable['value']}")
-        yield from (part for key, value in self._environment.items() for part in ("--env", f"{key}={value}"))
+        yield from (part for key, value in self._additions.environment.items() for part in ("--env", f"{key}={value}"))
         yield from (part for source, place in self._places() for part in ("--volume", f"{source}:{place}"))
 
     def _places(self) -> Iterator[tuple[Path, str]]:
@@ -160,17 +158,15 @@ class PodContainer:
         for mount in self.container["volumeMounts"]:
             source = self._source(volumes[mount["name"]])
             yield source, mount["mountPath"] + (":ro" if mount.get("readOnly") else "")
-        for source, place in self._mounts.items():
+        for source, place in self._additions.mounts.items():
             yield source, f"{place}:ro"
-        if self._account is not None:
-            yield self._account, f"{_ACCOUNT}:ro"
 
     def _source(self, volume: Document) -> Path:
         if "hostPath" in volume:
             found = self.host_folder(volume["hostPath"]["path"])
             found.mkdir(parents=True, exist_ok=True)
             return found
-        name = volume["configMap"]["name"]
+        name: str = volume["configMap"]["name"]
         folder = self._folder / "config" / name
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in self._config[name].items():
