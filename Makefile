@@ -123,13 +123,13 @@ IMAGE_PACKAGES := buildah debootstrap git python3 python3-venv
 IMAGE_TEST_PACKAGES := podman crun
 
 .PHONY: image
-image: ## the container image, build/container/nfagent-VERSION.oci.tar (root)
-#: BASE=  a Debian 12 as base, else docker.io's, or one by debootstrap
+image: ## the container image, into build/container/ (root)
+#: BASE=  a Debian 12 to build on
 	@$(call packages,$(IMAGE_PACKAGES))
 	exec .ci/image
 
 .PHONY: image-test
-image-test: $(VENV)/ready modules image helm ## the image on a lab's nodes, as the DaemonSet runs it (root)
+image-test: $(VENV)/ready modules image helm ## the image as the DaemonSet runs it, in a lab (root)
 	@$(call packages,$(IMAGE_TEST_PACKAGES))
 	exec $(bin)/pytest -v tests/packages/test_image.py
 
@@ -138,7 +138,7 @@ helm_versions := $(foreach package,chartutil lint/rules,-X helm.sh/helm/v3/pkg/$
     -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=34)
 
 .PHONY: helm
-helm: ## Helm and kustomize into build/kubernetes/, for the tests of deploy/ (Go)
+helm: ## Helm and kustomize into build/, for the tests (Go)
 	@mkdir -p build/kubernetes
 	into=$$(realpath build/kubernetes)
 	if cmp -s tests/packages/tools/go.sum "$$into/go.sum"; then exit; fi
