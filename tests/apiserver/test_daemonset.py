@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from nfagent.kube.rbac import REQUIREMENTS, Permission
-from nfagent.lab.https import HttpReply
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.https import HttpReply
+from nfagent.lab.apiserver.kube_client import LabApiClient
 from tests.support.deployed_objects import DEPLOY, kustomized, one, templated
 from tests.support.packet_labs import Document, namespace_document, wait_until
 

@@ -16,14 +16,14 @@ import pytest
 
 from nfagent import __version__
 from nfagent.errors import HostError
-from nfagent.lab.binaries import ControlPlaneBinaries, find
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
-from nfagent.lab.listeners import Listeners, pod_endpoints
-from nfagent.lab.netns import RUN
-from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.machine.binaries import ControlPlaneBinaries, find
+from nfagent.lab.probes.listeners import Listeners, pod_endpoints
+from nfagent.lab.probes.probe import Probe, run_probes
+from nfagent.lab.topology.netns import RUN
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 from tests.support.apiserver_labs import API_HOST, account_token, shipped_definitions
 from tests.support.deployed_objects import DEPLOY, kustomized, one
 from tests.support.packet_labs import (

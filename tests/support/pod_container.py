@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from nfagent import __version__
-from nfagent.lab import netns as network_namespaces
+from nfagent.lab.topology import netns as network_namespaces
 from tests.support.packet_labs import Document
 
 BUILD = (Path(__file__).parents[2] / "build" / "container").resolve()
@@ -63,9 +63,7 @@ class Additions(NamedTuple):
 class PodContainer:
     """One container, from `start` to the end of the block."""
 
-    def __init__(
-        self, deployed: DeployedPod, folder: Path, node: str, netns: str, *, additions: Additions
-    ) -> None:
+    def __init__(self, deployed: DeployedPod, folder: Path, node: str, netns: str, *, additions: Additions) -> None:
         """Store how it is run; folder: holds the node's folders, one for each hostPath, and the files of ConfigMaps."""
         self._spec, self._config = deployed.template["spec"], deployed.config
         (self.container,) = self._spec["containers"]
