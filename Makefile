@@ -28,6 +28,8 @@ root := $(abspath $(DESTDIR)$(PREFIX))
 settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
 unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
+share := $(abspath $(DESTDIR)/usr/local/share)
+completions := bash:bash-completion/completions/nfagent zsh:zsh/site-functions/_nfagent fish:fish/vendor_completions.d/nfagent.fish
 
 # $(call packages,NAMES): install those that are missing; without root, name them.
 define packages
@@ -219,6 +221,17 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	trap 'rm -rf build/lib build/bdist.*' EXIT
 	rm -rf build/lib build/bdist.*
 	$(call install,"$(root)/bin/python" -m pip,$(RUN_LOCK),.)
+	$(say) '$(share): manual pages, completion for bash, zsh and fish'
+	"$(root)/bin/python" -m nfagent.cli.man_pages "$(share)/man" systemd/nfagent.toml
+	for section in 1 5; do
+	    install -d "$(share)/man/man$$section"
+	    mv "$(share)"/man/nfagent*.$$section "$(share)/man/man$$section"
+	done
+	for completion in $(completions); do
+	    path="$(share)/$${completion#*:}"
+	    install -d "$$(dirname "$$path")"
+	    "$(root)/bin/nfagent" completion $${completion%%:*} >"$$path"
+	done
 	if [ -n "$(DESTDIR)" ]; then
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
@@ -254,6 +267,8 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 	fi
 	rm -f "$(unit)"
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
+	rm -f "$(share)"/man/man1/nfagent{,-*}.1 "$(share)/man/man5/nfagent.toml.5"
+	for completion in $(completions); do rm -f "$(share)/$${completion#*:}"; done
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
 	$(say) 'removed: $(unit), $(root)'
@@ -264,6 +279,8 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 .PHONY: modules
 modules:
 	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
+
+include packaging/packages.mk
 
 # LATEST=1 installs the newest versions again at each run.
 ifdef LATEST
