@@ -35,3 +35,16 @@ package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 without
 #: OLD=COMMIT  what is upgraded from; HEAD~1
 	@$(call packages,$(DEB_PACKAGES) debootstrap)
 	exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
+
+# KEY signs; it isn't in the tree. RELEASING.md has the steps before.
+.PHONY: release
+release: $(VENV)/ready ## files, SBOM, sums, signature: build/release/VERSION
+#: KEY=FILE  minisign's secret key, outside of the checkout
+	@$(call packages,git minisign)
+	exec packaging/release/create $(bin)/python '$(KEY)'
+
+.PHONY: release-verify
+release-verify: ## check a release's signature and sums
+#: FOLDER=  PUBKEY=
+	@$(call packages,minisign)
+	exec packaging/release/verify '$(FOLDER)' '$(PUBKEY)'
