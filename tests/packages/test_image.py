@@ -243,7 +243,7 @@ def test_check_finds_nothing_that_is_missing(agent: PodContainer) -> None:
 
 
 def test_a_second_agent_of_the_node_names_the_first_and_ends(agent: PodContainer) -> None:
-    done = agent.run_to_end()
+    done = agent.run_to_end(*agent.container["args"])
     assert done.returncode != 0
     assert "another agent holds table inet nfagent" in done.stderr
     assert "delete the Pod" in done.stderr
@@ -286,6 +286,29 @@ def test_a_folder_of_manifests_that_is_mounted_read_only_is_followed(
         assert lab.reaches(source, target)
         (tmp_path / "manifests" / "policy.yaml").write_text(as_text([deny]), encoding="utf-8")
         assert lab.loses(source, target), agent.log_text
+
+
+def test_an_api_server_that_can_not_be_reached_restarts_nothing(
+    lab: ImageLab, deployed: DeployedPod, account: Path, tmp_path: Path
+) -> None:
+    nowhere = {"KUBERNETES_SERVICE_HOST": API_HOST.addresses[0], "KUBERNETES_SERVICE_PORT": "9"}
+    additions = Additions(nowhere, {account: ACCOUNT_FOLDER})
+    with PodContainer(deployed, tmp_path, "n2", lab.topology.node_namespace("n2"), additions=additions) as agent:
+        wait_until(lambda: "192.0.2.250" in agent.log_text, 30.0)
+        probes = [agent.probe(name) for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+        assert probes == [200, 200, 503], agent.log_text
+        assert agent.stop() == 0
+
+
+def test_cleanup_by_the_image_removes_the_rules_that_a_deleted_daemonset_left(
+    lab: ImageLab, deployed: DeployedPod, tmp_path: Path
+) -> None:
+    with with_manifests(lab, deployed, tmp_path) as agent:
+        agent.remove()
+        assert "table inet nfagent" in lab.nft("n2", "list", "tables")
+        done = agent.run_to_end("cleanup")
+        assert done.returncode == 0, done.stderr
+        assert "nfagent" not in lab.nft("n2", "list", "tables")
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,10 @@ class PodContainer:
         done = podman("run", "--detach", "--name", self.name, *self._options(), IMAGE, *self.container["args"])
         assert done.returncode == 0, done.stderr
 
-    def run_to_end(self) -> subprocess.CompletedProcess[str]:
-        """Run a second one like it, for a program that ends by itself; return what it said."""
+    def run_to_end(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a second one like it, for a command that ends by itself; return what it said."""
         name = f"{self.name}-second"
-        return podman("run", "--rm", "--name", name, *self._options(), IMAGE, *self.container["args"])
+        return podman("run", "--rm", "--name", name, *self._options(), IMAGE, *arguments)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as `kubectl exec` does."""
