@@ -43,8 +43,8 @@ release: $(VENV)/ready ## files, SBOM, sums, signature: build/release/VERSION
 	@$(call packages,git minisign)
 	exec packaging/release/create $(bin)/python '$(KEY)'
 
-.PHONY: release-verify
-release-verify: ## check a release's signature and sums
+.PHONY: verify
+verify: ## check a release's signature and sums
 #: FOLDER=  PUBKEY=
 	@$(call packages,minisign)
 	exec packaging/release/verify '$(FOLDER)' '$(PUBKEY)'
