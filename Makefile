@@ -28,6 +28,8 @@ root := $(abspath $(DESTDIR)$(PREFIX))
 settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
 unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
+share := $(abspath $(DESTDIR)/usr/local/share)
+completions := bash:bash-completion/completions/nfagent zsh:zsh/site-functions/_nfagent fish:fish/vendor_completions.d/nfagent.fish
 
 # $(call packages,NAMES): install those that are missing; without root, name them.
 define packages
@@ -126,6 +128,37 @@ prometheus: ## promtool and Prometheus into build/, for the tests
 	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	usr/bin/promtool --version | head -1
 
+# The agent as a container: Containerfile, deploy/daemonset, deploy/helm.
+IMAGE_PACKAGES := buildah debootstrap git python3 python3-venv
+IMAGE_TEST_PACKAGES := podman crun
+
+.PHONY: image
+image: ## the container image, into build/container/ (root)
+#: BASE=  a Debian 12 to build on
+	@$(call packages,$(IMAGE_PACKAGES))
+	exec .ci/image
+
+.PHONY: image-test
+image-test: $(VENV)/ready modules image helm ## the image as the DaemonSet runs it, in a lab (root)
+	@$(call packages,$(IMAGE_TEST_PACKAGES))
+	exec $(bin)/pytest -v tests/packages/test_image.py
+
+# From Go's modules, by the hashes of go.sum; Debian has neither. Without its flags Helm takes itself for one of 1.20.
+helm_versions := $(foreach package,chartutil lint/rules,-X helm.sh/helm/v3/pkg/$(package).k8sVersionMajor=1 \
+    -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=34)
+
+.PHONY: helm
+helm: ## Helm and kustomize into build/, for the tests (Go)
+	@mkdir -p build/kubernetes
+	into=$$(realpath build/kubernetes)
+	if cmp -s tests/packages/tools/go.sum "$$into/go.sum"; then exit; fi
+	command -v go >/dev/null || { echo 'missing here: Go 1.24 or later' >&2; exit 2; }
+	$(say) 'Helm and kustomize: five minutes the first time'
+	cd tests/packages/tools
+	GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath -o "$$into/" -ldflags '-s -w $(helm_versions)' \
+	    helm.sh/helm/v3/cmd/helm sigs.k8s.io/kustomize/kustomize/v5
+	cp go.sum "$$into/go.sum"
+
 # The lab of virtual machines: README.md in vagrant/. VMs under emulation where KVM can't run a stock kernel.
 VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients debootstrap \
     dnsmasq-base rsync openssh-client
@@ -202,6 +235,17 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	trap 'rm -rf build/lib build/bdist.*' EXIT
 	rm -rf build/lib build/bdist.*
 	$(call install,"$(root)/bin/python" -m pip,$(RUN_LOCK),.)
+	$(say) '$(share): manual pages, completion for bash, zsh and fish'
+	"$(root)/bin/python" -m nfagent.cli.man_pages "$(share)/man" systemd/nfagent.toml
+	for section in 1 5; do
+	    install -d "$(share)/man/man$$section"
+	    mv "$(share)"/man/nfagent*.$$section "$(share)/man/man$$section"
+	done
+	for completion in $(completions); do
+	    path="$(share)/$${completion#*:}"
+	    install -d "$$(dirname "$$path")"
+	    "$(root)/bin/nfagent" completion $${completion%%:*} >"$$path"
+	done
 	if [ -n "$(DESTDIR)" ]; then
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
@@ -241,6 +285,8 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 	rm -f "$(unit)" "$(unit).d/restart-backoff.conf"
 	rmdir --ignore-fail-on-non-empty "$(unit).d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
+	rm -f "$(share)"/man/man1/nfagent{,-*}.1 "$(share)/man/man5/nfagent.toml.5"
+	for completion in $(completions); do rm -f "$(share)/$${completion#*:}"; done
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
 	$(say) 'removed: $(unit), $(root)'
@@ -251,6 +297,8 @@ uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
 .PHONY: modules
 modules:
 	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
+
+include packaging/packages.mk
 
 # LATEST=1 installs the newest versions again at each run.
 ifdef LATEST

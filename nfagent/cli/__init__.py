@@ -26,11 +26,13 @@ COMMANDS = {
     "check": ("check", "Check that this node can run nfagent."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
 """Command -> its module in this package, which has a click command of the module's name; its line in `--help`."""
 
 INTERRUPTED = 130
-_COMPLETION = "_NFAGENT_COMPLETE"
+COMPLETION = "_NFAGENT_COMPLETE"
+"""The environment variable by which a shell's completion script calls the command."""
 
 
 class _Commands(click.Group):
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _called(arguments: Sequence[str] | None) -> int:
-    if _COMPLETION in os.environ:
+    if COMPLETION in os.environ:
         nfagent.main(prog_name="nfagent")  # prints completions for the shell, and ends the process
     # click's own main ends with 1 where the reader of stdout has gone; 1 means "no" here.
     try:
