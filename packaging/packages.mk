@@ -34,4 +34,4 @@ offline: $(VENV)/ready ## tarball that installs without network, into build/offl
 package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 without network (root; 15 minutes)
 #: OLD=COMMIT  what is upgraded from; HEAD~1
 	@$(call packages,$(DEB_PACKAGES) debootstrap)
-	exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
+	NFAGENT_PACKAGE_OLD='$(OLD)' exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages

@@ -46,7 +46,7 @@ def debian_package(checkout: Path) -> Path:
     return (
         found[0]
         if found and not version.endswith("+changed")
-        else build("packaging/deb/build-package", checkout=checkout)
+        else build("packaging/deb/build-package", checkout=checkout, NFAGENT_XZ="1")
     )
 
 

@@ -42,8 +42,9 @@ def _installed(machine: BareDebian, offline: Path, older: Path | str) -> None:
     machine.copy(offline, "/srv/offline")
     folder = machine.root / "srv/offline" / machine.release
     (newer,) = folder.glob("nfagent_*.deb")
+    kept = machine.root / "srv" / newer.name
     if isinstance(older, Path):
-        kept = newer.rename(machine.root / "srv" / newer.name)
+        newer.rename(kept)
         machine.copy(older, f"/srv/offline/{machine.release}")
         index(folder)
     machine.run("cd /srv/offline && ./install")
@@ -138,7 +139,9 @@ class TestLife:
         assert machine.exists("/usr/share/man/man1/nfagent-explain.1.gz")
         assert machine.exists("/usr/share/man/man5/nfagent.toml.5.gz")
         typed = ". /usr/share/bash-completion/completions/nfagent; COMP_WORDS=(nfagent ex); COMP_CWORD=1"
-        assert machine.run(f"bash -c '{typed}; _nfagent_completion; echo ${{COMPREPLY[@]}}'").split() == ["explain"]
+        assert machine.run(f"bash -c '{typed}; _nfagent_completion nfagent; echo ${{COMPREPLY[@]}}'").split() == [
+            "explain"
+        ]
 
     def test_removal_leaves_rules_settings_and_state(self, machine: BareDebian) -> None:
         rules = machine.run(TABLE)
