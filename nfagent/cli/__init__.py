@@ -17,7 +17,7 @@ from typing import cast
 import click
 
 COMMANDS = {
-    "run": ("run", "Enforce the policies of the cluster, or of a folder of manifests."),
+    "run": ("run", "Enforce the policies of the cluster or of a folder of manifests."),
     "render": ("render", "Show the ruleset of a node as nft text; needs no root."),
     "dump": ("dump", "Show the agent's state, the desired ruleset and the kernel's."),
     "explain": ("explain", "Explain why a connection is allowed or denied."),
