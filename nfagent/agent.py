@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.boot_parts import BootParts
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
@@ -102,7 +103,6 @@ class Agent:
             guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         self._reconciler.observe_commits(history)
-        self._readiness = ReadinessNotifier(self._clock)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
             self._desired,
@@ -116,6 +116,8 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
+        self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
+        self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
@@ -191,6 +193,7 @@ class Agent:
         finally:
             start_limit.cancel()
             await self._source.close()
+            await self._boot.finish()
             await self._checkpoint.close()
             self._connections.close()
             self._egress_nat.close()
@@ -232,6 +235,7 @@ class Agent:
                 tasks.create_task(self._follow_links()),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
+                tasks.create_task(self._boot.run()),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._report(self._reporter)))
@@ -277,8 +281,8 @@ class Agent:
     def _file_problems(self) -> list[str]:
         """Return what is wrong with the files that the agent writes."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem
-        return [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
+        kept = self._checkpoint.problem and f"last good objects: {self._checkpoint.problem}"
+        return [self._verdict_log.problem, self._metrics.problem, kept, self._boot.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -321,10 +325,11 @@ class Agent:
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
+            self._boot.synced()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
-            pods = counted(len(cluster.local), "Pod")
-            log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
+            counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
+            log.info("in sync: %s of node %s, %s", *counts)
         # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.compared:
             self._readiness.compared()
@@ -338,7 +343,9 @@ class Agent:
         """Read the table once. Raises HostError for what an administrator has to fix before the agent can work."""
         try:
             # Until this node's interfaces are read, those in the table count.
-            self._desired.follow_links(held_links(await self._kernel.read()), held=True)
+            table = await self._kernel.read()
+            self._desired.follow_links(held_links(table), held=True)
+            self._boot.table_read(exists=table.exists)
         except KernelError as error:
             log.error("cannot read table inet nfagent, retrying: %s", error)
 
@@ -369,11 +376,10 @@ class Agent:
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
-        refused = status.last_error or status.held
-        if not (refused or self._ready):
-            refused = "they aren't committed yet"
+        refused = status.last_error or status.held or ("" if self._ready else "they aren't committed yet")
         resources = self._source.status().get("apiserver", {}).get("resources", {})
-        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._source_synced.is_set())
+        whole, now = self._source_synced.is_set(), self._clock.now_ns()
+        return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
 
     def _status(self) -> AgentStatus:
         reconcile, drift = self._reconciler.status, self._nft_monitor
@@ -387,6 +393,7 @@ class Agent:
             **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
+            boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
             verdict_log=self._verdict_log.status(),
