@@ -159,6 +159,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
         map_large_blocks()
+        self._boot.read_enforced()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         try:
             await self._read_table()
@@ -343,9 +344,7 @@ class Agent:
         """Read the table once. Raises HostError for what an administrator has to fix before the agent can work."""
         try:
             # Until this node's interfaces are read, those in the table count.
-            table = await self._kernel.read()
-            self._desired.follow_links(held_links(table), held=True)
-            self._boot.table_read(exists=table.exists)
+            self._desired.follow_links(held_links(await self._kernel.read()), held=True)
         except KernelError as error:
             log.error("cannot read table inet nfagent, retrying: %s", error)
 

@@ -12,7 +12,9 @@ from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.ruleset_saver import RulesetSaver
 from nfagent.desired.state import DesiredState
+from nfagent.errors import HostError, KernelError
 from nfagent.introspection.agent_status import BootStatus
+from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.packet_counts import boot_id
 from nfagent.model.netaddr import disjoint
 
@@ -41,10 +43,13 @@ class BootParts:
             path = ruleset_path(settings.state_dir)
             self._saver = RulesetSaver(path, clock, self._header, desired.ruleset, self._commits)
 
-    def table_read(self, *, exists: bool) -> None:
-        """Note whether the kernel had a table when the agent started."""
+    def read_enforced(self) -> None:
+        """Read what the kernel enforces when the agent starts: which table it has, and where that comes from."""
         self._result = read_result(self._settings.runtime_dir)
-        self.enforced = describe_enforced(self._result, table_exists=exists)
+        try:
+            self.enforced = describe_enforced(self._result, table_exists=own_table() is not None)
+        except (KernelError, HostError) as error:
+            self.enforced = f"not known: {error.reason}"
 
     def synced(self) -> None:
         """Note that the agent's own rules are in force."""

@@ -42,7 +42,7 @@ class RestoreResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             case "hold":
                 return f"no policy{held}"
             case "present":
-                return "the rules that were there"
+                return "table inet nfagent, which exists and stays as it is"
         return NOTHING
 
 
