@@ -26,7 +26,8 @@ say := printf '==> %s\n'
 bin := $(VENV)/bin
 root := $(abspath $(DESTDIR)$(PREFIX))
 settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
-unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
+units := $(abspath $(DESTDIR)/etc/systemd/system)
+UNITS := nfagent.service nfagent-early.service
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
 
 # $(call packages,NAMES): install those that are missing; without root, name them.
@@ -58,8 +59,8 @@ lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --u
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
 
-# $(call unit_for,FOLDER): the unit as it starts the nfagent that is in FOLDER.
-unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
+# $(call units_for,FOLDER,UNITS): write the units into UNITS as they start the nfagent that is in FOLDER.
+units_for = for name in $(UNITS); do sed 's|/opt/nfagent/bin/|$(1)/bin/|' "systemd/$$name" >"$(2)/$$name"; done
 
 # Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
 reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
@@ -79,8 +80,8 @@ $(say) 'systemd-analyze verify'
 (
     folder=$$(mktemp -d)
     trap 'rm -rf "$$folder"' EXIT
-    $(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
-    systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+    $(call units_for,$(abspath $(VENV)),$$folder)
+    systemd-analyze verify --man=no --recursive-errors=no "$$folder"/*.service
 )
 endef
 
@@ -162,7 +163,7 @@ bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.j
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json --markdown build/bench.md
 
 .PHONY: lint
-lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit
+lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd units
 	@$(linting)
 
 .PHONY: fresh
@@ -179,7 +180,7 @@ lock: ## requirements*.txt: newest allowed versions, with hashes
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
 
 .PHONY: install
-install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
+install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 #: PREFIX=  DESTDIR=
 	@$(call packages,$(RUN_PACKAGES))
 	$(say) "$(root): nfagent and its Python packages"
@@ -192,7 +193,7 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
 	fi
-	install -d "$(dir $(settings))" "$(dir $(unit))" "$(dir $(command))"
+	install -d "$(dir $(settings))" "$(units)" "$(dir $(command))"
 	if [ -L "$(command)" ] || [ ! -e "$(command)" ]; then
 	    $(say) '$(command): the command, a link'
 	    ln -sfn "$(PREFIX)/bin/nfagent" "$(command)"
@@ -208,24 +209,24 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    $(say) '$(settings): yours, kept as it is; the new defaults are beside it, in nfagent.toml.new'
 	    install -m 644 systemd/nfagent.toml "$(settings).new"
 	fi
-	$(say) '$(unit)'
-	$(call unit_for,$(PREFIX)) >"$(unit)"
+	$(say) '$(addprefix $(units)/,$(UNITS))'
+	$(call units_for,$(PREFIX),$(units))
 	$(reload)
-	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
+	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable nfagent-early && systemctl enable --now nfagent'
 
 .PHONY: uninstall
-uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
+uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
-	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet nfagent 2>/dev/null; then
-	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2
+	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet $(UNITS) 2>/dev/null; then
+	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent nfagent-early' >&2
 	        exit 1
 	    fi
 	fi
-	rm -f "$(unit)"
+	rm -f $(foreach name,$(UNITS),"$(units)/$(name)")
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
-	$(say) 'removed: $(unit), $(root)'
+	$(say) 'removed: $(addprefix $(units)/,$(UNITS)) $(root)'
 	$(say) 'kept: $(dir $(settings)), the logs, and the rules: what is in the kernel stays in force'
 	$(say) 'the rules go with `nfagent cleanup`, or without nfagent: nft delete table inet nfagent'
 
