@@ -17,7 +17,7 @@ def held_reason(cluster: ClusterState, source: str, destination: str) -> str:
     """
     node = cluster.nodes.get(cluster.node)
     ends = (source, destination)
-    if node is None or any(_belongs_to_node(node, address) for address in ends):
+    if node is None or any(_belongs_to_node(cluster, node, address) for address in ends):
         return ""
     for address in ends:
         if not cluster.by_address.get(address) and any(item.contains(address) for item in node.pod_cidrs):
@@ -25,7 +25,9 @@ def held_reason(cluster: ClusterState, source: str, destination: str) -> str:
     return ""
 
 
-def _belongs_to_node(node: Node, address: str) -> bool:
+def _belongs_to_node(cluster: ClusterState, node: Node, address: str) -> bool:
+    if address in cluster.by_address:
+        return False  # some network plugins give a Pod the first address of a range
     value, family = number(address), family_of(address)
     first_ones = (item.first for item in node.pod_cidrs if item.family == family)
     return address in node.addresses or any(first <= value < first + _NODES_OF_RANGE for first in first_ones)

@@ -19,7 +19,7 @@ from nfagent.errors import HostError
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_lock import acquire_table
 from nfagent.nftables.boot_rulesets import after_boot
-from nfagent.nftables.objects import Chain, Jump, Rule, Ruleset
+from nfagent.nftables.objects import Chain, Jump, NamedSet, Rule, Ruleset
 from nfagent.nftables.unknown_pods import holds_unknown_pods
 from nfagent.policy.options import PolicyOptions
 from nfagent.restore import restore
@@ -117,7 +117,10 @@ def refused_by_the_kernel() -> Ruleset:
     loop = Chain((Rule(verdict=Jump("deny/loop")),))
     forward = whole.chains["forward-ingress"]
     reached = msgspec.structs.replace(forward, rules=(Rule(verdict=Jump("deny/loop")), *forward.rules))
-    return msgspec.structs.replace(whole, chains={**whole.chains, "deny/loop": loop, "forward-ingress": reached})
+    # Many elements: the chains are in a later batch than these, which the kernel takes.
+    many = NamedSet("address", 4, frozenset(f"10.1.{number // 250}.{number % 250}" for number in range(12_000)))
+    chains = {**whole.chains, "deny/loop": loop, "forward-ingress": reached}
+    return msgspec.structs.replace(whole, chains=chains, sets={**whole.sets, "many4": many})
 
 
 UNUSABLE = {
