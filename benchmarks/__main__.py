@@ -43,6 +43,7 @@ MODULES = (
     "benchmarks.suites.end_to_end_before",
     "benchmarks.suites.commits",
     "benchmarks.suites.cold_start",
+    "benchmarks.suites.boot",
 )
 """Modules of suites, in the order in which they run."""
 

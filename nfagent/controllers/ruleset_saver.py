@@ -109,7 +109,7 @@ class RulesetSaver:
 
         def save() -> tuple[str, int, float]:
             began = time.thread_time()
-            batches, content = encode_batches(ruleset, _yield_to_others)
+            batches, content = encode_batches(ruleset, yield_to_others)
             seconds = time.thread_time() - began
             if content == (known or _content_of(self._path, header)):
                 mark_in_force(self._path)
@@ -165,8 +165,9 @@ def _marked(path: Path) -> bool:
     return True
 
 
-def _yield_to_others() -> None:
-    time.sleep(0)  # releases the interpreter lock for the event loop
+def yield_to_others() -> None:
+    """Release the interpreter's lock for the event loop."""
+    time.sleep(0)
 
 
 def _content_of(path: Path, header: SavedHeader) -> str:
