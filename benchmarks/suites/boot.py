@@ -111,6 +111,9 @@ def _costs(run: Run, size: int, rounds: int) -> Iterator[Row]:
         name=f"save, {words}: longest turn while the thread encodes",
         unit="ms",
         values=[each.longest * 1e3 for each in saves],
+        reference=[each.alone * 1e3 for each in saves],
+        reference_name="without it",
+        paired=True,
         targets=(at_most("p50", 20),),
         note=about,
     )

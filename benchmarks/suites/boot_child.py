@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import msgspec
@@ -40,11 +41,13 @@ class SaveCosts(msgspec.Struct, frozen=True):
 
     turn:    for which the event loop takes the snapshot
     longest: the longest turn of an event loop beside the thread that encodes and writes
+    alone:   the longest turn of one that runs for as long alone
     cpu:     of that thread
     """
 
     turn: float
     longest: float
+    alone: float
     cpu: float
     size: int
     elements: int
@@ -81,17 +84,15 @@ class _Node:
         began = time.perf_counter()
         ruleset = self._desired.ruleset()
         turn = time.perf_counter() - began
+        began = time.perf_counter()
         longest, cpu, size = asyncio.run(self._encoded(ruleset))
-        return SaveCosts(turn, longest, cpu, size, sum(len(item.elements) for item in ruleset.sets.values()))
+        alone = asyncio.run(_longest_turn(asyncio.sleep(time.perf_counter() - began)))
+        return SaveCosts(turn, longest, alone, cpu, size, sum(len(item.elements) for item in ruleset.sets.values()))
 
     async def _encoded(self, ruleset: Ruleset) -> tuple[float, float, int]:
         """Save in a thread; return the longest turn of this loop, the thread's CPU, and the bytes of the file."""
         saving = asyncio.get_running_loop().run_in_executor(None, self._write, ruleset)
-        longest, last = 0.0, time.perf_counter()
-        while not saving.done():
-            await asyncio.sleep(_TURN_SECONDS)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last - _TURN_SECONDS), now
+        longest = await _longest_turn(saving)
         cpu, size = await saving
         return longest, cpu, size
 
@@ -121,6 +122,17 @@ class _Node:
             raise KernelError(f"nfagent restore ended with {child.returncode}")
         seconds = time.perf_counter() - began
         return RestoreCosts(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+async def _longest_turn(until: Awaitable[object]) -> float:
+    """Return the longest turn of this event loop until something is done."""
+    done = asyncio.ensure_future(until)
+    longest, last = 0.0, time.perf_counter()
+    while not done.done():
+        await asyncio.sleep(_TURN_SECONDS)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last - _TURN_SECONDS), now
+    return longest
 
 
 def _own_namespace() -> None:
