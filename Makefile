@@ -100,7 +100,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 .PHONY: test
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
-	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.binaries --quiet &
+	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
@@ -109,7 +109,7 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## etcd and kube-apiserver into build/, for tests/apiserver
-	@exec $(bin)/python -m nfagent.lab.binaries
+	@exec $(bin)/python -m nfagent.lab.machine.binaries
 
 # Debian's package, unpacked: an installed one would start a service.
 .PHONY: prometheus
@@ -127,7 +127,7 @@ VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-d
 vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (root)
 #: NODES=2  LATENCY='--policies 0 --pods 50 --tries 20'
 	@$(call packages,$(VAGRANT_PACKAGES))
-	exec $(bin)/python -m nfagent.lab.vagrant_run --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
+	exec $(bin)/python -m nfagent.lab.vagrant.run --nodes $(or $(NODES),2) --folder build/vagrant-lab $(LATENCY)
 
 .PHONY: vagrant-test
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)

@@ -16,13 +16,14 @@ from nfagent.decode.core import named_labels
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab import ebpf_program, netns
-from nfagent.lab.ebpf_baseline import EbpfPath
-from nfagent.lab.policy_templates import labels, port
-from nfagent.lab.synthetic import DNS, Size, Synthetic, node_name, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
-from nfagent.lab.traffic_rates import PORT, Client, Traffic
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.baseline import EbpfPath
+from nfagent.lab.latency.traffic_rates import PORT, Client, Traffic
+from nfagent.lab.objects.policy_templates import labels, port
+from nfagent.lab.objects.synthetic import DNS, Size, Synthetic, node_name, synthetic
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment, NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
