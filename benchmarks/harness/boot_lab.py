@@ -29,12 +29,12 @@ import yaml
 
 from nfagent.cli.yaml_writer import KubectlDumper
 from nfagent.errors import KernelError
-from nfagent.lab import netns
-from nfagent.lab.agents import LabAgent, LabCluster
-from nfagent.lab.packet_counter import PacketCounter
-from nfagent.lab.patience import patient
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.lab.cluster.agents import LabAgent, LabCluster
+from nfagent.lab.machine.patience import patient
+from nfagent.lab.probes.packet_counter import PacketCounter
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import OutsideHost, PodPlan, grid
 
 NODES = grid(nodes=1)[0]
 [NODE] = NODES

@@ -26,7 +26,7 @@ from nfagent.checkpoint.ruleset_file import ruleset_path, write_saved
 from nfagent.controllers.ruleset_saver import yield_to_others
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
-from nfagent.lab.synthetic import NODE, SIZES, Size, synthetic
+from nfagent.lab.objects.synthetic import NODE, SIZES, Size, synthetic
 from nfagent.model.objects import Pod
 from nfagent.nftables.objects import Ruleset
 

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import pytest
 
 from benchmarks.harness.boot_lab import CLOSED, HELD, NEW, NODE, OPEN, PODS, Boot, boot_lab
-from nfagent.lab.agents import LabAgent, LabCluster
-from nfagent.lab.topology import NetnsTopology
+from nfagent.lab.cluster.agents import LabAgent, LabCluster
+from nfagent.lab.topology.netns_topology import NetnsTopology
 
 pytestmark = [
     pytest.mark.kernel,
