@@ -83,7 +83,7 @@ def test_without_the_early_unit_unknown_pods_are_held_from_the_agent_s_first_com
         assert boot.arrived(OPEN) > 0
 
 
-def test_while_the_cluster_cant_be_read_ready_says_what_is_enforced(lab: Lab, tmp_path: Path) -> None:
+def test_while_the_cluster_is_unreadable_ready_says_what_is_enforced(lab: Lab, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: x\n"

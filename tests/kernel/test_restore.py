@@ -93,6 +93,7 @@ def test_where_unknown_pods_are_held_the_restored_ruleset_knows_none(tmp_path: P
     result = restore(settings(tmp_path, "held"))
     assert (result.rules, result.held) == ("saved", ("10.64.0.0/24",))
     found = in_kernel()
+    assert found == after_boot(desired("held").ruleset())
     assert holds_unknown_pods(found)
     assert found.sets["knownpods4"].elements == frozenset()
 

@@ -6,6 +6,7 @@ import pytest
 
 from nfagent.desired.node_guard import UnknownNodeGuard
 from nfagent.desired.state import DesiredState
+from nfagent.explain.explanation import explain
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.boot_rulesets import after_boot, hold_ruleset
 from nfagent.nftables.diff import diff
@@ -171,3 +172,13 @@ def test_rules_that_only_hold_drop_every_pod_s_packets_and_go_with_the_first_com
     assert diff(ABSENT, alone)
     left = desired.ruleset()
     assert not (alone.chains.keys() - left.chains.keys()) - {"forward-hold"}
+
+
+def test_explain_says_that_a_packet_is_held() -> None:
+    desired = wanted()
+    found = explain(desired.cluster, desired.index, "shop/web", f"{UNKNOWN}:80/tcp", HELD)
+    assert not found.allowed
+    assert (
+        f"dropped: no known Pod has {UNKNOWN}, which is in the Pod ranges of node a: unknown_pods = held"
+        in "\n".join(found.lines)
+    )
