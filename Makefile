@@ -212,13 +212,13 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 	$(say) '$(addprefix $(units)/,$(UNITS))'
 	$(call units_for,$(PREFIX),$(units))
 	$(reload)
-	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable nfagent-early && systemctl enable --now nfagent'
+	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
 uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
 	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet $(UNITS) 2>/dev/null; then
-	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent nfagent-early' >&2
+	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2
 	        exit 1
 	    fi
 	fi

@@ -44,6 +44,7 @@ MODULES = (
     "benchmarks.suites.commits",
     "benchmarks.suites.cold_start",
     "benchmarks.suites.boot",
+    "benchmarks.suites.unknown_pods",
 )
 """Modules of suites, in the order in which they run."""
 
