@@ -1,9 +1,8 @@
 """What it costs a connection that unknown Pods are held: the same rules with the look-ups of its ends and without.
 
-Both ends are Pods. On one node both are in its ranges, so a new connection pays two look-ups; between nodes one
-each.
-A second lab without them shows by how much two equal labs differ. Labs are measured in turns, in another order each
-round, and compared round by round.
+Both ends are Pods. On one node both are in its ranges: a new connection pays two look-ups there, and one on each node
+between two nodes. A second lab without them shows by how much two equal labs differ. Labs are measured in turns, in
+another order each round, and compared round by round.
 """
 
 from __future__ import annotations
