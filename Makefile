@@ -59,8 +59,11 @@ lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --u
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
 
-# $(call units_for,FOLDER,UNITS): write the units into UNITS as they start the nfagent that is in FOLDER.
-units_for = for name in $(UNITS); do sed 's|/opt/nfagent/bin/|$(1)/bin/|' "systemd/$$name" >"$(2)/$$name"; done
+# $(call unit_for,FOLDER,UNIT): a unit as it starts the nfagent that is in FOLDER.
+unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' $(2)
+
+# The highest exposure, times ten, that `systemd-analyze security` may find for a unit.
+EXPOSURE := 19
 
 # Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
 reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
@@ -76,12 +79,17 @@ $(say) 'lint-imports'
 $(bin)/lint-imports --no-logo
 $(say) 'codespell'
 $(bin)/codespell
-$(say) 'systemd-analyze verify'
+$(say) 'systemd-analyze verify, security'
 (
     folder=$$(mktemp -d)
     trap 'rm -rf "$$folder"' EXIT
-    $(call units_for,$(abspath $(VENV)),$$folder)
-    systemd-analyze verify --man=no --recursive-errors=no "$$folder"/*.service
+    for unit in systemd/*.service; do
+        copy="$$folder/$${unit##*/}"
+        $(call unit_for,$(abspath $(VENV)),"$$unit") >"$$copy"
+        systemd-analyze verify --man=no --recursive-errors=no "$$copy"
+        systemd-analyze security --offline=yes --no-pager --threshold=$(EXPOSURE) "$$copy" >"$$folder/found" ||
+            { cat "$$folder/found" && exit 1; }
+    done
 )
 endef
 
@@ -133,6 +141,12 @@ vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
 	@$(call packages,$(VAGRANT_PACKAGES))
 	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
+
+# systemd-nspawn boots the systems in build/nspawn-debian-*, which the first run makes by debootstrap.
+.PHONY: systemd-test
+systemd-test: $(VENV)/ready modules ## the hardened unit in a booted systemd (root)
+	@$(call packages,systemd-container debootstrap)
+	NFAGENT_NSPAWN=build $(bin)/pytest -v tests/nspawn
 
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
@@ -209,8 +223,13 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 	    $(say) '$(settings): yours, kept as it is; the new defaults are beside it, in nfagent.toml.new'
 	    install -m 644 systemd/nfagent.toml "$(settings).new"
 	fi
-	$(say) '$(addprefix $(units)/,$(UNITS))'
-	$(call units_for,$(PREFIX),$(units))
+	for name in $(UNITS); do
+	    $(say) "$(units)/$$name"
+	    $(call unit_for,$(PREFIX),"systemd/$$name") >"$(units)/$$name"
+	done
+	if [ "$$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ] 2>/dev/null; then
+	    install -D -m 644 systemd/restart-backoff.conf "$(units)/nfagent.service.d/restart-backoff.conf"
+	fi
 	$(reload)
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
@@ -222,7 +241,8 @@ uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	        exit 1
 	    fi
 	fi
-	rm -f $(foreach name,$(UNITS),"$(units)/$(name)")
+	rm -f $(foreach name,$(UNITS),"$(units)/$(name)") "$(units)/nfagent.service.d/restart-backoff.conf"
+	rmdir --ignore-fail-on-non-empty "$(units)/nfagent.service.d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,7 @@ from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
+from nfagent.system.watchdog_notifier import WatchdogNotifier
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
 from nfagent.verdicts.history import ObjectHistory
@@ -103,6 +104,7 @@ class Agent:
             guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         self._reconciler.observe_commits(history)
+        self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
             self._desired,
@@ -161,6 +163,7 @@ class Agent:
         map_large_blocks()
         self._boot.read_enforced()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
+        watchdog = asyncio.create_task(self._watchdog.run())
         try:
             await self._read_table()
             self._subscribe_to_changes()  # before the first comparison: a change after it is reported
@@ -177,7 +180,7 @@ class Agent:
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
-            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
+            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -201,6 +204,7 @@ class Agent:
             self._kernel.close()
             self._nft_monitor.close()
             table_lock.close()
+            watchdog.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -233,13 +237,13 @@ class Agent:
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
-                tasks.create_task(self._follow_links()),
+                tasks.create_task(self._when_synced(self._links.run)),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
                 tasks.create_task(self._boot.run()),
             ]
             if self._reporter is not None:
-                running.append(tasks.create_task(self._report(self._reporter)))
+                running.append(tasks.create_task(self._when_synced(self._reporter.run)))
             await self._stop.wait()
             for task in running:
                 task.cancel()
@@ -262,9 +266,9 @@ class Agent:
         self._source_synced.set()
         self._event_applier.open()
 
-    async def _follow_links(self) -> None:
+    async def _when_synced(self, run: Callable[[], Awaitable[None]]) -> None:
         await self._source_synced.wait()
-        await self._links.run()
+        await run()
 
     def _notify_link_monitor(self) -> None:
         before, self._local_changes = self._local_changes, self._desired.local_changes
@@ -275,15 +279,11 @@ class Agent:
         if self._desired.follow_links(links) and self._source_synced.is_set():
             self._reconciler.wake()
 
-    async def _report(self, reporter: StatusReporter) -> None:
-        await self._source_synced.wait()
-        await reporter.run()
-
-    def _file_problems(self) -> list[str]:
-        """Return what is wrong with the files that the agent writes."""
+    def _side_problems(self) -> list[str]:
+        """Return what is wrong beside the rules: with the files that the agent writes, and with its progress."""
         self._verdict_log.report_problem()
         kept = self._checkpoint.problem and f"last good objects: {self._checkpoint.problem}"
-        return [self._verdict_log.problem, self._metrics.problem, kept, self._boot.problem]
+        return [self._verdict_log.problem, self._metrics.problem, kept, self._boot.problem, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered

@@ -16,6 +16,7 @@ from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
+from nfagent.cli.check_unit import unit_checks
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
 from nfagent.introspection.agent_client import get_json, is_listening
@@ -88,6 +89,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     state, runtime = Path(settings.state_dir), Path(settings.runtime_dir)
     yield _on_disk("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
     yield _folder("runtime folder", runtime, "runtime_dir", "FAIL")
+    yield from unit_checks(settings)
     yield from _boot(settings)
 
 

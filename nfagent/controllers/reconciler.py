@@ -24,6 +24,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.model.plurals import counted
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import AddTable, ChangeElements, Transaction
+from nfagent.system.watchdog import RoundProgress
 
 log = logging.getLogger(__name__)
 _DEBOUNCE_SECONDS = 0.005
@@ -114,6 +115,7 @@ class Reconciler:
         self._commits = deque([-_DEBOUNCE_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
         self.latency = SyncLatency()
+        self.progress = RoundProgress()
 
     def wake(self) -> None:
         """Reconcile soon: the desired ruleset may have changed. The first call starts the reconciler."""
@@ -149,10 +151,12 @@ class Reconciler:
         """Reconcile until cancelled; the first round follows the first `wake`."""
         await self._woken.wait()
         while True:
+            self.progress.begin(self._clock.monotonic())
             await self._debounce()
             await self._prepare()
             self._woken.clear()
             pause = await self.round()
+            self.progress.end()
             await self._clock.wait(self._woken, pause)
 
     def _wake(self) -> None:

@@ -34,9 +34,11 @@ class Installation(NamedTuple):
         return self.destination / "etc/systemd/system"
 
 
-def make(target: str, source: Path, destination: Path) -> str:
+def make(target: str, source: Path, destination: Path, *, before: Path | None = None) -> str:
+    """Run a target; before: a folder whose programs come before the machine's own."""
     command = ["make", "--silent", target, f"DESTDIR={destination}"]
-    environment = os.environ | {"MAKEFLAGS": ""}
+    found = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
+    environment = os.environ | {"MAKEFLAGS": "", "PATH": found}
     done = subprocess.run(
         command, cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -110,11 +112,30 @@ def test_systemd_finds_no_fault_in_a_unit(site: Installation, tmp_path: Path, na
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_settings_survive_a_second_install_and_an_uninstall(site: Installation, tmp_path: Path) -> None:
+@pytest.fixture
+def systemd_257(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a systemctl that says the version of Debian 13."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "systemctl").write_text("#!/bin/sh\necho 'systemd 257 (257.13-1~deb13u1)'\necho +PAM\n")
+    (folder / "systemctl").chmod(0o755)
+    return folder
+
+
+def test_a_systemd_that_knows_no_growing_pauses_between_restarts_gets_no_setting_for_them(site: Installation) -> None:
+    done = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False, timeout=60)
+    is_new = int(done.stdout.split()[1]) >= 254
+    assert (site.units / "nfagent.service.d/restart-backoff.conf").exists() == is_new
+
+
+def test_settings_survive_a_second_install_and_an_uninstall_removes_what_was_installed(
+    site: Installation, tmp_path: Path, systemd_257: Path
+) -> None:
     settings = tmp_path / "etc/nfagent/nfagent.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text('node = "mine"\n')
-    said = make("install", site.source, tmp_path)
+    said = make("install", site.source, tmp_path, before=systemd_257)
+    pauses = tmp_path / "etc/systemd/system/nfagent.service.d/restart-backoff.conf"
+    assert pauses.read_bytes() == (ROOT / "systemd/restart-backoff.conf").read_bytes()
     assert settings.read_text() == 'node = "mine"\n'
     assert Path(f"{settings}.new").read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
     assert f"{settings}: yours, kept as it is" in said
