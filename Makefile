@@ -26,7 +26,8 @@ say := printf '==> %s\n'
 bin := $(VENV)/bin
 root := $(abspath $(DESTDIR)$(PREFIX))
 settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
-unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
+units := $(abspath $(DESTDIR)/etc/systemd/system)
+UNITS := nfagent.service nfagent-early.service
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
 share := $(abspath $(DESTDIR)/usr/local/share)
 completions := bash:bash-completion/completions/nfagent zsh:zsh/site-functions/_nfagent fish:fish/vendor_completions.d/nfagent.fish
@@ -209,7 +210,7 @@ bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.j
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json --markdown build/bench.md
 
 .PHONY: lint
-lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit
+lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd units
 	@$(linting)
 
 .PHONY: fresh
@@ -226,7 +227,7 @@ lock: ## requirements*.txt: newest allowed versions, with hashes
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
 
 .PHONY: install
-install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
+install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 #: PREFIX=  DESTDIR=
 	@$(call packages,$(RUN_PACKAGES))
 	$(say) "$(root): nfagent and its Python packages"
@@ -250,7 +251,7 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
 	fi
-	install -d "$(dir $(settings))" "$(dir $(unit))" "$(dir $(command))"
+	install -d "$(dir $(settings))" "$(units)" "$(dir $(command))"
 	if [ -L "$(command)" ] || [ ! -e "$(command)" ]; then
 	    $(say) '$(command): the command, a link'
 	    ln -sfn "$(PREFIX)/bin/nfagent" "$(command)"
@@ -266,30 +267,32 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    $(say) '$(settings): yours, kept as it is; the new defaults are beside it, in nfagent.toml.new'
 	    install -m 644 systemd/nfagent.toml "$(settings).new"
 	fi
-	$(say) '$(unit)'
-	$(call unit_for,$(PREFIX),systemd/nfagent.service) >"$(unit)"
+	for name in $(UNITS); do
+	    $(say) "$(units)/$$name"
+	    $(call unit_for,$(PREFIX),"systemd/$$name") >"$(units)/$$name"
+	done
 	if [ "$$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ] 2>/dev/null; then
-	    install -D -m 644 systemd/restart-backoff.conf "$(unit).d/restart-backoff.conf"
+	    install -D -m 644 systemd/restart-backoff.conf "$(units)/nfagent.service.d/restart-backoff.conf"
 	fi
 	$(reload)
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
-uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
+uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
-	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet nfagent 2>/dev/null; then
+	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet $(UNITS) 2>/dev/null; then
 	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2
 	        exit 1
 	    fi
 	fi
-	rm -f "$(unit)" "$(unit).d/restart-backoff.conf"
-	rmdir --ignore-fail-on-non-empty "$(unit).d" 2>/dev/null || true
+	rm -f $(foreach name,$(UNITS),"$(units)/$(name)") "$(units)/nfagent.service.d/restart-backoff.conf"
+	rmdir --ignore-fail-on-non-empty "$(units)/nfagent.service.d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
 	rm -f "$(share)"/man/man1/nfagent{,-*}.1 "$(share)/man/man5/nfagent.toml.5"
 	for completion in $(completions); do rm -f "$(share)/$${completion#*:}"; done
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
-	$(say) 'removed: $(unit), $(root)'
+	$(say) 'removed: $(addprefix $(units)/,$(UNITS)) $(root)'
 	$(say) 'kept: $(dir $(settings)), the logs, and the rules: what is in the kernel stays in force'
 	$(say) 'the rules go with `nfagent cleanup`, or without nfagent: nft delete table inet nfagent'
 

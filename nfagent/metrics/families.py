@@ -18,6 +18,7 @@ from nfagent.model.objects import DIRECTIONS
 from nfagent.nftables.base_chains import BASE_COUNTERS
 from nfagent.nftables.gateway_chains import NO_GATEWAY_COUNTER, NOT_HOLDER_COUNTER, TO_GATEWAY_COUNTER
 from nfagent.nftables.masquerade_chains import UNTRANSLATED_COUNTER
+from nfagent.nftables.unknown_pods import UNKNOWN_POD_COUNTER
 
 MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "untyped"]
 Section: TypeAlias = Literal[
@@ -42,6 +43,7 @@ DROP_COUNTERS = (
     NOT_HOLDER_COUNTER,
     NO_GATEWAY_COUNTER,
     TO_GATEWAY_COUNTER,
+    UNKNOWN_POD_COUNTER,
 )
 DROP_REASONS = tuple(name.removeprefix("drop/") for name in DROP_COUNTERS)
 

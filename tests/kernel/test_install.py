@@ -30,8 +30,8 @@ class Installation(NamedTuple):
         return self.destination / "etc/nfagent/nfagent.toml"
 
     @property
-    def unit(self) -> Path:
-        return self.destination / "etc/systemd/system/nfagent.service"
+    def units(self) -> Path:
+        return self.destination / "etc/systemd/system"
 
 
 def make(target: str, source: Path, destination: Path, *, before: Path | None = None) -> str:
@@ -114,12 +114,13 @@ def test_the_last_line_is_the_next_step(site: Installation) -> None:
     assert "systemctl enable --now nfagent" in site.said.splitlines()[-1]
 
 
-def test_systemd_finds_no_fault_in_the_unit(site: Installation, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "started"), [("nfagent", "run"), ("nfagent-early", "restore")])
+def test_systemd_finds_no_fault_in_a_unit(site: Installation, tmp_path: Path, name: str, started: str) -> None:
     # The installed unit, with the one path that exists on this machine only below DESTDIR.
     command = "/opt/nfagent/bin/nfagent"
-    text = site.unit.read_text()
-    assert f"ExecStart={command} run --config /etc/nfagent/nfagent.toml\n" in text
-    copy = tmp_path / "nfagent.service"
+    text = (site.units / f"{name}.service").read_text()
+    assert f"ExecStart={command} {started} --config /etc/nfagent/nfagent.toml\n" in text
+    copy = tmp_path / f"{name}.service"
     copy.write_text(text.replace(command, f"{site.destination}{command}"))
     verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
@@ -138,7 +139,7 @@ def systemd_257(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_systemd_that_knows_no_growing_pauses_between_restarts_gets_no_setting_for_them(site: Installation) -> None:
     done = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False, timeout=60)
     is_new = int(done.stdout.split()[1]) >= 254
-    assert Path(f"{site.unit}.d/restart-backoff.conf").exists() == is_new
+    assert (site.units / "nfagent.service.d/restart-backoff.conf").exists() == is_new
 
 
 def test_settings_survive_a_second_install_and_an_uninstall_removes_what_was_installed(
