@@ -1,0 +1,223 @@
+"""One try of a fault: traffic, the fault, a change of the policy during it, its end, and what was observed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, UsageError
+from tests.fault_injection.fault_table import Rule
+from tests.fault_injection.lab import FaultLab, Scene
+from tests.fault_injection.streams import Streams
+
+Trigger: TypeAlias = Literal["", "reload", "drift"]
+"""What happens at the begin of a fault besides the change: SIGHUP, or another program that changes our table."""
+
+Boundary: TypeAlias = Literal["kernel", "API server", "files", "sockets", "clock", "process"]
+
+FAULT_SECONDS = 1.5
+_REPORT_SECONDS = 20.0
+_HEAL_SECONDS = 60.0
+_BEFORE_SECONDS = _AFTER_SECONDS = 0.2
+_POLL_SECONDS = 0.05
+MOST_CPU = 0.5
+"""CPU seconds of the agent per second of a fault: far above any retry, half of a busy loop."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of fault.
+
+    rules:       what `boundary.c` changes while it lasts
+    wall_offset: by how many seconds the agent's wall clock jumps at the begin, and back at the end
+    trigger:     what makes the agent meet it, besides the change of the policy
+    reported:    the part of `dump state` that has a problem meanwhile and none afterwards; '' for a fault that a
+                 retry of the call hides, or that loses nothing
+    most_calls:  the most calls a second that may meet the fault: more are a busy loop
+    pods:        whether the change adds a Pod, too
+    """
+
+    name: str
+    boundary: Boundary
+    rules: tuple[Rule, ...] = ()
+    wall_offset: float = 0.0
+    trigger: Trigger = ""
+    reported: str = ""
+    most_calls: float = 50.0
+    pods: bool = False
+
+
+class Try(msgspec.Struct, kw_only=True):
+    """What one try has shown.
+
+    wrong:       a line for each flow with wrongly dropped or passed packets; wrong_packets: their number
+    during:      whether the change was in force while the fault lasted
+    healed:      seconds from the end of the fault to the first packet of the new policy, 0 where it was in force
+    cleared:     seconds from the end of the fault until the agent reports no problem, and the kernel in sync
+    hits:        calls that met the fault        cpu: CPU seconds of the agent per second of the fault
+    failed:      what else was not as it must be
+    """
+
+    fault: str
+    packets: int = 0
+    spacing: float = 0.0
+    wrong: list[str] = []
+    wrong_packets: int = 0
+    during: bool = False
+    healed: float = 0.0
+    cleared: float = 0.0
+    hits: int = 0
+    cpu: float = 0.0
+    failed: list[str] = []
+
+    @property
+    def right(self) -> bool:
+        """Whether everything was as it must be."""
+        return not (self.wrong or self.failed)
+
+
+def reported_problem(state: dict[str, Any], part: str) -> str:
+    """Return the problem of one part of `dump state`, '' for none."""
+    agent = state["agent"]
+    found = {
+        "ruleset": lambda: agent["reconcile"]["last_error"],
+        "notifications": lambda: agent["drift"]["problem"],
+        "conntrack": lambda: agent["revoke"]["last_error"],
+        "verdict log": lambda: agent["verdict_log"]["problem"] or agent["verdict_log"]["last_error"],
+        "last good objects": lambda: agent["last_good"]["problem"],
+        "links": lambda: agent["links"]["problem"],
+        "input": lambda: "; ".join(map(str, state["problems"])),
+        "API server": lambda: "; ".join(
+            str(kind["trouble"]) for kind in agent["apiserver"]["resources"].values() if kind["trouble"]
+        ),
+    }[part]()
+    return str(found)
+
+
+class Trial:
+    """One try in a lab."""
+
+    def __init__(self, lab: FaultLab, fault: Fault) -> None:
+        """Plan it."""
+        self._lab, self._fault = lab, fault
+        self._scene: Scene = lab.late_scene if fault.pods else lab.scene
+        self._result = Try(fault=fault.name)
+        self._enforced = False
+
+    def run(self) -> Try:
+        """Make the try; what goes wrong is in its result. The lab is as it was afterwards."""
+        lab, result = self._lab, self._result
+        with Streams(self._scene.flows) as streams:
+            time.sleep(_BEFORE_SECONDS)
+            try:
+                began = self._during(streams)
+                ended = time.monotonic()
+                self._afterwards(streams, began, ended)
+            except KernelError as error:
+                result.failed.append(str(error))
+            finally:
+                lab.table.disarm()
+            streams.stop()
+            result.packets, result.spacing = streams.packets, streams.spacing
+            result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
+        self._restore()
+        return result
+
+    def _during(self, streams: Streams) -> float:
+        """Put the fault in force for a while; return when it began. It ends with the return."""
+        lab, fault, result = self._lab, self._fault, self._result
+        cpu, began = lab.agent.cpu_seconds(), time.monotonic()
+        lab.table.arm(*fault.rules)
+        if fault.wall_offset:
+            lab.table.set_wall_offset(fault.wall_offset)
+        self._pull_trigger()
+        streams.change_begins()
+        lab.place(self._scene.after)
+        seen = not fault.reported
+        end = began + FAULT_SECONDS
+        while (now := time.monotonic()) < end or (not self._was_met(seen=seen) and now < began + _REPORT_SECONDS):
+            state = self._state()
+            seen = seen or (state is not None and bool(reported_problem(state, fault.reported)))
+            self._note_enforced(streams)
+            time.sleep(_POLL_SECONDS)
+        result.hits = lab.table.hits(fault.rules)
+        wall = time.monotonic() - began
+        with contextlib.suppress(OSError):
+            result.cpu = (lab.agent.cpu_seconds() - cpu) / wall
+        result.during = self._enforced
+        lab.table.disarm()
+        self._judge(wall, seen=seen)
+        return began
+
+    def _was_met(self, *, seen: bool) -> bool:
+        return seen and (not self._fault.rules or self._lab.table.hits(self._fault.rules) > 0)
+
+    def _judge(self, wall: float, *, seen: bool) -> None:
+        fault, result = self._fault, self._result
+        if fault.rules and not result.hits:
+            result.failed.append("no call of the agent met the fault")
+        if not seen:
+            result.failed.append(f"`dump state` never had a problem of {fault.reported}")
+        if result.hits / wall > fault.most_calls:
+            result.failed.append(f"busy loop: {result.hits / wall:.0f} calls a second met the fault")
+        if result.cpu > MOST_CPU:
+            result.failed.append(f"busy loop: {result.cpu:.2f} CPU seconds a second")
+
+    def _afterwards(self, streams: Streams, began: float, ended: float) -> None:
+        lab, result = self._lab, self._result
+        if not self._enforced:
+            lab.settle(_HEAL_SECONDS)
+            streams.change_ends()
+        self._await(lambda: not self._problem() and self._is_equal(), "the report of the problem ends")
+        result.cleared = time.monotonic() - ended
+        time.sleep(_AFTER_SECONDS)
+        first = streams.first_of_new_verdict(began)
+        if first is None:
+            result.failed.append("no packet of the new policy has passed")
+        elif not result.during:
+            result.healed = max(0.0, first - ended)
+
+    def _pull_trigger(self) -> None:
+        if self._fault.trigger == "reload":
+            self._lab.agent.reload()
+        elif self._fault.trigger == "drift":
+            self._lab.nft("add set inet nfagent stranger { type ipv4_addr; }")
+
+    def _note_enforced(self, streams: Streams) -> None:
+        if not self._enforced and self._lab.agent.enforces(self._lab.manifests):
+            self._enforced = True
+            streams.change_ends()
+
+    def _problem(self) -> str:
+        state = self._state()
+        if state is None:
+            return "no answer"
+        return reported_problem(state, self._fault.reported) if self._fault.reported else ""
+
+    def _is_equal(self) -> bool:
+        with contextlib.suppress(UsageError, HostError, OSError):
+            return bool(self._lab.agent.ask("/v1/dump/diff")["equal"])
+        return False
+
+    def _state(self) -> dict[str, Any] | None:
+        with contextlib.suppress(UsageError, HostError, OSError):
+            return self._lab.agent.state()
+        return None
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        self._lab.agent.wait_until(condition, what, _HEAL_SECONDS)
+
+    def _restore(self) -> None:
+        """Bring back the manifests of before; an agent that doesn't enforce them is started again."""
+        lab = self._lab
+        lab.place(self._scene.before)
+        try:
+            lab.settle()
+        except KernelError as error:
+            self._result.failed.append(f"never in sync again: {error}")
+            lab.agent.stop()
+            lab.agent.start()
+            lab.settle()
