@@ -165,8 +165,10 @@ static struct rule *match(uint32_t call, const struct subject *subject) {
         if (!rule->armed || !(rule->calls & call) || !(rule->kinds & subject->kind)) continue;
         if (rule->path[0] && strncmp(subject->path, rule->path, strlen(rule->path))) continue;
         if (__atomic_fetch_add(&rule->seen, 1, __ATOMIC_SEQ_CST) < rule->skipped) continue;
-        uint32_t hit = __atomic_fetch_add(&rule->hits, 1, __ATOMIC_SEQ_CST);
-        if (rule->most && hit >= rule->most) continue;
+        if (__atomic_fetch_add(&rule->hits, 1, __ATOMIC_SEQ_CST) >= rule->most && rule->most) {
+            __atomic_fetch_sub(&rule->hits, 1, __ATOMIC_SEQ_CST);
+            continue;
+        }
         if (rule->action != COUNT) return rule;
     }
     return NULL;

@@ -11,7 +11,7 @@ import errno
 from pathlib import Path
 
 from tests.fault_injection.fault_table import Action, Call, Kind, Rule
-from tests.fault_injection.trial import Fault
+from tests.fault_injection.trial import Fault, Trigger
 
 _INTERRUPTIONS = 5
 _HANG_SECONDS = 1.2
@@ -102,7 +102,7 @@ def notifications() -> tuple[Fault, ...]:
 
     return (
         fault("lost (ENOBUFS)", _lost(kind, most=20)),
-        fault("the socket fails (ENOMEM)", _fails(Call.RECV, kind, errno.ENOMEM, most=1)),
+        fault("the socket fails (ENOMEM)", _fails(Call.RECV, kind, errno.ENOMEM, most=1), "notifications"),
         fault("cut short", _short(Call.RECV, kind, 24)),
         fault("receiving hangs", _hangs(Call.RECV, kind)),
         fault("receiving is interrupted (EINTR)", _fails(Call.RECV, kind, errno.EINTR)),
@@ -138,9 +138,9 @@ def packet_logs() -> tuple[Fault, ...]:
         return Fault(name=f"NFLOG: {name}", boundary="kernel", rules=rules, reported=reported, most_calls=_PACKETS)
 
     return (
-        fault("records are lost (ENOBUFS)", _lost(kind)),
+        fault("records are lost (ENOBUFS)", _lost(kind), "verdict log"),
         fault("the socket fails (ENOMEM)", _fails(Call.RECV, kind, errno.ENOMEM, most=1), "verdict log"),
-        fault("records are cut short", _short(Call.RECV, kind, 40)),
+        fault("records are cut short", _short(Call.RECV, kind, 40), "verdict log"),
         fault("receiving hangs", _hangs(Call.RECV, kind)),
         fault("receiving is interrupted (EINTR)", _fails(Call.RECV, kind, errno.EINTR)),
     )
@@ -166,8 +166,9 @@ def files(manifests: Path, state_dir: Path, log_dir: Path) -> tuple[Fault, ...]:
     policy, folder = str(manifests / "policy.yaml"), str(manifests)
     kept, log = str(state_dir), str(log_dir)
 
-    def fault(name: str, rule: Rule, reported: str) -> Fault:
-        return Fault(name=name, boundary="files", rules=(rule,), reported=reported, most_calls=_PACKETS)
+    def fault(name: str, rule: Rule, reported: str, trigger: Trigger = "") -> Fault:
+        rules = (rule,)
+        return Fault(name=name, boundary="files", rules=rules, reported=reported, trigger=trigger, most_calls=_PACKETS)
 
     return (
         *(
@@ -186,6 +187,7 @@ def files(manifests: Path, state_dir: Path, log_dir: Path) -> tuple[Fault, ...]:
             "manifests: listing the folder fails with EIO",
             _fails(Call.SCAN, Kind.FILES, errno.EIO, path=folder),
             "input",
+            "reload",
         ),
         *(
             fault(
@@ -215,9 +217,8 @@ def files(manifests: Path, state_dir: Path, log_dir: Path) -> tuple[Fault, ...]:
 def sockets(own: Path, systemd: Path) -> tuple[Fault, ...]:
     """Return the faults of the agent's own unix socket and of sd_notify."""
 
-    def fault(name: str, rule: Rule, trigger: str = "") -> Fault:
-        made = Fault(name=name, boundary="sockets", rules=(rule,))
-        return made if not trigger else Fault(name=name, boundary="sockets", rules=(rule,), trigger="reload")
+    def fault(name: str, rule: Rule, trigger: Trigger = "") -> Fault:
+        return Fault(name=name, boundary="sockets", rules=(rule,), trigger=trigger)
 
     return (
         fault("own socket: accepting fails with EMFILE", _fails(Call.ACCEPT, Kind.UNIX, errno.EMFILE, path=str(own))),

@@ -12,7 +12,7 @@ import enum
 import mmap
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -162,10 +162,13 @@ class FaultTable:
         finally:
             self.disarm()
 
-    def hits(self, rules: Sequence[Rule] | int) -> int:
-        """Return how many calls the first rules matched so far."""
-        number = rules if isinstance(rules, int) else len(rules)
-        return sum(_COUNTS.unpack_from(self._memory, _rule_at(index) + _SEEN_AT)[1] for index in range(number))
+    def hits_of(self, rules: int) -> list[int]:
+        """Return how many calls each of the first rules has changed so far, or counted."""
+        return [_COUNTS.unpack_from(self._memory, _rule_at(index) + _SEEN_AT)[1] for index in range(rules)]
+
+    def hits(self, rules: int) -> int:
+        """Return how many calls the first rules have changed so far, or counted."""
+        return sum(self.hits_of(rules))
 
     def set_wall_offset(self, seconds: float) -> None:
         """Set by how many seconds the agent's wall clock is ahead of the machine's."""

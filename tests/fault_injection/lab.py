@@ -62,7 +62,14 @@ class FaultLab:
 
     def settle(self, seconds: float = 60.0) -> None:
         """Wait until the agent enforces the folder. Raises KernelError."""
-        self.agent.wait_until(lambda: self.agent.enforces(self.manifests), "enforces the manifests", seconds)
+        self.agent.wait_until(self.enforces, "enforces the manifests", seconds)
+
+    def enforces(self) -> bool:
+        """Return whether the agent has read the manifests, and the kernel is in sync with them."""
+        return self.agent.enforces(self.manifests)
+
+    def set_proxy(self, fault: str) -> None:
+        """Begin a fault between agent and API server, '' for none; there is none here."""
 
     def flow(self, client: PodPlan, port: int, verdict: str, *, live: bool = False) -> PlannedFlow:
         """Plan packets from a Pod to the server Pod."""
@@ -103,8 +110,8 @@ class FaultLab:
             self.flow(CLIENT, OPENING_PORT, "opening"),
         )
         return Scene(
-            before=cluster_files() | {"policy.yaml": as_text([ingress_policy(OPEN_PORT, CLOSING_PORT)])},
-            after=after | {"policy.yaml": as_text([ingress_policy(OPEN_PORT, OPENING_PORT)])},
+            before=cluster_files() | policy_file(OPEN_PORT, CLOSING_PORT),
+            after=after | policy_file(OPEN_PORT, OPENING_PORT),
             flows=flows,
         )
 
@@ -118,6 +125,11 @@ def cluster_files(*late: PodPlan) -> dict[str, str]:
         *(pod_document(pod) for pod in (SERVER, CLIENT, STRANGER, *late)),
     ]
     return {"cluster.yaml": as_text(documents)}
+
+
+def policy_file(*ports: int, clients: tuple[PodPlan, ...] = (CLIENT,)) -> dict[str, str]:
+    """Return the manifest of a policy that allows some Pods to reach UDP ports of the server."""
+    return {"policy.yaml": as_text([ingress_policy(*ports, clients=clients)])}
 
 
 def ingress_policy(*ports: int, clients: tuple[PodPlan, ...] = (CLIENT,)) -> Document:

@@ -13,6 +13,7 @@ without an answer is new to conntrack, however many came before: each passes all
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -140,6 +141,11 @@ class Streams:
         self._ended = time.monotonic()
 
     @property
+    def ended_at(self) -> float:
+        """When only the new verdicts became right, by time.monotonic()."""
+        return self._ended
+
+    @property
     def packets(self) -> int:
         """How many packets were sent."""
         return sum(len(stream.sent_at) for stream in self._streams)
@@ -148,16 +154,20 @@ class Streams:
     def spacing(self) -> float:
         """The median of the seconds between two packets of a flow."""
         sent = self._streams[0].sent_at
-        gaps = sorted(after - before for before, after in zip(sent, sent[1:], strict=False))
+        gaps = sorted(after - before for before, after in itertools.pairwise(sent))
         return gaps[len(gaps) // 2] if gaps else 0.0
 
-    def first_of_new_verdict(self, since: float) -> float | None:
-        """Return when the first packet of an opening flow passed, of those sent after a time; None without one."""
-        for stream in self._streams:
-            if stream.flow.verdict == "opening":
-                arrived = stream.arrived()
-                return next((at for n, at in enumerate(stream.sent_at, 1) if at >= since and n in arrived), None)
-        return None
+    def in_force_at(self) -> float:
+        """Return when the last packet with the old verdict was sent, by time.monotonic(); 0.0 where there was none."""
+        return max((self._old_verdict_at(stream) for stream in self._streams), default=0.0)
+
+    def _old_verdict_at(self, stream: _Stream) -> float:
+        arrived, verdict = stream.arrived(), stream.flow.verdict
+        if verdict not in {"closing", "opening"}:
+            return 0.0
+        old = (at for n, at in enumerate(stream.sent_at, 1) if (n in arrived) == (verdict == "closing"))
+        # What is on its way hasn't arrived yet.
+        return max((at for at in old if at < time.monotonic() - _SETTLED_SECONDS), default=0.0)
 
     def wrong(self) -> list[str]:
         """Return a line for each flow with packets that met the wrong verdict, after `stop`. Raises KernelError."""

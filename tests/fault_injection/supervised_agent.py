@@ -90,6 +90,11 @@ class SupervisedAgent:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not stopped."""
+        return self._wanted
+
+    @property
     def stderr_text(self) -> str:
         """Its log so far."""
         path = self.folder / "stderr"

@@ -33,6 +33,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
     rules:       what `boundary.c` changes while it lasts
     wall_offset: by how many seconds the agent's wall clock jumps at the begin, and back at the end
+    proxy:       the fault of the proxy between agent and API server
     trigger:     what makes the agent meet it, besides the change of the policy
     reported:    the part of `dump state` that has a problem meanwhile and none afterwards; '' for a fault that a
                  retry of the call hides, or that loses nothing
@@ -44,6 +45,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     boundary: Boundary
     rules: tuple[Rule, ...] = ()
     wall_offset: float = 0.0
+    proxy: str = ""
     trigger: Trigger = ""
     reported: str = ""
     most_calls: float = 50.0
@@ -55,7 +57,7 @@ class Try(msgspec.Struct, kw_only=True):
 
     wrong:       a line for each flow with wrongly dropped or passed packets; wrong_packets: their number
     during:      whether the change was in force while the fault lasted
-    healed:      seconds from the end of the fault to the first packet of the new policy, 0 where it was in force
+    healed:      seconds from the end of the fault until packets met the new policy, 0 where they did meanwhile
     cleared:     seconds from the end of the fault until the agent reports no problem, and the kernel in sync
     hits:        calls that met the fault        cpu: CPU seconds of the agent per second of the fault
     failed:      what else was not as it must be
@@ -81,20 +83,28 @@ class Try(msgspec.Struct, kw_only=True):
 
 def reported_problem(state: dict[str, Any], part: str) -> str:
     """Return the problem of one part of `dump state`, '' for none."""
+    found: object = None
     agent = state["agent"]
-    found = {
-        "ruleset": lambda: agent["reconcile"]["last_error"],
-        "notifications": lambda: agent["drift"]["problem"],
-        "conntrack": lambda: agent["revoke"]["last_error"],
-        "verdict log": lambda: agent["verdict_log"]["problem"] or agent["verdict_log"]["last_error"],
-        "last good objects": lambda: agent["last_good"]["problem"],
-        "links": lambda: agent["links"]["problem"],
-        "input": lambda: "; ".join(map(str, state["problems"])),
-        "API server": lambda: "; ".join(
-            str(kind["trouble"]) for kind in agent["apiserver"]["resources"].values() if kind["trouble"]
-        ),
-    }[part]()
-    return str(found)
+    match part:
+        case "ruleset":
+            found = agent["reconcile"]["last_error"]
+        case "conntrack":
+            found = agent["revoke"]["last_error"]
+        case "input":
+            found = "; ".join(map(str, state["problems"]))
+        case "API server":
+            kinds = agent["apiserver"]["resources"].values()
+            found = "; ".join(str(kind["trouble"]) for kind in kinds if kind["trouble"])
+        case "notifications" | "verdict log" | "last good objects" | "links":
+            names = {"notifications": "drift", "last good objects": "last_good", "verdict log": "verdict_log"}
+            found = agent[names.get(part, part)]["problem"]
+    return str(found or "")
+
+
+def counted_problems(state: dict[str, Any]) -> int:
+    """Return how many problems `dump state` has counted that may be over before anyone looks."""
+    log = state["agent"]["verdict_log"]
+    return sum(int(log[name]) for name in ("errors", "overruns", "undecodable", "lost_lines"))
 
 
 class Trial:
@@ -113,47 +123,56 @@ class Trial:
         with Streams(self._scene.flows) as streams:
             time.sleep(_BEFORE_SECONDS)
             try:
-                began = self._during(streams)
-                ended = time.monotonic()
-                self._afterwards(streams, began, ended)
+                self._during(streams)
+                self._afterwards(streams, time.monotonic())
             except KernelError as error:
                 result.failed.append(str(error))
             finally:
                 lab.table.disarm()
+                lab.set_proxy("")
             streams.stop()
             result.packets, result.spacing = streams.packets, streams.spacing
             result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
         self._restore()
         return result
 
-    def _during(self, streams: Streams) -> float:
-        """Put the fault in force for a while; return when it began. It ends with the return."""
+    def _during(self, streams: Streams) -> None:
+        """Put the fault in force for a while."""
         lab, fault, result = self._lab, self._fault, self._result
+        counted = counted_problems(lab.agent.state())
         cpu, began = lab.agent.cpu_seconds(), time.monotonic()
         lab.table.arm(*fault.rules)
         if fault.wall_offset:
             lab.table.set_wall_offset(fault.wall_offset)
+        lab.set_proxy(fault.proxy)
         self._pull_trigger()
+        if fault.trigger and fault.rules:
+            # Without this the change could be in force before the agent meets the fault.
+            self._await(lambda: lab.table.hits(len(fault.rules)) > 0, "a call of the agent meets the fault")
         streams.change_begins()
         lab.place(self._scene.after)
         seen = not fault.reported
         end = began + FAULT_SECONDS
         while (now := time.monotonic()) < end or (not self._was_met(seen=seen) and now < began + _REPORT_SECONDS):
             state = self._state()
-            seen = seen or (state is not None and bool(reported_problem(state, fault.reported)))
+            seen = seen or (state is not None and self._is_reported(state, counted))
             self._note_enforced(streams)
             time.sleep(_POLL_SECONDS)
-        result.hits = lab.table.hits(fault.rules)
+        result.hits = lab.table.hits(len(fault.rules))
         wall = time.monotonic() - began
         with contextlib.suppress(OSError):
             result.cpu = (lab.agent.cpu_seconds() - cpu) / wall
         result.during = self._enforced
         lab.table.disarm()
+        lab.set_proxy("")
         self._judge(wall, seen=seen)
-        return began
+
+    def _is_reported(self, state: dict[str, Any], counted: int) -> bool:
+        part = self._fault.reported
+        return bool(reported_problem(state, part)) or (part == "verdict log" and counted_problems(state) > counted)
 
     def _was_met(self, *, seen: bool) -> bool:
-        return seen and (not self._fault.rules or self._lab.table.hits(self._fault.rules) > 0)
+        return seen and (not self._fault.rules or self._lab.table.hits(len(self._fault.rules)) > 0)
 
     def _judge(self, wall: float, *, seen: bool) -> None:
         fault, result = self._fault, self._result
@@ -166,7 +185,7 @@ class Trial:
         if result.cpu > MOST_CPU:
             result.failed.append(f"busy loop: {result.cpu:.2f} CPU seconds a second")
 
-    def _afterwards(self, streams: Streams, began: float, ended: float) -> None:
+    def _afterwards(self, streams: Streams, ended: float) -> None:
         lab, result = self._lab, self._result
         if not self._enforced:
             lab.settle(_HEAL_SECONDS)
@@ -174,11 +193,8 @@ class Trial:
         self._await(lambda: not self._problem() and self._is_equal(), "the report of the problem ends")
         result.cleared = time.monotonic() - ended
         time.sleep(_AFTER_SECONDS)
-        first = streams.first_of_new_verdict(began)
-        if first is None:
-            result.failed.append("no packet of the new policy has passed")
-        elif not result.during:
-            result.healed = max(0.0, first - ended)
+        if not result.during:
+            result.healed = max(0.0, streams.in_force_at() - ended)
 
     def _pull_trigger(self) -> None:
         if self._fault.trigger == "reload":
@@ -187,7 +203,7 @@ class Trial:
             self._lab.nft("add set inet nfagent stranger { type ipv4_addr; }")
 
     def _note_enforced(self, streams: Streams) -> None:
-        if not self._enforced and self._lab.agent.enforces(self._lab.manifests):
+        if not self._enforced and self._lab.enforces():
             self._enforced = True
             streams.change_ends()
 
