@@ -100,8 +100,12 @@ class ApiProxy:
                 _reset(writer)
             if self._server is not None:
                 self._server.close()
-            self._loop.run_until_complete(asyncio.sleep(0.01))
+            self._loop.run_until_complete(self._ended())
             self._loop.close()
+
+    async def _ended(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _listen(self) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -204,8 +208,7 @@ def _answer(code: str) -> bytes:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close a connection by RST."""
-    opened = writer.get_extra_info("socket")
-    if opened is not None:
-        with contextlib.suppress(OSError):
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
-    writer.transport.abort()
+    # Python 3.11's TLS transport has no attributes any more once it was closed.
+    with contextlib.suppress(OSError, AttributeError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+        writer.transport.abort()

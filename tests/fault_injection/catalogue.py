@@ -217,11 +217,15 @@ def files(manifests: Path, state_dir: Path, log_dir: Path) -> tuple[Fault, ...]:
 def sockets(own: Path, systemd: Path) -> tuple[Fault, ...]:
     """Return the faults of the agent's own unix socket and of sd_notify."""
 
-    def fault(name: str, rule: Rule, trigger: Trigger = "") -> Fault:
-        return Fault(name=name, boundary="sockets", rules=(rule,), trigger=trigger)
+    def fault(name: str, rule: Rule, trigger: Trigger = "", *, unanswered: bool = False) -> Fault:
+        return Fault(name=name, boundary="sockets", rules=(rule,), trigger=trigger, unanswered=unanswered)
 
     return (
-        fault("own socket: accepting fails with EMFILE", _fails(Call.ACCEPT, Kind.UNIX, errno.EMFILE, path=str(own))),
+        fault(
+            "own socket: accepting fails with EMFILE",
+            _fails(Call.ACCEPT, Kind.UNIX, errno.EMFILE, path=str(own)),
+            unanswered=True,
+        ),
         fault(
             "own socket: accepting fails with ECONNABORTED",
             _fails(Call.ACCEPT, Kind.UNIX, errno.ECONNABORTED, path=str(own), most=5),

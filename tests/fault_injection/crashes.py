@@ -20,7 +20,6 @@ from tests.fault_injection.lab import (
     CLIENT,
     LATE,
     OPEN_PORT,
-    SERVER,
     STRANGER,
     FaultLab,
     Scene,

@@ -39,6 +39,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
                  retry of the call hides, or that loses nothing
     most_calls:  the most calls a second that may meet the fault: more are a busy loop
     pods:        whether the change adds a Pod, too
+    unanswered:  whether nothing can be asked on the agent's own socket meanwhile
     """
 
     name: str
@@ -50,6 +51,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     reported: str = ""
     most_calls: float = 50.0
     pods: bool = False
+    unanswered: bool = False
 
 
 class Try(msgspec.Struct, kw_only=True):
@@ -99,6 +101,16 @@ def reported_problem(state: dict[str, Any], part: str) -> str:
             names = {"notifications": "drift", "last good objects": "last_good", "verdict log": "verdict_log"}
             found = agent[names.get(part, part)]["problem"]
     return str(found or "")
+
+
+_SAID = {
+    "ruleset": ("ruleset", "changes are not in force"),
+    "notifications": ("notifications", "notifications"),
+    "conntrack": ("connections", "live connections are not ended"),
+    "links": ("interfaces", "interfaces"),
+    "last good objects": ("last_good_objects", "last good objects"),
+}
+"""The label of `nfagent_problem` in metrics, and how systemd's STATUS begins, by the part that has a problem."""
 
 
 def counted_problems(state: dict[str, Any]) -> int:
@@ -151,25 +163,39 @@ class Trial:
             self._await(lambda: lab.table.hits(len(fault.rules)) > 0, "a call of the agent meets the fault")
         streams.change_begins()
         lab.place(self._scene.after)
-        seen = not fault.reported
+        seen, said = not fault.reported, fault.reported not in _SAID
         end = began + FAULT_SECONDS
-        while (now := time.monotonic()) < end or (not self._was_met(seen=seen) and now < began + _REPORT_SECONDS):
-            state = self._state()
-            seen = seen or (state is not None and self._is_reported(state, counted))
-            self._note_enforced(streams)
+        while (now := time.monotonic()) < end or (
+            not self._was_met(seen=seen and said) and now < began + _REPORT_SECONDS
+        ):
+            if not fault.unanswered:
+                state = self._state()
+                seen = seen or (state is not None and self._is_reported(state, counted))
+                said = said or self._is_said(wanted=True)
+                self._note_enforced(streams)
             time.sleep(_POLL_SECONDS)
         result.hits = lab.table.hits(len(fault.rules))
         wall = time.monotonic() - began
         with contextlib.suppress(OSError):
             result.cpu = (lab.agent.cpu_seconds() - cpu) / wall
-        result.during = self._enforced
         lab.table.disarm()
         lab.set_proxy("")
         self._judge(wall, seen=seen)
+        if not said:
+            result.failed.append(f"metrics or STATUS never had a problem of {fault.reported}: {lab.agent.status}")
 
     def _is_reported(self, state: dict[str, Any], counted: int) -> bool:
         part = self._fault.reported
         return bool(reported_problem(state, part)) or (part == "verdict log" and counted_problems(state) > counted)
+
+    def _is_said(self, *, wanted: bool) -> bool:
+        """Return whether both metrics and STATUS have a problem of the part, or both have none."""
+        label, words = _SAID[self._fault.reported]
+        if (words in self._lab.agent.status) != wanted:
+            return False
+        with contextlib.suppress(OSError):
+            return f'nfagent_problem{{part="{label}"}} {int(wanted)}' in self._lab.agent.metrics()
+        return False
 
     def _was_met(self, *, seen: bool) -> bool:
         return seen and (not self._fault.rules or self._lab.table.hits(len(self._fault.rules)) > 0)
@@ -192,9 +218,11 @@ class Trial:
             streams.change_ends()
         self._await(lambda: not self._problem() and self._is_equal(), "the report of the problem ends")
         result.cleared = time.monotonic() - ended
+        if self._fault.reported in _SAID:
+            self._await(lambda: self._is_said(wanted=False), "metrics and STATUS have no problem")
         time.sleep(_AFTER_SECONDS)
-        if not result.during:
-            result.healed = max(0.0, streams.in_force_at() - ended)
+        result.healed = max(0.0, streams.in_force_at() - ended)
+        result.during = not result.healed
 
     def _pull_trigger(self) -> None:
         if self._fault.trigger == "reload":
