@@ -197,7 +197,7 @@ class NftMonitor:
                 port = next(codec.messages(datagram)).port
         except WireError as error:
             log.debug("cannot decode an nf_tables notification: %s", error)
-            origin = CommitOrigin()
+            origin, self._named = CommitOrigin(), True  # it may be about our table
         if origin is not None:
             named, self._named = self._named, False
             if self.own_ports.owns(port):
