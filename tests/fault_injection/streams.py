@@ -14,8 +14,12 @@ without an answer is new to conntrack, however many came before: each passes all
 from __future__ import annotations
 
 import itertools
+import mmap
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from types import TracebackType
@@ -26,15 +30,16 @@ import msgspec
 from nfagent.errors import KernelError
 from nfagent.lab.probes.packet_counter import PacketCounter
 from nfagent.lab.topology import netns
+from tests.fault_injection import sender
 
 Verdict: TypeAlias = Literal["allowed", "forbidden", "closing", "opening"]
 """closing: allowed before the change and forbidden after it. opening: the reverse"""
 
-INTERVAL_SECONDS = 0.001
 _SETTLED_SECONDS = 0.05
 _ANSWER_SECONDS = 5.0
-_DRAINED_EVERY = 100
+_DRAIN_SECONDS = 0.1
 _NUMBER = struct.Struct("!I")
+_COUNT = struct.Struct("=Q")
 
 
 class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +63,12 @@ class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
 class _Stream:
     """One flow: the times of its packets, and the numbers of those that arrived."""
 
-    def __init__(self, flow: PlannedFlow) -> None:
+    def __init__(self, flow: PlannedFlow, times: mmap.mmap, index: int) -> None:
         self.flow = flow
-        self.sent_at: list[float] = []
-        self._target = (flow.address, flow.port)
+        self._times, self._at = times, index * sender.BLOCK
         self._server = netns.inside(flow.server, lambda: _bound(flow.port))
         self._client = netns.inside(flow.client, lambda: _bound(0))
+        self._client.connect((flow.address, flow.port))
         self._counter = PacketCounter(flow.server, 4, "udp", self._client.getsockname()[1])
         if flow.live:
             self._greet()
@@ -72,17 +77,25 @@ class _Stream:
         # Numbers of packets start at 1: this one isn't counted.
         self._client.settimeout(_ANSWER_SECONDS)
         self._server.settimeout(_ANSWER_SECONDS)
-        self._client.sendto(_NUMBER.pack(0), self._target)
+        self._client.send(_NUMBER.pack(0))
         _, caller = self._server.recvfrom(_NUMBER.size)
         self._server.sendto(_NUMBER.pack(0), caller)
         self._client.recv(_NUMBER.size)
 
-    def send(self) -> None:
-        self.sent_at.append(time.monotonic())
-        try:
-            self._client.sendto(_NUMBER.pack(len(self.sent_at)), self._target)
-        except OSError:
-            self.sent_at.pop()  # a full queue of the sender's own: the packet has met no rule
+    @property
+    def descriptor(self) -> int:
+        """The socket to send on."""
+        return self._client.fileno()
+
+    @property
+    def sent(self) -> int:
+        """How many packets were sent."""
+        return int(_COUNT.unpack_from(self._times, self._at)[0])
+
+    @property
+    def sent_at(self) -> tuple[float, ...]:
+        """When each was sent."""
+        return struct.unpack_from(f"={self.sent}d", self._times, self._at + _COUNT.size)
 
     def drain(self) -> None:
         self._counter.read_pending()
@@ -98,23 +111,31 @@ class _Stream:
 
 
 class Streams:
-    """All flows of a try, on which one thread sends in turn; a context manager that ends them."""
+    """All flows of a try, on which a process sends in turn; a context manager that ends them."""
 
     def __init__(self, flows: tuple[PlannedFlow, ...]) -> None:
         """Open the flows. Raises OSError where a live one gets no answer."""
         self._streams: list[_Stream] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="numbered packets", daemon=True)
+        self._thread = threading.Thread(target=self._drain, name="numbered packets", daemon=True)
+        self._memory = os.memfd_create("numbered packets")
+        os.truncate(self._memory, max(1, len(flows)) * sender.BLOCK)
+        self._times = mmap.mmap(self._memory, 0)
+        self._sender: subprocess.Popen[bytes] | None = None
         self._begun = self._ended = float("inf")
         try:
-            for flow in flows:
-                self._streams.append(_Stream(flow))
+            for index, flow in enumerate(flows):
+                self._streams.append(_Stream(flow, self._times, index))
         except BaseException:
             self._close()
             raise
 
     def __enter__(self) -> Self:
         """Start sending."""
+        descriptors = [stream.descriptor for stream in self._streams]
+        times = f"/proc/self/fd/{self._memory}"
+        command = [sys.executable, "-I", sender.__file__, times, *map(str, descriptors)]
+        self._sender = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[*descriptors, self._memory])
         self._thread.start()
         return self
 
@@ -129,6 +150,8 @@ class Streams:
         """Stop sending, and wait for what is on its way."""
         if not self._stop.is_set():
             self._stop.set()
+            if self._sender is not None:
+                self._sender.communicate()
             self._thread.join()
             time.sleep(_SETTLED_SECONDS)
 
@@ -148,7 +171,7 @@ class Streams:
     @property
     def packets(self) -> int:
         """How many packets were sent."""
-        return sum(len(stream.sent_at) for stream in self._streams)
+        return sum(stream.sent for stream in self._streams)
 
     @property
     def spacing(self) -> float:
@@ -158,7 +181,7 @@ class Streams:
         return gaps[len(gaps) // 2] if gaps else 0.0
 
     def in_force_at(self) -> float:
-        """Return when the last packet with the old verdict was sent, by time.monotonic(); 0.0 where there was none."""
+        """Return when the last packet with the old verdict was sent, after `stop`; 0.0 where there was none."""
         return max((self._old_verdict_at(stream) for stream in self._streams), default=0.0)
 
     def _old_verdict_at(self, stream: _Stream) -> float:
@@ -166,8 +189,7 @@ class Streams:
         if verdict not in {"closing", "opening"}:
             return 0.0
         old = (at for n, at in enumerate(stream.sent_at, 1) if (n in arrived) == (verdict == "closing"))
-        # What is on its way hasn't arrived yet.
-        return max((at for at in old if at < time.monotonic() - _SETTLED_SECONDS), default=0.0)
+        return max(old, default=0.0)
 
     def wrong(self) -> list[str]:
         """Return a line for each flow with packets that met the wrong verdict, after `stop`. Raises KernelError."""
@@ -203,26 +225,21 @@ class Streams:
         parts = []
         for numbers, what in ((passed, "passed"), (missing, "missing")):
             if numbers:
-                first, last = (stream.sent_at[number - 1] - self._begun for number in (numbers[0], numbers[-1]))
+                sent = stream.sent_at
+                first, last = (sent[number - 1] - self._begun for number in (numbers[0], numbers[-1]))
                 parts.append(f"{len(numbers)} {what}, sent {first:+.3f} to {last:+.3f} s from the change")
         return f"{stream.flow}: {'; '.join(parts)}" if parts else ""
 
-    def _send(self) -> None:
-        turn = 0
-        due = time.monotonic()
-        while not self._stop.is_set():
-            due = max(due + INTERVAL_SECONDS, time.monotonic() - INTERVAL_SECONDS)
+    def _drain(self) -> None:
+        while not self._stop.wait(_DRAIN_SECONDS):
             for stream in self._streams:
-                stream.send()
-            turn += 1
-            if turn % _DRAINED_EVERY == 0:
-                for stream in self._streams:
-                    stream.drain()
-            self._stop.wait(max(0.0, due - time.monotonic()))
+                stream.drain()
 
     def _close(self) -> None:
         for stream in self._streams:
             stream.close()
+        self._times.close()
+        os.close(self._memory)
 
 
 def _bound(port: int) -> socket.socket:

@@ -128,6 +128,7 @@ class Trial:
         self._scene: Scene = lab.late_scene if fault.pods else lab.scene
         self._result = Try(fault=fault.name)
         self._enforced = False
+        self._ended_at = time.monotonic()
 
     def run(self) -> Try:
         """Make the try; what goes wrong is in its result. The lab is as it was afterwards."""
@@ -136,13 +137,16 @@ class Trial:
             time.sleep(_BEFORE_SECONDS)
             try:
                 self._during(streams)
-                self._afterwards(streams, time.monotonic())
+                self._ended_at = time.monotonic()
+                self._afterwards(streams)
             except KernelError as error:
                 result.failed.append(str(error))
             finally:
                 lab.table.disarm()
                 lab.set_proxy("")
             streams.stop()
+            result.healed = max(0.0, streams.in_force_at() - self._ended_at)
+            result.during = not result.healed
             result.packets, result.spacing = streams.packets, streams.spacing
             result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
         self._restore()
@@ -211,18 +215,16 @@ class Trial:
         if result.cpu > MOST_CPU:
             result.failed.append(f"busy loop: {result.cpu:.2f} CPU seconds a second")
 
-    def _afterwards(self, streams: Streams, ended: float) -> None:
+    def _afterwards(self, streams: Streams) -> None:
         lab, result = self._lab, self._result
         if not self._enforced:
             lab.settle(_HEAL_SECONDS)
             streams.change_ends()
         self._await(lambda: not self._problem() and self._is_equal(), "the report of the problem ends")
-        result.cleared = time.monotonic() - ended
+        result.cleared = time.monotonic() - self._ended_at
         if self._fault.reported in _SAID:
             self._await(lambda: self._is_said(wanted=False), "metrics and STATUS have no problem")
         time.sleep(_AFTER_SECONDS)
-        result.healed = max(0.0, streams.in_force_at() - ended)
-        result.during = not result.healed
 
     def _pull_trigger(self) -> None:
         if self._fault.trigger == "reload":
