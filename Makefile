@@ -203,6 +203,12 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
+.PHONY: faults
+faults: $(VENV)/ready modules apiserver ## faults at every boundary under traffic, docs/reliability.md (root; half an hour)
+#: TIMES=3  ONLY='commit*'  some of them: the page stays as it is
+	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
+	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite

@@ -56,6 +56,7 @@ from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
+from nfagent.part_problems import PartProblems
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
@@ -69,6 +70,7 @@ from nfagent.verdicts.history import ObjectHistory
 
 log = logging.getLogger(__name__)
 _SUBSCRIBE_SECONDS = 60.0
+_RESUBSCRIBE_SECONDS = 1.0
 _POLL_SECONDS = 60.0
 
 
@@ -135,9 +137,11 @@ class Agent:
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
+        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        self._part_problems = PartProblems(*watched, verdict_log=self._verdict_log)
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
-        read = MetricSources(self._freshness, *parts)
+        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -280,10 +284,10 @@ class Agent:
             self._reconciler.wake()
 
     def _side_problems(self) -> list[str]:
-        """Return what is wrong beside the rules: with the files that the agent writes, and with its progress."""
+        """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem and f"last good objects: {self._checkpoint.problem}"
-        return [self._verdict_log.problem, self._metrics.problem, kept, self._boot.problem, self._watchdog.problem]
+        files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
+        return [*self._part_problems.described(), *files, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -350,7 +354,9 @@ class Agent:
 
     async def _watch_for_drift(self) -> None:
         while True:
-            await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
+            if await self._clock.wait(self._nft_monitor.failed, _SUBSCRIBE_SECONDS):
+                await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
+                self._nft_monitor.failed.clear()
             self._subscribe_to_changes()
 
     def _subscribe_to_changes(self) -> None:

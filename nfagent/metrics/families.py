@@ -35,6 +35,9 @@ Section: TypeAlias = Literal[
 MOST_SERIES = 10_000
 """Series of one family, at most: those beyond are left out, and counted by nfagent_metrics_omitted_series."""
 
+PARTS = ("ruleset", "notifications", "connections", "interfaces", "verdict_log", "last_good_objects")
+"""Parts of the agent whose problems metrics and systemd's STATUS report."""
+
 OBJECT_KINDS = tuple(resource.kind for resource in RESOURCES)
 VERDICTS = ("allow", "deny", "audit-deny")
 DROP_COUNTERS = (
@@ -96,6 +99,12 @@ FAMILIES = (
             f"Series that this scrape leaves out, as a family has {MOST_SERIES} at most.",
             {"family": ()},
             "families with more series",
+        ),
+        _family(
+            "nfagent_problem",
+            "gauge",
+            "Whether a part of the agent has a problem, which `nfagent dump state` describes; the rest goes on.",
+            {"part": PARTS},
         ),
         _family("nfagent_own_log_lost_lines_total", "counter", "Lines of the agent's own log that were lost."),
     ),
