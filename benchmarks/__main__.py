@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.registry import BENCHES, SEED, Bench, Run
 from benchmarks.results import Summary, summarise
 from nfagent.errors import HostError
-from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.demo.output import DemoOutput
 
 MODULES = (
     "benchmarks.suites.event_latency",
@@ -43,6 +43,8 @@ MODULES = (
     "benchmarks.suites.end_to_end_before",
     "benchmarks.suites.commits",
     "benchmarks.suites.cold_start",
+    "benchmarks.suites.boot",
+    "benchmarks.suites.unknown_pods",
 )
 """Modules of suites, in the order in which they run."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.results import Summary, TargetResult
-from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.demo.output import DemoOutput
 
 HEADER = ("measured", "p50", "p99", "worst", "unit", "CPU s", "MiB", "reference", "ratio", "target", "met")
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from nfagent.boot_parts import BootParts
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
@@ -55,6 +56,7 @@ from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
+from nfagent.part_problems import PartProblems
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
@@ -68,6 +70,7 @@ from nfagent.verdicts.history import ObjectHistory
 
 log = logging.getLogger(__name__)
 _SUBSCRIBE_SECONDS = 60.0
+_RESUBSCRIBE_SECONDS = 1.0
 _POLL_SECONDS = 60.0
 
 
@@ -103,7 +106,6 @@ class Agent:
             guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         self._reconciler.observe_commits(history)
-        self._readiness = ReadinessNotifier(self._clock)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
@@ -118,6 +120,8 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
+        self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
+        self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
@@ -133,9 +137,11 @@ class Agent:
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
+        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        self._part_problems = PartProblems(*watched, verdict_log=self._verdict_log)
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
-        read = MetricSources(self._freshness, *parts)
+        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -159,6 +165,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
         map_large_blocks()
+        self._boot.read_enforced()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         watchdog = asyncio.create_task(self._watchdog.run())
         try:
@@ -194,6 +201,7 @@ class Agent:
         finally:
             start_limit.cancel()
             await self._source.close()
+            await self._boot.finish()
             await self._checkpoint.close()
             self._connections.close()
             self._egress_nat.close()
@@ -233,12 +241,13 @@ class Agent:
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
-                tasks.create_task(self._follow_links()),
+                tasks.create_task(self._when_synced(self._links.run)),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
+                tasks.create_task(self._boot.run()),
             ]
             if self._reporter is not None:
-                running.append(tasks.create_task(self._report(self._reporter)))
+                running.append(tasks.create_task(self._when_synced(self._reporter.run)))
             await self._stop.wait()
             for task in running:
                 task.cancel()
@@ -261,9 +270,9 @@ class Agent:
         self._source_synced.set()
         self._event_applier.open()
 
-    async def _follow_links(self) -> None:
+    async def _when_synced(self, run: Callable[[], Awaitable[None]]) -> None:
         await self._source_synced.wait()
-        await self._links.run()
+        await run()
 
     def _notify_link_monitor(self) -> None:
         before, self._local_changes = self._local_changes, self._desired.local_changes
@@ -274,16 +283,11 @@ class Agent:
         if self._desired.follow_links(links) and self._source_synced.is_set():
             self._reconciler.wake()
 
-    async def _report(self, reporter: StatusReporter) -> None:
-        await self._source_synced.wait()
-        await reporter.run()
-
     def _side_problems(self) -> list[str]:
-        """Return what is wrong beside the rules: with the files that the agent writes, and with its progress."""
+        """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem
-        files = [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
-        return [*files, self._watchdog.problem]
+        files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
+        return [*self._part_problems.described(), *files, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
@@ -326,10 +330,11 @@ class Agent:
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
+            self._boot.synced()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
-            pods = counted(len(cluster.local), "Pod")
-            log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
+            counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
+            log.info("in sync: %s of node %s, %s", *counts)
         # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.compared:
             self._readiness.compared()
@@ -349,7 +354,9 @@ class Agent:
 
     async def _watch_for_drift(self) -> None:
         while True:
-            await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
+            if await self._clock.wait(self._nft_monitor.failed, _SUBSCRIBE_SECONDS):
+                await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
+                self._nft_monitor.failed.clear()
             self._subscribe_to_changes()
 
     def _subscribe_to_changes(self) -> None:
@@ -374,11 +381,10 @@ class Agent:
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
-        refused = status.last_error or status.held
-        if not (refused or self._ready):
-            refused = "they aren't committed yet"
+        refused = status.last_error or status.held or ("" if self._ready else "they aren't committed yet")
         resources = self._source.status().get("apiserver", {}).get("resources", {})
-        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._source_synced.is_set())
+        whole, now = self._source_synced.is_set(), self._clock.now_ns()
+        return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
 
     def _status(self) -> AgentStatus:
         reconcile, drift = self._reconciler.status, self._nft_monitor
@@ -392,6 +398,7 @@ class Agent:
             **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
+            boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
             verdict_log=self._verdict_log.status(),

@@ -13,7 +13,7 @@ import msgspec
 
 from nfagent.decode.core import named_labels
 from nfagent.desired.state import DesiredState
-from nfagent.lab.synthetic import FARM, Deployment, Synthetic
+from nfagent.lab.objects.synthetic import FARM, Deployment, Synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Namespace, ObjectRef, Pod

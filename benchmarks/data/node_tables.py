@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.data.events import Event, gone, put
 from nfagent.decode.core import named_labels
-from nfagent.lab.synthetic import NODE, node_name
+from nfagent.lab.objects.synthetic import NODE, node_name
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Namespace, Pod

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from nfagent.lab.topology_plan import NodePlan, PodPlan, grid
+from nfagent.lab.topology.plan import NodePlan, PodPlan, grid
 
 Document: TypeAlias = dict[str, Any]
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from nfagent.lab.synthetic import Deployment
+from nfagent.lab.objects.synthetic import Deployment
 from nfagent.model.objects import ContainerPort, Pod
 
 Document: TypeAlias = dict[str, Any]

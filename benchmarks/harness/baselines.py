@@ -22,9 +22,9 @@ import nftables
 
 from benchmarks.harness.process_usage import each
 from nfagent.errors import KernelError
-from nfagent.lab import netns
-from nfagent.lab.ebpf_baseline import EbpfPath
-from nfagent.lab.ebpf_codec import address_key
+from nfagent.lab.ebpf.baseline import EbpfPath
+from nfagent.lab.ebpf.codec import address_key
+from nfagent.lab.topology import netns
 
 _IDENTITY = (1001).to_bytes(4, sys.byteorder)
 _ADDRESSES = 4096

@@ -16,13 +16,14 @@ from nfagent.decode.core import named_labels
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab import ebpf_program, netns
-from nfagent.lab.ebpf_baseline import EbpfPath
-from nfagent.lab.policy_templates import labels, port
-from nfagent.lab.synthetic import DNS, Size, Synthetic, node_name, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
-from nfagent.lab.traffic_rates import PORT, Client, Traffic
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.baseline import EbpfPath
+from nfagent.lab.latency.traffic_rates import PORT, Client, Traffic
+from nfagent.lab.objects.policy_templates import labels, port
+from nfagent.lab.objects.synthetic import DNS, Size, Synthetic, node_name, synthetic
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment, NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
@@ -30,6 +31,7 @@ from nfagent.model.objects import Direction, Labels, Namespace, Pod
 from nfagent.model.selectors import Selector
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import Identity, identity_of
 
 BENCH = "bench"
@@ -156,9 +158,16 @@ def policies() -> tuple[NetworkPolicy, ...]:
     )
 
 
-def ruleset_of(cluster: Synthetic, topology: NetnsTopology, node: int, *, enforced: bool = True) -> Ruleset:
+def ruleset_of(
+    cluster: Synthetic,
+    topology: NetnsTopology,
+    node: int,
+    *,
+    enforced: bool = True,
+    policy_options: PolicyOptions | None = None,
+) -> Ruleset:
     """Return a node's rules for the lab's Pods and the synthetic cluster; enforced: with its policies."""
-    desired = DesiredState(node_name(node))
+    desired = DesiredState(node_name(node), policy_options=policy_options)
     for item in items(cluster, topology):
         if enforced or not isinstance(item, NetworkPolicy):
             desired.put(item)

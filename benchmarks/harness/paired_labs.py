@@ -19,16 +19,16 @@ import msgspec
 
 from benchmarks.harness.earlier_checkout import agent_environment
 from nfagent.decode.core import named_labels
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.api_source import fill
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.documents import Document, document
-from nfagent.lab.kube_client import LabApiClient
-from nfagent.lab.prober import Prober
-from nfagent.lab.resources import MERGE
-from nfagent.lab.synthetic import Size, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan, grid
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.apiserver.resources import MERGE
+from nfagent.lab.apiserver.source import fill
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.latency.prober import Prober
+from nfagent.lab.objects.documents import Document, document
+from nfagent.lab.objects.synthetic import Size, synthetic
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan, grid
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import Namespace, Node, Pod

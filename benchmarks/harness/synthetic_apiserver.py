@@ -25,8 +25,8 @@ import msgspec
 
 from benchmarks.data import events
 from benchmarks.data.synthetic_pods import LIFE, Stage, written
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import SIZES, Deployment, Size, Synthetic, synthetic
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import SIZES, Deployment, Size, Synthetic, synthetic
 from nfagent.model.objects import ObjectRef, Pod
 
 SIZES_SERVED = {**SIZES, 5_000: Size(5_000, 1_000, 100, 40)}

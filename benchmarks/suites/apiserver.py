@@ -25,10 +25,10 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from benchmarks.suites.apiserver_child import PlainDecode, RecordedCommits, Start, Usage
 from nfagent.errors import KernelError
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.synthetic import NODE
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.objects.synthetic import NODE
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan
 
 QUICK_SIZE, FULL_SIZE = 5_000, 150_000
 _NODE = NodePlan(NODE, ("192.0.2.1", "2001:db8:ffff::1"), ("10.0.1.0/24", "fd00:10:1::/64"))

@@ -41,7 +41,7 @@ from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
 from nfagent.kube.reflector import PAGE_SIZE
 from nfagent.kube.watch_codec import LineDecoder
-from nfagent.lab.synthetic import NODE
+from nfagent.lab.objects.synthetic import NODE
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.objects import Ruleset

@@ -31,7 +31,7 @@ from benchmarks.harness.process_usage import peak_rss_mib, rss_mib
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab.synthetic import NODE, SIZES, synthetic
+from nfagent.lab.objects.synthetic import NODE, SIZES, synthetic
 from nfagent.model.gvk import Item
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset

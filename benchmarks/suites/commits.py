@@ -30,7 +30,7 @@ from benchmarks.harness.netlink_traffic import NetlinkTraffic, can_trace, netlin
 from benchmarks.registry import Run, bench
 from benchmarks.results import Figure, Row, Target, at_most
 from benchmarks.suites.commits_child import EventCosts, LoadedTable
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 
 _NOW, _BEFORE = "now", "before"
 _CHILD = "benchmarks.suites.commits_child"

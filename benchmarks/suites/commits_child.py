@@ -27,8 +27,8 @@ from benchmarks.harness.child_process import say
 from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import NODE, SIZES, Synthetic, synthetic
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import NODE, SIZES, Synthetic, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import Pod
 from nfagent.nftables.diff import diff

@@ -18,9 +18,9 @@ import msgspec
 from benchmarks.harness.packet_labs import FAR, NEAR, NODES, PacketLab, Server, load, plan_topology, ruleset_of
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
-from nfagent.lab import netns
-from nfagent.lab.synthetic import Size, node_name, synthetic
-from nfagent.lab.traffic_rates import Client, Traffic
+from nfagent.lab.latency.traffic_rates import Client, Traffic
+from nfagent.lab.objects.synthetic import Size, node_name, synthetic
+from nfagent.lab.topology import netns
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.pod_counts import count_chains
 

@@ -26,9 +26,9 @@ from benchmarks.harness.process_usage import rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from benchmarks.suites.idle import SIZE
-from nfagent.lab.demo_output import DemoOutput
-from nfagent.lab.prober import INTERVAL_US
-from nfagent.lab.process_cpu import cpu_seconds
+from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.latency.prober import INTERVAL_US
+from nfagent.lab.latency.process_cpu import cpu_seconds
 
 API, FOLDER = "API server", "folder"
 _REST_SECONDS = 60.0

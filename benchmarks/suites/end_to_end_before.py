@@ -22,7 +22,7 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.end_to_end import Measurement, measured, wait_until_idle
 from benchmarks.suites.idle import SIZE
-from nfagent.lab.prober import INTERVAL_US
+from nfagent.lab.latency.prober import INTERVAL_US
 
 _ROUNDS, _QUICK_ROUNDS = 60, 5
 _NET_MS = 2.5

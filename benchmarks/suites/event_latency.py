@@ -19,7 +19,7 @@ from benchmarks.results import Row, Target, at_most
 from benchmarks.scaling_fit import Line, fit, plot
 from benchmarks.suites.event_latency_child import Figures
 from nfagent.errors import KernelError
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 
 PLOT = ROOT / "docs" / "event-cost.svg"
 QUICK_SIZES = (1_000, 15_000)

@@ -30,8 +30,8 @@ from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import SIZES, Synthetic, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.diff import diff

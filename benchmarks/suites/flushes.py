@@ -23,10 +23,10 @@ import yaml
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from nfagent.cli.yaml_writer import KubectlDumper
-from nfagent.lab import netns
-from nfagent.lab.agents import LabAgent, LabCluster
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.cluster.agents import LabAgent, LabCluster
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 
 Document: TypeAlias = dict[str, Any]
 

@@ -15,11 +15,11 @@ import msgspec
 from benchmarks.harness.process_usage import metered, rss_mib
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import NODE, Size, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import NODE, Size, synthetic
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan
 
 _A_FILE = 50
 SIZE = Size(pods=5_000, policies=1_000, local=100, farm=40)

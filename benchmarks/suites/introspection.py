@@ -32,7 +32,7 @@ from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import annotation, counters_view, policies_view, ruleset_view, state_view
 from nfagent.kernel.table_listings import TableListings
-from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
+from nfagent.lab.objects.synthetic import SIZES, Synthetic, synthetic
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationRequest

@@ -13,7 +13,7 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer, PolicyPort
 from nfagent.model.objects import Pod
 from nfagent.model.selectors import Requirement, Selector

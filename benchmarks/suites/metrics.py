@@ -34,7 +34,7 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.table_listings import TableListings
-from nfagent.lab.synthetic import Size, synthetic
+from nfagent.lab.objects.synthetic import Size, synthetic
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.readings import CountedPackets, Readings

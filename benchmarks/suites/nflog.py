@@ -26,11 +26,11 @@ from benchmarks.results import Row, at_least
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.nflog import NflogSource, OnPackets
-from nfagent.lab import netns
-from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, PodPlan
-from nfagent.lab.traffic_rates import Client, Traffic
+from nfagent.lab.latency.traffic_rates import Client, Traffic
+from nfagent.lab.objects.synthetic import SIZES, Synthetic, synthetic
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, PodPlan
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import LoggingSwitch, Namespace, NetworkLogging, Pod
 from nfagent.netlink import codec

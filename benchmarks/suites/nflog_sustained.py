@@ -17,10 +17,10 @@ from typing import Any
 from benchmarks.harness.process_usage import Usage, metered
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least, at_most
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, PodPlan
-from nfagent.lab.traffic_rates import Traffic
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.latency.traffic_rates import Traffic
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, PodPlan
 
 RATE = 50_000
 _SECONDS, _QUICK_SECONDS = 120.0, 10.0

@@ -20,14 +20,14 @@ import msgspec
 
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from nfagent.lab.agents_apiserver import ApiCluster, all_are_watching
-from nfagent.lab.continuous_probe import ContinuousProbe
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.listeners import Listeners, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import OutsideHost, grid
-from nfagent.lab.traffic import StreamPlan, TrafficStream, TrafficStreams
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.cluster.agents_apiserver import ApiCluster, all_are_watching
+from nfagent.lab.probes.continuous_probe import ContinuousProbe
+from nfagent.lab.probes.listeners import Listeners, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.probes.traffic import StreamPlan, TrafficStream, TrafficStreams
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import OutsideHost, grid
 from nfagent.model.netaddr import FAMILIES, family_of
 
 Document: TypeAlias = dict[str, Any]

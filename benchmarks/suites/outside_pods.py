@@ -21,7 +21,7 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_most
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError
-from nfagent.lab.synthetic import SIZES, Synthetic, synthetic
+from nfagent.lab.objects.synthetic import SIZES, Synthetic, synthetic
 
 Case = Literal["none", "all"]
 _SECONDS = 600.0

@@ -18,7 +18,7 @@ from benchmarks.suites.introspection import MeteredLoop
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
 from nfagent.kernel.packet_counters import CounterReading
-from nfagent.lab.synthetic import Size, synthetic
+from nfagent.lab.objects.synthetic import Size, synthetic
 from nfagent.metrics.packet_counts import PacketCounts
 from nfagent.model.netaddr import family_of
 from nfagent.nftables.pod_counts import counted_sets

@@ -31,8 +31,8 @@ from benchmarks.harness.packet_labs import (
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, Target, at_least
 from nfagent.errors import HostError
-from nfagent.lab import ebpf_program
-from nfagent.lab.traffic_rates import Client, Traffic
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.latency.traffic_rates import Client, Traffic
 
 
 class Plan(msgspec.Struct, frozen=True):

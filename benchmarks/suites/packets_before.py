@@ -24,12 +24,12 @@ from benchmarks.harness.earlier_checkout import VARIABLE, agent_environment, ear
 from benchmarks.harness.packet_labs import FAR, NEAR, PacketLab, items, plan_topology
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_least
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import Size, synthetic
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment
-from nfagent.lab.traffic_rates import Client, Traffic
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.latency.traffic_rates import Client, Traffic
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import Size, synthetic
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment
 
 _BEFORE, _BEFORE_SECOND_LAB, _NOW = "before", "before (second lab)", "now"
 _STATES = (_BEFORE, _BEFORE_SECOND_LAB, _NOW)

@@ -24,12 +24,12 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from nfagent.errors import KernelError
 from nfagent.kernel.conntrack import ConntrackClient
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.documents import Document
-from nfagent.lab.netns import inside
-from nfagent.lab.process_cpu import cpu_seconds
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import PodPlan, grid
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.latency.process_cpu import cpu_seconds
+from nfagent.lab.objects.documents import Document
+from nfagent.lab.topology.netns import inside
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import PodPlan, grid
 
 _NOW, _BEFORE = "now", "before"
 _NODE = "n1"

@@ -31,12 +31,12 @@ from benchmarks.data.revocation_scenarios import (
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from nfagent.errors import KernelError
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.conntrack_events import ConntrackDestroyListener
-from nfagent.lab.packet_counter import StreamProtocol
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import PodPlan
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener
+from nfagent.lab.probes.packet_counter import StreamProtocol
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import PodPlan
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.packet_header import TCP, UDP
 

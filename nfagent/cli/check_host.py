@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nfagent.cli.check_boot import boot_checks
 from nfagent.cli.check_flowtables import flowtable_checks
 from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
@@ -89,6 +90,19 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield _on_disk("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
     yield _folder("runtime folder", runtime, "runtime_dir", "FAIL")
     yield from unit_checks(settings)
+    yield from _boot(settings)
+
+
+def _boot(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of what holds when this node boots; the saved ruleset is on a disk."""
+    found: list[Check] = []
+
+    def read() -> Check:
+        found.extend(boot_checks(settings))
+        return found[-1]
+
+    last = _on_disk("saved ruleset", settings.state_dir, read)
+    yield from found or (last,)
 
 
 def _objects(settings: Settings, *, cluster: bool) -> Check:

@@ -9,7 +9,7 @@ import msgspec
 
 from nfagent.cli.tables import paint
 from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
+from nfagent.introspection.agent_status import AgentStatus, BootStatus, VerdictLogStatus
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.nat_ports import describe
 from nfagent.model.plurals import counted
@@ -24,6 +24,7 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
     if agent.apiserver is not msgspec.UNSET:
         lines.append(("API server", _apiserver_text(agent.apiserver)))
     lines.append(("kernel", _kernel_text(agent)))
+    lines += _boot_lines(agent.boot)
     for bridge in agent.bridges:
         text = f"traffic on bridge {bridge['bridge']} is not filtered ({', '.join(bridge['unjudged'])})"
         lines.append(("bridge", f"{paint('warn')}, {text}: br_netfilter is off; see nfagent check"))
@@ -63,6 +64,15 @@ def _kernel_text(agent: AgentStatus) -> str:
         why = drift.problem or f"their tables hold {drift.others:,} objects"
         parts.append(f"changes by other programs are looked for every minute: {why}")
     return "; ".join(parts)
+
+
+def _boot_lines(boot: BootStatus | msgspec.UnsetType) -> list[tuple[str, str]]:
+    """Return what is enforced until the cluster was read, and why no ruleset can be saved for the next boot."""
+    if boot is msgspec.UNSET:
+        return []
+    lines = [("enforced now", f"{paint('warn')}, {boot.enforced}")] if boot.enforced else []
+    problem = boot.saved.problem if boot.saved is not None else ""
+    return [*lines, ("saved ruleset", f"{paint('warn')}, {problem}")] if problem else lines
 
 
 def _frame_lines(frames: _Status) -> list[tuple[str, str]]:

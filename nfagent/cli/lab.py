@@ -14,8 +14,8 @@ from nfagent.cli.lab_report import report_command
 from nfagent.cli.options import output_option
 
 if TYPE_CHECKING:
-    from nfagent.lab.running_labs import LabState
-    from nfagent.lab.topology_plan import Attachment, Underlay
+    from nfagent.lab.cluster.running_labs import LabState
+    from nfagent.lab.topology.plan import Attachment, Underlay
 
 
 @click.group(epilog="Example: nfagent lab demo")
@@ -56,14 +56,14 @@ def up(
     import msgspec
 
     from nfagent.cli.output import emit, write_lines
-    from nfagent.lab.demo_output import DemoOutput
-    from nfagent.lab.lab_up import LabOptions, build_lab
+    from nfagent.lab.cluster.up import LabOptions, build_lab
+    from nfagent.lab.demo.output import DemoOutput
 
     shown = DemoOutput(quiet=output == "json")
     state: LabState | None = None
     try:
         if driver == "vagrant":
-            from nfagent.lab import vagrant
+            from nfagent.lab.vagrant import driver as vagrant
 
             vagrant.up(name, nodes, pods, shown.progress)
         else:
@@ -125,7 +125,7 @@ def list_(*, output: str) -> None:
     """List the labs that are up, or half built."""
     from nfagent.cli.output import emit, write_lines
     from nfagent.cli.tables import table
-    from nfagent.lab import running_labs
+    from nfagent.lab.cluster import running_labs
 
     found = {name: running_labs.read_state(name) for name in running_labs.names()}
     if output == "json":
@@ -165,7 +165,8 @@ def down(*, name: str, all_labs: bool, driver: Driver, output: Literal["text", "
 def _remove(name: str, *, all_labs: bool) -> dict[str, str]:
     """Remove labs of namespaces; return what was removed of each."""
     from nfagent.errors import UsageError
-    from nfagent.lab import requirements, running_labs
+    from nfagent.lab.cluster import running_labs
+    from nfagent.lab.machine import requirements
     from nfagent.model.plurals import counted
 
     requirements.check_root()
@@ -184,8 +185,8 @@ def _remove(name: str, *, all_labs: bool) -> dict[str, str]:
 def _remove_vms(name: str, *, all_labs: bool) -> dict[str, str]:
     """Remove labs of virtual machines."""
     from nfagent.errors import UsageError
-    from nfagent.lab import vagrant
-    from nfagent.lab.demo_output import DemoOutput
+    from nfagent.lab.demo.output import DemoOutput
+    from nfagent.lab.vagrant import driver as vagrant
 
     shown = DemoOutput()
     words = {}
@@ -214,7 +215,8 @@ def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
     On a node, `nfagent` commands ask that node's agent.
     """
     from nfagent.errors import UsageError
-    from nfagent.lab import requirements, running_labs
+    from nfagent.lab.cluster import running_labs
+    from nfagent.lab.machine import requirements
 
     requirements.check_root()
     running_labs.check_name(name)
@@ -240,10 +242,10 @@ def demo(context: click.Context, *, output: Literal["text", "json"], name: str, 
     outside the cluster. Everything is removed at the end. With --driver vagrant it runs in a VM of the lab --name.
     """
     if driver == "vagrant":
-        from nfagent.lab import vagrant
+        from nfagent.lab.vagrant import driver as vagrant
 
         context.exit(vagrant.demo(name, ["-o", output]))
-    from nfagent.lab.demo import run_demo
+    from nfagent.lab.demo.run import run_demo
 
     context.exit(run_demo(output=output))
 

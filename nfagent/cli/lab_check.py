@@ -17,7 +17,7 @@ def check(context: click.Context, *, output: str) -> None:
     can't.
     """
     from nfagent.cli.check import show_checks
-    from nfagent.lab.lab_check import lab_checks
+    from nfagent.lab.check import lab_checks
 
     able, unable = "this machine can run the lab", "this machine can't run all of the lab yet"
     show_checks(context, lab_checks(), output, able=able, unable=unable)

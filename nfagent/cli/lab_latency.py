@@ -11,8 +11,8 @@ import click
 from nfagent.cli.lab_options import Driver, driver_option, name_option
 
 if TYPE_CHECKING:
-    from nfagent.lab.latency import LatencyOptions
-    from nfagent.lab.topology_plan import Attachment
+    from nfagent.lab.latency.run import LatencyOptions
+    from nfagent.lab.topology.plan import Attachment
 
 
 @click.command(epilog="Example: nfagent lab latency --scenario policy-created --policies 0,1000 -o samples.json")
@@ -63,8 +63,8 @@ def latency(  # noqa: PLR0913 - one argument for each option
     to a file, also of a run that is interrupted; `nfagent lab report` draws them. With --driver vagrant it runs in a VM
     of the lab --name.
     """
-    from nfagent.lab.latency import WARMUP, LatencyOptions
-    from nfagent.lab.latency_options import policy_numbers, positive, scenario_names
+    from nfagent.lab.latency.options import policy_numbers, positive, scenario_names
+    from nfagent.lab.latency.run import WARMUP, LatencyOptions
 
     options = LatencyOptions(
         output=output or Path(f"lab-latency-{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}.json"),
@@ -78,7 +78,7 @@ def latency(  # noqa: PLR0913 - one argument for each option
         attachment=attachment,
     )
     if driver == "vagrant":
-        from nfagent.lab import vagrant
+        from nfagent.lab.vagrant import driver as vagrant
 
         context.exit(vagrant.latency(name, _arguments(options), options.output))
     _measure(options)
@@ -86,9 +86,9 @@ def latency(  # noqa: PLR0913 - one argument for each option
 
 def _measure(options: LatencyOptions) -> None:
     from nfagent.cli.output import write_lines
-    from nfagent.lab.demo_output import DemoOutput
-    from nfagent.lab.latency import run_latency
-    from nfagent.lab.latency_progress import LatencyProgress
+    from nfagent.lab.demo.output import DemoOutput
+    from nfagent.lab.latency.progress import LatencyProgress
+    from nfagent.lab.latency.run import run_latency
 
     shown = DemoOutput()
     try:

@@ -40,9 +40,9 @@ def report_command(
 def _report(file: Path, folder: Path | None, output: str) -> None:
     from nfagent.cli.lab_report_text import summary_lines
     from nfagent.cli.output import emit, write_lines
-    from nfagent.lab.report import PAGE, write_report
-    from nfagent.lab.report_values import summary_values
-    from nfagent.lab.samples import read_samples
+    from nfagent.lab.latency.samples import read_samples
+    from nfagent.lab.report.folder import PAGE, write_report
+    from nfagent.lab.report.values import summary_values
 
     target = folder or file.with_name(f"{file.name.removesuffix('.json')}-report")
     summary = write_report(read_samples(file), target)
@@ -55,9 +55,9 @@ def _report(file: Path, folder: Path | None, output: str) -> None:
 def _compare(files: tuple[Path, Path], folder: Path | None, output: str) -> None:
     from nfagent.cli.lab_report_text import comparison_lines
     from nfagent.cli.output import emit, write_lines
-    from nfagent.lab.report import PAGE, write_comparison
-    from nfagent.lab.report_values import comparison_values
-    from nfagent.lab.samples import read_samples
+    from nfagent.lab.latency.samples import read_samples
+    from nfagent.lab.report.folder import PAGE, write_comparison
+    from nfagent.lab.report.values import comparison_values
 
     a, b = ((str(file), read_samples(file)) for file in files)
     comparison = write_comparison((a, b), folder)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from nfagent.cli.tables import coloured, line, marked, strong, widths
-from nfagent.lab.report_comparison import Comparison, QuantileChange
-from nfagent.lab.report_summary import Summary
-from nfagent.lab.report_verdict import Outcome, RatioVerdict
-from nfagent.lab.report_words import PATH_NAMES, plural, ratio_text
+from nfagent.lab.report.comparison import Comparison, QuantileChange
+from nfagent.lab.report.summary import Summary
+from nfagent.lab.report.verdict import Outcome, RatioVerdict
+from nfagent.lab.report.words import PATH_NAMES, plural, ratio_text
 
 _COLOURS: dict[Outcome, str] = {
     "within": "green",

@@ -8,6 +8,7 @@ import msgspec
 
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.controllers.ruleset_saver import SaverStatus
 from nfagent.introspection.views.state import StateView
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.log_writer import SinkStatus
@@ -58,6 +59,17 @@ class VerdictLogStatus(RecordStatus, frozen=True, kw_only=True):
     overruns: int = 0
 
 
+class BootStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds over a boot.
+
+    enforced: what the kernel enforced when the agent started; '' once the agent's own rules are in force
+    saved:    the ruleset that is saved for the next boot; None where the settings ask for none
+    """
+
+    enforced: str
+    saved: SaverStatus | None
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's parts. The dicts are the `status()` of the package that each is named after, which defines them.
 
@@ -79,6 +91,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     last_good: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    boot: BootStatus | msgspec.UnsetType = msgspec.UNSET
     notices: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     own_log: OwnLogStatus = OwnLogStatus()
     verdict_log: VerdictLogStatus

@@ -74,6 +74,8 @@ class NftMonitor:
         self._changed: OnChange = lambda _origin: None
         self._membership = threading.Lock()
         self.own_ports = OwnPorts()
+        self.failed = asyncio.Event()
+        """Set when a socket that listened has failed: another one should be opened soon."""
         self.listening = False
         self.problem = ""
         self.others = 0
@@ -180,9 +182,10 @@ class NftMonitor:
     def _fail(self, reason: str) -> None:
         """Close a socket that fails, which would stay readable and wake the event loop for ever."""
         self.close()
+        self.failed.set()
         problem, self.problem = self.problem, f"cannot read nf_tables notifications: {reason}"
         if problem != self.problem:
-            log.warning("%s; opening a new socket at the next check", self.problem)
+            log.warning("%s; opening a new socket", self.problem)
         self._changed(CommitOrigin())
 
     def _receive(self, datagram: bytes, changed: OnChange) -> None:
@@ -194,7 +197,7 @@ class NftMonitor:
                 port = next(codec.messages(datagram)).port
         except WireError as error:
             log.debug("cannot decode an nf_tables notification: %s", error)
-            origin = CommitOrigin()
+            origin, self._named = CommitOrigin(), True  # it may be about our table
         if origin is not None:
             named, self._named = self._named, False
             if self.own_ports.owns(port):

@@ -41,6 +41,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """One scrape's readings.
 
     unready:        why the agent isn't ready, '' where it is
+    problems:       the problem of each part of the agent, of families.PARTS, '' or none for none
     synced:         whether everything was read once
     uptime:         seconds since the agent started
     resources:      kind -> the API server source's status of it (kube.informers); empty for manifests
@@ -52,6 +53,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     unready: str
+    problems: Mapping[str, str] = {}
     synced: bool
     uptime: float
     reconcile: ReconcileStatus

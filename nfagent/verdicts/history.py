@@ -22,16 +22,19 @@ from typing import Literal, TypeAlias
 from nfagent.desired.state import DesiredState
 from nfagent.model.admin_policy import Policy, TierPolicy
 from nfagent.model.gvk import Item
-from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.networkpolicy import IpBlock, NetworkPolicy
 from nfagent.model.objects import Namespace, Node, ObjectRef, Pod
 from nfagent.state.cluster import ClusterState, PodKey
 
 _KEPT_NS = 60 * 10**9
 _UNREAD_NS = 2 * 10**9
 """Packets are read this soon after they were logged, and mostly within the 0.1 s for which the kernel keeps them."""
-_MOST_ENTRIES = 4_096
-"""So many replaced objects are kept on either side, this node's or other nodes' Pods, the latest ones: 8 MB each, if
-all are Pods of 2 KB that are gone."""
+_MOST_WEIGHT = 4_096
+"""Replaced objects of so much weight are kept on either side, this node's or other nodes' Pods, the latest ones: some
+8 MB each. The last one is kept whatever its weight."""
+
+_LISTED_A_UNIT = 8
+"""A unit of weight is 2 KB, a Pod that is gone: as much as so many peers and ports that a policy lists."""
 
 _Replaced: TypeAlias = Pod | Namespace | Node | Policy
 _Group: TypeAlias = tuple[Literal["address", "namespace", "node", "policies"], str]
@@ -42,6 +45,38 @@ Holders: TypeAlias = tuple[PodKey | None, PodKey | None]
 
 _FIRST_KNOWN = 1
 """The generation of the first commit: which rules were in force before isn't known."""
+
+
+class _Order:
+    """Where replaced objects are, in the order of their generations, with what they weigh."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[int, _Group, ObjectRef, int]] = deque()
+        self._weight = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def oldest(self) -> int:
+        return self._entries[0][0]
+
+    @property
+    def latest(self) -> int:
+        return self._entries[-1][0] if self._entries else -1
+
+    @property
+    def is_too_heavy(self) -> bool:
+        return self._weight > _MOST_WEIGHT and len(self._entries) > 1
+
+    def append(self, generation: int, group: _Group, ref: ObjectRef, weight: int) -> None:
+        self._entries.append((generation, group, ref, weight))
+        self._weight += weight
+
+    def pop_first(self) -> tuple[int, _Group, ObjectRef]:
+        generation, group, ref, weight = self._entries.popleft()
+        self._weight -= weight
+        return generation, group, ref
 
 
 class ObjectHistory:
@@ -57,8 +92,8 @@ class ObjectHistory:
         # Each object's states by the last generation that they were replaced in, oldest first.
         self._replaced: dict[_Group, dict[ObjectRef, dict[int, _Replaced | None]]] = {}
         # In the order of these generations: Pods of other nodes, and all else.
-        self._remote: deque[tuple[int, _Group, ObjectRef]] = deque()
-        self._near: deque[tuple[int, _Group, ObjectRef]] = deque()
+        self._remote = _Order()
+        self._near = _Order()
         self._known_from = _FIRST_KNOWN
         # The generation that events belong to, and the last one that a commit covers; 0 is before the first event.
         self._open = 1
@@ -105,7 +140,7 @@ class ObjectHistory:
             self._oldest = self._commits[expired - 1][1]
             del self._commits[:expired]
         for order in (self._remote, self._near):
-            while order and order[0][0] <= self._oldest:
+            while order and order.oldest <= self._oldest:
                 self._forget_first(order)
 
     def generation_at(self, timestamp_ns: int | None) -> int:
@@ -237,10 +272,10 @@ class ObjectHistory:
             entries = self._replaced.setdefault(group, {}).setdefault(ref, {})
             if self._open not in entries:
                 entries[self._open] = before
-                order.append((self._open, group, ref))
-        while len(order) > _MOST_ENTRIES:
+                order.append(self._open, group, ref, _weight(before))
+        while order.is_too_heavy:
             if not is_remote:
-                self._known_from = max(self._known_from, order[0][0])
+                self._known_from = max(self._known_from, order.oldest)
             self._forget_first(order)
 
     @property
@@ -251,10 +286,10 @@ class ObjectHistory:
     @property
     def _last_replaced(self) -> int:
         """The last generation in which something was replaced that is kept."""
-        return max(order[-1][0] if order else -1 for order in (self._remote, self._near))
+        return max(self._remote.latest, self._near.latest)
 
-    def _forget_first(self, order: deque[tuple[int, _Group, ObjectRef]]) -> None:
-        generation, group, ref = order.popleft()
+    def _forget_first(self, order: _Order) -> None:
+        generation, group, ref = order.pop_first()
         objects = self._replaced[group]
         del objects[ref][generation]
         if not objects[ref]:
@@ -265,6 +300,17 @@ class ObjectHistory:
 
 def _pod_key(pod: Pod | None) -> PodKey | None:
     return None if pod is None else (pod.namespace, pod.name)
+
+
+def _weight(item: _Replaced | None) -> int:
+    """Return what is kept of an object, in units of a Pod."""
+    if not isinstance(item, NetworkPolicy | TierPolicy):
+        return 1
+    listed = 0
+    for rule in (*item.ingress, *item.egress):
+        excepted = sum(len(peer.excepts) for peer in rule.peers if isinstance(peer, IpBlock))
+        listed += 1 + len(rule.peers) + len(rule.ports) + excepted
+    return 1 + listed // _LISTED_A_UNIT
 
 
 def _groups(item: _Replaced) -> Iterator[_Group]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.errors import HostError
-from nfagent.lab.binaries import ControlPlaneBinaries, find
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.machine.binaries import ControlPlaneBinaries, find
 
 
 @pytest.fixture(scope="session")

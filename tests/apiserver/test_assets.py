@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError
-from nfagent.lab import binaries
+from nfagent.lab.machine import binaries
 from tests.support.packet_labs import wait_until
 
 ROOT = Path(__file__).parents[2]

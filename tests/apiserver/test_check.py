@@ -13,9 +13,9 @@ from nfagent.cli.check_cluster import run_cluster_checks
 from nfagent.cli.check_result import Check
 from nfagent.config import Settings
 from nfagent.kube.rbac import REQUIREMENTS
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
-from nfagent.lab.topology_plan import NodePlan
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.topology.plan import NodePlan
 from tests.support.apiserver_labs import account_token, shipped_definitions, tier_definitions
 from tests.support.certificates import Authority
 from tests.support.packet_labs import Document, node_document, wait_until

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.desired.state import DesiredState
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
 from nfagent.policy.evaluator import evaluate
 from tests.conformance import load_conformance
 from tests.conformance.cover import cover

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import ClusterError, UsageError
-from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import Document, LabApiClient
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import Document, LabApiClient
+from nfagent.lab.machine.binaries import ControlPlaneBinaries
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost
 from tests.support.packet_labs import namespace_document, node_document, policy_document, wait_until
 
 pytestmark = pytest.mark.apiserver
@@ -229,7 +229,7 @@ class TestEnd:
     def test_both_processes_end_with_the_process_that_started_them(self, tmp_path: Path) -> None:
         program = (
             "import os, pathlib, signal, sys\n"
-            "from nfagent.lab.control_plane import ControlPlane\n"
+            "from nfagent.lab.apiserver.control_plane import ControlPlane\n"
             "with ControlPlane(pathlib.Path(sys.argv[1])):\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
         )

@@ -12,8 +12,8 @@ import yaml
 
 from nfagent.decode.registry import DECODERS
 from nfagent.errors import ObjectError
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import Document, LabApiClient
 
 pytestmark = pytest.mark.apiserver
 

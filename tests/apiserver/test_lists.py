@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.credentials import ADMIN
-from nfagent.lab.kube_client import Document, LabApiClient
-from nfagent.lab.topology_plan import NodePlan
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.credentials import ADMIN
+from nfagent.lab.apiserver.kube_client import Document, LabApiClient
+from nfagent.lab.machine.binaries import ControlPlaneBinaries
+from nfagent.lab.topology.plan import NodePlan
 from nfagent.model.gvk import RESOURCES
 from tests.support.http_follower import HttpFollower
 from tests.support.packet_labs import node_document

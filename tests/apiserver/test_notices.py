@@ -14,8 +14,8 @@ from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import Document, LabApiClient
 from nfagent.model.objects import NetworkLogging, ObjectRef
 from nfagent.reporting.conditions import gateway_conditions, policy_conditions
 from nfagent.reporting.notice import Notice

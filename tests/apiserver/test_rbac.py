@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
 from nfagent.model.gvk import RESOURCES, SERVICES
 from tests.support.apiserver_labs import (
     ACCOUNT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.decode.object_decoder import DecodedObject, object_decoder
-from nfagent.lab.kube_client import Document, LabApiClient
+from nfagent.lab.apiserver.kube_client import Document, LabApiClient
 from nfagent.model.gvk import BY_KIND, Item
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy

@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
-from nfagent.lab import ebpf_program
-from nfagent.lab.demo_output import DemoOutput
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.topology.plan import Attachment
 from tests.conformance import FOLDER, report
 from tests.conformance.session import Session
 from tests.conformance.show import show

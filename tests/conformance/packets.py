@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Self
 
 from nfagent.errors import NfagentError, UsageError
-from nfagent.lab import netns
-from nfagent.lab.agents import AgentKind, LabCluster
-from nfagent.lab.ebpf_state import EbpfState
-from nfagent.lab.listeners import Endpoint, Listeners
-from nfagent.lab.probe import Probe as Sent
-from nfagent.lab.probe import ProbeResult, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment, NodePlan, PodPlan
+from nfagent.lab.cluster.agents import AgentKind, LabCluster
+from nfagent.lab.ebpf.state import EbpfState
+from nfagent.lab.probes.listeners import Endpoint, Listeners
+from nfagent.lab.probes.probe import Probe as Sent
+from nfagent.lab.probes.probe import ProbeResult, run_probes
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment, NodePlan, PodPlan
 from tests.conformance.readings import decode
 from tests.conformance.replay import file_name
 from tests.conformance.results import NOT_COVERED, Reading, Result, ResultBuilder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, NamedTuple, TypeAlias
 
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.topology.plan import Attachment
 from nfagent.policy.evaluator import Flow
 from tests.conformance.suites import Case, Probe
 

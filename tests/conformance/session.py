@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from nfagent.lab import netns
-from nfagent.lab.agents import AgentKind
-from nfagent.lab.demo_output import DemoOutput
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.cluster.agents import AgentKind
+from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import Attachment
 from nfagent.model.plurals import counted
 from tests.conformance import readings
 from tests.conformance.packets import TAG, ConformanceLab, reading_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from nfagent.cli.tables import line, strong, table, widths
-from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.demo.output import DemoOutput
 from tests.conformance.report import Aside, Count, Failed, Report, Row
 
 _SHOWN = 8

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from nfagent.decode.registry import object_ref
-from nfagent.lab.listeners import ProbeProtocol
+from nfagent.lab.probes.listeners import ProbeProtocol
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow

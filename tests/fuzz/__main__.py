@@ -14,8 +14,8 @@ import msgspec
 
 from nfagent.cli import INTERRUPTED
 from nfagent.errors import NfagentError, UsageError
-from nfagent.lab.demo_output import DemoOutput
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
 from tests.fuzz.session import FuzzPlan, fuzz, replay
 

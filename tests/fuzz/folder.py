@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from nfagent.errors import UsageError
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Case, Finding, ManifestChange, Step, StepAction, step_of
 
 _EXPECTED = "expected.json"

@@ -14,9 +14,9 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from nfagent.lab import netns
-from nfagent.lab.ip_commands import UPLINK, mac_of
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import UPLINK, mac_of
+from nfagent.lab.topology.plan import Attachment
 from nfagent.model.netaddr import Family, family_of
 from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import LinkDestination

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from nfagent.errors import KernelError
-from nfagent.lab import netns
-from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import ProbeProtocol
+from nfagent.lab.probes.flow import LabFlow, next_nonce, open_flow
+from nfagent.lab.probes.listeners import ProbeProtocol
+from nfagent.lab.topology import netns
 from nfagent.policy.evaluator import Flow
 
 

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Self
 
 from nfagent.errors import NfagentError
-from nfagent.lab import netns
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
-from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol
+from nfagent.lab.probes.probe import Probe, run_probes
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment, NodePlan, OutsideHost, PodPlan
 from nfagent.model.netaddr import family_of
 from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Case, Document, Finding, LinkDestination, Question, Step, verdict_text

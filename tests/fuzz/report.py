@@ -7,8 +7,8 @@ import time
 
 import msgspec
 
-from nfagent.lab.demo_output import DemoOutput
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Finding
 from tests.fuzz.stats import Counts
 

@@ -12,7 +12,7 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
-from nfagent.lab.topology_plan import Attachment
+from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Case, Finding
 from tests.fuzz.folder import read_case, write_case
 from tests.fuzz.generator import draw_case, generator

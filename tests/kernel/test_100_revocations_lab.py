@@ -11,7 +11,7 @@ import pytest
 from benchmarks.data.revocation_scenarios import CHANGES
 from benchmarks.registry import Run
 from benchmarks.suites.revocations import measure, table
-from nfagent.lab.demo_output import DemoOutput
+from nfagent.lab.demo.output import DemoOutput
 from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel

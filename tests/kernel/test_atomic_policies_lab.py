@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import (
     Document,
     ManifestLab,

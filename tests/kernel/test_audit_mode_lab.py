@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import grid
 from nfagent.verdicts.records import Record, decode
 from tests.support.packet_labs import (
     Document,

@@ -17,7 +17,7 @@ from pyroute2 import netns
 
 from nfagent.errors import HostError
 from nfagent.kernel.conntrack import ConntrackClient, open_socket
-from nfagent.lab.netns import inside
+from nfagent.lab.topology.netns import inside
 from nfagent.netlink import codec
 from nfagent.netlink.conntrack import ConntrackEntry, decode_entries, encode_dump
 from nfagent.netlink.packet_header import ICMP, ICMPV6, TCP, UDP

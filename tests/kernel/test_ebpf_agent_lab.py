@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import KernelError
-from nfagent.lab import ebpf_program, netns
-from nfagent.lab.ebpf_program import build
-from nfagent.lab.ebpf_requirements import COMPILED
-from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.program import build
+from nfagent.lab.ebpf.requirements import COMPILED
+from nfagent.lab.probes.flow import LabFlow, next_nonce, open_flow
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.egress_labs import config_map
 from tests.support.packet_labs import (

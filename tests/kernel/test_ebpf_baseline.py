@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError, KernelError, UsageError
-from nfagent.lab import ebpf_program, netns
-from nfagent.lab.ebpf_baseline import EbpfPath, link_of
-from nfagent.lab.ebpf_codec import address_key, policy_key
-from nfagent.lab.ebpf_program import build
-from nfagent.lab.flow import LabFlow, next_nonce, open_flow
-from nfagent.lab.listeners import Listeners, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.baseline import EbpfPath, link_of
+from nfagent.lab.ebpf.codec import address_key, policy_key
+from nfagent.lab.ebpf.program import build
+from nfagent.lab.probes.flow import LabFlow, next_nonce, open_flow
+from nfagent.lab.probes.listeners import Listeners, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe, run_probes
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel

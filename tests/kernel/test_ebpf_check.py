@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import ebpf_check, ebpf_program, netns
-from nfagent.lab.ebpf_program import SOURCE
-from nfagent.lab.ebpf_requirements import COMPILED
+from nfagent.lab.ebpf import check as ebpf_check
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.program import SOURCE
+from nfagent.lab.ebpf.requirements import COMPILED
+from nfagent.lab.topology import netns
 
 pytestmark = pytest.mark.kernel
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab import ebpf_program
+from nfagent.lab.ebpf import program as ebpf_program
 from tests.conformance import load_conformance, small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab, uncovered

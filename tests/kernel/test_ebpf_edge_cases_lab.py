@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab import ebpf_program
+from nfagent.lab.ebpf import program as ebpf_program
 from tests.kernel.test_edge_cases_packets_lab import (  # noqa: F401 - pytest collects them here too
     test_35_a_datagram_passes_whole_to_an_allowed_port_and_no_part_of_it_to_another,
     test_36_a_packet_too_big_error_reaches_the_sender_of_an_allowed_flow,

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.errors import KernelError
-from nfagent.lab import ebpf_maps, ebpf_program
-from nfagent.lab.ebpf_codec import address_key, number_value
-from nfagent.lab.ebpf_libbpf import libbpf
-from nfagent.lab.ebpf_maps import EbpfMap
-from nfagent.lab.ebpf_program import EbpfProgram
+from nfagent.lab.ebpf import maps as ebpf_maps
+from nfagent.lab.ebpf import program as ebpf_program
+from nfagent.lab.ebpf.codec import address_key, number_value
+from nfagent.lab.ebpf.libbpf import libbpf
+from nfagent.lab.ebpf.maps import EbpfMap
+from nfagent.lab.ebpf.program import EbpfProgram
 
 pytestmark = pytest.mark.kernel
 

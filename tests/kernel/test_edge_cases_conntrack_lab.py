@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nfagent.lab.listeners import ICMP_NUMBERS, Endpoint
+from nfagent.lab.probes.listeners import ICMP_NUMBERS, Endpoint
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.conntrack_table import count, fill, forget, limit
 from tests.support.edge_case_lab import (

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
-from nfagent.lab import netns, raw_packets
-from nfagent.lab.listeners import ICMP_NUMBERS
+from nfagent.lab.probes import raw_packets
+from nfagent.lab.probes.listeners import ICMP_NUMBERS
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.conntrack_table import forget
 from tests.support.edge_case_lab import (

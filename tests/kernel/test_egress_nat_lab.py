@@ -12,9 +12,9 @@ from typing import Literal, TypeAlias
 import msgspec
 import pytest
 
-from nfagent.lab.listeners import Endpoint, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import OutsideHost, PodPlan
+from nfagent.lab.probes.listeners import Endpoint, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import OutsideHost, PodPlan
 from tests.support.egress_labs import (
     FAR,
     FAR_V6,

@@ -12,13 +12,13 @@ from typing import TypeAlias
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.connection_stream import ConnectionStream
-from nfagent.lab.listeners import ProbeProtocol
-from nfagent.lab.packet_counter import StreamProtocol
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import PodPlan
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.probes.connection_stream import ConnectionStream
+from nfagent.lab.probes.listeners import ProbeProtocol
+from nfagent.lab.probes.packet_counter import StreamProtocol
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import PodPlan
 from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, LiveConnection, listen_outside
 from tests.support.gateway_labs import (
     FLOATING,

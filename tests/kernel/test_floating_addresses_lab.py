@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.listeners import Endpoint, pod_endpoints
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.listeners import Endpoint, pod_endpoints
+from nfagent.lab.probes.probe import Probe
 from tests.support.egress_labs import (
     FAR,
     FAR_V6,

@@ -10,9 +10,9 @@ from pyroute2 import netns
 
 from nfagent.cli.check_nat import nat_checks
 from nfagent.cli.check_result import Check
-from nfagent.lab.listeners import Endpoint
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.lab.probes.listeners import Endpoint
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import OutsideHost, PodPlan, grid
 from tests.support.packet_labs import ManifestLab, pod_document, running_lab, wait_until
 
 pytestmark = pytest.mark.kernel

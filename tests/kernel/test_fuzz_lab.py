@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.desired.state import DesiredState
-from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.lab.topology.plan import NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.policy.evaluator import Flow

@@ -19,8 +19,8 @@ from nfagent.egress.gateways import GatewayPlan, GatewayRoute, MarkBits
 from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
 from nfagent.kernel import route_events
 from nfagent.kernel.gateway_links import TABLE_BASE, GatewayLinks, Outcome, remove_gateway_links
-from nfagent.lab import netns
-from nfagent.lab.ip_commands import FORWARDING
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import FORWARDING
 from tests.support.packet_labs import wait_until
 from tests.support.steps import finished
 

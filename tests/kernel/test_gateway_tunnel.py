@@ -15,13 +15,13 @@ from typing import Self
 import pytest
 
 from nfagent.egress.tunnel import TUNNEL_LINK, TUNNEL_PORT
-from nfagent.lab import netns
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.ip_commands import UPLINK
-from nfagent.lab.listeners import Listeners
-from nfagent.lab.raw_packets import internet_checksum
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import LINK_MTU, NodePlan, OutsideHost
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.probes.listeners import Listeners
+from nfagent.lab.probes.raw_packets import internet_checksum
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import UPLINK
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import LINK_MTU, NodePlan, OutsideHost
 from nfagent.model.netaddr import family_of
 from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6, listen_outside
 from tests.support.gateway_labs import (

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.ip_commands import UPLINK
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import UPLINK
 from tests.support.egress_labs import NODES, PARTNER, PARTNER_V6
 from tests.support.gateway_labs import (
     FLOATING,

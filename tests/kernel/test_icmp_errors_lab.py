@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 
 from nfagent.kernel.conntrack import ConntrackClient
-from nfagent.lab import netns
-from nfagent.lab.raw_packets import internet_checksum
+from nfagent.lab.probes.raw_packets import internet_checksum
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.netlink.conntrack import ConntrackEntry
 from tests.support.edge_case_lab import (

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.ip_commands import BRIDGE
-from nfagent.lab.listeners import DOMAINS
-from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.lab.probes.listeners import DOMAINS
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import BRIDGE
+from nfagent.lab.topology.plan import OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from tests.support.edge_case_lab import (
     MARKER_PORT,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.kernel.local_addresses import is_local_address
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 
 pytestmark = pytest.mark.kernel
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, grid
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, grid
 from tests.support.conntrack_table import forget
 from tests.support.egress_labs import config_map
 from tests.support.packet_labs import ManifestLab, pod_document, running_lab

@@ -17,7 +17,7 @@ from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
 from nfagent.kernel import link_monitor
 from nfagent.kernel.link_monitor import LinkMonitor, LinkQuery, link_query
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import parse_cidr
 from nfagent.model.objects import Node, Pod
 from nfagent.state.cluster import ClusterState

@@ -19,11 +19,11 @@ import pytest
 
 from nfagent.kernel.bridge_table import BridgeTableReconciler, KernelTables
 from nfagent.kernel.nft_client import NftClient
-from nfagent.lab import netns
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import grid
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.nftables.bridge_table import FRAMES, parse_bridge_table
 from nfagent.nftables.transaction import Transaction

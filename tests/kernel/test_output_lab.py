@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.edge_case_lab import (
     OF_Y,

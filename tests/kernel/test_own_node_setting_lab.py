@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import Endpoint, ProbeProtocol
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import NodePlan, grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import NodePlan, grid
 from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 
 pytestmark = pytest.mark.kernel

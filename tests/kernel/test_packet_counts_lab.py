@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import PodPlan, grid
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import PodPlan, grid
 from tests.support.metrics_page import scraped
 from tests.support.packet_labs import (
     Document,

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.errors import HostError
-from nfagent.lab import netns
-from nfagent.lab.ip_commands import BRIDGED
-from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, grid
+from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.ip_commands import BRIDGED
+from nfagent.lab.topology.plan import Attachment, PodPlan, Underlay, grid
 from tests.support.packet_labs import (
     Document,
     ManifestLab,

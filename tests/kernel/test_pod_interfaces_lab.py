@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab import ip_commands, netns
-from nfagent.lab.listeners import Endpoint
-from nfagent.lab.probe import Probe
-from nfagent.lab.raw_packets import internet_checksum
-from nfagent.lab.topology_plan import Attachment, PodPlan, Underlay, gateway, grid, tunnel_address
+from nfagent.lab.probes.listeners import Endpoint
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.probes.raw_packets import internet_checksum
+from nfagent.lab.topology import ip_commands, netns
+from nfagent.lab.topology.plan import Attachment, PodPlan, Underlay, gateway, grid, tunnel_address
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.packet_labs import (
     ManifestLab,

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import PodPlan, grid
+from nfagent.lab.probes.first_packet import watch_change
+from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import PodPlan, grid
 from tests.support.packet_labs import (
     Document,
     ManifestLab,

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import (
     ManifestLab,
     held,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe, ProbeResult
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe, ProbeResult
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 from tests.support.packet_labs import ManifestLab, as_text, pod_plans
 
 pytestmark = pytest.mark.kernel

@@ -14,10 +14,10 @@ from typing import Literal
 import msgspec
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.listeners import ABORT, DOMAINS
-from nfagent.lab.packet_counter import PacketCounter
-from nfagent.lab.traffic import StreamPlan, TrafficStream
+from nfagent.lab.probes.listeners import ABORT, DOMAINS
+from nfagent.lab.probes.packet_counter import PacketCounter
+from nfagent.lab.probes.traffic import StreamPlan, TrafficStream
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.packet_labs import Document, ManifestLab, policy_document, wait_until
 from tests.support.revocation_traffic import (

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.packet_counter import PacketCounter
-from nfagent.lab.topology_plan import PodPlan
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.packet_counter import PacketCounter
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import PodPlan
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from tests.support.kube_proxy_rules import ProxiedService, proxying
 from tests.support.packet_labs import Document, ManifestLab, held, pod_document, policy_document, wait_until

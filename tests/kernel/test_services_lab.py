@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from nfagent.lab import ip_commands, netns
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import Attachment, PodPlan, grid
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import ip_commands, netns
+from nfagent.lab.topology.plan import Attachment, PodPlan, grid
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from tests.support.kube_proxy_rules import ProxiedService, proxying
 from tests.support.packet_labs import (

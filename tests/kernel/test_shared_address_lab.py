@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.listeners import Endpoint
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.listeners import Endpoint
+from nfagent.lab.probes.probe import Probe
 from nfagent.model.netaddr import FAMILIES
 from tests.support.edge_case_lab import OF_Y, A, edge_case_lab
 from tests.support.packet_labs import Document, ManifestLab, pod_document, policy_document

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.first_packet import watch_change
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import (
     ManifestLab,
     held,

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from nfagent.kernel.bridges import Bridge, BridgeWatch, bridges, fix_command, unfiltered_bridges
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 
 pytestmark = pytest.mark.kernel
 

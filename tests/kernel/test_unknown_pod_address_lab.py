@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.listeners import Endpoint, ProbeProtocol
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import OutsideHost, PodPlan, grid
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import OutsideHost, PodPlan, grid
 from tests.support.packet_labs import Document, ManifestLab, node_document, pod_document, running_lab
 
 pytestmark = pytest.mark.kernel

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.agents import LabCluster
-from nfagent.lab.listeners import Endpoint, Listeners, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.probes.listeners import Endpoint, Listeners, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 from tests.support.packet_labs import Document, ManifestLab, as_text
 
 pytestmark = pytest.mark.kernel

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, ProbeProtocol
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.conntrack_table import count, forget
 from tests.support.edge_case_lab import OF_Y, A, blocks, edge_case_lab

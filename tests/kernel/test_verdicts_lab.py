@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import OutsideHost, grid
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import OutsideHost, grid
 from nfagent.verdicts.attribution import OTHER_HOOK, OTHER_POD
 from nfagent.verdicts.records import Record, decode
 from tests.support.packet_labs import (

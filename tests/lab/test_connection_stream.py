@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.errors import KernelError
-from nfagent.lab.connection_stream import ConnectionStream
-from nfagent.lab.listeners import Listeners, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.lab.probes.connection_stream import ConnectionStream
+from nfagent.lab.probes.listeners import Listeners, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, PodPlan
 from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.continuous_probe import ContinuousProbe
-from nfagent.lab.listeners import Listeners, pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, PodPlan
+from nfagent.lab.probes.continuous_probe import ContinuousProbe
+from nfagent.lab.probes.listeners import Listeners, pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, PodPlan
 
 pytestmark = pytest.mark.kernel
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from tests.support.packet_labs import wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from nfagent.lab import ip_commands
-from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
+from nfagent.lab.topology import ip_commands
+from nfagent.lab.topology.plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
 
 UNDERLAYS: tuple[Underlay, ...] = ("flat", "vlan", "vxlan")
 

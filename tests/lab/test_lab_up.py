@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns, running_labs
+from nfagent.lab.cluster import running_labs
+from nfagent.lab.topology import netns
 from tests.support.packet_labs import wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible", "nothing_stays")]

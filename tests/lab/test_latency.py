@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns
-from nfagent.lab.ebpf_check import ebpf_check
-from nfagent.lab.samples import SCENARIOS, LabSamples, Stage, read_samples
+from nfagent.lab.ebpf.check import ebpf_check
+from nfagent.lab.latency.samples import SCENARIOS, LabSamples, Stage, read_samples
+from nfagent.lab.topology import netns
 from tests.support.packet_labs import wait_until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nfagent.controllers.sync_trace import Sync
-from nfagent.lab.change_writers import WriteTimes
-from nfagent.lab.latency_cluster import latency_cluster
-from nfagent.lab.latency_scenarios import cycles
-from nfagent.lab.latency_try import outcome
-from nfagent.lab.samples import SCENARIOS, STAGES
-from nfagent.lab.synthetic import FARM
+from nfagent.lab.latency.change_writers import WriteTimes
+from nfagent.lab.latency.cluster import latency_cluster
+from nfagent.lab.latency.samples import SCENARIOS, STAGES
+from nfagent.lab.latency.scenarios import cycles
+from nfagent.lab.latency.try_ import outcome
+from nfagent.lab.objects.synthetic import FARM
 from nfagent.model.objects import Pod
 
 SENT = 100.0

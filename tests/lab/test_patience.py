@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.patience import VARIABLE, patient
+from nfagent.lab.machine.patience import VARIABLE, patient
 
 
 @pytest.mark.parametrize(

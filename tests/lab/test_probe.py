@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.lab.first_packet import watch_change
-from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
-from nfagent.lab.probe import Probe, ProbeResult, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import OutsideHost, gateway, grid
+from nfagent.lab.probes.first_packet import watch_change
+from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe, ProbeResult, run_probes
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import OutsideHost, gateway, grid
 
 pytestmark = [
     pytest.mark.kernel,

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from nfagent.errors import HostError, KernelError
-from nfagent.lab.prober import Prober
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.latency.prober import Prober
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.kernel

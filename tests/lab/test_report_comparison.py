@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from nfagent.lab.report_comparison import Change, compare
-from nfagent.lab.samples import LabSamples, Series, Try
+from nfagent.lab.latency.samples import LabSamples, Series, Try
+from nfagent.lab.report.comparison import Change, compare
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 
 

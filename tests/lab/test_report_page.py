@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from nfagent.errors import HostError
-from nfagent.lab import report_drawing
-from nfagent.lab.report import write_comparison, write_report
-from nfagent.lab.samples import LabSamples, Rate, Series, Try, read_samples
+from nfagent.lab.latency.samples import LabSamples, Rate, Series, Try, read_samples
+from nfagent.lab.report import drawing as report_drawing
+from nfagent.lab.report.folder import write_comparison, write_report
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 
 pytestmark = pytest.mark.usefixtures("_matplotlib_cache")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nfagent.lab.report_rates import RATE_CHANGE_HEADER, RATE_HEADER, rate_changes, rate_rows
-from nfagent.lab.samples import Rate
+from nfagent.lab.latency.samples import Rate
+from nfagent.lab.report.rates import RATE_CHANGE_HEADER, RATE_HEADER, rate_changes, rate_rows
 
 
 def test_each_quantity_has_the_medians_of_its_paths_and_their_ratio() -> None:

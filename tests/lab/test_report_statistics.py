@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.lab.report_statistics import Estimate, latencies, quantile, quantile_estimate, ratio_estimate
+from nfagent.lab.latency.quantiles import latencies, quantile
+from nfagent.lab.report.statistics import Estimate, quantile_estimate, ratio_estimate
 
 ASCENDING = st.lists(st.floats(1, 1e6), min_size=1, max_size=80).map(sorted)
 PERCENTS = st.integers(1, 100)

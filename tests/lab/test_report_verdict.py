@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.lab.report_summary import summarize
-from nfagent.lab.report_verdict import Outcome, Pair, judge, stage_medians, worst
-from nfagent.lab.samples import SCENARIOS, DataPath, LabSamples, Series, Try
+from nfagent.lab.latency.samples import SCENARIOS, DataPath, LabSamples, Series, Try
+from nfagent.lab.report.summary import summarize
+from nfagent.lab.report.verdict import Outcome, Pair, judge, stage_medians, worst
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 
 LATE = Try(None, {})

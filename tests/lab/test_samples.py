@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import UsageError
-from nfagent.lab.samples import Series, Try, decode_samples, encode_samples, read_samples
+from nfagent.lab.latency.samples import Series, Try, decode_samples, encode_samples, read_samples
 from tests.support.latency_samples import latency_samples, whole_run
 
 RUN = whole_run(scenarios=("policy-created",), sizes=(0,), count=3)

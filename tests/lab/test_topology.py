@@ -15,11 +15,11 @@ from types import FrameType
 import pytest
 
 from nfagent.errors import HostError, KernelError, UsageError
-from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, Listeners
-from nfagent.lab.probe import Probe, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
+from nfagent.lab.probes.listeners import Endpoint, Listeners
+from nfagent.lab.probes.probe import Probe, run_probes
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import Attachment, NodePlan, OutsideHost, PodPlan, Underlay, grid
 
 pytestmark = [
     pytest.mark.kernel,
@@ -257,10 +257,12 @@ def test_nothing_is_left_when_it_is_interrupted(delay: float) -> None:
 
 def test_a_sweep_takes_what_dead_processes_left_and_nothing_else() -> None:
     program = (
-        "import os; from nfagent.lab.topology import NetnsTopology; from nfagent.lab.topology_plan import grid\n"
+        "import os\n"
+        "from nfagent.lab.topology.netns_topology import NetnsTopology\n"
+        "from nfagent.lab.topology.plan import grid\n"
         "NetnsTopology(*grid(), tag='tfsweep').up(); os._exit(0)"
     )
-    root = Path(netns.__file__).parents[2]
+    root = Path(netns.__file__).parents[3]
     died = subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
     assert died.returncode == 0
     try:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import UsageError
-from nfagent.lab import netns, raw_packets
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, PodPlan, grid
+from nfagent.lab.probes import raw_packets
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, PodPlan, grid
 
 NODE = NodePlan("n1", ("192.0.2.1",), ("10.244.1.0/24",), "bridge")
 

@@ -12,13 +12,13 @@ import pytest
 
 from nfagent.errors import KernelError
 from nfagent.kernel.conntrack import ConntrackClient, open_socket
-from nfagent.lab import netns
-from nfagent.lab import traffic as traffic_module
-from nfagent.lab.conntrack_events import ConntrackDestroyListener
-from nfagent.lab.packet_counter import PacketCounter, StreamProtocol
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.lab.probes import traffic as traffic_module
+from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener
+from nfagent.lab.probes.packet_counter import PacketCounter, StreamProtocol
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 from nfagent.netlink.packet_header import UDP
 from tests.support.packet_labs import wait_until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError, KernelError
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import grid
-from nfagent.lab.traffic_rates import SOURCE, Traffic
+from nfagent.lab.latency.traffic_rates import SOURCE, Traffic
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import grid
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfagent.errors import HostError, UsageError
-from nfagent.lab import vagrant
-from nfagent.lab.running_labs import check_name
-from nfagent.lab.vagrant_checks import check_machine, check_memory, check_workers, provider_of
+from nfagent.lab.cluster.running_labs import check_name
+from nfagent.lab.vagrant import driver as vagrant
+from nfagent.lab.vagrant.checks import check_machine, check_memory, check_workers, provider_of
 
 WITH_PLUGIN = "vagrant-libvirt (0.11.2, system)\n"
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.machine.binaries import CHECKOUT
 
 FOLDER = CHECKOUT / "vagrant"
 SCRIPTS = sorted(

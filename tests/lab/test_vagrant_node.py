@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError, UsageError
-from nfagent.lab.cni import Network
-from nfagent.lab.vagrant_node import VagrantNode, pod_document, this_node
+from nfagent.lab.vagrant.cni import Network
+from nfagent.lab.vagrant.node import VagrantNode, pod_document, this_node
 
 # A plugin that answers as one of CNI does: with what it was given, and an address more than the plugin before it.
 PLUGIN = """#!/bin/sh

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import HostError, UsageError
-from nfagent.lab import vagrant
+from nfagent.lab.vagrant import driver as vagrant
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start libvirt's daemons")
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from nfagent.errors import HostError
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
 from tests.support.nspawn_machine import NspawnMachine
 from tests.support.nspawn_service import MANIFESTS, NspawnService
 

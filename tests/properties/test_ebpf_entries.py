@@ -8,7 +8,7 @@ from random import Random
 import msgspec
 from hypothesis import event, given, settings
 
-from nfagent.lab.ebpf_state import EbpfState
+from nfagent.lab.ebpf.state import EbpfState
 from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.gvk import Item
 from nfagent.model.netaddr import is_link_local

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from nfagent.lab.agents_apiserver import ApiCluster
-from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
-from nfagent.lab.listeners import Listeners
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.cluster.agents_apiserver import ApiCluster
+from nfagent.lab.machine.binaries import ControlPlaneBinaries
+from nfagent.lab.probes.listeners import Listeners
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.model.gvk import RESOURCES
 from nfagent.model.netaddr import FAMILIES
 from tests.support.packet_labs import Document, ProbedLab, node_document, wait_until

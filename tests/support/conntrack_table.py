@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from nfagent.netlink import codec
 
 _LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")

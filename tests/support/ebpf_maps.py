@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nfagent.lab.ebpf_codec import (
+from nfagent.lab.ebpf.codec import (
     ALL_PORTS,
     ALL_PROTOCOLS,
     ANY,
@@ -13,8 +13,8 @@ from nfagent.lab.ebpf_codec import (
     PolicyEntry,
     PortKey,
 )
-from nfagent.lab.ebpf_prefixes import Prefix
-from nfagent.lab.ebpf_state import EbpfChange
+from nfagent.lab.ebpf.prefixes import Prefix
+from nfagent.lab.ebpf.state import EbpfChange
 from nfagent.model.netaddr import family_of, number
 from nfagent.model.objects import Direction
 from nfagent.policy.evaluator import Flow

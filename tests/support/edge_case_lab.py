@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nfagent.lab.agents import AgentKind
-from nfagent.lab.topology_plan import Attachment, OutsideHost, PodPlan, grid
+from nfagent.lab.cluster.agents import AgentKind
+from nfagent.lab.topology.plan import Attachment, OutsideHost, PodPlan, grid
 from nfagent.model.netaddr import Family, family_of
 from tests.support.packet_labs import (
     Document,

@@ -10,10 +10,10 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-from nfagent.lab import netns
-from nfagent.lab.listeners import Endpoint, Listeners, ProbeProtocol
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost
+from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost
 from tests.support.packet_labs import Document
 
 NODES = (

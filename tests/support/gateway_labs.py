@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nfagent.egress.rendezvous import winner
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 from nfagent.model.netaddr import family_of
 from tests.support.egress_labs import (
     FAR,

@@ -20,9 +20,9 @@ from nfagent.desired.state import DesiredState
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
-from nfagent.lab.agents_apiserver import served_state
-from nfagent.lab.control_plane import ControlPlane
-from nfagent.lab.kube_client import LabApiClient
+from nfagent.lab.apiserver.control_plane import ControlPlane
+from nfagent.lab.apiserver.kube_client import LabApiClient
+from nfagent.lab.cluster.agents_apiserver import served_state
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from tests.support.packet_labs import Document, wait_until

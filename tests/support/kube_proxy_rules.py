@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 
 MARK = 0x4000

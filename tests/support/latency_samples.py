@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nfagent.lab.samples import (
+from nfagent.lab.latency.samples import (
     SCENARIOS,
     DataPath,
     LabSamples,

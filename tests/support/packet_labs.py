@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from nfagent.cli.yaml_writer import KubectlDumper
-from nfagent.lab.agents import AgentKind, LabAgent, LabAgents, LabCluster
-from nfagent.lab.listeners import Listeners
-from nfagent.lab.probe import Probe, ProbeResult, run_probes
-from nfagent.lab.topology import NetnsTopology
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.cluster.agents import AgentKind, LabAgent, LabAgents, LabCluster
+from nfagent.lab.probes.listeners import Listeners
+from nfagent.lab.probes.probe import Probe, ProbeResult, run_probes
+from nfagent.lab.topology.netns_topology import NetnsTopology
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 
 Document = dict[str, Any]
 Agents = TypeVar("Agents", bound=LabAgents)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.lab import netns
-from nfagent.lab.processes import Processes
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.processes import Processes
 from tests.support.packet_labs import wait_until
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from nfagent.errors import WireError
-from nfagent.lab import netns
-from nfagent.lab.listeners import ABORT, DOMAINS
-from nfagent.lab.raw_packets import internet_checksum
+from nfagent.lab.probes.listeners import ABORT, DOMAINS
+from nfagent.lab.probes.raw_packets import internet_checksum
+from nfagent.lab.topology import netns
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.packet_header import PacketHead, decode_head
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nfagent.kernel.conntrack import ConntrackClient, open_socket
-from nfagent.lab import netns
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.packet_counter import StreamProtocol
-from nfagent.lab.topology_plan import Attachment, PodPlan, grid
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.packet_counter import StreamProtocol
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
+from nfagent.lab.topology import netns
+from nfagent.lab.topology.plan import Attachment, PodPlan, grid
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.netlink.conntrack import ConntrackEntry
 from nfagent.netlink.packet_header import TCP, UDP

@@ -11,8 +11,8 @@ import socket
 import struct
 from typing import Self
 
-from nfagent.lab import netns
-from nfagent.lab.raw_packets import INIT, INIT_ACK, SctpInit, crc32c, payload_of, sctp
+from nfagent.lab.probes.raw_packets import INIT, INIT_ACK, SctpInit, crc32c, payload_of, sctp
+from nfagent.lab.topology import netns
 
 _SERVER_PORT = 9899
 _client_ports = itertools.count(41_000)

@@ -15,7 +15,7 @@ from uuid import uuid4
 import nftables
 
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET, table_of
 from nfagent.nftables.transaction import Transaction, transaction_text
 from tests.support.raw_tables import RawTable, raw_table

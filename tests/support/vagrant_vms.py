@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nfagent.errors import HostError
-from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.machine.binaries import CHECKOUT
 
 _POLL_SECONDS = 0.5
 # Emulated machines that share two cores with other work.
@@ -237,7 +237,7 @@ def policy(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
 
 
-_CLIENT = "import json,sys\nfrom nfagent.lab.vagrant_node import admin_client\nclient = admin_client()\n"
+_CLIENT = "import json,sys\nfrom nfagent.lab.vagrant.node import admin_client\nclient = admin_client()\n"
 _PUT = "client.put_all(json.load(sys.stdin))\n"
 _DELETE = "[client.delete(each) for each in json.load(sys.stdin)]\n"
 _VERSION = (

@@ -36,6 +36,8 @@ PACKAGES = (
         "decode",
     ),
     *("model", "lab"),
+    *(f"lab/{name}" for name in ("apiserver", "cluster", "demo", "ebpf", "latency", "machine", "objects", "probes")),
+    *(f"lab/{name}" for name in ("report", "topology", "vagrant")),
 )
 CONTRACTED = frozenset(
     line.strip().removeprefix("nfagent.").replace(".", "/")
@@ -55,7 +57,7 @@ def skeleton(tmp_path: Path) -> Path:
     for package in PACKAGES:
         (tmp_path / "nfagent" / package).mkdir(parents=True)
         (tmp_path / "nfagent" / package / "__init__.py").touch()
-    for module in ("__init__", "__main__", *CONTRACTED - set(PACKAGES)):
+    for module in ("__init__", "__main__", "lab/check", *CONTRACTED - set(PACKAGES)):
         (tmp_path / "nfagent" / f"{module}.py").touch()
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     return tmp_path
@@ -72,6 +74,8 @@ def broken_contracts(checkout: Path) -> tuple[str, ...]:
 
 DOWNWARD = "imports go downward only"
 PURE = "pure modules have no I/O: no clock, no socket, no process, no logging"
+LAB_DOWNWARD = "the lab imports downward only"
+ONLY_SAMPLES = "a report is made from samples, without a lab"
 NO_LAB = "nothing of the agent imports the lab"
 INDEPENDENT = "compiler and evaluator do not import each other"
 OWN_MATCHING = "the compiler matches peers and ports by itself"
@@ -96,6 +100,10 @@ OWN_MATCHING = "the compiler matches peers and ports by itself"
         pytest.param("kernel/__init__", "nfagent.lab", (NO_LAB,), id="kernel may not import the lab"),
         pytest.param("cli/__init__", "nfagent.lab", (), id="the command line may import the lab"),
         pytest.param("lab/__init__", "nfagent.agent", (), id="the lab may import anything"),
+        pytest.param("lab/latency/run", "nfagent.lab.ebpf", (), id="latency may import the eBPF path"),
+        pytest.param("lab/ebpf/agent", "nfagent.lab.latency", (LAB_DOWNWARD,), id="the eBPF path without latency"),
+        pytest.param("lab/report/page", "nfagent.lab.latency.samples", (), id="a report may read samples"),
+        pytest.param("lab/report/page", "nfagent.lab.cluster", (ONLY_SAMPLES,), id="a report needs no lab"),
         pytest.param(
             "policy/compiler", "nfagent.policy.evaluator", (INDEPENDENT, OWN_MATCHING), id="compiler without evaluator"
         ),
@@ -111,6 +119,11 @@ def test_import_contract(skeleton: Path, module: str, imported: str, contracts: 
 def test_a_package_without_a_place_in_the_layers_is_refused(skeleton: Path) -> None:
     (skeleton / "nfagent" / "attic.py").touch()
     assert broken_contracts(skeleton) == (DOWNWARD,)
+
+
+def test_a_module_of_the_lab_without_a_place_in_its_layers_is_refused(skeleton: Path) -> None:
+    (skeleton / "nfagent" / "lab" / "attic.py").touch()
+    assert broken_contracts(skeleton) == (LAB_DOWNWARD,)
 
 
 def test_every_exception_from_ruff_has_its_reason_beside_it() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab import vagrant
-from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.machine.binaries import CHECKOUT
+from nfagent.lab.vagrant import driver as vagrant
 from tests.support.vagrant_vms import VagrantVms
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nfagent.lab.binaries import CHECKOUT
+from nfagent.lab.machine.binaries import CHECKOUT
 from tests.support.vagrant_vms import DB_ONLY_FROM_WEB, WORKER, VagrantVms
 
 pytestmark = pytest.mark.vagrant

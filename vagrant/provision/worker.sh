@@ -45,7 +45,7 @@ After=network.target
 Type=oneshot
 RemainAfterExit=yes
 EnvironmentFile=/etc/default/nfagent-lab
-ExecStart=/opt/nfagent/bin/python -m nfagent.lab.vagrant_node pods
+ExecStart=/opt/nfagent/bin/python -m nfagent.lab.vagrant.node pods
 TimeoutStartSec=600
 
 [Install]
@@ -57,6 +57,6 @@ if [ "${LAB_ACCELERATOR:-}" = qemu ]; then
     printf '[Service]\nTimeoutStartSec=600\n' >/etc/systemd/system/nfagent.service.d/emulated.conf
 fi
 systemctl daemon-reload
-LAB_NODE=$LAB_NODE LAB_NET=$LAB_NET /opt/nfagent/bin/python -m nfagent.lab.vagrant_node prepare
+LAB_NODE=$LAB_NODE LAB_NET=$LAB_NET /opt/nfagent/bin/python -m nfagent.lab.vagrant.node prepare
 systemctl --quiet enable --now nfagent
 systemctl --quiet enable --now kubelet

@@ -1,4 +1,4 @@
-// The maps that user space writes and reads: nfagent/lab/ebpf_codec.py encodes the same structures.
+// The maps that user space writes and reads: nfagent/lab/ebpf/codec.py encodes the same structures.
 #pragma once
 
 #define INLINE static __always_inline

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nfagent.lab.agents_apiserver import kind_status
-from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.listeners import Endpoint, ProbeProtocol, pod_endpoints
-from nfagent.lab.topology_plan import NodePlan, OutsideHost, PodPlan
+from nfagent.lab.cluster.agents_apiserver import kind_status
+from nfagent.lab.machine.binaries import ControlPlaneBinaries
+from nfagent.lab.probes.listeners import Endpoint, ProbeProtocol, pod_endpoints
+from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 from tests.support.apiserver_labs import ApiLab, running_api_lab, shipped_definitions, tier_definitions
 from tests.support.packet_labs import namespace_document, pod_document, wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.probe import Probe
 from tests.conformance import load_conformance
 from tests.conformance.suites import Case, flows, places, read, states
 from tests.support.apiserver_labs import ApiLab

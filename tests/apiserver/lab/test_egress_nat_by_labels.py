@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.probe import Probe
 from tests.apiserver.lab.conftest import OUTSIDE, PODS, PORTS
 from tests.support.apiserver_labs import ApiLab
 from tests.support.egress_labs import nat_policy

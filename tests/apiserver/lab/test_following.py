@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.listeners import pod_endpoints
-from nfagent.lab.probe import Probe
-from nfagent.lab.topology_plan import PodPlan
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import PodPlan
 from nfagent.model.netaddr import FAMILIES
 from tests.apiserver.lab.conftest import NODES, OUTSIDE
 from tests.support.apiserver_labs import ApiLab

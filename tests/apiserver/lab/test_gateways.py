@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from nfagent.lab.connection_stream import ConnectionStream
-from nfagent.lab.listeners import Endpoint
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.connection_stream import ConnectionStream
+from nfagent.lab.probes.listeners import Endpoint
+from nfagent.lab.probes.probe import Probe
 from tests.apiserver.lab.conftest import NODES, OUTSIDE
 from tests.support.apiserver_labs import ApiLab
 from tests.support.egress_labs import gateway_group, nat_policy

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.agents_apiserver import kind_status
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.cluster.agents_apiserver import kind_status
 from tests.support.apiserver_labs import DEPLOY, ApiLab, may, read_documents
 from tests.support.packet_labs import Document, policy_document, wait_until
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.agents_apiserver import kind_status
-from nfagent.lab.probe import Probe
+from nfagent.lab.cluster.agents_apiserver import kind_status
+from nfagent.lab.probes.probe import Probe
 from nfagent.model.netaddr import FAMILIES
 from nfagent.verdicts.records import Record, decode
 from tests.apiserver.lab.conftest import LATE, OUTSIDE

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab import netns, running_labs
-from nfagent.lab.binaries import ControlPlaneBinaries
-from nfagent.lab.samples import read_samples
+from nfagent.lab.cluster import running_labs
+from nfagent.lab.latency.samples import read_samples
+from nfagent.lab.machine.binaries import ControlPlaneBinaries
+from nfagent.lab.topology import netns
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.usefixtures("interruptible")]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.probe import Probe
 from nfagent.verdicts.records import Record, decode
 from tests.support.apiserver_labs import ApiLab, shipped_definitions
 from tests.support.packet_labs import Document, namespace_document, policy_document, wait_until

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from nfagent.lab import netns
+from nfagent.lab.topology import netns
 from tests.support.apiserver_labs import ApiLab
 from tests.support.packet_labs import Document, wait_until
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from nfagent.lab.agents import LabAgent
-from nfagent.lab.agents_apiserver import all_are_watching
-from nfagent.lab.continuous_probe import ContinuousProbe
-from nfagent.lab.probe import Probe
-from nfagent.lab.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.cluster.agents_apiserver import all_are_watching
+from nfagent.lab.probes.continuous_probe import ContinuousProbe
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStreams
 from nfagent.model.netaddr import FAMILIES
 from tests.support.apiserver_labs import ApiLab
 from tests.support.packet_labs import Document, policy_document, wait_until

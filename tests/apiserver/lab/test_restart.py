@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.probe import Probe
+from nfagent.lab.probes.probe import Probe
 from tests.apiserver.lab.conftest import OUTSIDE
 from tests.support.apiserver_labs import ApiLab
 from tests.support.packet_labs import Document, wait_until

@@ -21,7 +21,7 @@ from nfagent.errors import KernelError
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
-from nfagent.lab.synthetic import Size, synthetic
+from nfagent.lab.objects.synthetic import Size, synthetic
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef, Pod
 

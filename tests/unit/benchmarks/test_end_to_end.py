@@ -7,8 +7,8 @@ import pytest
 from benchmarks.harness.paired_labs import CYCLE, Scenario, large, small
 from benchmarks.results import summarise
 from benchmarks.suites.end_to_end import API, FELIX_LARGE, FOLDER, IdleUsage, Measurement, ScenarioResult, rows, table
-from nfagent.lab.synthetic import Size
-from nfagent.lab.topology_plan import check
+from nfagent.lab.objects.synthetic import Size
+from nfagent.lab.topology.plan import check
 from nfagent.model.objects import Pod
 
 SMALL_SYNTHETIC = Size(pods=120, policies=10, local=20, farm=5)

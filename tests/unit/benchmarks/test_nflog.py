@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmarks.suites.nflog import datagrams, loaded, logged_packets
-from nfagent.lab.synthetic import SIZES, synthetic
+from nfagent.lab.objects.synthetic import SIZES, synthetic
 from nfagent.netlink.nflog import decode_datagram
 from nfagent.netlink.packet_header import TCP, decode_head
 from nfagent.verdicts.attribution import Attributor

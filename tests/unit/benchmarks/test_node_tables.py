@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.data.node_tables import node_table
 from nfagent.desired.state import DesiredState
-from nfagent.lab.synthetic import NODE
+from nfagent.lab.objects.synthetic import NODE
 
 SIZES = (50, 200, 700)
 

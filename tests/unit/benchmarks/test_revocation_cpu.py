@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.suites.revocation_cpu import pod_document, policy
 from nfagent.desired.state import DesiredState
-from nfagent.lab.documents import Document
-from nfagent.lab.topology_plan import grid
+from nfagent.lab.objects.documents import Document
+from nfagent.lab.topology.plan import grid
 from tests.support.two_node_cluster import DECODERS
 
 

@@ -13,8 +13,8 @@ from benchmarks.data import events
 from benchmarks.data.events import Event
 from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
-from nfagent.lab.documents import document
-from nfagent.lab.synthetic import FARM, SIZES, Size, Synthetic, synthetic
+from nfagent.lab.objects.documents import document
+from nfagent.lab.objects.synthetic import FARM, SIZES, Size, Synthetic, synthetic
 from nfagent.nftables.objects import Ruleset
 
 SMALL = SIZES[1_000]

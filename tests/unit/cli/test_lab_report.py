@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.lab.samples import LabSamples, Rate, Series, Try, encode_samples
+from nfagent.lab.latency.samples import LabSamples, Rate, Series, Try, encode_samples
 from tests.support.latency_samples import even_tries, latency_samples, whole_run
 from tests.unit.cli.called import Call
 

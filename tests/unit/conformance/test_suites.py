@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.listeners import ProbeProtocol
+from nfagent.lab.probes.listeners import ProbeProtocol
 from nfagent.model.objects import ObjectRef
 from tests.conformance import load_conformance, small
 from tests.conformance.cover import cover, marks

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nfagent.lab.ebpf_agent import main
+from nfagent.lab.ebpf.agent import main
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.lab.ebpf_blocks import BlockKey, BlockRef, BlockTable
-from nfagent.lab.ebpf_prefixes import Prefix, split
+from nfagent.lab.ebpf.blocks import BlockKey, BlockRef, BlockTable
+from nfagent.lab.ebpf.prefixes import Prefix, split
 from nfagent.model.netaddr import Range, disjoint
 from nfagent.model.objects import ObjectRef
 

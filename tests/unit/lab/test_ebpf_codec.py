@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import UsageError, WireError
-from nfagent.lab.ebpf_codec import (
+from nfagent.lab.ebpf.codec import (
     EVENT_BYTES,
     EbpfSettings,
     EndpointEntry,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nfagent.lab.ebpf_codec import ANY, HOST, PortKey
-from nfagent.lab.ebpf_state import EbpfState
+from nfagent.lab.ebpf.codec import ANY, HOST, PortKey
+from nfagent.lab.ebpf.state import EbpfState
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
 from tests.support.ebpf_maps import MapsModel

@@ -276,6 +276,31 @@ def test_a_pod_of_this_node_is_pushed_out_by_thousands_of_changes(where: str, *,
         assert (node.attributor.counters.unknown, node.attributor.counters.foreign) == (1, 0)
 
 
+def long_policy(serial: int) -> Document:
+    """Describe a policy of 10,000 addresses, 2 MB as a value."""
+    blocks = [{"ipBlock": {"cidr": f"10.{serial}.{number >> 8}.{number & 255}/32"}} for number in range(10_000)]
+    return policy("shop/long", labelled(app="other"), ingress=[{"from": blocks}], types=["Ingress"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        pytest.param(2, True, id="not by two, so that a packet read right after has its Pod"),
+        pytest.param(8, False, id="by eight, which would take memory as 8,000 Pods do"),
+    ],
+)
+def test_changes_of_a_long_policy_weigh_as_much_as_they_list(changes: int, *, kept: bool) -> None:
+    node = Node(FROM_WEB, long_policy(0))
+    node.change(ref("Pod", "db"))
+    node.commit(10)
+    for number in range(1, 1 + changes):
+        node.change(long_policy(number))
+        node.commit(10 + number)
+
+    found = node.attributor.attribute(logged(BY_WEB, TO_DB, NOW + 9 * SECOND), NOW)
+    assert (found is not None, node.attributor.counters.unknown) == ((True, 0) if kept else (False, 1))
+
+
 def test_the_latest_changes_of_other_nodes_pods_are_kept() -> None:
     late = pod("shop/late", "b", 30, app="web")
     node = Node(FROM_WEB, late)
