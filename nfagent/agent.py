@@ -59,6 +59,7 @@ from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
 from nfagent.system.process_exit import exit_within
+from nfagent.system.process_unit import process_unit
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
@@ -174,7 +175,7 @@ class Agent:
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
-            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
+            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -274,15 +275,16 @@ class Agent:
         await self._source_synced.wait()
         await reporter.run()
 
-    def _file_problems(self) -> list[str]:
-        """Return what is wrong with the files that the agent writes."""
+    def _side_problems(self) -> list[str]:
+        """Return what is wrong with the files that the agent writes, and with its table."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem
-        return [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
+        kept, contest = self._checkpoint.problem, self._reconciler.contest
+        contested = f"{contest.who_in_short} keeps changing table inet nfagent" if contest else ""
+        return [contested, self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
-        status = self._reconciler.status
+        status, contest = self._reconciler.status, self._reconciler.contest
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
@@ -290,6 +292,7 @@ class Agent:
             log_group=self._verdict_log.group_problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            table_contest=contest.who_in_short if contest else "",
             masquerade_file=self._egress_nat.file.fault,
             foreign_nat=self._egress_nat.conflicts.reports,
             unfiltered_bridges=unfiltered,
@@ -346,6 +349,7 @@ class Agent:
         while True:
             await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
             self._subscribe_to_changes()
+            self._reconciler.log_contest()
 
     def _subscribe_to_changes(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
@@ -355,7 +359,9 @@ class Agent:
 
     def _changed(self, committer: CommitOrigin) -> None:
         """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
-        self._reconciler.mark_changed(str(committer))
+        # Once for each comparison, not for each commit of a thousand a second.
+        unit = "" if self._reconciler.is_marked else process_unit(committer.process, committer.name)
+        self._reconciler.mark_changed(str(committer), unit)
         self._bridge_table.mark_changed()
 
     def _log_problems(self) -> None:
@@ -379,7 +385,13 @@ class Agent:
         reconcile, drift = self._reconciler.status, self._nft_monitor
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
+            drift=DriftStatus(
+                listening=drift.listening,
+                others=drift.others,
+                problem=drift.problem,
+                contest=self._reconciler.contest or msgspec.UNSET,
+                next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
+            ),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),

@@ -53,6 +53,10 @@ def _kernel_text(agent: AgentStatus) -> str:
         parts = [f"{paint('FAIL')}, refused {counted(reconcile.failures, 'time')} in a row: {reconcile.last_error}"]
     if reconcile.held:
         parts = [f"{paint('FAIL')}, nothing is changed: {reconcile.held}"]
+    if drift.contest is not msgspec.UNSET:
+        wait = drift.next_repair_in or 0.0
+        following = f"the next one may follow in {wait:.1f} s" if wait else "the next one may follow at once"
+        parts.insert(0, f"{paint('FAIL')}, {drift.contest}; {following}")
     parts.append(counted(reconcile.transactions, "transaction"))
     if reconcile.drifts:
         by = f", last by {reconcile.drift_by}" if reconcile.drift_by else ""

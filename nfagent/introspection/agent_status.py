@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from nfagent.controllers.conntrack_revoker import RevokerStatus
+from nfagent.controllers.drift_backoff import TableContest
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
 from nfagent.kernel.nat_port_watch import NatPortStatus
@@ -15,16 +16,20 @@ from nfagent.verdicts.record_stream import RecordStatus
 
 
 class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The subscription to nf_tables notifications.
+    """Changes of the table by other programs.
 
-    listening: other programs' changes are reported by the kernel; where not, they are looked for every minute
+    listening: the kernel reports them; where not, they are looked for every minute
     others:    objects in tables of other programs
     problem:   why there is no subscription, '' where there is one or `others` is the reason
+    contest:   a program that keeps changing the table
+    next_repair_in: during a contest, seconds after which the table may be repaired again; 0 for at once
     """
 
     listening: bool
     others: int
     problem: str = ""
+    contest: TableContest | msgspec.UnsetType = msgspec.UNSET
+    next_repair_in: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
