@@ -38,6 +38,7 @@ from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.conntrack_usage import ConntrackUsageWatch, read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
@@ -105,6 +106,7 @@ class Agent:
         self._reconciler.observe_commits(history)
         self._readiness = ReadinessNotifier(self._clock)
         self._connections = ConntrackClient()
+        self._conntrack_usage = ConntrackUsageWatch()
         self._revoker = ConntrackRevoker(
             self._desired,
             self._connections,
@@ -226,7 +228,7 @@ class Agent:
                 tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._verdict_log.run()),
-                tasks.create_task(self._watch_for_drift()),
+                tasks.create_task(self._look_every_minute()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
@@ -284,7 +286,7 @@ class Agent:
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
-        status, contest = self._reconciler.status, self._reconciler.contest
+        status, contest, usage = self._reconciler.status, self._reconciler.contest, read_conntrack_usage()
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
@@ -295,6 +297,7 @@ class Agent:
             table_contest=contest.who_in_short if contest else "",
             masquerade_file=self._egress_nat.file.fault,
             foreign_nat=self._egress_nat.conflicts.reports,
+            conntrack_full=bool(usage and usage.is_full),
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -345,11 +348,12 @@ class Agent:
         except KernelError as error:
             log.error("cannot read table inet nfagent, retrying: %s", error)
 
-    async def _watch_for_drift(self) -> None:
+    async def _look_every_minute(self) -> None:
         while True:
             await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
             self._subscribe_to_changes()
             self._reconciler.log_contest()
+            self._conntrack_usage.look()
 
     def _subscribe_to_changes(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
@@ -396,6 +400,7 @@ class Agent:
             frames=self._bridge_table.status(),
             links=self._links.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
+            conntrack=read_conntrack_usage() or msgspec.UNSET,
             **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),

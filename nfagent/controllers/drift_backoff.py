@@ -134,9 +134,9 @@ class DriftBackoff:
         return began
 
     def next_repair(self, now: float) -> float:
-        """Return the monotonic time of the next repair; `now` or before where it may follow at once."""
+        """Return the monotonic time of the next repair, which has passed where it may follow at once."""
         self._expire(now)
-        return self._last + spacing_after(len(self._repairs)) if self._repairs else now
+        return self._last + spacing_after(len(self._repairs))
 
     def contest(self, now: float) -> TableContest | None:
         """Return the contest, None while the table isn't contested."""

@@ -10,6 +10,7 @@ from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.drift_backoff import TableContest
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.introspection.views.state import StateView
+from nfagent.kernel.conntrack_usage import ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.log_writer import SinkStatus
 from nfagent.verdicts.record_stream import RecordStatus
@@ -69,6 +70,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
     files:     manifests.source       apiserver: kube.informers; one of both
     nat:       kernel.foreign_nat     gateways: controllers.gateway_controller
+    conntrack: absent where the kernel doesn't say
     last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
     """
 
@@ -80,6 +82,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     nat: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     gateways: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     revoke: RevokerStatus
+    conntrack: ConntrackUsage | msgspec.UnsetType = msgspec.UNSET
     nat_ports: NatPortStatus | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 FLUSH = "flush ruleset"
-RELOAD = "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; } }"
+RELOAD = "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; }; }"
 DELETE = "delete table inet nfagent"
 FOREIGN_ACCEPT = 'insert rule inet nfagent forward-egress counter accept comment "foreign"'
 

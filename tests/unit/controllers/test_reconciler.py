@@ -84,13 +84,15 @@ class SlowKernel:
 
 
 class FakeClock:
-    """A clock that a test advances."""
+    """A clock that a test advances; by `tick` at each look too."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.tick = 0.0
         self.pauses: list[float] = []
 
     def monotonic(self) -> float:
+        self.now += self.tick
         return self.now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
@@ -359,6 +361,15 @@ async def test_a_reported_change_by_another_program_is_repaired_at_once_and_the_
         status = stage.reconciler.status
         assert (stage.current, status.drifts, status.drift_by) == (holding("10.0.0.1"), 1, "nft (process 4711)")
         assert status.in_sync
+
+
+@scenario
+async def test_a_reported_change_is_repaired_at_once_on_a_clock_that_never_stands_still() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.clock.tick = 1e-6
+        await stage.others_write(ABSENT)
+        await stage.passes(0.006)
+        assert stage.current == holding("10.0.0.1")
 
 
 @scenario
