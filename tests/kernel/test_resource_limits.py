@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import struct
@@ -15,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.test_cli import CLUSTER, AgentSite, nft, site
-from tests.kernel.test_stalled_files import await_state, enforce, full, read_only, state
+from tests.kernel.test_exhausted_resources import rules
+from tests.kernel.test_log_sinks import drop_packets, logged, ports
+from tests.kernel.test_stalled_files import await_state, enforce, state
+from tests.support.disk_images import fill, remount, tmpfs
 from tests.support.memory_cgroup import memory_cgroup
 from tests.support.packet_labs import wait_until
 
@@ -53,15 +55,15 @@ def test_an_agent_that_is_killed_at_its_memory_limit_leaves_the_rules_and_starts
 
     with memory_cgroup() as cgroup:
         with site.agent() as agent:
-            rules = nft("-s", "list", "table", "inet", "nfagent")
+            before = rules()
             cgroup.limit(8)
             cgroup.move(agent.process.pid)
             (site.manifests / "many.yaml").write_text(many_pods(20_000))
             assert agent.process.wait(120) == -signal.SIGKILL
-        assert nft("-s", "list", "table", "inet", "nfagent") == rules
+        assert rules() == before
         cgroup.limit(24)
         assert start_within_limit() == -signal.SIGKILL
-        assert nft("-s", "list", "table", "inet", "nfagent") == rules
+        assert rules() == before
         cgroup.limit(2048)
         with site.agent() as agent:
             cgroup.move(agent.process.pid)
@@ -91,18 +93,41 @@ def test_a_change_whose_inotify_event_was_lost_takes_effect(site: AgentSite) -> 
         agent.stop()
 
 
-@pytest.mark.parametrize("broken", [full, read_only], ids=["full", "read-only"])
+@contextmanager
+def full(folder: Path) -> Iterator[Callable[[], object]]:
+    """Mount a disk that is full; yield what makes room."""
+    with tmpfs(folder, 64):
+        folder.chmod(0o700)
+        yield fill(folder).unlink
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Callable[[], object]]:
+    """Mount a disk that can't be written; yield what makes it writable."""
+    with tmpfs(folder, 64):
+        folder.chmod(0o700)
+        remount(folder, "ro")
+        yield lambda: remount(folder, "rw")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        pytest.param(full, "No space left on device", id="full"),
+        pytest.param(read_only, "Read-only file system", id="read-only"),
+    ],
+)
 def test_a_state_folder_that_cannot_be_written_is_reported_and_delays_no_policy(
-    site: AgentSite, broken: Callable[[Path], AbstractContextManager[Callable[[], object]]]
+    site: AgentSite, broken: Callable[[Path], AbstractContextManager[Callable[[], object]]], words: str
 ) -> None:
     with broken(site.folder / "state") as repair, site.agent() as agent:
         enforce(site, 5433)
-        found = await_state(site, lambda found: found["last_good"]["problem"])["last_good"]["problem"]
+        assert words in await_state(site, lambda found: found["last_good"]["problem"])["last_good"]["problem"]
         agent.await_told(lambda: "last good objects" in agent.told)
         repair()
         enforce(site, 5434)
         await_state(site, lambda found: not found["last_good"]["problem"])
-        assert found in agent.stop()
+        assert words in agent.stop()
 
 
 # The clock of the machine belongs to other programs: the process gets one of its own, which the test sets.
@@ -134,26 +159,21 @@ def agent_with_a_clock(site: AgentSite) -> Iterator[tuple[subprocess.Popen[str],
 
 @pytest.mark.parametrize("hours", [24, -1], ids=["forward by a day, as after a suspend", "back by an hour"])
 def test_a_clock_that_jumps(hours: int, site: AgentSite) -> None:
-    log = site.folder / "log" / "policy_action.log"
-
-    def records() -> list[str]:
-        return [json.loads(line)["timestamp"] for line in log.read_text().splitlines()] if log.exists() else []
-
+    """Packets keep the kernel's time, which stays right; what is judged by the agent's clock is the age of objects."""
     with agent_with_a_clock(site) as (process, clock):
-        site.drop_a_packet()
-        wait_until(lambda: len(records()) == 1, 60)
+        drop_packets(site, 1000, 1)
+        wait_until(lambda: len(logged(site)) == 1, 60)
         before = state(site)["reconcile"]["transactions"]
         clock.write_bytes(struct.pack("<q", hours * 3600 * 10**9))
-        for port in (5433, 5434):
-            site.drop_a_packet()
+        for number, port in enumerate((5433, 5434), start=1):
+            drop_packets(site, 1000 + number, 1)
             enforce(site, port)
-        wait_until(lambda: len(records()) == 3, 60)
-        assert len(records()) == 3
-        assert (records()[1] > records()[0]) == (hours > 0)
+        wait_until(lambda: len(logged(site)) == 3, 60)
+        assert ports(logged(site)) == [1000, 1001, 1002]
         found = state(site)
         assert found["reconcile"]["in_sync"]
         assert found["reconcile"]["transactions"] - before <= 10, "nothing is repeated"
-        assert found["verdict_log"]["unattributed"] == {"undecodable": 0, "unknown": 0, "foreign": 0}
+        assert not any(found["verdict_log"]["unattributed"].values())
         process.terminate()
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0
