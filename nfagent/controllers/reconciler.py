@@ -18,6 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from nfagent.clock import Clock
+from nfagent.controllers.comparison_budget import ComparisonBudget
 from nfagent.controllers.drift_backoff import MAX_SPACING, DriftBackoff, DriftTotals, TableContest
 from nfagent.controllers.reconciler_protocols import ChangeGuard, CommitObserver, DesiredRuleset, RulesetKernel
 from nfagent.controllers.sync_latency import SyncLatency
@@ -34,9 +35,6 @@ _SLICE_SECONDS = 0.01
 _PREPARE_SECONDS = 1.0
 """After so much time the rest is computed without a break: an endless stream of events must not delay all commits."""
 _FIRST_RETRY = 0.1
-_SHARE, _CREDIT = 0.05, 3.0
-"""Token bucket: comparisons and repairs after changes by other programs use at most 5 % of the time, after a burst of
-3 s."""
 _DOUBLINGS = 32
 """Keeps the backoff within the range of a float."""
 
@@ -109,8 +107,7 @@ class Reconciler:
         self._begun = False
         self._trusted = False
         self._agreed = False  # in sync since the last failure: a difference is then another program's change
-        self._compared_at = 0.0
-        self._credit = _CREDIT  # seconds, at `_compared_at`
+        self._budget = ComparisonBudget()
         self._drifted = False  # changed by another program, `_changer` where it is known
         self._drifted_at = 0.0  # when that was heard first
         self._changer = self._changer_unit = ""
@@ -177,7 +174,7 @@ class Reconciler:
         if ended is not None:
             log.info("resolved: no program contests table inet nfagent any more; at last %s", ended)
         if goes_on is not None:
-            log.warning("%s; the next repair follows a change after %.2f s or more", goes_on, goes_on.spacing)
+            log.warning("%s; repairs are spaced by %g s or more", goes_on, goes_on.spacing)
 
     def compare_every(self, seconds: float) -> None:
         """Set the seconds between two full comparisons without a notification."""
@@ -236,10 +233,11 @@ class Reconciler:
             self.status.failed += 1
             self.status.in_sync = False
             known, self.status.last_error = self.status.last_error, str(error)
-            longest = self._retry_max if self.contest is None else min(MAX_SPACING, self._retry_max)
+            contested = self.contest is not None
+            longest = min(MAX_SPACING, self._retry_max) if contested else self._retry_max
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), longest)
             log.log(
-                logging.DEBUG if known == str(error) else logging.ERROR,
+                logging.DEBUG if contested or known == str(error) else logging.ERROR,
                 "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s",
                 self.status.failures,
                 error,
@@ -247,7 +245,8 @@ class Reconciler:
             )
             return pause
         if self.status.failures:
-            log.info("resolved: table inet nfagent is reconciled again")
+            level = logging.INFO if self.contest is None else logging.DEBUG
+            log.log(level, "resolved: table inet nfagent is reconciled again")
         self._refused = self._anew = False
         self.status.failures = 0
         self.status.last_error = ""
@@ -260,17 +259,15 @@ class Reconciler:
 
     def _due(self) -> float:
         """Return the monotonic time of the next comparison."""
-        return self._repairable_at() if self._drifted else self._compared_at + self._resync
+        return self._repairable_at() if self._drifted else self._budget.compared_at + self._resync
 
     def _repairable_at(self) -> float:
         """Return the monotonic time from which changes by other programs may be compared and repaired."""
-        return max(self._compared_at - self._credit / _SHARE, self._backoff.next_repair(self._clock.monotonic()))
+        return max(self._budget.next_comparison(), self._backoff.next_repair(self._clock.monotonic()))
 
     def _compared(self, began: float) -> None:
-        """Record the end of a comparison, and subtract its duration from the credit."""
-        now = self._clock.monotonic()
-        self._credit = min(_CREDIT, self._credit + (began - self._compared_at) * _SHARE) - (now - began)
-        self._compared_at = now
+        """Record the end of a comparison."""
+        self._budget.compared(began, self._clock.monotonic())
         self.status.comparisons += 1
 
     @property
@@ -327,11 +324,11 @@ class Reconciler:
         reading = self._clock.monotonic()
         transaction = await self._kernel.difference(wanted, anew=self._anew)
         self._compared(began)
-        self.latency.measured("compare", self._compared_at - reading)
+        self.latency.measured("compare", self._budget.compared_at - reading)
         # Without a pending change a difference is a drift. An absent or dormant table is one in any case.
         is_table_gone = bool(transaction) and isinstance(transaction[0], AddTable)
         is_drift = bool(transaction) and (
-            (agreed and (is_table_gone or not pending)) or (is_table_gone and bool(changer))
+            (agreed and (is_table_gone or not pending)) or (is_table_gone and bool(changer or self.contest))
         )
         if is_drift and changer:
             self._note_drift(changer, len(transaction))
@@ -341,7 +338,7 @@ class Reconciler:
         if not is_drift:
             return
         repaired = self._clock.monotonic()
-        self._credit -= repaired - self._compared_at
+        self._budget.repaired(repaired)
         if not changer:
             # A table that was changed once more, or that was gone, is no listing variant.
             if not (self._drifted or is_table_gone) and await self._is_variant(wanted, transaction, recheck):

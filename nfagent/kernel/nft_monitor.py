@@ -11,7 +11,7 @@ of a commit, and holds all of them until the commit ends: up to a gigabyte for 1
 large commits are `muted`, and the monitor leaves the group while the tables of other programs are large.
 
 A program that commits again and again must not keep this one busy reading: after `MOST_COMMITS` commits of others
-within a second the monitor leaves the group for a second, and then reports a change of unknown origin.
+within a quarter of a second the monitor leaves the group for as long, and then reports a change of unknown origin.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ MOST_OTHERS = 2_000
 """Chains, sets, maps and objects of other tables up to which the monitor listens: with five rules to a chain, one
 commit of all of them takes 100 MiB of the kernel's memory for a moment."""
 
-MOST_COMMITS = 400
-"""Commits of other processes within a second up to which the monitor listens."""
-_PAUSE_SECONDS = 1.0
+MOST_COMMITS = 100
+"""Commits of other processes within `_PAUSE_SECONDS` up to which the monitor listens."""
+_PAUSE_SECONDS = 0.25
 
 OnChange = Callable[[CommitOrigin], None]
 
@@ -86,7 +86,7 @@ class NftMonitor:
         self.others = 0
         self._muted = False  # a large commit of our own is being made
         self._paused = False  # left the group for a moment: too many commits of others
-        self._second, self._commits = 0.0, 0  # when the present second began, and the commits of others in it
+        self._counting_since, self._commits = 0.0, 0  # commits of others are counted for `_PAUSE_SECONDS`
         self._fresh = False  # opened since the last refresh
         self._named = False  # our table was named by a transaction whose last datagram is still to come
 
@@ -196,8 +196,8 @@ class NftMonitor:
         if loop is None or opened is None or self._paused:
             return
         now = loop.time()
-        if now >= self._second + 1:
-            self._second, self._commits = now, 0
+        if now >= self._counting_since + _PAUSE_SECONDS:
+            self._counting_since, self._commits = now, 0
         self._commits += 1
         if self._commits > MOST_COMMITS:
             with self._membership:

@@ -275,7 +275,7 @@ def test_an_own_large_commit_without_a_subscription_is_no_drift() -> None:
     run(body)
 
 
-def test_a_program_that_commits_too_often_is_not_listened_to_for_a_second_and_then_again() -> None:
+def test_a_program_that_commits_too_often_is_not_listened_to_for_a_moment_and_then_again() -> None:
     async def body() -> None:
         async with hearing() as heard:
             with closing(NftSocket()) as other:

@@ -35,7 +35,7 @@ def repaired(times: int, every: float = 0.0, start: float = 100.0) -> DriftBacko
         pytest.param(REPAIRS_AT_ONCE - 1, 0.0, id="the first repairs follow at once"),
         pytest.param(REPAIRS_AT_ONCE, FIRST_SPACING, id="then it begins"),
         pytest.param(REPAIRS_AT_ONCE + 1, 2 * FIRST_SPACING, id="and doubles"),
-        pytest.param(REPAIRS_AT_ONCE + 5, MAX_SPACING, id="up to its limit"),
+        pytest.param(REPAIRS_AT_ONCE + 3, MAX_SPACING, id="up to its limit"),
         pytest.param(10_000, MAX_SPACING, id="where it stays"),
     ],
 )
@@ -48,9 +48,9 @@ def test_the_spacing_by_the_repairs_of_the_last_two_minutes(repairs: int, spacin
     [
         pytest.param(0, 0.0, 0.0, 0.0, id="nothing was repaired before"),
         pytest.param(3, 0.0, 0.0, 0.0, id="a few repairs at one moment"),
-        pytest.param(50, 0.0, 0.25, 0.75, id="many repairs, the last one a quarter of a second ago"),
-        pytest.param(50, 0.0, 1.0, 0.0, id="many repairs, the last one a second ago"),
-        pytest.param(500, 1.5, 1.5, 0.0, id="a program that changes the table every 1.5 s"),
+        pytest.param(50, 0.0, 0.025, 0.075, id="many repairs, the last one 25 ms ago"),
+        pytest.param(50, 0.0, 0.101, 0.0, id="many repairs, the last one 0.1 s ago"),
+        pytest.param(500, 0.2, 0.2, 0.0, id="a program that changes the table every 0.2 s"),
         pytest.param(500, 1.0, 119.0, 0.0, id="a program that ended two minutes ago"),
     ],
 )
@@ -117,7 +117,7 @@ GAPS = st.lists(st.floats(0.0, 300.0), max_size=60)
 
 
 @given(GAPS)
-def test_after_any_history_a_repair_waits_for_a_second_at_most_and_few_repairs_wait_at_all(gaps: list[float]) -> None:
+def test_after_any_history_a_repair_waits_for_a_moment_at_most_and_few_repairs_wait_at_all(gaps: list[float]) -> None:
     backoff, now, times = DriftBackoff(), 0.0, list[float]()
     for gap in gaps:
         now = max(now + gap, backoff.next_repair(now + gap))
@@ -134,9 +134,9 @@ def test_after_any_history_a_repair_waits_for_a_second_at_most_and_few_repairs_w
 
 
 @given(st.integers(1, 400))
-def test_a_program_that_never_rests_costs_a_repair_a_second(changes: int) -> None:
+def test_a_program_that_never_rests_costs_ten_repairs_a_second(changes: int) -> None:
     backoff, now = DriftBackoff(), 0.0
     for _ in range(changes):
         now = max(now, backoff.next_repair(now))
         backoff.repaired(now)
-    assert changes <= REPAIRS_AT_ONCE + 6 + now / MAX_SPACING
+    assert changes <= REPAIRS_AT_ONCE + 4 + now / MAX_SPACING
