@@ -57,7 +57,7 @@ def _kernel_text(agent: AgentStatus) -> str:
         parts = [f"{paint('FAIL')}, nothing is changed: {reconcile.held}"]
     if drift.contest is not msgspec.UNSET:
         wait = drift.next_repair_in or 0.0
-        following = f"the next one may follow in {wait:.1f} s" if wait else "the next one may follow at once"
+        following = f"the next one may follow in {wait:.2f} s" if wait else "the next one may follow at once"
         parts.insert(0, f"{paint('FAIL')}, {drift.contest}; {following}")
     parts.append(counted(reconcile.transactions, "transaction"))
     if reconcile.drifts:
