@@ -130,6 +130,7 @@ class MetricsParts:
             synced=not sources.freshness().unread,
             uptime=self._clock.monotonic() - self._started,
             reconcile=sources.reconciler.status,
+            drift=sources.reconciler.drift_totals,
             sync_latency=sources.reconciler.latency,
             record_latency=sources.verdict_log.latency,
             revoked=sources.revoker.status.revoked,

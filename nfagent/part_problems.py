@@ -44,7 +44,8 @@ class PartProblems:
 
     def described(self) -> list[str]:
         """Return what STATUS says; the verdict log describes itself, with another check of its folder."""
-        found = self.by_part()
+        found, contest = self.by_part(), self._reconciler.contest
+        contested = [f"{contest.who_in_short} keeps changing table inet nfagent"] if contest else []
         names = {
             "ruleset": "changes are not in force",
             "notifications": "notifications",
@@ -52,4 +53,4 @@ class PartProblems:
             "interfaces": "interfaces",
             "last_good_objects": "last good objects",
         }
-        return [f"{name}: {found[part]}" for part, name in names.items() if found[part]]
+        return contested + [f"{name}: {found[part]}" for part, name in names.items() if found[part]]

@@ -128,6 +128,17 @@ FAMILIES = (
         _family("nfagent_commands_total", "counter", "Commands in committed transactions."),
         _family("nfagent_comparisons_total", "counter", "Comparisons of the whole table."),
         _family("nfagent_drift_repairs_total", "counter", "Comparisons that found changes by other programs."),
+        _family(
+            "nfagent_drift_contested",
+            "gauge",
+            "Whether another program keeps changing the table: five repairs within two minutes.",
+        ),
+        _family("nfagent_drift_contests_total", "counter", "Times that a program began to keep changing the table."),
+        _family(
+            "nfagent_drift_exposed_seconds_total",
+            "counter",
+            "Time from the notification of a change by another program to its repair.",
+        ),
         _family("nfagent_ruleset_held", "gauge", "Whether the table is left unchanged on purpose."),
         _family(
             "nfagent_ruleset_objects",

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from nfagent.controllers.drift_backoff import DriftTotals
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import ValidationIssue
@@ -57,6 +58,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     synced: bool
     uptime: float
     reconcile: ReconcileStatus
+    drift: DriftTotals = DriftTotals()
     sync_latency: SyncLatency
     record_latency: RecordLatency
     revoked: int
