@@ -26,7 +26,8 @@ say := printf '==> %s\n'
 bin := $(VENV)/bin
 root := $(abspath $(DESTDIR)$(PREFIX))
 settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
-unit := $(abspath $(DESTDIR)/etc/systemd/system/nfagent.service)
+units := $(abspath $(DESTDIR)/etc/systemd/system)
+UNITS := nfagent.service nfagent-early.service
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
 share := $(abspath $(DESTDIR)/usr/local/share)
 completions := bash:bash-completion/completions/nfagent zsh:zsh/site-functions/_nfagent fish:fish/vendor_completions.d/nfagent.fish
@@ -60,8 +61,11 @@ lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --u
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
 
-# $(call unit_for,FOLDER): the unit as it starts the nfagent that is in FOLDER.
-unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' systemd/nfagent.service
+# $(call unit_for,FOLDER,UNIT): a unit as it starts the nfagent that is in FOLDER.
+unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' $(2)
+
+# The highest exposure, times ten, that `systemd-analyze security` may find for a unit.
+EXPOSURE := 19
 
 # Where systemd runs, it reads its units again; not for a DESTDIR, which is another machine's.
 reload = if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
@@ -77,12 +81,17 @@ $(say) 'lint-imports'
 $(bin)/lint-imports --no-logo
 $(say) 'codespell'
 $(bin)/codespell
-$(say) 'systemd-analyze verify'
+$(say) 'systemd-analyze verify, security'
 (
     folder=$$(mktemp -d)
     trap 'rm -rf "$$folder"' EXIT
-    $(call unit_for,$(abspath $(VENV))) >"$$folder/nfagent.service"
-    systemd-analyze verify --man=no --recursive-errors=no "$$folder/nfagent.service"
+    for unit in systemd/*.service; do
+        copy="$$folder/$${unit##*/}"
+        $(call unit_for,$(abspath $(VENV)),"$$unit") >"$$copy"
+        systemd-analyze verify --man=no --recursive-errors=no "$$copy"
+        systemd-analyze security --offline=yes --no-pager --threshold=$(EXPOSURE) "$$copy" >"$$folder/found" ||
+            { cat "$$folder/found" && exit 1; }
+    done
 )
 endef
 
@@ -166,6 +175,12 @@ vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd
 	@$(call packages,$(VAGRANT_PACKAGES))
 	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
 
+# systemd-nspawn boots the systems in build/nspawn-debian-*, which the first run makes by debootstrap.
+.PHONY: systemd-test
+systemd-test: $(VENV)/ready modules ## the hardened unit in a booted systemd (root)
+	@$(call packages,systemd-container debootstrap)
+	NFAGENT_NSPAWN=build $(bin)/pytest -v tests/nspawn
+
 .PHONY: unit
 unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
@@ -188,6 +203,12 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
+.PHONY: faults
+faults: $(VENV)/ready modules apiserver ## faults at every boundary under traffic, docs/reliability.md (root; half an hour)
+#: TIMES=3  ONLY='commit*'  some of them: the page stays as it is
+	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
+	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite
@@ -195,7 +216,7 @@ bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.j
 	exec $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(addprefix --only ,$(ONLY)) --json build/bench.json --markdown build/bench.md
 
 .PHONY: lint
-lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd unit
+lint: $(VENV)/ready ## ruff, mypy, import contracts, spelling, the systemd units
 	@$(linting)
 
 .PHONY: fresh
@@ -212,7 +233,7 @@ lock: ## requirements*.txt: newest allowed versions, with hashes
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
 
 .PHONY: install
-install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
+install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 #: PREFIX=  DESTDIR=
 	@$(call packages,$(RUN_PACKAGES))
 	$(say) "$(root): nfagent and its Python packages"
@@ -236,7 +257,7 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
 	fi
-	install -d "$(dir $(settings))" "$(dir $(unit))" "$(dir $(command))"
+	install -d "$(dir $(settings))" "$(units)" "$(dir $(command))"
 	if [ -L "$(command)" ] || [ ! -e "$(command)" ]; then
 	    $(say) '$(command): the command, a link'
 	    ln -sfn "$(PREFIX)/bin/nfagent" "$(command)"
@@ -252,26 +273,32 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, a systemd unit
 	    $(say) '$(settings): yours, kept as it is; the new defaults are beside it, in nfagent.toml.new'
 	    install -m 644 systemd/nfagent.toml "$(settings).new"
 	fi
-	$(say) '$(unit)'
-	$(call unit_for,$(PREFIX)) >"$(unit)"
+	for name in $(UNITS); do
+	    $(say) "$(units)/$$name"
+	    $(call unit_for,$(PREFIX),"systemd/$$name") >"$(units)/$$name"
+	done
+	if [ "$$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ] 2>/dev/null; then
+	    install -D -m 644 systemd/restart-backoff.conf "$(units)/nfagent.service.d/restart-backoff.conf"
+	fi
 	$(reload)
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
-uninstall: ## remove unit and /opt/nfagent; settings, logs and rules stay
+uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
-	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet nfagent 2>/dev/null; then
+	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet $(UNITS) 2>/dev/null; then
 	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2
 	        exit 1
 	    fi
 	fi
-	rm -f "$(unit)"
+	rm -f $(foreach name,$(UNITS),"$(units)/$(name)") "$(units)/nfagent.service.d/restart-backoff.conf"
+	rmdir --ignore-fail-on-non-empty "$(units)/nfagent.service.d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
 	rm -f "$(share)"/man/man1/nfagent{,-*}.1 "$(share)/man/man5/nfagent.toml.5"
 	for completion in $(completions); do rm -f "$(share)/$${completion#*:}"; done
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
-	$(say) 'removed: $(unit), $(root)'
+	$(say) 'removed: $(addprefix $(units)/,$(UNITS)) $(root)'
 	$(say) 'kept: $(dir $(settings)), the logs, and the rules: what is in the kernel stays in force'
 	$(say) 'the rules go with `nfagent cleanup`, or without nfagent: nft delete table inet nfagent'
 

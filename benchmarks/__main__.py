@@ -43,6 +43,8 @@ MODULES = (
     "benchmarks.suites.end_to_end_before",
     "benchmarks.suites.commits",
     "benchmarks.suites.cold_start",
+    "benchmarks.suites.boot",
+    "benchmarks.suites.unknown_pods",
 )
 """Modules of suites, in the order in which they run."""
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from nfagent.boot_parts import BootParts
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
@@ -27,6 +28,7 @@ from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
+from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
@@ -38,6 +40,7 @@ from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
@@ -53,21 +56,20 @@ from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
-from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
+from nfagent.part_problems import PartProblems
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
+from nfagent.system.watchdog_notifier import WatchdogNotifier
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
 from nfagent.verdicts.history import ObjectHistory
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = 60.0
-_POLL_SECONDS = 60.0
 
 
 class Agent:
@@ -102,7 +104,7 @@ class Agent:
             guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         self._reconciler.observe_commits(history)
-        self._readiness = ReadinessNotifier(self._clock)
+        self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
             self._desired,
@@ -116,9 +118,13 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
+        self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
+        self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        resync = settings.reconcile.resync_seconds
+        self._drift = DriftParts(self._nft_monitor, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
@@ -131,9 +137,11 @@ class Agent:
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
+        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        self._part_problems = PartProblems(*watched, verdict_log=self._verdict_log)
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
-        read = MetricSources(self._freshness, *parts)
+        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -157,10 +165,12 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
         map_large_blocks()
+        self._boot.read_enforced()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
+        watchdog = asyncio.create_task(self._watchdog.run())
         try:
             await self._read_table()
-            self._subscribe_to_changes()  # before the first comparison: a change after it is reported
+            self._drift.subscribe()  # before the first comparison: a change after it is reported
             reports = AnswerSources(
                 self._freshness,
                 lambda: (*self._source.problems, *self._egress_nat.file.problems),
@@ -174,7 +184,7 @@ class Agent:
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
-            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._file_problems)
+            runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -191,12 +201,14 @@ class Agent:
         finally:
             start_limit.cancel()
             await self._source.close()
+            await self._boot.finish()
             await self._checkpoint.close()
             self._connections.close()
             self._egress_nat.close()
             self._kernel.close()
             self._nft_monitor.close()
             table_lock.close()
+            watchdog.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -225,16 +237,17 @@ class Agent:
                 tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._verdict_log.run()),
-                tasks.create_task(self._watch_for_drift()),
+                tasks.create_task(self._drift.run()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
-                tasks.create_task(self._follow_links()),
+                tasks.create_task(self._when_synced(self._links.run)),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
+                tasks.create_task(self._boot.run()),
             ]
             if self._reporter is not None:
-                running.append(tasks.create_task(self._report(self._reporter)))
+                running.append(tasks.create_task(self._when_synced(self._reporter.run)))
             await self._stop.wait()
             for task in running:
                 task.cancel()
@@ -257,9 +270,9 @@ class Agent:
         self._source_synced.set()
         self._event_applier.open()
 
-    async def _follow_links(self) -> None:
+    async def _when_synced(self, run: Callable[[], Awaitable[None]]) -> None:
         await self._source_synced.wait()
-        await self._links.run()
+        await run()
 
     def _notify_link_monitor(self) -> None:
         before, self._local_changes = self._local_changes, self._desired.local_changes
@@ -270,19 +283,15 @@ class Agent:
         if self._desired.follow_links(links) and self._source_synced.is_set():
             self._reconciler.wake()
 
-    async def _report(self, reporter: StatusReporter) -> None:
-        await self._source_synced.wait()
-        await reporter.run()
-
-    def _file_problems(self) -> list[str]:
-        """Return what is wrong with the files that the agent writes."""
+    def _side_problems(self) -> list[str]:
+        """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem
-        return [self._verdict_log.problem, self._metrics.problem, kept and f"last good objects: {kept}"]
+        files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
+        return [*self._part_problems.described(), *files, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
-        status = self._reconciler.status
+        status, contest, usage = self._reconciler.status, self._reconciler.contest, read_conntrack_usage()
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
@@ -290,8 +299,10 @@ class Agent:
             log_group=self._verdict_log.group_problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            table_contest=contest.who_in_short if contest else "",
             masquerade_file=self._egress_nat.file.fault,
             foreign_nat=self._egress_nat.conflicts.reports,
+            conntrack_full=bool(usage and usage.is_full),
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -321,10 +332,11 @@ class Agent:
         self._bridge_table.compare_if_changed()
         if not self._ready:
             self._ready = True
+            self._boot.synced()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
-            pods = counted(len(cluster.local), "Pod")
-            log.info("in sync: %s of node %s, %s", pods, cluster.node, counted(len(policies), "policy"))
+            counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
+            log.info("in sync: %s of node %s, %s", *counts)
         # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.compared:
             self._readiness.compared()
@@ -342,22 +354,6 @@ class Agent:
         except KernelError as error:
             log.error("cannot read table inet nfagent, retrying: %s", error)
 
-    async def _watch_for_drift(self) -> None:
-        while True:
-            await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
-            self._subscribe_to_changes()
-
-    def _subscribe_to_changes(self) -> None:
-        """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
-        resync = self._settings.reconcile.resync_seconds
-        listening = self._nft_monitor.listen(self._changed)
-        self._reconciler.compare_every(resync if listening else min(resync, _POLL_SECONDS))
-
-    def _changed(self, committer: CommitOrigin) -> None:
-        """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
-        self._reconciler.mark_changed(str(committer))
-        self._bridge_table.mark_changed()
-
     def _log_problems(self) -> None:
         came, went = self._source.news()
         self._metrics.note_issues(came, went)
@@ -369,24 +365,31 @@ class Agent:
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
-        refused = status.last_error or status.held
-        if not (refused or self._ready):
-            refused = "they aren't committed yet"
+        refused = status.last_error or status.held or ("" if self._ready else "they aren't committed yet")
         resources = self._source.status().get("apiserver", {}).get("resources", {})
-        return freshness_of(resources, self._clock.now_ns(), refused, whole=self._source_synced.is_set())
+        whole, now = self._source_synced.is_set(), self._clock.now_ns()
+        return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
 
     def _status(self) -> AgentStatus:
         reconcile, drift = self._reconciler.status, self._nft_monitor
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
+            drift=DriftStatus(
+                listening=drift.listening,
+                others=drift.others,
+                problem=drift.problem,
+                contest=self._reconciler.contest or msgspec.UNSET,
+                next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
+            ),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
+            conntrack=read_conntrack_usage() or msgspec.UNSET,
             **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),
+            boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
             verdict_log=self._verdict_log.status(),

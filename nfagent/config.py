@@ -93,6 +93,14 @@ class BridgesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unjudged_frames: Literal["dropped", "passed"] = "dropped"
 
 
+class BootSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[boot]`: what holds from a node's boot until the cluster was read. Times in seconds."""
+
+    save_ruleset: bool = True
+    max_age_seconds: float = 2_592_000
+    wait_seconds: float = 45
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings; `systemd/nfagent.toml` documents each of them."""
 
@@ -113,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reconcile: ReconcileSection = ReconcileSection()
     policy: PolicyOptions = PolicyOptions()
     bridges: BridgesSection = BridgesSection()
+    boot: BootSection = BootSection()
 
     @property
     def node_name(self) -> str:
@@ -227,6 +236,8 @@ def _check(settings: Settings) -> None:
         ("logging.burst", settings.logging.burst, 1, 1_000_000),
         ("masquerade.resync_interval_seconds", settings.masquerade.resync_interval_seconds, 0.1, 3600),
         ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
+        ("boot.max_age_seconds", settings.boot.max_age_seconds, 0, 3_153_600_000),
+        ("boot.wait_seconds", settings.boot.wait_seconds, 0, 86400),
         ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),
     )
     for key, value, least, most in limits:

@@ -22,19 +22,19 @@ dist: $(VENV)/ready ## wheel and sdist for PyPI, into build/dist
 .PHONY: deb
 deb: $(VENV)/ready ## Debian package for Debian 12 and 13, into build/deb (3 minutes)
 	@$(call packages,$(DEB_PACKAGES))
-	packaging/deb/build $(bin)/python
+	packaging/deb/build-package $(bin)/python
 
 .PHONY: offline
 offline: $(VENV)/ready ## tarball that installs without network, into build/offline
 #: RELEASES='bookworm trixie'
 	@$(call packages,$(DEB_PACKAGES))
-	packaging/offline/build $(bin)/python '$(RELEASES)' $(OFFLINE_PACKAGES)
+	packaging/offline/build-tarball $(bin)/python '$(RELEASES)' $(OFFLINE_PACKAGES)
 
 .PHONY: package-test
 package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 without network (root; 15 minutes)
 #: OLD=COMMIT  what is upgraded from; HEAD~1
 	@$(call packages,$(DEB_PACKAGES) debootstrap)
-	exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
+	NFAGENT_PACKAGE_OLD='$(OLD)' exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
 
 # KEY signs; it isn't in the tree. RELEASING.md has the steps before.
 .PHONY: release

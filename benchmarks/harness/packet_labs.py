@@ -31,6 +31,7 @@ from nfagent.model.objects import Direction, Labels, Namespace, Pod
 from nfagent.model.selectors import Selector
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import Identity, identity_of
 
 BENCH = "bench"
@@ -157,9 +158,16 @@ def policies() -> tuple[NetworkPolicy, ...]:
     )
 
 
-def ruleset_of(cluster: Synthetic, topology: NetnsTopology, node: int, *, enforced: bool = True) -> Ruleset:
+def ruleset_of(
+    cluster: Synthetic,
+    topology: NetnsTopology,
+    node: int,
+    *,
+    enforced: bool = True,
+    policy_options: PolicyOptions | None = None,
+) -> Ruleset:
     """Return a node's rules for the lab's Pods and the synthetic cluster; enforced: with its policies."""
-    desired = DesiredState(node_name(node))
+    desired = DesiredState(node_name(node), policy_options=policy_options)
     for item in items(cluster, topology):
         if enforced or not isinstance(item, NetworkPolicy):
             desired.put(item)

@@ -13,6 +13,8 @@ IP_MASQ_FILE = "ip-masq-agent-file"
 """The name of the file with the configuration of the ip-masq-agent file."""
 PACKET_COUNTS_FILE = "packet-counts"
 """The name of the file with the totals of packets."""
+RULESET_FILE = "saved-ruleset"
+"""The name of the file with the ruleset of the last run."""
 _FOLDER_MODE = 0o700
 _OTHERS_WRITE = 0o022
 

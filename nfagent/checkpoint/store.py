@@ -26,7 +26,7 @@ from nfagent.checkpoint.codec import (
     is_kept,
 )
 from nfagent.checkpoint.journal import Journal
-from nfagent.checkpoint.kept_text import IP_MASQ_FILE, PACKET_COUNTS_FILE
+from nfagent.checkpoint.kept_text import IP_MASQ_FILE, PACKET_COUNTS_FILE, RULESET_FILE
 from nfagent.decode.retained_fields import with_last_good
 from nfagent.errors import DecodeError, HostError
 from nfagent.model.admin_policy import TierPolicy
@@ -298,7 +298,7 @@ class CheckpointStore:
 def delete_checkpoints(folder: Path) -> int:
     """Delete the files of every node and source, and what is kept of others; return their number. Raises HostError."""
     try:
-        kept = (FILE_PREFIX, IP_MASQ_FILE, PACKET_COUNTS_FILE)
+        kept = (FILE_PREFIX, IP_MASQ_FILE, PACKET_COUNTS_FILE, RULESET_FILE)
         files = sorted(path for name in kept for path in folder.glob(f"{name}*"))
         for file in files:
             file.unlink(missing_ok=True)

@@ -17,13 +17,14 @@ from typing import cast
 import click
 
 COMMANDS = {
-    "run": ("run", "Enforce the policies of the cluster, or of a folder of manifests."),
+    "run": ("run", "Enforce the policies of the cluster or of a folder of manifests."),
     "render": ("render", "Show the ruleset of a node as nft text; needs no root."),
     "dump": ("dump", "Show the agent's state, the desired ruleset and the kernel's."),
     "explain": ("explain", "Explain why a connection is allowed or denied."),
     "try": ("try_", "Show which connections a policy change would deny or allow."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
     "check": ("check", "Check that this node can run nfagent."),
+    "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),
     "completion": ("completion", "Print the completion script of a shell."),

@@ -10,17 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nfagent.cli.check_boot import boot_checks
 from nfagent.cli.check_flowtables import flowtable_checks
 from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
+from nfagent.cli.check_unit import unit_checks
 from nfagent.config import DEFAULT_FILE, Settings, load_settings
 from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
 from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.conntrack_usage import CONNTRACK_FIX, read_conntrack_usage
 from nfagent.kernel.nat_ports import ADVICE, describe, read_nat_ports
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
@@ -87,6 +90,20 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     state, runtime = Path(settings.state_dir), Path(settings.runtime_dir)
     yield _on_disk("state folder", settings.state_dir, lambda: _folder("state folder", state, "state_dir", "warn"))
     yield _folder("runtime folder", runtime, "runtime_dir", "FAIL")
+    yield from unit_checks(settings)
+    yield from _boot(settings)
+
+
+def _boot(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of what holds when this node boots; the saved ruleset is on a disk."""
+    found: list[Check] = []
+
+    def read() -> Check:
+        found.extend(boot_checks(settings))
+        return found[-1]
+
+    last = _on_disk("saved ruleset", settings.state_dir, read)
+    yield from found or (last,)
 
 
 def _objects(settings: Settings, *, cluster: bool) -> Check:
@@ -146,12 +163,14 @@ def _nft_version() -> str:
 
 
 def _conntrack() -> Check:
-    limit = _sysctl("net/netfilter/nf_conntrack_max")
-    if limit is None:
+    usage = read_conntrack_usage()
+    if usage is None:
         return Check(
             "conntrack", "warn", "nf_conntrack is not loaded; loading the rules loads it", "modprobe nf_conntrack"
         )
-    return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
+    if usage.is_nearly_full:
+        return Check("conntrack", "FAIL" if usage.is_full else "warn", f"nf_conntrack, {usage}", CONNTRACK_FIX)
+    return Check("conntrack", "ok", f"nf_conntrack, {usage}")
 
 
 def _revoking(*, root: bool) -> Check:

@@ -88,6 +88,7 @@ class GatewayController:
         self._applied: GatewayPlan | None = None
         self._applied_for: tuple[str, ...] = ()
         self._outcome = Outcome()
+        self._unannounced = ""
 
     def prepare(self) -> None:
         """Set rules and routes of a new plan now, its ruleset isn't committed yet; some hundreds are set later."""
@@ -168,7 +169,7 @@ class GatewayController:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
         shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
-        return {**shown, "problems": list(_told(self._outcome))}
+        return {**shown, "problems": [*_told(self._outcome), *filter(None, (self._unannounced,))]}
 
     def _pause(self) -> float:
         if self._outcome.problems:
@@ -193,10 +194,13 @@ class GatewayController:
             applied = self._applied
             if applied is not None and held.address not in applied.held:
                 return
+            before, self._unannounced = self._unannounced, ""
             try:
                 self._kernel.announce(held)
             except KernelError as error:
-                log.warning("%s", error)
+                self._unannounced = str(error)
+                if self._unannounced != before:
+                    log.warning("%s", error)
 
 
 def _with_routes_of(coming: GatewayPlan, plan: GatewayPlan) -> GatewayPlan:

@@ -12,6 +12,7 @@ from typing import Any
 from nfagent.clock import WallClock
 from nfagent.desired.state import DesiredState
 from nfagent.egress.gateway_status import gateway_status
+from nfagent.egress.masquerade import missing_default
 from nfagent.errors import ValidationIssue
 from nfagent.model.objects import ObjectRef
 from nfagent.reporting.conditions import build_conditions
@@ -69,7 +70,7 @@ class StatusReporter:
         objects = desired.egress
         egress = (tuple(objects.policies.values()), tuple(objects.gateways.values()), desired.egress_ties)
         replaced, elected = objects.replaced_default, gateway_status(objects, desired.gateways)
-        missing = desired.missing_default() if self._synced() else None
+        missing = missing_default(objects, desired.masquerade_settings) if self._synced() else None
         if missing is not None and missing.ref in faults:
             missing = None
         found = (faults, in_force, desired.logging_object, node_faults, egress, replaced, elected, missing)

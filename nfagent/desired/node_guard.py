@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from nfagent.model.objects import Node
 from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.unknown_pods import UNKNOWN_PODS_CHAIN, holds_unknown_pods
 from nfagent.state.cluster import ClusterState
 
 _NAMED = 3
@@ -52,7 +53,8 @@ class UnknownNodeGuard:
         if not self.must_check:
             return ""
         isolated = _isolated(held)
-        self._harmless = not isolated or (not self._cluster.nodes and isolated <= _isolated(wanted))
+        ends_hold = holds_unknown_pods(held) and UNKNOWN_PODS_CHAIN in wanted.chains and not holds_unknown_pods(wanted)
+        self._harmless = not ends_hold and (not isolated or (not self._cluster.nodes and isolated <= _isolated(wanted)))
         if self._harmless:
             return ""
         addresses = {address for _, address in isolated}

@@ -19,9 +19,10 @@ from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.set_members import SetMembership
 from nfagent.desired.shared_steps import SharedSteps
 from nfagent.desired.tracker import RulesetTracker
+from nfagent.desired.unknown_pods import UnknownPods
 from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
-from nfagent.egress.masquerade import MasqueradeSettings, missing_default
+from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.egress.translation import Translation
 from nfagent.model.admin_policy import POLICY_KINDS, TierPolicy
 from nfagent.model.egress_nat import EgressNATPolicy, NetworkGatewayGroup
@@ -90,6 +91,7 @@ class DesiredState:
         self._links = InterfaceSets(self._live, self.cluster, frames_chain())
         self._reply_tuples = reply_tuples
         self._recheck = RecheckSets(self._live, self._members, reply_tuples)
+        self._unknown_pods = UnknownPods(self._live, self.cluster, self._recheck, self.policy_options)
         self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
         self._steps = SharedSteps(self._update)
 
@@ -328,10 +330,6 @@ class DesiredState:
         """The EgressNATPolicies that disagree about a destination, as of the last `prepare`."""
         return self._masquerade.ties
 
-    def missing_default(self) -> EgressNATPolicy | None:
-        """Return the EgressNATPolicy `default` that is to be created; None where it exists, or none is wanted."""
-        return missing_default(self.egress, self._masquerade_settings)
-
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""
         keys = self._policy_sets.verdict_chains.keys
@@ -348,6 +346,7 @@ class DesiredState:
         yield from self._policy_sets.steps()
         self._members.refill_detached()
         yield from self._links.steps()
+        yield from self._unknown_pods.steps()
         yield from self._masquerade.steps()
 
     def _apply_delta(self, delta: IndexDelta) -> bool:
@@ -380,6 +379,7 @@ class DesiredState:
                 self._policy_sets.mark_pod((pod.namespace, pod.name))
         if change.namespace is not None:
             self._members.refill_ports((peer for peer, _, _ in delta.moved), local=bool(delta.reselected))
+        self._unknown_pods.follow(change)
         self._masquerade.follow(change)
         return self._apply_delta(delta)
 

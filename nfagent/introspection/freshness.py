@@ -45,12 +45,14 @@ class Freshness(msgspec.Struct, frozen=True):
     trouble: why they can't be read
     stale:   kinds that were read, and whose watch is interrupted
     refused: why the kernel doesn't hold the desired ruleset, '' where it does as far as is known
+    enforced: what the kernel enforced when the agent started; '' once the agent's own rules are in force
     """
 
     unread: tuple[str, ...] = ()
     trouble: str = ""
     stale: tuple[StaleResource, ...] = ()
     refused: str = ""
+    enforced: str = ""
 
     @property
     def unknown(self) -> str:
@@ -60,7 +62,7 @@ class Freshness(msgspec.Struct, frozen=True):
         trouble = f", {self.trouble}" if self.trouble else ""
         return (
             f"the agent hasn't read the whole cluster yet (not yet {_named(self.unread)}{trouble}); "
-            "ask again when the line API server of `nfagent dump state` says ok"
+            f"ask again when the line API server of `nfagent dump state` says ok{self._until_then}"
         )
 
     @property
@@ -73,7 +75,14 @@ class Freshness(msgspec.Struct, frozen=True):
         """Return that the kernel doesn't hold the desired ruleset; '' where it does."""
         if not self.refused:
             return ""
-        return f"the kernel doesn't hold these rules: {self.refused}; what it holds instead: `nfagent dump diff`"
+        return (
+            f"the kernel doesn't hold these rules: {self.refused}; what it holds instead: `nfagent dump diff`"
+            f"{self._until_then}"
+        )
+
+    @property
+    def _until_then(self) -> str:
+        return f". Enforced until then: {self.enforced}" if self.enforced else ""
 
 
 class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,11 +101,14 @@ class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
 WHOLE = Freshness()
 
 
-def freshness_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool) -> Freshness:
+def freshness_of(
+    resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool, enforced: str = ""
+) -> Freshness:
     """Return the freshness from the source's status of each kind.
 
     resources: kind -> whether it was read (`synced`), why it isn't watched (`trouble`), `heard_seconds_ago`
     whole:     whether everything was read once
+    enforced:  as in Freshness
     """
     unread = tuple(kind for kind, found in resources.items() if not found["synced"])
     troubles: dict[str, list[str]] = {}
@@ -110,9 +122,9 @@ def freshness_of(resources: Mapping[str, Mapping[str, Any]], now_ns: int, refuse
         since = datetime.fromtimestamp(now_ns / 1e9 - seconds, UTC)
         stale.append(StaleResource(tuple(kinds), f"{since:%Y-%m-%dT%H:%M:%SZ}", seconds, trouble))
     if whole:
-        return Freshness(stale=tuple(stale), refused=refused)
+        return Freshness(stale=tuple(stale), refused=refused, enforced=enforced)
     troubles_now = dict.fromkeys(found["trouble"] for found in resources.values() if found["trouble"])
-    return Freshness(unread or ("the manifests",), "; ".join(troubles_now), tuple(stale))
+    return Freshness(unread or ("the manifests",), "; ".join(troubles_now), tuple(stale), enforced=enforced)
 
 
 def head(freshness: Freshness, *unknown: str, none: bool = False) -> dict[str, Any]:

@@ -50,6 +50,11 @@ PRIORITY = 1078
 """Of our rules: after `local` (0), before `main` (32766). The rule that discards other marks follows."""
 _AROUND = (PRIORITY - 1, PRIORITY + 2)
 """Priorities of the rules by which what the tunnel sends skips these."""
+_RIGHTS = (
+    "hosts on its link send to the holder before until they ask anew. To announce it takes CAP_NET_RAW and AF_PACKET: "
+    "run `systemctl edit nfagent`, and add to [Service] the lines CapabilityBoundingSet=CAP_NET_RAW and "
+    "RestrictAddressFamilies=AF_PACKET"
+)
 _NO_TUNNEL = "packets from nodes that are on no link of this node are dropped"
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _ETHERNET = 1  # ARPHRD_ETHER
@@ -140,7 +145,8 @@ class GatewayLinks:
                 if hardware == _ETHERNET:
                     opened.send(announcement(held.address, mac))
         except OSError as error:
-            raise KernelError(f"cannot announce {held.address}: {os.strerror(error.errno or 0)}") from error
+            hint = _RIGHTS if error.errno in {errno.EPERM, errno.EAFNOSUPPORT} else ""
+            raise KernelError(f"cannot announce {held.address}: {os.strerror(error.errno or 0)}", hint=hint) from error
 
     def _rule(self, route: GatewayRoute) -> MarkRule:
         mark, table = self._mark.of_routed(route.number), TABLE_BASE + route.number

@@ -9,6 +9,7 @@ from pathlib import Path
 from nfagent.errors import KernelError
 
 _SECONDS = 10
+_RIGHT = "it opens a raw socket: run `systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW"
 _LEGACY_TABLES = {
     "iptables-legacy": Path("/proc/self/net/ip_tables_names"),
     "ip6tables-legacy": Path("/proc/self/net/ip6_tables_names"),
@@ -42,7 +43,13 @@ def saved_rules(name: str) -> str:
         return done.stdout
     if name in _LEGACY_TABLES and not _has_tables(_LEGACY_TABLES[name]):
         return ""
-    raise KernelError(f"the rules of {name} can't be read: {done.stderr.strip()[:200]}")
+    raise unreadable(done, f"the rules of {name}")
+
+
+def unreadable(done: subprocess.CompletedProcess[str], what: str) -> KernelError:
+    """Return the error of a program that failed, with what to do where it lacks the right to a raw socket."""
+    lacks_right = "Permission denied" in done.stderr and "legacy" in done.args[0]
+    return KernelError(f"{what} can't be read: {done.stderr.strip()[:200]}", hint=_RIGHT if lacks_right else "")
 
 
 def _has_tables(names: Path) -> bool:

@@ -42,7 +42,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_OPEN = stat.S_IRWXG | stat.S_IRWXO
 _TRIES, _TRY_SECONDS = 20, 0.005
 UNKNOWN = 0
-"""The process id of a holder in another PID namespace."""
+"""The process id of a holder in another PID namespace, or that this process has no right to see."""
 
 
 class TableLock:
@@ -135,7 +135,7 @@ def holder() -> int | None:
 
 def holder_name(process: int) -> str:
     """Return a holder as text."""
-    return f"process {process}" if process else "a process in another PID namespace"
+    return f"process {process}" if process else "a process that can't be seen from here"
 
 
 def stop_command(process: int) -> str:
@@ -294,13 +294,21 @@ def _bound_address() -> socket.socket | None:
 
 
 def _address_holder() -> int | None:
-    """Return the process with a socket, created by root, that has bound the address; None without one."""
+    """Return the process with a socket, created by root, that has bound the address; None without one.
+
+    The kernel says whose the socket is, so that no right to look into other processes is needed (CAP_SYS_PTRACE):
+    without it the process is UNKNOWN. Before Linux 5.3 the kernel doesn't, and without that right an agent of an
+    earlier version isn't found.
+    """
     try:
-        inode = next((found.inode for found in _unix_sockets() if found.name == f"\0{_ADDRESS}".encode()), None)
+        bound = next((found for found in _unix_sockets() if found.name == f"\0{_ADDRESS}".encode()), None)
     except (OSError, WireError) as error:
         log.warning("cannot check for an agent of an earlier version: listing unix sockets failed: %s", error)
         return None
-    return None if inode is None else _process_with(Path(f"socket:[{inode}]"))
+    if bound is None or bound.user not in {0, None}:
+        return None
+    process = _process_with(Path(f"socket:[{bound.inode}]"))
+    return UNKNOWN if process is None and bound.user == 0 else process
 
 
 def _unix_sockets() -> Iterator[UnixSocket]:

@@ -47,6 +47,7 @@ from nfagent.nftables.objects import (
     VerdictMap,
     VmapLookup,
 )
+from nfagent.nftables.unknown_pods import unknown_pods_rule
 from nfagent.policy.options import PolicyOptions
 
 EGRESS_PRIORITY = -2
@@ -101,6 +102,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, policy_opti
     revoking = direction == "egress" and hook.name != "output" and not level
     first, interface_rules = _interface_rules(direction, hook, policy_options) if not level else ((), ())
     forward_drops = (*map(_revoked_rule, FAMILIES), *multicast_rules()) if forwarding else ()
+    unknown_rules = (unknown_pods_rule(),) if forwarding and policy_options.holds_unknown else ()
     untracked = names.at_level(f"stray-{direction}", level)
     no_recheck = (ConntrackState(("established",)), FamilyInSet(RECHECKING, negated=True))
     return Chain(
@@ -113,6 +115,7 @@ def _policy_base_chain(direction: Direction, hook: Hook, level: int, policy_opti
             *source_rules,
             *interface_rules,
             *forward_drops,
+            *unknown_rules,
             error_rule(direction, level),
             Rule((ConntrackState(("invalid", "untracked")),), verdict=Goto(untracked)),
             *(

@@ -18,6 +18,7 @@ from nfagent.model.netaddr import endpoint, is_link_local
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.model.weighted_cache import WeightedCache
+from nfagent.policy.held_addresses import held_reason
 from nfagent.policy.matching import EVERY_POD, FlowEndpoint, PodLabels, port_matches
 from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import ClusterState
@@ -197,6 +198,8 @@ def evaluate(
     """
     if is_link_local(flow.source) or is_link_local(flow.destination):
         return FlowVerdict(flow, None, None, barred="link-local addresses are never forwarded, not even between Pods")
+    if policy_options.holds_unknown and (held := held_reason(cluster, flow.source, flow.destination)):
+        return FlowVerdict(flow, None, None, barred=held)
     source, destination = cluster.holder(flow.source), cluster.holder(flow.destination)
     if source is not None and flow.source == flow.destination and not flow.translated:
         return FlowVerdict(flow, None, None, exempt="a Pod always reaches itself by its own address")

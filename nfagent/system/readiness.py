@@ -1,6 +1,6 @@
 """Notifies systemd: READY at the start and after a reload, and a current STATUS.
 
-The wait is limited: after `READ_TIMEOUT_SECONDS` the agent reports READY with an explanation in STATUS.
+The wait is limited: after `wait_seconds` the agent reports READY, with what is enforced meanwhile in STATUS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from nfagent.system import systemd
 
 log = logging.getLogger(__name__)
 READ_TIMEOUT_SECONDS = 45.0
-"""How long kubelet's start, or a reload, waits for a cluster that can't be read: less than TimeoutStartSec."""
+"""How long a reload waits for a cluster that can't be read; a start waits so long by default."""
+
+START_MARGIN_SECONDS = 15.0
+"""How much longer than the wait systemd is told that a start may take."""
 
 COMMIT_TIMEOUT_SECONDS = 10.0
 """How much longer a reload waits for the comparison with the kernel."""
@@ -26,9 +29,20 @@ _UNREAD = "cluster not read again yet; keeping the last known state"
 class ReadinessNotifier:
     """Sends READY, RELOADING and STATUS to systemd."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Start as not ready."""
+    def __init__(
+        self,
+        clock: Clock,
+        wait_seconds: float = READ_TIMEOUT_SECONDS,
+        enforced: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Start as not ready.
+
+        wait_seconds: how long a start waits for a cluster that can't be read
+        enforced:     returns what the kernel enforces until the agent has written its own rules
+        """
         self._clock = clock
+        self._wait_seconds = wait_seconds
+        self._enforced = enforced
         self._ready = False
         self._reading = False
         self._unread = ""
@@ -41,12 +55,13 @@ class ReadinessNotifier:
 
         The time counts from the start of the process: a credential plugin may take a minute.
         """
-        left = max(0.0, READ_TIMEOUT_SECONDS - systemd.process_age())
+        if self._wait_seconds > READ_TIMEOUT_SECONDS:  # more than the unit's TimeoutStartSec may allow
+            systemd.notify(f"EXTEND_TIMEOUT_USEC={round((self._wait_seconds + START_MARGIN_SECONDS) * 1e6)}")
+        left = max(0.0, self._wait_seconds - systemd.process_age())
         if not await self._clock.wait(synced, left):
-            log.warning(
-                "cluster not read within %.0f s; keeping the existing rules until it is read", READ_TIMEOUT_SECONDS
-            )
-            self._publish("waiting to read the cluster; keeping the existing rules")
+            enforced = self._enforced()
+            log.warning("cluster not read within %.0f s; enforced until it is read: %s", self._wait_seconds, enforced)
+            self._publish(f"waiting to read the cluster; enforced until then: {enforced}")
 
     async def await_reload(self, read: asyncio.Event, compare: Callable[[], None]) -> None:
         """Report the begin of a reload, and its end: everything was read again and compared with the kernel.
@@ -85,7 +100,7 @@ class ReadinessNotifier:
         """Record a problem that doesn't affect enforcement, such as of the verdict log; '' without one."""
         if problem != self._side_problem:
             self._side_problem = problem
-            if self._ready:
+            if self._status:  # during a reload too: what keeps it from its end may be this problem
                 systemd.notify(f"STATUS={self._whole_status()}")
 
     def _publish(self, status: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -241,3 +243,21 @@ def test_chains_that_are_not_read_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("nfagent.kernel.foreign_nat._MOST_CHAINS", 2)
     load(table("jump a; jump b", more="chain a { counter; }\n chain b { masquerade; }"))
     assert read_foreign_nat().problems == ("table ip theirs: only 2 chains from post were read",)
+
+
+def test_rules_of_iptables_legacy_that_the_service_may_not_read_are_a_problem_that_names_the_missing_right() -> None:
+    if shutil.which("iptables-legacy-save") is None:
+        pytest.skip("iptables-legacy-save is missing; run: apt-get install iptables")
+    subprocess.run(["iptables-legacy", "-t", "nat", "-N", "others"], check=True, timeout=60)
+    program = (
+        "from nfagent.kernel.foreign_nat import read_foreign_nat\n"
+        "from nfagent.kernel.foreign_logs import read_log_uses\n"
+        "print(*read_foreign_nat().problems)\n"
+        "read_log_uses(100)\n"
+    )
+    command = ["setpriv", "--bounding-set=-all,+net_admin", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    for said in (done.stdout, done.stderr.splitlines()[-1]):
+        assert "can't be read" in said
+        assert "CapabilityBoundingSet=CAP_NET_RAW" in said
+    assert read_foreign_nat().problems == ()

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.kernel
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("nfagent", "systemd", "Makefile", "LICENSE", "pyproject.toml", "setup.cfg")
+SOURCES = ("nfagent", "packaging", "systemd", "Makefile", "LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 
 
 class Installation(NamedTuple):
@@ -30,13 +30,15 @@ class Installation(NamedTuple):
         return self.destination / "etc/nfagent/nfagent.toml"
 
     @property
-    def unit(self) -> Path:
-        return self.destination / "etc/systemd/system/nfagent.service"
+    def units(self) -> Path:
+        return self.destination / "etc/systemd/system"
 
 
-def make(target: str, source: Path, destination: Path) -> str:
+def make(target: str, source: Path, destination: Path, *, before: Path | None = None) -> str:
+    """Run a target; before: a folder whose programs come before the machine's own."""
     command = ["make", "--silent", target, f"DESTDIR={destination}"]
-    environment = os.environ | {"MAKEFLAGS": ""}
+    found = os.environ["PATH"] if before is None else f"{before}:{os.environ['PATH']}"
+    environment = os.environ | {"MAKEFLAGS": "", "PATH": found}
     done = subprocess.run(
         command, cwd=source, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -70,8 +72,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Installation:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source)
-    # Of the lock, what it is built with: that packages can be had is the first thing that `make test` shows.
-    (source / "requirements.txt").write_text(pins("setuptools"))
+    # Of the lock, what builds it and prints its manual pages: that packages can be had is the first thing that
+    # `make test` shows.
+    (source / "requirements.txt").write_text("".join(map(pins, ("click", "msgspec", "setuptools"))))
     return Installation(source, destination, make("install", source, destination))
 
 
@@ -89,6 +92,20 @@ def test_the_command_starts_with_the_interpreter_of_the_machine_it_is_for(site: 
     assert (site.destination / "usr/local/bin/nfagent").readlink() == Path("/opt/nfagent/bin/nfagent")
 
 
+def test_manual_pages_and_completion_are_where_man_and_the_shells_look(site: Installation) -> None:
+    share = site.destination / "usr/local/share"
+    found = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
+    assert {
+        "man/man1/nfagent.1",
+        "man/man1/nfagent-explain.1",
+        "man/man5/nfagent.toml.5",
+        "bash-completion/completions/nfagent",
+        "zsh/site-functions/_nfagent",
+        "fish/vendor_completions.d/nfagent.fish",
+    } <= found
+    assert (share / "zsh/site-functions/_nfagent").read_text().startswith("#compdef nfagent")
+
+
 def test_a_first_install_gives_the_default_settings(site: Installation) -> None:
     assert site.settings.read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
 
@@ -97,23 +114,43 @@ def test_the_last_line_is_the_next_step(site: Installation) -> None:
     assert "systemctl enable --now nfagent" in site.said.splitlines()[-1]
 
 
-def test_systemd_finds_no_fault_in_the_unit(site: Installation, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "started"), [("nfagent", "run"), ("nfagent-early", "restore")])
+def test_systemd_finds_no_fault_in_a_unit(site: Installation, tmp_path: Path, name: str, started: str) -> None:
     # The installed unit, with the one path that exists on this machine only below DESTDIR.
     command = "/opt/nfagent/bin/nfagent"
-    text = site.unit.read_text()
-    assert f"ExecStart={command} run --config /etc/nfagent/nfagent.toml\n" in text
-    copy = tmp_path / "nfagent.service"
+    text = (site.units / f"{name}.service").read_text()
+    assert f"ExecStart={command} {started} --config /etc/nfagent/nfagent.toml\n" in text
+    copy = tmp_path / f"{name}.service"
     copy.write_text(text.replace(command, f"{site.destination}{command}"))
     verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_settings_survive_a_second_install_and_an_uninstall(site: Installation, tmp_path: Path) -> None:
+@pytest.fixture
+def systemd_257(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a systemctl that says the version of Debian 13."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "systemctl").write_text("#!/bin/sh\necho 'systemd 257 (257.13-1~deb13u1)'\necho +PAM\n")
+    (folder / "systemctl").chmod(0o755)
+    return folder
+
+
+def test_a_systemd_that_knows_no_growing_pauses_between_restarts_gets_no_setting_for_them(site: Installation) -> None:
+    done = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False, timeout=60)
+    is_new = int(done.stdout.split()[1]) >= 254
+    assert (site.units / "nfagent.service.d/restart-backoff.conf").exists() == is_new
+
+
+def test_settings_survive_a_second_install_and_an_uninstall_removes_what_was_installed(
+    site: Installation, tmp_path: Path, systemd_257: Path
+) -> None:
     settings = tmp_path / "etc/nfagent/nfagent.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text('node = "mine"\n')
-    said = make("install", site.source, tmp_path)
+    said = make("install", site.source, tmp_path, before=systemd_257)
+    pauses = tmp_path / "etc/systemd/system/nfagent.service.d/restart-backoff.conf"
+    assert pauses.read_bytes() == (ROOT / "systemd/restart-backoff.conf").read_bytes()
     assert settings.read_text() == 'node = "mine"\n'
     assert Path(f"{settings}.new").read_bytes() == (ROOT / "systemd/nfagent.toml").read_bytes()
     assert f"{settings}: yours, kept as it is" in said

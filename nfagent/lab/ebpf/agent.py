@@ -250,6 +250,7 @@ def check_settings(settings: Settings) -> None:
     uncovered = (
         ("policy.own_node", settings.policy.own_node, "judged"),
         ("policy.unrouted_sources", settings.policy.unrouted_sources, "dropped"),
+        ("policy.unknown_pods", settings.policy.unknown_pods, "passed"),
         ("masquerade.to_ports", settings.masquerade.to_ports, ()),
     )
     for key, value, covered in uncovered:

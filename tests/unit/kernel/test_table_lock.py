@@ -265,6 +265,17 @@ def test_an_agent_of_an_earlier_version_holds_the_table() -> None:
     acquire_table().close()
 
 
+def test_an_agent_of_an_earlier_version_is_found_without_the_right_to_look_into_processes() -> None:
+    with claimed_elsewhere(OLD_AGENT):
+        command = ["setpriv", "--bounding-set", "-all,+net_admin", sys.executable, "-c", AGENT]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False, timeout=DEADLINE
+        )
+        assert "another agent holds table inet nfagent in this network namespace: a process that can't be seen" in (
+            done.stderr
+        )
+
+
 def test_an_agent_keeps_earlier_versions_from_starting() -> None:
     with closing(acquire_table()):
         done = subprocess.run(

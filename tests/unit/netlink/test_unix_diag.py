@@ -24,10 +24,19 @@ def test_a_socket_without_a_name_has_none() -> None:
     assert decode_socket(told(7)) == UnixSocket(7)
 
 
-def test_all_sockets_in_all_states_are_asked_for_with_their_names() -> None:
+def test_the_user_who_created_a_socket_is_read() -> None:
+    assert decode_socket(told(7, attribute(7, struct.pack("=I", 65534)))) == UnixSocket(7, user=65534)
+
+
+@pytest.mark.parametrize("value", [b"", b"\0\0\0", bytes(8)], ids=["empty", "short", "long"])
+def test_a_user_of_another_length_is_unknown(value: bytes) -> None:
+    assert decode_socket(told(7, attribute(7, value))) == UnixSocket(7)
+
+
+def test_all_sockets_in_all_states_are_asked_for_with_names_and_users() -> None:
     (asked,) = messages(encode_socket_dump(5))
     assert (asked.type, asked.flags, asked.sequence) == (SOCK_DIAG_BY_FAMILY, 0x301, 5)
-    assert asked.payload == struct.pack("=BBHIIIII", 1, 0, 0, 0xFFFFFFFF, 0, 1, 0, 0)
+    assert asked.payload == struct.pack("=BBHIIIII", 1, 0, 0, 0xFFFFFFFF, 0, 0x41, 0, 0)
 
 
 @pytest.mark.parametrize("found", [Message(3, 2, 1, 0, bytes(20)), Message(SOCK_DIAG_BY_FAMILY, 2, 1, 0, bytes(15))])

@@ -14,7 +14,8 @@ from nfagent.system.readiness import COMMIT_TIMEOUT_SECONDS, READ_TIMEOUT_SECOND
 from nfagent.system.systemd import process_age
 
 UNIT = Path(__file__).parents[3] / "systemd" / "nfagent.service"
-WAITING = "READY=1\nSTATUS=waiting to read the cluster; keeping the existing rules"
+RESTORED = "the saved ruleset of 2024-05-06T07:08:09Z"
+WAITING = f"READY=1\nSTATUS=waiting to read the cluster; enforced until then: {RESTORED}"
 READY = "READY=1\nSTATUS=enforcing"
 UNREAD = "enforcing; cluster not read again yet; keeping the last known state"
 
@@ -68,7 +69,7 @@ def test_the_node_starts_without_rules_only_where_the_cluster_is_read_too_late(
         event = asyncio.Event()
         if gathered:
             event.set()
-        await ReadinessNotifier(Waits()).await_start(event)
+        await ReadinessNotifier(Waits(), enforced=lambda: RESTORED).await_start(event)
 
     asyncio.run(body())
     assert said() == ([] if gathered else [WAITING])
@@ -84,6 +85,16 @@ def test_the_timeout_counts_from_the_start_of_the_process(
     clock = Waits()
     asyncio.run(ReadinessNotifier(clock).await_start(asyncio.Event()))
     assert clock.waited == [left]
+
+
+def test_a_longer_wait_extends_systemd_s_limit_of_the_start(
+    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfagent.system.systemd.process_age", lambda: 10.0)
+    clock = Waits()
+    asyncio.run(ReadinessNotifier(clock, 600.0, lambda: RESTORED).await_start(asyncio.Event()))
+    assert clock.waited == [590.0]
+    assert said() == ["EXTEND_TIMEOUT_USEC=615000000", WAITING]
 
 
 def test_the_age_of_the_process() -> None:
@@ -209,3 +220,20 @@ def test_a_reload_ends_although_the_kernel_refuses(said: Callable[[], list[str]]
         assert said() == ["STATUS=enforcing"]
 
     asyncio.run(body())
+
+
+def test_a_problem_during_a_reload_is_in_the_status_before_the_reload_ends(said: Callable[[], list[str]]) -> None:
+    async def body() -> None:
+        reload = Reload()
+        await reload.run(lambda: reload.readiness.set_side_problem("changes are not in force: EBUSY"))
+        assert words(said())[:3] == [READY, "RELOADING=1", "STATUS=enforcing; changes are not in force: EBUSY"]
+
+    asyncio.run(body())
+
+
+def test_before_the_start_has_ended_a_problem_is_no_status_of_its_own(said: Callable[[], list[str]]) -> None:
+    notifier = ReadinessNotifier(Waits())
+    notifier.set_side_problem("changes are not in force: EBUSY")
+    assert said() == []
+    notifier.compared()
+    assert said() == ["READY=1\nSTATUS=enforcing; changes are not in force: EBUSY"]

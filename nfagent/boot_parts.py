@@ -1,0 +1,94 @@
+"""The rules that hold until the cluster was read, and the ruleset that is saved for the next boot."""
+
+from __future__ import annotations
+
+from nfagent import __version__
+from nfagent.checkpoint.restore_result import RestoreResult, delete_result, describe_enforced, read_result
+from nfagent.checkpoint.ruleset_codec import SavedHeader
+from nfagent.checkpoint.ruleset_file import ruleset_path
+from nfagent.clock import WallClock
+from nfagent.config import Settings
+from nfagent.controllers.event_applier import EventApplier
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.controllers.ruleset_saver import RulesetSaver
+from nfagent.desired.state import DesiredState
+from nfagent.errors import HostError, KernelError
+from nfagent.introspection.agent_status import BootStatus
+from nfagent.kernel.table_queries import own_table
+from nfagent.metrics.packet_counts import boot_id
+from nfagent.model.netaddr import disjoint
+
+
+class BootParts:
+    """The parts, made and run together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        desired: DesiredState,
+        clock: WallClock,
+        reconciler: Reconciler,
+        event_applier: EventApplier,
+    ) -> None:
+        """Make the parts; nothing is read or written yet."""
+        self._settings = settings
+        self._desired = desired
+        self._clock = clock
+        self._reconciler = reconciler
+        self._event_applier = event_applier
+        self._result: RestoreResult | None = None
+        self.enforced = "not known yet"
+        self._saver: RulesetSaver | None = None
+        if settings.boot.save_ruleset:
+            path = ruleset_path(settings.state_dir)
+            self._saver = RulesetSaver(path, clock, self._header, desired.ruleset, self._commits)
+
+    def read_enforced(self) -> None:
+        """Read what the kernel enforces when the agent starts: which table it has, and where that comes from."""
+        self._result = read_result(self._settings.runtime_dir)
+        try:
+            self.enforced = describe_enforced(self._result, table_exists=own_table() is not None)
+        except (KernelError, HostError) as error:
+            self.enforced = f"not known: {error.reason}"
+
+    def synced(self) -> None:
+        """Note that the agent's own rules are in force."""
+        self.enforced = ""
+        if self._result is not None:
+            delete_result(self._settings.runtime_dir)
+
+    async def run(self) -> None:
+        """Save the ruleset until cancelled."""
+        if self._saver is not None:
+            await self._saver.run()
+
+    async def finish(self) -> None:
+        """Save what was committed last."""
+        if self._saver is not None:
+            await self._saver.finish()
+
+    @property
+    def problem(self) -> str:
+        """Why the ruleset can't be saved; '' where it can, or needn't be."""
+        return self._saver.status.problem if self._saver is not None else ""
+
+    def status(self) -> BootStatus:
+        """Return what holds over a boot."""
+        return BootStatus(enforced=self.enforced, saved=self._saver.status if self._saver is not None else None)
+
+    def _commits(self) -> int | None:
+        """Return the number of commits; None while the kernel doesn't have the whole desired ruleset."""
+        status = self._reconciler.status
+        settled = status.in_sync and self._reconciler.undivided.is_set() and not self._event_applier.busy
+        return status.transactions if settled else None
+
+    def _header(self) -> SavedHeader:
+        node = self._desired.cluster.nodes.get(self._desired.cluster.node)
+        return SavedHeader(
+            version=__version__,
+            node=self._settings.node_name,
+            boot_id=boot_id(),
+            written_at=self._clock.now_ns() / 1e9,
+            pod_ranges=tuple(map(str, disjoint(node.pod_cidrs))) if node is not None else (),
+            holds_unknown=self._desired.policy_options.holds_unknown,
+        )
