@@ -145,7 +145,7 @@ def test_an_agent_in_a_container_is_not_named_by_its_number_there() -> None:
     with claimed_elsewhere(before=["unshare", "--pid", "--fork", "--kill-child"]):
         assert lock_file().read_text().startswith("1 ")
         assert holder() == UNKNOWN
-        with pytest.raises(HostError, match=r"a process in another PID namespace; .* delete the Pod") as refused:
+        with pytest.raises(HostError, match=r"a process that can't be seen from here; .* delete the Pod") as refused:
             acquire_table()
         assert "kill" not in str(refused.value)
 
