@@ -18,6 +18,7 @@ import pytest
 from cyclonedx.model.bom import Bom
 
 from nfagent import __version__
+from tests.support.deployed_objects import program
 
 pytestmark = [
     pytest.mark.kernel,
@@ -107,6 +108,7 @@ def test_every_file_is_in_the_sums_and_the_sums_are_signed(files: Path, key: Key
     there = {path.name for path in files.iterdir()}
     assert there - {"SHA256SUMS", "SHA256SUMS.minisig"} == set(sums(files))
     assert there >= {f"nfagent-{__version__}{end}" for end in (".tar.gz", "-py3-none-any.whl", ".cdx.json")}
+    assert (f"nfagent-chart-{__version__}.tgz" in there) == (program("helm") is not None)
     done = verified(files, key.public)
     assert (done.returncode, done.stdout) == (0, f"nfagent {__version__}, commit {git(files, 'rev-parse', 'HEAD')}\n")
 
