@@ -52,7 +52,9 @@ def debian_package(checkout: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def deb() -> Path:
-    return debian_package(CHECKOUT)
+    """Return the package of this checkout; NFAGENT_DEB names one that is there already."""
+    given = os.environ.get("NFAGENT_DEB")
+    return Path(given) if given else debian_package(CHECKOUT)
 
 
 @pytest.fixture(scope="session")

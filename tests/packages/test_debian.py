@@ -135,6 +135,17 @@ class TestLife:
         version = machine.run("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'")
         assert (machine.root / "usr/lib/nfagent/compiled").read_text() == version
 
+    @pytest.mark.parametrize(("version", "linked"), [(257, True), (252, False)])
+    def test_a_setting_of_newer_systemds_is_used_where_systemd_knows_it(
+        self, machine: BareDebian, version: int, *, linked: bool
+    ) -> None:
+        """By Debian's trigger too; a systemd that only prints its version is enough."""
+        machine.run(f"printf '#!/bin/sh\necho systemd {version}\n' >/usr/bin/systemctl && chmod 755 /usr/bin/systemctl")
+        machine.run("mkdir -p /usr/lib/nfagent/systemd && touch /usr/lib/nfagent/systemd/restart-backoff.conf")
+        machine.run("dpkg-trigger --by-package=base-files /usr/lib/systemd/systemd && dpkg --triggers-only nfagent")
+        assert machine.exists("/usr/lib/systemd/system/nfagent.service.d/restart-backoff.conf") == linked
+        machine.run("rm -r /usr/bin/systemctl /usr/lib/nfagent/systemd")
+
     def test_manual_pages_and_completion_are_there(self, machine: BareDebian) -> None:
         assert machine.exists("/usr/share/man/man1/nfagent-explain.1.gz")
         assert machine.exists("/usr/share/man/man5/nfagent.toml.5.gz")

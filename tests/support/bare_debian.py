@@ -110,7 +110,8 @@ class BareDebian:
     ) -> None:
         """End all its processes, and remove its files."""
         assert self._process is not None
-        self._process.kill()
+        # The first process of the namespace: the kernel ends all others before it lets unshare know.
+        os.kill(self._first(), 9)
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -132,10 +133,12 @@ class BareDebian:
 
     def command(self, line: str) -> list[str]:
         """Return the command that runs a shell line in it as root."""
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         inside = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8", "sh", "-c", line]
-        return ["nsenter", f"--target={children[0]}", "--all", "--root", "--wdns=/", *inside]
+        return ["nsenter", f"--target={self._first()}", "--all", "--root", "--wdns=/", *inside]
+
+    def _first(self) -> int:
+        assert self._process is not None
+        return int(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()[0])
 
     def wait_until(self, line: str, seconds: float = 120) -> None:
         """Wait until a shell line succeeds."""
