@@ -29,6 +29,8 @@ settings := $(abspath $(DESTDIR)/etc/nfagent/nfagent.toml)
 units := $(abspath $(DESTDIR)/etc/systemd/system)
 UNITS := nfagent.service nfagent-early.service
 command := $(abspath $(DESTDIR)/usr/local/bin/nfagent)
+share := $(abspath $(DESTDIR)/usr/local/share)
+completions := bash:bash-completion/completions/nfagent zsh:zsh/site-functions/_nfagent fish:fish/vendor_completions.d/nfagent.fish
 
 # $(call packages,NAMES): install those that are missing; without root, name them.
 define packages
@@ -127,6 +129,37 @@ prometheus: ## promtool and Prometheus into build/, for the tests
 	[ -x usr/bin/promtool ] || { apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	usr/bin/promtool --version | head -1
 
+# The agent as a container: Containerfile, deploy/daemonset, deploy/helm.
+IMAGE_PACKAGES := buildah debootstrap git python3 python3-venv
+IMAGE_TEST_PACKAGES := podman crun
+
+.PHONY: image
+image: ## the container image, into build/container/ (root)
+#: BASE=  a Debian 12 to build on
+	@$(call packages,$(IMAGE_PACKAGES))
+	exec .ci/image
+
+.PHONY: image-test
+image-test: $(VENV)/ready modules image helm ## the image as the DaemonSet runs it, in a lab (root)
+	@$(call packages,$(IMAGE_TEST_PACKAGES))
+	exec $(bin)/pytest -v tests/packages/test_image.py
+
+# From Go's modules, by the hashes of go.sum; Debian has neither. Without its flags Helm takes itself for one of 1.20.
+helm_versions := $(foreach package,chartutil lint/rules,-X helm.sh/helm/v3/pkg/$(package).k8sVersionMajor=1 \
+    -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=34)
+
+.PHONY: helm
+helm: ## Helm and kustomize into build/, for the tests (Go)
+	@mkdir -p build/kubernetes
+	into=$$(realpath build/kubernetes)
+	if cmp -s tests/packages/tools/go.sum "$$into/go.sum"; then exit; fi
+	command -v go >/dev/null || { echo 'missing here: Go 1.24 or later' >&2; exit 2; }
+	$(say) 'Helm and kustomize: five minutes the first time'
+	cd tests/packages/tools
+	GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath -o "$$into/" -ldflags '-s -w $(helm_versions)' \
+	    helm.sh/helm/v3/cmd/helm sigs.k8s.io/kustomize/kustomize/v5
+	cp go.sum "$$into/go.sum"
+
 # The lab of virtual machines: README.md in vagrant/. VMs under emulation where KVM can't run a stock kernel.
 VAGRANT_PACKAGES := vagrant vagrant-libvirt qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients debootstrap \
     dnsmasq-base rsync openssh-client
@@ -170,6 +203,12 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
+.PHONY: faults
+faults: $(VENV)/ready modules apiserver ## faults at every boundary under traffic, docs/reliability.md (root; half an hour)
+#: TIMES=3  ONLY='commit*'  some of them: the page stays as it is
+	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
+	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite
@@ -203,6 +242,17 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 	trap 'rm -rf build/lib build/bdist.*' EXIT
 	rm -rf build/lib build/bdist.*
 	$(call install,"$(root)/bin/python" -m pip,$(RUN_LOCK),.)
+	$(say) '$(share): manual pages, completion for bash, zsh and fish'
+	"$(root)/bin/python" -m nfagent.cli.man_pages "$(share)/man" systemd/nfagent.toml
+	for section in 1 5; do
+	    install -d "$(share)/man/man$$section"
+	    mv "$(share)"/man/nfagent*.$$section "$(share)/man/man$$section"
+	done
+	for completion in $(completions); do
+	    path="$(share)/$${completion#*:}"
+	    install -d "$$(dirname "$$path")"
+	    "$(root)/bin/nfagent" completion $${completion%%:*} >"$$path"
+	done
 	if [ -n "$(DESTDIR)" ]; then
 	    # Scripts name their interpreter by its path: by the one that it will have.
 	    find "$(root)" -maxdepth 2 -type f \( -path '*/bin/*' -o -name pyvenv.cfg \) -exec sed -i "s|$(root)|$(PREFIX)|g" {} +
@@ -244,6 +294,8 @@ uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 	rm -f $(foreach name,$(UNITS),"$(units)/$(name)") "$(units)/nfagent.service.d/restart-backoff.conf"
 	rmdir --ignore-fail-on-non-empty "$(units)/nfagent.service.d" 2>/dev/null || true
 	if [ "$$(readlink "$(command)")" = "$(PREFIX)/bin/nfagent" ]; then rm "$(command)"; fi
+	rm -f "$(share)"/man/man1/nfagent{,-*}.1 "$(share)/man/man5/nfagent.toml.5"
+	for completion in $(completions); do rm -f "$(share)/$${completion#*:}"; done
 	if [ -e "$(root)/pyvenv.cfg" ]; then rm -rf "$(root)"; fi
 	$(reload)
 	$(say) 'removed: $(addprefix $(units)/,$(UNITS)) $(root)'
@@ -254,6 +306,8 @@ uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
 .PHONY: modules
 modules:
 	@for module in $(MODULES); do modprobe --quiet $$module 2>/dev/null || true; done
+
+include packaging/packages.mk
 
 # LATEST=1 installs the newest versions again at each run.
 ifdef LATEST

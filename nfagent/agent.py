@@ -28,6 +28,7 @@ from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
+from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
@@ -39,6 +40,7 @@ from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
@@ -54,8 +56,8 @@ from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
-from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.object_source import ObjectSource
+from nfagent.part_problems import PartProblems
 from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
@@ -68,8 +70,6 @@ from nfagent.verdict_log_parts import VerdictLogParts
 from nfagent.verdicts.history import ObjectHistory
 
 log = logging.getLogger(__name__)
-_SUBSCRIBE_SECONDS = 60.0
-_POLL_SECONDS = 60.0
 
 
 class Agent:
@@ -123,6 +123,8 @@ class Agent:
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        resync = settings.reconcile.resync_seconds
+        self._drift = DriftParts(self._nft_monitor, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
@@ -135,9 +137,11 @@ class Agent:
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         self._source, self._reporter = self._make_source()
+        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        self._part_problems = PartProblems(*watched, verdict_log=self._verdict_log)
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
-        read = MetricSources(self._freshness, *parts)
+        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -166,7 +170,7 @@ class Agent:
         watchdog = asyncio.create_task(self._watchdog.run())
         try:
             await self._read_table()
-            self._subscribe_to_changes()  # before the first comparison: a change after it is reported
+            self._drift.subscribe()  # before the first comparison: a change after it is reported
             reports = AnswerSources(
                 self._freshness,
                 lambda: (*self._source.problems, *self._egress_nat.file.problems),
@@ -233,7 +237,7 @@ class Agent:
                 tasks.create_task(self._egress_nat.run()),
                 tasks.create_task(self._reload()),
                 tasks.create_task(self._verdict_log.run()),
-                tasks.create_task(self._watch_for_drift()),
+                tasks.create_task(self._drift.run()),
                 tasks.create_task(self._revoker.run()),
                 tasks.create_task(self._bridges.run()),
                 tasks.create_task(self._bridge_table.run()),
@@ -280,14 +284,14 @@ class Agent:
             self._reconciler.wake()
 
     def _side_problems(self) -> list[str]:
-        """Return what is wrong beside the rules: with the files that the agent writes, and with its progress."""
+        """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        kept = self._checkpoint.problem and f"last good objects: {self._checkpoint.problem}"
-        return [self._verdict_log.problem, self._metrics.problem, kept, self._boot.problem, self._watchdog.problem]
+        files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
+        return [*self._part_problems.described(), *files, self._watchdog.problem]
 
     def _node_faults(self) -> NodeFaults:
         unfiltered, fix_command = self._bridges.unfiltered
-        status = self._reconciler.status
+        status, contest, usage = self._reconciler.status, self._reconciler.contest, read_conntrack_usage()
         return NodeFaults(
             commit_error=status.last_error,
             hold_reason=status.held,
@@ -295,8 +299,10 @@ class Agent:
             log_group=self._verdict_log.group_problem,
             revocation_error=self._revoker.status.last_error,
             monitor_error=self._nft_monitor.problem,
+            table_contest=contest.who_in_short if contest else "",
             masquerade_file=self._egress_nat.file.fault,
             foreign_nat=self._egress_nat.conflicts.reports,
+            conntrack_full=bool(usage and usage.is_full),
             unfiltered_bridges=unfiltered,
             fix_command=fix_command,
         )
@@ -348,22 +354,6 @@ class Agent:
         except KernelError as error:
             log.error("cannot read table inet nfagent, retrying: %s", error)
 
-    async def _watch_for_drift(self) -> None:
-        while True:
-            await self._clock.wait(asyncio.Event(), _SUBSCRIBE_SECONDS)
-            self._subscribe_to_changes()
-
-    def _subscribe_to_changes(self) -> None:
-        """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
-        resync = self._settings.reconcile.resync_seconds
-        listening = self._nft_monitor.listen(self._changed)
-        self._reconciler.compare_every(resync if listening else min(resync, _POLL_SECONDS))
-
-    def _changed(self, committer: CommitOrigin) -> None:
-        """Request a comparison of both tables, inet nfagent and that of the bridges, after another program's commit."""
-        self._reconciler.mark_changed(str(committer))
-        self._bridge_table.mark_changed()
-
     def _log_problems(self) -> None:
         came, went = self._source.news()
         self._metrics.note_issues(came, went)
@@ -384,11 +374,18 @@ class Agent:
         reconcile, drift = self._reconciler.status, self._nft_monitor
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=DriftStatus(listening=drift.listening, others=drift.others, problem=drift.problem),
+            drift=DriftStatus(
+                listening=drift.listening,
+                others=drift.others,
+                problem=drift.problem,
+                contest=self._reconciler.contest or msgspec.UNSET,
+                next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
+            ),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),
             revoke=msgspec.structs.replace(self._revoker.status),
+            conntrack=read_conntrack_usage() or msgspec.UNSET,
             **self._egress_nat.status(),
             **self._source.status(),
             last_good=self._checkpoint.status(),

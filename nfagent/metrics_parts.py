@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -38,9 +38,11 @@ class MetricSources(msgspec.Struct, frozen=True):
     """The agent's parts that metrics read.
 
     freshness: returns how complete and how old the state is
+    problems:  returns the problem of each part of the agent, '' for none
     """
 
     freshness: Callable[[], Freshness]
+    problems: Callable[[], Mapping[str, str]]
     reconciler: Reconciler
     revoker: ConntrackRevoker
     verdict_log: VerdictLogParts
@@ -124,9 +126,11 @@ class MetricsParts:
         await self._refresh_counts()
         readings = Readings(
             unready=self.unready(),
+            problems=sources.problems(),
             synced=not sources.freshness().unread,
             uptime=self._clock.monotonic() - self._started,
             reconcile=sources.reconciler.status,
+            drift=sources.reconciler.drift_totals,
             sync_latency=sources.reconciler.latency,
             record_latency=sources.verdict_log.latency,
             revoked=sources.revoker.status.revoked,

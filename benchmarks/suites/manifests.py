@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,8 @@ class _Sink:
 
 
 @bench(
-    "manifests", "one large file of manifests: until it is applied, and the longest turn of the event loop meanwhile"
+    "manifests",
+    "one large file of manifests, and many: until applied, and the longest turn of the event loop meanwhile",
 )
 def manifests(run: Run) -> Iterator[Row]:
     """Read a file of each format twice: its objects are added, and then all of them change."""
@@ -63,6 +65,15 @@ def manifests(run: Run) -> Iterator[Row]:
             targets=(at_most("max", _LONGEST_MS),),
             note=f"applied after {seconds[0]:.1f} s, its change after {seconds[1]:.1f} s",
         )
+    run.progress("a file for each Pod")
+    many, turns, mebibytes = _read_many(count)
+    yield Row(
+        name=f"{count:,} files of a Pod each: the longest turn",
+        unit="ms",
+        values=[turn * 1e3 for turn in turns],
+        targets=(at_most("max", _LONGEST_MS),),
+        note=f"read after {many[0]:.1f} s, read again after {many[1]:.1f} s, {mebibytes:.0f} MiB of memory more",
+    )
     yield Row(
         name="ip-masq-agent configurations that cost most",
         unit="ms",
@@ -87,6 +98,30 @@ def _read(written: Callable[[int, str], str], count: int) -> tuple[list[float], 
             seconds.append(time.monotonic() - began)
             turns.append(loop.longest)
     return seconds, turns
+
+
+def _read_many(count: int) -> tuple[list[float], list[float], float]:
+    """Return the seconds until so many files are read, and read again; the longest turns, and the memory in MiB."""
+    seconds, turns = [], []
+    loop = MeteredLoop()
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        folder = Path(name, "manifests")
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"pod-{number}.json").write_text(json.dumps(_pod(number, "1")))
+        source = FolderSource(folder, _Sink(), CheckpointStore(Path(name, "state"), "node-0"))
+        before = _resident()
+        for ask in (source.start, source.reload):
+            loop.longest, began = 0.0, time.monotonic()
+            runner.run(ask())
+            seconds.append(time.monotonic() - began)
+            turns.append(loop.longest)
+        return seconds, turns, _resident() - before
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def _pod(number: int, version: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import cast
 import click
 
 COMMANDS = {
-    "run": ("run", "Enforce the policies of the cluster, or of a folder of manifests."),
+    "run": ("run", "Enforce the policies of the cluster or of a folder of manifests."),
     "render": ("render", "Show the ruleset of a node as nft text; needs no root."),
     "dump": ("dump", "Show the agent's state, the desired ruleset and the kernel's."),
     "explain": ("explain", "Explain why a connection is allowed or denied."),
@@ -27,11 +27,13 @@ COMMANDS = {
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
 """Command -> its module in this package, which has a click command of the module's name; its line in `--help`."""
 
 INTERRUPTED = 130
-_COMPLETION = "_NFAGENT_COMPLETE"
+COMPLETION = "_NFAGENT_COMPLETE"
+"""The environment variable by which a shell's completion script calls the command."""
 
 
 class _Commands(click.Group):
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _called(arguments: Sequence[str] | None) -> int:
-    if _COMPLETION in os.environ:
+    if COMPLETION in os.environ:
         nfagent.main(prog_name="nfagent")  # prints completions for the shell, and ends the process
     # click's own main ends with 1 where the reader of stdout has gone; 1 means "no" here.
     try:

@@ -23,6 +23,7 @@ from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
+from nfagent.kernel.conntrack_usage import CONNTRACK_FIX, read_conntrack_usage
 from nfagent.kernel.nat_ports import ADVICE, describe, read_nat_ports
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
@@ -162,12 +163,14 @@ def _nft_version() -> str:
 
 
 def _conntrack() -> Check:
-    limit = _sysctl("net/netfilter/nf_conntrack_max")
-    if limit is None:
+    usage = read_conntrack_usage()
+    if usage is None:
         return Check(
             "conntrack", "warn", "nf_conntrack is not loaded; loading the rules loads it", "modprobe nf_conntrack"
         )
-    return Check("conntrack", "ok", f"nf_conntrack, at most {limit} connections")
+    if usage.is_nearly_full:
+        return Check("conntrack", "FAIL" if usage.is_full else "warn", f"nf_conntrack, {usage}", CONNTRACK_FIX)
+    return Check("conntrack", "ok", f"nf_conntrack, {usage}")
 
 
 def _revoking(*, root: bool) -> Check:

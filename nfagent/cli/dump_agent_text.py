@@ -10,6 +10,7 @@ import msgspec
 from nfagent.cli.tables import paint
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.introspection.agent_status import AgentStatus, BootStatus, VerdictLogStatus
+from nfagent.kernel.conntrack_usage import CONNTRACK_FIX, ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.nat_ports import describe
 from nfagent.model.plurals import counted
@@ -37,6 +38,7 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
     if agent.gateways is not msgspec.UNSET:
         lines += _gateway_lines(agent.gateways)
     lines.append(("live connections", _revoker_text(agent.revoke)))
+    lines += _conntrack_lines(agent.conntrack)
     if agent.nat_ports is not msgspec.UNSET:
         lines.append(("NAT ports", _nat_ports_text(agent.nat_ports)))
     if agent.last_good is not msgspec.UNSET:
@@ -54,6 +56,10 @@ def _kernel_text(agent: AgentStatus) -> str:
         parts = [f"{paint('FAIL')}, refused {counted(reconcile.failures, 'time')} in a row: {reconcile.last_error}"]
     if reconcile.held:
         parts = [f"{paint('FAIL')}, nothing is changed: {reconcile.held}"]
+    if drift.contest is not msgspec.UNSET:
+        wait = drift.next_repair_in or 0.0
+        following = f"the next one may follow in {wait:.2f} s" if wait else "the next one may follow at once"
+        parts.insert(0, f"{paint('FAIL')}, {drift.contest}; {following}")
     parts.append(counted(reconcile.transactions, "transaction"))
     if reconcile.drifts:
         by = f", last by {reconcile.drift_by}" if reconcile.drift_by else ""
@@ -157,6 +163,13 @@ def _revoker_text(revoke: RevokerStatus) -> str:
     under = f"; {counted(revoke.rechecking, 'address')} under re-check" if revoke.rechecking else ""
     ended = f"{revoke.revoked or 'none'} ended"
     return f"{counted(revoke.evaluated, 'connection')} checked again after changes, {ended}{under}"
+
+
+def _conntrack_lines(usage: ConntrackUsage | msgspec.UnsetType) -> list[tuple[str, str]]:
+    """Return how full the table of connections is, where that needs something to be done."""
+    if usage is msgspec.UNSET or not usage.is_nearly_full:
+        return []
+    return [("conntrack", f"{paint('FAIL' if usage.is_full else 'warn')}, {usage}; {CONNTRACK_FIX}")]
 
 
 def _nat_ports_text(status: NatPortStatus) -> str:

@@ -3,7 +3,7 @@
 A change is committed at once. Changes during a transaction, or in a burst, are committed together in the next one, so
 the newest state wins. After a refusal the kernel is read again: nothing is patched from memory. Changes by other
 programs are repaired on notification (`mark_changed`), by a full comparison. A comparison every `resync` seconds finds
-changes without a notification.
+changes without a notification. Where a program changes the table again and again, `drift_backoff` spaces the repairs.
 
 `reconciler_protocols` declares what it needs; the module imports no implementation of them.
 """
@@ -18,6 +18,8 @@ from collections.abc import Callable
 import msgspec
 
 from nfagent.clock import Clock
+from nfagent.controllers.comparison_budget import ComparisonBudget
+from nfagent.controllers.drift_backoff import MAX_SPACING, DriftBackoff, DriftTotals, TableContest
 from nfagent.controllers.reconciler_protocols import ChangeGuard, CommitObserver, DesiredRuleset, RulesetKernel
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import HostError, KernelError, WireError
@@ -34,8 +36,6 @@ _SLICE_SECONDS = 0.01
 _PREPARE_SECONDS = 1.0
 """After so much time the rest is computed without a break: an endless stream of events must not delay all commits."""
 _FIRST_RETRY = 0.1
-_SHARE, _CREDIT = 0.05, 3.0
-"""Token bucket: comparisons after changes by other programs use at most 5 % of the time, after a burst of 3 s."""
 _DOUBLINGS = 32
 """Keeps the backoff within the range of a float."""
 
@@ -108,10 +108,13 @@ class Reconciler:
         self._begun = False
         self._trusted = False
         self._agreed = False  # in sync since the last failure: a difference is then another program's change
-        self._compared_at = 0.0
-        self._credit = _CREDIT  # seconds, at `_compared_at`
+        self._budget = ComparisonBudget()
         self._drifted = False  # changed by another program, `_changer` where it is known
-        self._changer = ""
+        self._drifted_at = 0.0  # when that was heard first
+        self._changer = self._changer_unit = ""
+        self._backoff = DriftBackoff()
+        self._refused = False  # the last round was; the table may be repaired no sooner than `_backoff` says
+        self._anew = False  # the kernel refused a repair while another program changed the table
         self._commits = deque([-_DEBOUNCE_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
         self.latency = SyncLatency()
@@ -132,14 +135,48 @@ class Reconciler:
         self._trusted = False
         self._wake()
 
-    def mark_changed(self, by: str = "") -> None:
+    def mark_changed(self, by: str = "", unit: str = "") -> None:
         """Report a change of the table by another program: it is compared at once, or when there is credit again.
 
-        by: the name of the program, '' for an unknown one
+        by:   the name of the program, '' for an unknown one
+        unit: its systemd unit or cgroup, '' for an unknown one
         """
+        if not self._drifted:
+            self._drifted_at = self._clock.monotonic()
         self._drifted = True
-        self._changer = by or self._changer
+        if by and not self._changer:
+            self._changer, self._changer_unit = by, unit
         self._wake()
+
+    @property
+    def is_marked(self) -> bool:
+        """Return whether a change by another program was reported and not compared yet."""
+        return self._drifted
+
+    @property
+    def contest(self) -> TableContest | None:
+        """Return which program keeps changing the table, None where none does."""
+        return self._backoff.contest(self._clock.monotonic())
+
+    @property
+    def drift_totals(self) -> DriftTotals:
+        """Return what happened by other programs' changes since the start."""
+        return self._backoff.totals(self._clock.monotonic())
+
+    @property
+    def next_repair_in(self) -> float:
+        """Return the seconds after which the table may be repaired again; 0 for at once."""
+        now = self._clock.monotonic()
+        return max(0.0, self._repairable_at() - now)
+
+    def log_contest(self) -> None:
+        """Log a contest that goes on, and the end of one; to be called about once a minute."""
+        now = self._clock.monotonic()
+        ended, goes_on = self._backoff.ended(now), self._backoff.contest(now)
+        if ended is not None:
+            log.info("resolved: no program contests table inet nfagent any more; at last %s", ended)
+        if goes_on is not None:
+            log.warning("%s; repairs are spaced by %g s or more", goes_on, goes_on.spacing)
 
     def compare_every(self, seconds: float) -> None:
         """Set the seconds between two full comparisons without a notification."""
@@ -187,17 +224,24 @@ class Reconciler:
 
     async def round(self) -> float:
         """Reconcile once; return the seconds until the next round without an event."""
+        if self._refused and self.contest is not None and (wait := self.next_repair_in) > 0:
+            self.status.in_sync = False
+            return wait
         try:
             await self._reconcile()
         except (KernelError, HostError, WireError) as error:
+            self._anew = not self._anew and (self._drifted or self.contest is not None)
             self._trusted = self._agreed = False
+            self._refused = True
             self.status.failures += 1
             self.status.failed += 1
             self.status.in_sync = False
             known, self.status.last_error = self.status.last_error, str(error)
-            pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), self._retry_max)
+            contested = self.contest is not None
+            longest = min(MAX_SPACING, self._retry_max) if contested else self._retry_max
+            pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), longest)
             log.log(
-                logging.DEBUG if known == str(error) else logging.ERROR,
+                logging.DEBUG if contested or known == str(error) else logging.ERROR,
                 "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s",
                 self.status.failures,
                 error,
@@ -205,7 +249,9 @@ class Reconciler:
             )
             return pause
         if self.status.failures:
-            log.info("resolved: table inet nfagent is reconciled again")
+            level = logging.INFO if self.contest is None else logging.DEBUG
+            log.log(level, "resolved: table inet nfagent is reconciled again")
+        self._refused = self._anew = False
         self.status.failures = 0
         self.status.last_error = ""
         self.status.in_sync = not (self.status.held or self._woken.is_set() or self._drifted)
@@ -217,13 +263,15 @@ class Reconciler:
 
     def _due(self) -> float:
         """Return the monotonic time of the next comparison."""
-        return self._compared_at + (-self._credit / _SHARE if self._drifted else self._resync)
+        return self._repairable_at() if self._drifted else self._budget.compared_at + self._resync
+
+    def _repairable_at(self) -> float:
+        """Return the monotonic time from which changes by other programs may be compared and repaired."""
+        return max(self._budget.next_comparison(), self._backoff.next_repair(self._clock.monotonic()))
 
     def _compared(self, began: float) -> None:
-        """Record the end of a comparison, and subtract its duration from the credit."""
-        now = self._clock.monotonic()
-        self._credit = min(_CREDIT, self._credit + (began - self._compared_at) * _SHARE) - (now - began)
-        self._compared_at = now
+        """Record the end of a comparison."""
+        self._budget.compared(began, self._clock.monotonic())
         self.status.comparisons += 1
 
     @property
@@ -267,8 +315,10 @@ class Reconciler:
             await self._commit(changes)
             return
         # Before the kernel is read: a change during the reading causes another comparison.
-        self._trusted, self._drifted = True, False
-        changer, self._changer = self._changer, ""
+        self._trusted, drifted, self._drifted = True, self._drifted, False
+        changer, unit = self._changer, self._changer_unit
+        self._changer = self._changer_unit = ""
+        drifted_at = self._drifted_at
         began = self._clock.monotonic()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
         agreed, pending = self._agreed, self._wanted.dirty
@@ -276,26 +326,34 @@ class Reconciler:
         self.latency.computed(self._clock.monotonic())
         self._wanted.mark_synced()
         reading = self._clock.monotonic()
-        transaction = await self._kernel.difference(wanted)
+        transaction = await self._kernel.difference(wanted, anew=self._anew)
         self._compared(began)
-        self.latency.measured("compare", self._compared_at - reading)
+        self.latency.measured("compare", self._budget.compared_at - reading)
         # Without a pending change a difference is a drift. An absent or dormant table is one in any case.
         is_table_gone = bool(transaction) and isinstance(transaction[0], AddTable)
-        is_drift = bool(transaction) and agreed and (is_table_gone or not pending)
+        is_drift = bool(transaction) and (
+            (agreed and (is_table_gone or not pending)) or (is_table_gone and bool(changer or self.contest))
+        )
         if is_drift and changer:
             self._note_drift(changer, len(transaction))
         recheck = self._wanted.recheck_all() if transaction else ()
         await self._commit(transaction + recheck)
         self._agreed = True
-        if is_drift and not changer:
-            if self._drifted or is_table_gone:
-                # No listing variant, also where the table has just been changed again.
-                self._note_drift("", len(transaction))
-            else:
-                await self._classify_difference(wanted, transaction, recheck)
+        if not is_drift:
+            return
+        repaired = self._clock.monotonic()
+        self._budget.repaired(repaired)
+        if not changer:
+            # A table that was changed once more, or that was gone, is no listing variant.
+            if not (self._drifted or is_table_gone) and await self._is_variant(wanted, transaction, recheck):
+                return
+            self._note_drift("", len(transaction))
+        exposed = repaired - drifted_at if drifted else 0.0
+        if self._backoff.repaired(repaired, program=changer, unit=unit, exposed=exposed):
+            log.warning("%s; from now on repairs are spaced by up to %g s", self.contest, MAX_SPACING)
 
-    async def _classify_difference(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> None:
-        """Report a drift by an unknown program, unless nft lists what was written differently (a listing variant)."""
+    async def _is_variant(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> bool:
+        """Return whether nft only lists differently what was written (a listing variant); it is logged and accepted."""
         variants = await self._kernel.accept_variants(wanted, _without(repair, recheck))
         if variants:
             self.status.variants = variants
@@ -303,13 +361,13 @@ class Reconciler:
                 "nft lists objects differently than they were written: %s; accepted as equal until they change",
                 ", ".join(variants),
             )
-        else:
-            self._note_drift("", len(repair))
+        return bool(variants)
 
     def _note_drift(self, changer: str, commands: int) -> None:
         self.status.drifts += 1
         self.status.drift_by = changer
-        log.warning(
+        log.log(
+            logging.WARNING if self.contest is None else logging.DEBUG,
             "table inet nfagent changed by %s; repairing it with %s",
             changer or "another program",
             counted(commands, "command"),

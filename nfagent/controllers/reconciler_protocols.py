@@ -16,8 +16,11 @@ class RulesetKernel(Protocol):
         """Return the current ruleset. Raises KernelError, HostError."""
         ...
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
-        """Return the transaction that makes the current ruleset equal to `wanted`. Raises KernelError, HostError."""
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:
+        """Return the transaction that makes the current ruleset equal to `wanted`. Raises KernelError, HostError.
+
+        anew: return one that succeeds for any current ruleset, which isn't read: the table is deleted and written
+        """
         ...
 
     async def apply(self, transaction: Transaction) -> None:

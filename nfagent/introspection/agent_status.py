@@ -7,25 +7,31 @@ from typing import Any
 import msgspec
 
 from nfagent.controllers.conntrack_revoker import RevokerStatus
+from nfagent.controllers.drift_backoff import TableContest
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.controllers.ruleset_saver import SaverStatus
 from nfagent.introspection.views.state import StateView
+from nfagent.kernel.conntrack_usage import ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.verdicts.log_writer import SinkStatus
 from nfagent.verdicts.record_stream import RecordStatus
 
 
 class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The subscription to nf_tables notifications.
+    """Changes of the table by other programs.
 
-    listening: other programs' changes are reported by the kernel; where not, they are looked for every minute
+    listening: the kernel reports them; where not, they are looked for every minute
     others:    objects in tables of other programs
     problem:   why there is no subscription, '' where there is one or `others` is the reason
+    contest:   a program that keeps changing the table
+    next_repair_in: during a contest, seconds after which the table may be repaired again; 0 for at once
     """
 
     listening: bool
     others: int
     problem: str = ""
+    contest: TableContest | msgspec.UnsetType = msgspec.UNSET
+    next_repair_in: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
     files:     manifests.source       apiserver: kube.informers; one of both
     nat:       kernel.foreign_nat     gateways: controllers.gateway_controller
+    conntrack: absent where the kernel doesn't say
     last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
     """
 
@@ -87,6 +94,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     nat: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     gateways: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     revoke: RevokerStatus
+    conntrack: ConntrackUsage | msgspec.UnsetType = msgspec.UNSET
     nat_ports: NatPortStatus | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     apiserver: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET

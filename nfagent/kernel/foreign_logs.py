@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-
-from nfagent.kernel.iptables_save import run_save
+from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.table_queries import log_rules
 from nfagent.nftables.foreign_logs import LogUse, logs_in_save
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
@@ -25,11 +22,5 @@ def read_log_uses(group: int) -> list[LogUse]:
         if rule.group == group and (rule.family, rule.table) != own
     }
     for name in _PROGRAMS:
-        found.update(_saved(name, group))
+        found.update(logs_in_save(saved_rules(name), name, group))
     return sorted(found)
-
-
-def _saved(name: str, group: int) -> Iterator[LogUse]:
-    program = shutil.which(f"{name}-save")
-    if program is not None:
-        yield from logs_in_save(run_save(program, f"the rules of {name}").stdout, name, group)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from itertools import chain
 
 from nfagent.errors import KernelError, WireError
 from nfagent.kernel.gateway_links import PROTOCOL
-from nfagent.kernel.iptables_save import run_save
+from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.route_requests import RouteRequests
 from nfagent.kernel.table_queries import list_tables
@@ -33,14 +32,8 @@ def read_mark_uses(mask: int) -> list[MarkUse]:
         listed = listing.listed("list ruleset") or '{"nftables": []}'
     finally:
         listing.close()
-    saved = chain.from_iterable(_saved(name) for name in _SAVES)
+    saved = chain.from_iterable(marks_in_save(saved_rules(name), name) for name in _SAVES)
     return overlapping(chain(marks_in_listing(listed), saved, _routing_rules()), mask)
-
-
-def _saved(name: str) -> Iterator[MarkUse]:
-    program = shutil.which(f"{name}-save")
-    if program is not None:
-        yield from marks_in_save(run_save(program, f"the rules of {name}").stdout, name)
 
 
 def _routing_rules() -> Iterator[MarkUse]:

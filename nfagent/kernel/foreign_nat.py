@@ -19,7 +19,7 @@ import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.iptables_save import run_save
+from nfagent.kernel.iptables_save import run_save, unreadable
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.table_queries import list_tables, xt_matches
 from nfagent.model.netaddr import Family
@@ -145,7 +145,7 @@ def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTabl
         raise KernelError(f"{name} exists and can't be read: {program}-legacy-save is missing", hint=_INSTALL)
     done = run_save(found, name, "-t", "nat")
     if done.returncode != 0:
-        raise KernelError(f"{name} can't be read: {done.stderr.strip()[:200]}")
+        raise unreadable(done, name)
     return [parse_iptables_save(done.stdout, name, family, f"{program}-legacy -t nat -S")]
 
 

@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from pathlib import Path
 
 from nfagent.errors import KernelError
 
 _SECONDS = 10
 _RIGHT = "it opens a raw socket: run `systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW"
+_LEGACY_TABLES = {
+    "iptables-legacy": Path("/proc/self/net/ip_tables_names"),
+    "ip6tables-legacy": Path("/proc/self/net/ip6_tables_names"),
+}
+"""Where the kernel names the tables of a program: without any of them it has no rules, whatever the program says."""
 
 
 def run_save(program: str, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Return what a program, by its path, printed. Only tables that exist are printed: no module is loaded.
 
-    what: whose rules they are, for the error. Raises KernelError where it can't be run, doesn't end or lacks a right.
+    what: whose rules they are, for the error. Raises KernelError where it can't be run, or doesn't end.
     """
     try:
-        done = subprocess.run(  # noqa: S603 - found in PATH, no user input
+        return subprocess.run(  # noqa: S603 - found in PATH, no user input
             [program, *arguments], capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{what} can't be read: {error}") from None
-    if done.returncode != 0 and "Permission denied" in done.stderr:
-        raise KernelError(
-            f"{what} can't be read: {done.stderr.strip()[:200]}", hint=_RIGHT if "legacy" in program else ""
-        )
-    return done
+
+
+def saved_rules(name: str) -> str:
+    """Return what NAME-save prints, such as of `iptables-legacy`; '' where it isn't installed, or has no table.
+
+    Raises KernelError where it fails: iptables-legacy-save does without CAP_NET_RAW, as in a container.
+    """
+    program = shutil.which(f"{name}-save")
+    if program is None:
+        return ""
+    done = run_save(program, f"the rules of {name}")
+    if done.returncode == 0:
+        return done.stdout
+    if name in _LEGACY_TABLES and not _has_tables(_LEGACY_TABLES[name]):
+        return ""
+    raise unreadable(done, f"the rules of {name}")
+
+
+def unreadable(done: subprocess.CompletedProcess[str], what: str) -> KernelError:
+    """Return the error of a program that failed, with what to do where it lacks the right to a raw socket."""
+    lacks_right = "Permission denied" in done.stderr and "legacy" in done.args[0]
+    return KernelError(f"{what} can't be read: {done.stderr.strip()[:200]}", hint=_RIGHT if lacks_right else "")
+
+
+def _has_tables(names: Path) -> bool:
+    try:
+        return bool(names.read_text("ascii").split())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True

@@ -33,7 +33,7 @@ from nfagent.nftables.objects import ABSENT, TABLE_FLAGS, TABLE_PERSISTS, Rulese
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.retired_counters import CommitPlan
 from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
-from nfagent.nftables.transaction import AddTable, Transaction, cut_unreachable, size_of
+from nfagent.nftables.transaction import AddTable, Delete, Transaction, cut_unreachable, size_of
 from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
 
@@ -104,8 +104,11 @@ class NftClient:
         """Return the ruleset in the table. Raises KernelError, HostError."""
         return await self._in_thread(self.read_now)
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:
         """Read the table and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
+
+        anew: read nothing, and return a transaction that deletes the table, if there is one, and writes it: no commit
+              of another program in between makes the kernel refuse it
 
         Listing and comparing a large table takes seconds, in the worker thread. Until the transaction is committed, or
         refused, no counters without use are deleted: it was made for a table that has them.
@@ -114,7 +117,7 @@ class NftClient:
             self._comparing = True
         transaction: Transaction = ()
         try:
-            transaction = await self._in_thread(self._difference_now, wanted)
+            transaction = await self._in_thread(self._replacement_now if anew else self._difference_now, wanted)
         finally:
             self._comparing = bool(transaction)
         return transaction
@@ -227,6 +230,13 @@ class NftClient:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.wrap_future(self._thread.submit(call, *arguments))
+
+    def _replacement_now(self, wanted: Ruleset) -> Transaction:
+        """Return the table written anew; `AddTable` first, as one that is absent can't be deleted."""
+        table = own_table()
+        reject_owner(0 if table is None else table.flags)
+        self._removing = False
+        return (AddTable(), Delete("table"), *diff(ABSENT, wanted))
 
     def _difference_now(self, wanted: Ruleset) -> Transaction:
         table = own_table()

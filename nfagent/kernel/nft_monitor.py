@@ -9,6 +9,9 @@ name, not decoded: 0.1 to 0.3 ms of CPU for a thousand elements.
 While any socket has joined the group, the kernel builds a notification of 4 to 8 KB for each element, rule and chain
 of a commit, and holds all of them until the commit ends: up to a gigabyte for 100,000 (measured on 6.18). So our own
 large commits are `muted`, and the monitor leaves the group while the tables of other programs are large.
+
+A program that commits again and again must not keep this one busy reading: after `MOST_COMMITS` commits of others
+within a quarter of a second the monitor leaves the group for as long, and then reports a change of unknown origin.
 """
 
 from __future__ import annotations
@@ -39,6 +42,10 @@ _BATCH = 64  # datagrams after which a wake-up ends: below a millisecond
 MOST_OTHERS = 2_000
 """Chains, sets, maps and objects of other tables up to which the monitor listens: with five rules to a chain, one
 commit of all of them takes 100 MiB of the kernel's memory for a moment."""
+
+MOST_COMMITS = 100
+"""Commits of other processes within `_PAUSE_SECONDS` up to which the monitor listens."""
+_PAUSE_SECONDS = 0.25
 
 OnChange = Callable[[CommitOrigin], None]
 
@@ -74,9 +81,14 @@ class NftMonitor:
         self._changed: OnChange = lambda _origin: None
         self._membership = threading.Lock()
         self.own_ports = OwnPorts()
+        self.failed = asyncio.Event()
+        """Set when a socket that listened has failed: another one should be opened soon."""
         self.listening = False
         self.problem = ""
         self.others = 0
+        self._muted = False  # a large commit of our own is being made
+        self._paused = False  # left the group for a moment: too many commits of others
+        self._counting_since, self._commits = 0.0, 0  # commits of others are counted for `_PAUSE_SECONDS`
         self._fresh = False  # opened since the last refresh
         self._named = False  # our table was named by a transaction whose last datagram is still to come
 
@@ -123,7 +135,7 @@ class NftMonitor:
         if opened is None or wanted == self.listening:
             return self.listening
         with self._membership:
-            _join(opened, wanted=wanted)
+            _join(opened, wanted=wanted and not self._paused)
             self.listening = wanted
         if wanted:
             self._changed(CommitOrigin())
@@ -132,7 +144,7 @@ class NftMonitor:
     def close(self) -> None:
         """Close the socket. Closing twice is harmless."""
         opened, self._socket = self._socket, None
-        self.listening = False
+        self.listening = self._paused = False
         if opened is not None and self._loop is not None:
             self._loop.remove_reader(opened)
             opened.close()
@@ -150,12 +162,15 @@ class NftMonitor:
             yield
             return
         before = _readable_generation()
-        _join(opened, wanted=False)
+        with self._membership:
+            self._muted = True
+            _join(opened, wanted=False)
         try:
             yield
         finally:
             with self._membership:
-                _join(opened, wanted=self.listening)
+                self._muted = False
+                _join(opened, wanted=self.listening and not self._paused)
             if before is None or _readable_generation() != before + 1:
                 loop.call_soon_threadsafe(self._changed, CommitOrigin())
 
@@ -177,12 +192,42 @@ class NftMonitor:
                 return
             self._receive(datagram, changed)
 
+    def _count_commit(self) -> None:
+        """Count a commit of another process; leave the group for a while where they are too many."""
+        loop, opened = self._loop, self._socket
+        if loop is None or opened is None or self._paused:
+            return
+        now = loop.time()
+        if now >= self._counting_since + _PAUSE_SECONDS:
+            self._counting_since, self._commits = now, 0
+        self._commits += 1
+        if self._commits > MOST_COMMITS:
+            with self._membership:
+                _join(opened, wanted=False)
+                self._paused = True
+            loop.call_later(_PAUSE_SECONDS, self._resume, opened)
+
+    def _resume(self, paused: socket.socket) -> None:
+        """Join the group again, unless a commit of our own is muted, after which it is joined."""
+        if self._socket is not paused:
+            return
+        try:
+            with self._membership:
+                self._paused = False
+                if not self._muted:
+                    _join(paused, wanted=self.listening)
+        except KernelError as error:
+            self._fail(str(error))
+            return
+        self._changed(CommitOrigin())
+
     def _fail(self, reason: str) -> None:
         """Close a socket that fails, which would stay readable and wake the event loop for ever."""
         self.close()
+        self.failed.set()
         problem, self.problem = self.problem, f"cannot read nf_tables notifications: {reason}"
         if problem != self.problem:
-            log.warning("%s; opening a new socket at the next check", self.problem)
+            log.warning("%s; opening a new socket", self.problem)
         self._changed(CommitOrigin())
 
     def _receive(self, datagram: bytes, changed: OnChange) -> None:
@@ -194,11 +239,12 @@ class NftMonitor:
                 port = next(codec.messages(datagram)).port
         except WireError as error:
             log.debug("cannot decode an nf_tables notification: %s", error)
-            origin = CommitOrigin()
+            origin, self._named = CommitOrigin(), True  # it may be about our table
         if origin is not None:
             named, self._named = self._named, False
             if self.own_ports.owns(port):
                 return
+            self._count_commit()
             if named:
                 changed(origin)
             if self._others_changed is not None:

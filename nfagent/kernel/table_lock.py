@@ -140,7 +140,7 @@ def holder_name(process: int) -> str:
 
 def stop_command(process: int) -> str:
     """Return the command that stops the holder."""
-    return f"systemctl stop nfagent{f', or kill {process}' if process else ''}"
+    return f"systemctl stop nfagent, or {f'kill {process}' if process else 'delete the Pod of the DaemonSet'}"
 
 
 def _lock_name() -> str:
@@ -184,7 +184,7 @@ def _locked(folder: int) -> int:
                 os.unlink(name, dir_fd=folder)
             elif _lock(opened) and _is_named(opened, name, folder):
                 os.ftruncate(opened, 0)
-                os.pwrite(opened, f"{os.getpid()}\n".encode(), 0)
+                os.pwrite(opened, f"{os.getpid()} {_pid_namespace()}\n".encode(), 0)
                 return opened
         except BaseException:
             os.close(opened)
@@ -256,9 +256,19 @@ def _is_named(opened: int, name: str, folder: int) -> bool:
     return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
 
+def _pid_namespace() -> str:
+    namespace = (_PROC / "self" / "ns" / "pid").stat()
+    return f"{namespace.st_dev}-{namespace.st_ino}"
+
+
 def _written_process(opened: int) -> int:
-    written = os.pread(opened, 32, 0).strip()
-    return int(written) if written.isdigit() else UNKNOWN
+    """Return the process that a lock file names: `PID NAMESPACE`, or `PID` alone as earlier versions wrote it.
+
+    UNKNOWN for a process of another PID namespace, where its number is another process's, such as 1 for init.
+    """
+    process, _, namespace = os.pread(opened, 64, 0).decode("ascii", "replace").strip().partition(" ")
+    known = process.isdigit() and namespace in {"", _pid_namespace()}
+    return int(process) if known else UNKNOWN
 
 
 def _taken(process: int) -> HostError:

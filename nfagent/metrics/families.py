@@ -35,6 +35,9 @@ Section: TypeAlias = Literal[
 MOST_SERIES = 10_000
 """Series of one family, at most: those beyond are left out, and counted by nfagent_metrics_omitted_series."""
 
+PARTS = ("ruleset", "notifications", "connections", "interfaces", "verdict_log", "last_good_objects")
+"""Parts of the agent whose problems metrics and systemd's STATUS report."""
+
 OBJECT_KINDS = tuple(resource.kind for resource in RESOURCES)
 VERDICTS = ("allow", "deny", "audit-deny")
 DROP_COUNTERS = (
@@ -97,6 +100,12 @@ FAMILIES = (
             {"family": ()},
             "families with more series",
         ),
+        _family(
+            "nfagent_problem",
+            "gauge",
+            "Whether a part of the agent has a problem, which `nfagent dump state` describes; the rest goes on.",
+            {"part": PARTS},
+        ),
         _family("nfagent_own_log_lost_lines_total", "counter", "Lines of the agent's own log that were lost."),
     ),
     *_section(
@@ -119,6 +128,17 @@ FAMILIES = (
         _family("nfagent_commands_total", "counter", "Commands in committed transactions."),
         _family("nfagent_comparisons_total", "counter", "Comparisons of the whole table."),
         _family("nfagent_drift_repairs_total", "counter", "Comparisons that found changes by other programs."),
+        _family(
+            "nfagent_drift_contested",
+            "gauge",
+            "Whether another program keeps changing the table: five repairs within two minutes.",
+        ),
+        _family("nfagent_drift_contests_total", "counter", "Times that a program began to keep changing the table."),
+        _family(
+            "nfagent_drift_exposed_seconds_total",
+            "counter",
+            "Time from the notification of a change by another program to its repair.",
+        ),
         _family("nfagent_ruleset_held", "gauge", "Whether the table is left unchanged on purpose."),
         _family(
             "nfagent_ruleset_objects",

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from nfagent.controllers.drift_backoff import DriftTotals
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import ValidationIssue
@@ -41,6 +42,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """One scrape's readings.
 
     unready:        why the agent isn't ready, '' where it is
+    problems:       the problem of each part of the agent, of families.PARTS, '' or none for none
     synced:         whether everything was read once
     uptime:         seconds since the agent started
     resources:      kind -> the API server source's status of it (kube.informers); empty for manifests
@@ -52,9 +54,11 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     unready: str
+    problems: Mapping[str, str] = {}
     synced: bool
     uptime: float
     reconcile: ReconcileStatus
+    drift: DriftTotals = DriftTotals()
     sync_latency: SyncLatency
     record_latency: RecordLatency
     revoked: int

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from nfagent import __version__
 from nfagent.desired.state import DesiredState
-from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS
+from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS, PARTS
 from nfagent.metrics.readings import CountedPackets, Readings
 from nfagent.model.admin_policy import POLICY_KINDS
 from nfagent.model.histogram import Histogram
@@ -57,6 +57,7 @@ def _by_label(values: Mapping[str, float]) -> list[Series]:
 def _agent(readings: Readings) -> Iterator[FamilySeries]:
     yield "nfagent_build_info", [((__version__,), 1)]
     yield "nfagent_ready", _one(not readings.unready)
+    yield "nfagent_problem", _by_label({part: bool(readings.problems.get(part)) for part in PARTS})
     yield "nfagent_own_log_lost_lines_total", _one(readings.own_log_lost)
 
 
@@ -68,6 +69,9 @@ def _reconciler(readings: Readings, desired: DesiredState) -> Iterator[FamilySer
     yield "nfagent_commands_total", _one(status.commands)
     yield "nfagent_comparisons_total", _one(status.comparisons)
     yield "nfagent_drift_repairs_total", _one(status.drifts)
+    yield "nfagent_drift_contested", _one(readings.drift.contested)
+    yield "nfagent_drift_contests_total", _one(readings.drift.contests)
+    yield "nfagent_drift_exposed_seconds_total", _one(readings.drift.exposed_seconds)
     yield "nfagent_ruleset_held", _one(bool(status.held))
     yield "nfagent_ruleset_objects", _by_label(desired.sizes())
     yield "nfagent_revocations_total", _one(readings.revoked)

@@ -30,6 +30,8 @@ CONNECTIONS_NOT_REVOKED = "RevokedConnectionsNotEnded"
 DRIFT_NOT_MONITORED = "ForeignChangesNotHeard"
 BRIDGE_NOT_FILTERED = "BridgeTrafficNotJudged"
 RULES_HELD = "RulesHeld"
+RULES_CONTESTED = "RulesContested"
+CONNTRACK_FULL = "ConntrackFull"
 FOREIGN_NAT = "ForeignNatRule"
 
 _LAST_GOOD = "its last good version stays in force; without one, the object counts as absent"
@@ -141,6 +143,8 @@ class NodeFaults(msgspec.Struct, frozen=True):
     log_group: which other programs log to its NFLOG group
     revocation_error:     why connections that a change revoked can't be ended
     monitor_error:     why changes of the table by other programs aren't reported by the kernel
+    table_contest:     the program that keeps changing the table
+    conntrack_full:    whether the kernel's table of connections is full
     unfiltered_bridges:    bridges whose traffic between Pods isn't filtered, as text
     fix_command:     the command that has it filtered
     hold_reason:        why the ruleset isn't updated
@@ -153,6 +157,8 @@ class NodeFaults(msgspec.Struct, frozen=True):
     log_group: str = ""
     revocation_error: str = ""
     monitor_error: str = ""
+    table_contest: str = ""
+    conntrack_full: bool = False
     unfiltered_bridges: str = ""
     fix_command: str = ""
     hold_reason: str = ""
@@ -169,6 +175,16 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
             "The kernel rejects the ruleset; changes don't take effect on this node: {}",
         ),
         (faults.hold_reason, RULES_HELD, "No change takes effect on this node: {}"),
+        (
+            faults.table_contest,
+            RULES_CONTESTED,
+            "{} keeps changing table inet nfagent; its repairs are spaced, and policies may not hold in between",
+        ),
+        (
+            "net.netfilter.nf_conntrack_max" if faults.conntrack_full else "",
+            CONNTRACK_FULL,
+            "The node's table of connections is full; the kernel drops packets of new connections. Raise {}",
+        ),
         (
             faults.masquerade_file,
             INVALID_MASQUERADE,

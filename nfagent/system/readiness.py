@@ -100,7 +100,7 @@ class ReadinessNotifier:
         """Record a problem that doesn't affect enforcement, such as of the verdict log; '' without one."""
         if problem != self._side_problem:
             self._side_problem = problem
-            if self._ready:
+            if self._status:  # during a reload too: what keeps it from its end may be this problem
                 systemd.notify(f"STATUS={self._whole_status()}")
 
     def _publish(self, status: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_result import Check
 from nfagent.config import Settings
+from nfagent.kernel import iptables_save
 from nfagent.kernel.nft_client import NftClient
 from nfagent.nftables.gateway_chains import GATEWAYS_CHAIN
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
@@ -70,3 +71,25 @@ def test_rules_of_iptables_and_of_routing_are_named_too(tmp_path: Path, monkeypa
             "ip6tables-nft, table mangle, chain PREROUTING",
             "iptables-legacy, table mangle, chain PREROUTING",
         ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "result"),
+    [
+        pytest.param("mangle\n", "warn", id="its rules are unknown where the kernel names a table"),
+        pytest.param("", "ok", id="there are none where the kernel names no table"),
+    ],
+)
+def test_iptables_legacy_that_may_not_read_its_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: str, result: str
+) -> None:
+    """As in a container with NET_ADMIN alone: iptables-legacy-save opens a raw socket."""
+    program, names = tmp_path / "iptables-legacy-save", tmp_path / "names"
+    program.write_text("#!/bin/sh\necho 'Cannot initialize: Permission denied (you must be root)' >&2; exit 1\n")
+    program.chmod(0o755)
+    names.write_text(tables)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(iptables_save._LEGACY_TABLES, "iptables-legacy", names)  # noqa: SLF001 - a file of the kernel's
+    with own_namespace("marks"):
+        [found] = checked()
+        assert (found.result, "Permission denied" in found.found) == (result, result != "ok")

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.kernel
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("nfagent", "systemd", "Makefile", "LICENSE", "pyproject.toml", "setup.cfg")
+SOURCES = ("nfagent", "packaging", "systemd", "Makefile", "LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 
 
 class Installation(NamedTuple):
@@ -72,8 +72,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Installation:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source)
-    # Of the lock, what it is built with: that packages can be had is the first thing that `make test` shows.
-    (source / "requirements.txt").write_text(pins("setuptools"))
+    # Of the lock, what builds it and prints its manual pages: that packages can be had is the first thing that
+    # `make test` shows.
+    (source / "requirements.txt").write_text("".join(map(pins, ("click", "msgspec", "setuptools"))))
     return Installation(source, destination, make("install", source, destination))
 
 
@@ -89,6 +90,20 @@ def test_the_command_starts_with_the_interpreter_of_the_machine_it_is_for(site: 
     assert os.access(command, os.X_OK)
     assert command.read_text().splitlines()[0] in {"#!/opt/nfagent/bin/python", "#!/opt/nfagent/bin/python3"}
     assert (site.destination / "usr/local/bin/nfagent").readlink() == Path("/opt/nfagent/bin/nfagent")
+
+
+def test_manual_pages_and_completion_are_where_man_and_the_shells_look(site: Installation) -> None:
+    share = site.destination / "usr/local/share"
+    found = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
+    assert {
+        "man/man1/nfagent.1",
+        "man/man1/nfagent-explain.1",
+        "man/man5/nfagent.toml.5",
+        "bash-completion/completions/nfagent",
+        "zsh/site-functions/_nfagent",
+        "fish/vendor_completions.d/nfagent.fish",
+    } <= found
+    assert (share / "zsh/site-functions/_nfagent").read_text().startswith("#compdef nfagent")
 
 
 def test_a_first_install_gives_the_default_settings(site: Installation) -> None:

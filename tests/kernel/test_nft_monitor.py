@@ -17,7 +17,7 @@ import pytest
 from nfagent.errors import KernelError
 from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
-from nfagent.kernel.nft_monitor import MOST_OTHERS, NftMonitor
+from nfagent.kernel.nft_monitor import MOST_COMMITS, MOST_OTHERS, NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.sockets import request_socket
 from nfagent.kernel.table_queries import generation
@@ -53,25 +53,25 @@ class Heard:
         self.watch = watch
         self.kernel = kernel
         self.committers: list[CommitOrigin] = []
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
 
     def take(self, committer: CommitOrigin) -> None:
         self.committers.append(committer)
-        self._news.set()
+        self.news.set()
 
     async def of(self, text: str, *, attentive: bool = True) -> list[CommitOrigin]:
         """Load text by nft in another process; return the notifications up to its commit.
 
         attentive: notifications are read as they come; otherwise none is before the process has ended
         """
-        self._news.clear()
+        self.news.clear()
         loaded = text.replace("; add", "\nadd")
         if attentive:
             await command("nft", "-f", "-", text=loaded)
         else:
             load_alone(loaded)
         async with asyncio.timeout(DEADLINE):
-            await self._news.wait()
+            await self.news.wait()
         return self.committers
 
 
@@ -271,6 +271,23 @@ def test_an_own_large_commit_without_a_subscription_is_no_drift() -> None:
         finally:
             kernel.close()
             watch.close()
+
+    run(body)
+
+
+def test_a_program_that_commits_too_often_is_not_listened_to_for_a_moment_and_then_again() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with closing(NftSocket()) as other:
+                for _ in range(MOST_COMMITS + 50):
+                    other.commit(elements(1))
+            async with asyncio.timeout(DEADLINE):
+                while CommitOrigin() not in heard.committers:
+                    heard.news.clear()
+                    await heard.news.wait()
+            heard.committers.clear()
+            (committer,) = await heard.of(LAST)
+            assert committer.name == "nft"
 
     run(body)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nfagent.verdicts.journal_entry import MESSAGE_ID
-from tests.support.nspawn_machine import NspawnMachine
+from tests.support.nspawn_machine import DEADLINE, NspawnMachine
 from tests.support.nspawn_service import COMMAND, MANIFESTS, SETTINGS, NspawnService
 
 pytestmark = pytest.mark.kernel
@@ -23,7 +23,24 @@ spec:
   podSelector: {matchLabels: {app: db}}
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
 """
+COMMITTED = (
+    "import json, sys; found = json.load(sys.stdin)['agent']['reconcile']; "
+    "sys.exit(not (found['in_sync'] and found['commands'] > 10000))"
+)
 TMP = "/tmp"  # noqa: S108 - the service has its own
+
+
+def many_rules(number: int) -> str:
+    """Return a policy with a thousand rules."""
+    rules = ", ".join(
+        f"{{from: [{{ipBlock: {{cidr: 172.{16 + number}.{at // 250}.{at % 250}/32}}}}], ports: [{{port: {at + 1}}}]}}"
+        for at in range(1000)
+    )
+    return (
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        f"metadata: {{namespace: shop, name: many-{number}}}\n"
+        f"spec: {{podSelector: {{}}, ingress: [{rules}]}}\n"
+    )
 
 
 def status_fields(machine: NspawnMachine, pid: int) -> dict[str, str]:
@@ -145,6 +162,17 @@ def test_an_idle_process_is_not_ended_by_the_watchdog(machine: NspawnMachine, se
     fed = "systemctl show --value --property WatchdogTimestampMonotonic nfagent"
     machine.wait_until(f"[ $({fed}) -gt {began + 3_000_000} ]")
     assert service.pid == pid
+
+
+def test_a_commit_of_ten_thousand_rules_is_no_hang(machine: NspawnMachine, service: NspawnService) -> None:
+    service.restart(drop_in="WatchdogSec=8")
+    pid = service.pid
+    machine.write("/etc/manifests/many.yaml", "---\n".join(many_rules(number) for number in range(10)))
+    try:
+        machine.wait_until(f'{COMMAND} dump state -o json | python3 -c "{COMMITTED}"', 4 * DEADLINE)
+        assert service.pid == pid
+    finally:
+        machine.run("rm /etc/manifests/many.yaml; systemctl stop nfagent; nft delete table inet nfagent")
 
 
 def test_settings_that_cannot_be_read_are_tried_again_with_pauses_until_they_are_right(

@@ -41,7 +41,7 @@ class TurnKernel:
         self.commits: list[Transaction] = []
         self._told = told
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002
         return diff(await self.read(), wanted)
 
     async def read(self) -> Ruleset:

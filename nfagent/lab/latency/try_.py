@@ -12,17 +12,18 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nfagent.controllers.sync_trace import Sync, SyncsReply
-from nfagent.errors import KernelError
+from nfagent.errors import HostError, KernelError
 from nfagent.lab.cluster.agents import LabAgent
 from nfagent.lab.latency.change_writers import ChangeWriter, WriteTimes
 from nfagent.lab.latency.prober import NoVerdictError, Prober
 from nfagent.lab.latency.process_cpu import wait_until_quiet
 from nfagent.lab.latency.samples import DataPath, Stage
 from nfagent.lab.latency.scenarios import Step, Verdict, Write, deleted
+from nfagent.lab.machine.patience import patient
 
 _QUIET_SECONDS, _SETTLED_SECONDS = 0.005, 0.3
 _LOOK_SECONDS = 0.001
-_TRACE_SECONDS, _LATE_SECONDS = 5.0, 60.0
+_TRACE_SECONDS, _LATE_SECONDS = patient(5.0), patient(60.0)
 _WATCHES = 5
 _LAST_SYNCS = 8
 _MICROSECONDS = 1e6
@@ -139,16 +140,24 @@ class MeasuredLab:
     def _trace(self, times: WriteTimes, seconds: float = _TRACE_SECONDS) -> tuple[Sync | None, tuple[float, float]]:
         """Return the sync that covers a change, and begin and end of the agent's last re-check.
 
-        seconds: how long to wait for the sync
+        seconds: how long to wait for the sync, and for an answer, which may take its time on a busy machine
         """
         end = time.monotonic() + seconds
         while True:
-            reply = msgspec.convert(self.agent.ask("/v1/syncs", last=str(_LAST_SYNCS)), SyncsReply)
+            reply = self._syncs(end)
             sync = next((sync for sync in reply.syncs if sync.latest >= times.sent), None)
             # A packet may be faster than the agent, which learns of the commit afterwards.
             if sync is not None or time.monotonic() > end:
                 return sync, (reply.recheck_began, reply.recheck_ended)
             time.sleep(_LOOK_SECONDS)
+
+    def _syncs(self, end: float) -> SyncsReply:
+        while True:
+            try:
+                return msgspec.convert(self.agent.ask("/v1/syncs", last=str(_LAST_SYNCS)), SyncsReply)
+            except HostError:
+                if time.monotonic() > end:
+                    raise
 
 
 def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, recheck: tuple[float, float]) -> Outcome:

@@ -219,6 +219,34 @@ def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int,
     assert said in dict(facts_of(agent)).values()
 
 
+def test_the_state_says_which_program_keeps_changing_the_table_and_that_conntrack_is_full() -> None:
+    contest = {
+        "program": "nft (process 4711)",
+        "unit": "a.service",
+        "repairs": 40,
+        "seconds": 20.0,
+        "exposed_seconds": 5.0,
+        "spacing": 0.1,
+    }
+    agent = {
+        "reconcile": {"in_sync": False, "failures": 0, "transactions": 41, "drifts": 40, "last_error": ""},
+        "drift": {"listening": True, "others": 0, "contest": contest, "next_repair_in": 0.05},
+        "bridges": [],
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "conntrack": {"entries": 100, "limit": 100},
+        "verdict_log": LOG,
+    }
+    found = dict(facts_of(agent))
+    assert found["kernel"].startswith(
+        "FAIL, nft (process 4711) of a.service keeps changing table inet nfagent: 40 repairs in 20 s, "
+        "open for 25% of the time; the next one may follow in 0.05 s; warn, not in sync yet"
+    )
+    assert found["conntrack"] == (
+        "FAIL, 100 of at most 100 connections: the table is full, and packets of new connections are dropped; "
+        "sysctl -w net.netfilter.nf_conntrack_max=N"
+    )
+
+
 def test_the_state_says_where_pods_sources_are_not_held_against_their_interface() -> None:
     links = {"problem": "not known", "shared": [{"link": "br0", "why": "its port eth0 may lead to other hosts"}]}
     agent = {

@@ -53,7 +53,7 @@ class SlowKernel:
         self.fake = FakeNftables()
         self.held: list[Ruleset] = []
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002
         await asyncio.sleep(0)
         return diff(self.fake.ruleset, wanted)
 

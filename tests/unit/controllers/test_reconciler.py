@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfagent.controllers.drift_backoff import MAX_SPACING
 from nfagent.controllers.reconciler import Reconciler, ReconcileStatus
 from nfagent.errors import KernelError, WireError
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Transaction
+from nfagent.nftables.transaction import AddTable, ChangeElements, Delete, Transaction
 from tests.support.fake_nftables import FakeNftables, Refused
 
 TURNS = 30
@@ -43,8 +44,10 @@ class SlowKernel:
         self.faults = 0
         self.fault: Exception = KernelError("netlink: Device or resource busy")
         self.reads = 0
+        self.replacements = 0
         self.worded = 0
         self.reading: Callable[[], None] = lambda: None
+        self.applying: Callable[[], None] = lambda: None
         self.tried: list[Transaction] = []
 
     async def read(self) -> Ruleset:
@@ -54,12 +57,17 @@ class SlowKernel:
         self._fail()
         return self.fake.ruleset
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
-        return diff(await self.read(), wanted)
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:
+        current = await self.read()
+        if anew:
+            self.replacements += 1
+            return (AddTable(), Delete("table"), *diff(ABSENT, wanted))
+        return diff(current, wanted)
 
     async def apply(self, transaction: Transaction) -> None:
         self.tried.append(transaction)
         await self.gate.wait()
+        self.applying()
         self._fail()
         try:
             self.fake.apply(transaction)
@@ -77,13 +85,15 @@ class SlowKernel:
 
 
 class FakeClock:
-    """A clock that a test advances."""
+    """A clock that a test advances; by `tick` at each look too."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.tick = 0.0
         self.pauses: list[float] = []
 
     def monotonic(self) -> float:
+        self.now += self.tick
         return self.now
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
@@ -355,6 +365,15 @@ async def test_a_reported_change_by_another_program_is_repaired_at_once_and_the_
 
 
 @scenario
+async def test_a_reported_change_is_repaired_at_once_on_a_clock_that_never_stands_still() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.clock.tick = 1e-6
+        await stage.others_write(ABSENT)
+        await stage.passes(0.006)
+        assert stage.current == holding("10.0.0.1")
+
+
+@scenario
 async def test_a_table_that_another_program_removed_is_a_drift_beside_pending_changes_too() -> None:
     async with running(holding("10.0.0.1")) as stage:
         stage.desired.wanted = holding("10.0.0.2")
@@ -443,6 +462,95 @@ async def test_endless_changes_by_other_programs_cost_a_twentieth_of_the_time() 
             assert stage.reconciler.status.in_sync
 
 
+async def contested(stage: ReconcilerSetup, times: int = 40) -> None:
+    """Have another program delete the table again as soon as it was repaired, so many times."""
+    for _ in range(times):
+        await stage.others_write(ABSENT, by="nft (process 4711)")
+        await stage.passes(max(0.006, stage.reconciler.next_repair_in))
+        assert stage.current == stage.wanted
+
+
+@scenario
+async def test_a_program_that_never_rests_is_named_and_repaired_ten_times_a_second() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await contested(stage)
+        contest = stage.reconciler.contest
+        assert contest is not None
+        assert (contest.program, contest.repairs, contest.spacing) == ("nft (process 4711)", 40, 0.1)
+        await stage.others_write(ABSENT)
+        assert stage.current == stage.wanted, "0.1 s have passed since the repair before"
+        await stage.others_write(ABSENT)
+        await stage.passes(0.09)
+        assert (stage.current, stage.reconciler.status.in_sync) == (ABSENT, False)
+        await stage.passes(0.02)
+        assert stage.current == stage.wanted
+        assert stage.reconciler.drift_totals.exposed_seconds == pytest.approx(0.11)
+
+
+@scenario
+async def test_after_a_contest_changes_are_repaired_at_once_again() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await contested(stage)
+        await stage.passes(200.0)
+        assert stage.reconciler.contest is None
+        for _ in range(4):
+            await stage.others_write(ABSENT)
+            assert stage.current == stage.wanted
+            await stage.passes(0.006)
+
+
+def test_a_contest_is_logged_when_it_begins_then_each_minute_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with running(holding("10.0.0.1")) as stage:
+            await contested(stage, 60)
+            stage.reconciler.log_contest()
+            await stage.passes(200.0)
+            stage.reconciler.log_contest()
+            stage.reconciler.log_contest()
+
+    with caplog.at_level("INFO"):
+        asyncio.run(body())
+    said = [message for message in caplog.messages if "repairing it" not in message]
+    assert len(caplog.messages) - len(said) == 5, "no line for each repair of a contest"
+    assert [words for message in said for words in ("spaced by up to", "or more", "resolved") if words in message] == [
+        "spaced by up to",
+        "or more",
+        "resolved",
+    ]
+
+
+@scenario
+async def test_our_own_changes_do_not_fight_a_program_that_deletes_the_table_at_full_speed() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        await contested(stage)
+        reads, began = stage.kernel.reads, stage.clock.now
+        for number in range(100):
+            stage.kernel.fake.ruleset = ABSENT
+            stage.reconciler.mark_changed()
+            await stage.want(holding(f"10.0.0.{number}"))
+            await stage.passes(0.02)
+        assert stage.kernel.reads - reads <= 2 + (stage.clock.now - began) / MAX_SPACING
+        await stage.passes(1.0)
+        assert stage.current == holding("10.0.0.99")
+
+
+@scenario
+async def test_a_repair_that_another_program_s_commit_made_fail_is_followed_by_one_that_depends_on_nothing() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+
+        def race() -> None:
+            stage.kernel.applying = lambda: None
+            stage.kernel.faults = 1
+            stage.reconciler.mark_changed("nft (process 4711)")
+
+        stage.kernel.applying = race
+        await stage.others_write(holding("10.0.0.9"), by="nft (process 4711)")
+        await stage.passes(0.1)
+        status = stage.reconciler.status
+        assert (status.failed, status.failures, stage.kernel.replacements) == (1, 0, 1)
+        assert stage.current == holding("10.0.0.1")
+
+
 @scenario
 async def test_credit_is_restored_over_time_up_to_its_limit() -> None:
     async with running(holding("10.0.0.1")) as stage:
@@ -454,6 +562,19 @@ async def test_credit_is_restored_over_time_up_to_its_limit() -> None:
             assert (stage.current, stage.kernel.reads) == (holding("10.0.0.1"), reads)
         await stage.others_write(ABSENT)
         assert (stage.current, stage.kernel.reads) == (ABSENT, 4)
+
+
+@scenario
+async def test_comparisons_after_refusals_delay_the_repair_of_another_program_s_change_by_the_last_one_only() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        slow_to_read(stage, 2.0)
+        for number in range(20):
+            stage.kernel.faults = 1
+            await stage.want(holding(f"10.0.0.{number}"))
+            await stage.passes(1.0)
+        await stage.others_write(ABSENT)
+        await stage.passes(2.0 / 0.05 + 0.1)
+        assert stage.current == stage.wanted
 
 
 @scenario

@@ -172,3 +172,21 @@ def test_a_notification_socket_that_cannot_be_opened_is_logged_once_and_tried_at
     assert caplog.messages == [
         "cannot subscribe to nf_tables notifications: cannot open a notification socket: no memory; retrying"
     ]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 20, 24], ids=lambda size: f"after {size} bytes")
+def test_a_notification_that_was_cut_off_is_a_change_by_an_unknown_program(size: int) -> None:
+    async def body() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)  # noqa: FBT003 - a socket's method
+        heard: list[CommitOrigin] = []
+        watch = NftMonitor(opening=lambda _receive_buffer: theirs)
+        watch.open(heard.append)
+        ours.send(codec.message(0x0A0F, 0, 1, codec.nfgen(0, 0) + codec.attribute(1, bytes(4)))[:size])
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        assert heard == [CommitOrigin()]
+        watch.close()
+        ours.close()
+
+    run(body)

@@ -20,7 +20,7 @@ import pytest
 
 from nfagent.errors import HostError
 from nfagent.kernel import table_lock
-from nfagent.kernel.table_lock import TableLock, acquire_table, holder
+from nfagent.kernel.table_lock import UNKNOWN, TableLock, acquire_table, holder
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -138,6 +138,22 @@ def test_another_holder_is_named_with_the_command_that_stops_it() -> None:
             f"another agent holds table inet nfagent in this network namespace: process {process}; "
             f"stop it (systemctl stop nfagent, or kill {process}), then start again"
         )
+
+
+def test_an_agent_in_a_container_is_not_named_by_its_number_there() -> None:
+    """`kill 1` would be said, which on the node is init."""
+    with claimed_elsewhere(before=["unshare", "--pid", "--fork", "--kill-child"]):
+        assert lock_file().read_text().startswith("1 ")
+        assert holder() == UNKNOWN
+        with pytest.raises(HostError, match=r"a process in another PID namespace; .* delete the Pod") as refused:
+            acquire_table()
+        assert "kill" not in str(refused.value)
+
+
+def test_a_lock_file_of_an_earlier_version_has_the_process_alone() -> None:
+    with closing(acquire_table()):
+        lock_file().write_text(f"{os.getpid()}\n")
+        assert holder() == os.getpid()
 
 
 def test_a_lock_ends_with_its_process() -> None:

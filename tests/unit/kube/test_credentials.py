@@ -14,6 +14,7 @@ import yaml
 
 from nfagent.errors import ClusterError
 from nfagent.kube import credentials as module
+from nfagent.kube.credential_cache import CredentialCache
 from nfagent.kube.credentials import ClientConfig, CredentialPaths, find_client_config
 
 SECRET = "s3cret-value"  # noqa: S105 - one to look for in messages
@@ -198,3 +199,38 @@ def test_a_child_process_that_can_not_start_is_reported_and_tried_again(
         assert found.server == "https://mine:6443"
 
     run(body())
+
+
+@pytest.mark.parametrize(
+    ("keeps", "during"),
+    [
+        pytest.param("", SECRET, id="to nothing"),
+        pytest.param("clusters:\n- cluster:", SECRET, id="within the cluster"),
+        pytest.param("current-context: prod\n", SECRET, id="before the user"),
+        pytest.param(SECRET[:4], SECRET[:4], id="within the token, which the server refuses until it is whole"),
+    ],
+)
+def test_a_kubeconfig_that_is_half_written_for_a_while_is_used_when_it_is_whole(
+    keeps: str, during: str, tmp_path: Path, places: CredentialPaths
+) -> None:
+    file = config(tmp_path / "config")
+    text = file.read_text()
+    now = [1_000_000.0]
+
+    async def story() -> None:
+        environment = {"PATH": os.environ["PATH"]}
+        cache = CredentialCache(
+            lambda: find_client_config(str(file), environment=environment, places=places), lambda: now[0]
+        )
+
+        async def token() -> str:
+            now[0] += 6
+            return (await cache.access()).authorization.removeprefix("Bearer ")
+
+        assert await token() == SECRET
+        file.write_text(text[: text.index(keeps) + len(keeps)])
+        assert await token() == during
+        file.write_text(text.replace(SECRET, "another"))
+        assert await token() == "another"
+
+    run(story())

@@ -34,7 +34,7 @@ class RecordingKernel:
     async def read(self) -> Ruleset:
         return self.fake.ruleset
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002
         return diff(self.fake.ruleset, wanted)
 
     async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002

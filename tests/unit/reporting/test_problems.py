@@ -205,12 +205,16 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
         fix_command="sysctl -w x=1",
         hold_reason="there is no Node n1",
         masquerade_file="host bits",
+        table_contest="nft of a.service",
+        conntrack_full=True,
     )
     said = node_notices("n1", faults)
     assert {(one.about, one.scope) for one in said} == {(ObjectRef("Node", "", "n1"), "node")}
     assert [one.reason for one in said] == [
         "RulesRefused",
         "RulesHeld",
+        "RulesContested",
+        "ConntrackFull",
         "InvalidMasqueradeList",
         "VerdictLogUnavailable",
         "VerdictLogGroupShared",
@@ -221,6 +225,8 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     parts = (
         "EBUSY",
         "there is no Node n1",
+        "nft of a.service keeps changing table inet nfagent; its repairs are spaced",
+        "Raise net.netfilter.nf_conntrack_max",
         "keeps its previous value: host bits",
         "group taken",
         "table ip router logs too",

@@ -220,3 +220,20 @@ def test_a_reload_ends_although_the_kernel_refuses(said: Callable[[], list[str]]
         assert said() == ["STATUS=enforcing"]
 
     asyncio.run(body())
+
+
+def test_a_problem_during_a_reload_is_in_the_status_before_the_reload_ends(said: Callable[[], list[str]]) -> None:
+    async def body() -> None:
+        reload = Reload()
+        await reload.run(lambda: reload.readiness.set_side_problem("changes are not in force: EBUSY"))
+        assert words(said())[:3] == [READY, "RELOADING=1", "STATUS=enforcing; changes are not in force: EBUSY"]
+
+    asyncio.run(body())
+
+
+def test_before_the_start_has_ended_a_problem_is_no_status_of_its_own(said: Callable[[], list[str]]) -> None:
+    notifier = ReadinessNotifier(Waits())
+    notifier.set_side_problem("changes are not in force: EBUSY")
+    assert said() == []
+    notifier.compared()
+    assert said() == ["READY=1\nSTATUS=enforcing; changes are not in force: EBUSY"]

@@ -1,0 +1,61 @@
+"""Watches for changes of the tables by other programs, and for what is looked at once a minute."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nfagent.clock import Clock
+from nfagent.controllers.reconciler import Reconciler
+from nfagent.kernel.bridge_table import BridgeTableReconciler
+from nfagent.kernel.conntrack_usage import ConntrackUsageWatch
+from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.system.process_unit import process_unit
+
+_LOOK_SECONDS = 60.0
+_RESUBSCRIBE_SECONDS = 1.0
+_POLL_SECONDS = 60.0
+
+
+class DriftParts:
+    """Requests comparisons of table inet nfagent, and of that of the bridges, after another program's commit."""
+
+    def __init__(
+        self,
+        monitor: NftMonitor,
+        reconciler: Reconciler,
+        bridge_table: BridgeTableReconciler,
+        clock: Clock,
+        resync_seconds: float,
+    ) -> None:
+        """Store the parts.
+
+        resync_seconds: seconds between two comparisons while notifications are received
+        """
+        self._monitor = monitor
+        self._reconciler = reconciler
+        self._bridge_table = bridge_table
+        self._clock = clock
+        self._resync_seconds = resync_seconds
+        self._conntrack_usage = ConntrackUsageWatch()
+
+    def subscribe(self) -> None:
+        """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
+        listening = self._monitor.listen(self._changed)
+        self._reconciler.compare_every(self._resync_seconds if listening else min(self._resync_seconds, _POLL_SECONDS))
+
+    async def run(self) -> None:
+        """Subscribe again where that failed, and look each minute at what no notification tells, until cancelled."""
+        while True:
+            if await self._clock.wait(self._monitor.failed, _LOOK_SECONDS):
+                await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
+                self._monitor.failed.clear()
+            self.subscribe()
+            self._reconciler.log_contest()
+            self._conntrack_usage.look()
+
+    def _changed(self, committer: CommitOrigin) -> None:
+        # Once for each comparison, not for each commit of a thousand a second.
+        unit = "" if self._reconciler.is_marked else process_unit(committer.process, committer.name)
+        self._reconciler.mark_changed(str(committer), unit)
+        self._bridge_table.mark_changed()

@@ -1,0 +1,54 @@
+"""Sends a numbered packet on each of its sockets every millisecond: `sender.py TIMES FD...`, until its input ends.
+
+A process of its own, at real-time priority: other threads and programs don't delay it. TIMES is a file for, of each
+socket, the number of packets sent and when each was, by CLOCK_MONOTONIC. It imports nothing of nfagent, to start at
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+INTERVAL_SECONDS = 0.001
+MOST_PACKETS = 250_000
+BLOCK = 8 * (1 + MOST_PACKETS)
+"""Bytes of TIMES for one socket: the number, then the times."""
+_COUNT, _TIME = struct.Struct("=Q"), struct.Struct("=d")
+_NUMBER = struct.Struct("!I")
+
+
+def main(path: str, descriptors: list[int]) -> None:
+    """Send until standard input ends."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    with open(path, "r+b") as opened:  # noqa: PTH123 - pathlib takes longer to import
+        times = mmap.mmap(opened.fileno(), 0)
+    due = time.monotonic()
+    for number in range(1, MOST_PACKETS + 1):
+        for index, opened_socket in enumerate(sockets):
+            _TIME.pack_into(times, index * BLOCK + 8 * number, time.monotonic())
+            send(opened_socket, _NUMBER.pack(number))
+            _COUNT.pack_into(times, index * BLOCK, number)
+        due = max(due + INTERVAL_SECONDS, time.monotonic())
+        if select.select([0], [], [], max(0.0, due - time.monotonic()))[0]:
+            return
+
+
+def send(opened: socket.socket, content: bytes) -> None:
+    """Send; an ICMP error about an earlier packet is reported once, by a call that sends nothing."""
+    try:
+        opened.send(content)
+    except OSError:
+        opened.send(content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [int(word) for word in sys.argv[2:]])

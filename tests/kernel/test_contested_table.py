@@ -1,0 +1,136 @@
+"""Other programs that keep changing the table: named, limited, reported; the rules hold again when they stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfagent.controllers.drift_backoff import MAX_SPACING
+from nfagent.introspection.agent_client import get_json
+from tests.kernel.test_cli import AgentSite, nft, site
+from tests.support.packet_labs import wait_until
+
+__all__ = ["site"]
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces, nf_tables and NFLOG"),
+]
+
+FLUSH = "flush ruleset"
+RELOAD = "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; }; }"
+DELETE = "delete table inet nfagent"
+FOREIGN_ACCEPT = 'insert rule inet nfagent forward-egress counter accept comment "foreign"'
+
+REPEATED = """
+import subprocess, sys, time
+while True:
+    subprocess.run(["nft", *sys.argv[1:]], stderr=subprocess.DEVNULL)
+"""
+COMMITS = """
+from nfagent.errors import KernelError
+from nfagent.kernel.nft_socket import NftSocket
+from nfagent.nftables.objects import Chain
+from nfagent.nftables.transaction import AddChain, AddTable, Delete
+opened = NftSocket()
+while True:
+    try:
+        opened.commit((AddChain("foreign", Chain(())),))
+        opened.commit((Delete("chain", "foreign"),))
+    except KernelError:
+        pass
+"""
+
+
+@contextmanager
+def looping(program: str, *arguments: str) -> Iterator[None]:
+    """Run a program in the node's network namespace until the block ends."""
+    with subprocess.Popen([sys.executable, "-c", program, *arguments]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def agent_state(site: AgentSite) -> Any:  # noqa: ANN401 - JSON
+    return get_json(site.socket, "/v1/dump/state", {})["agent"]
+
+
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(FLUSH, id="flushes the ruleset"),
+        pytest.param(RELOAD, id="loads a ruleset of its own after a flush, as nftables.service does"),
+        pytest.param(DELETE, id="deletes the table"),
+        pytest.param(FOREIGN_ACCEPT, id="adds a rule that accepts everything"),
+    ],
+)
+def test_a_program_in_a_loop_that(change: str, site: AgentSite) -> None:
+    with site.agent() as agent:
+        with looping(REPEATED, change):
+            wait_until(lambda: agent_state(site)["drift"].get("contest", {}).get("spacing") == MAX_SPACING, 60)
+            before = agent_state(site)["reconcile"]["drifts"]
+            began, used = time.monotonic(), cpu_seconds(agent.process.pid)
+            wait_until(lambda: agent_state(site)["reconcile"]["drifts"] >= before + 20, 60)
+            drift = agent_state(site)["drift"]
+            repairs = agent_state(site)["reconcile"]["drifts"] - before
+            assert repairs <= 2 + (time.monotonic() - began) / MAX_SPACING
+            assert cpu_seconds(agent.process.pid) - used < 0.5 * (time.monotonic() - began)
+            assert drift["contest"]["program"].startswith("nft (process ")
+            assert drift["contest"]["exposed_seconds"] > 0
+            text = site.said("dump", "state")
+            assert "FAIL, nft (process" in text
+            assert "keeps changing table inet nfagent" in text
+            agent.await_told(lambda: "keeps changing table inet nfagent" in agent.told)
+        wait_until(lambda: agent_state(site)["reconcile"]["in_sync"], 60)
+        assert site.said("dump", "diff").startswith("equal")
+        said = agent.stop()
+    assert said.count("keeps changing table inet nfagent") == 1
+    assert said.count("repairing it with") <= 5
+
+
+def test_a_foreign_accept_goes_while_another_program_commits_a_thousand_times_a_second(site: AgentSite) -> None:
+    with site.agent() as agent, looping(COMMITS):
+        wait_until(lambda: "contest" in agent_state(site)["drift"], 60)
+        for _ in range(3):
+            nft(FOREIGN_ACCEPT)
+            wait_until(lambda: "foreign" not in nft("-s", "list", "chain", "inet", "nfagent", "forward-egress"), 60)
+            assert "foreign" not in nft("-s", "list", "chain", "inet", "nfagent", "forward-egress")
+        assert agent.process.poll() is None
+
+
+def test_programs_that_change_their_own_tables_only_contest_nothing(site: AgentSite) -> None:
+    rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -d 10.96.0.1/32 -j ACCEPT\nCOMMIT\n"
+    with site.agent() as agent:
+        before = agent_state(site)["reconcile"]["comparisons"]
+        for _ in range(20):
+            subprocess.run(["iptables-nft-restore", "--noflush"], input=rules, text=True, check=True)
+            nft("add table ip kube-proxy; add chain ip kube-proxy services; delete table ip kube-proxy")
+        nft("add counter inet nfagent foreign")
+        wait_until(lambda: agent_state(site)["reconcile"]["drifts"] == 1, 60)
+        status = agent_state(site)
+        assert (status["reconcile"]["drifts"], status["reconcile"]["comparisons"] - before) == (1, 1)
+        assert "contest" not in status["drift"]
+        agent.stop()
+
+
+def test_a_second_agent_on_the_node_ends_and_contests_nothing(site: AgentSite) -> None:
+    with site.agent() as agent:
+        done = site.nfagent(*site.running)
+        assert done.returncode != 0
+        assert "nfagent" in done.stderr
+        assert agent_state(site)["reconcile"]["drifts"] == 0
+        agent.stop()

@@ -1,0 +1,73 @@
+"""One fault of each kind, put into a running agent's calls under traffic; `make faults` has all of them, many times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fault_injection import crashes
+from tests.fault_injection.catalogue import faults_of
+from tests.fault_injection.fault_table import Action, Call, Kind, Rule
+from tests.fault_injection.lab import FaultLab, fault_lab
+from tests.fault_injection.trial import Trial
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, for the library that injects faults"),
+]
+
+RESUBSCRIBE_SECONDS = 20.0
+"""Far above the second after which the agent opens another socket, far below the minute of its other checks."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultLab]:
+    with fault_lab(tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("commit: refused by EBUSY", id="the kernel refuses commits"),
+        pytest.param("listing: no descriptor (EMFILE)", id="no descriptor is left to read the table"),
+        pytest.param("conntrack: the reply is lost (ENOBUFS)", id="replies of conntrack are lost"),
+        pytest.param("NFLOG: records are cut short", id="packets of NFLOG are cut short"),
+        pytest.param("manifest: reading fails with EIO", id="the disk fails under a manifest"),
+        pytest.param("own socket: accepting fails with EMFILE", id="no descriptor is left for a request"),
+        pytest.param("wall clock: 5 hours back, and again", id="the wall clock jumps"),
+    ],
+)
+def test_no_packet_meets_a_wrong_verdict_and_the_agent_recovers_after(lab: FaultLab, name: str) -> None:
+    agent = lab.agent
+    every = faults_of(lab.manifests, agent.state_dir, agent.log_dir, agent.socket, agent.notify_path)
+    fault = next(fault for fault in every if fault.name == name)
+    found = Trial(lab, fault).run()
+    assert (found.wrong, found.failed) == ([], [])
+
+
+def test_no_packet_meets_a_wrong_verdict_when_the_agent_is_killed_right_after_its_commit(lab: FaultLab) -> None:
+    sync = next(one for one in crashes.syncs(lab) if one.name == "policy changed")
+    commit = Rule(calls=Call.SEND, kinds=Kind.NFT_COMMIT, action=Action.COUNT)
+    found = crashes.crash(lab, crashes.Step(sync=sync, counted=commit, what="commit", number=0))
+    assert found is not None, "the agent was never killed"
+    assert (found.wrong, found.failed) == ([], [])
+
+
+def test_a_socket_for_notifications_that_failed_is_opened_again_within_seconds(lab: FaultLab) -> None:
+    def listening() -> bool:
+        return bool(lab.agent.state()["agent"]["drift"]["listening"])
+
+    fails = Rule(calls=Call.RECV, kinds=Kind.NFT_EVENTS, action=Action.FAIL, error=errno.ENOMEM, most=1)
+    assert listening()
+    with lab.table.armed(fails):
+        lab.nft("add set inet nfagent stranger { type ipv4_addr; }")
+        lab.agent.wait_until(lambda: not listening(), "the failed socket is noticed", RESUBSCRIBE_SECONDS)
+        lab.agent.wait_until(listening, "another socket is opened", RESUBSCRIBE_SECONDS)
+    lab.settle()
+    assert lab.agent.ask("/v1/dump/diff")["equal"]
