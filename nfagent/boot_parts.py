@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nfagent import __version__
-from nfagent.checkpoint.restore_result import RestoreResult, delete_result, describe_enforced, read_result
+from nfagent.checkpoint.enforced_rules import CURRENT, EnforcedRules
+from nfagent.checkpoint.restore_result import RestoreResult, delete_result, enforced_rules, read_result
 from nfagent.checkpoint.ruleset_codec import SavedHeader
 from nfagent.checkpoint.ruleset_file import ruleset_path
 from nfagent.clock import WallClock
@@ -37,7 +38,7 @@ class BootParts:
         self._reconciler = reconciler
         self._event_applier = event_applier
         self._result: RestoreResult | None = None
-        self.enforced = "not known yet"
+        self.enforced = EnforcedRules("unknown", "not known yet")
         self._saver: RulesetSaver | None = None
         if settings.boot.save_ruleset:
             path = ruleset_path(settings.state_dir)
@@ -47,13 +48,13 @@ class BootParts:
         """Read what the kernel enforces when the agent starts: which table it has, and where that comes from."""
         self._result = read_result(self._settings.runtime_dir)
         try:
-            self.enforced = describe_enforced(self._result, table_exists=own_table() is not None)
+            self.enforced = enforced_rules(self._result, table_exists=own_table() is not None)
         except (KernelError, HostError) as error:
-            self.enforced = f"not known: {error.reason}"
+            self.enforced = EnforcedRules("unknown", f"not known: {error.reason}")
 
     def synced(self) -> None:
         """Note that the agent's own rules are in force."""
-        self.enforced = ""
+        self.enforced = CURRENT
         if self._result is not None:
             delete_result(self._settings.runtime_dir)
 
@@ -74,7 +75,7 @@ class BootParts:
 
     def status(self) -> BootStatus:
         """Return what holds over a boot."""
-        return BootStatus(enforced=self.enforced, saved=self._saver.status if self._saver is not None else None)
+        return BootStatus(enforced=str(self.enforced), saved=self._saver.status if self._saver is not None else None)
 
     def _commits(self) -> int | None:
         """Return the number of commits; None while the kernel doesn't have the whole desired ruleset."""

@@ -126,6 +126,7 @@ class MetricsParts:
         await self._refresh_counts()
         readings = Readings(
             unready=self.unready(),
+            enforced=sources.freshness().enforced.origin,
             problems=sources.problems(),
             synced=not sources.freshness().unread,
             uptime=self._clock.monotonic() - self._started,

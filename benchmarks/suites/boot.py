@@ -101,7 +101,7 @@ def _costs(run: Run, size: int, rounds: int) -> Iterator[Row]:
         restores = [child.request(RestoreCosts, "restore") for _ in range(rounds)]
     about = f"{saves[0].elements:,} elements, file of {saves[0].size:,} bytes"
     yield Row(
-        name=f"save, {words}: the event loop's turn",
+        name=f"save, {words}: CPU of the snapshot, on the event loop",
         unit="ms",
         values=[each.turn * 1e3 for each in saves],
         targets=(at_most("max", 20),),

@@ -16,11 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.harness.child_process import say
+from benchmarks.harness.process_usage import peak_rss_mib
 from nfagent.checkpoint.ruleset_codec import SavedHeader, encode_batches, encode_saved
 from nfagent.checkpoint.ruleset_file import ruleset_path, write_saved
 from nfagent.controllers.ruleset_saver import yield_to_others
@@ -34,12 +36,13 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _SIZES = {**SIZES, 5_000: Size(5_000, 1_000, 110, 40)}
 _CHANGED_PODS = 300
 _TURN_SECONDS = 0.001
+_POLL_SECONDS = 0.002
 
 
 class SaveCosts(msgspec.Struct, frozen=True):
     """The costs of one save. Seconds; bytes.
 
-    turn:    for which the event loop takes the snapshot
+    turn:    CPU of the snapshot, which holds the event loop
     longest: the longest turn of an event loop beside the thread that encodes and writes
     alone:   the longest turn of one that runs for as long alone
     cpu:     of that thread
@@ -81,9 +84,9 @@ class _Node:
             self._desired.remove(pod.ref)
             self._desired.put(pod)
         self._desired.drain_changes()
-        began = time.perf_counter()
+        began = time.thread_time()
         ruleset = self._desired.ruleset()
-        turn = time.perf_counter() - began
+        turn = time.thread_time() - began
         began = time.perf_counter()
         longest, cpu, size = asyncio.run(self._encoded(ruleset))
         alone = asyncio.run(_longest_turn(asyncio.sleep(time.perf_counter() - began)))
@@ -114,14 +117,19 @@ class _Node:
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
         }
         command = [sys.executable, "-m", "nfagent", "restore", "--node", NODE]
-        began = time.perf_counter()
+        peak, began = 0.0, time.perf_counter()
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, preexec_fn=_own_namespace) as child:  # noqa: PLW1509, S603 - no other thread
-            _, status, usage = os.wait4(child.pid, 0)
+            while not (waited := os.wait4(child.pid, os.WNOHANG))[0]:
+                # The last value before its end: wait4's own includes the process that it was forked from.
+                with suppress(OSError):
+                    peak = peak_rss_mib(child.pid) or peak
+                time.sleep(_POLL_SECONDS)
+            _, status, usage = waited
             child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             raise KernelError(f"nfagent restore ended with {child.returncode}")
         seconds = time.perf_counter() - began
-        return RestoreCosts(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return RestoreCosts(seconds, usage.ru_utime + usage.ru_stime, peak)
 
 
 async def _longest_turn(until: Awaitable[object]) -> float:

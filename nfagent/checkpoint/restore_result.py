@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from nfagent.checkpoint.enforced_rules import NOTHING, PREVIOUS, EnforcedRules
 from nfagent.checkpoint.kept_text import KeptText
 from nfagent.checkpoint.ruleset_checks import timestamp
 from nfagent.errors import HostError
@@ -43,11 +44,7 @@ class RestoreResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return f"no policy{held}"
             case "present":
                 return "table inet nfagent, which exists and stays as it is"
-        return NOTHING
-
-
-NOTHING = "nothing: Pods are open"
-PREVIOUS = "the rules of the previous run"
+        return str(NOTHING)
 
 
 def write_result(runtime_dir: str, result: RestoreResult) -> None:
@@ -74,8 +71,11 @@ def delete_result(runtime_dir: str) -> None:
         (Path(runtime_dir) / _FILE).unlink()
 
 
-def describe_enforced(result: RestoreResult | None, *, table_exists: bool) -> str:
+def enforced_rules(result: RestoreResult | None, *, table_exists: bool) -> EnforcedRules:
     """Return what is enforced before the agent has written its own rules."""
     if not table_exists:
         return NOTHING
-    return PREVIOUS if result is None or result.rules in {"none", "present"} else str(result)
+    match result:
+        case RestoreResult(rules="saved" | "hold" as origin):
+            return EnforcedRules(origin, str(result))
+    return PREVIOUS

@@ -27,7 +27,7 @@ from nfagent.netlink.saved_batch import decode_saved_batch
 from nfagent.nftables.boot_rulesets import after_boot
 from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import Command, cut_unreachable
+from nfagent.nftables.transaction import Command, Transaction, cut_unreachable
 
 FORMAT = 1
 """Incremented when files of an older version would be decoded with another meaning."""
@@ -85,7 +85,7 @@ class SavedRuleset(msgspec.Struct, frozen=True):
 def encode_batches(ruleset: Ruleset, pause: Callable[[], None] = lambda: None) -> tuple[tuple[bytes, ...], str]:
     """Return the compressed batches that write a ruleset where there is no table, and the digest of their content.
 
-    pause: called every few milliseconds, so that another thread can run
+    pause: called after at most 500 elements, so that another thread can run
     Raises WireError for a ruleset that can't be encoded.
     """
     commands: list[Command] = []
@@ -97,12 +97,18 @@ def encode_batches(ruleset: Ruleset, pause: Callable[[], None] = lambda: None) -
     batches = []
     sequence = 1
     for part in cut_unreachable(tuple(commands), _PART):
-        batch = encode_batch(part, sequence)
+        batch = encode_batch(_with_pauses(part, pause), sequence)
         sequence = batch.following
         digest.update(batch.data)
         batches.append(zlib.compress(batch.data, _COMPRESSION))
         pause()
     return tuple(batches), digest.hexdigest()
+
+
+def _with_pauses(part: Transaction, pause: Callable[[], None]) -> Iterator[Command]:
+    for command in part:
+        yield command
+        pause()
 
 
 def encode_saved(header: SavedHeader, batches: Iterable[bytes]) -> bytes:

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from nfagent.checkpoint.enforced_rules import CURRENT, EnforcedRules
+
 _KINDS_NAMED = 3
 _MINUTE, _HOUR = 60, 3600
 
@@ -45,14 +47,14 @@ class Freshness(msgspec.Struct, frozen=True):
     trouble: why they can't be read
     stale:   kinds that were read, and whose watch is interrupted
     refused: why the kernel doesn't hold the desired ruleset, '' where it does as far as is known
-    enforced: what the kernel enforced when the agent started; '' once the agent's own rules are in force
+    enforced: which rules the kernel enforces, as far as is known
     """
 
     unread: tuple[str, ...] = ()
     trouble: str = ""
     stale: tuple[StaleResource, ...] = ()
     refused: str = ""
-    enforced: str = ""
+    enforced: EnforcedRules = CURRENT
 
     @property
     def unknown(self) -> str:
@@ -82,7 +84,7 @@ class Freshness(msgspec.Struct, frozen=True):
 
     @property
     def _until_then(self) -> str:
-        return f". Enforced until then: {self.enforced}" if self.enforced else ""
+        return f". Enforced until then: {self.enforced}" if self.enforced.words else ""
 
 
 class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +104,12 @@ WHOLE = Freshness()
 
 
 def freshness_of(
-    resources: Mapping[str, Mapping[str, Any]], now_ns: int, refused: str, *, whole: bool, enforced: str = ""
+    resources: Mapping[str, Mapping[str, Any]],
+    now_ns: int,
+    refused: str,
+    *,
+    whole: bool,
+    enforced: EnforcedRules = CURRENT,
 ) -> Freshness:
     """Return the freshness from the source's status of each kind.
 

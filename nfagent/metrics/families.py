@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from nfagent.checkpoint.enforced_rules import ORIGINS
 from nfagent.controllers.sync_latency import STAGES
 from nfagent.model.admin_policy import POLICY_KINDS
 from nfagent.model.gvk import RESOURCES
@@ -93,6 +94,13 @@ FAMILIES = (
         "Agent",
         _family("nfagent_build_info", "gauge", "Always 1; the label has the agent's version.", {"version": ()}, "1"),
         _family("nfagent_ready", "gauge", "Whether /readyz answers 200: policies are read and enforced."),
+        _family(
+            "nfagent_enforced_rules",
+            "gauge",
+            "1 for the rules that the kernel enforces: the agent's own (current), those of the run before (previous), "
+            "those saved before a boot (saved), only a hold of unknown Pods (hold), none: Pods are open; or unknown.",
+            {"origin": ORIGINS},
+        ),
         _family(
             "nfagent_metrics_omitted_series",
             "gauge",

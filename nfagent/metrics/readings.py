@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from nfagent.checkpoint.enforced_rules import RulesOrigin
 from nfagent.controllers.drift_backoff import DriftTotals
 from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
@@ -42,6 +43,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """One scrape's readings.
 
     unready:        why the agent isn't ready, '' where it is
+    enforced:       where the rules in force come from
     problems:       the problem of each part of the agent, of families.PARTS, '' or none for none
     synced:         whether everything was read once
     uptime:         seconds since the agent started
@@ -54,6 +56,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     unready: str
+    enforced: RulesOrigin = "current"
     problems: Mapping[str, str] = {}
     synced: bool
     uptime: float

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from nfagent import __version__
+from nfagent.checkpoint.enforced_rules import ORIGINS
 from nfagent.desired.state import DesiredState
 from nfagent.metrics.families import DROP_COUNTERS, OBJECT_KINDS, PARTS
 from nfagent.metrics.readings import CountedPackets, Readings
@@ -57,6 +58,7 @@ def _by_label(values: Mapping[str, float]) -> list[Series]:
 def _agent(readings: Readings) -> Iterator[FamilySeries]:
     yield "nfagent_build_info", [((__version__,), 1)]
     yield "nfagent_ready", _one(not readings.unready)
+    yield "nfagent_enforced_rules", _by_label({origin: origin == readings.enforced for origin in ORIGINS})
     yield "nfagent_problem", _by_label({part: bool(readings.problems.get(part)) for part in PARTS})
     yield "nfagent_own_log_lost_lines_total", _one(readings.own_log_lost)
 

@@ -33,12 +33,12 @@ class ReadinessNotifier:
         self,
         clock: Clock,
         wait_seconds: float = READ_TIMEOUT_SECONDS,
-        enforced: Callable[[], str] = lambda: "",
+        enforced: Callable[[], object] = lambda: "",
     ) -> None:
         """Start as not ready.
 
         wait_seconds: how long a start waits for a cluster that can't be read
-        enforced:     returns what the kernel enforces until the agent has written its own rules
+        enforced:     returns what the kernel enforces until the agent has written its own rules, as text
         """
         self._clock = clock
         self._wait_seconds = wait_seconds

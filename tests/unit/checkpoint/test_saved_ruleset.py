@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.checkpoint.restore_result import RestoreResult, describe_enforced, read_result, write_result
+from nfagent.checkpoint.restore_result import RestoreResult, enforced_rules, read_result, write_result
 from nfagent.checkpoint.ruleset_checks import clock_warning, refusal
 from nfagent.checkpoint.ruleset_codec import (
     FORMAT,
@@ -219,4 +219,4 @@ def test_what_is_enforced_before_the_agent_s_first_commit(
 ) -> None:
     if result is not None:
         write_result(str(tmp_path), result)
-    assert describe_enforced(read_result(str(tmp_path)), table_exists=exists) == said
+    assert str(enforced_rules(read_result(str(tmp_path)), table_exists=exists)) == said
