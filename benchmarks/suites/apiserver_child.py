@@ -123,9 +123,9 @@ class RecordingClient:
         """Return the kernel's ruleset."""
         return await self._kernel.read()
 
-    async def difference(self, wanted: Ruleset) -> Transaction:
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:
         """Return the transaction that makes the kernel's ruleset equal."""
-        return await self._kernel.difference(wanted)
+        return await self._kernel.difference(wanted, anew=anew)
 
     async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:
         """Return what the kernel lists differently from what was written."""

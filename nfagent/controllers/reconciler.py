@@ -326,13 +326,16 @@ class Reconciler:
         self.latency.computed(self._clock.monotonic())
         self._wanted.mark_synced()
         reading = self._clock.monotonic()
-        transaction = await self._kernel.difference(wanted, anew=self._anew)
+        # A listing starts over at each commit of another program: while one commits all the time, it takes seconds.
+        contest = self.contest
+        anew = self._anew or (drifted and contest is not None and contest.spacing > 0)
+        transaction = await self._kernel.difference(wanted, anew=anew)
         self._compared(began)
         self.latency.measured("compare", self._budget.compared_at - reading)
         # Without a pending change a difference is a drift. An absent or dormant table is one in any case.
         is_table_gone = bool(transaction) and isinstance(transaction[0], AddTable)
         is_drift = bool(transaction) and (
-            (agreed and (is_table_gone or not pending)) or (is_table_gone and bool(changer or self.contest))
+            (agreed and (is_table_gone or not pending)) or (is_table_gone and bool(changer or contest))
         )
         if is_drift and changer:
             self._note_drift(changer, len(transaction))

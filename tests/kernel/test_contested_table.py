@@ -98,7 +98,7 @@ def test_a_program_in_a_loop_that(change: str, site: AgentSite) -> None:
         wait_until(lambda: agent_state(site)["reconcile"]["in_sync"], 60)
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()
-    assert said.count("keeps changing table inet nfagent") == 1
+    assert said.count("from now on repairs are spaced") == 1
     assert said.count("repairing it with") <= 5
 
 

@@ -488,6 +488,15 @@ async def test_a_program_that_never_rests_is_named_and_repaired_ten_times_a_seco
 
 
 @scenario
+async def test_while_repairs_are_spaced_the_table_is_replaced_and_not_compared() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        for times in range(15):
+            await stage.others_write(holding("10.0.0.9"), by="nft (process 4711)")
+            await stage.passes(max(0.006, stage.reconciler.next_repair_in))
+            assert (stage.current, stage.kernel.replacements) == (holding("10.0.0.1"), max(0, times - 9))
+
+
+@scenario
 async def test_after_a_contest_changes_are_repaired_at_once_again() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await contested(stage)
