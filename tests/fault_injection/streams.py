@@ -63,11 +63,14 @@ class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
 class _Stream:
     """One flow: the times of its packets, and the numbers of those that arrived."""
 
+    _ports = itertools.cycle(range(20_000, 30_000))
+    """Of clients: another for each, as they identify a flow's packets at the server, and its conntrack entry."""
+
     def __init__(self, flow: PlannedFlow, times: mmap.mmap, index: int) -> None:
         self.flow = flow
         self._times, self._at = times, index * sender.BLOCK
         self._server = netns.inside(flow.server, lambda: _bound(flow.port))
-        self._client = netns.inside(flow.client, lambda: _bound(0))
+        self._client = netns.inside(flow.client, lambda: _bound(next(self._ports)))
         self._client.connect((flow.address, flow.port))
         self._counter = PacketCounter(flow.server, 4, "udp", self._client.getsockname()[1])
         if flow.live:
