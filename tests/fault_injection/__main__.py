@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError
+from nfagent.lab.topology import netns
 from tests.fault_injection import crashes
 from tests.fault_injection.api_lab import api_fault_lab, api_faults
 from tests.fault_injection.catalogue import faults_of
@@ -28,8 +29,15 @@ from tests.fault_injection.report import insert, markdown, rows_of
 from tests.fault_injection.trial import Fault, Trial, Try
 
 _CRASHES = "kill -9"
-_PARTS = ("kernel", "files", "crashes", "API server")
-"""files: those, sockets and clock"""
+_PARTS = {
+    "ruleset": ("commit: *", "listing: *"),
+    "netlink": ("notifications: *", "conntrack: *", "NFLOG: *", "rtnetlink: *"),
+    "files": ("manifest*", "state: *", "verdict log: *", "own socket: *", "sd_notify: *", "wall clock: *"),
+    "API server": ("API server: *",),
+    "changes": ("kill -9, policy *",),
+    "starts": ("kill -9, Pod *", "kill -9, first start"),
+}
+"""What runs in one process, in one lab after the other: patterns of the names of faults."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,13 +48,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", action="append", default=[], help="a pattern of names, such as 'commit*'")
     parser.add_argument("--write", type=Path, help="the page whose table is written anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parts at once (the number of CPUs)")
-    parser.add_argument("--part", choices=_PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=tuple(_PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
         made = [shown(one) for one in tries(options)]
         options.json.write_bytes(msgspec.json.encode(made))
         return 0
+    netns.sweep("faults")  # of runs that were killed
     began = time.monotonic()
     found, complete = all_parts(arguments, options.jobs)
     text = markdown(rows_of(found), found, time.monotonic() - began, arguments)
@@ -58,15 +67,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def all_parts(arguments: Sequence[str], jobs: int) -> tuple[list[Try], bool]:
     """Run the parts; return their tries in the order of the parts, and whether none has failed as a whole."""
+    parts = list(_PARTS)
     with tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder, ThreadPoolExecutor(jobs) as pool:
 
         def run(number: int) -> bool:
-            own = ["--part", _PARTS[number], "--json", f"{folder}/{number}"]
+            own = ["--part", parts[number], "--json", f"{folder}/{number}"]
             command = [sys.executable, "-m", "tests.fault_injection", *arguments, *own]
             return subprocess.run(command, check=False).returncode == 0
 
-        ended = list(pool.map(run, range(len(_PARTS))))
-        files = [Path(folder, str(number)) for number in range(len(_PARTS))]
+        ended = list(pool.map(run, range(len(parts))))
+        files = [Path(folder, str(number)) for number in range(len(parts))]
         texts = [path.read_bytes() for path in files if path.exists()]
         found = [one for text in texts for one in msgspec.json.decode(text, type=list[Try])]
     return found, all(ended)
@@ -74,17 +84,20 @@ def all_parts(arguments: Sequence[str], jobs: int) -> tuple[list[Try], bool]:
 
 def tries(options: argparse.Namespace) -> Iterator[Try]:
     """Make the tries of one part, one after the other."""
-    wanted = chosen(options.only)
+    asked, in_part = chosen(options.only), chosen(_PARTS[options.part])
+
+    def wanted(name: str) -> bool:
+        return asked(name) and in_part(name)
+
     match options.part:
         case "API server":
             yield from tries_of_api(options, wanted)
-        case "crashes":
+        case "changes" | "starts":
             yield from tries_of_crashes(options, wanted)
-        case part:
+        case _:
             with temporary_lab() as lab:
                 for fault in faults_in(lab, wanted):
-                    if (fault.boundary == "kernel") == (part == "kernel"):
-                        yield from (Trial(lab, fault).run() for _ in range(options.times))
+                    yield from (Trial(lab, fault).run() for _ in range(options.times))
 
 
 def tries_of_api(options: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Try]:

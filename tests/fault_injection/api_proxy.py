@@ -13,7 +13,9 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
@@ -73,6 +75,7 @@ class ApiProxy:
         self._fault, before = fault, self._fault
         if fault == "half-open":
             self._forgotten = set(self._writers)
+            _drop([writer.get_extra_info("peername")[1] for writer in self._writers], self.port)
             return
         if before == "half-open":
             return  # what was forgotten stays so; what came later goes on
@@ -204,6 +207,17 @@ def _answer(code: str) -> bytes:
     body = json.dumps(status).encode()
     head = f"HTTP/1.1 {code} {_REASONS[code]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return (head + "Connection: close\r\n\r\n").encode() + body
+
+
+def _drop(clients: Sequence[int], port: int) -> None:
+    """Drop all packets of some connections, those of their kernel included: TCP's keepalives get no answer."""
+    found = ", ".join(str(client) for client in clients if client != port)
+    for hook, own, other in (("input", "dport", "sport"), ("output", "sport", "dport")):
+        rules = (
+            f"add chain inet vanished {hook} {{ type filter hook {hook} priority 0; }}; "
+            f"add rule inet vanished {hook} tcp {own} {port} tcp {other} {{ {found} }} drop"
+        )
+        subprocess.run(["nft", f"add table inet vanished; {rules}"], check=True, capture_output=True)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

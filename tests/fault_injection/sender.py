@@ -1,15 +1,13 @@
 """Sends a numbered packet on each of its sockets every millisecond: `sender.py TIMES FD...`, until its input ends.
 
-A process of its own, at real-time priority: other threads and programs don't delay it. TIMES is a file for, of each
+A process of its own, for real-time priority: other threads and programs don't delay it. TIMES is a file for, of each
 socket, the number of packets sent and when each was, by CLOCK_MONOTONIC. It imports nothing of nfagent, to start at
 once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import select
 import socket
 import struct
@@ -26,8 +24,6 @@ _NUMBER = struct.Struct("!I")
 
 def main(path: str, descriptors: list[int]) -> None:
     """Send until standard input ends."""
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     with open(path, "r+b") as opened:  # noqa: PTH123 - pathlib takes longer to import
         times = mmap.mmap(opened.fileno(), 0)

@@ -36,7 +36,8 @@ Verdict: TypeAlias = Literal["allowed", "forbidden", "closing", "opening"]
 """closing: allowed before the change and forbidden after it. opening: the reverse"""
 
 _SETTLED_SECONDS = 0.05
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 20.0
+_FIRST_PACKETS = 100
 _DRAIN_SECONDS = 0.1
 _NUMBER = struct.Struct("!I")
 _COUNT = struct.Struct("=Q")
@@ -63,11 +64,14 @@ class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
 class _Stream:
     """One flow: the times of its packets, and the numbers of those that arrived."""
 
+    _ports = itertools.cycle(range(20_000, 30_000))
+    """Of clients: another for each, as they identify a flow's packets at the server, and its conntrack entry."""
+
     def __init__(self, flow: PlannedFlow, times: mmap.mmap, index: int) -> None:
         self.flow = flow
         self._times, self._at = times, index * sender.BLOCK
         self._server = netns.inside(flow.server, lambda: _bound(flow.port))
-        self._client = netns.inside(flow.client, lambda: _bound(0))
+        self._client = netns.inside(flow.client, lambda: _bound(next(self._ports)))
         self._client.connect((flow.address, flow.port))
         self._counter = PacketCounter(flow.server, 4, "udp", self._client.getsockname()[1])
         if flow.live:
@@ -134,9 +138,15 @@ class Streams:
         """Start sending."""
         descriptors = [stream.descriptor for stream in self._streams]
         times = f"/proc/self/fd/{self._memory}"
-        command = [sys.executable, "-I", sender.__file__, times, *map(str, descriptors)]
+        # At real-time priority from its start on: on a busy machine the start alone would take seconds.
+        command = ["chrt", "--fifo", "1", sys.executable, "-I", sender.__file__, times, *map(str, descriptors)]
         self._sender = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[*descriptors, self._memory])
         self._thread.start()
+        end = time.monotonic() + _ANSWER_SECONDS
+        while any(stream.sent < _FIRST_PACKETS for stream in self._streams):
+            if time.monotonic() > end:
+                raise KernelError(f"the sender of packets hasn't begun after {_ANSWER_SECONDS:g} s")
+            time.sleep(_DRAIN_SECONDS)
         return self
 
     def __exit__(

@@ -21,9 +21,11 @@ Boundary: TypeAlias = Literal["kernel", "API server", "files", "sockets", "clock
 
 FAULT_SECONDS = 1.5
 _REPORT_SECONDS = 20.0
-_HEAL_SECONDS = 60.0
+_HEAL_SECONDS = 150.0
+"""A connection to an API server that has vanished is given up after a minute of TCP keepalives."""
 _BEFORE_SECONDS = _AFTER_SECONDS = 0.2
 _POLL_SECONDS = 0.05
+_LOG_CHARACTERS = 3000
 MOST_CPU = 0.5
 """CPU seconds of the agent per second of a fault: far above any retry, half of a busy loop."""
 
@@ -149,6 +151,8 @@ class Trial:
             result.during = not result.healed
             result.packets, result.spacing = streams.packets, streams.spacing
             result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
+        if result.wrong:
+            result.failed.append(f"the agent's log:\n{lab.agent.stderr_text[-_LOG_CHARACTERS:]}")
         self._restore()
         return result
 

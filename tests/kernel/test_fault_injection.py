@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from tests.fault_injection import crashes
 from tests.fault_injection.catalogue import faults_of
 from tests.fault_injection.fault_table import Action, Call, Kind, Rule
 from tests.fault_injection.lab import FaultLab, fault_lab
+from tests.fault_injection.streams import Streams
 from tests.fault_injection.trial import Trial
 
 pytestmark = [
@@ -57,6 +59,35 @@ def test_no_packet_meets_a_wrong_verdict_when_the_agent_is_killed_right_after_it
     found = crashes.crash(lab, crashes.Step(sync=sync, counted=commit, what="commit", number=0))
     assert found is not None, "the agent was never killed"
     assert (found.wrong, found.failed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair", "expected"),
+    [
+        pytest.param("delete table inet nfagent", "", "forbidden new to port 8001: ", id="pass though forbidden"),
+        pytest.param(
+            "add table ip stranger; add chain ip stranger c { type filter hook forward priority 0; policy drop; }",
+            "delete table ip stranger",
+            "allowed new to port 8001: ",
+            id="are missing though allowed",
+        ),
+    ],
+)
+def test_a_try_finds_packets_that(lab: FaultLab, damage: str, repair: str, expected: str) -> None:
+    with Streams(lab.scene.flows) as streams:
+        os.kill(lab.agent.pid, signal.SIGSTOP)
+        try:
+            before = streams.packets
+            lab.nft(damage)
+            lab.agent.wait_until(lambda: streams.packets > before + 600, "packets are sent", RESUBSCRIBE_SECONDS)
+        finally:
+            os.kill(lab.agent.pid, signal.SIGCONT)
+            if repair:
+                lab.nft(repair)
+        lab.settle()
+        streams.stop()
+        assert streams.wrong_packets > 0
+        assert any(line.startswith(expected) for line in streams.wrong()), streams.wrong()
 
 
 def test_a_socket_for_notifications_that_failed_is_opened_again_within_seconds(lab: FaultLab) -> None:
