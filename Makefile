@@ -155,6 +155,12 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
+.PHONY: soak
+soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (root)
+#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge
+	@exec $(bin)/python -m tests.soak $(addprefix --minutes ,$(MINUTES)) $(addprefix --seed ,$(SEED)) \
+	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT))
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite
