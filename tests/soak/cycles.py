@@ -140,8 +140,11 @@ class CycleRunner:
         self._say("asking")
         self.churn.settled += 1
         lab = self._lab
-        for finding in lab.compared(oracles):
-            self._report("table", f"{finding}")
+        if list(lab.compared(oracles)):
+            # A listing that began before a deferred deletion, and was compared after it, shows what is gone.
+            lab.settle()
+            for finding in lab.compared(oracles):
+                self._report("table", str(finding))
         found: list[Finding] = [*lab.established(oracles, _PATIENCE, lone=lone)]
         found += lab.link_scope(oracles, selection.link_scope())
         sent = selection.probes(oracles)[:most]

@@ -82,6 +82,12 @@ def small_cluster() -> tuple[Document, ...]:
             },
         },
         egress_document("partner", "NoSNAT", ["203.0.113.0/24"], {"app": "db"}),
+        {
+            "apiVersion": "networking.gke.io/v1alpha1",
+            "kind": "NetworkLogging",
+            "metadata": {"name": "default"},
+            "spec": {"cluster": {"allow": {"log": True}, "deny": {"log": True}}},
+        },
     )
 
 
@@ -106,9 +112,14 @@ def egress_document(name: str, action: str, cidrs: list[str], labels: dict[str, 
     }
 
 
+def rest_step() -> Step:
+    """Return the step that writes the small cluster."""
+    return step_of([ManifestChange(file_of(document), document) for document in small_cluster()], "clear")
+
+
 def draw_cycle(random: Random) -> Case:
     """Draw a cycle: the small cluster, a history of the fuzzer with EgressNATPolicies in place of it, and back."""
-    rest = step_of([ManifestChange(file_of(document), document) for document in small_cluster()], "clear")
+    rest = rest_step()
     steps, present = [rest], {change.file for change in rest.changes}
     for step in draw_case(random, steady=True).steps:
         changes = [*(_absent(present, step) if len(steps) == 1 else []), *step.changes, *_egress(random)]

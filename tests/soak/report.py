@@ -29,10 +29,15 @@ class NodeAtRest(msgspec.Struct, frozen=True):
     tables: TableContents
     sample: Sample
 
+    def warmed(self, later: NodeAtRest) -> NodeAtRest:
+        """Return it with what an agent uses once it has done everything for the first time."""
+        connections = self.sample.connections
+        return NodeAtRest(self.tables, msgspec.structs.replace(later.sample, connections=connections))
+
     def differences(self, other: NodeAtRest, *, whole: bool) -> Iterator[str]:
         """Yield what another moment's is different in.
 
-        whole: compare what needs time to converge as well: descriptors, threads, conntrack
+        whole: compare what needs time to converge as well: descriptors, threads, conntrack, reply tuples
         """
         yield from self.tables.differences(other.tables)
         if not whole:
@@ -41,6 +46,8 @@ class NodeAtRest(msgspec.Struct, frozen=True):
             first, now = getattr(self.sample, name), getattr(other.sample, name)
             if now != first:
                 yield f"{now} {name}, {first} at first"
+        if other.tables.reply_tuples > self.tables.reply_tuples:
+            yield f"{other.tables.reply_tuples} reply tuples, {self.tables.reply_tuples} at first"
         if other.sample.connections > self.sample.connections + _CONNECTIONS:
             yield f"{other.sample.connections} conntrack entries, {self.sample.connections} at first"
 
@@ -49,7 +56,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     """A run, as report.json has it.
 
     minutes:     how long it took
-    first, last: node -> what there was at rest after the first cycle, and at the end
+    first, last: node -> what there was at rest at the begin, for what agents use after the first cycle; at the end
     slope:       of the resident memory of the spared node's agent at rest, in KiB an hour, over the second half of the
                  run; None where there are too few cycles
     """

@@ -17,14 +17,16 @@ from tests.fuzz.case import Case, Finding
 from tests.fuzz.folder import write_case
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
-from tests.soak.plan import SPARED, SoakPlan
+from tests.soak.plan import SPARED, SoakPlan, rest_step
 from tests.soak.report import NodeAtRest, SoakReport, memory_slope
 from tests.soak.resources import Sample, Sampler
 from tests.soak.tables import contents
 
 _SAMPLE_SECONDS = 5.0
 _REST_SECONDS = patient(60.0)
-_END_SECONDS = patient(180.0)
+_END_SECONDS = max(patient(180.0), 360.0)
+"""Reply tuples of revoked connections stay for five minutes."""
+
 _POLL_SECONDS = 0.5
 _MOST_FOLDERS = 20
 
@@ -72,18 +74,17 @@ class _Session:
         self._folders = 0
 
     def run(self) -> SoakReport:
-        first = self._cycle(self._plan.cycle or 0, None)
-        last, number = first, 1
+        fresh = self._begin()
+        # The first cycle makes what an agent makes once: threads, caches.
+        warm = self._cycle(self._plan.cycle or 0, fresh)
+        first = {node: fresh[node].warmed(reading) for node, reading in warm.items()}
+        last, number = warm, 1
         while self._plan.cycle is None and self._sampler.elapsed < self._plan.minutes * 60:
             last = self._cycle(number, first)
             number += 1
         if self._plan.cycle is None:
             last = self._await(first, _END_SECONDS, whole=True)
-            for node, before in first.items():
-                self._runner.problems += [
-                    Problem(number, 0, "not converged", f"node {node}: {words}")
-                    for words in before.differences(last[node], whole=True)
-                ]
+            self._compare(first, last, number, whole=True)
         return SoakReport(
             seed=self._plan.seed,
             minutes=round(self._sampler.elapsed / 60, 1),
@@ -96,20 +97,29 @@ class _Session:
             slope=memory_slope([each for each in self._at_rest if each.node == SPARED]),
         )
 
-    def _cycle(self, number: int, first: Mapping[str, NodeAtRest] | None) -> dict[str, NodeAtRest]:
+    def _begin(self) -> dict[str, NodeAtRest]:
+        """Make the small cluster for the first time, and return what there is then."""
+        self._lab.take(rest_step())
+        return self._read()
+
+    def _cycle(self, number: int, first: Mapping[str, NodeAtRest]) -> dict[str, NodeAtRest]:
         """Run a cycle, and return what there is at rest; compared with the first cycle's, if there was one."""
         before = len(self._runner.problems)
         case = self._runner.run(self._plan.seed, number)
-        found = self._read() if first is None else self._await(first, _REST_SECONDS, whole=False)
-        for node, reading in found.items() if first is not None else ():
-            self._runner.problems += [
-                Problem(number, 0, "not converged", f"node {node}: {words}")
-                for words in first[node].differences(reading, whole=False)
-            ]
+        found = self._await(first, _REST_SECONDS, whole=False)
+        self._compare(first, found, number, whole=False)
         self._at_rest += self._sampler.take(at_rest=True)
         if self._runner.problems[before:]:
             self._keep(case, number, self._runner.problems[before:])
         return found
+
+    def _compare(
+        self, first: Mapping[str, NodeAtRest], now: Mapping[str, NodeAtRest], number: int, *, whole: bool
+    ) -> None:
+        """Report what is different from what there was at first."""
+        for node, before in first.items():
+            words = before.differences(now[node], whole=whole) if node in now else ("the agent isn't running",)
+            self._runner.problems += [Problem(number, 0, "not converged", f"node {node}: {each}") for each in words]
 
     def _read(self) -> dict[str, NodeAtRest]:
         samples = {each.node: each for each in self._sampler.take(at_rest=False)}
@@ -123,12 +133,14 @@ class _Session:
         """Wait until everything is as at first, for so many seconds at most; return what there is then."""
         end = time.monotonic() + seconds
         while True:
-            self._show("waiting for rest" if not whole else "the end: waiting until everything is as at first")
             found = self._read()
-            equal = found.keys() == first.keys() and not any(
-                list(first[node].differences(found[node], whole=whole)) for node in first
-            )
-            if equal or time.monotonic() > end:
+            different = [
+                f"node {node}: {words}"
+                for node in first
+                for words in (first[node].differences(found[node], whole=whole) if node in found else ["no agent"])
+            ]
+            self._show(f"waiting until everything is as at first; {len(different)} differences: {different[:1]}")
+            if not different or time.monotonic() > end:
                 return found
             time.sleep(_POLL_SECONDS)
 

@@ -9,6 +9,8 @@ import msgspec
 
 from nfagent.lab.cluster.agents import LabAgent
 
+_REPLY_TUPLES = {"nfagent/revoked4", "nfagent/revoked6"}
+
 
 class TableContents(msgspec.Struct, frozen=True):
     """The contents of all tables of a node. Names are TABLE/NAME.
@@ -29,14 +31,14 @@ class TableContents(msgspec.Struct, frozen=True):
 
     @property
     def reply_tuples(self) -> int:
-        """The number of reply tuples of revoked connections."""
-        return sum(number for name, number in self.sets.items() if name.rpartition("/")[2] in {"revoked4", "revoked6"})
+        """The number of reply tuples of revoked connections: each stays for as long as its packets may be under way."""
+        return sum(number for name, number in self.sets.items() if name in _REPLY_TUPLES)
 
     def differences(self, other: TableContents) -> Iterator[str]:
-        """Yield what another contents has more, less or different."""
+        """Yield what another contents has more, less or different; reply tuples are left out."""
         for what, mine, theirs in (("chain", self.chains, other.chains), ("set", self.sets, other.sets)):
             for name in sorted(mine.keys() | theirs.keys()):
-                if mine.get(name) != theirs.get(name):
+                if mine.get(name) != theirs.get(name) and name not in _REPLY_TUPLES:
                     yield f"{what} {name}: {_counted(mine.get(name))} at first, {_counted(theirs.get(name))} now"
         for name in sorted({*self.counters} ^ {*other.counters}):
             yield f"counter {name}: {'missing' if name in self.counters else 'new'}"
