@@ -8,12 +8,13 @@ from random import Random
 
 import msgspec
 
+from nfagent.desired.state import DesiredState
 from nfagent.errors import NfagentError
 from nfagent.lab.machine.patience import patient
 from tests.fuzz.case import Case, Finding, Question, Step
 from tests.fuzz.generator import generator
 from tests.fuzz.oracle_runner import RandomFlows
-from tests.fuzz.oracles import Oracles
+from tests.fuzz.oracles import Make, Oracles
 from tests.fuzz.packets import PacketLab
 from tests.fuzz.stats import Counts
 from tests.fuzz.topology import AT, PLACES
@@ -64,8 +65,13 @@ class Churn(msgspec.Struct):
 class CycleRunner:
     """Runs cycles in one lab, and asks questions at moments when agents have settled."""
 
-    def __init__(self, lab: PacketLab, show: Callable[[str], None]) -> None:
-        """Start without counts; show: shows progress."""
+    def __init__(self, lab: PacketLab, show: Callable[[str], None], make: Make = DesiredState) -> None:
+        """Start without counts.
+
+        show: shows progress
+        make: returns a node's state, for the evaluator
+        """
+        self._make = make
         self.counts = Counts()
         self.churn = Churn()
         self.problems: list[Problem] = []
@@ -73,14 +79,16 @@ class CycleRunner:
         self._show = show
         self._at = (0, 0, "")
 
-    def run(self, seed: int, number: int) -> Case:
+    def run(self, seed: int, number: int, case: Case | None = None) -> Case:
         """Run a cycle, and return its history. Problems are collected.
+
+        case: the history in place of the drawn one
 
         After an agent that didn't settle, all agents are restarted, and the cycle ends with its last step.
         """
         random = generator(seed, number)
-        case = draw_cycle(random)
-        oracles, selection = Oracles(counts=self.counts), RandomFlows(random)
+        case = case or draw_cycle(random)
+        oracles, selection = Oracles(make=self._make, counts=self.counts), RandomFlows(random)
         changes = 0
         self.churn.cycles += 1
         try:

@@ -39,5 +39,4 @@ def slope_of(points: Sequence[tuple[float, float]]) -> Slope | None:
     deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     reach = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * deviation
     low = max(0, math.floor((len(slopes) - reach) / 2))
-    high = min(len(slopes) - 1, math.ceil((len(slopes) + reach) / 2))
-    return Slope(median(slopes), slopes[low], slopes[high], count)
+    return Slope(median(slopes), slopes[low], slopes[-1 - low], count)

@@ -8,7 +8,7 @@ from pathlib import Path
 from nfagent.lab.cluster.agents import LabAgent
 from nfagent.lab.machine.binaries import CHECKOUT
 
-BASELINE = "3108ef470875e96513450f39481f37b99a23979b"
+BASELINE = "f6ecf28b85cde92647827e976a783ac69ce3e5bf"
 """The commit that stands for the last release until there is one: its table has neither counters by Pod, nor chains of
 audit mode, and logs by another rule. A release's tag takes its place."""
 
