@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -21,6 +22,9 @@ MOST_KIB_PER_HOUR = 512
 
 _CONNECTIONS = 50
 """Entries of conntrack more than at first that are no leak: those of the last questions."""
+
+_POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""Threads more than at first that are no leak: asyncio's pool for calls that block grows to that many, and keeps them."""
 
 
 class NodeAtRest(msgspec.Struct, frozen=True):
@@ -42,10 +46,10 @@ class NodeAtRest(msgspec.Struct, frozen=True):
         yield from self.tables.differences(other.tables)
         if not whole:
             return
-        for name in ("descriptors", "threads"):
-            first, now = getattr(self.sample, name), getattr(other.sample, name)
-            if now != first:
-                yield f"{now} {name}, {first} at first"
+        if other.sample.descriptors != self.sample.descriptors:
+            yield f"{other.sample.descriptors} descriptors, {self.sample.descriptors} at first"
+        if other.sample.threads > self.sample.threads + _POOL_THREADS:
+            yield f"{other.sample.threads} threads, {self.sample.threads} at first"
         if other.tables.reply_tuples > self.tables.reply_tuples:
             yield f"{other.tables.reply_tuples} reply tuples, {self.tables.reply_tuples} at first"
         if other.sample.connections > self.sample.connections + _CONNECTIONS:
