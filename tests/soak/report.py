@@ -24,7 +24,7 @@ _CONNECTIONS = 50
 """Entries of conntrack more than at first that are no leak: those of the last questions."""
 
 _POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""Threads more than at first that are no leak: asyncio's pool for calls that block grows to that many, and keeps them."""
+"""Threads more than at first that are no leak: asyncio's pool for calls that block grows to so many, and stays."""
 
 
 class NodeAtRest(msgspec.Struct, frozen=True):
