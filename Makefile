@@ -209,6 +209,12 @@ faults: $(VENV)/ready modules apiserver ## faults at every boundary under traffi
 	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
 	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
 
+.PHONY: soak
+soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (root)
+#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge
+	@exec $(bin)/python -m tests.soak $(addprefix --minutes ,$(MINUTES)) $(addprefix --seed ,$(SEED)) \
+	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT))
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite

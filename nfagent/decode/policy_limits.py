@@ -67,7 +67,7 @@ def _is_wide(peer: object) -> bool:
 
 def _requires(selector: object) -> bool:
     expressions = _entries(_of(selector, "matchExpressions"))
-    return bool(_of(selector, "matchLabels")) or any(_of(one, "operator") in {"In", "Exists"} for one in expressions)
+    return bool(_of(selector, "matchLabels")) or any(_of(one, "operator") in ("In", "Exists") for one in expressions)
 
 
 def _port_rules(ports: list[Any]) -> int:

@@ -20,7 +20,7 @@ from nfagent.lab.topology.plan import Attachment
 from nfagent.model.netaddr import Family, family_of
 from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import LinkDestination
-from tests.fuzz.topology import AT, GATEWAYS, PLACES, Place
+from tests.fuzz.topology import AT, GATEWAYS, Place
 from tests.properties.objects import NODE_CIDRS
 
 LINK_DESTINATIONS: dict[Family, tuple[LinkDestination, ...]] = {
@@ -73,20 +73,19 @@ class LinkScope:
         self._sockets: dict[tuple[Place, Family], socket.socket] = {}
         self._uplinks: dict[Place, int] = {}
 
-    def open(self) -> None:
-        """Open the sockets. Raises KernelError, OSError."""
-        for place in PLACES:
+    def open(self, *places: Place) -> None:
+        """Open the sockets of places. Raises KernelError, OSError."""
+        for place in places:
             if not place.node:
                 continue
             for family in LINK_DESTINATIONS:
                 opened = functools.partial(_open, family, multicast=place.slot)
                 self._sockets[place, family], self._uplinks[place] = netns.inside(self._namespace_of(place), opened)
 
-    def close(self) -> None:
-        """Close the sockets."""
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+    def close(self, *places: Place) -> None:
+        """Close the sockets of places."""
+        for key in [key for key in self._sockets if key[0] in places]:
+            self._sockets.pop(key).close()
 
     def reached(
         self, calls: Iterable[tuple[Flow, LinkDestination]], seconds: float

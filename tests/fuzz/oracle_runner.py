@@ -72,7 +72,7 @@ class OracleRunner:
         packets: use the lab too
         tables:  compare the real tables too
         """
-        selection = _RandomFlows(random)
+        selection = RandomFlows(random)
         real = self._tables if tables else None
         oracles = Oracles(random.sample(pod_flows(), _WATCHED), self._make, self._counts, real)
         self._counts.cases += 1
@@ -127,7 +127,7 @@ def _first(findings: Iterator[Finding], oracles: Oracles, like: Finding | None =
         return failed if like is None or failed.like(like) else None
 
 
-class _RandomFlows:
+class RandomFlows:
     """Selects random flows.
 
     Sent are some flows that the last step changed, some that depend on protocol and port, and some of all.
@@ -153,6 +153,11 @@ class _RandomFlows:
         mixed = [flow for flow in now if len(verdicts[flow.source, flow.destination]) > 1]
         chosen = [*self._some(changed, _CHANGED), *self._some(mixed, _MIXED), *self._some(list(now), _ANY)]
         return list(dict.fromkeys(chosen))
+
+    def sendable(self) -> Sequence[Flow]:
+        """Return every flow for which the lab has servers, in random order."""
+        everything = [flow for form in SENDABLE for flow in flows(form)]
+        return self._some(everything, len(everything))
 
     def link_scope(self) -> Sequence[tuple[Flow, LinkDestination]]:
         flows = self._some(link_flows(), _LINK_SCOPE)

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from nfagent.desired.state import DesiredState
+from nfagent.egress.masquerade import MasqueradeSettings
+from nfagent.egress.translation import translation
 from nfagent.manifests.index import ManifestIndex
 from nfagent.model.gvk import ObjectChange
+from nfagent.model.netaddr import family_of
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.state.cluster import ClusterState
@@ -72,6 +75,20 @@ class Oracles:
         """Return the evaluator's verdict."""
         view = self._nodes[NODES[0]].view
         return evaluate(view.cluster, view.index.policies.values(), flow, view.policy_options).allowed
+
+    def source_seen(self, flow: Flow) -> str | None:
+        """Return the source address that the destination sees: the Pod's, or its node's where it is translated.
+
+        None where no Pod has the source. Holds without gateways.
+        """
+        cluster, egress = self._nodes[NODES[0]].view.cluster, self._nodes[NODES[0]].view.egress
+        pod = cluster.holder(flow.source)
+        if pod is None:
+            return None
+        if translation(pod, flow.destination, cluster, egress, MasqueradeSettings()).kind != "node":
+            return flow.source
+        addresses = cluster.nodes[pod.node].addresses
+        return next(address for address in addresses if family_of(address) == family_of(flow.source))
 
     def is_allowed_by_address(self, flow: Flow, called: str) -> bool:
         """Return the evaluator's verdict on a flow that is sent to an address of the link with several receivers.

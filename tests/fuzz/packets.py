@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from nfagent.errors import NfagentError
-from nfagent.lab.cluster.agents import LabCluster
+from nfagent.lab.cluster.agents import LabAgent, LabCluster
 from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probes.probe import Probe, run_probes
 from nfagent.lab.topology import netns
@@ -73,9 +73,9 @@ class PacketLab:
         with contextlib.ExitStack() as unless_all_run:
             unless_all_run.enter_context(self._topology)
             unless_all_run.enter_context(self._servers)
-            self._servers.listen(self._endpoints())
-            unless_all_run.callback(self._link_scope.close)
-            self._link_scope.open()
+            self._servers.listen(self._endpoints(*PLACES))
+            unless_all_run.callback(self._link_scope.close, *PLACES)
+            self._link_scope.open(*PLACES)
             for name in NODES:
                 netns.write_sysctls(self._topology.node_namespace(name), _SHORT_TIMEOUTS)
             unless_all_run.enter_context(self._cluster)
@@ -89,13 +89,41 @@ class PacketLab:
         """Remove the lab."""
         self._stack.close()
 
+    @property
+    def agents(self) -> Mapping[str, LabAgent]:
+        """The agents, by node."""
+        return self._cluster.agents
+
+    @property
+    def manifests(self) -> Path:
+        """The folder that the agents follow."""
+        return self._manifests
+
+    def node_namespace(self, node: str) -> str:
+        """Return the network namespace of a node."""
+        return self._topology.node_namespace(node)
+
+    def replace(self, place: Place) -> None:
+        """Remove the network namespace and the link of a slot, and make both anew, with their servers.
+
+        Connections of the slot are closed before. Raises KernelError.
+        """
+        ends = set(place.addresses)
+        self._connections.drop([flow for flow in self._connections.flows if {flow.source, flow.destination} & ends])
+        self._link_scope.close(place)
+        self._servers.stop(self._namespace(place))
+        self._topology.remove_pod(_SLOTS, place.name)
+        self._topology.add_pod(PodPlan(_SLOTS, place.name, place.node, place.addresses))
+        self._servers.listen(self._endpoints(place))
+        self._link_scope.open(place)
+
     def clear(self) -> None:
         """Empty the folder. Agents that don't sync are restarted."""
         self._connections.close()
         for path in list(self._manifests.iterdir()):
             path.unlink()
         try:
-            self._settle()
+            self.settle()
         except NfagentError:
             self._cluster.stop()
             self._start()
@@ -117,7 +145,18 @@ class PacketLab:
         if step.then == "restart":
             self._start()
         elif step.then != "wait":
-            self._settle()
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the running agents enforce the folder, and re-check no address. Raises KernelError."""
+        self._cluster.wait_until_enforced()
+        self._cluster.wait_for_recheck()
+
+    def seen_from(self, flows: Iterable[Flow], deadline: float) -> dict[Flow, str | None]:
+        """Send first packets; return the source address that each server saw, None where no packet arrived."""
+        probes = {flow: self._probe(flow) for flow in flows}
+        outcomes = run_probes(self._servers, probes.values(), deadline)
+        return {flow: outcomes[probe].seen_from for flow, probe in probes.items()}
 
     def first(self, oracles: Oracles, flows: Iterable[Flow], patience: float) -> Iterator[Finding]:
         """Send first packets; yield the flows with another result than the evaluator's verdict, also when repeated.
@@ -129,7 +168,7 @@ class PacketLab:
         oracles.counts.probes += len(expected)
         if wrong:
             oracles.counts.again += len(wrong)
-            self._settle()
+            self.settle()
             wrong = self._wrong({flow: expected[flow] for flow in wrong}, patience)
         yield from (_finding(oracles, Question(flow)) for flow in wrong)
 
@@ -147,7 +186,7 @@ class PacketLab:
         wrong = [flow for flow in counts if expected[flow] != (flow in answered)]
         if wrong:
             oracles.counts.again += len(wrong)
-            self._settle()
+            self.settle()
             patient = self._connections.answered(wrong, patience)
             wrong = [flow for flow in wrong if expected[flow] != (flow in patient)]
             answered |= patient
@@ -161,7 +200,7 @@ class PacketLab:
         wrong = self._link_scope.reached(denied, _SECONDS)
         if wrong:
             oracles.counts.again += len(wrong)
-            self._settle()
+            self.settle()
             wrong = self._link_scope.reached(wrong, _SECONDS)
         yield from (_finding(oracles, Question(flow, to)) for flow, to in wrong)
 
@@ -195,19 +234,15 @@ class PacketLab:
     def _start(self) -> None:
         for agent in self._cluster.agents.values():
             agent.start()
-        self._settle()
-
-    def _settle(self) -> None:
-        self._cluster.wait_until_enforced()
-        self._cluster.wait_for_recheck()
+        self.settle()
 
     def _namespace(self, place: Place) -> str:
         if place.slot:
             return self._topology.pod_namespace(_SLOTS, place.name)
         return self._topology.node_namespace(place.node) if place.node else self._topology.outside_namespace(place.name)
 
-    def _endpoints(self) -> Iterator[Endpoint]:
-        for place in PLACES:
+    def _endpoints(self, *places: Place) -> Iterator[Endpoint]:
+        for place in places:
             for address in place.addresses:
                 for protocol, port in SENDABLE:
                     yield Endpoint(self._namespace(place), address, _PROTOCOLS[protocol], port or 0)

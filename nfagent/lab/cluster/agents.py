@@ -88,6 +88,11 @@ class LabAgent:
         return self._folder / "log" / "policy_action.log"
 
     @property
+    def state_dir(self) -> Path:
+        """The folder of what it keeps over restarts."""
+        return self._folder / "state"
+
+    @property
     def stderr_text(self) -> str:
         """Its standard error so far."""
         path = self._folder / "stderr"

@@ -9,6 +9,7 @@ import signal
 import stat
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nfagent.checkpoint.codec import CheckpointHeader, encode_header
 from nfagent.checkpoint.journal import Journal
 from nfagent.checkpoint.store import CheckpointStore, delete_checkpoints
 from nfagent.errors import HostError
@@ -208,6 +210,45 @@ def test_an_invalid_file_is_set_aside_and_logged(tmp_path: Path, content: bytes)
             await until_written(store)
         assert path.with_name(f"{path.name}.unreadable").read_bytes() == content
         assert await recalled(tmp_path) == [OPS]
+
+    asyncio.run(body())
+
+
+def test_a_file_of_a_newer_format_is_kept_aside_and_the_log_names_both_formats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        await remember(tmp_path, SHOP)
+        path = only_file(tmp_path)
+        _, *lines = path.read_bytes().splitlines(keepends=True)
+        newer = encode_header(CheckpointHeader("a", SOURCE, 2)) + b"".join(lines)
+        path.write_bytes(newer)
+        async with running(tmp_path) as store:
+            assert store.of_object(SHOP.ref) is None
+            assert "it has format 2, and this version of nfagent reads format 1" in store.status()["problem"]
+            take(store, OPS)
+            store.mark_synced()
+            await until_written(store)
+            assert "format 2" in store.status()["lost"], "it stays said after the file is written again"
+        assert "it has format 2" in caplog.text
+        assert path.with_name(f"{path.name}.unreadable").read_bytes() == newer
+        assert await recalled(tmp_path) == [OPS]
+
+    asyncio.run(body())
+
+
+def test_an_object_with_a_field_of_a_newer_version_is_said_and_affects_no_other(tmp_path: Path) -> None:
+    async def body() -> None:
+        await remember(tmp_path, SHOP, OPS)
+        path = only_file(tmp_path)
+        header, first, second = path.read_bytes().splitlines(keepends=True)
+        document = msgspec.json.decode(second[9:])
+        document["item"]["quarantined"] = True
+        changed = msgspec.json.encode(document)
+        path.write_bytes(header + first + b"%08x %s\n" % (zlib.crc32(changed), changed))
+        async with running(tmp_path) as store:
+            assert store.status()["problem"] == "1 of 2 entries can't be decoded; the others stay in force"
+            assert [store.of_object(ref) for ref in (SHOP.ref, OPS.ref)] == [SHOP, None]
 
     asyncio.run(body())
 

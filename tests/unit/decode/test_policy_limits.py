@@ -114,6 +114,18 @@ def test_it_denies_its_own_pods_and_no_others() -> None:
         pytest.param({"ingress": ["x", None, 5]}, id="rules that are no mappings"),
         pytest.param({"ingress": [{"from": {"a": 1}, "ports": 7}]}, id="peers and ports that are no lists"),
         pytest.param({"ingress": [{"from": [None, "x"], "ports": [None, "x"]}]}, id="peers and ports of another form"),
+        *(
+            pytest.param(
+                {
+                    "ingress": [
+                        {"from": [{"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": given}]}}]}
+                    ]
+                },
+                id=f"an operator that is {kind}",
+            )
+            for given, kind in (([], "a list"), ({"x": "y"}, "a mapping"), (1, "a number"))
+        ),
+        pytest.param({"ingress": [{"ports": [{"protocol": ["TCP"], "port": {}}]}]}, id="a protocol that is a list"),
     ],
 )
 def test_counting_takes_any_form_and_decoding_says_what_is_wrong(spec: Document) -> None:
