@@ -222,7 +222,7 @@ def _save_seeds() -> Iterator[bytes]:
 
 _NFT_WORDS = tuple(f'"{word}"'.encode() for word in ("nftables", "table", "chain", "rule", "expr", "set", "map", "elem", "match", "op", "left", "right", "payload", "ct", "meta", "prefix", "range", "concat", "vmap", "counter", "log", "goto", "inet", "nfagent", "flags", "comment"))
 
-FILE_TARGETS = (
+TARGETS = (
     FuzzTarget(name="checkpoint", read=_read_checkpoint, seeds=_checkpoint_seeds, longest=1024),
     FuzzTarget(name="packet-counts", read=_read_packet_counts, seeds=_packet_counts_seeds, longest=512),
     FuzzTarget(name="settings", read=_read_settings, seeds=_settings_seeds, longest=512),

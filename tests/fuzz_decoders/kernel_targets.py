@@ -213,7 +213,7 @@ def _packet_seeds() -> Iterator[bytes]:
     yield error + struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, b"\n\0\0\2", b"\n\0\0\1") + b"\0\x35\1\0" + bytes(4)
 
 
-KERNEL_TARGETS = (
+TARGETS = (
     FuzzTarget(name="netlink", read=_read_netlink, seeds=_netlink_seeds, longest=512),
     FuzzTarget(name="nft-notifications", read=_read_notifications, seeds=_notification_seeds, longest=512),
     FuzzTarget(name="nft-refusals", read=_read_refusals, seeds=_refusal_seeds, longest=256),

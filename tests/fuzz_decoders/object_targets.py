@@ -187,7 +187,7 @@ def _ip_masq_seeds() -> Iterator[bytes]:
     yield b"nonMasqueradeCIDRs: &a [10.0.0.1/8, 0x10, 1:2]\n"
 
 
-OBJECT_TARGETS = (
+TARGETS = (
     FuzzTarget(name="objects", read=_read_object, seeds=_object_seeds, words=_WORDS),
     FuzzTarget(name="manifests-yaml", read=_read_yaml, seeds=_yaml_seeds, longest=768),
     FuzzTarget(name="manifests-json", read=_read_json, seeds=_json_seeds, words=_WORDS, longest=1024),

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import msgspec
 
+from tests.fuzz_decoders.targets import module_of
+
 _PROGRESS = re.compile(r"^#(?P<inputs>\d+)\s.* cov: (?P<coverage>\d+) .*exec/s: (?P<speed>\d+) rss: (?P<rss>\d+)Mb")
 _STATISTIC = re.compile(r"^stat::(?P<name>\w+):\s+(?P<value>\d+)")
 _DONE = re.compile(r"^Done (?P<inputs>\d+) runs in (?P<seconds>\d+) second")
 _FOUND = re.compile(r"Test unit written to (?P<path>.+)$")
 _NOISE = ("INFO: Instrumenting", "WARNING: Failed to find function")
-_INPUT_SECONDS = 20
+_INPUT_SECONDS = 60
 _MOST_MEMORY_MB = 1024
 
 
@@ -53,7 +55,7 @@ def run_target(name: str, inputs: int, folder: Path, report: Callable[[FuzzResul
         f"-artifact_prefix={folder}/",
         "-print_final_stats=1",
     ]
-    command = [sys.executable, "-m", "tests.fuzz_decoders.worker", name, str(folder), *options]
+    command = [sys.executable, "-m", "tests.fuzz_decoders.worker", module_of(name), name, str(folder), *options]
     result = FuzzResult(name)
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     try:

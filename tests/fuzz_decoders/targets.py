@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tests.fuzz_decoders.file_targets import FILE_TARGETS
-from tests.fuzz_decoders.kernel_targets import KERNEL_TARGETS
-from tests.fuzz_decoders.object_targets import OBJECT_TARGETS
-from tests.fuzz_decoders.socket_targets import SOCKET_TARGETS
+from tests.fuzz_decoders import file_targets, kernel_targets, object_targets, socket_targets
 
-TARGETS = (*KERNEL_TARGETS, *OBJECT_TARGETS, *FILE_TARGETS, *SOCKET_TARGETS)
+MODULES = (kernel_targets, object_targets, file_targets, socket_targets)
+TARGETS = tuple(target for module in MODULES for target in module.TARGETS)
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that has a target."""
+    return next(module.__name__ for module in MODULES if any(target.name == name for target in module.TARGETS))
