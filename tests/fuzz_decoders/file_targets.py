@@ -12,7 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.checkpoint.codec import CheckpointedObject, CheckpointHeader, decode_header, decode_record, encode_header, encode_record
+from nfagent.checkpoint.codec import (
+    CheckpointedObject,
+    CheckpointHeader,
+    decode_header,
+    decode_record,
+    encode_header,
+    encode_record,
+)
 from nfagent.config import load_settings
 from nfagent.decode.registry import DECODERS
 from nfagent.errors import DecodeError, NfagentError, WireError
@@ -187,11 +194,25 @@ def _foreign_listing_seeds() -> Iterator[bytes]:
         {"masquerade": None},
     ]
     for expression in expressions:
-        rule = {"family": "ip", "table": "nat", "chain": "POSTROUTING", "handle": 7, "expr": [expression, {"accept": None}]}
+        rule = {
+            "family": "ip",
+            "table": "nat",
+            "chain": "POSTROUTING",
+            "handle": 7,
+            "expr": [expression, {"accept": None}],
+        }
         yield json.dumps({"nftables": [{"chain": chain}, {"rule": rule}]}).encode()
-    item = {"family": "ip", "table": "nat", "name": "s", "type": "ipv4_addr", "elem": ["10.0.0.1", ["10.0.0.2", {"jump": {"target": "x"}}]]}
+    item = {
+        "family": "ip",
+        "table": "nat",
+        "name": "s",
+        "type": "ipv4_addr",
+        "elem": ["10.0.0.1", ["10.0.0.2", {"jump": {"target": "x"}}]],
+    }
     flowtable = {"family": "ip", "table": "f", "name": "ft", "hook": "ingress", "prio": 0, "dev": ["eth0"]}
-    yield json.dumps({"nftables": [{"set": item}, {"map": {**item, "map": "verdict"}}, {"flowtable": flowtable}]}).encode()
+    yield json.dumps(
+        {"nftables": [{"set": item}, {"map": {**item, "map": "verdict"}}, {"flowtable": flowtable}]}
+    ).encode()
     yield b"table ip nat {\n\tchain POSTROUTING {\n\t\tcounter packets 3 bytes 9 masquerade # handle 7\n\t}\n}\n"
 
 
@@ -220,7 +241,37 @@ def _save_seeds() -> Iterator[bytes]:
     yield b"*mangle\n" + b"\n".join(rules) + b"\nCOMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]\n" + b"\n".join(rules)
 
 
-_NFT_WORDS = tuple(f'"{word}"'.encode() for word in ("nftables", "table", "chain", "rule", "expr", "set", "map", "elem", "match", "op", "left", "right", "payload", "ct", "meta", "prefix", "range", "concat", "vmap", "counter", "log", "goto", "inet", "nfagent", "flags", "comment"))
+_NFT_WORDS = tuple(
+    f'"{word}"'.encode()
+    for word in (
+        "nftables",
+        "table",
+        "chain",
+        "rule",
+        "expr",
+        "set",
+        "map",
+        "elem",
+        "match",
+        "op",
+        "left",
+        "right",
+        "payload",
+        "ct",
+        "meta",
+        "prefix",
+        "range",
+        "concat",
+        "vmap",
+        "counter",
+        "log",
+        "goto",
+        "inet",
+        "nfagent",
+        "flags",
+        "comment",
+    )
+)
 
 TARGETS = (
     FuzzTarget(name="checkpoint", read=_read_checkpoint, seeds=_checkpoint_seeds, longest=1024),
@@ -229,6 +280,8 @@ TARGETS = (
     FuzzTarget(name="verdict-records", read=_read_records, seeds=_record_seeds, longest=1024),
     FuzzTarget(name="lab-samples", read=_read_samples, seeds=_sample_seeds, longest=4096),
     FuzzTarget(name="nft-listings", read=_read_listing, seeds=_listing_seeds, words=_NFT_WORDS, longest=1024),
-    FuzzTarget(name="foreign-listings", read=_read_foreign_listing, seeds=_foreign_listing_seeds, words=_NFT_WORDS, longest=768),
+    FuzzTarget(
+        name="foreign-listings", read=_read_foreign_listing, seeds=_foreign_listing_seeds, words=_NFT_WORDS, longest=768
+    ),
     FuzzTarget(name="iptables-save", read=_read_save, seeds=_save_seeds, longest=768),
 )

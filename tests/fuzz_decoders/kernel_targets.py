@@ -89,17 +89,25 @@ def _read_notifications(content: bytes) -> None:
 
 def _notification_seeds() -> Iterator[bytes]:
     number, u64 = struct.Struct("!I").pack, struct.Struct("!Q").pack
-    yield message(_NEWGEN, 0, 1, nfgen(0, 1) + attribute(1, number(7)) + attribute(2, number(99)) + attribute(3, b"nft\0"))
+    yield message(
+        _NEWGEN, 0, 1, nfgen(0, 1) + attribute(1, number(7)) + attribute(2, number(99)) + attribute(3, b"nft\0")
+    )
     yield message(_NEWTABLE, 0, 1, nfgen(1, 1) + attribute(1, b"nfagent\0") + attribute(3, number(9)))
     counter = nested(4, attribute(1, u64(40)), attribute(2, u64(1)))
     named = attribute(1, b"nfagent\0") + attribute(2, b"deny/x\0") + attribute(3, number(1)) + counter
     yield message(NEWOBJ, 2, 1, nfgen(1, 1) + named + attribute(6, u64(3)))
     counted = nested(7, attribute(1, b"counter\0"), nested(2, attribute(1, u64(40)), attribute(2, u64(1))))
     element = nested(1, nested(1, attribute(1, bytes(4))), counted)
-    yield message(NEWSETELEM, 2, 1, nfgen(1, 1) + attribute(1, b"nfagent\0") + attribute(2, b"s\0") + nested(3, element))
+    yield message(
+        NEWSETELEM, 2, 1, nfgen(1, 1) + attribute(1, b"nfagent\0") + attribute(2, b"s\0") + nested(3, element)
+    )
     log = nested(1, attribute(1, b"log\0"), nested(2, attribute(1, struct.pack("!H", 100))))
     target = nested(1, attribute(1, b"target\0"), nested(2, attribute(1, b"NFLOG\0"), attribute(3, bytes(80))))
-    match = nested(1, attribute(1, b"match\0"), nested(2, attribute(1, b"mark\0"), attribute(2, number(1)), attribute(3, bytes(12))))
+    match = nested(
+        1,
+        attribute(1, b"match\0"),
+        nested(2, attribute(1, b"mark\0"), attribute(2, number(1)), attribute(3, bytes(12))),
+    )
     names = attribute(1, b"filter\0") + attribute(2, b"INPUT\0") + attribute(3, u64(5))
     yield message(NEWRULE, 2, 1, nfgen(2, 1) + names + nested(4, log, target, match) + attribute(7, b"\0\4abcd"))
 
@@ -176,7 +184,10 @@ def _read_rtnetlink(content: bytes) -> None:
 def _rtnetlink_seeds() -> Iterator[bytes]:
     number = struct.Struct("=I").pack
     link = struct.pack("=BxHiII", 0, 1, 7, 1, 0) + attribute(3, b"veth0\0") + attribute(4, number(1500))
-    for kind, options in ((b"bridge", attribute(36, b"\1") + attribute(37, b"\1")), (b"vxlan", attribute(15, b"\x12\xb5"))):
+    for kind, options in (
+        (b"bridge", attribute(36, b"\1") + attribute(37, b"\1")),
+        (b"vxlan", attribute(15, b"\x12\xb5")),
+    ):
         info = nested(18, attribute(1, kind), nested(2, options))
         yield message(RTM_NEWLINK, 2, 1, link + attribute(10, number(3)) + info)
     for address in ("10.0.0.1", "fd00::1"):
@@ -203,14 +214,31 @@ def _read_packet(content: bytes) -> None:
 
 
 def _packet_seeds() -> Iterator[bytes]:
-    for protocol, transport in ((6, bytes(20)), (17, b"\1\0\0\x35\0\x08\0\0"), (132, bytes(12)), (1, b"\x08\0" + bytes(6))):
-        yield struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(transport), 1, 0, 64, protocol, 0, b"\n\0\0\1", b"\n\0\0\2") + transport
-        yield struct.pack("!IHBB", 6 << 28, len(transport), 58 if protocol == 1 else protocol, 64) + bytes(range(32)) + transport
+    for protocol, transport in (
+        (6, bytes(20)),
+        (17, b"\1\0\0\x35\0\x08\0\0"),
+        (132, bytes(12)),
+        (1, b"\x08\0" + bytes(6)),
+    ):
+        yield (
+            struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(transport), 1, 0, 64, protocol, 0, b"\n\0\0\1", b"\n\0\0\2")
+            + transport
+        )
+        yield (
+            struct.pack("!IHBB", 6 << 28, len(transport), 58 if protocol == 1 else protocol, 64)
+            + bytes(range(32))
+            + transport
+        )
     yield struct.pack("!BBHHHBBH", 0x47, 0, 36, 1, 0, 64, 6, 0) + bytes(range(16)) + struct.pack("!HHI", 1, 2, 3)
     headers = bytes([44, 0, *bytes(6), 51, 0, 0, 1, *bytes(4), 17, 4, *bytes(22)])
     yield struct.pack("!IHBB", 6 << 28, 60, 0, 64) + bytes(range(32)) + headers + struct.pack("!HHHH", 53, 5353, 8, 0)
     error = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 56, 1, 0, 64, 1, 0, b"\n\0\0\1", b"\n\0\0\2") + b"\3\4" + bytes(6)
-    yield error + struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, b"\n\0\0\2", b"\n\0\0\1") + b"\0\x35\1\0" + bytes(4)
+    yield (
+        error
+        + struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, b"\n\0\0\2", b"\n\0\0\1")
+        + b"\0\x35\1\0"
+        + bytes(4)
+    )
 
 
 TARGETS = (

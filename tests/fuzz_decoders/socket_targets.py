@@ -110,18 +110,27 @@ def _read_request(content: bytes) -> None:
 
 
 def _request_seeds() -> Iterator[bytes]:
-    for where in ("dump/state?namespace=shop&pod=web", "dump/kernel", "explain?source=shop/web&destination=shop/db:80/tcp"):
+    for where in (
+        "dump/state?namespace=shop&pod=web",
+        "dump/kernel",
+        "explain?source=shop/web&destination=shop/db:80/tcp",
+    ):
         yield f"GET /v1/{where} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
     yield b"GET /v1/dump/state HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/dump/none HTTP/1.0\r\n\r\n"
     body = _try_body()
     yield b"POST /v1/try HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    yield b"POST /v1/try HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    yield b"POST /v1/try HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+        len(body),
+        body,
+    )
     yield b"POST /v1/try HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\n{"
 
 
 def _try_body() -> bytes:
     request = SimulationRequest((PolicyFile("p.yaml", _POLICY),), pods=True)
-    return encode_request(request, [ObservedFlow(Flow("10.64.0.10", "10.64.0.20", "tcp", 80), 3, "shop/web", "shop/db")])
+    return encode_request(
+        request, [ObservedFlow(Flow("10.64.0.10", "10.64.0.20", "tcp", 80), 3, "shop/web", "shop/db")]
+    )
 
 
 def _read_try(content: bytes) -> None:
@@ -142,7 +151,23 @@ def _try_seeds() -> Iterator[bytes]:
     yield _try_body()
 
 
-_HTTP_WORDS = (b"GET ", b"POST ", b"HTTP/1.1\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"\r\n\r\n", b"/v1/try", b"/v1/explain?source=", b"&destination=", b"%00", b"%ff", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"Content-Encoding: gzip\r\n", b"Range: bytes=0-\r\n")
+_HTTP_WORDS = (
+    b"GET ",
+    b"POST ",
+    b"HTTP/1.1\r\n",
+    b"Content-Length: ",
+    b"Transfer-Encoding: chunked\r\n",
+    b"\r\n\r\n",
+    b"/v1/try",
+    b"/v1/explain?source=",
+    b"&destination=",
+    b"%00",
+    b"%ff",
+    b"Upgrade: websocket\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Content-Encoding: gzip\r\n",
+    b"Range: bytes=0-\r\n",
+)
 
 TARGETS = (
     FuzzTarget(name="socket-requests", read=_read_request, seeds=_request_seeds, words=_HTTP_WORDS, longest=1024),

@@ -28,7 +28,9 @@ def test_folder_and_file_are_roots_alone_whatever_the_umask(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a symbolic link", "a hard link", "a file that all may read"])
-def test_what_is_in_the_place_of_the_new_file_is_neither_written_nor_kept(path: Path, tmp_path: Path, kind: str) -> None:
+def test_what_is_in_the_place_of_the_new_file_is_neither_written_nor_kept(
+    path: Path, tmp_path: Path, kind: str
+) -> None:
     path.parent.mkdir(mode=0o700)
     other, beside = tmp_path / "other", path.with_name("kept.new")
     other.write_bytes(b"root")
