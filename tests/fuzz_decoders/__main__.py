@@ -45,6 +45,7 @@ def main(*, inputs: int, only: tuple[str, ...], replay: Path | None, build: Path
         click.echo(f"==> {name}")
         result = run_target(name, inputs, build / name, _Progress().report)
         results.append(result)
+        click.echo(_row(result))
         if result.failed:
             _show_failure(result)
     _show_table(results)
@@ -71,12 +72,15 @@ def _show_failure(result: FuzzResult) -> None:
 def _show_table(results: list[FuzzResult]) -> None:
     click.echo(f"{'target':<20} {'inputs':>9} {'seconds':>8} {'inputs/s':>9} {'branches':>9} {'peak MiB':>9}  result")
     for result in results:
-        outcome = "failed" if result.failed else "no failure"
-        speed = result.inputs // max(1, result.seconds)
-        click.echo(
-            f"{result.name:<20} {result.inputs:>9} {result.seconds:>8} {speed:>9} "
-            f"{result.coverage:>9} {result.peak_mb:>9}  {outcome}"
-        )
+        click.echo(_row(result))
+
+
+def _row(result: FuzzResult) -> str:
+    speed = result.inputs // max(1, result.seconds)
+    return (
+        f"{result.name:<20} {result.inputs:>9} {result.seconds:>8} {speed:>9} "
+        f"{result.coverage:>9} {result.peak_mb:>9}  {'failed' if result.failed else 'no failure'}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from nfagent.decode.registry import DECODERS
 from nfagent.errors import DecodeError, NfagentError, WireError
 from nfagent.lab.samples import decode_samples, encode_samples
 from nfagent.metrics.packet_totals import PacketTotals
+from nfagent.model.netaddr import FAMILIES, parse_cidr
 from nfagent.nftables import foreign_json
 from nfagent.nftables.foreign_flowtables import parse_flowtables
 from nfagent.nftables.foreign_logs import logs_in_save
@@ -32,7 +33,6 @@ from nfagent.nftables.foreign_marks import marks_in_listing, marks_in_save
 from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.parse import parse_counters, parse_listing
-from nfagent.model.netaddr import FAMILIES, parse_cidr
 from nfagent.simulate.logged_flows import LoggedFlows
 from nfagent.verdicts import records
 from tests.fuzz_decoders.object_targets import documents
@@ -103,7 +103,8 @@ def _settings_seeds() -> Iterator[bytes]:
     settings = [line for line in lines if line.startswith("[") or " = " in line]
     yield from (part.encode() for part in "\n".join(settings).replace("\n[", "\n\n[").split("\n\n"))
     yield b'node = "a"\nlog_level = "debug"\n[logging]\nsinks = ["file", "stdout"]\nburst = 1000\n'
-    yield b'[masquerade]\nto_ports = ["1024-29999"]\ngateway_mark = "0x0ff00000"\nnon_masquerade_cidrs = ["10.0.0.0/8"]\n'
+    yield b'[masquerade]\nto_ports = ["1024-29999"]\ngateway_mark = "0x0ff00000"\n'
+    yield b'[masquerade]\nnon_masquerade_cidrs = ["10.0.0.0/8"]\nenabled = false\n'
     yield b'[metrics]\nlisten = "127.0.0.1:9100"\n[cluster]\npod_cidrs = ["10.0.0.0/8", "fd00::/48"]\n'
 
 

@@ -38,15 +38,16 @@ _READ = (*RESOURCES, SERVICES)
 _DECODERS = tuple(object_decoder(resource) for resource in _READ)
 _KINDS = tuple(resource.kind for resource in _READ)
 _POD = next(resource for resource in RESOURCES if resource.kind == "Pod")
-_WORDS = tuple(
-    f'"{word}"'.encode()
-    for word in (
-        *("apiVersion", "kind", "metadata", "name", "namespace", "labels", "spec", "status", "resourceVersion"),
-        *("podSelector", "matchLabels", "matchExpressions", "operator", "values", "NotIn", "Exists", "ingress", "from"),
-        *("ports", "endPort", "ipBlock", "cidr", "except", "policyTypes", "action", "priority", "tier", "podIPs", "ip"),
-        *("10.0.0.0/8", "::/0", "::ffff:10.0.0.1", "fe80::1%eth0", "type", "object", "ADDED", "BOOKMARK", "items"),
-    )
-) + (b"null", b"true", b"-0", b"1e999", b"\\ud800", b"18446744073709551616", b"[[[[[[[[", b'{"a":{"a":{"a":')
+_NAMES = (
+    *("apiVersion", "kind", "metadata", "name", "namespace", "labels", "spec", "status", "resourceVersion"),
+    *("podSelector", "matchLabels", "matchExpressions", "operator", "values", "NotIn", "Exists", "ingress", "from"),
+    *("ports", "endPort", "ipBlock", "cidr", "except", "policyTypes", "action", "priority", "tier", "podIPs", "ip"),
+    *("10.0.0.0/8", "::/0", "::ffff:10.0.0.1", "fe80::1%eth0", "type", "object", "ADDED", "BOOKMARK", "items"),
+)
+_WORDS = (
+    *(f'"{name}"'.encode() for name in _NAMES),
+    *(b"null", b"true", b"-0", b"1e999", b"\\ud800", b"18446744073709551616", b"[[[[[[[[", b'{"a":{"a":{"a":'),
+)
 
 
 @cache
@@ -177,7 +178,7 @@ def _response_seeds() -> Iterator[bytes]:
 
 
 def _read_ip_masq(content: bytes) -> None:
-    found, issues = decode_ip_masq_file("/etc/config/ip-masq-agent", content)
+    _, issues = decode_ip_masq_file("/etc/config/ip-masq-agent", content)
     assert all(issue.object and issue.reason for issue in issues)
 
 

@@ -16,16 +16,21 @@ from nfagent.introspection import http_log, http_server
 from nfagent.introspection.connections import ConnectionLimits
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.manifests.policy_file_reader import decode_policies
+from nfagent.policy.evaluator import Flow
 from nfagent.simulate.codec import decode_request, encode_request
 from nfagent.simulate.job import SimulationJob, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import ObservedFlow, PolicySimulation
-from nfagent.policy.evaluator import Flow
 from tests.fuzz_decoders.target import FuzzTarget
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 
 _ANSWER_SECONDS = 50.0
-_POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: x}\nspec: {podSelector: {}}\n"
+_POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: x}
+spec: {podSelector: {}}
+"""
 
 
 class _Answers:
@@ -123,7 +128,8 @@ def _request_seeds() -> Iterator[bytes]:
         len(body),
         body,
     )
-    yield b"POST /v1/try HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\n{"
+    expecting = b"POST /v1/try HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    yield expecting + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n{"
 
 
 def _try_body() -> bytes:

@@ -1,7 +1,7 @@
 """`python -m tests.fuzz_decoders.worker MODULE NAME FOLDER [OPTION...]`: fuzzes one target by atheris.
 
-Only the target's module is imported: the instrumentation of all of nfagent takes seconds. The options are libFuzzer's. What is imported here before the instrumentation isn't measured, so that is nothing of
-nfagent.
+Only the target's module is imported: the instrumentation of all of nfagent takes seconds. The options are libFuzzer's.
+What is imported here before the instrumentation isn't measured, so that is nothing of nfagent.
 """
 
 from __future__ import annotations

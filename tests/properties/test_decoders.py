@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,17 +14,12 @@ from hypothesis import strategies as st
 
 from nfagent.decode.admin_policy import decode_admin_policy, decode_baseline_policy, decode_cluster_policy
 from nfagent.decode.core import (
-    decode_namespace,
     decode_network_logging,
-    decode_node,
-    decode_pod,
-    decode_service_cidr,
 )
 from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.decode.registry import DECODERS, object_ref
-from nfagent.decode.services import decode_service
 from nfagent.errors import ObjectError, WireError
 from nfagent.model.admin_policy import LAST_PRIORITY, TierPolicy, TierRule
 from nfagent.model.networkpolicy import NetworkPolicy

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from nfagent.decode.core import decode_pod
 from nfagent.decode.registry import DECODERS, find_decoder
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ObjectError
