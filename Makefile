@@ -18,9 +18,10 @@ DEV_PACKAGES := $(RUN_PACKAGES) netbase procps systemd clang gcc libbpf-dev libc
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 # Exact versions of nfagent's Python packages, and of the tools, with the hashes of their files.
-# `make lock` writes both anew from the lower bounds in setup.cfg. pip uses the index that this machine configures.
+# `make lock` writes them anew from the lower bounds in setup.cfg. pip uses the index that this machine configures.
 RUN_LOCK := requirements.txt
 DEV_LOCK := requirements-dev.txt
+FUZZ_LOCK := requirements-fuzz.txt
 
 say := printf '==> %s\n'
 bin := $(VENV)/bin
@@ -215,6 +216,13 @@ soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (r
 	@exec $(bin)/python -m tests.soak $(addprefix --minutes ,$(MINUTES)) $(addprefix --seed ,$(SEED)) \
 	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT))
 
+.PHONY: fuzz-decoders
+fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris
+#: INPUTS=1000000  ONLY=netlink  REPLAY=build/fuzz-decoders/NAME/crash-…
+	@$(bin)/pip install --quiet --require-hashes --requirement $(FUZZ_LOCK)
+	exec $(bin)/python -m tests.fuzz_decoders $(addprefix --inputs ,$(INPUTS)) $(addprefix --only ,$(ONLY)) \
+	    $(addprefix --replay ,$(REPLAY))
+
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)
 #: QUICK=1  ONLY=packets  two minutes; one suite
@@ -237,6 +245,10 @@ lock: ## requirements*.txt: newest allowed versions, with hashes
 	$(call lock,$(DEV_LOCK),--extra dev)
 	$(say) '$(RUN_LOCK)'
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
+	$(say) '$(FUZZ_LOCK)'
+	sed -n '/^fuzz =/,/^$$/s/^    //p' setup.cfg | CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet \
+	    --upgrade --generate-hashes --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --output-file $(FUZZ_LOCK) -
 
 .PHONY: install
 install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units

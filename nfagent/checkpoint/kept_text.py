@@ -31,9 +31,7 @@ class KeptText:
     def read(self) -> bytes | None:
         """Return the text; None if there is none. Raises OSError."""
         try:
-            found = self._path.parent.stat()
-            if found.st_uid != os.geteuid() or found.st_mode & _OTHERS_WRITE:
-                raise PermissionError(errno.EPERM, f"{self._path.parent} is writable by other users")
+            self._check_folder()
             self._held = read_regular(self._path)
         except FileNotFoundError:
             self._held = None
@@ -53,10 +51,19 @@ class KeptText:
 
     def _replace(self, text: bytes) -> None:
         self._path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        self._check_folder()
         beside = self._path.with_name(f"{self._path.name}.new")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with suppress(FileNotFoundError):
+            beside.unlink()
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self._path)
+
+    def _check_folder(self) -> None:
+        """Raise PermissionError where another user may replace the file."""
+        found = self._path.parent.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & _OTHERS_WRITE:
+            raise PermissionError(errno.EPERM, f"{self._path.parent} is writable by other users")

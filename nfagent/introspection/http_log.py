@@ -30,14 +30,15 @@ class OncePerMinuteFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a record."""
-        if record.levelno < logging.WARNING:
+        error = record.exc_info[1] if record.exc_info else None
+        # A client that has closed its connection is at fault for nothing.
+        if record.levelno < logging.WARNING or isinstance(error, ConnectionError):
             return False
         if monotonic() - self._last < _REPORT_SECONDS:
             self._left_out += 1
             return False
         self._last = monotonic()
         more, self._left_out = (f" (and {self._left_out} more before, not logged)" if self._left_out else ""), 0
-        error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, _PEERS_FAULTS):
             words = ascii(str(error)[:_MAX_MESSAGE]) if str(error).strip() else type(error).__name__
             record.levelno, record.levelname = logging.WARNING, "WARNING"

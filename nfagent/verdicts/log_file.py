@@ -19,6 +19,7 @@ _RECORD_START = b'{"connection":'
 """What every record begins with: only a line of ours is overwritten."""
 _MAX_CUT = 4 * 1024 * 1024
 _MODE = 0o640
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # opening a FIFO must not block
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -176,6 +177,7 @@ def find_obstacle(path: Path) -> str:
     try:
         there = _nearest(path)
         if there == path:
+            _check_owner(path, there.lstat())
             _check_kind(path, there.stat())
         code = _disk_refusal(there, is_new=there != path)
     except OSError as error:
@@ -213,14 +215,36 @@ def _check_kind(path: Path, found: os.stat_result) -> None:
     raise OSError(code, f"there is {kind} in place of the log", str(path))
 
 
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    """Raise OSError for a file that a user who may write to its folder has put there.
+
+    A link would lead root's writes to any file; a file of another user is read, and changed, by that user. Where only
+    root writes to the folder, both are root's choice, such as a link to another disk.
+    """
+    if not path.parent.stat().st_mode & _OTHERS_WRITE:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        kind = "a symbolic link"
+    elif found.st_uid not in {0, os.geteuid()}:
+        kind = f"a file of user {found.st_uid}"
+    elif found.st_nlink > 1:
+        kind = "a file with several names"
+    else:
+        return
+    raise OSError(errno.EEXIST, f"there is {kind} in place of the log, in a folder that others may write to", str(path))
+
+
 def _open(path: Path) -> int:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
     except FileExistsError:
+        is_shared = bool(path.parent.stat().st_mode & _OTHERS_WRITE)
+        _check_owner(path, path.lstat())
         _check_kind(path, path.stat())  # before open(): opening some devices has side effects
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, _FLAGS | (os.O_NOFOLLOW if is_shared else 0))
         try:
+            _check_owner(path, os.fstat(descriptor))  # another file may be there by now
             _check_kind(path, os.fstat(descriptor))
         except OSError:
             os.close(descriptor)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz_decoders.targets import TARGETS
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MODULES = [
@@ -50,3 +52,31 @@ def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
 def test_the_security_page_names_tests() -> None:
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     assert len(set(re.findall(r"\btest_\w+\.py\b", text))) > 10
+
+
+def _threats() -> list[dict[str, str]]:
+    """Return the rows of the threat model that say who holds them, by the names of their columns."""
+    found, columns = [], list[str]()
+    for line in (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not columns or not cells:
+            columns = cells
+        elif "held by" in columns and not set(line) <= set("|-"):
+            found.append(dict(zip(columns, cells, strict=True)))
+    return found
+
+
+def test_every_protection_of_the_threat_model_names_its_test() -> None:
+    rows = _threats()
+    assert len(rows) > 30
+    claims = ("what stops it", "what stops them", "what bounds it", "what the agent does")
+    for row in rows:
+        claimed = any(row.get(column) for column in claims)
+        # What nobody stops says what remains instead.
+        assert "test_" in row["held by"] or (row["what remains"] and not row["held by"]), row
+        assert not claimed or row["held by"] or row["what remains"], row
+
+
+def test_the_threat_model_names_every_target_of_the_fuzzer() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8").partition("## Decoders")[2]
+    assert {target.name for target in TARGETS} <= set(re.findall(r"`([\w-]+)`", text))

@@ -219,3 +219,11 @@ def test_make_lists_every_target_that_is_for_people() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)) - {"modules", "$(VENV)/ready"}
     assert targets == set(re.findall(r"^([a-z-]+):[^#\n]*## \S", text, re.MULTILINE))
+
+
+def test_what_the_fuzzer_of_decoders_needs_is_locked_apart() -> None:
+    found = locked("requirements-fuzz.txt")
+    assert [one.name for one in asked("options.extras_require", "fuzz") if found[one.name] in one.specifier] == [
+        "atheris"
+    ]
+    assert found.keys().isdisjoint(locked("requirements-dev.txt"))

@@ -296,6 +296,20 @@ def test_what_is_no_request_is_answered_with_a_refusal_or_an_end_and_a_line_of_t
         assert record.getMessage().isprintable()
 
 
+def test_a_client_that_leaves_before_it_is_told_to_continue_writes_no_line(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        async with serving(path, SHORT):
+            async with connected(path, POST.replace(b"Host: a", b"Host: a\r\nExpect: 100-continue") + b"{") as peer:
+                peer.writer.write_eof()
+                await peer.ended()
+            assert await answers(path)
+
+    run(body())
+    assert caplog.messages == []
+
+
 @given(st.lists(st.one_of(st.binary(max_size=200), st.sampled_from([GET, GET[:30], POST, b"\r\n\r\n", b"0\r\n\r\n"]))))
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_sent_the_next_who_asks_is_answered(parts: list[bytes]) -> None:

@@ -334,3 +334,46 @@ def test_an_empty_batch_makes_no_file(log: RotatingFile, path: Path) -> None:
     log.write([])
 
     assert not path.parent.exists()
+
+
+def put_in_place(kind: str, path: Path, other: Path) -> None:
+    match kind:
+        case "a symbolic link":
+            path.symlink_to(other)
+        case "a file with several names":
+            path.hardlink_to(other)
+        case _:
+            path.write_bytes(b"")
+            os.chown(path, 65534, 65534)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user's file")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775], ids=oct)
+@pytest.mark.parametrize("kind", ["a symbolic link", "a file with several names", "a file of user 65534"])
+def test_in_a_folder_that_others_may_write_to_no_line_goes_where_they_lead_it(
+    log: RotatingFile, path: Path, tmp_path: Path, kind: str, mode: int
+) -> None:
+    other = tmp_path / "shadow"
+    other.write_bytes(b"root\n")
+    path.parent.mkdir()
+    path.parent.chmod(mode)
+    put_in_place(kind, path, other)
+    log.check()
+    said = f"there is {kind} in place of the log, in a folder that others may write to"
+    assert said in log.problem, "before the first line too"
+    log.write(lines(1))
+    assert (other.read_bytes(), log.lost_lines) == (b"root\n", 1)
+    assert said in log.problem
+    path.unlink()
+    log.write(lines(2))
+    assert (path.read_bytes(), log.problem) == (text(2), "")
+
+
+def test_a_link_to_another_disk_is_followed_in_a_folder_that_is_roots_alone(
+    log: RotatingFile, path: Path, tmp_path: Path
+) -> None:
+    path.parent.mkdir(mode=0o755)
+    path.symlink_to(tmp_path / "elsewhere.log")
+    (tmp_path / "elsewhere.log").touch()
+    log.write(lines(1))
+    assert ((tmp_path / "elsewhere.log").read_bytes(), log.problem) == (text(1), "")

@@ -1,0 +1,29 @@
+"""The targets of `make fuzz-decoders` accept their seeds; needs no atheris."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz_decoders.target import FuzzTarget
+from tests.fuzz_decoders.targets import TARGETS
+
+EVERY = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@EVERY
+def test_a_target_decodes_its_seeds(target: FuzzTarget) -> None:
+    seeds = list(target.seeds())
+    assert seeds
+    assert any(len(seed) <= target.longest for seed in seeds)
+    decoded = [target.accept(seed) for seed in seeds]
+    assert any(decoded)
+
+
+@EVERY
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff" * 40, b"{", b"[" * 300], ids=repr)
+def test_a_target_refuses_what_no_decoder_takes_and_raises_nothing_else(target: FuzzTarget, content: bytes) -> None:
+    target.accept(content)
+
+
+def test_every_target_has_a_name_of_its_own() -> None:
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
