@@ -240,13 +240,9 @@ class Reconciler:
             contested = self.contest is not None
             longest = min(MAX_SPACING, self._retry_max) if contested else self._retry_max
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), longest)
-            log.log(
-                logging.DEBUG if contested or known == str(error) else logging.ERROR,
-                "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s",
-                self.status.failures,
-                error,
-                pause,
-            )
+            level = logging.DEBUG if contested or known == str(error) else logging.ERROR
+            words = "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s"
+            log.log(level, words, self.status.failures, error, pause)
             return pause
         if self.status.failures:
             level = logging.INFO if self.contest is None else logging.DEBUG

@@ -23,7 +23,7 @@ from nfagent.checkpoint.codec import (
 from nfagent.config import load_settings
 from nfagent.decode.registry import DECODERS
 from nfagent.errors import DecodeError, NfagentError, WireError
-from nfagent.lab.samples import decode_samples, encode_samples
+from nfagent.lab.latency.samples import decode_samples, encode_samples
 from nfagent.metrics.packet_totals import PacketTotals
 from nfagent.model.netaddr import FAMILIES, parse_cidr
 from nfagent.nftables import foreign_json

@@ -69,11 +69,20 @@ def test_the_metadata_is_complete(made: tuple[Path, Path]) -> None:
 def test_the_wheel_runs_in_a_new_virtual_environment(made: tuple[Path, Path], tmp_path: Path) -> None:
     wheels = build("packaging/wheels")
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
-    pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(wheels)]
+    pip = [
+        str(tmp_path / "venv/bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--find-links",
+        str(wheels),
+    ]
     subprocess.run([*pip, str(made[0])], check=True)
     nfagent = tmp_path / "venv/bin/nfagent"
     said = subprocess.run([nfagent, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.startswith("nfagent ")
-    render = [nfagent, "render", "--manifests", CHECKOUT / "examples/demo", "--node", "node-a", "-o", "json"]
+    render = [str(nfagent), "render", "--manifests", str(CHECKOUT / "examples/demo"), "--node", "node-a", "-o", "json"]
     found = subprocess.run(render, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert json.loads(found)["chains"]

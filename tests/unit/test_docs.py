@@ -72,7 +72,7 @@ def test_every_protection_of_the_threat_model_names_its_test() -> None:
     claims = ("what stops it", "what stops them", "what bounds it", "what the agent does")
     for row in rows:
         claimed = any(row.get(column) for column in claims)
-        # What nobody stops says what remains instead.
+        # What no program stops says what remains instead.
         assert "test_" in row["held by"] or (row["what remains"] and not row["held by"]), row
         assert not claimed or row["held by"] or row["what remains"], row
 

@@ -11,7 +11,11 @@ from tests.support.two_node_cluster import DECODERS
 
 @pytest.mark.parametrize(
     ("found", "share", "each"),
-    [(Flushed(1000, 0, 0), 0.0, 0.0), (Flushed(1000, 20, 5), 2.0, 4.0), (Flushed(1000, 1000, 1), 100.0, 1000.0)],
+    [
+        (Flushed(1000, 0, 0, 0.0), 0.0, 0.0),
+        (Flushed(1000, 20, 5, 0.0), 2.0, 4.0),
+        (Flushed(1000, 1000, 1, 0.0), 100.0, 1000.0),
+    ],
     ids=["nothing passed", "some passed at each flush", "all passed"],
 )
 def test_passed_packets_are_a_share_and_a_time_per_flush(found: Flushed, share: float, each: float) -> None:

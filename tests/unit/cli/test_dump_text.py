@@ -134,7 +134,7 @@ FOLLOWING: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize(("resources", "expected"), FOLLOWING.values(), ids=FOLLOWING)
 def test_the_state_says_how_it_stands_with_the_api_server(resources: dict[str, object], expected: str) -> None:
-    agent = {
+    agent: dict[str, object] = {
         "apiserver": {"server": "https://api:6443, by kubeconfig x", "synced": True, "resources": resources},
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
@@ -151,7 +151,7 @@ def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
         "repeated": {"allow": 9},
         "dropped_packets": {"rate limit": 30, "too many denied connections at once": 4},
     }
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "bridges": [],
@@ -174,7 +174,7 @@ def test_the_state_says_how_many_packets_have_no_record_and_why() -> None:
     ids=["none", "packets", "an overrun whose packets no number tells yet"],
 )
 def test_the_state_warns_of_packets_that_were_lost_before_they_were_read(lost: dict[str, int], said: str) -> None:
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "bridges": [],
@@ -186,7 +186,7 @@ def test_the_state_warns_of_packets_that_were_lost_before_they_were_read(lost: d
 
 def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> None:
     lost = {"lost_lines": 7, "lost_by": {"No space left on device": 3, "queue full": 4}}
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "bridges": [],
@@ -209,7 +209,7 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
 )
 def test_the_state_says_how_many_revoked_connections_wait_for_room(waiting: int, said: str) -> None:
     revoke = {"last_error": "full", "suspects": 1, "judged": 9, "revoked": 9, "waiting": waiting}
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "bridges": [],
@@ -228,7 +228,7 @@ def test_the_state_says_which_program_keeps_changing_the_table_and_that_conntrac
         "exposed_seconds": 5.0,
         "spacing": 0.1,
     }
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": False, "failures": 0, "transactions": 41, "drifts": 40, "last_error": ""},
         "drift": {"listening": True, "others": 0, "contest": contest, "next_repair_in": 0.05},
         "bridges": [],
@@ -249,7 +249,7 @@ def test_the_state_says_which_program_keeps_changing_the_table_and_that_conntrac
 
 def test_the_state_says_where_pods_sources_are_not_held_against_their_interface() -> None:
     links = {"problem": "not known", "shared": [{"link": "br0", "why": "its port eth0 may lead to other hosts"}]}
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "bridges": [],
@@ -319,7 +319,7 @@ def test_rules_of_other_programs_that_translate_otherwise_are_shown_with_what_to
 def test_the_state_says_which_gateways_the_node_holds_and_uses() -> None:
     dropped = "packets for gateway 192.0.2.11 are dropped: node n2 has no address of IPv4"
     route = {"number": 1, "family": 4, "address": "192.0.2.11", "holder": "n2", "via": []}
-    agent = {
+    agent: dict[str, object] = {
         "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
         "drift": {"listening": True, "others": 0},
         "gateways": {"held": ["192.0.2.10"], "routes": [route], "problems": [dropped]},
