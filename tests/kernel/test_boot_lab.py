@@ -11,8 +11,10 @@ from typing import TypeAlias
 import pytest
 
 from benchmarks.harness.boot_lab import CLOSED, HELD, NEW, NODE, OPEN, PODS, Boot, boot_lab
+from nfagent.errors import NfagentError
 from nfagent.lab.cluster.agents import LabAgent, LabCluster
 from nfagent.lab.topology.netns_topology import NetnsTopology
+from tests.support.packet_labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -26,6 +28,14 @@ NONE = [0, 0, 0]
 def _lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with boot_lab(tmp_path_factory.mktemp("lab")) as built:
         yield built
+
+
+def answers(agent: LabAgent) -> bool:
+    try:
+        agent.ask("/v1/dump/state")
+    except NfagentError:
+        return False
+    return True
 
 
 def test_without_the_early_unit_every_pod_is_open_until_the_agent_has_read_the_cluster(lab: Lab) -> None:
@@ -99,6 +109,7 @@ def test_while_the_cluster_is_unreadable_ready_says_what_is_enforced(lab: Lab, t
         agent.start({"NFAGENT_BOOT_WAIT_SECONDS": "0"})
         try:
             boot.network()
+            wait_until(lambda: answers(agent), 30.0)  # it is ready at once, and serves its socket soon after
             enforced = agent.ask("/v1/dump/state")["agent"]["boot"]["enforced"]
             assert enforced.startswith("the saved ruleset of 20")
             assert "unknown Pods of 10.244.1.0/24" in enforced
