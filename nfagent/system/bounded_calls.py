@@ -54,7 +54,10 @@ class BoundedCalls:
         """Return the result of one call, identified by its key. Raises OSError, and what the call raises."""
         for _, answer in self.each(lambda _: call(), [key]):
             if isinstance(answer, OSError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    del answer  # its traceback has this frame: a cycle, with a thread's queue and lock
             return answer
         raise AssertionError("one key has one answer")
 
@@ -90,7 +93,10 @@ class _CallThread(Generic[_K, _T]):
                 return None
             key, answer = found
             if isinstance(answer, BaseException) and not isinstance(answer, OSError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    del found, answer  # as in `ask`
             yield key, answer
 
     def _work(self) -> None:
@@ -101,6 +107,7 @@ class _CallThread(Generic[_K, _T]):
                     self._stuck.discard(key)
                     return
                 self._found.put((key, answer))
+            del answer  # the frames of an error's traceback lead to this one
         self._found.put(None)
 
     def _next(self) -> _K | None:

@@ -89,7 +89,14 @@ VALID: dict[Decode, dict[str, Any]] = {
                     "ports": [{"protocol": "TCP", "port": 80, "endPort": 90}, {"port": "http"}],
                 }
             ],
-            "egress": [{"to": [{"podSelector": {}}]}],
+            "egress": [
+                {
+                    "to": [
+                        {"podSelector": {}},
+                        {"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}},
+                    ]
+                }
+            ],
         },
     },
     decode_admin_policy: {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from nfagent.system.bounded_calls import BoundedCalls
+from tests.support.packet_labs import wait_until
 
 SHORT = 0.05
 LONG = 60.0
@@ -93,3 +97,30 @@ def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event
     calls = BoundedCalls(SHORT, most_stuck=3)
     assert [brief(answer) for _, answer in calls.each(call, range(10))] == ["ETIMEDOUT"] * 10
     assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize("base", [OSError, ValueError])
+def test_an_error_leaves_nothing_to_the_garbage_collector(base: type[Exception]) -> None:
+    """A file that is missing is asked for every few seconds: cycles would be megabytes between two collections."""
+    kinds = type("Gone", (base,), {})
+    seen: list[weakref.ref[Exception]] = []
+
+    def fail() -> None:
+        error = kinds("gone")
+        seen.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    calls = BoundedCalls()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with contextlib.suppress(base):
+                calls.ask(fail, "key")
+        wait_until(lambda: not any(ref() for ref in seen))
+        assert [ref() for ref in seen] == [None] * 3
+    finally:
+        gc.enable()
