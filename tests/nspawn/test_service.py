@@ -129,7 +129,7 @@ def test_a_large_manifest_is_read_by_a_child_process_with_limits(
     machine.write("/etc/manifests/large.yaml", "".join(config.format(n, 900 * "x") for n in range(700)) + ALSO_WEB)
     try:
         machine.run("systemctl reload nfagent")
-        assert service.reaches("web", "db")
+        service.wait_until_it_reaches("web", "db")
     finally:
         machine.run("rm /etc/manifests/large.yaml; systemctl reload nfagent")
     assert service.enforces
