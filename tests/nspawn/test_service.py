@@ -81,6 +81,22 @@ def test_it_sees_no_socket_by_which_root_is_obeyed(machine: NspawnMachine, servi
     assert "Error" in machine.run(f'{inside} python3 -c "{connects}" 2>&1; true')
 
 
+def test_it_can_name_the_unit_of_another_process(machine: NspawnMachine, service: NspawnService) -> None:
+    # A program that changes the table is reported so; its id is the kernel's, which isn't the machine's own here.
+    process = machine.run("systemctl show --value --property MainPID systemd-journald").strip()
+    inside = f"nsenter --target={service.pid} --mount setpriv --bounding-set=-all,+net_admin"
+    program = f"from nfagent.system.process_unit import process_unit; print(process_unit({process}, 'systemd-journal'))"
+    python = COMMAND.with_name("python")
+    assert machine.run(f'{inside} {python} -c "{program}"') == "systemd-journald.service\n"
+
+
+@pytest.mark.parametrize("file", ["environ", "mem", "fd/0"])
+def test_other_processes_of_root_are_closed_to_it(machine: NspawnMachine, service: NspawnService, file: str) -> None:
+    inside = f"nsenter --target={service.pid} --mount setpriv --bounding-set=-all,+net_admin"
+    reading = f"{inside} python3 -c \"open('/proc/1/{file}', 'rb').read(1)\""
+    assert "PermissionError" in machine.run(f"{reading} 2>&1; true")
+
+
 def test_denied_connections_are_written_to_the_verdict_log(machine: NspawnMachine, service: NspawnService) -> None:
     assert not service.reaches("web", "db")
     machine.wait_until(f'grep -q \'"disposition":"deny"\' {VERDICTS}')
@@ -113,7 +129,7 @@ def test_a_large_manifest_is_read_by_a_child_process_with_limits(
     machine.write("/etc/manifests/large.yaml", "".join(config.format(n, 900 * "x") for n in range(700)) + ALSO_WEB)
     try:
         machine.run("systemctl reload nfagent")
-        assert service.reaches("web", "db")
+        service.wait_until_it_reaches("web", "db")
     finally:
         machine.run("rm /etc/manifests/large.yaml; systemctl reload nfagent")
     assert service.enforces

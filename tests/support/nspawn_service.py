@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.nspawn_machine import CHECKOUT, NspawnMachine
+from tests.support.nspawn_machine import CHECKOUT, DEADLINE, NspawnMachine
 
 UNIT = CHECKOUT / "systemd" / "nfagent.service"
 COMMAND = Path(sys.executable).with_name("nfagent")
@@ -106,6 +107,12 @@ class NspawnService:
         """Return whether a Pod's packets reach another one, whose port is closed."""
         line = f"ip netns exec {source} python3 - {PODS[destination]}"
         return self._machine.run(line, stdin=_CONNECT).strip() == "refused"
+
+    def wait_until_it_reaches(self, source: str, destination: str) -> None:
+        """Wait until a Pod's packets reach another one."""
+        end = time.monotonic() + DEADLINE
+        while not self.reaches(source, destination):
+            assert time.monotonic() < end, f"{source} never reaches {destination}: {self.log()[-3000:]}"
 
     @property
     def enforces(self) -> bool:
