@@ -85,12 +85,12 @@ class TestLife:
         assert not machine.exists("/var/lib/nfagent")
         machine.run("nft list table inet nfagent", codes=(1,))
 
-    def test_every_file_is_compiled_for_this_debians_python(self, machine: BareDebian) -> None:
+    def test_every_file_is_compiled_for_the_python_of_this_release(self, machine: BareDebian) -> None:
         tag = machine.run("python3 -c 'import sys; print(sys.implementation.cache_tag)'").strip()
         files = (machine.root / "usr/lib/nfagent/lib/shared/nfagent").rglob("*.py")
         assert [file for file in files if not (file.parent / "__pycache__" / f"{file.stem}.{tag}.pyc").exists()] == []
 
-    def test_its_packages_fit_this_debians_python(self, machine: BareDebian) -> None:
+    def test_its_packages_fit_the_python_of_this_release(self, machine: BareDebian) -> None:
         modules = "aiohttp, asyncinotify, cryptography.x509, kubernetes.aio.config, msgspec, nftables, yaml, yarl"
         machine.run(f"/usr/lib/nfagent/bin/python3 -I -c 'import {modules}'")
 
