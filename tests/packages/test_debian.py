@@ -85,12 +85,12 @@ class TestLife:
         assert not machine.exists("/var/lib/nfagent")
         machine.run("nft list table inet nfagent", codes=(1,))
 
-    def test_every_file_is_compiled_for_the_python_of_this_debian(self, machine: BareDebian) -> None:
+    def test_every_file_is_compiled_for_the_python_of_this_release(self, machine: BareDebian) -> None:
         tag = machine.run("python3 -c 'import sys; print(sys.implementation.cache_tag)'").strip()
         files = (machine.root / "usr/lib/nfagent/lib/shared/nfagent").rglob("*.py")
         assert [file for file in files if not (file.parent / "__pycache__" / f"{file.stem}.{tag}.pyc").exists()] == []
 
-    def test_its_packages_fit_the_python_of_this_debian(self, machine: BareDebian) -> None:
+    def test_its_packages_fit_the_python_of_this_release(self, machine: BareDebian) -> None:
         modules = "aiohttp, asyncinotify, cryptography.x509, kubernetes.aio.config, msgspec, nftables, yaml, yarl"
         machine.run(f"/usr/lib/nfagent/bin/python3 -I -c 'import {modules}'")
 
@@ -109,7 +109,7 @@ class TestLife:
         if isinstance(older, str):
             pytest.skip(older)
         settings = machine.root / "etc/nfagent/nfagent.toml"
-        settings.write_text(settings.read_text() + '\n# changed\nlog_level = "info"\n')
+        settings.write_text('log_level = "info"\n' + settings.read_text())
         mine = settings.read_text()
         before, handle, rules = version_of(machine), table_handle(machine), machine.run(TABLE)
         machine.run("cd /srv/offline && ./install")
@@ -185,8 +185,9 @@ class TestLife:
         machine.run("cd /srv/offline && ./install")
         machine.run("mkdir -p /var/log/network && touch /var/log/network/policy_action.log.1 /etc/nfagent/kubeconfig")
         machine.run(
-            "ip link add dummy0 type dummy && ip link set dummy0 up && ip address add 192.0.2.1/24 dev dummy0"
-            " && ip address add 198.51.100.7/32 dev dummy0 metric 7235072"
+            "ip link add veth0 type veth peer name veth1 && ip link set veth0 up && ip link set veth1 up"
+            " && ip address add 192.0.2.1/24 dev veth0"
+            " && ip address add 198.51.100.7/32 dev veth0 metric 7235072"
             " && ip rule add priority 1078 fwmark 0x1 table 7235073 protocol 78"
             " && ip -6 rule add priority 1078 fwmark 0x1 table 7235073 protocol 78"
             " && ip route add default via 192.0.2.2 table 7235073 protocol 78"
@@ -199,7 +200,7 @@ class TestLife:
         gone = (*OURS, *STATE, "/run/nfagent", "/var/log/network")
         assert {path: machine.exists(path) for path in gone} == dict.fromkeys(gone, False)
         assert machine.exists("/etc/nfagent/kubeconfig")
-        addresses = machine.run("ip -o -4 address show dev dummy0")
+        addresses = machine.run("ip -o -4 address show dev veth0")
         assert ("192.0.2.1" in addresses, "198.51.100.7" in addresses) == (True, False)
         rules = machine.run("ip rule; ip -6 rule")
         assert ("1078:" in rules, "500:" in rules) == (False, True)
