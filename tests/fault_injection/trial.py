@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -231,6 +232,9 @@ class Trial:
         time.sleep(_AFTER_SECONDS)
 
     def _pull_trigger(self) -> None:
+        if self._fault.unanswered:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+                asked.connect(str(self._lab.agent.socket))
         if self._fault.trigger == "reload":
             self._lab.agent.reload()
         elif self._fault.trigger == "drift":
