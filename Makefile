@@ -205,8 +205,8 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
 .PHONY: faults
-faults: $(VENV)/ready modules apiserver ## faults at every boundary under traffic, docs/reliability.md (root; half an hour)
-#: TIMES=3  ONLY='commit*'  some of them: the page stays as it is
+faults: $(VENV)/ready modules apiserver ## faults at every boundary, under traffic (root)
+#: TIMES=3  ONLY='commit*'  some, without docs/reliability.md
 	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
 	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
 

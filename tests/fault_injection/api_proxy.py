@@ -50,6 +50,7 @@ class ApiProxy:
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, int] = {}
         self._forgotten: set[asyncio.StreamWriter] = set()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="API proxy", daemon=True)
@@ -75,7 +76,7 @@ class ApiProxy:
         self._fault, before = fault, self._fault
         if fault == "half-open":
             self._forgotten = set(self._writers)
-            _drop([writer.get_extra_info("peername")[1] for writer in self._writers], self.port)
+            _drop(sorted(self._clients.values()), self.port)
             return
         if before == "half-open":
             return  # what was forgotten stays so; what came later goes on
@@ -118,12 +119,14 @@ class ApiProxy:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._clients[writer] = writer.get_extra_info("peername")[1]
         try:
             await self._serve_one(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ssl.SSLError):
             pass
         finally:
             self._writers.discard(writer)
+            del self._clients[writer]
             if writer not in self._forgotten:
                 with contextlib.suppress(OSError, RuntimeError):
                     writer.close()
@@ -211,7 +214,7 @@ def _answer(code: str) -> bytes:
 
 def _drop(clients: Sequence[int], port: int) -> None:
     """Drop all packets of some connections, those of their kernel included: TCP's keepalives get no answer."""
-    found = ", ".join(str(client) for client in clients if client != port)
+    found = ", ".join(map(str, clients))
     for hook, own, other in (("input", "dport", "sport"), ("output", "sport", "dport")):
         rules = (
             f"add chain inet vanished {hook} {{ type filter hook {hook} priority 0; }}; "

@@ -219,7 +219,16 @@ def sockets(own: Path, systemd: Path) -> tuple[Fault, ...]:
     """Return the faults of the agent's own unix socket and of sd_notify."""
 
     def fault(name: str, rule: Rule, trigger: Trigger = "", *, unanswered: bool = False) -> Fault:
-        return Fault(name=name, boundary="sockets", rules=(rule,), trigger=trigger, unanswered=unanswered)
+        # An answer in pieces is hundreds of calls.
+        most_calls, rules = (_PACKETS if rule.action == Action.SHORT else 50.0), (rule,)
+        return Fault(
+            name=name,
+            boundary="sockets",
+            rules=rules,
+            trigger=trigger,
+            unanswered=unanswered,
+            most_calls=most_calls,
+        )
 
     return (
         fault(

@@ -13,6 +13,7 @@ without an answer is new to conntrack, however many came before: each passes all
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -241,6 +242,9 @@ class Streams:
         return f"{stream.flow}: {'; '.join(parts)}" if parts else ""
 
     def _drain(self) -> None:
+        # Of this thread: a packet socket that is read too late overflows.
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         while not self._stop.wait(_DRAIN_SECONDS):
             for stream in self._streams:
                 stream.drain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -147,14 +148,22 @@ class Trial:
                 lab.table.disarm()
                 lab.set_proxy("")
             streams.stop()
-            result.healed = max(0.0, streams.in_force_at() - self._ended_at)
-            result.during = not result.healed
-            result.packets, result.spacing = streams.packets, streams.spacing
-            result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
+            try:
+                self._count(streams)
+            except KernelError as error:
+                result.failed.append(str(error))
         if result.wrong:
             result.failed.append(f"the agent's log:\n{lab.agent.stderr_text[-_LOG_CHARACTERS:]}")
         self._restore()
         return result
+
+    def _count(self, streams: Streams) -> None:
+        """Note what became of the packets. Raises KernelError where some weren't counted."""
+        result = self._result
+        result.packets, result.spacing = streams.packets, streams.spacing
+        result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
+        result.healed = max(0.0, streams.in_force_at() - self._ended_at)
+        result.during = not result.healed
 
     def _during(self, streams: Streams) -> None:
         """Put the fault in force for a while."""
@@ -231,6 +240,9 @@ class Trial:
         time.sleep(_AFTER_SECONDS)
 
     def _pull_trigger(self) -> None:
+        if self._fault.unanswered:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+                asked.connect(str(self._lab.agent.socket))
         if self._fault.trigger == "reload":
             self._lab.agent.reload()
         elif self._fault.trigger == "drift":
