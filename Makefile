@@ -88,7 +88,7 @@ endef
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
-	    printf '  %-17s %s\n' "$${target:+make $$target}" "$$what"
+	    printf '  %-18s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
 .PHONY: demo
