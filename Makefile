@@ -158,7 +158,7 @@ fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root
 
 .PHONY: fuzz-decoders
 fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris
-#: INPUTS=1000000  ONLY=netlink  REPLAY=build/fuzz-decoders/NAME/crash-…
+#: INPUTS=1000000  ONLY=netlink  REPLAY=FILE
 	@$(bin)/pip install --quiet --require-hashes --requirement $(FUZZ_LOCK)
 	exec $(bin)/python -m tests.fuzz_decoders $(addprefix --inputs ,$(INPUTS)) $(addprefix --only ,$(ONLY)) \
 	    $(addprefix --replay ,$(REPLAY))

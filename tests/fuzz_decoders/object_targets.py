@@ -53,7 +53,7 @@ _WORDS = (
 @cache
 def documents() -> tuple[dict[str, Any], ...]:
     """Return a valid document of each kind, with its apiVersion."""
-    named = {decode: key for key, decode in DECODERS.items()}
+    named: dict[object, tuple[str, str]] = {decode: key for key, decode in DECODERS.items()}
     return tuple({"apiVersion": named[decode][0], "kind": named[decode][1], **valid} for decode, valid in VALID.items())
 
 
