@@ -99,7 +99,7 @@ endef
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p; s/^#: \(.*\)/|\1/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do
-	    printf '  %-17s %s\n' "$${target:+make $$target}" "$$what"
+	    printf '  %-18s %s\n' "$${target:+make $$target}" "$$what"
 	done
 
 .PHONY: demo
@@ -218,7 +218,7 @@ soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (r
 
 .PHONY: fuzz-decoders
 fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris
-#: INPUTS=1000000  ONLY=netlink  REPLAY=build/fuzz-decoders/NAME/crash-…
+#: INPUTS=1000000  ONLY=netlink  REPLAY=FILE
 	@$(bin)/pip install --quiet --require-hashes --requirement $(FUZZ_LOCK)
 	exec $(bin)/python -m tests.fuzz_decoders $(addprefix --inputs ,$(INPUTS)) $(addprefix --only ,$(ONLY)) \
 	    $(addprefix --replay ,$(REPLAY))

@@ -51,13 +51,16 @@ class BaseChain(msgspec.Struct, frozen=True):
 
 def parse_base_chains(listing: str) -> list[BaseChain]:
     """Return the nat chains at hook postrouting in `nft -j list chains`, without nfagent's. Raises WireError."""
-    return [
-        BaseChain(item["family"], _FAMILIES[item["family"]], item["table"], item["name"], int(item.get("prio", 0)))
-        for item in objects(listing, "chain")
-        if (item.get("type"), item.get("hook")) == ("nat", "postrouting")
-        and _word(item.get("family")) in _FAMILIES
-        and (item["family"], item["table"]) != (TABLE_FAMILY, TABLE)
-    ]
+    try:
+        return [
+            BaseChain(item["family"], _FAMILIES[item["family"]], item["table"], item["name"], int(item.get("prio", 0)))
+            for item in objects(listing, "chain")
+            if (item.get("type"), item.get("hook")) == ("nat", "postrouting")
+            and _word(item.get("family")) in _FAMILIES
+            and (item["family"], item["table"]) != (TABLE_FAMILY, TABLE)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(f"not a listing of chains: {error!r}") from None
 
 
 def objects(listing: str, kind: str) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def logs_in_save(saved: str, name: str, group: int) -> Iterator[LogUse]:
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith("-A ") and _TARGET.search(line) and _group(line, group) == group:
-            yield LogUse(f"{name}, table {table}, chain {line.split(maxsplit=2)[1]}", line)
+            yield LogUse(f"{name}, table {table}, chain {line.split(' ', 2)[1]}", line)
 
 
 def _group(line: str, otherwise: int) -> int:

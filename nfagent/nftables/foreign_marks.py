@@ -95,7 +95,7 @@ def marks_in_save(saved: str, name: str) -> Iterator[MarkUse]:
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith("-A "):
-            chain = line.split(maxsplit=2)[1]
+            chain = line.split(" ", 2)[1]
             for bits, sets in _saved_bits(line):
                 yield MarkUse(f"{name}, table {table}, chain {chain}", line, bits, sets)
 

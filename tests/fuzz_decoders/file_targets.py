@@ -150,7 +150,7 @@ def _read_listing(content: bytes) -> None:
     with suppress(WireError):
         parse_listing(text)
     with suppress(WireError, msgspec.DecodeError, RecursionError):
-        parse_counters(msgspec.json.decode(content))
+        parse_counters(msgspec.json.decode(text))
 
 
 def _listing_seeds() -> Iterator[bytes]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 
+import msgspec
+
 from nfagent.errors import WireError
 from nfagent.kernel.refusals import refusal, refusal_of_batch
 from nfagent.model.netaddr import FAMILIES
@@ -170,8 +172,9 @@ def _read_conntrack(content: bytes) -> None:
 
 def _conntrack_seeds() -> Iterator[bytes]:
     for client, server in (("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")):
-        for protocol, ports in ((6, (40000, 80, 8080)), (17, (1, 53, 53)), (1, (None,) * 3)):
-            entry = DumpEntry(client, server, server, protocol, *ports, zone=1)
+        ends = DumpEntry(client=client, called=server, server=server, zone=1)
+        portless = msgspec.structs.replace(ends, protocol=1, client_port=None, called_port=None, server_port=None)
+        for entry in (ends, msgspec.structs.replace(ends, protocol=17, zone_of="reply"), portless):
             yield message(NEW, MULTI, 1, entry_body(entry))
             yield entry_body(entry)
     yield nfgen(0, 0) + b"".join(attribute(kind, bytes(4)) for kind in range(1, 14))

@@ -27,3 +27,18 @@ def test_a_target_refuses_what_no_decoder_takes_and_raises_nothing_else(target: 
 
 def test_every_target_has_a_name_of_its_own() -> None:
     assert len({target.name for target in TARGETS}) == len(TARGETS)
+
+
+FOUND = {
+    "a rule of iptables without a chain": ("iptables-save", b"*nat\n-A "),
+    "a rule of iptables without a chain that logs": ("iptables-save", b"*nat\n-A  -j NFLOG"),
+    "a nat chain without a name": (
+        "foreign-listings",
+        b'{"nftables": [{"chain": {"family": "ip", "table": "nat", "type": "nat", "hook": "postrouting", "prio": 1}}]}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), FOUND.values(), ids=FOUND)
+def test_what_was_found_once_is_decoded_or_refused(name: str, content: bytes) -> None:
+    next(target for target in TARGETS if target.name == name).accept(content)
