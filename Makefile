@@ -302,7 +302,7 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 
 .PHONY: uninstall
-uninstall: ## remove units and /opt/nfagent; settings, logs and rules stay
+uninstall: ## remove units and /opt/nfagent; settings, logs, rules stay
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then
 	    if systemctl is-active --quiet nfagent || systemctl is-enabled --quiet $(UNITS) 2>/dev/null; then
 	        echo 'nfagent is in use: stop it first, with: systemctl disable --now nfagent' >&2

@@ -20,7 +20,7 @@ dist: $(VENV)/ready ## wheel and sdist for PyPI, into build/dist
 	ls -l build/dist/*.whl build/dist/*.tar.gz
 
 .PHONY: deb
-deb: $(VENV)/ready ## Debian package for Debian 12 and 13, into build/deb (3 minutes)
+deb: $(VENV)/ready ## Debian package for 12 and 13, into build/deb (3 minutes)
 	@$(call packages,$(DEB_PACKAGES))
 	packaging/deb/build-package $(bin)/python
 
@@ -31,7 +31,7 @@ offline: $(VENV)/ready ## tarball that installs without network, into build/offl
 	packaging/offline/build-tarball $(bin)/python '$(RELEASES)' $(OFFLINE_PACKAGES)
 
 .PHONY: package-test
-package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 without network (root; 15 minutes)
+package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 (root; 15 minutes)
 #: OLD=COMMIT  what is upgraded from; HEAD~1
 	@$(call packages,$(DEB_PACKAGES) debootstrap)
 	NFAGENT_PACKAGE_OLD='$(OLD)' exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages

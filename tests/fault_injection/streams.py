@@ -76,7 +76,11 @@ class _Stream:
         self._client.connect((flow.address, flow.port))
         self._counter = PacketCounter(flow.server, 4, "udp", self._client.getsockname()[1])
         if flow.live:
-            self._greet()
+            try:
+                self._greet()
+            except OSError:
+                self.close()
+                raise
 
     def _greet(self) -> None:
         # Numbers of packets start at 1: this one isn't counted.

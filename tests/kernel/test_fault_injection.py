@@ -74,6 +74,8 @@ def test_no_packet_meets_a_wrong_verdict_when_the_agent_is_killed_right_after_it
     ],
 )
 def test_a_try_finds_packets_that(lab: FaultLab, damage: str, repair: str, expected: str) -> None:
+    lab.place(lab.scene.before)
+    lab.settle()
     with Streams(lab.scene.flows) as streams:
         os.kill(lab.agent.pid, signal.SIGSTOP)
         try:
