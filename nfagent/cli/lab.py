@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -38,7 +40,9 @@ def lab() -> None:
     help="What the agents follow: a folder of manifests, or a real kube-apiserver.",
 )
 @output_option("text", "json")
-def up(
+@click.pass_context
+def up(  # noqa: PLR0913 - one argument for each option
+    context: click.Context,
     *,
     name: str,
     driver: Driver,
@@ -59,13 +63,15 @@ def up(
     from nfagent.lab.cluster.up import LabOptions, build_lab
     from nfagent.lab.demo.output import DemoOutput
 
+    if driver == "vagrant":
+        _refuse_options_of_netns(context)
     shown = DemoOutput(quiet=output == "json")
     state: LabState | None = None
     try:
         if driver == "vagrant":
             from nfagent.lab.vagrant import driver as vagrant
 
-            vagrant.up(name, nodes, pods, shown.progress)
+            vagrant.up(name, nodes, pods, shown.progress, "bridge" if attachment == "bridge" else "ptp")
         else:
             state = build_lab(LabOptions(name, nodes, pods, attachment, underlay, source), shown.progress)
     finally:
@@ -74,6 +80,18 @@ def up(
         emit({"name": name, "driver": driver} if state is None else msgspec.to_builtins(state), output)
     else:
         write_lines(_vagrant_usage(name) if state is None else _usage(state))
+
+
+def _refuse_options_of_netns(context: click.Context) -> None:
+    """Refuse what was given, and VMs don't have. Raises UsageError."""
+    from nfagent.errors import UsageError
+
+    for option in ("underlay", "source"):
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--{option} is of the driver netns: leave it out; "
+                "VMs share one network, and their agents follow a real kube-apiserver"
+            )
 
 
 def _vagrant_usage(name: str) -> list[str]:
@@ -219,6 +237,7 @@ def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
     from nfagent.lab.machine import requirements
 
     requirements.check_root()
+    requirements.check_programs(("ip",))
     running_labs.check_name(name)
     state = running_labs.read_state(name)
     if state is None:
@@ -227,6 +246,8 @@ def exec_(*, name: str, where: str, command: tuple[str, ...]) -> None:
     if where not in places:
         raise UsageError(f"there is no {where!r} in lab {name!r}; there are {', '.join(places)}")
     asked = next((node.environment for node in state.nodes if node.name == where), {})
+    # Last in PATH: nfagent is found also where it runs from a virtual environment.
+    asked = asked | {"PATH": f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"}
     os.execvpe("ip", ["ip", "netns", "exec", places[where], *command], {**os.environ, **asked})  # noqa: S606, S607
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,7 +184,46 @@ def test_another_user_is_told_to_use_sudo() -> None:
     assert "run it as root, with sudo" in done.stderr
 
 
-def test_a_missing_program_is_named_with_its_package(tmp_path: Path) -> None:
-    done = nfagent("lab", "up", "--name", NAME, PATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("command", "programs"),
+    [
+        (("up", "--name", NAME), ""),
+        (("demo",), ""),
+        (("demo",), "ip nft"),
+        (("latency", "--paths", "nftables", "--policies", "0", "--pods", "50"), "ip nft"),
+    ],
+    ids=["up without any", "demo without any", "demo without setpriv", "latency without setpriv"],
+)
+def test_a_missing_program_is_named_with_its_package_before_anything_is_built(
+    command: tuple[str, ...], programs: str, tmp_path: Path
+) -> None:
+    for name in programs.split():
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    done = nfagent("lab", *command, PATH=str(tmp_path))
+    assert (done.returncode, left(NAME), done.stdout) == (2, [], "")
+    said = "setpriv missing; apt-get install util-linux" if programs else "iproute2 nftables"
+    assert said in done.stderr
+
+
+def test_exec_finds_nfagent_where_path_does_not_have_it_and_names_a_missing_program(
+    lab: running_labs.LabState, tmp_path: Path
+) -> None:
+    script = str(Path(sys.executable).with_name("nfagent"))
+    system = "/usr/sbin:/usr/bin:/sbin:/bin"
+    asked = subprocess.run(
+        [script, "lab", "exec", "--name", lab.name, "n1", "nfagent", "dump", "syncs"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": system},
+    )
+    assert asked.returncode == 0, asked.stderr
+    done = nfagent("lab", "exec", "--name", lab.name, "n1", "true", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (2, "error: ip missing; apt-get install iproute2\n")
+
+
+@pytest.mark.parametrize("option", [("--underlay", "vxlan"), ("--source", "manifests")], ids=["underlay", "source"])
+def test_options_that_virtual_machines_do_not_have_are_refused(option: tuple[str, str], tmp_path: Path) -> None:
+    done = nfagent("lab", "up", "--driver", "vagrant", "--name", NAME, *option, PATH=str(tmp_path))
     assert (done.returncode, left(NAME)) == (2, [])
-    assert "ip and nft missing; apt-get install iproute2 nftables" in done.stderr
+    assert f"{option[0]} is of the driver netns" in done.stderr

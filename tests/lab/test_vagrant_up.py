@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nfagent.cli.lab import lab
 from nfagent.errors import HostError, UsageError
 from nfagent.lab.vagrant import driver as vagrant
 
@@ -84,6 +86,13 @@ def test_a_lab_that_is_up_is_known_by_its_name_until_it_is_down(machine: Machine
     assert vagrant.names() == []
     assert "vagrant --no-tty --no-color destroy --force" in machine.calls()
     assert not vagrant.down("lab", lambda _text: None)
+
+
+def test_the_attachment_that_was_asked_for_is_the_cni_plugin_of_the_vms(machine: Machine) -> None:
+    for name, option, plugin in (("lab", [], "ptp"), ("other", ["--attachment", "bridge"], "bridge")):
+        lab.main(["up", "--driver", "vagrant", "--name", name, "--nodes", "1", *option], standalone_mode=False)
+        settings = json.loads((machine.build / name / "settings.json").read_bytes())
+        assert settings["ATTACHMENT"] == plugin
 
 
 def test_a_lab_that_is_up_already_is_refused_with_the_command_that_removes_it(machine: Machine) -> None:

@@ -28,6 +28,7 @@ from nfagent.lab.cluster.agents import LabAgent, LabCluster
 from nfagent.lab.cluster.running_labs import scratch_prefix, sweep_killed
 from nfagent.lab.demo.egress import EgressNatStep
 from nfagent.lab.demo.output import DemoOutput
+from nfagent.lab.machine import requirements
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.probes.first_packet import watch_change
 from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
@@ -51,6 +52,8 @@ _RECORD_SECONDS = patient(3.0)
 
 def run_demo(*, output: Literal["text", "json"] = "text") -> int:
     """Run the demo and print its steps; return 0 when all results are as expected, otherwise 1. Raises HostError."""
+    requirements.check_root()
+    requirements.check_programs(("ip", "nft", "setpriv"))
     printer = DemoOutput(quiet=output == "json")
     sweep_killed()
     before = signal.signal(signal.SIGTERM, _interrupt)

@@ -99,7 +99,7 @@ def run_latency(options: LatencyOptions, progress: LatencyProgress) -> LabSample
 
 def _check(options: LatencyOptions) -> None:
     requirements.check_root()
-    requirements.check_programs(("ip", "nft"))
+    requirements.check_programs(("ip", "nft", "setpriv"))
     requirements.check_compiler()
     if "ebpf" in options.paths:
         for lack in (check for check in ebpf_check() if check.result == "FAIL"):
