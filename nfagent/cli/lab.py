@@ -140,21 +140,27 @@ def _usage(state: LabState) -> list[str]:
 @lab.command(name="list", epilog="Example: nfagent lab list")
 @output_option("text", "json")
 def list_(*, output: str) -> None:
-    """List the labs that are up, or half built."""
+    """List the labs that are up, half built, or whose state file is damaged: `lab down NAME` removes each."""
     from nfagent.cli.output import emit, write_lines
     from nfagent.cli.tables import table
+    from nfagent.errors import HostError
     from nfagent.lab.cluster import running_labs
 
-    found = {name: running_labs.read_state(name) for name in running_labs.names()}
+    found: dict[str, LabState | Literal["half built", "damaged"]] = {}
+    for name in running_labs.names():
+        try:
+            found[name] = running_labs.read_state(name) or "half built"
+        except HostError:
+            found[name] = "damaged"  # of one lab: the others are listed
     if output == "json":
-        emit([{"name": name, "up": state is not None} for name, state in found.items()], output)
+        emit([{"name": name, "up": not isinstance(state, str)} for name, state in found.items()], output)
     elif not found:
         write_lines(["no lab is up; `nfagent lab up` builds one"])
     else:
         rows = [
             [name, "up", str(len(state.nodes)), str(sum(bool(member.node) for member in state.members)), state.source]
-            if state is not None
-            else [name, "half built", "", "", ""]
+            if not isinstance(state, str)
+            else [name, state, "", "", ""]
             for name, state in found.items()
         ]
         write_lines(table(("name", "state", "nodes", "pods", "source"), rows))

@@ -147,6 +147,21 @@ def test_what_a_killed_build_leaves_is_named_and_removed(building: subprocess.Po
     assert (nfagent("lab", "down", NAME).returncode, left(NAME)) == (0, [])
 
 
+def test_a_damaged_state_file_hides_no_other_lab(building: subprocess.Popen[str]) -> None:
+    building.kill()
+    building.communicate(timeout=60)
+    damaged = running_labs.state_file("damaged")
+    damaged.write_text("{", encoding="utf-8")
+    try:
+        listed = nfagent("lab", "list")
+    finally:
+        removed = nfagent("lab", "down", "damaged")
+    assert [line.split()[0] for line in listed.stdout.splitlines() if "damaged" in line] == ["damaged"]
+    assert any(line.split()[0] == NAME for line in listed.stdout.splitlines())
+    assert (removed.returncode, damaged.exists()) == (0, False)
+    assert (nfagent("lab", "down", NAME).returncode, left(NAME)) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

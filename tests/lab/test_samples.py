@@ -62,6 +62,7 @@ def _remove(field: str) -> Callable[[Any], None]:
         (_set("series", 1, "path", to="iptables"), r'series\[1\].path: "iptables": '),
         (_set("series", 0, "tries", 2, "latency_us", to="fast"), r'series\[0\].tries\[2\].latency_us: "fast": '),
         (_set("series", 0, "tries", 2, "latency_us", to=-1), r"series\[0\].tries\[2\].latency_us: -1: "),
+        (_set("series", 0, "tries", 2, "latency_us", to=1e308), r"series\[0\].tries\[2\].latency_us: 1e\+308: "),
         (_set("series", 0, "tries", 0, "stages_us", to={"idle": 1}), r"series\[0\].tries\[0\].stages_us: .*'idle'"),
         (_set("rates", 0, "values", to=None), r"rates\[0\].values: null: "),
         (
@@ -85,6 +86,7 @@ def _remove(field: str) -> Callable[[Any], None]:
         "an unknown path",
         "a latency that is a text",
         "a negative latency",
+        "a latency of years",
         "an unknown stage",
         "rates without values",
         "two series of one scenario, size and path",

@@ -44,7 +44,7 @@ ScenarioName: TypeAlias = Literal[
 SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-_Microseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+_Microseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=3.6e9)]  # an hour is beyond every deadline
 _Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 
