@@ -8,6 +8,7 @@ answer goes to stdout, remarks about it to stderr; every error says what to do n
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ COMMANDS = {
 """Command -> its module in this package, which has a click command of the module's name; its line in `--help`."""
 
 INTERRUPTED = 130
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of writing to stdout, where it is a file."""
+
 COMPLETION = "_NFAGENT_COMPLETE"
 """The environment variable by which a shell's completion script calls the command."""
 
@@ -103,6 +107,21 @@ def _called(arguments: Sequence[str] | None) -> int:
     return code
 
 
+def _unwritten(error: OSError) -> int:
+    """Return the exit code where stdout can't be written: its reader has gone, or its disk is full. Raises others."""
+    gone = isinstance(error, BrokenPipeError)
+    if not gone and (error.filename is not None or error.errno not in _FULL):
+        raise error
+    # Python would flush the rest of the buffer at exit, and report the error again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if gone:
+        return INTERRUPTED
+    from nfagent.cli.output import write_remark
+
+    write_remark("error", f"the output can't be written: {error.strerror}")
+    return 2
+
+
 def _guarded(call: Callable[[], int]) -> int:
     try:
         return call()
@@ -118,10 +137,8 @@ def _guarded(call: Callable[[], int]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Python would flush the rest of the buffer at exit, and report the error again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
+    except OSError as error:
+        return _unwritten(error)
     except Exception as error:
         from nfagent.cli.output import write_remark
         from nfagent.errors import NfagentError

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -133,3 +134,11 @@ def test_a_group_alone_shows_its_help_and_is_an_error_of_usage(call: Call, group
     assert said.code == 2
     assert said.out == ""
     assert said.err.startswith("Usage: nfagent")
+
+
+def test_output_to_a_full_disk_is_an_error_in_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nfagent", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "error: the output can't be written: No space left on device\n")
