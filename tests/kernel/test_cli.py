@@ -496,6 +496,8 @@ def results(site: AgentSite, code: int, before: Sequence[str] = ()) -> dict[str,
 
 
 def test_check_finds_an_able_node_able_and_warns_of_what_is_missing(site: AgentSite) -> None:
+    # A new network namespace has the machine's setting.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     found = results(site, 0)
     assert {found[name]["result"] for name in ("privileges", "libnftables", "nf_tables", "NFLOG", "agent")} == {"ok"}
     assert found["IPv4 forwarding"]["result"] == "warn"
