@@ -183,7 +183,15 @@ def sweep_killed() -> None:
         for path in Path(tempfile.gettempdir()).glob(f"nfagent-{tag}-*"):
             found = re.match(rf"nfagent-{tag}-(\d+)-", path.name)
             if found and not Path("/proc", found[1]).exists():
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_folder(path)
+
+
+def _remove_folder(path: Path) -> None:
+    # Its processes were killed a moment ago, and one of them may still have written a file meanwhile.
+    end = time.monotonic() + _END_SECONDS
+    while path.exists() and time.monotonic() < end:
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(_POLL_SECONDS)
 
 
 def scratch_prefix(tag: str) -> str:
