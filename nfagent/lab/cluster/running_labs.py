@@ -187,11 +187,22 @@ def sweep_killed() -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    # Its processes were killed a moment ago, and one of them may still have written a file meanwhile.
+    # Agents end with the process that started them, and write their last files then.
     end = time.monotonic() + _END_SECONDS
-    while path.exists() and time.monotonic() < end:
-        shutil.rmtree(path, ignore_errors=True)
+    while (left := _processes_with(path)) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
+    _signal(left, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _processes_with(path: Path) -> list[int]:
+    """Return the processes whose environment names a folder, by process id."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{path}/".encode() in environ.read_bytes():
+                found.append(int(environ.parent.name))
+    return found
 
 
 def scratch_prefix(tag: str) -> str:
