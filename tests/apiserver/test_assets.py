@@ -145,7 +145,9 @@ def test_a_build_ends_when_it_is_broken_off(checkout: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_build_ends_with_the_process_that_started_it(checkout: Path, number: signal.Signals) -> None:
     install_go(checkout, "sleep 60")
-    program = f"import pathlib; from nfagent.lab.machine import binaries; binaries.main(pathlib.Path({str(checkout)!r}))"
+    program = (
+        f"import pathlib; from nfagent.lab.machine import binaries; binaries.main(pathlib.Path({str(checkout)!r}))"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, env=environment) as builder:
         wait_until(lambda: builds(checkout) != [])
