@@ -12,14 +12,13 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.iptables_save import run_save, unreadable
+from nfagent.kernel.iptables_save import legacy_tables, run_save, unreadable
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.table_queries import list_tables, xt_matches
 from nfagent.model.netaddr import Family
@@ -44,11 +43,7 @@ log = logging.getLogger(__name__)
 _MOST_CHAINS = 500
 _MOST_LINES = 10
 """Rules that are logged at once: a network plugin may have one for each Pod."""
-_LEGACY: tuple[tuple[str, Family, str], ...] = (
-    ("ip_tables_names", 4, "iptables"),
-    ("ip6_tables_names", 6, "ip6tables"),
-)
-_PROC = Path("/proc/self/net")
+_LEGACY: tuple[tuple[Family, str], ...] = ((4, "iptables"), (6, "ip6tables"))
 _INSTALL = "apt-get install iptables"
 
 _Key: TypeAlias = tuple[str, str, str, str]
@@ -68,9 +63,9 @@ def read_foreign_nat() -> ForeignNat:
         tables, problems = _nft_tables(listing)
     finally:
         listing.close()
-    for names, family, program in _LEGACY:
+    for family, program in _LEGACY:
         try:
-            tables += _legacy_tables(names, family, program)
+            tables += _legacy_tables(family, program)
         except KernelError as error:
             problems.append(str(error))
     return ForeignNat(tuple(tables), tuple(problems))
@@ -131,13 +126,9 @@ def _nft_rules(listing: NftListing, base: BaseChain, chain: str) -> tuple[Foreig
     return parse_rules(found, texts, sets, maps, matches)
 
 
-def _legacy_tables(names: str, family: Family, program: str) -> list[ForeignTable]:
+def _legacy_tables(family: Family, program: str) -> list[ForeignTable]:
     """Return the nat table of iptables-legacy, none where there is none. Raises KernelError where it can't be read."""
-    try:
-        present = "nat" in (_PROC / names).read_text("ascii").split()
-    except OSError:
-        return []
-    if not present:
+    if "nat" not in (legacy_tables(f"{program}-legacy") or ()):
         return []
     name = f"{program}-legacy, table nat"
     found = shutil.which(f"{program}-legacy-save")

@@ -41,7 +41,7 @@ def saved_rules(name: str) -> str:
     done = run_save(program, f"the rules of {name}")
     if done.returncode == 0:
         return done.stdout
-    if name in _LEGACY_TABLES and not _has_tables(_LEGACY_TABLES[name]):
+    if name in _LEGACY_TABLES and legacy_tables(name) == frozenset():
         return ""
     raise unreadable(done, f"the rules of {name}")
 
@@ -52,10 +52,11 @@ def unreadable(done: subprocess.CompletedProcess[str], what: str) -> KernelError
     return KernelError(f"{what} can't be read: {done.stderr.strip()[:200]}", hint=_RIGHT if lacks_right else "")
 
 
-def _has_tables(names: Path) -> bool:
+def legacy_tables(name: str) -> frozenset[str] | None:
+    """Return the tables that the kernel has of `iptables-legacy` or `ip6tables-legacy`; None where it doesn't say."""
     try:
-        return bool(names.read_text("ascii").split())
+        return frozenset(_LEGACY_TABLES[name].read_text("ascii").split())
     except FileNotFoundError:
-        return False
+        return frozenset()
     except OSError:
-        return True
+        return None
