@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -197,12 +197,8 @@ def _remove_folder(path: Path) -> None:
 
 def _processes_with(path: Path) -> list[int]:
     """Return the processes whose environment names a folder, by process id."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if f"{path}/".encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-    return found
+    wanted = f"{path}/".encode()
+    return [process for process, environment in _environments() if wanted in environment]
 
 
 def scratch_prefix(tag: str) -> str:
@@ -234,11 +230,17 @@ def _processes() -> dict[int, str]:
     """Return the labs of all processes that have one, by process id."""
     wanted = f"{VARIABLE}=".encode()
     found = {}
+    for process, environment in _environments():
+        name = next((word for word in environment.split(b"\0") if word.startswith(wanted)), b"")
+        lab = name.removeprefix(wanted).decode("ascii", "replace")
+        if _NAME.fullmatch(lab):
+            found[process] = lab
+    return found
+
+
+def _environments() -> Iterator[tuple[int, bytes]]:
+    """Yield the id and environment of each process."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         # A process may end meanwhile, and another user's can't be read.
         with contextlib.suppress(OSError):
-            name = next((word for word in path.read_bytes().split(b"\0") if word.startswith(wanted)), b"")
-            lab = name.removeprefix(wanted).decode("ascii", "replace")
-            if _NAME.fullmatch(lab):
-                found[int(path.parent.name)] = lab
-    return found
+            yield int(path.parent.name), path.read_bytes()

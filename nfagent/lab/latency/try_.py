@@ -158,6 +158,7 @@ class MeasuredLab:
             except HostError:
                 if time.monotonic() > end:
                     raise
+            time.sleep(_LOOK_SECONDS)
 
 
 def outcome(times: WriteTimes, fresh: float, gap: float, sync: Sync | None, recheck: tuple[float, float]) -> Outcome:
