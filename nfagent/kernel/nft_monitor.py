@@ -135,7 +135,7 @@ class NftMonitor:
         if opened is None or wanted == self.listening:
             return self.listening
         with self._membership:
-            _join(opened, wanted=wanted and not self._paused)
+            _join(opened, wanted=wanted and not self._apart)
             self.listening = wanted
         if wanted:
             self._changed(CommitOrigin())
@@ -170,9 +170,14 @@ class NftMonitor:
         finally:
             with self._membership:
                 self._muted = False
-                _join(opened, wanted=self.listening and not self._paused)
+                _join(opened, wanted=self.listening and not self._apart)
             if before is None or _readable_generation() != before + 1:
                 loop.call_soon_threadsafe(self._changed, CommitOrigin())
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the monitor has left the group for a moment, and is to join it again."""
+        return self._muted or self._paused
 
     def _read(self, opened: socket.socket, changed: OnChange) -> None:
         for _ in range(_BATCH):
@@ -208,14 +213,13 @@ class NftMonitor:
             loop.call_later(_PAUSE_SECONDS, self._resume, opened)
 
     def _resume(self, paused: socket.socket) -> None:
-        """Join the group again, unless a commit of our own is muted, after which it is joined."""
+        """Join the group again, or, where a commit of our own is muted, after it."""
         if self._socket is not paused:
             return
         try:
             with self._membership:
                 self._paused = False
-                if not self._muted:
-                    _join(paused, wanted=self.listening)
+                _join(paused, wanted=self.listening and not self._apart)
         except KernelError as error:
             self._fail(str(error))
             return
