@@ -13,11 +13,11 @@ from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.controllers.ruleset_saver import RulesetSaver
 from nfagent.desired.state import DesiredState
+from nfagent.desired.unknown_pods import pod_ranges
 from nfagent.errors import HostError, KernelError
 from nfagent.introspection.agent_status import BootStatus
 from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.packet_counts import boot_id
-from nfagent.model.netaddr import disjoint
 
 
 class BootParts:
@@ -84,12 +84,11 @@ class BootParts:
         return status.transactions if settled else None
 
     def _header(self) -> SavedHeader:
-        node = self._desired.cluster.nodes.get(self._desired.cluster.node)
         return SavedHeader(
             version=__version__,
             node=self._settings.node_name,
             boot_id=boot_id(),
             written_at=self._clock.now_ns() / 1e9,
-            pod_ranges=tuple(map(str, disjoint(node.pod_cidrs))) if node is not None else (),
+            pod_ranges=tuple(map(str, pod_ranges(self._desired.cluster))),
             holds_unknown=self._desired.policy_options.holds_unknown,
         )

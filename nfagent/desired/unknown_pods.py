@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from nfagent.desired.recheck import RecheckSets
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.model.netaddr import Range, disjoint, family_of
-from nfagent.model.objects import Node
 from nfagent.nftables.unknown_pods import (
     UNKNOWN_POD_COUNTER,
     UNKNOWN_PODS_CHAIN,
@@ -59,7 +58,7 @@ class UnknownPods:
             if pod is not None:
                 self._addresses.update(dict.fromkeys(pod.addresses))
         if change.node == self._cluster.node:
-            ranges = _ranges(self._cluster.nodes.get(self._cluster.node))
+            ranges = pod_ranges(self._cluster)
             if ranges != self._ranges:
                 self._ranges = ranges
                 self._live.put_chain(UNKNOWN_PODS_CHAIN, unknown_pods_chain(ranges))
@@ -85,5 +84,7 @@ class UnknownPods:
                 self._recheck.add((address,))
 
 
-def _ranges(node: Node | None) -> tuple[Range, ...]:
+def pod_ranges(cluster: ClusterState) -> tuple[Range, ...]:
+    """Return this node's Pod ranges: the podCIDRs of its Node object, ascending and disjoint; none without it."""
+    node = cluster.nodes.get(cluster.node)
     return disjoint(node.pod_cidrs) if node is not None else ()
