@@ -58,7 +58,6 @@ from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.part_problems import PartProblems
-from nfagent.reporting.problems import NodeFaults
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
 from nfagent.system.process_exit import exit_within
@@ -93,16 +92,7 @@ class Agent:
         nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._kernel = NftClient(monitor=self._nft_monitor)
-        self._reconciler = Reconciler(
-            self._kernel,
-            self._clock,
-            self._desired,
-            resync=settings.reconcile.resync_seconds,
-            retry_max=settings.reconcile.retry_max_seconds,
-            on_sync=self._synced,
-            on_hold=self._held,
-            guard=UnknownNodeGuard(self._desired.cluster, allowed=settings.allow_unknown_node, own=first_local_address),
-        )
+        self._reconciler = self._make_reconciler()
         self._reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
@@ -136,13 +126,28 @@ class Agent:
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
-        self._source, self._reporter = self._make_source()
         watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
-        self._part_problems = PartProblems(*watched, verdict_log=self._verdict_log)
+        self._part_problems = PartProblems(
+            *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
+        )
+        self._source, self._reporter = self._make_source()
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
+
+    def _make_reconciler(self) -> Reconciler:
+        settings, cluster = self._settings, self._desired.cluster
+        return Reconciler(
+            self._kernel,
+            self._clock,
+            self._desired,
+            resync=settings.reconcile.resync_seconds,
+            retry_max=settings.reconcile.retry_max_seconds,
+            on_sync=self._synced,
+            on_hold=self._held,
+            guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
+        )
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Return the source of objects, and the status reporter where the source is an API server."""
@@ -152,7 +157,8 @@ class Agent:
         server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
         source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
         faults, synced = (lambda: source.faults), self._source_synced.is_set
-        reporter = StatusReporter(self._desired, server, self._clock, faults, self._node_faults, synced=synced)
+        node_faults = self._part_problems.node_faults
+        reporter = StatusReporter(self._desired, server, self._clock, faults, node_faults, synced=synced)
         return source, reporter
 
     async def run(self) -> None:
@@ -288,24 +294,6 @@ class Agent:
         self._verdict_log.report_problem()
         files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
         return [*self._part_problems.described(), *files, self._watchdog.problem]
-
-    def _node_faults(self) -> NodeFaults:
-        unfiltered, fix_command = self._bridges.unfiltered
-        status, contest, usage = self._reconciler.status, self._reconciler.contest, read_conntrack_usage()
-        return NodeFaults(
-            commit_error=status.last_error,
-            hold_reason=status.held,
-            verdict_log=self._verdict_log.problem,
-            log_group=self._verdict_log.group_problem,
-            revocation_error=self._revoker.status.last_error,
-            monitor_error=self._nft_monitor.problem,
-            table_contest=contest.who_in_short if contest else "",
-            masquerade_file=self._egress_nat.file.fault,
-            foreign_nat=self._egress_nat.conflicts.reports,
-            conntrack_full=bool(usage and usage.is_full),
-            unfiltered_bridges=unfiltered,
-            fix_command=fix_command,
-        )
 
     async def _reload(self) -> None:
         """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""

@@ -1,12 +1,16 @@
-"""What is wrong with the agent's parts, for metrics (`nfagent_problem`) and systemd's STATUS."""
+"""What is wrong with the agent's parts, for metrics (`nfagent_problem`), systemd's STATUS and Events on the Node."""
 
 from __future__ import annotations
 
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.reconciler import Reconciler
+from nfagent.egress_nat_parts import EgressNatParts
+from nfagent.kernel.bridges import BridgeWatch
+from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.link_monitor import LinkMonitor
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.reporting.problems import NodeFaults
 from nfagent.verdict_log_parts import VerdictLogParts
 
 
@@ -21,15 +25,19 @@ class PartProblems:
         links: LinkMonitor,
         checkpoint: CheckpointStore,
         *,
+        bridges: BridgeWatch,
         verdict_log: VerdictLogParts,
+        egress_nat: EgressNatParts,
     ) -> None:
         """Store the parts."""
         self._reconciler = reconciler
         self._monitor = monitor
         self._revoker = revoker
         self._links = links
+        self._bridges = bridges
         self._checkpoint = checkpoint
         self._verdict_log = verdict_log
+        self._egress_nat = egress_nat
 
     def by_part(self) -> dict[str, str]:
         """Return the problem of each part, '' for none."""
@@ -54,3 +62,22 @@ class PartProblems:
             "last_good_objects": "last good objects",
         }
         return contested + [f"{name}: {found[part]}" for part, name in names.items() if found[part]]
+
+    def node_faults(self) -> NodeFaults:
+        """Return what Events on the Node report."""
+        unfiltered, fix_command = self._bridges.unfiltered
+        status, contest, usage = self._reconciler.status, self._reconciler.contest, read_conntrack_usage()
+        return NodeFaults(
+            commit_error=status.last_error,
+            hold_reason=status.held,
+            verdict_log=self._verdict_log.problem,
+            log_group=self._verdict_log.group_problem,
+            revocation_error=self._revoker.status.last_error,
+            monitor_error=self._monitor.problem,
+            table_contest=contest.who_in_short if contest else "",
+            masquerade_file=self._egress_nat.file.fault,
+            foreign_nat=self._egress_nat.conflicts.reports,
+            conntrack_full=bool(usage and usage.is_full),
+            unfiltered_bridges=unfiltered,
+            fix_command=fix_command,
+        )
