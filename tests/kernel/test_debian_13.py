@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from nfagent.nftables.objects import ABSENT, Ruleset, SetKind, Verdict
 from nfagent.nftables.parse import parse_ruleset
 from nfagent.nftables.transaction import transaction_text
 from tests.kernel.test_ruleset_round_trip import DB, FLOOR, GOLDENS, GUARD, RULES, WEB, golden
+from tests.support.debootstrap import debootstrap
 from tests.support.nft_forms import EVERY_FORM, EVERY_FRAME
 from tests.support.packet_labs import logging_document
 from tests.support.twin_tables import TwinTables, listed_objects
@@ -39,7 +39,6 @@ pytestmark = [
 
 BUILD = Path(__file__).parents[2] / "build"
 ROOT = BUILD / "debian-13"
-MIRROR = "http://deb.debian.org/debian"
 SECONDS = 280
 LOGGED = logging_document(allow=True, deny=True)
 MANY_PORTS = policy("shop/many", labelled(app="db"), ingress=[{"ports": [{"port": 2 * n + 1} for n in range(9)]}])
@@ -70,27 +69,8 @@ def root() -> Path:
 
 
 def built() -> Path:
-    """Create the folder. debootstrap's mounts are in a mount namespace that ends with it."""
-    debootstrap = shutil.which("debootstrap")
-    if debootstrap is None:
-        pytest.skip("debootstrap is missing; run: apt-get install debootstrap")
-    BUILD.mkdir(exist_ok=True)
-    making = ROOT.with_name(f"debian-13.{uuid4().hex[:8]}")
-    done = subprocess.run(
-        [
-            *("unshare", "--mount", "--propagation", "private"),
-            *(debootstrap, "--variant=minbase", "--include=nftables,python3-nftables"),
-            *("trixie", str(making), MIRROR),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    if done.returncode:
-        shutil.rmtree(making, ignore_errors=True)
-        pytest.skip(f"Debian 13 is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
-    making.rename(ROOT)
+    """Create the folder."""
+    debootstrap("trixie", ROOT, SECONDS, "nftables,python3-nftables").rename(ROOT)
     return ROOT
 
 

@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-import pytest
+from tests.support.debootstrap import debootstrap
 
 CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "build" / "packages"
-MIRROR = os.environ.get("MIRROR") or "http://deb.debian.org/debian"
 SECONDS = 600.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The first process: it mounts, changes into the root for good, says so, and waits to be ended.
@@ -47,23 +46,8 @@ def bare_system(release: str) -> Path:
     archive = FOLDER / f"{release}.tar"
     if archive.exists():
         return archive
-    debootstrap = shutil.which("debootstrap")
-    if debootstrap is None:
-        pytest.skip("debootstrap is missing; run: apt-get install debootstrap")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    making = FOLDER / f"{release}.{uuid4().hex[:8]}"
+    making = debootstrap(release, FOLDER / release, SECONDS)
     try:
-        # Its mounts are in a mount namespace that ends with it.
-        command = [debootstrap, "--variant=minbase", release, str(making), MIRROR]
-        done = subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-        if done.returncode:
-            pytest.skip(f"Debian's {release} is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
         # What apt fetched is no part of a bare system.
         for used in (*making.glob("var/cache/apt/archives/*.deb"), *making.glob("var/lib/apt/lists/*_*")):
             used.unlink()

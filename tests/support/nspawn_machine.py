@@ -22,10 +22,11 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.debootstrap import debootstrap
+
 CHECKOUT = Path(__file__).parents[2]
 _FOLDER = CHECKOUT / "build"
 _MACHINE_PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-nftables,nftables,iproute2,kmod"
-_MIRROR = "http://deb.debian.org/debian"
 DEADLINE = 60.0
 _BUILD_SECONDS = 3000.0
 _POLL_SECONDS = 0.05
@@ -54,24 +55,7 @@ def _system(name: str, release: str, packages: str) -> Path:
         return folder
     if os.environ.get("NFAGENT_NSPAWN") != "build":
         pytest.skip(f"there is no build/{name}; make it with: make systemd-test")
-    debootstrap = shutil.which("debootstrap")
-    if debootstrap is None:
-        pytest.skip("debootstrap is missing; run: apt-get install debootstrap")
-    making = _FOLDER / f"{name}.{uuid4().hex[:8]}"
-    _FOLDER.mkdir(exist_ok=True)
-    # debootstrap's mounts are in a mount namespace that ends with it.
-    command = [debootstrap, "--variant=minbase", f"--include={packages}", release, str(making), _MIRROR]
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_BUILD_SECONDS,
-    )
-    if done.returncode:
-        shutil.rmtree(making, ignore_errors=True)
-        pytest.skip(f"Debian's {release} is not to be had here: {(done.stderr or done.stdout).strip()[-300:]}")
-    making.rename(folder)
+    debootstrap(release, folder, _BUILD_SECONDS, packages).rename(folder)
     return folder
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,26 +37,6 @@ class Waits:
         if not event.is_set():
             self.now += seconds
         return event.is_set()
-
-
-@pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """Return the states sent since the last call."""
-    path = str(tmp_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
-        opened.bind(path)
-        opened.settimeout(0)
-
-        def so_far() -> list[str]:
-            found = []
-            while True:
-                try:
-                    found.append(opened.recv(4096).decode())
-                except BlockingIOError:
-                    return found
-
-        yield so_far
 
 
 @pytest.mark.parametrize("gathered", [True, False], ids=["a cluster that was read", "one that can't be read"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
@@ -62,26 +60,6 @@ def test_how_often_it_is_fed(environment: Mapping[str, str], seconds: float | No
     assert feed_seconds(environment, 7) == seconds
 
 
-@pytest.fixture
-def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """Return the states sent since the last call."""
-    path = str(tmp_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
-        opened.bind(path)
-        opened.settimeout(0)
-
-        def so_far() -> list[str]:
-            found = []
-            while True:
-                try:
-                    found.append(opened.recv(4096).decode())
-                except BlockingIOError:
-                    return found
-
-        yield so_far
-
-
 class Site:
     """A reconciler with a slow kernel, and the watchdog that looks at it."""
 
@@ -117,7 +95,7 @@ class Site:
         asyncio.run(running())
 
 
-def test_an_idle_agent_is_fed_before_its_first_round_and_for_hours_after_it(sent: Callable[[], list[str]]) -> None:
+def test_an_idle_agent_is_fed_before_its_first_round_and_for_hours_after_it(said: Callable[[], list[str]]) -> None:
     site = Site()
 
     async def body() -> None:
@@ -128,11 +106,11 @@ def test_an_idle_agent_is_fed_before_its_first_round_and_for_hours_after_it(sent
         await site.after(10 * ROUND_SECONDS)
 
     site.run(body)
-    assert sent() == [FED] * 3
+    assert said() == [FED] * 3
 
 
 def test_a_long_commit_is_fed_and_a_call_that_hangs_is_not_until_it_returns(
-    sent: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
+    said: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     site = Site()
@@ -141,14 +119,14 @@ def test_a_long_commit_is_fed_and_a_call_that_hangs_is_not_until_it_returns(
         site.kernel.gate.clear()
         site.reconciler.wake()
         await site.after(LARGE_COMMIT)
-        assert sent() == [FED]
+        assert said() == [FED]
         await site.after(ROUND_SECONDS)
         await site.after(15)
-        assert sent() == []
+        assert said() == []
         assert "343 s so far, 300 s at most" in site.watchdog.problem
         site.kernel.gate.set()
         await site.after(1)
-        assert (sent(), site.watchdog.problem) == ([FED], "")
+        assert (said(), site.watchdog.problem) == ([FED], "")
 
     site.run(body)
     assert [message for message in caplog.messages if "round" in message] == [
@@ -157,19 +135,19 @@ def test_a_long_commit_is_fed_and_a_call_that_hangs_is_not_until_it_returns(
     ]
 
 
-def test_work_that_waits_for_a_half_applied_batch_without_end_is_not_fed(sent: Callable[[], list[str]]) -> None:
+def test_work_that_waits_for_a_half_applied_batch_without_end_is_not_fed(said: Callable[[], list[str]]) -> None:
     site = Site()
 
     async def body() -> None:
         site.reconciler.undivided.clear()
         site.reconciler.wake()
         await site.after(ROUND_SECONDS + 10)
-        assert sent() == []
+        assert said() == []
 
     site.run(body)
 
 
-def test_a_kernel_that_refuses_every_commit_is_no_hang(sent: Callable[[], list[str]]) -> None:
+def test_a_kernel_that_refuses_every_commit_is_no_hang(said: Callable[[], list[str]]) -> None:
     site = Site()
     site.kernel.faults = 1_000_000
     site.kernel.fault = KernelError("netlink: Device or resource busy")
@@ -181,11 +159,11 @@ def test_a_kernel_that_refuses_every_commit_is_no_hang(sent: Callable[[], list[s
         assert site.reconciler.status.failures > 1
 
     site.run(body)
-    assert sent() == [FED] * 3
+    assert said() == [FED] * 3
 
 
 def test_it_is_fed_from_the_event_loop_until_the_end(
-    sent: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
@@ -194,11 +172,11 @@ def test_it_is_fed_from_the_event_loop_until_the_end(
     async def body() -> None:
         feeding = asyncio.create_task(site.watchdog.run())
         await site.turn()
-        assert sent() == [FED]
+        assert said() == [FED]
         for _ in range(4):
             site.clock.now += 15
             await site.turn()
-        assert sent() == [FED] * 4
+        assert said() == [FED] * 4
         feeding.cancel()
         await asyncio.wait([feeding])
 
