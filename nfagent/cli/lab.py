@@ -30,8 +30,20 @@ def lab() -> None:
 @driver_option
 @click.option("--nodes", default=2, show_default=True, help="Number of nodes, each with an agent.")
 @click.option("--pods", default=3, show_default=True, help="Number of Pods on each node.")
-@click.option("--attachment", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True)
-@click.option("--underlay", type=click.Choice(["flat", "vxlan"]), default="flat", show_default=True)
+@click.option(
+    "--attachment",
+    type=click.Choice(["routed", "bridge"]),
+    default="routed",
+    show_default=True,
+    help="How Pods are attached: by a route for each, or to a bridge. In VMs by the CNI plugins ptp and bridge.",
+)
+@click.option(
+    "--underlay",
+    type=click.Choice(["flat", "vxlan"]),
+    default="flat",
+    show_default=True,
+    help="How packets pass between nodes.",
+)
 @click.option(
     "--source",
     type=click.Choice(["manifests", "apiserver"]),

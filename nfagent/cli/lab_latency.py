@@ -31,8 +31,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="What enforces the policies.",
 )
-@click.option("--attachment", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True)
-@click.option("--source", type=click.Choice(["manifests", "apiserver"]), default="manifests", show_default=True)
+@click.option(
+    "--attachment",
+    type=click.Choice(["routed", "bridge"]),
+    default="routed",
+    show_default=True,
+    help="How Pods are attached: by a route for each, or to a bridge.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(["manifests", "apiserver"]),
+    default="manifests",
+    show_default=True,
+    help="Where the agent reads objects: a folder of manifests, or a real kube-apiserver.",
+)
 @name_option
 @driver_option
 @click.option(

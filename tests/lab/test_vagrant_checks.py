@@ -7,7 +7,7 @@ import pytest
 from nfagent.errors import HostError, UsageError
 from nfagent.lab.cluster.running_labs import check_name
 from nfagent.lab.vagrant import driver as vagrant
-from nfagent.lab.vagrant.checks import check_machine, check_memory, check_workers, provider_of
+from nfagent.lab.vagrant.checks import check_machine, check_memory, check_workers, memory_of_vm, provider_of
 
 WITH_PLUGIN = "vagrant-libvirt (0.11.2, system)\n"
 
@@ -54,6 +54,16 @@ def test_memory_that_does_not_suffice_is_named_with_what_to_write_instead() -> N
         check_memory(3, 1536, "MemTotal: 1 kB\nMemAvailable:  4096000 kB\n")
     assert "NFAGENT_LAB_WORKERS" in raised.value.hint
     check_memory(3, 1536, "MemAvailable:  5242880 kB\n")
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.5", "511", "²", "9" * 5000], ids=lambda text: text[:8])
+def test_an_amount_of_memory_that_is_none_is_refused_by_the_variables_name(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^NFAGENT_LAB_MEMORY is .*: write the memory of a VM in MiB, 512 or more"):
+        memory_of_vm(text)
+
+
+def test_the_memory_of_a_vm_is_that_of_the_variable_or_the_default() -> None:
+    assert (memory_of_vm(""), memory_of_vm("2048")) == (1536, 2048)
 
 
 @pytest.mark.parametrize("name", ["", "Lab", "a-b", "../x", "a" * 21], ids=lambda name: name or "an empty one")

@@ -18,6 +18,9 @@ _PACKAGES = "vagrant vagrant-libvirt qemu-system-x86 libvirt-daemon-system libvi
 _INSTALL = f"apt-get install {_PACKAGES}"
 _PLUGIN_SECONDS = 120.0
 MOST_WORKERS = 50
+MEMORY_VARIABLE = "NFAGENT_LAB_MEMORY"
+_DEFAULT_MIB = 1536
+_SMALLEST_MIB = 512
 # Beside the VMs: qemu's own memory, and this machine's other programs.
 _SPARE_MIB = 512
 
@@ -26,6 +29,17 @@ def check_workers(workers: int) -> None:
     """Check the number of workers. Raises UsageError."""
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"{workers} workers: write a number from 1 to {MOST_WORKERS}")
+
+
+def memory_of_vm(text: str) -> int:
+    """Return the memory of a VM in MiB: the value of NFAGENT_LAB_MEMORY, by default 1,536. Raises UsageError."""
+    if not text:
+        return _DEFAULT_MIB
+    if not re.fullmatch(r"[0-9]{3,7}", text) or int(text) < _SMALLEST_MIB:
+        raise UsageError(
+            f"{MEMORY_VARIABLE} is {text!r}: write the memory of a VM in MiB, {_SMALLEST_MIB} or more, or unset it"
+        )
+    return int(text)
 
 
 def provider_of(plugins: str, *, libvirt: bool, virtualbox: bool) -> Provider:

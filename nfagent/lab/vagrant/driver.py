@@ -32,14 +32,13 @@ from nfagent.lab.machine.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.machine.logged_command import run_logged
 from nfagent.lab.machine.patience import VARIABLE
 from nfagent.lab.vagrant import libvirt as vagrant_libvirt
-from nfagent.lab.vagrant.checks import check_machine, check_memory, check_workers
+from nfagent.lab.vagrant.checks import MEMORY_VARIABLE, check_machine, check_memory, check_workers, memory_of_vm
 
 Progress = Callable[[str], None]
 
 WORKER = "worker-1"
 """The VM on which `demo` and `latency` run."""
 
-_MEMORY_MIB = 1536
 _EMULATED_PATIENCE = 8
 _FOLDER = CHECKOUT / "vagrant"
 _BUILD = CHECKOUT / "build" / "vagrant"
@@ -58,7 +57,7 @@ def up(name: str, nodes: int, pods: int, progress: Progress, attachment: str = "
     if not (_FOLDER / "Vagrantfile").exists():
         raise UsageError(f"no {_FOLDER / 'Vagrantfile'}: run this in a checkout of nfagent")
     provider = check_machine()
-    memory = int(os.environ.get("NFAGENT_LAB_MEMORY") or _MEMORY_MIB)
+    memory = memory_of_vm(os.environ.get(MEMORY_VARIABLE, ""))
     check_memory(nodes + 1, memory)
     with interrupting():
         folder = _claim(name)
