@@ -173,7 +173,8 @@ vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (
 
 .PHONY: vagrant-test
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
-	@$(call packages,$(VAGRANT_PACKAGES))
+#: NFAGENT_PACKAGE_OLD=COMMIT  what the Debian package is upgraded from; HEAD~20
+	@$(call packages,$(VAGRANT_PACKAGES) $(DEB_PACKAGES))
 	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
 
 # systemd-nspawn boots the systems in build/nspawn-debian-*, which the first run makes by debootstrap.

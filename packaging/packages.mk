@@ -33,8 +33,8 @@ offline: $(VENV)/ready ## tarball that installs without network, into build/offl
 .PHONY: package-test
 package-test: $(VENV)/ready modules ## packages on bare Debian 12 and 13 (root; 15 minutes)
 #: OLD=COMMIT  what is upgraded from; HEAD~1
-	@$(call packages,$(DEB_PACKAGES) debootstrap)
-	NFAGENT_PACKAGE_OLD='$(OLD)' exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
+	@$(call packages,$(DEB_PACKAGES) debootstrap systemd-container)
+	NFAGENT_NSPAWN=build NFAGENT_PACKAGE_OLD='$(OLD)' exec $(bin)/pytest -v -o faulthandler_timeout=1800 tests/packages
 
 # KEY signs; it isn't in the tree. RELEASING.md has the steps before.
 .PHONY: release

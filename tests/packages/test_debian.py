@@ -6,7 +6,6 @@ One machine a release lives through all of it, in the order of the tests.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.packages.conftest import RELEASES
 from tests.support.bare_debian import CHECKOUT, BareDebian
+from tests.support.debian_packages import named_version
 
 START = "nohup nfagent run --manifests /srv/manifests --node node-a >/srv/agent.log 2>&1 & echo $! >/srv/agent.pid"
 STOP = "kill $(cat /srv/agent.pid)"
@@ -206,9 +206,3 @@ class TestLife:
         assert ("1078:" in rules, "500:" in rules) == (False, True)
         assert machine.run("ip route show table all protocol 78").strip() == ""
         assert machine.run("dpkg-query -W nfagent", codes=(0, 1)).count("no packages found") == 1
-
-
-def named_version(package: Path) -> str:
-    found = re.fullmatch(r"nfagent_(.+)_[a-z0-9]+\.deb", package.name)
-    assert found is not None
-    return found[1]

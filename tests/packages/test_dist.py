@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.conftest import build
 from tests.support.bare_debian import CHECKOUT
+from tests.support.debian_packages import build
 
 NOT_SOURCE = {".gitignore"}
 

@@ -5,32 +5,30 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.bare_debian import CHECKOUT
+from tests.support.nspawn_machine import CHECKOUT, NspawnMachine, debian_12
 
-nspawn = pytest.importorskip("tests.support.nspawn_machine")
 SETTINGS = 'node = "node-a"\nmanifests = "/srv/manifests"\n'
 STARTED = "systemctl show --value --property MainPID nfagent"
 
 
 @pytest.fixture(scope="module")
-def booted(tmp_path_factory: pytest.TempPathFactory, deb: Path, older: Path | str) -> Iterator[Any]:
+def booted(tmp_path_factory: pytest.TempPathFactory, deb: Path, older: Path | str) -> Iterator[NspawnMachine]:
     """Boot Debian 12 with new.deb in /root, and old.deb: the new one again where there is no older one."""
-    with nspawn.NspawnMachine(nspawn.debian_12(), tmp_path_factory.mktemp("nspawn")) as machine:
+    with NspawnMachine(debian_12(), tmp_path_factory.mktemp("nspawn")) as machine:
         for name, package in {"new": deb, "old": deb if isinstance(older, str) else older}.items():
             with package.open("rb") as opened:
                 subprocess.run(machine.command(f"cat >/root/{name}.deb"), stdin=opened, check=True)
         yield machine
 
 
-def failed(machine: Any) -> str:  # noqa: ANN401 - another branch's module
-    return str(machine.run("systemctl list-units --failed --no-legend --plain nfagent*"))
+def failed(machine: NspawnMachine) -> str:
+    return machine.run("systemctl list-units --failed --no-legend --plain nfagent*")
 
 
-def test_an_installation_starts_and_enables_nothing(booted: Any) -> None:  # noqa: ANN401 - as failed
+def test_an_installation_starts_and_enables_nothing(booted: NspawnMachine) -> None:
     said = booted.run("dpkg --install /root/old.deb 2>&1")
     assert "systemctl enable --now nfagent" in said
     assert booted.run("systemctl is-enabled nfagent", codes=(1,)).strip() == "disabled"
@@ -38,7 +36,7 @@ def test_an_installation_starts_and_enables_nothing(booted: Any) -> None:  # noq
     assert failed(booted) == ""
 
 
-def test_an_upgrade_restarts_a_running_agent_once_and_keeps_its_table(booted: Any) -> None:  # noqa: ANN401 - as failed
+def test_an_upgrade_restarts_a_running_agent_once_and_keeps_its_table(booted: NspawnMachine) -> None:
     for manifest in (CHECKOUT / "examples/demo").iterdir():
         booted.write(f"/srv/manifests/{manifest.name}", manifest.read_text())
     booted.write("/etc/nfagent/nfagent.toml", SETTINGS)
@@ -56,7 +54,7 @@ def test_an_upgrade_restarts_a_running_agent_once_and_keeps_its_table(booted: An
     assert failed(booted) == ""
 
 
-def test_a_removal_stops_the_agent_and_leaves_its_table(booted: Any) -> None:  # noqa: ANN401 - as failed
+def test_a_removal_stops_the_agent_and_leaves_its_table(booted: NspawnMachine) -> None:
     rules = booted.run("nft --json list table inet nfagent")
     booted.run("dpkg --remove nfagent 2>&1")
     assert booted.run("systemctl is-active nfagent", codes=(3, 4)).strip() == "inactive"
@@ -64,7 +62,7 @@ def test_a_removal_stops_the_agent_and_leaves_its_table(booted: Any) -> None:  #
     assert failed(booted) == ""
 
 
-def test_a_purge_leaves_no_file_and_no_table(booted: Any) -> None:  # noqa: ANN401 - as failed
+def test_a_purge_leaves_no_file_and_no_table(booted: NspawnMachine) -> None:
     booted.run("dpkg --purge nfagent 2>&1")
     assert "nfagent" not in booted.run("nft list tables")
     assert booted.run(f"find /etc /usr /var/lib /var/log /run -xdev -name '*nfagent*' -not -path '{CHECKOUT}/*'") == ""
