@@ -297,6 +297,35 @@ def test_text_that_is_no_table_is_read_without_an_error(text: str) -> None:
     assert find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC) == ()
 
 
+def _branching(last: str) -> str:
+    """Return sixteen levels of chains, each of which jumps to the next eight times: 8^16 paths to the last rules."""
+    jumps = [
+        f"-A {'POSTROUTING' if level == 0 else f'L{level}'} -d 10.{level}.{way}.0/24 -p tcp -j L{level + 1}"
+        for level in range(16)
+        for way in (1, 1, 1, 1, 2, 2, 2, 2)
+    ]
+    return "\n".join(["*nat", ":POSTROUTING ACCEPT", *(jump.replace("-d 10", "! -d 10") for jump in jumps), last])
+
+
+def test_chains_with_more_paths_than_can_be_followed_have_each_rule_judged_once() -> None:
+    text = _branching("-A L16 -d 10.9.0.0/16 -j MASQUERADE\n-A L16 -s 10.9.0.0/16 -j MASQUERADE")
+    [found] = find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)
+    assert (found.chain, found.destinations, found.certain) == ("L16", "10.9.0.0/16", False)
+
+
+def test_a_mark_on_one_of_too_many_paths_counts_as_set() -> None:
+    marked = "-A L16 -m mark --mark 0x4000/0x4000 -j MASQUERADE"
+    assert find_conflicts([parse_iptables_save(_branching(marked), "x", 4)], TRAFFIC) == ()
+    text = _branching(f"{marked}\n-A L16 -j MARK --set-xmark 0x4000/0x4000")
+    assert [item.chain for item in find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)] == ["L16"]
+
+
+def test_chains_that_lead_to_themselves_are_walked_to_an_end() -> None:
+    text = "*nat\n:POSTROUTING\n" + "-A POSTROUTING -j POSTROUTING\n" * 40 + "-A POSTROUTING -j MASQUERADE\n"
+    [found] = find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)
+    assert found.chain == "POSTROUTING"
+
+
 def test_the_traffic_is_that_of_the_sets_of_the_ruleset() -> None:
     sets = {
         f"{word}{parsed.family}": NamedSet("range", parsed.family, frozenset({parsed}))
