@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from nfagent.model.netaddr import Range, parse_cidr, single, without
-from nfagent.nftables.foreign_json import parse_rules
+from nfagent.nftables.foreign_json import parse_rules, parse_texts
 from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
 from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined
 from nfagent.nftables.foreign_xtables import XtMatch
@@ -288,6 +288,19 @@ def test_what_cannot_be_read_of_a_rule_of_iptables_nft_is_told_as_possible_among
     never = {1: (*matches[1][:2], of_types(4, 0))}
     chains = {"POSTROUTING": parse_rules(listing, {}, {}, {}, never)}
     assert find_conflicts([ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)], TRAFFIC) == ()
+
+
+def test_texts_of_rules_are_found_by_their_handles_alone() -> None:
+    rules = ('\t\tcounter packets 3 bytes 9 comment "x # handle 3" masquerade # handle 7', "\t\taccept # handle \u00b2")
+    lines = [
+        "table ip nat { # handle 1",
+        "\tchain X { # handle 2",
+        *rules,
+        f"\t\tdrop # handle {'9' * 5000}",
+        "\t}",
+        "}",
+    ]
+    assert parse_texts("\n".join(lines)) == {7: 'counter comment "x # handle 3" masquerade'}
 
 
 @pytest.mark.parametrize(
