@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from nfagent.config import Settings
     from nfagent.verdicts.records import Record
 
-_AGO = re.compile(r"(\d+[smhd])+")
-_PART = re.compile(r"(\d+)([smhd])")
+_AGO = re.compile(r"(\d{1,9}[smhd])+", re.ASCII)
+_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HEADER = ("TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT")
 _LEAST = (24, 7, 9, 40, 20)

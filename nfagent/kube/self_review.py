@@ -19,7 +19,7 @@ ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 VERSION_PATH = "/version"
 
 _T = TypeVar("_T")
-_MINOR = re.compile(r"\d+")
+_MINOR = re.compile(r"\d{1,4}(?!\d)", re.ASCII)
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _NODE = "system:node:"
 
@@ -110,7 +110,9 @@ def decode_version(body: bytes) -> Version:
     found = _decoded(body, _Version)
     minor = _MINOR.match(found.minor)
     if found.major != "1" or minor is None:
-        raise DecodeError(f"version {found.major}.{found.minor} of the API server is not a version of Kubernetes")
+        raise DecodeError(
+            f"version {found.major[:9]}.{found.minor[:9]} of the API server is not a version of Kubernetes"
+        )
     return Version(int(minor[0]), found.gitVersion or f"v1.{minor[0]}")
 
 

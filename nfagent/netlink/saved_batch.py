@@ -18,6 +18,7 @@ from nfagent.netlink.nft_messages import (
     NFNL_MSG_BATCH_BEGIN,
     NFNL_MSG_BATCH_END,
     NFPROTO_INET,
+    TABLE_ATTRIBUTE,
 )
 
 _KINDS = {
@@ -59,9 +60,7 @@ def decode_saved_batch(content: bytes) -> Batch:
         kind = _KINDS.get(each.type)
         if kind is None:
             raise WireError(f"message {number} of the batch adds no object: type {each.type:#x}")
-        payload = each.payload
-        own = payload[:1] == bytes((NFPROTO_INET,)) and payload[codec.NFGEN_SIZE :].startswith(IN_TABLE)
-        if not own:
+        if not _is_own(each.payload):
             raise WireError(f"message {number} of the batch is about another table than inet nfagent")
         requests[each.sequence] = SavedRequest(kind, number)
     last = found[-2]
@@ -69,3 +68,14 @@ def decode_saved_batch(content: bytes) -> Batch:
         raise WireError("the last message of the batch asks for no acknowledgement")
     following = (found[-1].sequence + 1) & codec.SEQUENCE_MASK
     return Batch(content, found[0].sequence, dict(requests), last.sequence, following)
+
+
+def _is_own(payload: bytes) -> bool:
+    """Return whether a message is about table inet nfagent. Raises WireError.
+
+    Of an attribute that is there twice, the kernel takes the last: there is one.
+    """
+    if payload[:1] != bytes((NFPROTO_INET,)) or not payload.startswith(IN_TABLE, codec.NFGEN_SIZE):
+        return False
+    others = codec.attributes(payload, codec.NFGEN_SIZE + len(IN_TABLE))
+    return all(kind != TABLE_ATTRIBUTE for kind, _ in others)

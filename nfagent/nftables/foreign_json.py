@@ -32,6 +32,7 @@ from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 _FAMILIES: dict[str, Family | None] = {"ip": 4, "ip6": 6, "inet": None}
 _PROTOCOLS: dict[str, Family] = {"ip": 4, "ip6": 6, "ipv4": 4, "ipv6": 6}
 _SILENT = frozenset({"counter", "comment", "log", "quota", "notrack"})
+_HANDLE = re.compile(r"(?P<text>.*) # handle (?P<handle>\d{1,20})", re.ASCII | re.DOTALL)
 _COUNTED = re.compile(r"counter packets \d+ bytes \d+", re.ASCII)
 _ACTIONS = ("masquerade", "snat", "accept", "return", "jump", "goto")
 _XT_MARK_TARGETS = frozenset({"MARK", "CONNMARK"})
@@ -114,9 +115,9 @@ def parse_rules(
 
 def parse_texts(listing: str) -> dict[int, str]:
     """Return the text of each rule by its handle in `nft -a list chain`, without the values of its counter."""
-    split = (line.strip().rpartition(" # handle ") for line in listing.splitlines())
-    rules = ((text, handle) for text, _, handle in split if handle.isdigit() and not text.endswith("{"))
-    return {int(handle): _COUNTED.sub("counter", " ".join(text.split())) for text, handle in rules}
+    found = (_HANDLE.fullmatch(line.strip()) for line in listing.splitlines())
+    rules = ((each["text"], int(each["handle"])) for each in found if each and not each["text"].endswith("{"))
+    return {handle: _COUNTED.sub("counter", " ".join(text.split())) for text, handle in rules}
 
 
 def _rules(

@@ -25,8 +25,10 @@ _SOURCES = frozenset(names.set_name("pods", family) for family in FAMILIES)
 _KEPT = frozenset(names.set_name(word, family) for word in ("cluster", "nonmasq") for family in FAMILIES)
 _KEPT_BY_POLICIES = tuple(names.egress_nat_set((), family) for family in FAMILIES)
 _DEEPEST = 16
-"""The kernel refuses more nested jumps."""
+"""The kernel refuses more nested jumps, and chains that lead to themselves."""
 _MOST_BLOCKS = 64
+_MOST_WORK = 1_000_000
+"""Ranges that a walk compares. Chains that jump to others twice double the paths through them at each level."""
 _NAMED = 3
 
 
@@ -114,20 +116,36 @@ class _Hit(msgspec.Struct, frozen=True):
     certain: bool
 
 
+class _WorkLimitError(Exception):
+    """A table has more paths through its chains than a walk follows."""
+
+
 class _Walk:
     """The way of Pods' traffic through the chains of a table, until a rule translates it."""
 
     def __init__(self, table: ForeignTable) -> None:
         self._chains = table.chains
         self._marked = False
+        self._work = 0
+        self._entered: list[str] = []
         self.hits: list[_Hit] = []
 
-    def run(self, name: str, blocks: list[_Block], depth: int = 0, *, certain: bool = True) -> list[_Block]:
-        """Return the traffic that returns from the chain."""
-        if depth > _DEEPEST:
+    def run_bounded(self, base: str, blocks: list[_Block]) -> None:
+        """Follow the paths from a base chain; where they are too many, look at each rule that they meet once."""
+        try:
+            self.run(base, blocks)
+        except _WorkLimitError:
+            self.hits.clear()
+            self._reach(base, blocks)
+
+    def run(self, name: str, blocks: list[_Block], *, certain: bool = True) -> list[_Block]:
+        """Return the traffic that returns from the chain. Raises _WorkLimitError."""
+        if len(self._entered) > _DEEPEST or name in self._entered:
             return blocks
+        self._entered.append(name)
         returned: list[_Block] = []
         for rule in self._chains.get(name, ()):
+            self._count(rule, blocks)
             matched = [] if self._misses(rule) else _matched(blocks, rule)
             if not matched:
                 continue
@@ -139,7 +157,7 @@ class _Walk:
             elif rule.action == "return":
                 returned += matched
             elif rule.action in {"jump", "goto"}:
-                back = self.run(rule.target, matched, depth + 1, certain=certain and exact)
+                back = self.run(rule.target, matched, certain=certain and exact)
                 if rule.action == "goto":
                     returned += back
                 else:
@@ -147,7 +165,29 @@ class _Walk:
             blocks = _bounded(rest if rule.action else blocks)
             if not blocks:
                 break
+        self._entered.pop()
         return _bounded([*returned, *blocks])
+
+    def _reach(self, base: str, blocks: list[_Block]) -> None:
+        """Add every rule of the chains that the base chain leads to, whatever comes before it: more, never less."""
+        chains, open_chains = dict[str, tuple[ForeignRule, ...]](), [base]
+        while open_chains:
+            name = open_chains.pop()
+            chains[name] = self._chains.get(name, ())
+            targets = {rule.target for rule in chains[name] if rule.action in {"jump", "goto"} and not rule.never}
+            open_chains += sorted(targets - chains.keys() - set(open_chains))
+        self._marked |= any(rule.marks and not rule.never for rules in chains.values() for rule in rules)
+        for name, rules in chains.items():
+            for rule in rules:
+                if rule.action in {"masquerade", "snat"} and not self._misses(rule):
+                    self.hits.append(_Hit(name, rule, _matched(blocks, rule), certain=False))
+
+    def _count(self, rule: ForeignRule, blocks: list[_Block]) -> None:
+        """Count what comparing a rule with these blocks costs. Raises _WorkLimitError."""
+        ranges = len(rule.sources) + len(rule.destinations)
+        self._work += 8 + sum(ranges + len(block.sources) + len(block.destinations) for block in blocks)
+        if self._work > _MOST_WORK:
+            raise _WorkLimitError
 
     def _misses(self, rule: ForeignRule) -> bool:
         return rule.never or (rule.mark == "set" and not self._marked)
@@ -159,7 +199,7 @@ def _conflicts(table: ForeignTable, traffic: TranslatedTraffic) -> Iterator[NatC
     pods = [_Block(found, of_family(family)) for family, found in of_pods if found]
     for base, priority in table.bases:
         walk = _Walk(table)
-        walk.run(base, pods)
+        walk.run_bounded(base, pods)
         for hit in walk.hits:
             reached = joined(*(block.destinations for block in hit.blocks if not _to_itself(block)))
             if kept := common(reached, traffic.kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ _GOES_ON = frozenset({"LOG", "NFLOG", "TRACE"})
 _MARKS = frozenset({"MARK", "CONNMARK"})
 _IGNORED = frozenset({"-m", "--match", "--comment"})
 _ADDRESSES = {"-s": "sources", "-d": "destinations", "--src-range": "sources", "--dst-range": "destinations"}
+_QUOTED = re.compile("""'([^']*+)'|"([^"]*+)\"""")
+_WORD = re.compile(r"""(?:[^ \t\r\n'"]++|'[^']*+'|"[^"]*+")++""")
 _LOCAL_TYPES = frozenset({"--src-type", "--dst-type"})
 
 
@@ -45,7 +48,7 @@ def parse_iptables_save(saved: str, name: str, family: Family, shown: str = "") 
 
 def _rule(line: str, family: Family) -> tuple[str, ForeignRule]:
     try:
-        words = shlex.split(line)
+        words = split_words(line)
     except ValueError:
         words = [*line.split()[:2], "unreadable"]
     rule = ForeignRule(text=line, sources=of_family(family), destinations=of_family(family))
@@ -54,6 +57,19 @@ def _rule(line: str, family: Family) -> tuple[str, ForeignRule]:
         if option in {"-j", "-g"}:
             break  # the target's own options follow
     return (words[1] if len(words) > 1 else ""), rule
+
+
+def split_words(line: str) -> list[str]:
+    """Return the words of a line as a shell reads it, many times faster than shlex. Raises ValueError."""
+    if "\\" in line:
+        return shlex.split(line)
+    if "'" not in line and '"' not in line:
+        return _WORD.findall(line)
+    bare = _QUOTED.sub("", line)
+    if "'" in bare or '"' in bare:
+        raise ValueError("No closing quotation")
+    words = _WORD.findall(line)
+    return [_QUOTED.sub(r"\1\2", word) if "'" in word or '"' in word else word for word in words]
 
 
 def _options(words: list[str]) -> Iterator[tuple[str, list[str], bool]]:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -20,13 +21,28 @@ from nfagent.checkpoint.codec import (
     encode_header,
     encode_record,
 )
+from nfagent.checkpoint.ruleset_codec import SavedHeader, decode_saved, encode_batches, encode_saved
 from nfagent.config import load_settings
 from nfagent.decode.registry import DECODERS
 from nfagent.errors import DecodeError, NfagentError, WireError
 from nfagent.lab.latency.samples import decode_samples, encode_samples
 from nfagent.metrics.packet_totals import PacketTotals
 from nfagent.model.netaddr import FAMILIES, parse_cidr
+from nfagent.netlink import codec
+from nfagent.netlink.nft_batch import Batch
+from nfagent.netlink.nft_messages import (
+    NEWCHAIN,
+    NEWOBJ,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+    NEWTABLE,
+    NFPROTO_INET,
+    TABLE_ATTRIBUTE,
+)
+from nfagent.netlink.saved_batch import decode_saved_batch
 from nfagent.nftables import foreign_json
+from nfagent.nftables.bridge_table import parse_bridge_table
 from nfagent.nftables.foreign_flowtables import parse_flowtables
 from nfagent.nftables.foreign_logs import logs_in_save
 from nfagent.nftables.foreign_marks import marks_in_listing, marks_in_save
@@ -38,8 +54,10 @@ from nfagent.verdicts import records
 from tests.fuzz_decoders.object_targets import documents
 from tests.fuzz_decoders.target import FuzzTarget
 from tests.support.latency_samples import whole_run
+from tests.support.two_node_cluster import TwoNodeCluster, pod
 from tests.support.valid_documents import LISTING
 
+_ADDS = frozenset({NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWOBJ})
 _SYSTEMD = Path(__file__).parents[2] / "systemd"
 _TRAFFIC = TranslatedTraffic((parse_cidr("10.244.1.0/24"),), (parse_cidr("10.0.0.0/8"),))
 
@@ -63,6 +81,40 @@ def _checkpoint_seeds() -> Iterator[bytes]:
             line = encode_record(item.ref, CheckpointedObject(item, "team/f.yaml"))
             yield line
             yield line[9:]
+
+
+def _read_saved_ruleset(content: bytes) -> None:
+    """Decode a file as it is, and with the digest that it should have; and the content of one batch."""
+    with suppress(DecodeError):
+        decode_saved(content)
+    with suppress(DecodeError):
+        for batch in decode_saved(content + blake2b(content, digest_size=32).digest()).decoded():
+            _check_batch(batch)
+    with suppress(WireError):
+        _check_batch(decode_saved_batch(content))
+
+
+def _check_batch(batch: Batch) -> None:
+    """Every message but the first and the last adds something to table inet nfagent, as the kernel reads them."""
+    for found in list(codec.messages(batch.data))[1:-1]:
+        # Of an attribute that is there twice, the kernel takes the last.
+        last = dict(codec.attributes(found.payload, codec.NFGEN_SIZE))
+        assert (found.payload[0], last[TABLE_ATTRIBUTE]) == (NFPROTO_INET, b"nfagent\0")
+        assert found.type in _ADDS
+
+
+def _saved_ruleset_seeds() -> Iterator[bytes]:
+    wanted = TwoNodeCluster(pod("shop/web", "a", 10)).views["a"].ruleset()
+    batches, content = encode_batches(wanted)
+    # Inputs are short: of the batch its begin, first and last message and end; of the file the same.
+    every = list(codec.messages(zlib.decompress(batches[0])))
+    chosen = (*every[:3], *every[-2:])
+    batch = b"".join(codec.message(each.type, each.flags, each.sequence, each.payload) for each in chosen)
+    yield batch
+    header = SavedHeader("1", "a", "b", 1.0, ("10.0.0.0/8",), holds_unknown=True, content=content)
+    yield encode_saved(header, [zlib.compress(batch, 0)])[:-32]
+    yield encode_saved(header, [zlib.compress(batch)])
+    yield encode_saved(header, [b""])[:-32]
 
 
 def _read_packet_counts(content: bytes) -> None:
@@ -151,6 +203,8 @@ def _read_listing(content: bytes) -> None:
         parse_listing(text)
     with suppress(WireError, msgspec.DecodeError, RecursionError):
         parse_counters(msgspec.json.decode(text))
+    with suppress(WireError):
+        parse_bridge_table(text)
 
 
 def _listing_seeds() -> Iterator[bytes]:
@@ -276,6 +330,7 @@ _NFT_WORDS = tuple(
 
 TARGETS = (
     FuzzTarget(name="checkpoint", read=_read_checkpoint, seeds=_checkpoint_seeds, longest=1024),
+    FuzzTarget(name="saved-ruleset", read=_read_saved_ruleset, seeds=_saved_ruleset_seeds, longest=1024),
     FuzzTarget(name="packet-counts", read=_read_packet_counts, seeds=_packet_counts_seeds, longest=512),
     FuzzTarget(name="settings", read=_read_settings, seeds=_settings_seeds, longest=512),
     FuzzTarget(name="verdict-records", read=_read_records, seeds=_record_seeds, longest=1024),

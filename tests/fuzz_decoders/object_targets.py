@@ -13,9 +13,11 @@ import msgspec
 
 from nfagent.decode.object_decoder import DecodedObject, event_decoder, object_decoder
 from nfagent.decode.registry import DECODERS
-from nfagent.errors import DecodeError, ValidationIssue
+from nfagent.errors import DecodeError, NfagentError, ValidationIssue
 from nfagent.kube.discovery import decode_discovery
 from nfagent.kube.list_decoder import ListDecoder
+from nfagent.kube.self_review import decode_access_review, decode_user, decode_version
+from nfagent.kube.served_versions import decode_group, decode_resources
 from nfagent.kube.watch_codec import (
     LineDecoder,
     ListPage,
@@ -28,6 +30,7 @@ from nfagent.kube.watch_codec import (
 from nfagent.manifests.file_content import read_documents
 from nfagent.manifests.ip_masq_reader import decode_ip_masq_file
 from nfagent.model.gvk import RESOURCES, SERVICES
+from nfagent.reporting.lease import decode_lease
 from tests.fuzz_decoders.target import FuzzTarget, pieces
 from tests.support.apiserver_documents import added, bookmark, event, page, pod
 from tests.support.valid_documents import VALID
@@ -161,6 +164,9 @@ def _list_seeds() -> Iterator[bytes]:
 
 def _read_response(content: bytes) -> None:
     decode_discovery(content)
+    for decode in (decode_group, decode_resources, decode_lease, decode_access_review, decode_user, decode_version):
+        with suppress(NfagentError):
+            decode(content)
     found = decode_status(content, 503)
     assert isinstance(found, Status)
     assert str(found)
@@ -173,6 +179,11 @@ def _response_seeds() -> Iterator[bytes]:
     status = {"kind": "Status", "code": 504, "reason": "Timeout", "message": "try again", "details": details}
     yield json.dumps(status).encode()
     yield b"<html>502 Bad Gateway</html>"
+    yield b'{"major": "1", "minor": "34+", "gitVersion": "v1.34.1"}'
+    yield b'{"versions": [{"version": "v1"}], "resources": [{"name": "pods"}]}'
+    yield b'{"status": {"allowed": true, "userInfo": {"username": "a", "groups": ["b"]}}}'
+    lease = {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-31T12:00:00.000000Z"}
+    yield json.dumps({"metadata": {"resourceVersion": "7"}, "spec": lease}).encode()
     group = {"metadata": {"name": "apps"}, "versions": [{"version": "v1", "resources": [{"resource": "deployments"}]}]}
     yield json.dumps({"kind": "APIGroupDiscoveryList", "items": [group]}).encode()
 

@@ -1,7 +1,8 @@
-"""Runs the worker of one target, and reads libFuzzer's lines."""
+"""Runs the worker of one target, and reads its lines: libFuzzer's, and its own of the longest input."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import msgspec
 
 from tests.fuzz_decoders.targets import module_of
 
-_PROGRESS = re.compile(r"^#(?P<inputs>\d+)\s.* cov: (?P<coverage>\d+) .*exec/s: (?P<speed>\d+) rss: (?P<rss>\d+)Mb")
-_STATISTIC = re.compile(r"^stat::(?P<name>\w+):\s+(?P<value>\d+)")
-_DONE = re.compile(r"^Done (?P<inputs>\d+) runs in (?P<seconds>\d+) second")
+_PROGRESS = re.compile(
+    r"^#(?P<inputs>\d+)\s.* cov: (?P<coverage>\d+) ft: (?P<features>\d+) .*exec/s: \d+ rss: (?P<rss>\d+)Mb"
+)
+_DONE = re.compile(r"^Done (?P<inputs>\d+) runs in ")
+_LONGEST = re.compile(r"^longest: (?P<ms>[\d.]+) ms$")
 _FOUND = re.compile(r"Test unit written to (?P<path>.+)$")
 _NOISE = ("INFO: Instrumenting", "WARNING: Failed to find function")
 _INPUT_SECONDS = 60
@@ -24,16 +27,21 @@ _MOST_MEMORY_MB = 1024
 class FuzzResult(msgspec.Struct):
     """The result of a target.
 
-    coverage: branches of nfagent that inputs have taken
-    peak_mb:  largest RSS of the process, with all of nfagent, in MiB
-    found:    the file of the input that failed; '' for none
-    lines:    the last lines of the worker, where it failed
+    coverage:   branches of nfagent that inputs have taken
+    features:   those, told apart by how often an input takes them, and comparisons
+    seconds:    of CPU, of the whole process
+    longest_ms: CPU of the input that took most
+    peak_mb:    largest RSS of the process, with all of nfagent, in MiB
+    found:      the file of the input that failed; '' for none
+    lines:      the last lines of the worker, where it failed
     """
 
     name: str
     inputs: int = 0
-    seconds: int = 0
     coverage: int = 0
+    features: int = 0
+    seconds: float = 0.0
+    longest_ms: float = 0.0
     peak_mb: int = 0
     found: str = ""
     lines: list[str] = []
@@ -53,7 +61,6 @@ def run_target(name: str, inputs: int, folder: Path, report: Callable[[FuzzResul
         f"-timeout={_INPUT_SECONDS}",
         f"-rss_limit_mb={_MOST_MEMORY_MB}",
         f"-artifact_prefix={folder}/",
-        "-print_final_stats=1",
     ]
     command = [sys.executable, "-m", "tests.fuzz_decoders.worker", module_of(name), name, str(folder), *options]
     result = FuzzResult(name)
@@ -61,9 +68,9 @@ def run_target(name: str, inputs: int, folder: Path, report: Callable[[FuzzResul
     try:
         for line in worker.stderr or ():
             if not line.startswith(_NOISE):
-                _add(result, line.rstrip())
+                add_line(result, line.rstrip())
                 report(result)
-        result.code = worker.wait()
+        _add_usage(result, worker)
     finally:
         worker.kill()
         worker.wait()
@@ -72,14 +79,24 @@ def run_target(name: str, inputs: int, folder: Path, report: Callable[[FuzzResul
     return result
 
 
-def _add(result: FuzzResult, line: str) -> None:
+def _add_usage(result: FuzzResult, worker: subprocess.Popen[str]) -> None:
+    """Wait for the end of the worker, and add what it used."""
+    _, status, usage = os.wait4(worker.pid, 0)
+    worker.returncode = result.code = os.waitstatus_to_exitcode(status)
+    result.seconds = usage.ru_utime + usage.ru_stime
+    result.peak_mb = max(result.peak_mb, usage.ru_maxrss // 1024)
+
+
+def add_line(result: FuzzResult, line: str) -> None:
+    """Add a line of the worker to a result."""
     result.lines = [*result.lines[-40:], line]
     if found := _PROGRESS.match(line):
-        result.inputs, result.coverage = int(found["inputs"]), int(found["coverage"])
+        result.inputs = int(found["inputs"])
+        result.coverage, result.features = int(found["coverage"]), int(found["features"])
         result.peak_mb = max(result.peak_mb, int(found["rss"]))
     elif found := _DONE.match(line):
-        result.inputs, result.seconds = int(found["inputs"]), int(found["seconds"])
-    elif (found := _STATISTIC.match(line)) and found["name"] == "peak_rss_mb":
-        result.peak_mb = int(found["value"])
+        result.inputs = int(found["inputs"])
+    elif found := _LONGEST.match(line):
+        result.longest_ms = float(found["ms"])
     elif found := _FOUND.search(line):
         result.found = found["path"]

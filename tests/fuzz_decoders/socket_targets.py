@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,17 +94,15 @@ class _Server:
     async def _answer(self, content: bytes) -> None:
         """Send an input, and read until the server closes; the next request is answered whatever it was."""
         async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(str(self._path))
-            try:
-                writer.write(content)
-                writer.write_eof()
-                while await reader.read(65536):
-                    pass
-            except ConnectionError:
-                pass
-            finally:
-                writer.transport.abort()
-                await asyncio.sleep(0)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+                client.connect(str(self._path))
+                with suppress(ConnectionError):
+                    # An input fits into the socket's buffer.
+                    assert client.send(content) == len(content)
+                    client.shutdown(socket.SHUT_WR)
+                    while await self._loop.sock_recv(client, 65536):
+                        pass
+            await asyncio.sleep(0)
 
 
 @cache

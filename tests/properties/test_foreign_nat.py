@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +15,12 @@ from nfagent.model.netaddr import Range, text
 from nfagent.netlink.codec import Message, attribute, nested
 from nfagent.netlink.nft_messages import NEWRULE
 from nfagent.netlink.nft_xt_matches import decode_xt_matches
+from nfagent.nftables import foreign_nat
 from nfagent.nftables.foreign_json import parse_base_chains, parse_elements, parse_rules, parse_targets, referred_sets
 from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
 from nfagent.nftables.foreign_rules import Action, ForeignRule, ForeignTable
 from nfagent.nftables.foreign_xtables import XtMatch, with_xt_match
+from nfagent.nftables.iptables_save import split_words
 
 WORDS = st.sampled_from(
     [
@@ -126,3 +130,32 @@ def test_destinations_are_reported_where_a_packet_to_them_is_translated(
     assert bool(to_others) <= found <= bool(translated), [
         tuple(text(4, value) for value in pair) for pair in translated
     ]
+
+
+@given(TABLES, SMALL, SMALL, st.integers(0, 100))
+def test_a_table_with_too_many_paths_has_no_fewer_findings(
+    chains: dict[str, tuple[ForeignRule, ...]], pods: tuple[Range], kept: tuple[Range], most: int
+) -> None:
+    tables, traffic = [ForeignTable("t", 4, (("base", 100),), chains)], TranslatedTraffic(pods, kept)
+    every = {(item.chain, item.rule, item.effect) for item in find_conflicts(tables, traffic)}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(foreign_nat, "_MOST_WORK", most)
+        bounded = {(item.chain, item.rule, item.effect) for item in find_conflicts(tables, traffic)}
+    assert every <= bounded
+
+
+def words_of_a_shell(line: str) -> list[str] | None:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return None
+
+
+@settings(max_examples=10 * settings().max_examples)
+@given(st.text(alphabet="a-! \t\r\n\x0b\x1c\x85\xa0#'\"\\", max_size=12) | st.text(alphabet="a '\"", max_size=12))
+def test_words_of_a_rule_are_those_that_a_shell_reads(line: str) -> None:
+    try:
+        words = split_words(line)
+    except ValueError:
+        words = None
+    assert words == words_of_a_shell(line)

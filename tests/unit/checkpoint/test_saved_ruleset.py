@@ -25,7 +25,9 @@ from nfagent.checkpoint.ruleset_codec import (
 from nfagent.checkpoint.ruleset_file import read_saved, write_saved
 from nfagent.desired.state import DesiredState
 from nfagent.errors import DecodeError, HostError, WireError
+from nfagent.netlink import codec
 from nfagent.netlink.nft_batch import encode_batch
+from nfagent.netlink.nft_messages import TABLE_ATTRIBUTE
 from nfagent.netlink.saved_batch import decode_saved_batch
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import AddCounter, AddTable, Delete
@@ -134,10 +136,20 @@ def test_the_error_says_what_is_wrong_with_a_file(content: bytes, reason: str) -
         decode_saved(content)
 
 
+def with_second_table() -> bytes:
+    """Return a batch whose counter names another table after the own one; the kernel reads the last."""
+    begin, *added, end = codec.messages(encode_batch((AddTable(), AddCounter("x")), 1).data)
+    second = codec.attribute(TABLE_ATTRIBUTE, b"nfother\0")
+    last = msgspec.structs.replace(added[-1], payload=added[-1].payload + second)
+    every = (begin, *added[:-1], last, end)
+    return b"".join(codec.message(each.type, each.flags, each.sequence, each.payload) for each in every)
+
+
 REFUSED_BATCHES = {
     "a deletion": encode_batch((AddTable(), Delete("table")), 1).data,
     "another family": encode_batch((AddTable(), AddCounter("x")), 1, family=7).data,
     "another table": encode_batch((AddTable(), AddCounter("x")), 1).data.replace(b"nfagent\0", b"nfother\0"),
+    "another table besides": with_second_table(),
     "no end": encode_batch((AddTable(),), 1).data[:-20],
     "no begin": encode_batch((AddTable(),), 1).data[20:],
     "nothing": b"",

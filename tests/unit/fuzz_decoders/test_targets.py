@@ -32,6 +32,10 @@ def test_every_target_has_a_name_of_its_own() -> None:
 FOUND = {
     "a rule of iptables without a chain": ("iptables-save", b"*nat\n-A "),
     "a rule of iptables without a chain that logs": ("iptables-save", b"*nat\n-A  -j NFLOG"),
+    "nat chains that lead to themselves": (
+        "iptables-save",
+        b"*nat\n:POSTROUTING ACCEPT\n" + b"-A POSTROUTING -j POSTROUTING\n" * 24,
+    ),
     "a nat chain without a name": (
         "foreign-listings",
         b'{"nftables": [{"chain": {"family": "ip", "table": "nat", "type": "nat", "hook": "postrouting", "prio": 1}}]}',

@@ -67,7 +67,7 @@ def test_a_version_is_read(major: str, minor: str, git: str, found: tuple[int, s
     assert (version.minor, version.name) == found
 
 
-@pytest.mark.parametrize(("major", "minor"), [("2", "0"), ("1", ""), ("1", "x")])
+@pytest.mark.parametrize(("major", "minor"), [("2", "0"), ("1", ""), ("1", "x"), ("1", "9" * 5000)])
 def test_a_version_that_is_not_kubernetes_1_is_an_error(major: str, minor: str) -> None:
     with pytest.raises(DecodeError, match="not a version of Kubernetes"):
         decode_version(json.dumps({"major": major, "minor": minor}).encode())

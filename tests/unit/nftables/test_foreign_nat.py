@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from nfagent.model.netaddr import Range, parse_cidr, single, without
-from nfagent.nftables.foreign_json import parse_rules
+from nfagent.nftables.foreign_json import parse_rules, parse_texts
 from nfagent.nftables.foreign_nat import NatConflict, TranslatedTraffic, find_conflicts, translated_traffic
 from nfagent.nftables.foreign_rules import EVERY, ForeignTable, common, joined
 from nfagent.nftables.foreign_xtables import XtMatch
@@ -290,11 +290,53 @@ def test_what_cannot_be_read_of_a_rule_of_iptables_nft_is_told_as_possible_among
     assert find_conflicts([ForeignTable("table ip nat", 4, (("POSTROUTING", 100),), chains)], TRAFFIC) == ()
 
 
+def test_texts_of_rules_are_found_by_their_handles_alone() -> None:
+    rules = ('\t\tcounter packets 3 bytes 9 comment "x # handle 3" masquerade # handle 7', "\t\taccept # handle \u00b2")
+    lines = [
+        "table ip nat { # handle 1",
+        "\tchain X { # handle 2",
+        *rules,
+        f"\t\tdrop # handle {'9' * 5000}",
+        "\t}",
+        "}",
+    ]
+    assert parse_texts("\n".join(lines)) == {7: 'counter comment "x # handle 3" masquerade'}
+
+
 @pytest.mark.parametrize(
     "text", ["", "*nat", "*nat\n-A", "*nat\n-A X -s", '*nat\n:POSTROUTING\n-A POSTROUTING "', "\0"]
 )
 def test_text_that_is_no_table_is_read_without_an_error(text: str) -> None:
     assert find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC) == ()
+
+
+def _branching(last: str) -> str:
+    """Return sixteen levels of chains, each of which jumps to the next eight times: 8^16 paths to the last rules."""
+    jumps = [
+        f"-A {'POSTROUTING' if level == 0 else f'L{level}'} -d 10.{level}.{way}.0/24 -p tcp -j L{level + 1}"
+        for level in range(16)
+        for way in (1, 1, 1, 1, 2, 2, 2, 2)
+    ]
+    return "\n".join(["*nat", ":POSTROUTING ACCEPT", *(jump.replace("-d 10", "! -d 10") for jump in jumps), last])
+
+
+def test_chains_with_more_paths_than_can_be_followed_have_each_rule_judged_once() -> None:
+    text = _branching("-A L16 -d 10.9.0.0/16 -j MASQUERADE\n-A L16 -s 10.9.0.0/16 -j MASQUERADE")
+    [found] = find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)
+    assert (found.chain, found.destinations, found.certain) == ("L16", "10.9.0.0/16", False)
+
+
+def test_a_mark_on_one_of_too_many_paths_counts_as_set() -> None:
+    marked = "-A L16 -m mark --mark 0x4000/0x4000 -j MASQUERADE"
+    assert find_conflicts([parse_iptables_save(_branching(marked), "x", 4)], TRAFFIC) == ()
+    text = _branching(f"{marked}\n-A L16 -j MARK --set-xmark 0x4000/0x4000")
+    assert [item.chain for item in find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)] == ["L16"]
+
+
+def test_chains_that_lead_to_themselves_are_walked_to_an_end() -> None:
+    text = "*nat\n:POSTROUTING\n" + "-A POSTROUTING -j POSTROUTING\n" * 40 + "-A POSTROUTING -j MASQUERADE\n"
+    [found] = find_conflicts([parse_iptables_save(text, "x", 4)], TRAFFIC)
+    assert found.chain == "POSTROUTING"
 
 
 def test_the_traffic_is_that_of_the_sets_of_the_ruleset() -> None:
