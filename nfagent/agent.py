@@ -59,7 +59,7 @@ from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.part_problems import PartProblems
 from nfagent.system import systemd
-from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
@@ -170,7 +170,7 @@ class Agent:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
-        map_large_blocks()
+        limit_free_memory()
         self._boot.read_enforced()
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         watchdog = asyncio.create_task(self._watchdog.run())

@@ -46,7 +46,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import Transaction
-from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 
 _SAMPLE = 0.0005
 _POLL = 0.5
@@ -330,7 +330,7 @@ async def _paged(server: ApiClient) -> int:
 
 async def _main(url: str) -> None:
     relax_collection()
-    map_large_blocks()
+    limit_free_memory()
     parts = AgentParts(url)
     await parts.kernel.read()
     await parts.source.start()

@@ -36,7 +36,7 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.nftables.diff import diff
 from nfagent.nftables.transaction import Transaction, transaction_text
-from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 
 _STORM = 1_000
 _SAMPLE = 0.0005
@@ -318,6 +318,6 @@ def map_updates(rounds: int) -> list[float]:
 if __name__ == "__main__":
     # As the agent does.
     relax_collection()
-    map_large_blocks()
+    limit_free_memory()
     pods, drawn, brief = (int(word) for word in sys.argv[1:4])
     sys.stdout.buffer.write(msgspec.json.encode(measure(pods, drawn, quick=bool(brief))))

@@ -25,6 +25,9 @@ _PAUSE_SECONDS = 1.0
 _REPORT_SECONDS = 60.0
 _SHARE = 4
 """Connections use at most this fraction (1/n) of the file descriptors."""
+_READS = "_read_ready_cb"
+"""Where asyncio's transport has a bound method of its own, not called once the connection is lost: a cycle, which
+holds the transport and its socket until the next garbage collection. Thousands of connections would be megabytes."""
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True):
@@ -63,9 +66,11 @@ class ServerConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadlines."""
         self._cancel()
-        self._transport = None
+        transport, self._transport = self._transport, None
         self._inner.connection_lost(exc)
         self._ended(self)
+        if hasattr(transport, _READS):
+            setattr(transport, _READS, None)
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on; bytes that the parser refuses close this connection alone."""

@@ -1,4 +1,4 @@
-"""Opens libnftables with reserved file descriptors, after a check that netlink sockets can be opened."""
+"""Opens contexts of libnftables with reserved file descriptors, after a check that netlink sockets can be opened."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from nfagent.errors import HostError, KernelError
@@ -16,40 +18,74 @@ from nfagent.system.descriptors import DescriptorReserve
 _FAILED = "cannot open a netlink socket for nf_tables"
 
 
-class NftContextFactory:
-    """Replaces the library's `nft_ctx_new`, which calls exit(3) where it gets no socket."""
+class _FunctionsLoadedError(Exception):
+    """The library's constructor has loaded its functions, and would open a context next."""
 
-    def __init__(self, reserve: DescriptorReserve) -> None:
-        """Store the reserve, which is freed for each call."""
-        self._reserve = reserve
 
-    def __get__(self, library: object, kind: type | None = None) -> NftContextFactory:
-        """Return itself in the place of the replaced function."""
+class _NoContext:
+    """Stands in the place of the library's `nft_ctx_new`, and opens nothing."""
+
+    def __get__(self, context: object, kind: type | None = None) -> _NoContext:
+        """Return itself."""
         return self
 
-    def __set__(self, library: object, function: object) -> None:
-        """Ignore the library's own function, which releases the interpreter lock."""
+    def __set__(self, context: object, function: object) -> None:
+        """Ignore the library's own function."""
 
-    def __call__(self, flags: int) -> Any:  # noqa: ANN401 - a pointer
+    def __call__(self, _flags: int) -> None:
+        """Raise _FunctionsLoadedError."""
+        raise _FunctionsLoadedError
+
+
+class ContextOpener:
+    """Opens contexts of python3-nftables' class, whose functions are loaded once for all of them.
+
+    The class's constructor loads them for each context, anew: ctypes then makes a class and twenty functions, which
+    refer to each other and stay until the next garbage collection. Besides, its `nft_ctx_new` releases the interpreter
+    lock, and calls exit(3) where it gets no socket.
+    """
+
+    def __init__(self, library: Any, reserve: DescriptorReserve) -> None:  # noqa: ANN401 - the library is untyped
+        """Load the library's functions. Raises OSError where it can't be loaded.
+
+        library: the class `Nftables`
+        reserve: is freed for each opening
+        """
+        self._library = library
+        self._reserve = reserve
+        self._functions = _functions_of(library)
+        self._opening = _nft_ctx_new()
+
+    def open(self) -> Any:  # noqa: ANN401 - the library is untyped
         """Open a context while the interpreter lock is held. Raises KernelError without a free descriptor."""
-        opening = ctypes.PyDLL("libnftables.so.1").nft_ctx_new
-        opening.restype, opening.argtypes = ctypes.c_void_p, [ctypes.c_int]
         try:
-            return self._reserve.use(opening, flags)
+            pointer = self._reserve.use(self._opening, 0)
         except OSError as error:
             raise KernelError(f"{_FAILED}: {error.strerror}") from None
+        context = self._library.__new__(self._library)
+        # As the end of the library's constructor does.
+        vars(context).update(self._functions, **{f"_{self._library.__name__}__ctx": pointer})
+        context.nft_ctx_buffer_output(pointer)
+        context.nft_ctx_buffer_error(pointer)
+        return context
 
 
-def with_reserve(library: Any, reserve: DescriptorReserve) -> Callable[[], Any]:  # noqa: ANN401 - the library is untyped
-    """Return the library's class with `nft_ctx_new` replaced; a context that was never opened isn't freed."""
+@cache
+def _functions_of(library: Any) -> dict[str, Any]:  # noqa: ANN401 - the library is untyped
+    """Return the functions that the library's constructor loads, by name. Raises OSError."""
+    loading: Any = type(library.__name__, (library,), {"nft_ctx_new": _NoContext(), "__del__": lambda _: None})
+    loaded = loading.__new__(loading)
+    with suppress(_FunctionsLoadedError):
+        loaded.__init__()
+    return {name: function for name, function in vars(loaded).items() if name.startswith("nft_")}
 
-    def free(opened: object) -> None:
-        if hasattr(opened, f"_{library.__name__}__ctx"):
-            library.__del__(opened)
 
-    replaced = {"nft_ctx_new": NftContextFactory(reserve), "__del__": free}
-    made: Callable[[], Any] = type(library.__name__, (library,), replaced)
-    return made
+@cache
+def _nft_ctx_new() -> Callable[[int], Any]:
+    """Return the function of the library that keeps the interpreter lock. Raises OSError."""
+    opening = ctypes.PyDLL("libnftables.so.1").nft_ctx_new
+    opening.restype, opening.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    return opening
 
 
 def require_netlink() -> None:

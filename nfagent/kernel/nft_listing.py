@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.nft_library import require_netlink, with_reserve
+from nfagent.kernel.nft_library import ContextOpener, require_netlink
 from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
@@ -56,9 +56,9 @@ class NftListing:
             raise HostError("python3-nftables is missing", hint=INSTALL_HINT) from None
         self.version = ""
         self._reserve = DescriptorReserve()
-        self._open: Callable[[], Any] = with_reserve(nftables.Nftables, self._reserve)
         self._context: Any = None
         try:
+            self._opener = ContextOpener(nftables.Nftables, self._reserve)
             self._context = self._opened()
         except KernelError as error:
             self._reserve.close()
@@ -117,7 +117,7 @@ class NftListing:
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library is untyped
         require_netlink()
-        context = self._open()
+        context = self._opener.open()
         context.set_json_output(True)
         return context
 

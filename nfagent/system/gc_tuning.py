@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Callable
+from functools import cache
 
 _YOUNG = 20_000
 """New objects before a collection of the youngest generation; the default is 700. There is little to find here (cycles
@@ -14,22 +16,28 @@ _MIDDLE, _OLD = 5, 80
 collections of the middle one before a full one."""
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """mallopt(3), malloc.h."""
 _MAPPED_BYTES = 4 * 1024 * 1024
+_TOP_BYTES = 256 * 1024
+_ARENAS = 2
 
 
-def map_large_blocks() -> None:
-    """Have each block of memory of 4 MiB or more mapped by itself (glibc's mallopt); to be called at the start.
+def limit_free_memory() -> None:
+    """Bound the free memory that malloc keeps (glibc's mallopt); to be called at the start, before threads.
 
-    By default glibc stops doing so after it freed the first such block. A dictionary of 150,000 Pods is copied every
-    200,000 changes, and the place of the old copy, 10 MiB, would stay with the process.
+    Each block of 4 MiB or more is mapped by itself. By default glibc stops doing so after it freed the first such
+    block. A dictionary of 150,000 Pods is copied every 200,000 changes, and the place of the old copy, 10 MiB, would
+    stay with the process.
+
+    Threads share two arenas, and 256 KiB at most are kept free at the end of each. By default each of a dozen threads
+    has its own, which a few long-lived blocks keep in memory, and of whose end malloc_trim returns nothing.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _libc("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
-        # As far above it as glibc would set it by itself.
-        mallopt(_M_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TOP_BYTES)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def relax_collection() -> None:
@@ -50,6 +58,16 @@ def collect_and_freeze() -> None:
 
 def malloc_trim() -> None:
     """Return free memory to the system (glibc's malloc_trim, where there is one); takes tens of milliseconds."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = _libc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@cache
+def _libc(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; None where it has none of this name.
+
+    Loaded once: each `CDLL` is a class of its own, which stays until a garbage collection.
+    """
+    function: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return function

@@ -56,7 +56,7 @@ from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.system import systemd
 from nfagent.system.descriptors import raise_limit
-from nfagent.system.gc_tuning import collect_and_freeze, map_large_blocks, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 
 log = logging.getLogger("nfagent.lab.ebpf.agent")
 _RESCAN_SECONDS = 0.05
@@ -100,7 +100,7 @@ class EbpfAgent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         relax_collection()
-        map_large_blocks()
+        limit_free_memory()
         routes = (syncs_route(self._latency.trace, self._clock), web.get("/v1/events", self._show_events))
         serving = await http_server.serve(self._settings.socket_path, self, routes=routes)
         loop.add_reader(self._events.fileno(), self._events.read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import socket
@@ -354,3 +355,29 @@ def test_a_connection_that_finds_no_descriptor_waits_for_one_and_that_is_said_on
 
     run(body())
     assert caplog.messages == ["cannot accept connections on the agent's socket, retrying: Too many open files"]
+
+
+def test_a_closed_connection_leaves_nothing_to_the_garbage_collector(path: Path) -> None:
+    """Thousands of short connections would be megabytes between two collections."""
+
+    def accepted() -> int:
+        return sum(
+            isinstance(each, asyncio.Transport) and each.get_extra_info("sockname") == str(path)
+            for each in gc.get_objects()
+        )
+
+    async def body() -> None:
+        async with serving(path, PATIENT):
+            assert await answers(path)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(3):
+                    assert await answers(path)
+                async with asyncio.timeout(DEADLINE):
+                    while accepted():  # noqa: ASYNC110 - nothing tells of the end of an object
+                        await asyncio.sleep(0.01)
+            finally:
+                gc.enable()
+
+    run(body())
