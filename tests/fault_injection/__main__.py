@@ -96,9 +96,17 @@ def tries(options: argparse.Namespace) -> Iterator[Try]:
         case "changes" | "starts":
             yield from tries_of_crashes(options, wanted)
         case _:
-            with temporary_lab() as lab:
-                for fault in faults_in(lab, wanted):
-                    yield from (Trial(lab, fault).run() for _ in range(options.times))
+            yield from tries_of_calls(options, wanted)
+
+
+def tries_of_calls(options: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Try]:
+    """Make the tries of an agent that follows a folder of manifests."""
+    anywhere = Path()
+    if not any(wanted(fault.name) for fault in faults_of(anywhere, anywhere, anywhere, anywhere, anywhere)):
+        return
+    with temporary_lab() as lab:
+        for fault in faults_in(lab, wanted):
+            yield from (Trial(lab, fault).run() for _ in range(options.times))
 
 
 def tries_of_api(options: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Try]:
