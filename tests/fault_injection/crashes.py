@@ -129,21 +129,20 @@ def crash(lab: FaultLab, step: Step) -> Try | None:
                 _wait(lambda: agent.kills > kills or lab.table.hits(1) > 0, began + _KEPT_SECONDS * 2)
                 killed = time.monotonic()
                 lab.settle(_HEAL_SECONDS)
+                streams.change_ends()
+                result.cleared = streams.ended_at - killed
             except KernelError as error:
                 killed = time.monotonic()
                 result.failed.append(str(error))
             result.hits = agent.kills - kills
-        streams.change_ends()
         time.sleep(_AFTER_SECONDS)
         streams.stop()
-        result.healed = max(0.0, streams.in_force_at() - killed)
-        result.during = not result.healed
-        result.cleared = streams.ended_at - killed
-        result.packets, result.spacing = streams.packets, streams.spacing
-        result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
+        result.note_packets(streams, killed)
+        if result.hits > 1:
+            result.failed.append(f"the agent ended {result.hits - 1} times more, and was started again")
         if not result.failed and not agent.ask("/v1/dump/diff")["equal"]:
             result.failed.append("`dump diff` isn't empty")
-    return result if result.hits else None
+    return result if result.hits or not result.right else None
 
 
 @contextlib.contextmanager

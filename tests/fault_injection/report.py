@@ -57,10 +57,13 @@ def _group(name: str) -> str:
     return f"{head} call" if call else name
 
 
-def markdown(rows: Sequence[Row], tries: Sequence[Try], seconds: float, arguments: Sequence[str]) -> str:
-    """Return the report: what was run and where, the totals, and the table."""
+def markdown(
+    rows: Sequence[Row], tries: Sequence[Try], seconds: float, arguments: Sequence[str], broken: Sequence[str] = ()
+) -> str:
+    """Return the report: what was run and where, the totals, and the table; broken: parts that broke off."""
     packets, wrong = sum(one.packets for one in tries), sum(one.wrong_packets for one in tries)
     spacing = statistics.median([one.spacing for one in tries if one.spacing] or [0.0])
+    gap = max((one.longest_gap for one in tries), default=0.0)
     command = " ".join(["python -m tests.fault_injection", *arguments])
     machine = (
         f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
@@ -71,10 +74,11 @@ def markdown(rows: Sequence[Row], tries: Sequence[Try], seconds: float, argument
         "",
         (
             f"**{len(tries)} tries of {len(rows)} faults, {packets:,} packets, {wrong} wrong.** "
-            f"Median spacing of a connection's packets: {spacing * 1000:.2f} ms. "
+            f"Median spacing of a connection's packets: {spacing * 1000:.2f} ms; the longest gap: {gap * 1000:.0f} ms. "
             f"Tries with anything else than expected: {sum(row.failed for row in rows)}."
         ),
         "",
+        *([f"**Broke off, so that faults are missing: {', '.join(broken)}.**", ""] if broken else ()),
         f"| {head} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
         *(_line(row) for row in rows),

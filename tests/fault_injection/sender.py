@@ -19,11 +19,22 @@ MOST_PACKETS = 250_000
 BLOCK = 8 * (1 + MOST_PACKETS)
 """Bytes of TIMES for one socket: the number, then the times."""
 _COUNT, _TIME = struct.Struct("=Q"), struct.Struct("=d")
-_NUMBER = struct.Struct("!I")
+_CONTENT = struct.Struct("!I")
+_NUMBER_BITS = 24
 
 
-def main(path: str, descriptors: list[int]) -> None:
-    """Send until standard input ends."""
+def content(flow: int, number: int) -> bytes:
+    """Return a packet's content: the place of its flow among all, up to 255, and its number in the flow."""
+    return _CONTENT.pack(flow << _NUMBER_BITS | number)
+
+
+def flow_and_number(read: int) -> tuple[int, int]:
+    """Return both of a content that was read as a number."""
+    return read >> _NUMBER_BITS, read & (1 << _NUMBER_BITS) - 1
+
+
+def main(path: str, descriptors: list[int]) -> int:
+    """Send until standard input ends; return the exit code, 1 where the packets ran out before."""
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     with open(path, "r+b") as opened:  # noqa: PTH123 - pathlib takes longer to import
         times = mmap.mmap(opened.fileno(), 0)
@@ -31,20 +42,21 @@ def main(path: str, descriptors: list[int]) -> None:
     for number in range(1, MOST_PACKETS + 1):
         for index, opened_socket in enumerate(sockets):
             _TIME.pack_into(times, index * BLOCK + 8 * number, time.monotonic())
-            send(opened_socket, _NUMBER.pack(number))
+            send(opened_socket, content(index, number))
             _COUNT.pack_into(times, index * BLOCK, number)
         due = max(due + INTERVAL_SECONDS, time.monotonic())
         if select.select([0], [], [], max(0.0, due - time.monotonic()))[0]:
-            return
+            return 0
+    return 1
 
 
-def send(opened: socket.socket, content: bytes) -> None:
+def send(opened: socket.socket, written: bytes) -> None:
     """Send; an ICMP error about an earlier packet is reported once, by a call that sends nothing."""
     try:
-        opened.send(content)
+        opened.send(written)
     except OSError:
-        opened.send(content)
+        opened.send(written)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [int(word) for word in sys.argv[2:]])
+    sys.exit(main(sys.argv[1], [int(word) for word in sys.argv[2:]]))

@@ -7,8 +7,9 @@
         streams.stop()
     assert streams.wrong() == []
 
-Packets are counted by the kernel on the receiver's interface, after all rules on their path. A packet on a connection
-without an answer is new to conntrack, however many came before: each passes all rules. A live connection was answered.
+Packets are counted by the kernel on the receiver's interface, after all rules on their path. Each names its connection:
+ports don't, as clients in two namespaces may have the same. A packet on a connection without an answer is new to
+conntrack, however many came before: each passes all rules. A live connection was answered.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Self
 
 import msgspec
 
@@ -32,22 +33,28 @@ from nfagent.errors import KernelError
 from nfagent.lab.probes.packet_counter import PacketCounter
 from nfagent.lab.topology import netns
 from tests.fault_injection import sender
-
-Verdict: TypeAlias = Literal["allowed", "forbidden", "closing", "opening"]
-"""closing: allowed before the change and forbidden after it. opening: the reverse"""
+from tests.fault_injection.packet_verdicts import (
+    Change,
+    Verdict,
+    WrongPackets,
+    describe,
+    last_of_old,
+    longest_gap,
+    wrong_packets,
+)
 
 _SETTLED_SECONDS = 0.05
 _ANSWER_SECONDS = 20.0
 _FIRST_PACKETS = 100
 _DRAIN_SECONDS = 0.1
-_NUMBER = struct.Struct("!I")
 _COUNT = struct.Struct("=Q")
 
 
 class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
     """Packets from a client to a server's port; client and server are network namespaces, address the server's.
 
-    live: the server answers once, so that conntrack has an established connection before the try begins
+    live:        the server answers once, so that conntrack has an established connection before the try begins
+    client_port: 0 for one that no other connection of the process has
     """
 
     client: str
@@ -56,6 +63,7 @@ class PlannedFlow(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     verdict: Verdict
     live: bool = False
+    client_port: int = 0
 
     def __str__(self) -> str:
         """Return it as `closing live 8003`."""
@@ -66,13 +74,13 @@ class _Stream:
     """One flow: the times of its packets, and the numbers of those that arrived."""
 
     _ports = itertools.cycle(range(20_000, 30_000))
-    """Of clients: another for each, as they identify a flow's packets at the server, and its conntrack entry."""
+    """Of clients: another for each, as each has a conntrack entry of its own."""
 
     def __init__(self, flow: PlannedFlow, times: mmap.mmap, index: int) -> None:
         self.flow = flow
-        self._times, self._at = times, index * sender.BLOCK
+        self._times, self._index, self._at = times, index, index * sender.BLOCK
         self._server = netns.inside(flow.server, lambda: _bound(flow.port))
-        self._client = netns.inside(flow.client, lambda: _bound(next(self._ports)))
+        self._client = netns.inside(flow.client, lambda: _bound(flow.client_port or next(self._ports)))
         self._client.connect((flow.address, flow.port))
         self._counter = PacketCounter(flow.server, 4, "udp", self._client.getsockname()[1])
         if flow.live:
@@ -84,12 +92,13 @@ class _Stream:
 
     def _greet(self) -> None:
         # Numbers of packets start at 1: this one isn't counted.
+        greeting = sender.content(self._index, 0)
         self._client.settimeout(_ANSWER_SECONDS)
         self._server.settimeout(_ANSWER_SECONDS)
-        self._client.send(_NUMBER.pack(0))
-        _, caller = self._server.recvfrom(_NUMBER.size)
-        self._server.sendto(_NUMBER.pack(0), caller)
-        self._client.recv(_NUMBER.size)
+        self._client.send(greeting)
+        _, caller = self._server.recvfrom(len(greeting))
+        self._server.sendto(greeting, caller)
+        self._client.recv(len(greeting))
 
     @property
     def descriptor(self) -> int:
@@ -110,8 +119,9 @@ class _Stream:
         self._counter.read_pending()
 
     def arrived(self) -> frozenset[int]:
-        """Return the numbers of the packets that arrived."""
-        return frozenset(number for _, number in self._counter.arrivals() if number > 0)
+        """Return the numbers of this flow's packets that arrived."""
+        found = (sender.flow_and_number(content) for _, content in self._counter.arrivals() if content >= 0)
+        return frozenset(number for flow, number in found if flow == self._index and number > 0)
 
     def close(self) -> None:
         self._counter.close()
@@ -131,7 +141,7 @@ class Streams:
         os.truncate(self._memory, max(1, len(flows)) * sender.BLOCK)
         self._times = mmap.mmap(self._memory, 0)
         self._sender: subprocess.Popen[bytes] | None = None
-        self._begun = self._ended = float("inf")
+        self._begun = self._ended = self._stopped = float("inf")
         try:
             for index, flow in enumerate(flows):
                 self._streams.append(_Stream(flow, self._times, index))
@@ -147,11 +157,12 @@ class Streams:
         command = ["chrt", "--fifo", "1", sys.executable, "-I", sender.__file__, times, *map(str, descriptors)]
         self._sender = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[*descriptors, self._memory])
         self._thread.start()
-        end = time.monotonic() + _ANSWER_SECONDS
-        while any(stream.sent < _FIRST_PACKETS for stream in self._streams):
-            if time.monotonic() > end:
-                raise KernelError(f"the sender of packets hasn't begun after {_ANSWER_SECONDS:g} s")
-            time.sleep(_DRAIN_SECONDS)
+        try:
+            self._await_first_packets()
+        except KernelError:
+            self.stop()
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -161,10 +172,18 @@ class Streams:
         self.stop()
         self._close()
 
+    def _await_first_packets(self) -> None:
+        end = time.monotonic() + _ANSWER_SECONDS
+        while any(stream.sent < _FIRST_PACKETS for stream in self._streams):
+            if time.monotonic() > end:
+                raise KernelError(f"the sender of packets hasn't begun after {_ANSWER_SECONDS:g} s")
+            time.sleep(_DRAIN_SECONDS)
+
     def stop(self) -> None:
         """Stop sending, and wait for what is on its way."""
         if not self._stop.is_set():
             self._stop.set()
+            self._stopped = time.monotonic()
             if self._sender is not None:
                 self._sender.communicate()
             self._thread.join()
@@ -184,6 +203,11 @@ class Streams:
         return self._ended
 
     @property
+    def sender_pid(self) -> int:
+        """The id of the process that sends; 0 before."""
+        return self._sender.pid if self._sender is not None else 0
+
+    @property
     def packets(self) -> int:
         """How many packets were sent."""
         return sum(stream.sent for stream in self._streams)
@@ -195,55 +219,40 @@ class Streams:
         gaps = sorted(after - before for before, after in itertools.pairwise(sent))
         return gaps[len(gaps) // 2] if gaps else 0.0
 
+    def longest_gap(self) -> float:
+        """Return the most seconds without a packet of a flow, after `stop`."""
+        return max((longest_gap(stream.sent_at, self._stopped) for stream in self._streams), default=0.0)
+
     def in_force_at(self) -> float:
         """Return when the last packet with the old verdict was sent, after `stop`; 0.0 where there was none."""
-        return max((self._old_verdict_at(stream) for stream in self._streams), default=0.0)
-
-    def _old_verdict_at(self, stream: _Stream) -> float:
-        arrived, verdict = stream.arrived(), stream.flow.verdict
-        if verdict not in {"closing", "opening"}:
-            return 0.0
-        old = (at for n, at in enumerate(stream.sent_at, 1) if (n in arrived) == (verdict == "closing"))
-        return max(old, default=0.0)
+        found = (last_of_old(one.flow.verdict, one.sent_at, one.arrived()) for one in self._streams)
+        return max(found, default=0.0)
 
     def wrong(self) -> list[str]:
-        """Return a line for each flow with packets that met the wrong verdict, after `stop`. Raises KernelError."""
-        return [line for stream in self._streams if (line := self._wrong(stream))]
+        """Return a line for each flow with packets that met the wrong verdict, after `stop`.
+
+        Raises KernelError where packets weren't counted, or not sent until the end: those are unknown, not right.
+        """
+        self._require_sender()
+        change = self._change
+        found = ((stream, describe(self._wrong(stream), stream.sent_at, change)) for stream in self._streams)
+        return [f"{stream.flow}: {words}" for stream, words in found if words]
 
     @property
     def wrong_packets(self) -> int:
         """How many packets met the wrong verdict, after `stop`."""
-        return sum(len(numbers) for stream in self._streams for numbers in self._wrong_numbers(stream))
+        return sum(self._wrong(stream).count for stream in self._streams)
 
-    def _wrong_numbers(self, stream: _Stream) -> tuple[list[int], list[int]]:
-        """Return the numbers that passed though forbidden, and those that are missing though allowed."""
-        arrived = stream.arrived()
-        passed, missing = [], []
-        for number, at in enumerate(stream.sent_at, 1):
-            right = self._right(stream.flow.verdict, at)
-            if right is True and number not in arrived:
-                missing.append(number)
-            elif right is False and number in arrived:
-                passed.append(number)
-        return passed, missing
+    @property
+    def _change(self) -> Change:
+        return Change(begun=self._begun, ended=self._ended)
 
-    def _right(self, verdict: Verdict, at: float) -> bool | None:
-        """Return whether a packet of that time must pass; None where both is right."""
-        if verdict in {"allowed", "forbidden"}:
-            return verdict == "allowed"
-        if at < self._begun - _SETTLED_SECONDS:
-            return verdict == "closing"
-        return verdict == "opening" if at > self._ended else None
+    def _wrong(self, stream: _Stream) -> WrongPackets:
+        return wrong_packets(stream.flow.verdict, stream.sent_at, stream.arrived(), self._change)
 
-    def _wrong(self, stream: _Stream) -> str:
-        passed, missing = self._wrong_numbers(stream)
-        parts = []
-        for numbers, what in ((passed, "passed"), (missing, "missing")):
-            if numbers:
-                sent = stream.sent_at
-                first, last = (sent[number - 1] - self._begun for number in (numbers[0], numbers[-1]))
-                parts.append(f"{len(numbers)} {what}, sent {first:+.3f} to {last:+.3f} s from the change")
-        return f"{stream.flow}: {'; '.join(parts)}" if parts else ""
+    def _require_sender(self) -> None:
+        if self._sender is not None and self._sender.returncode != 0:
+            raise KernelError(f"the sender of packets ended early, with {self._sender.returncode}")
 
     def _drain(self) -> None:
         # Of this thread: a packet socket that is read too late overflows.

@@ -66,11 +66,13 @@ class Try(msgspec.Struct, kw_only=True):
     cleared:     seconds from the end of the fault until the agent reports no problem, and the kernel in sync
     hits:        calls that met the fault        cpu: CPU seconds of the agent per second of the fault
     failed:      what else was not as it must be
+    spacing:     the median of the seconds between packets of a flow; longest_gap: the most seconds without one
     """
 
     fault: str
     packets: int = 0
     spacing: float = 0.0
+    longest_gap: float = 0.0
     wrong: list[str] = []
     wrong_packets: int = 0
     during: bool = False
@@ -84,6 +86,19 @@ class Try(msgspec.Struct, kw_only=True):
     def right(self) -> bool:
         """Whether everything was as it must be."""
         return not (self.wrong or self.failed)
+
+    def note_packets(self, streams: Streams, ended_at: float) -> None:
+        """Note what became of the packets, after they were stopped; a failure where that isn't known of all.
+
+        ended_at: when the fault ended, by time.monotonic()
+        """
+        self.packets, self.spacing, self.longest_gap = streams.packets, streams.spacing, streams.longest_gap()
+        try:
+            self.wrong, self.wrong_packets = streams.wrong(), streams.wrong_packets
+            self.healed = max(0.0, streams.in_force_at() - ended_at)
+            self.during = not self.healed
+        except KernelError as error:
+            self.failed.append(str(error))
 
 
 def reported_problem(state: dict[str, Any], part: str) -> str:
@@ -136,6 +151,7 @@ class Trial:
     def run(self) -> Try:
         """Make the try; what goes wrong is in its result. The lab is as it was afterwards."""
         lab, result = self._lab, self._result
+        kills = lab.agent.kills
         with Streams(self._scene.flows) as streams:
             time.sleep(_BEFORE_SECONDS)
             try:
@@ -148,22 +164,13 @@ class Trial:
                 lab.table.disarm()
                 lab.set_proxy("")
             streams.stop()
-            try:
-                self._count(streams)
-            except KernelError as error:
-                result.failed.append(str(error))
-        if result.wrong:
+            result.note_packets(streams, self._ended_at)
+        if lab.agent.kills > kills:
+            result.failed.append(f"the agent ended {lab.agent.kills - kills} times, and was started again")
+        if result.wrong or lab.agent.kills > kills:
             result.failed.append(f"the agent's log:\n{lab.agent.stderr_text[-_LOG_CHARACTERS:]}")
         self._restore()
         return result
-
-    def _count(self, streams: Streams) -> None:
-        """Note what became of the packets. Raises KernelError where some weren't counted."""
-        result = self._result
-        result.packets, result.spacing = streams.packets, streams.spacing
-        result.wrong, result.wrong_packets = streams.wrong(), streams.wrong_packets
-        result.healed = max(0.0, streams.in_force_at() - self._ended_at)
-        result.during = not result.healed
 
     def _during(self, streams: Streams) -> None:
         """Put the fault in force for a while."""

@@ -8,14 +8,16 @@ import shutil
 import signal
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from nfagent.errors import KernelError
 from tests.fault_injection import crashes
 from tests.fault_injection.catalogue import faults_of
 from tests.fault_injection.fault_table import Action, Call, Kind, Rule
 from tests.fault_injection.lab import FaultLab, fault_lab
 from tests.fault_injection.streams import Streams
-from tests.fault_injection.trial import Trial
+from tests.fault_injection.trial import Fault, Trial
 
 pytestmark = [
     pytest.mark.kernel,
@@ -25,6 +27,9 @@ pytestmark = [
 
 RESUBSCRIBE_SECONDS = 20.0
 """Far above the second after which the agent opens another socket, far below the minute of its other checks."""
+
+SHARED_PORT = 31_000
+"""Of two clients; beyond the ports that connections get otherwise."""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,32 @@ def test_a_try_finds_packets_that(lab: FaultLab, damage: str, repair: str, expec
         streams.stop()
         assert streams.wrong_packets > 0
         assert any(line.startswith(expected) for line in streams.wrong()), streams.wrong()
+
+
+def test_two_clients_with_the_same_port_are_not_counted_for_each_other(lab: FaultLab) -> None:
+    lab.place(lab.scene.before)
+    lab.settle()
+    flows = tuple(msgspec.structs.replace(flow, client_port=SHARED_PORT) for flow in lab.scene.flows)
+    allowed, forbidden = flows[0], flows[2]
+    with Streams((allowed, forbidden)) as streams:
+        streams.stop()
+        assert (streams.wrong(), streams.packets > 0) == ([], True)
+
+
+def test_a_try_whose_packets_end_early_is_not_taken_for_right(lab: FaultLab) -> None:
+    with Streams(lab.scene.flows) as streams:
+        assert streams.sender_pid
+        os.kill(streams.sender_pid, signal.SIGKILL)
+        streams.stop()
+        with pytest.raises(KernelError, match="the sender of packets ended early"):
+            streams.wrong()
+
+
+def test_an_agent_that_ends_during_a_try_is_a_failure_though_it_is_started_again(lab: FaultLab) -> None:
+    kills = Rule(calls=Call.OPEN, kinds=Kind.FILES, action=Action.KILL, path=str(lab.manifests / "policy.yaml"), most=1)
+    found = Trial(lab, Fault(name="the agent ends", boundary="process", rules=(kills,))).run()
+    assert found.wrong == []
+    assert any(line.startswith("the agent ended 1 times") for line in found.failed), found.failed
 
 
 def test_a_socket_for_notifications_that_failed_is_opened_again_within_seconds(lab: FaultLab) -> None:

@@ -40,6 +40,17 @@ def test_the_report_has_the_totals_and_a_line_for_each_fault() -> None:
     assert "| commit: refused by EBUSY | 2 | 3 | 1 | 0.10 s, 0.20 s | 0.25 s, 0.40 s | 7 | 0.08 |" in text
 
 
+def test_the_longest_gap_between_packets_is_that_of_the_worst_try() -> None:
+    tries = [Try(fault="a", longest_gap=0.003), Try(fault="a", longest_gap=0.012)]
+    assert "the longest gap: 12 ms" in markdown(rows_of(tries), tries, 1.0, [])
+
+
+def test_parts_that_broke_off_are_named_above_the_table() -> None:
+    text = markdown(rows_of(TRIES), TRIES, 90.0, [], ["netlink", "API server"])
+    assert "**Broke off, so that faults are missing: netlink, API server.**" in text
+    assert "Broke off" not in markdown(rows_of(TRIES), TRIES, 90.0, [])
+
+
 def test_only_what_is_between_the_marks_of_a_page_is_written_anew() -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = insert(page, "new\n")
