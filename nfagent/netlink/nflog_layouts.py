@@ -96,14 +96,25 @@ class RecordLayouts:
         """Decode a record attribute by attribute, and keep its layout. Raises WireError."""
         packet = nflog.decode_packet(body)
         at = body.find(_STAMP_HEADER, NFGEN_SIZE) + len(_STAMP_HEADER)
-        if at >= len(_STAMP_HEADER) + NFGEN_SIZE and _attributes_end_at(body, at - len(_STAMP_HEADER)):
-            if len(self._layouts) >= _MOST_LAYOUTS:
-                self._layouts.clear()
-            self._sizes[_PREFIX_LENGTH.unpack_from(body, _PREFIX_AT)[0]] = at
-            self._layouts[body[:at]] = _Layout(
-                packet.prefix, packet.hook, packet.hw_protocol, packet.in_interface, packet.out_interface
-            )
+        if at >= len(_STAMP_HEADER) + NFGEN_SIZE and body[:at] not in self._layouts:
+            self._keep(body, at)
         return packet
+
+    def _keep(self, body: bytes, at: int) -> None:
+        """Keep the layout of the bytes before `at`: their values, since an attribute behind them may have others."""
+        end = at - len(_STAMP_HEADER)
+        if not _attributes_end_at(body, end):
+            return
+        try:
+            first = nflog.decode_packet(body[:end])
+        except WireError:
+            return
+        if len(self._layouts) >= _MOST_LAYOUTS:
+            self._layouts.clear()
+        self._sizes[_PREFIX_LENGTH.unpack_from(body, _PREFIX_AT)[0]] = at
+        self._layouts[body[:at]] = _Layout(
+            first.prefix, first.hook, first.hw_protocol, first.in_interface, first.out_interface
+        )
 
 
 def _attributes_end_at(body: bytes, end: int) -> bool:

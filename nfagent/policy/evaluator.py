@@ -17,7 +17,6 @@ from nfagent.model.admin_policy import Policy, Tier, TierAction, TierPolicy, Tie
 from nfagent.model.netaddr import endpoint, is_link_local
 from nfagent.model.networkpolicy import NetworkPolicy, NetworkPolicyRule, PodPeer
 from nfagent.model.objects import Direction, ObjectRef, Pod
-from nfagent.model.weighted_cache import WeightedCache
 from nfagent.policy.held_addresses import held_reason
 from nfagent.policy.matching import EVERY_POD, FlowEndpoint, PodLabels, port_matches
 from nfagent.policy.options import PolicyOptions
@@ -25,9 +24,6 @@ from nfagent.state.cluster import ClusterState
 
 RuleMatch: TypeAlias = Literal["matches", "peer", "port"]
 """The result of a rule: it matches, its peers don't, or its peers match and its ports don't."""
-
-_CACHED_CHARACTERS = 128 * 1024
-"""Total length of the cached rule texts."""
 
 _Applying: TypeAlias = tuple[list[TierPolicy], list[NetworkPolicy], list[TierPolicy]]
 """The policies that apply to a Pod in one direction: admin tier, NetworkPolicies, baseline tier."""
@@ -62,7 +58,7 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     policy:  the rule's policy
     index:   the rule's position in the policy's list, from 0
     total:   the number of rules in that list
-    words:   the rule as text
+    rule:    the rule
     outcome: whether it matches, or what doesn't match
     action:  what happens to a connection that it matches
     name:    the rule's name field; '' if it has none
@@ -71,10 +67,19 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     policy: ObjectRef
     index: int
     total: int
-    words: str
+    rule: NetworkPolicyRule | TierRule
     outcome: RuleMatch
     action: TierAction = "allow"
     name: str = ""
+
+    @property
+    def words(self) -> str:
+        """The rule as text: made when it is asked for, which the verdict log never does."""
+        rule = self.rule
+        if isinstance(rule, NetworkPolicyRule) or rule.problem is None:
+            return str(rule)
+        peers = "no peer" if rule.matches_nothing else str(rule)
+        return f"{peers}, as it can't be read: {rule.problem.reason}"
 
 
 class TierResult(msgspec.Struct, frozen=True):
@@ -331,7 +336,7 @@ def _evaluate_network(matcher: _RuleMatcher, policies: list[NetworkPolicy]) -> T
         refs.append(ref)
         for index, rule in enumerate(rules):
             outcome = matcher.match(policy, rule)
-            outcomes.append(RuleOutcome(ref, index, len(rules), _cached_rule_text(rule), outcome))
+            outcomes.append(RuleOutcome(ref, index, len(rules), rule, outcome))
             if outcome == "matches":
                 verdict = "allow"
     return TierResult("network", tuple(refs), tuple(outcomes), verdict)
@@ -345,23 +350,10 @@ def _evaluate_tier(matcher: _RuleMatcher, tier: Tier, policies: list[TierPolicy]
         rules = policy.rules(matcher.direction)
         for index, rule in enumerate(rules):
             outcome = "peer" if rule.matches_nothing else matcher.match(policy, rule)
-            outcomes.append(
-                RuleOutcome(ref, index, len(rules), _cached_rule_text(rule), outcome, rule.action, rule.name)
-            )
+            outcomes.append(RuleOutcome(ref, index, len(rules), rule, outcome, rule.action, rule.name))
             if outcome == "matches":
                 return TierResult(tier, refs, tuple(outcomes), rule.action)
     return TierResult(tier, refs, tuple(outcomes), "")
-
-
-def _rule_text(rule: NetworkPolicyRule | TierRule) -> str:
-    if isinstance(rule, NetworkPolicyRule) or rule.problem is None:
-        return str(rule)
-    peers = "no peer" if rule.matches_nothing else str(rule)
-    return f"{peers}, as it can't be read: {rule.problem.reason}"
-
-
-_cached_rule_text = WeightedCache(_rule_text, lambda _rule, words: len(words), _CACHED_CHARACTERS)
-"""Rules as text, cached: the verdict log needs the same few rules thousands of times a second."""
 
 
 def _subject(policy: Policy) -> tuple[PodPeer, ...]:

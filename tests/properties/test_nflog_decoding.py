@@ -44,12 +44,14 @@ _ANY = st.lists(
 @st.composite
 def _records(draw: st.DrawFn) -> bytes:
     attributes = list(draw(_FORWARDED)) if draw(st.integers(0, 3)) else draw(_ANY)
-    for change in draw(st.lists(st.sampled_from(("swap", "drop", "twice")), max_size=2)):
+    for change in draw(st.lists(st.sampled_from(("swap", "drop", "twice", "behind")), max_size=2)):
         at = draw(st.integers(0, max(0, len(attributes) - 1)))
         if change == "swap":
             attributes[at:] = reversed(attributes[at:])
         elif change == "drop":
             del attributes[at : at + 1]
+        elif change == "behind":
+            attributes.append(codec.attribute(draw(st.sampled_from((4, 5))), draw(_NUMBER)))
         else:
             attributes += attributes[at : at + 1]
     body = codec.nfgen(2, 100) + b"".join(attributes)
@@ -142,3 +144,15 @@ def test_a_second_record_of_a_rule_is_read_by_its_layout() -> None:
     expected = LoggedPacket("deny a", b"packet", 2, 0x800, 9, 1_000_002_000, 3, 0)
     assert layouts.decode(record).packets == [expected]
     assert layouts.known(record[16:]) == expected
+
+
+def test_an_attribute_behind_the_timestamp_changes_no_later_record() -> None:
+    number = struct.Struct("!I").pack
+    head = codec.nfgen(2, 100) + codec.attribute(1, struct.pack("!HBx", 0x800, 2)) + codec.attribute(10, b"deny a\0")
+    head += codec.attribute(4, number(3)) + codec.attribute(3, bytes(16))
+    tail = codec.attribute(12, number(1)) + codec.attribute(9, b"packet")
+    layouts = RecordLayouts()
+    for behind, interface in ((codec.attribute(4, number(9)), 9), (b"", 3), (codec.attribute(4, number(9)), 9)):
+        for record in (head + behind + tail, head + tail + behind):
+            read = layouts.decode(codec.message(0x400, 0, 0, record))
+            assert [packet.in_interface for packet in read.packets] == [interface]

@@ -39,3 +39,24 @@ def test_sens_interval_is_that_of_his_tables() -> None:
     assert found is not None
     assert len(set(pairs)) == len(pairs) == 36
     assert (found.low, found.high) == (pairs[8], pairs[27])
+
+
+def test_points_that_are_similar_to_their_neighbours_rarely_rise_by_chance() -> None:
+    # Without regard to the neighbours half of the intervals would be above 0, or below it.
+    random = Random(7)  # noqa: S311 - noise
+    missed = 0
+    for _ in range(60):
+        value, points = 0.0, []
+        for x in range(40):
+            value = 0.8 * value + random.gauss(0, 0.6)
+            points.append((float(x), value))
+        found = slope_of(points)
+        assert found is not None
+        missed += not found.low <= 0 <= found.high
+    assert missed <= 8
+
+
+def test_a_rise_that_never_falls_is_above_zero_however_similar_the_points_are() -> None:
+    found = slope_of([(float(x), 1 - 0.9**x) for x in range(40)])
+    assert found is not None
+    assert 0 < found.low <= found.value
