@@ -27,3 +27,29 @@ print(before - resident())
 def test_a_large_block_returns_to_the_system_though_a_later_one_stays() -> None:
     done = subprocess.run([sys.executable, "-c", _FREED], capture_output=True, check=True, text=True)
     assert int(done.stdout) > 11 * _MIB
+
+
+_WALKED = """
+import gc
+from nfagent.system.gc_tuning import relax_collection
+
+walked = []
+
+def note(phase, info):
+    if phase == "start" and info["generation"] == 1:
+        walked.append(len(gc.get_objects(0)) + len(gc.get_objects(1)))
+
+gc.collect()
+gc.freeze()
+relax_collection()
+gc.callbacks.append(note)
+kept = [[] for _ in range(400_000)]
+print(len(walked), max(walked))
+"""
+
+
+def test_while_objects_are_read_no_collection_walks_more_than_sixty_thousand_of_them() -> None:
+    done = subprocess.run([sys.executable, "-c", _WALKED], capture_output=True, check=True, text=True)
+    collections, most = map(int, done.stdout.split())
+    assert collections > 5
+    assert most < 62_000
