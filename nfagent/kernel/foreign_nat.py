@@ -18,7 +18,7 @@ import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.iptables_save import legacy_tables, run_save, unreadable
+from nfagent.kernel.iptables_save import INSTALL, legacy_tables, run_save, unknown_tables, unreadable
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.table_queries import list_tables, xt_matches
 from nfagent.model.netaddr import Family
@@ -44,7 +44,6 @@ _MOST_CHAINS = 500
 _MOST_LINES = 10
 """Rules that are logged at once: a network plugin may have one for each Pod."""
 _LEGACY: tuple[tuple[Family, str], ...] = ((4, "iptables"), (6, "ip6tables"))
-_INSTALL = "apt-get install iptables"
 
 _Key: TypeAlias = tuple[str, str, str, str]
 
@@ -128,12 +127,15 @@ def _nft_rules(listing: NftListing, base: BaseChain, chain: str) -> tuple[Foreig
 
 def _legacy_tables(family: Family, program: str) -> list[ForeignTable]:
     """Return the nat table of iptables-legacy, none where there is none. Raises KernelError where it can't be read."""
-    if "nat" not in (legacy_tables(f"{program}-legacy") or ()):
-        return []
     name = f"{program}-legacy, table nat"
+    tables = legacy_tables(f"{program}-legacy")
+    if tables is None:
+        raise unknown_tables(f"{program}-legacy")
+    if "nat" not in tables:
+        return []
     found = shutil.which(f"{program}-legacy-save")
     if found is None:
-        raise KernelError(f"{name} exists and can't be read: {program}-legacy-save is missing", hint=_INSTALL)
+        raise KernelError(f"{name} exists and can't be read: {program}-legacy-save is missing", hint=INSTALL)
     done = run_save(found, name, "-t", "nat")
     if done.returncode != 0:
         raise unreadable(done, name)

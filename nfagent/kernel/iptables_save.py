@@ -10,6 +10,7 @@ from nfagent.errors import KernelError
 
 _SECONDS = 10
 _RIGHT = "it opens a raw socket: run `systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW"
+INSTALL = "apt-get install iptables"
 _LEGACY_TABLES = {
     "iptables-legacy": Path("/proc/self/net/ip_tables_names"),
     "ip6tables-legacy": Path("/proc/self/net/ip6_tables_names"),
@@ -31,12 +32,15 @@ def run_save(program: str, what: str, *arguments: str) -> subprocess.CompletedPr
 
 
 def saved_rules(name: str) -> str:
-    """Return what NAME-save prints, such as of `iptables-legacy`; '' where it isn't installed, or has no table.
+    """Return what NAME-save prints, such as of `iptables-legacy`; '' where there are no rules that it prints.
 
-    Raises KernelError where it fails: iptables-legacy-save does without CAP_NET_RAW, as in a container.
+    Raises KernelError where there are, or may be, and they can't be read: iptables-legacy-save fails without
+    CAP_NET_RAW, as in a container, and may be missing where a container with it has loaded the rules.
     """
     program = shutil.which(f"{name}-save")
     if program is None:
+        if name in _LEGACY_TABLES and legacy_tables(name) != frozenset():
+            raise KernelError(f"the rules of {name} can't be read: {name}-save is missing", hint=INSTALL)
         return ""
     done = run_save(program, f"the rules of {name}")
     if done.returncode == 0:
@@ -52,11 +56,17 @@ def unreadable(done: subprocess.CompletedProcess[str], what: str) -> KernelError
     return KernelError(f"{what} can't be read: {done.stderr.strip()[:200]}", hint=_RIGHT if lacks_right else "")
 
 
+def unknown_tables(name: str) -> KernelError:
+    """Return the error of a program whose tables the kernel doesn't name: it may have rules."""
+    return KernelError(f"the tables of {name} can't be read: {_LEGACY_TABLES[name]} is not readable here")
+
+
 def legacy_tables(name: str) -> frozenset[str] | None:
     """Return the tables that the kernel has of `iptables-legacy` or `ip6tables-legacy`; None where it doesn't say."""
     try:
         return frozenset(_LEGACY_TABLES[name].read_text("ascii").split())
     except FileNotFoundError:
-        return frozenset()
+        # The module isn't loaded; where there is no folder either, nothing is known.
+        return frozenset() if _LEGACY_TABLES[name].parent.is_dir() else None
     except OSError:
         return None

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from nfagent.manifests.folder_listing import FolderListing, list_folders, name_i
 from nfagent.manifests.index import FileReading, FolderScan, ManifestIndex
 from nfagent.model.gvk import ObjectChange
 from nfagent.model.plurals import counted
+from nfagent.model.slices import sort_in_slices
 from nfagent.system.bounded_calls import BoundedCalls
 from nfagent.system.regular_file import UnsuitableError, read_regular
 
@@ -180,12 +182,12 @@ def _folder_issues(
 
 def _changed_readings(known: ManifestIndex, texts: _Texts, kept: frozenset[str]) -> list[FileReading]:
     """Compare and parse; files that are gone come first, then by name."""
-    ordered = dict(sorted(texts.items(), key=lambda pair: (pair[1] is not None, pair[0])))
-    gone = frozenset(name for name, text in ordered.items() if text is None)
-    orphaned = known.orphaned(gone, frozenset(ordered) - gone | kept)
+    gone = frozenset(name for name, text in texts.items() if text is None)
+    orphaned = known.orphaned(gone, frozenset(texts) - gone | kept)
     found = []
-    for name, text in ordered.items():
-        reading = known.read(name, text, orphaned)
+    # Sorted in slices: sorting 100,000 names at once would hold the interpreter lock.
+    for name in chain(sort_in_slices(gone), sort_in_slices(texts.keys() - gone)):
+        reading = None if name is None else known.read(name, texts[name], orphaned)
         if reading is not None:
             found.append(reading)
         time.sleep(0)  # let the event loop run: parsing holds the interpreter lock

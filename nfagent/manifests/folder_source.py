@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,22 @@ from nfagent.manifests.parser_process import end_children
 from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef, Pod
 from nfagent.object_source import EventSink
+from nfagent.time_slices import TimeSlices
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 30.0
-_SLICE = 1000
-"""Objects that are applied before other tasks run: some milliseconds."""
 
 
 class FolderSource:
     """Reads and follows one folder."""
 
-    def __init__(self, folder: Path, sink: EventSink, last_good: CheckpointStore) -> None:
-        """Start without objects; `start` reads the folder, and `last_good` keeps its objects for the next process."""
+    def __init__(
+        self, folder: Path, sink: EventSink, last_good: CheckpointStore, time_slices: TimeSlices | None = None
+    ) -> None:
+        """Start without objects; `start` reads the folder, and `last_good` keeps its objects for the next process.
+
+        time_slices: in which what was read is applied to the index
+        """
         self._path = folder
         self._folder = ManifestIndex()
         self._sink = sink
@@ -37,6 +41,7 @@ class FolderSource:
         self._disk = FolderReader()
         self._ignored: frozenset[str] = frozenset()
         self._received: float | None = None
+        self._time_slices = time_slices or TimeSlices()
 
     @property
     def problems(self) -> tuple[ValidationIssue, ...]:
@@ -54,7 +59,7 @@ class FolderSource:
         """
         await self._last_good.open(f"manifests {self._path.absolute()}")
         self._folder = ManifestIndex(self._last_good.of_files())
-        await self._take(self._folder.apply_scan(await self._first_scan()))
+        await self._take(self._folder.apply_steps(await self._first_scan()))
         self._folder.forget_last_good()
         self._last_good.mark_synced()
         self._sink.on_synced()
@@ -70,7 +75,7 @@ class FolderSource:
         """Read everything again; what can't be read keeps its last good content."""
         try:
             async with self._folder.scan_lock:
-                await self._take(self._folder.apply_scan(await self._disk.scan(self._path, self._folder)))
+                await self._take(self._folder.apply_steps(await self._disk.scan(self._path, self._folder)))
         except (UsageError, OSError) as error:
             log.error("reload failed: %s; the last good objects stay in force", error)
 
@@ -100,18 +105,26 @@ class FolderSource:
     def _note_event(self) -> None:
         self._received = time.monotonic()
 
-    async def _take(self, events: Iterable[ObjectChange], received: float | None = None) -> None:
+    async def _take(self, steps: Iterable[ObjectChange | None], received: float | None = None) -> None:
         # All objects but Pods take effect together; Pods, of which there may be many, don't delay them.
         pods: list[ObjectChange] = []
         others: list[ObjectChange] = []
-        for count, event in enumerate(self._last_good.record(events, self._folder.holder), 1):
-            (pods if _is_pod(event) else others).append(event)
-            if count % _SLICE == 0:
-                await asyncio.sleep(0)
+        async for made in self._time_slices.slices(self._recorded(steps)):
+            for event in made:
+                if event is not None:
+                    (pods if _is_pod(event) else others).append(event)
         await self._sink.apply(chain(others, pods), received)
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored
+
+    def _recorded(self, steps: Iterable[ObjectChange | None]) -> Iterator[ObjectChange | None]:
+        """Record each change for the next process, and yield it; None is a step without one."""
+        for event in steps:
+            if event is None:
+                yield None
+            else:
+                yield from self._last_good.record((event,), self._folder.holder)
 
 
 def _is_pod(event: ObjectChange) -> bool:

@@ -91,8 +91,10 @@ async def follow(
     disk: FolderReader | None = None,
     *,
     on_event: Callable[[], None] = lambda: None,
-) -> AsyncIterator[Iterator[ObjectChange]]:
+) -> AsyncIterator[Iterator[ObjectChange | None]]:
     """Yield the changes of the folder's objects, batch by batch, until `stop`; a batch may be empty (issues changed).
+
+    A batch is applied in the steps of its iterator, as `ManifestIndex.apply_steps` has them.
 
     The consumer takes a whole batch before the next. Where the whole folder is gone, the last good content stays in
     force until it is back. The whole folder is scanned at the start, when a link in its path is replaced, and after so
@@ -123,7 +125,7 @@ async def follow(
                     break
                 async with known.scan_lock:
                     scan = await _scan_or_uncertain(disk, folder, known, paths)
-                    yield known.apply_scan(scan)
+                    yield known.apply_steps(scan)
                     pause.note(known, paths)
 
 

@@ -1,7 +1,7 @@
 """Index of the objects in a folder of manifests, without I/O: which file holds which object, issues, and changes.
 
 `manifests.folder_scan` reads the files. They are compared and parsed in a thread (`ManifestIndex.read`, which changes
-nothing); the result is applied on the event loop object by object (`ManifestIndex.apply_reading`), as the consumer
+nothing); the result is applied on the event loop in short steps (`ManifestIndex.apply_steps`), as the consumer
 iterates over the events.
 """
 
@@ -184,6 +184,10 @@ class ManifestIndex:
 
     def apply_scan(self, scan: FolderScan) -> Iterator[ObjectChange]:
         """Apply a scan, and yield the changes."""
+        return (change for change in self.apply_steps(scan) if change is not None)
+
+    def apply_steps(self, scan: FolderScan) -> Iterator[ObjectChange | None]:
+        """Apply a scan in short steps: yield the changes, and None before each file, which may have none."""
         if scan.identities is None:
             self.uncertain |= scan.uncertain
         else:
@@ -193,6 +197,7 @@ class ManifestIndex:
             for problem in scan.folder_issues:
                 self.issues["place", problem.place] = (problem,)
         for reading in scan.readings:
+            yield None
             yield from self.apply_reading(reading)
 
     def apply_reading(self, reading: FileReading) -> Iterator[ObjectChange]:
@@ -252,7 +257,8 @@ class ManifestIndex:
     def _may_hold_orphans(self, reading: FileReading) -> bool:
         unread = reading.content is None and reading.problem is not None
         unnamed = reading.content is not None and reading.content.unnamed
-        return reading.name not in self.names and (unread or unnamed)
+        # Asked for each file of a scan: a set of all names each time would cost the square of their number.
+        return (unread or unnamed) and reading.name not in self._files and reading.name not in self._broken
 
     def _set_holder(self, ref: ObjectRef, name: str, *, held: bool) -> Iterator[ObjectChange]:
         """Add or remove a file as holder of an object; yield the version in force, where it changed."""

@@ -18,8 +18,11 @@ FORBIDDEN_HINT = "apply deploy/rbac.yaml, or set masquerade.create_default_polic
 
 _UNSERVED_SECONDS = 60.0
 """Before the next attempt where the kind isn't served."""
+_CREATED_SECONDS = 10.0
+"""Before the next attempt after a success: the watch has shown the object by then, unless it was deleted at once."""
 _UNCHANGED_SECONDS = 300.0
-"""Before the next attempt where the object was refused, or the watch hasn't shown it yet."""
+"""Before the next attempt where the object was refused, or exists and the watch hasn't shown it yet."""
+_PAUSES = {201: _CREATED_SECONDS, 404: _UNSERVED_SECONDS}
 _UNSERVED, _EXISTS = 404, 409
 
 
@@ -37,11 +40,12 @@ class DefaultPolicyCreator(ApiWriter):
         self.created = 0
         self._missing: EgressNATPolicy | None = None
         self._not_before = 0.0
+        self._shown = False
 
     def replace(self, missing: EgressNATPolicy | None) -> None:
         """Set the object that is missing; None where it exists, or is not to be created."""
         if missing is None:
-            self._not_before = 0.0
+            self._not_before, self._shown = 0.0, True
         if missing != self._missing:
             self._missing = missing
             self.wake()
@@ -56,6 +60,7 @@ class DefaultPolicyCreator(ApiWriter):
 
     async def _create(self, missing: EgressNATPolicy) -> None:
         path = object_path(missing.ref).rpartition("/")[0]
+        self._shown = False
         response = await self.retrier.request("POST", path, body=document(missing), expected=(_UNSERVED, _EXISTS))
         if response is None:
             return
@@ -64,8 +69,10 @@ class DefaultPolicyCreator(ApiWriter):
             log.info("Created %s: it was missing", missing.ref)
         elif response.status not in {_UNSERVED, _EXISTS}:
             self.retrier.record_rejection(f"{missing.ref}: {status_message(response)}")
-        seconds = _UNSERVED_SECONDS if response.status == _UNSERVED else _UNCHANGED_SECONDS
-        self._not_before = self._clock.monotonic() + seconds * (0.5 + 0.5 * self._jitter())
+        # The watch may have shown the object before the response came: if it is missing again, that is news.
+        if not self._shown:
+            seconds = _PAUSES.get(response.status, _UNCHANGED_SECONDS)
+            self._not_before = self._clock.monotonic() + seconds * (0.5 + 0.5 * self._jitter())
 
 
 def document(policy: EgressNATPolicy) -> dict[str, Any]:

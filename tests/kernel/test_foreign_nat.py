@@ -13,7 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.clock import SystemClock
+from nfagent.errors import KernelError
 from nfagent.kernel.foreign_nat import NatConflictWatch, read_foreign_nat
+from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
 from nfagent.model.netaddr import Family, parse_cidr
 from nfagent.netlink.codec import (
@@ -261,3 +263,31 @@ def test_rules_of_iptables_legacy_that_the_service_may_not_read_are_a_problem_th
         assert "can't be read" in said
         assert "CapabilityBoundingSet=CAP_NET_RAW" in said
     assert read_foreign_nat().problems == ()
+
+
+def test_tables_of_iptables_legacy_that_the_kernel_does_not_name_here_are_a_problem_and_not_none() -> None:
+    if shutil.which("iptables-legacy") is None:
+        pytest.skip("iptables-legacy is missing; run: apt-get install iptables")
+    subprocess.run(["iptables-legacy", "-t", "nat", "-N", "others"], check=True, timeout=60)
+    # Another user than root, who owns /proc/net/ip_tables_names: with the one right that the service has.
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin"]
+    program = (
+        "from nfagent.kernel.foreign_nat import read_foreign_nat\nprint(*read_foreign_nat().problems, sep='\\n')\n"
+    )
+    command = [*nobody, "--ambient-caps=+net_admin", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "the tables of iptables-legacy can't be read: " in done.stdout, done.stderr
+    assert read_foreign_nat().problems == ()
+
+
+@pytest.mark.parametrize("name", ["iptables-legacy", "ip6tables-legacy"])
+def test_rules_of_iptables_legacy_without_its_program_are_a_problem_where_it_has_tables(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is missing; run: apt-get install iptables")
+    subprocess.run([name, "-t", "nat", "-N", "others"], check=True, timeout=60)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelError, match=f"the rules of {name} can't be read: {name}-save is missing"):
+        saved_rules(name)
+    assert saved_rules("iptables-nft") == ""

@@ -86,17 +86,25 @@ class ResourceClient(HttpsClient):
             each(group, self._remove, parallel)
 
     def _remove(self, path: str) -> None:
-        self._ask_to_delete(path, 0)
+        uid = self._ask_to_delete(path, 0)
         end = time.monotonic() + WAIT_SECONDS
-        while self.ask("GET", path).status != http.client.NOT_FOUND:
+        while self._is_there(path, uid):
             if time.monotonic() > end:
                 raise ClusterError(f"{path} still exists {WAIT_SECONDS:.0f} s after it was deleted")
             time.sleep(POLL_SECONDS)
 
-    def _ask_to_delete(self, path: str, grace_seconds: int) -> None:
+    def _is_there(self, path: str, uid: str) -> bool:
+        """Return whether the object with this uid is there: a client may have created another of its name at once."""
+        reply = self.ask("GET", path)
+        if reply.status == http.client.NOT_FOUND:
+            return False
+        return bool(reply.document(f"get {path}")["metadata"]["uid"] == uid)
+
+    def _ask_to_delete(self, path: str, grace_seconds: int) -> str:
+        """Ask to delete an object, and to remove its finalizers; return its uid, '' where there is none."""
         reply = self.ask("DELETE", path, {"gracePeriodSeconds": grace_seconds})
         if reply.status == http.client.NOT_FOUND:
-            return
+            return ""
         left = reply.document(f"delete {path}")
         if left["kind"] == "Namespace":
             left["spec"]["finalizers"] = []
@@ -104,6 +112,9 @@ class ResourceClient(HttpsClient):
         elif left["kind"] != "CustomResourceDefinition" and left["metadata"].get("finalizers"):
             # The server itself acts on the finalizer of a definition.
             self.ask("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE)
+        # What is gone at once is answered by a Status about it.
+        uid: str = left["details"]["uid"] if left["kind"] == "Status" else left["metadata"]["uid"]
+        return uid
 
 
 def each(things: Sequence[_T], act: Callable[[_T], None], parallel: int) -> None:

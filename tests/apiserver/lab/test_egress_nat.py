@@ -38,6 +38,7 @@ def programmed(lab: ApiLab, document: Document) -> tuple[str, str]:
 def test_the_policy_default_is_created_with_true_conditions_and_again_after_a_deletion(lab: ApiLab) -> None:
     for _ in range(2):
         wait_until(lambda: programmed(lab, DEFAULT) == ("True", "Programmed"), _CREATED_SECONDS)
+        assert programmed(lab, DEFAULT) == ("True", "Programmed")
         found = lab.client.get(DEFAULT)
         assert found is not None
         assert found["spec"]["destinations"][0] == {"cidr": "10.0.0.0/8"}

@@ -1,6 +1,7 @@
 """Reading a large folder of manifests, at SIGHUP and by timer: the event loop stays responsive.
 
-What a turn of the loop costs is counted in the CPU time of its own thread, which other programs don't change.
+What a turn of the loop costs is counted in the CPU time of its own thread, which other programs don't change, or in
+calls, with a clock that goes on by one step of the work.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -19,9 +23,13 @@ from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.desired.state import DesiredState
+from nfagent.manifests.folder_scan import read_files
 from nfagent.manifests.folder_source import FolderSource
+from nfagent.manifests.index import ManifestIndex
 from nfagent.manifests.parser_process import LARGE
 from nfagent.model.gvk import ObjectChange
+from nfagent.time_slices import TimeSlices
+from tests.support.work_counts import CountingLoop
 
 FILES, POLICIES = 20, 100
 LONGEST = 0.02
@@ -177,3 +185,73 @@ def test_the_loop_is_not_blocked_by_one_large_file(form: str, tmp_path: Path) ->
         assert turns.count > PODS // 1000
 
     asyncio.run(body())
+
+
+MANY, OTHER_MANY = 150, 300
+MOST_CALLS = 1500
+"""In one turn: four files, and what asyncio does; 150 files are 7,000 calls at least."""
+
+
+class Taken:
+    """Takes changes without work."""
+
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
+        list(changes)
+
+    def on_synced(self) -> None:
+        """Nothing waits for it."""
+
+
+def by_steps() -> TimeSlices:
+    """Slices of four steps: the clock goes on by a millisecond each time that it is read."""
+    reading = count()
+    return TimeSlices(0.003, lambda: next(reading) / 1000)
+
+
+def write_each(folder: Path, files: int, comment: str, app: str = "db") -> None:
+    for file in range(files):
+        (folder / f"{file}.yaml").write_text(f"# {comment}\n{policies(file, app).partition('---')[0]}")
+
+
+@pytest.mark.parametrize("files", [MANY, OTHER_MANY])
+@pytest.mark.parametrize(
+    ("comment", "app"), [("one", "web"), ("two", "db")], ids=["objects that changed", "comments that changed"]
+)
+def test_the_calls_of_a_turn_do_not_grow_with_the_files_with(
+    files: int, comment: str, app: str, tmp_path: Path
+) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    loop = CountingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        source = FolderSource(manifests, Taken(), CheckpointStore(tmp_path / "state", "a"), by_steps())
+        write_each(manifests, files, "one")
+        runner.run(source.start())
+        before = source.status()["files"]
+        write_each(manifests, files, comment, app)
+        runner.run(source.reload())
+    assert not set(source.status()["files"].values()) & set(before.values())
+    assert loop.most < MOST_CALLS
+
+
+def test_all_names_are_collected_as_often_for_many_files_as_for_few(tmp_path: Path) -> None:
+    def collected(files: int) -> int:
+        folder, known, found = tmp_path / str(files), ManifestIndex(), 0
+        folder.mkdir()
+        write_each(folder, files, "one")
+        list(known.apply_scan(read_files(folder, known)))
+        write_each(folder, files, "two")
+
+        def note(frame: FrameType, event: str, _value: object) -> None:
+            nonlocal found
+            found += event == "call" and frame.f_code.co_name == "names"
+
+        sys.setprofile(note)
+        try:
+            scan = read_files(folder, known)
+        finally:
+            sys.setprofile(None)
+        assert len(scan.readings) == files
+        return found
+
+    assert collected(20) == collected(10)

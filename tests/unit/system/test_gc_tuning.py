@@ -86,3 +86,29 @@ def test_trimming_leaves_nothing_to_the_garbage_collector() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+_WALKED = """
+import gc
+from nfagent.system.gc_tuning import relax_collection
+
+walked = []
+
+def note(phase, info):
+    if phase == "start" and info["generation"] == 1:
+        walked.append(len(gc.get_objects(0)) + len(gc.get_objects(1)))
+
+gc.collect()
+gc.freeze()
+relax_collection()
+gc.callbacks.append(note)
+kept = [[] for _ in range(400_000)]
+print(len(walked), max(walked))
+"""
+
+
+def test_while_objects_are_read_no_collection_walks_more_than_sixty_thousand_of_them() -> None:
+    done = subprocess.run([sys.executable, "-c", _WALKED], capture_output=True, check=True, text=True)
+    collections, most = map(int, done.stdout.split())
+    assert collections > 5
+    assert most < 62_000
