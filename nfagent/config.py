@@ -13,6 +13,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -313,13 +314,19 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         raise SettingError(f"{path}: is not TOML: {error}") from None
 
 
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a struct. msgspec evaluates their annotations anew at each call, which is most of a load."""
+    return msgspec.structs.fields(kind)
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Settings):
+    for field in _fields(Settings):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             section = {
                 inner.name: _from_text(inner.type, environment[name])
-                for inner in msgspec.structs.fields(field.type)
+                for inner in _fields(field.type)
                 if (name := f"NFAGENT_{field.name}_{inner.name}".upper()) in environment
                 and (environment[name] or inner.type == tuple[str, ...])
             }

@@ -20,6 +20,7 @@ from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.contact import OrganizationalContact
 from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
@@ -29,6 +30,8 @@ _HASH = re.compile(r"--hash=sha256:(?P<digest>[0-9a-f]{64})")
 _NEEDED_BY = re.compile(r"^    #(?: via|  ) +(?P<name>\w[\w.-]*)")
 _LICENSE_KEYS = ("License-Expression", "License")
 _ROOT = "nfagent"
+_LICENSE = "Apache-2.0"
+_AUTHOR = "make release of nfagent"
 # What `make install` and the Debian package need of Debian.
 _OF_DEBIAN = ("python3", "python3-nftables", "nftables", "iproute2", "kmod")
 
@@ -54,10 +57,18 @@ def locked(text: str) -> Iterator[Locked]:
 
 def bill(version: str, commit: str, built: datetime, lock: str, debian: str) -> Bom:
     """Return the bill of materials. The same arguments give the same bill."""
-    root = Component(name=_ROOT, version=version, type=ComponentType.APPLICATION, bom_ref=_ROOT)
+    root = Component(
+        name=_ROOT,
+        version=version,
+        type=ComponentType.APPLICATION,
+        bom_ref=_ROOT,
+        purl=PackageURL("pypi", None, _ROOT, version),
+        licenses=[LicenseFactory().make_from_string(_LICENSE)],
+    )
     root.properties.add(Property(name="nfagent:commit", value=commit))
     bom = Bom(serial_number=uuid5(NAMESPACE_URL, f"nfagent/{commit}"))
     bom.metadata.timestamp, bom.metadata.component = built, root
+    bom.metadata.authors.add(OrganizationalContact(name=_AUTHOR))
     packages = list(locked(lock))
     found = {package.name: _python(package) for package in packages}
     system = [_debian(*line.split()) for line in debian.splitlines()] or [_debian(name) for name in _OF_DEBIAN]

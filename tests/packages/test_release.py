@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,15 @@ def _add(folder: Path) -> None:
     (folder / "nfagent-extra.whl").write_bytes(b"")
 
 
+def _link(folder: Path) -> None:
+    (folder / "nfagent-extra.whl").symlink_to(folder / f"nfagent-{__version__}-py3-none-any.whl")
+
+
+def _nest(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "SHA256SUMS").write_bytes(b"")
+
+
 def _sum_anew(folder: Path) -> None:
     _change(folder)
     content = (folder / f"nfagent-{__version__}.tar.gz").read_bytes()
@@ -135,6 +145,8 @@ def _sum_anew(folder: Path) -> None:
     [
         pytest.param(_change, f"nfagent-{__version__}.tar.gz: FAILED", id="a file that was changed"),
         pytest.param(_add, "not listed in SHA256SUMS: nfagent-extra.whl", id="a file that was put beside them"),
+        pytest.param(_link, "not listed in SHA256SUMS: nfagent-extra.whl", id="a link that was put beside them"),
+        pytest.param(_nest, "not listed in SHA256SUMS: more/SHA256SUMS", id="sums in a folder beside them"),
         pytest.param(_sum_anew, "the signature of SHA256SUMS is not by this key", id="sums that were changed with it"),
     ],
 )
@@ -165,6 +177,17 @@ def test_the_bill_of_materials_has_every_locked_package_with_the_hashes_of_its_f
     needed = {one["ref"]: one.get("dependsOn", []) for one in document["dependencies"]}
     assert {"pypi/aiohttp", "pypi/msgspec", "deb/python3-nftables"} <= set(needed["nfagent"])
     assert "pypi/yarl" in needed["pypi/aiohttp"]
+
+
+def test_the_bill_of_materials_says_what_it_is_about_and_who_made_it(files: Path) -> None:
+    about = json.loads((files / f"nfagent-{__version__}.cdx.json").read_text("utf-8"))["metadata"]
+    component = about["component"]
+    assert component["purl"] == f"pkg:pypi/nfagent@{__version__}"
+    assert component["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    assert component["properties"] == [{"name": "nfagent:commit", "value": git(files, "rev-parse", "HEAD")}]
+    assert about["authors"] == [{"name": "make release of nfagent"}]
+    # The time of the commit, in any zone.
+    assert datetime.fromisoformat(about["timestamp"]) == datetime.fromisoformat(git(files, "log", "-1", "--format=%cI"))
 
 
 def test_the_provenance_has_the_commit_and_the_digest_of_every_other_file(files: Path) -> None:
@@ -221,6 +244,16 @@ def test_a_key_inside_of_the_checkout_is_refused(clone: Path, key: Key) -> None:
 def test_what_is_not_committed_is_refused_by_name(clone: Path, key: Key) -> None:
     _write(clone / "nfagent" / "new.py", "")
     assert "nfagent/new.py" in _refused(clone, str(key.secret))
+
+
+def test_a_package_of_files_that_are_not_committed_has_another_version(clone: Path) -> None:
+    def version() -> str:
+        command = [str(clone / "packaging/version")]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    committed = version()
+    _write(clone / "nfagent" / "new.py", "")
+    assert version() == f"{committed}+changed"
 
 
 def test_a_version_that_the_changelog_calls_unreleased_is_refused(clone: Path, key: Key) -> None:
