@@ -9,6 +9,7 @@ running when its object says so; nothing runs in it but what a test starts. Both
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import time
@@ -87,6 +88,23 @@ def pod_netns(namespace: str, name: str) -> str:
     return f"{namespace}.{name}"
 
 
+def agent_kubeconfig(admin: Document, authority: bytes, token: str) -> Document:
+    """Return the agent's kubeconfig, of the administrator's, the server's certificate and the agent's token.
+
+    The certificate is inside: its file belongs to the user `vagrant`, and the service reads only what root owns.
+    """
+    (entry,) = admin["clusters"]
+    cluster = {name: value for name, value in entry["cluster"].items() if name != "certificate-authority"}
+    cluster["certificate-authority-data"] = base64.b64encode(authority).decode("ascii")
+    (context,) = admin["contexts"]
+    return {
+        **admin,
+        "clusters": [{**entry, "cluster": cluster}],
+        "users": [{"name": "nfagent", "user": {"token": token}}],
+        "contexts": [{**context, "context": {**context["context"], "user": "nfagent"}}],
+    }
+
+
 def this_node() -> VagrantNode:
     """Return the node that this VM is, by the environment. Raises UsageError for a missing or wrong variable."""
     numbers: dict[str, int] = {}
@@ -147,11 +165,10 @@ def _await_server(client: LabApiClient) -> None:
 
 def _write_kubeconfig(client: LabApiClient) -> None:
     token = client.service_account_token("nfagent", "nfagent", _TOKEN_SECONDS)
-    document = yaml.safe_load(_ADMIN.read_text("utf-8"))
-    document["users"] = [{"name": "nfagent", "user": {"token": token}}]
-    document["contexts"][0]["context"]["user"] = "nfagent"
+    admin = yaml.safe_load(_ADMIN.read_text("utf-8"))
+    authority = Path(admin["clusters"][0]["cluster"]["certificate-authority"]).read_bytes()
     _AGENT.touch(0o600)
-    _AGENT.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
+    _AGENT.write_text(yaml.safe_dump(agent_kubeconfig(admin, authority, token), sort_keys=False), "utf-8")
 
 
 def main(arguments: list[str]) -> int:
