@@ -142,3 +142,13 @@ def members_of(kind: str, element: Element, family: Family) -> Iterator[tuple[st
             yield "", (address, protocol, port)
         case _:
             return
+
+
+def part_members(kind: str, part: SetPart, elements: Iterable[Element]) -> frozenset[SetMember]:
+    """Return the members that elements of a set have in one of its ipsets."""
+    return frozenset(
+        member
+        for element in elements
+        for found, member in members_of(kind, element, part.shape.family)
+        if found == part.part
+    )
