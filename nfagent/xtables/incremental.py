@@ -123,24 +123,29 @@ class IncrementalLowering:
                 self._sets[name] = shape
             case AddMap(name, empty):
                 self._maps[name] = VerdictMap(empty.family, dict(empty.elements))
-            case ChangeMapElements("add", name, elements):
-                self._maps[name].elements.update(elements)
-            case ChangeMapElements(_, name, elements):
-                for address, _ in elements:
+            case ChangeMapElements(verb, name, elements):
+                for address, target in elements:
                     self._maps[name].elements.pop(address, None)
-            case AddChain(name, chain):
-                self._chains[name] = chain
-            case AddRule(name, rule):
-                chain = self._chains[name]
-                self._chains[name] = Chain((*chain.rules, rule), chain.hook)
-            case FlushChain(name):
-                self._chains[name] = Chain((), self._chains[name].hook)
-            case RewriteChain(name, _, after):
-                self._chains[name] = Chain(after, self._chains[name].hook)
+                    if verb == "add":
+                        self._maps[name].elements[address] = target
             case Delete(kind, name):
                 {"set": self._sets, "map": self._maps, "chain": self._chains}[kind].pop(name, None)  # type: ignore[attr-defined]
+            case AddChain() | AddRule() | FlushChain() | RewriteChain():
+                name = command.chain if isinstance(command, AddRule) else command.name
+                self._chains[name] = self._chain_after(command)
             case _:
                 return
+
+    def _chain_after(self, command: AddChain | AddRule | FlushChain | RewriteChain) -> Chain:
+        match command:
+            case AddChain(_, chain):
+                return chain
+            case AddRule(name, rule):
+                return Chain((*self._chains[name].rules, rule), self._chains[name].hook)
+            case FlushChain(name):
+                return Chain((), self._chains[name].hook)
+            case RewriteChain(name, _, after):
+                return Chain(after, self._chains[name].hook)
 
     def _change_elements(self, name: str, added: set[Element], deleted: set[Element], *, anew: bool) -> None:
         item = self._sets[name]
