@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nfagent.model.netaddr import Range, parse_cidr
 from nfagent.nftables.objects import LinkName, NamedSet, PortRange, ProtocolPort
 from nfagent.xtables.lowering import lower_set
-from nfagent.xtables.objects import IpSet
+from nfagent.xtables.objects import IpSet, SetMember
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.set_parts import LINK_PARTS, LINKS_EACH, link_part, prefixes
 from nfagent.xtables.text import create_text
@@ -61,10 +61,11 @@ def test_a_set_of_families_is_both_halves_of_the_addresses_of_one_family_alone()
     ],
 )
 def test_elements_become_members_of_the_type_that_looks_them_up(
-    item: NamedSet, kind: str, members: set[object]
+    item: NamedSet, kind: str, members: set[SetMember]
 ) -> None:
     found = only(item)
-    assert (found.type, found.members) == (kind, members)
+    assert found.type == kind
+    assert found.members == members
 
 
 def test_elements_that_count_keep_their_counters() -> None:
@@ -88,3 +89,10 @@ def test_250_interfaces_are_spread_so_that_no_set_reaches_the_kernel_s_limit_of_
     links = frozenset(map(LinkName, names))
     lowered = lower_set("podlinks", NamedSet("link", 4, links), LoweringOptions(families=(4,)))
     assert sum(len(item.members) for item in lowered.sets.values()) == 250
+
+
+def test_interfaces_beyond_the_kernel_s_limit_are_left_out_and_reported() -> None:
+    links = frozenset(LinkName(f"veth{number}") for number in range(8 * LINKS_EACH + 1))
+    lowered = lower_set("podlinks", NamedSet("link", 4, links), OPTIONS)
+    assert max(len(item.members) for item in lowered.sets.values()) == LINKS_EACH
+    assert [item.chain for item in lowered.unavailable] == ["podlinks"]
