@@ -1,0 +1,91 @@
+"""ipsets and iptables chains as values.
+
+A rule is kept as the words that iptables-save prints for it, so that what the kernel lists is compared as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.model.netaddr import Family
+from nfagent.model.objects import Protocol
+
+SetType: TypeAlias = Literal["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:net,iface", "bitmap:port"]
+SetMember: TypeAlias = (
+    str | tuple[str, int] | tuple[str, Protocol, int] | tuple[str, Protocol, int, str] | tuple[str, int, str] | int
+)
+"""A member, by the type of its set; addresses are canonical.
+
+hash:ip          address
+hash:net         address, prefix length, which is never 0: the kernel refuses it
+hash:ip,port     address, protocol, port
+hash:ip,port,ip  address, protocol, port, address
+hash:net,iface   address, prefix length, interface; the prefix length may be 0
+bitmap:port      port
+"""
+
+TableName: TypeAlias = Literal["raw", "mangle", "nat"]
+HookChain: TypeAlias = Literal["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
+ChainKey: TypeAlias = tuple[Family, TableName, str]
+"""Family, table and name of a chain of ours."""
+HookKey: TypeAlias = tuple[Family, TableName, HookChain]
+
+
+class IpSet(msgspec.Struct, frozen=True):
+    """A set and its members.
+
+    counters: members count the packets that were looked up; the counts are not part of the desired ruleset
+    timeout:  seconds after which a member goes; 0: never. The members of a set with a timeout come from the packets,
+              they are not part of the desired ruleset, and never compared
+    size:     maximum number of members; 0: the kernel's default (65,536)
+    origin:   name of the nftables object that the set comes from
+    """
+
+    type: SetType
+    family: Family
+    members: frozenset[SetMember] = frozenset()
+    counters: bool = False
+    timeout: int = 0
+    size: int = 0
+    origin: str = ""
+
+
+class XtRule(msgspec.Struct, frozen=True):
+    """A rule of iptables: matches, all of which must hold, and a target.
+
+    matches: one inner tuple a match, in words as iptables-save prints them: ("-m", "set", "--match-set", NAME, "src")
+    target:  ("-j", "DROP"), ("-g", CHAIN), ("-j", "NFLOG", "--nflog-prefix", …); () only counts
+    """
+
+    matches: tuple[tuple[str, ...], ...] = ()
+    target: tuple[str, ...] = ()
+    comment: str = ""
+
+
+class XtChain(msgspec.Struct, frozen=True):
+    """Rules in order.
+
+    origin: name of the nftables object that the chain comes from
+    """
+
+    rules: tuple[XtRule, ...] = ()
+    origin: str = ""
+
+
+class XtRuleset(msgspec.Struct, frozen=True):
+    """All that nfagent has in iptables and ipset.
+
+    hooks:    the chain of ours that the first rule of a built-in chain jumps to
+    accounts: names of nfacct objects
+    """
+
+    sets: dict[str, IpSet] = msgspec.field(default_factory=dict)
+    chains: dict[ChainKey, XtChain] = msgspec.field(default_factory=dict)
+    hooks: dict[HookKey, str] = msgspec.field(default_factory=dict)
+    accounts: frozenset[str] = frozenset()
+
+
+EMPTY = XtRuleset()
+"""The kernel without any of it."""
