@@ -1,0 +1,114 @@
+"""Verdict maps: from an address to the chain that goes on, without a walk over Pods.
+
+A set has all addresses of a map, one set each those that lead to one chain. These chains are in sixteen groups, by a
+digest of their names, with a set each too. So a packet of a Pod meets at most sixteen look-ups to find its group, and
+one for each chain of the group; a packet of any other address meets one.
+
+A map has several chains that look it up: by the source or the destination, for each direction of packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2s
+from typing import Literal, TypeAlias
+
+from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.nftables.matches import CtAddress, CtDirection, IpAddress
+from nfagent.nftables.names import egress_nat_map
+from nfagent.xtables.context import ORIGINAL, REPLY, Conjunction, RuleContext, is_by_direction, side_of_end, variant_of
+from nfagent.xtables.matches import in_set
+from nfagent.xtables.names import chain_name, set_name
+from nfagent.xtables.objects import IpSet, TableName, XtChain, XtRule
+from nfagent.xtables.set_parts import MEMBERS
+
+GROUPS = 16
+Side: TypeAlias = Literal["src", "dst"]
+_BY_CLIENT: tuple[tuple[Side, CtDirection], ...] = (("src", "original"), ("dst", "reply"))
+_BY_SERVER: tuple[tuple[Side, CtDirection], ...] = (("dst", "original"), ("src", "reply"))
+_NAT_MAPS = frozenset(map(egress_nat_map, FAMILIES))
+
+
+def map_tables(name: str) -> tuple[TableName, ...]:
+    """Return the tables whose chains look up a map."""
+    return ("mangle", "nat") if name in _NAT_MAPS else ("mangle",)
+
+
+def group_of(target: str) -> int:
+    """Return the group of a chain."""
+    return blake2s(target.encode(), digest_size=1).digest()[0] % GROUPS
+
+
+def all_set(name: str, family: Family) -> str:
+    """Return the name of the set of all addresses of a map."""
+    return set_name(name, family, "all")
+
+
+def group_set(name: str, family: Family, group: int) -> str:
+    """Return the name of the set of the addresses of a group."""
+    return set_name(name, family, f"group {group}")
+
+
+def target_set(name: str, family: Family, target: str) -> str:
+    """Return the name of the set of the addresses that lead to a chain."""
+    return set_name(name, family, f"to {target}")
+
+
+def sets_of_element(name: str, family: Family, target: str) -> tuple[str, str, str]:
+    """Return the names of the sets that an address with this target is in: target, group, all."""
+    return (
+        target_set(name, family, target),
+        group_set(name, family, group_of(target)),
+        all_set(name, family),
+    )
+
+
+def map_set(family: Family, origin: str) -> IpSet:
+    """Return the shape of the sets of a map."""
+    return IpSet("hash:ip", family, size=MEMBERS, origin=origin)
+
+
+def lookup_rules(
+    key: CtAddress | IpAddress, name: str, conjunction: Conjunction, comment: str, context: RuleContext
+) -> Iterator[XtRule]:
+    """Yield the rules that look up an address of the packet in a map; without an element the next rule follows."""
+    family = context.family
+    if key.family != family:
+        return
+    for more, side, direction in _readings(key, context):
+        match = in_set(all_set(name, family), side)
+        yield XtRule((*more, *conjunction, match), ("-g", _chain(name, side, direction)), comment)
+
+
+def _readings(key: CtAddress | IpAddress, context: RuleContext) -> Iterator[tuple[Conjunction, Side, CtDirection]]:
+    if isinstance(key, IpAddress):
+        yield (), ("src" if key.side == "saddr" else "dst"), "original"
+    elif context.reading == "either":
+        yield (ORIGINAL,), side_of_end(key.end, "original"), "original"
+        yield (REPLY,), side_of_end(key.end, "reply"), "reply"
+    else:
+        yield (), side_of_end(key.end, context.reading), context.reading
+
+
+def dispatch_chains(name: str, family: Family, targets: Iterable[str]) -> Iterator[tuple[str, XtChain]]:
+    """Yield name and chain of all that look up a map whose elements have these targets."""
+    groups: dict[int, list[str]] = {}
+    for target in sorted(set(targets)):
+        groups.setdefault(group_of(target), []).append(target)
+    for side, direction in _BY_SERVER if name.startswith("ingress") else _BY_CLIENT:
+        rules = []
+        for group, members in sorted(groups.items()):
+            chain = _chain(name, side, direction, group)
+            rules.append(XtRule((in_set(group_set(name, family, group), side),), ("-g", chain)))
+            yield chain, XtChain(tuple(_leaf(name, family, side, direction, item) for item in members), name)
+        yield _chain(name, side, direction), XtChain(tuple(rules), name)
+
+
+def _leaf(name: str, family: Family, side: Side, direction: CtDirection, target: str) -> XtRule:
+    chain = chain_name(target, variant_of(direction) if is_by_direction(target) else "")
+    return XtRule((in_set(target_set(name, family, target), side),), ("-g", chain))
+
+
+def _chain(name: str, side: Side, direction: CtDirection, group: int | None = None) -> str:
+    where = "" if group is None else f" group {group}"
+    return chain_name(name, variant_of(direction), f"by {side}{where}")

@@ -1,0 +1,174 @@
+"""One rule of nftables as rules of iptables, of one family.
+
+A rule has one target there. So a rule with several statements becomes several, with the same matches: what it adds to
+a set, its mark, its log, then its verdict.
+
+*Accept* never becomes ACCEPT, which would skip the rules of others. In a base chain it is RETURN: the caller is the
+hook's chain. Elsewhere the packet goes to a chain that sets a bit of its mark; that one, like all that is reached by
+goto, returns to where the last jump was, and there the next rule returns packets with the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from nfagent.model.netaddr import family_of
+from nfagent.nftables.matches import IpAddress, Match, PairInSet, SetUpdate
+from nfagent.nftables.objects import (
+    Accept,
+    Drop,
+    Goto,
+    Jump,
+    Log,
+    Masquerade,
+    Return,
+    Rule,
+    SourceNat,
+    Verdict,
+    VmapLookup,
+)
+from nfagent.nftables.verdict_keys import DISPOSITIONS
+from nfagent.xtables.context import ACCEPT_CHAIN, Alternatives, Conjunction, RuleContext, Words, is_marked
+from nfagent.xtables.dispatch import lookup_rules
+from nfagent.xtables.matches import conjunctions, flow_sides
+from nfagent.xtables.names import account_name, chain_name, log_prefix, set_name
+from nfagent.xtables.objects import XtRule
+from nfagent.xtables.options import Unavailable, UnsupportedMatchError
+from nfagent.xtables.pairs import pair_match, pair_target
+from nfagent.xtables.set_parts import FLOW_PARTS
+
+_ALLOWING = tuple(f"{disposition}/" for disposition in DISPOSITIONS if disposition != "deny")
+_RETURN: Words = ("-j", "RETURN")
+_DROP: Words = ("-j", "DROP")
+
+
+class LoweredRule(msgspec.Struct, frozen=True):
+    """What a rule became.
+
+    accounts: names of its nfacct objects
+    """
+
+    rules: tuple[XtRule, ...]
+    accounts: tuple[str, ...] = ()
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+def lower_rule(rule: Rule, context: RuleContext) -> LoweredRule:
+    """Return the rules of iptables for a rule; where a match can't be had, those that allow nothing more."""
+    updates = tuple(match for match in rule.matches if isinstance(match, SetUpdate))
+    pairs = tuple(match for match in rule.matches if isinstance(match, PairInSet) and not match.negated)
+    others = tuple(match for match in rule.matches if not isinstance(match, SetUpdate) and match not in pairs)
+    if any(update.family != context.family for update in updates):
+        return LoweredRule(())
+    account = account_name(rule.counter, context.family) if rule.counter and context.options.accounts else ""
+    unavailable: tuple[Unavailable, ...] = ()
+    try:
+        found = conjunctions(others, context)
+        if pairs:
+            return LoweredRule(tuple(_by_pair(rule, pairs, found, context)))
+    except UnsupportedMatchError as error:
+        unavailable = (_unavailable(rule, context, str(error)),)
+        if allows(rule.verdict):
+            return LoweredRule((), unavailable=unavailable)
+        found = conjunctions(tuple(match for match in others if _is_supported(match, context)), context)
+        rule = msgspec.structs.replace(rule, verdict=Drop())
+    rules = tuple(_with_statements(rule, updates, found, account, context))
+    return LoweredRule(rules, (account,) if account and rules else (), unavailable)
+
+
+def allows(verdict: Verdict | None) -> bool:
+    """Return whether the verdict of a rule lets packets pass, or none does."""
+    return isinstance(verdict, Accept | None) or (isinstance(verdict, Goto) and verdict.chain.startswith(_ALLOWING))
+
+
+def _unavailable(rule: Rule, context: RuleContext, match: str) -> Unavailable:
+    held = "left out: what it allows is not allowed" if allows(rule.verdict) else "drops in place of its verdict"
+    return Unavailable(context.chain, rule.comment or match, f"no match {match} in iptables; the rule is {held}")
+
+
+def _is_supported(match: Match, context: RuleContext) -> bool:
+    try:
+        conjunctions((match,), context)
+    except UnsupportedMatchError:
+        return False
+    return True
+
+
+def _by_pair(rule: Rule, pairs: tuple[PairInSet, ...], found: Alternatives, context: RuleContext) -> Iterator[XtRule]:
+    """Yield the jump to the chain of pairs, which accepts, and the return of what it has accepted."""
+    if len(pairs) != 1 or rule.verdict != Accept() or isinstance(pairs[0].other, IpAddress):
+        raise UnsupportedMatchError("PairInSet")
+    if pairs[0].other.family != context.family:
+        return
+    target = pair_target(pairs[0].set, context.family, pairs[0].other.end)
+    for conjunction in found:
+        yield XtRule((*conjunction, pair_match(pairs[0].set, context.family)), target, rule.comment)
+    yield accepted_return(context)
+
+
+def accepted_return(context: RuleContext) -> XtRule:
+    """Return the rule behind a jump: what was accepted there is accepted here."""
+    return XtRule((is_marked(context.options.accepted_bit),), _RETURN)
+
+
+def _with_statements(
+    rule: Rule, updates: tuple[SetUpdate, ...], found: Alternatives, account: str, context: RuleContext
+) -> Iterator[XtRule]:
+    counted: Conjunction = (("-m", "nfacct", "--nfacct-name", account),) if account else ()
+    for conjunction in found:
+        for update in updates:
+            for target in _update_targets(update):
+                yield XtRule(conjunction, target, rule.comment)
+        if rule.mark is not None:
+            yield XtRule(conjunction, ("-j", "MARK", "--set-xmark", f"{rule.mark.value:#x}/{rule.mark.mask:#x}"))
+        if rule.log is not None:
+            yield XtRule(conjunction, _log_target(rule.log), rule.comment)
+        if rule.verdict is not None or rule.counter:
+            yield from _verdict_rules(rule.verdict, (*conjunction, *counted), rule.comment, context)
+    if isinstance(rule.verdict, Jump) and found:
+        yield accepted_return(context)
+
+
+def _update_targets(update: SetUpdate) -> Iterator[Words]:
+    for part, sides in zip(FLOW_PARTS, flow_sides(replies=update.replies), strict=True):
+        name = set_name(update.set, update.family, part)
+        yield ("-j", "SET", "--add-set", name, sides, "--exist")
+
+
+def _log_target(log: Log) -> Words:
+    group = ("--nflog-group", str(log.group)) if log.group else ()
+    return ("-j", "NFLOG", "--nflog-prefix", log_prefix(log.prefix), *group)
+
+
+def _verdict_rules(
+    verdict: Verdict | None, conjunction: Conjunction, comment: str, context: RuleContext
+) -> Iterator[XtRule]:
+    match verdict:
+        case VmapLookup(key, name):
+            yield from lookup_rules(key, name, conjunction, comment, context)
+        case Goto(chain) | Jump(chain):
+            option = "-j" if isinstance(verdict, Jump) else "-g"
+            for more, target in context.target_chains(chain):
+                yield XtRule((*more, *conjunction), (option, target), comment)
+        case SourceNat(address):
+            if family_of(address) == context.family:
+                yield XtRule(conjunction, ("-j", "SNAT", "--to-source", address), comment)
+        case _:
+            yield XtRule(conjunction, _terminal_target(verdict, context), comment)
+
+
+def _terminal_target(verdict: Accept | Drop | Return | Masquerade | None, context: RuleContext) -> Words:
+    match verdict:
+        case Accept():
+            return _RETURN if context.base else ("-g", chain_name(ACCEPT_CHAIN))
+        case Drop():
+            return _DROP
+        case Return():
+            return _RETURN
+        case Masquerade(random_fully, ports):
+            to_ports = ("--to-ports", str(ports)) if ports is not None else ()
+            return ("-j", "MASQUERADE", *to_ports, *(("--random-fully",) if random_fully else ()))
+        case None:
+            return ()

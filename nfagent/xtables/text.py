@@ -1,0 +1,83 @@
+"""Sets and chains as input of `ipset restore` and `iptables-restore --noflush`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nfagent.model.netaddr import Family
+from nfagent.xtables.objects import ChainKey, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+
+_INET = {4: "inet", 6: "inet6"}
+_LONGEST_COMMENT = 255
+"""Bytes of a comment (XT_MAX_COMMENT_LEN of linux/netfilter/xt_comment.h, with a NUL: 256)."""
+
+
+def member_text(member: SetMember) -> str:
+    """Return a member as ipset reads it: `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1,tcp:80`."""
+    match member:
+        case (address, int(length), interface):
+            return f"{address}/{length},{interface}"
+        case (address, int(length)):
+            return f"{address}/{length}"
+        case (address, protocol, port, other):
+            return f"{address},{protocol}:{port},{other}"
+        case (address, protocol, port):
+            return f"{address},{protocol}:{port}"
+        case _:
+            return str(member)
+
+
+def create_text(name: str, item: IpSet) -> str:
+    """Return the line that creates a set."""
+    if item.type == "bitmap:port":
+        return f"create {name} bitmap:port range 0-65535"
+    words = ["create", name, item.type, "family", _INET[item.family]]
+    if item.size:
+        words += ["maxelem", str(item.size)]
+    if item.timeout:
+        words += ["timeout", str(item.timeout)]
+    if item.counters:
+        words.append("counters")
+    return " ".join(words)
+
+
+def sets_text(sets: dict[str, IpSet]) -> str:
+    """Return the input of `ipset restore` that creates sets with their members, in a fixed order."""
+    return "".join(f"{line}\n" for name in sorted(sets) for line in _set_lines(name, sets[name]))
+
+
+def _set_lines(name: str, item: IpSet) -> Iterator[str]:
+    yield create_text(name, item)
+    yield from sorted(f"add {name} {member_text(member)}" for member in item.members)
+
+
+def rule_text(chain: str, rule: XtRule) -> str:
+    """Return the line that appends a rule to a chain."""
+    comment = ("-m", "comment", "--comment", rule.comment) if rule.comment else ()
+    words = (*(word for match in rule.matches for word in match), *comment, *rule.target)
+    return " ".join(("-A", chain, *map(_quoted, words)))
+
+
+def _quoted(word: str) -> str:
+    if word and all(char.isalnum() or char in "-_./:,!~" for char in word):
+        return word
+    escaped = "".join(
+        f"\\{char}" if char in '"\\' else char for char in word.encode()[:_LONGEST_COMMENT].decode("utf-8", "ignore")
+    )
+    return f'"{escaped}"'
+
+
+def restore_text(ruleset: XtRuleset, family: Family) -> str:
+    """Return the input of `iptables-restore --noflush` of a family that writes all chains, and the jumps to them."""
+    tables: dict[TableName, dict[ChainKey, XtChain]] = {}
+    for key, chain in sorted(ruleset.chains.items()):
+        if key[0] == family:
+            tables.setdefault(key[1], {})[key] = chain
+    lines: list[str] = []
+    for table, chains in tables.items():
+        hooks = sorted((hook[2], name) for hook, name in ruleset.hooks.items() if hook[:2] == (family, table))
+        lines += (f"*{table}", *(f":{key[2]} - [0:0]" for key in chains))
+        lines += (rule_text(key[2], rule) for key, chain in chains.items() for rule in chain.rules)
+        lines += (f"-I {hook} 1 -j {name}" for hook, name in hooks)
+        lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)
