@@ -11,6 +11,7 @@ from nfagent.errors import HostError, KernelError, SetFullError
 from nfagent.kernel.refusals import error_name
 from nfagent.kernel.sockets import AS_ROOT
 from nfagent.xtables.objects import SetMember
+from nfagent.xtables.text import member_text
 
 NEEDS_ROOT = "ipset needs root (CAP_NET_ADMIN)"
 NO_IPSET = "this kernel has no ipset"
@@ -92,19 +93,6 @@ def set_refusal(request: SetRequest, code: int, line: int | None = None) -> Host
         return HostError(NO_IPSET, hint=LOAD_IPSET)
     full = code == FULL and bool(request.members)
     return (SetRefusedFullError if full else SetRefusedError)(request, code, line)
-
-
-def member_text(member: SetMember) -> str:
-    """Return a member as ipset(8) writes it: `10.0.0.1,tcp:80`, `10.0.0.0/24,eth0`."""
-    if isinstance(member, str | int):
-        return str(member)
-    match member:
-        case (network, length):
-            return f"{network}/{length}"
-        case (first, protocol, port, second):
-            return f"{first},{protocol}:{port},{second}"
-        case (first, second, third):
-            return f"{first}/{second},{third}" if isinstance(second, int) else f"{first},{second}:{third}"
 
 
 def _hint(request: SetRequest, code: int) -> str:

@@ -22,8 +22,9 @@ from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.xt_errors import LockHeldError, is_locked, restore_error
 from nfagent.kernel.xtables_lock import lock_holder
 from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.xtables.names import PREFIX
 from nfagent.xtables.objects import TableName
-from nfagent.xtables.saved import PREFIX, rules_total
+from nfagent.xtables.saved import rules_total
 
 Variant: TypeAlias = Literal["legacy", "nft"]
 

@@ -13,10 +13,8 @@ from typing import get_args
 import msgspec
 
 from nfagent.model.netaddr import Family
+from nfagent.xtables.names import PREFIX, TEMPORARY_PREFIX
 from nfagent.xtables.objects import ChainKey, HookChain, HookKey, TableName, XtChain, XtRule
-
-PREFIX = "nfa-"
-"""Begins the name of every chain, set and counter of ours."""
 
 _TABLES: dict[str, TableName] = {name: name for name in get_args(TableName)}
 _HOOKS: dict[str, HookChain] = {name: name for name in get_args(HookChain)}
@@ -57,7 +55,7 @@ def parse_saved(saved: str, family: Family) -> dict[TableName, SavedTable]:
 
 def is_ours(name: str) -> bool:
     """Return whether a name is one of ours."""
-    return name.startswith(PREFIX)
+    return name.startswith((PREFIX, TEMPORARY_PREFIX))
 
 
 def rules_total(saved: str) -> int:

@@ -10,11 +10,12 @@ from contextlib import closing
 import pytest
 
 from nfagent.errors import KernelError, SetFullError
-from nfagent.kernel.ipset_refusals import SetRefusedError, member_text
+from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.model.netaddr import Family
 from nfagent.xtables.objects import IpSet, SetMember, SetType
+from nfagent.xtables.text import member_text
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
