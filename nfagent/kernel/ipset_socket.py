@@ -104,6 +104,12 @@ class IpSetSocket:
             replies = self._dump(ipset.headers_request(sequence), sequence, request)
             return [part.header for part in map(decode_part, replies) if part.header is not None]
 
+    def raw_headers(self) -> list[bytes]:
+        """Return the messages of all sets without their members, as they are. Raises KernelError, HostError."""
+        with self._in_use:
+            request, sequence = SetRequest("list -terse"), self._next()
+            return [reply.payload for reply in self._dump(ipset.headers_request(sequence), sequence, request)]
+
     def read(self, name: str) -> ListedSet:
         """Return a set with its members. Raises SetRefusedError without it, KernelError, HostError."""
         with self._in_use:

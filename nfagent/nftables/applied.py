@@ -78,18 +78,23 @@ class _Changing:
                 self._maps.setdefault(name, VerdictMap(map_shape.family, {}))
             case AddChain(name, chain_shape):
                 self._chains.setdefault(name, Chain((), chain_shape.hook))
-            case AddRule(name, rule):
-                self._put_rules(name, (*self._chains[name].rules, rule))
-            case FlushChain(name):
-                self._put_rules(name, ())
-            case RewriteChain(name, _, after):
-                self._put_rules(name, after)
             case ChangeElements():
                 self._change_elements(command)
             case ChangeMapElements():
                 self._change_map(command)
             case Delete(kind, name):
                 self._delete(kind, name)
+            case AddRule() | FlushChain() | RewriteChain():
+                self._change_rules(command)
+
+    def _change_rules(self, command: AddRule | FlushChain | RewriteChain) -> None:
+        match command:
+            case AddRule(name, rule):
+                self._put_rules(name, (*self._chains[name].rules, rule))
+            case FlushChain(name):
+                self._put_rules(name, ())
+            case RewriteChain(name, _, after):
+                self._put_rules(name, after)
 
     def _put_rules(self, name: str, rules: tuple[Rule, ...]) -> None:
         self._chains[name] = Chain(rules, self._chains[name].hook)

@@ -6,7 +6,7 @@ ours, and a comparison removes it.
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
@@ -21,6 +21,10 @@ _HOOKS: dict[str, HookChain] = {name: name for name in get_args(HookChain)}
 _HEADER_OPTIONS = frozenset({"-s", "-d", "-i", "-o", "-p", "-f"})
 _TARGET_OPTIONS = frozenset({"-j", "-g"})
 _COUNTS = "["
+_QUOTE = '"'
+_WORDS = re.compile(r'"((?:[^"\\]|\\.)*)"(?= |$)|(\S+)')
+_ESCAPED = re.compile(r"\\(.)")
+"""iptables-save puts a backslash before quotes of both kinds, and before a backslash."""
 
 
 class SavedTable(msgspec.Struct, frozen=True):
@@ -121,9 +125,9 @@ def _target(rule: XtRule) -> str:
 
 
 def _rule(line: str) -> XtRule:
-    try:
-        words = shlex.split(line)
-    except ValueError:
+    found = _WORDS.findall(line)
+    words = [bare or _ESCAPED.sub(r"\1", quoted) for quoted, bare in found]
+    if len(words) < len(("-A", "chain")) or any(_QUOTE in bare for _, bare in found):
         return XtRule(((line,),))
     return parse_rule(words[2:])
 
