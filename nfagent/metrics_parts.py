@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from nfagent.backend_parts import RulesetClient
 from nfagent.clock import Clock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
@@ -21,7 +22,6 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_listener import MetricsListener
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
-from nfagent.kernel.nft_client import NftClient
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.packet_counts import PacketCounts, boot_id
@@ -48,7 +48,7 @@ class MetricSources(msgspec.Struct, frozen=True):
     verdict_log: VerdictLogParts
     egress_nat: EgressNatParts
     source: ObjectSource
-    kernel: NftClient
+    kernel: RulesetClient
 
 
 class MetricsParts:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.errors import HostError, KernelError
-from nfagent.kernel.table_queries import generation
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, netfilter_socket
 from nfagent.kernel.xt_programs import XtPrograms, find_programs
+from nfagent.netlink import codec
+from nfagent.netlink.nft_events import encode_generation_request
 
 BackendName: TypeAlias = Literal["nftables", "iptables"]
 BackendSetting: TypeAlias = Literal["auto", "nftables", "iptables"]
@@ -31,12 +34,24 @@ class BackendChoice(msgspec.Struct, frozen=True):
 
 
 def has_nf_tables() -> bool:
-    """Return whether the kernel has nf_tables."""
+    """Return whether the kernel has nf_tables. Raises KernelError, HostError where it doesn't say.
+
+    A kernel without it refuses any request to it, and one without nfnetlink has no such socket.
+    """
     try:
-        generation()
-    except (KernelError, HostError):
+        opened = netfilter_socket(blocking=False)
+    except HostError:
         return False
-    return True
+    with opened:
+        try:
+            opened.send(encode_generation_request(1))
+            reply = next(codec.messages(opened.recv(DATAGRAM_BYTES)))
+            code = codec.ack_errno(reply) if reply.type == codec.NLMSG_ERROR else 0
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot find out whether the kernel has nf_tables: {error}") from error
+    if code == errno.EPERM:
+        raise HostError(NEEDS_ROOT, hint=AS_ROOT)
+    return code == 0
 
 
 def choose_backend(setting: BackendSetting) -> BackendChoice:
