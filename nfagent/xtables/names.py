@@ -7,6 +7,7 @@ others. Chains of IPv4 and IPv6 may have equal names; sets have one name space, 
 from __future__ import annotations
 
 from base64 import b32encode
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Literal, TypeAlias
 
@@ -24,6 +25,8 @@ ACCOUNT_BYTES = 31
 LOG_PREFIX_BYTES = 63
 """Longest prefix of NFLOG (nf_log.h: 64, with a NUL)."""
 _DIGEST_BYTES = 8
+_REMEMBERED = 16_384
+"""Names that are kept: a digest costs more than a look-up."""
 _READABLE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 
 ChainVariant: TypeAlias = Literal["", "reply"]
@@ -66,6 +69,7 @@ def log_prefix(prefix: str) -> str:
     return f"{head}~{digest}"  # a policy's name has no tilde
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _name(origin: str, longest: int, *parts: str) -> str:
     digest = _digest(origin, *parts)
     clean = "".join(char if char in _READABLE else "-" for char in origin.lower())

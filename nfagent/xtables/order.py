@@ -25,7 +25,7 @@ from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
 from nfagent.xtables.names import temporary
 from nfagent.xtables.objects import HookChain, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
-from nfagent.xtables.set_effects import Effect, SetUses, is_policy_map, sets_of_chain
+from nfagent.xtables.set_effects import Effect, SetUses, follows_members, is_policy_map, sets_of_chain
 from nfagent.xtables.steps import (
     AddAccounts,
     AddMember,
@@ -305,11 +305,6 @@ class _Judged(msgspec.Struct, frozen=True):
     addresses: frozenset[str]
 
 
-def follows_members(origin: str) -> bool:
-    """Return whether a chain changes with the members of sets: rules come before the first member, and go after it."""
-    return is_policy_map(origin) or origin.startswith("podpairs")
-
-
 def _common(effects: set[Effect]) -> Effect:
     known = effects - {"none"}
     if not known:
@@ -318,7 +313,7 @@ def _common(effects: set[Effect]) -> Effect:
 
 
 def _union(one: _Way, other: _Way) -> _Way:
-    if one == other or other == "none":
+    if other in (one, "none"):
         return one
     return other if one == "none" else "both"
 

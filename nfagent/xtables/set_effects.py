@@ -22,6 +22,7 @@ dispatch: a set of a verdict map of policies: a packet without a chain is accept
 _SETTLED = (*(f"{disposition}/" for disposition in DISPOSITIONS), "count/")
 """Chains in which every rule leads to one verdict: they count and log."""
 _POLICY_MAPS = ("egress", "ingress")
+_PAIRS = "podpairs"
 _ESTABLISHED = ("-m", "conntrack", "--ctstate", "ESTABLISHED")
 _WITH_CHAIN = 2
 
@@ -57,3 +58,56 @@ class SetUses:
                 if effect != "none":
                     self._effects.setdefault(name, set()).add(effect)
                     self._together.setdefault(name, set()).update(other for other, _ in looked_up if other != name)
+
+    def _effect(
+        self, key: ChainKey, rule: XtRule, name: str, chains: Mapping[ChainKey, XtChain], *, base: bool, negated: bool
+    ) -> Effect:
+        own = self._sets[name].origin
+        target = chains.get((*key[:2], rule.target[1])) if len(rule.target) == _WITH_CHAIN else None
+        origin = target.origin if target is not None else ""
+        if rule.target[:2] == ("-j", "NFLOG") or (own == origin and own.startswith(_PAIRS)):
+            return "none"
+        if is_policy_map(own):
+            return "unknown" if negated else "dispatch"
+        if is_policy_map(origin):
+            return "early" if _ESTABLISHED in rule.matches and not negated else "unknown"
+        if (rule.target == ("-j", "RETURN") and base) or origin == ACCEPT_CHAIN:
+            return "early" if negated else "allows"
+        if rule.target == ("-j", "DROP") or origin.startswith("deny/"):
+            return "allows" if negated else "denies"
+        if origin.startswith(("allow/", "audit-deny/")) and not negated:
+            return "allows"
+        return "unknown"
+
+
+def is_policy_map(origin: str) -> bool:
+    """Return whether an object comes from a verdict map of policies."""
+    return origin.startswith(_POLICY_MAPS) and "/" not in origin
+
+
+def follows_members(origin: str) -> bool:
+    """Return whether a chain changes with the members of sets: rules come before the first member, and go after it."""
+    return is_policy_map(origin) or origin.startswith(_PAIRS)
+
+
+def sets_of_chain(chain: XtChain) -> frozenset[str]:
+    """Return the names of the sets that the rules of a chain refer to."""
+    found = {name for rule in chain.rules for name, _ in _sets_of(rule)}
+    return frozenset(found | {rule.target[3] for rule in chain.rules if rule.target[:2] == ("-j", "SET")})
+
+
+def _called(ruleset: XtRuleset, chains: Mapping[ChainKey, XtChain]) -> Iterator[ChainKey]:
+    """Yield the chains in which RETURN accepts: those that built-in chains jump to, and those that these jump to."""
+    origins = {chains[key].origin for hook, name in ruleset.hooks.items() if (key := (*hook[:2], name)) in chains}
+    for key, chain in chains.items():
+        if chain.origin in origins:
+            yield key
+            for rule in chain.rules:
+                if rule.target[:1] == ("-j",) and (*key[:2], rule.target[1]) in chains:
+                    yield (*key[:2], rule.target[1])
+
+
+def _sets_of(rule: XtRule) -> Iterator[tuple[str, bool]]:
+    for match in rule.matches:
+        if match[:2] == ("-m", "set"):
+            yield match[-2], match[2] == "!"
