@@ -26,8 +26,9 @@ from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, RewriteChain, Transaction
 from nfagent.xtables.found import found_ruleset
+from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.lowering import NameCollisionError, lower
+from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.names import account_name
 from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
@@ -38,9 +39,13 @@ _T = TypeVar("_T")
 
 
 class _InForce(msgspec.Struct, frozen=True):
-    """What the kernel has: the ruleset, and the objects that stand for it as they are listed."""
+    """What the kernel has: the ruleset, its lowering, and the objects that are there, as they are listed.
+
+    The lowering changes with each transaction, so that a failed one leaves nothing that could be used.
+    """
 
     ruleset: Ruleset
+    lowering: IncrementalLowering
     listing: XtListing
 
 
@@ -100,16 +105,14 @@ class XtClient:
         """
         async with self._turn:
             self._force = None
-            lowered, listing = await self._in_thread(self._compare_now, wanted)
-            if listing == XtListing(lowered):
-                self._force = _InForce(wanted, listing)
-                return ()
+            lowering, listing = await self._in_thread(self._compare_now, wanted)
+            lowered = self._written(lowering)
             if not listing.ruleset.hooks:
                 # No packet reaches any rule: as if there were none.
-                self._force = _InForce(ABSENT, listing)
+                self._force = _InForce(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force = _InForce(wanted, listing)
-            return _repair(wanted, lowered, listing)
+            self._force = _InForce(wanted, lowering, listing)
+            return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
         """Change the rules. Raises KernelError, HostError, WireError; SetFullError for a set of flows that is full.
@@ -214,23 +217,33 @@ class XtClient:
 
     def _write_now(self, force: _InForce, transaction: Transaction) -> _InForce:
         wanted = applied(force.ruleset, transaction)
-        lowered = self._lowered(wanted)
+        try:
+            force.lowering.apply(transaction)
+        except NameCollisionError as error:
+            raise _unwritable(error) from None
+        lowered = self._written(force.lowering)
         listing = XtListing(lowered)
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
-        return _InForce(wanted, listing)
+        return _InForce(wanted, force.lowering, listing)
 
-    def _compare_now(self, wanted: Ruleset) -> tuple[XtRuleset, XtListing]:
-        lowered = self._lowered(wanted)
-        return lowered, self._list(lowered)
+    def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
+        lowering = self._lowering(wanted)
+        return lowering, self._list(self._written(lowering))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
+        return self._written(self._lowering(wanted))
+
+    def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
         try:
-            lowered, unavailable = lower(wanted, self._options)
+            return IncrementalLowering(self._options, wanted)
         except NameCollisionError as error:
-            raise WireError(f"the rules can't be written to iptables: {error}") from None
-        self.unavailable = unavailable
-        return lowered if self._logs else _without_logs(lowered)
+            raise _unwritable(error) from None
+
+    def _written(self, lowering: IncrementalLowering) -> XtRuleset:
+        """Return what is written of a lowered ruleset: all, but for logs where the kernel has no target for them."""
+        self.unavailable = lowering.unavailable
+        return lowering.ruleset if self._logs else _without_logs(lowering.ruleset)
 
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
@@ -291,6 +304,10 @@ class XtClient:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await self._completed(call, *arguments)
+
+
+def _unwritable(error: NameCollisionError) -> WireError:
+    return WireError(f"the rules can't be written to iptables: {error}")
 
 
 def _flow_members(flow: Element) -> tuple[tuple[str, SetMember], ...]:
