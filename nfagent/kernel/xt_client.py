@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _InForce(msgspec.Struct, frozen=True):
+class _Enforced(msgspec.Struct, frozen=True):
     """What the kernel has: the ruleset, its lowering, and the objects that are there, as they are listed.
 
     The lowering changes with each transaction, so that a failed one leaves nothing that could be used.
@@ -77,7 +77,7 @@ class XtClient:
         self._writer = XtWriter(kernel)
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
-        self._force: _InForce | None = None  # None: unknown, the kernel must be read
+        self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
@@ -109,9 +109,9 @@ class XtClient:
             lowered = self._written(lowering)
             if not listing.ruleset.hooks:
                 # No packet reaches any rule: as if there were none.
-                self._force = _InForce(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
+                self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force = _InForce(wanted, lowering, listing)
+            self._force = _Enforced(wanted, lowering, listing)
             return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
@@ -215,7 +215,7 @@ class XtClient:
         if flows:
             await self._completed(self._writer.add_members, flows)
 
-    def _write_now(self, force: _InForce, transaction: Transaction) -> _InForce:
+    def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
         wanted = applied(force.ruleset, transaction)
         try:
             force.lowering.apply(transaction)
@@ -225,7 +225,7 @@ class XtClient:
         listing = XtListing(lowered)
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
-        return _InForce(wanted, force.lowering, listing)
+        return _Enforced(wanted, force.lowering, listing)
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
