@@ -14,10 +14,12 @@ from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_
 from nfagent.kernel.backend_switch import remove_others_rules
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.packet_counters import CounterReading
 from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
+from nfagent.metrics.packet_counts import read_counters
 from nfagent.nftables.objects import Ruleset
 from nfagent.xtables.options import LoweringOptions
 
@@ -42,6 +44,7 @@ class BackendParts:
         """
         self.choice: BackendChoice = choose_backend(settings.backend)
         self._clock = clock
+        self._monitor = monitor
         self._features: XtFeatures | None = None
         self._replaced = False
         self.client: RulesetClient
@@ -62,9 +65,15 @@ class BackendParts:
         """Return whether the backend is nftables, whose changes the kernel reports."""
         return isinstance(self.client, NftClient)
 
-    def watch(self, changed: Callable[[], None]) -> XtWatch | None:
-        """Return what looks for changes by other programs; None where the kernel reports them."""
-        return XtWatch(self.client, changed, self._clock) if isinstance(self.client, XtClient) else None
+    def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
+        """Return what reports changes by other programs: the kernel, or what looks for them."""
+        if isinstance(self.client, XtClient):
+            return XtWatch(self.client, changed, self._clock)
+        return self._monitor
+
+    def counters_reader(self) -> Callable[[], CounterReading]:
+        """Return what reads the packets of all counters; it blocks."""
+        return self.client.packet_counters if isinstance(self.client, XtClient) else read_counters
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""

@@ -15,10 +15,18 @@ from typing import Literal
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRequest, set_refusal
+from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRefusedError, SetRequest, set_refusal
 from nfagent.kernel.sockets import DATAGRAM_BYTES, end_of_file, request_socket
 from nfagent.netlink import codec, ipset
-from nfagent.netlink.ipset_listing import SetHeader, SetPart, decode_answer, decode_name, decode_part, decode_type
+from nfagent.netlink.ipset_listing import (
+    SetHeader,
+    SetPart,
+    decode_answer,
+    decode_name,
+    decode_packets,
+    decode_part,
+    decode_type,
+)
 from nfagent.xtables.objects import IpSet, SetMember, SetType
 
 _REQUEST_BYTES = 1024 * 1024
@@ -114,6 +122,16 @@ class IpSetSocket:
         """Return a set with its members. Raises SetRefusedError without it, KernelError, HostError."""
         with self._in_use:
             return _joined(name, [decode_part(reply) for reply in self._list(name)])
+
+    def packets(self, name: str) -> dict[str, int]:
+        """Return the packets that each address of a set has counted; none without the set. Raises what `read` does."""
+        with self._in_use:
+            try:
+                return dict(found for reply in self._list(name) for found in decode_packets(reply))
+            except SetRefusedError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                return {}
 
     def raw(self, name: str) -> list[bytes]:
         """Return the messages of a set's listing as they are: equal ones hold equal sets. Raises what `read` does."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.packet_counters import CounterReading
 from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
 from nfagent.kernel.xt_listing import XtKernel, read_listing
 from nfagent.kernel.xt_writer import XtWriter
@@ -194,6 +195,21 @@ class XtClient:
                 packets, size = sum(item.packets for item in parts), sum(item.bytes for item in parts)
                 values[name] = CounterValue(packets, size)
         return values
+
+    def packet_counters(self) -> CounterReading:
+        """Return the packets of all counters: named ones by name, those of elements by set and address.
+
+        Blocking. Raises KernelError, HostError.
+        """
+        known = self._force.ruleset if self._force is not None else self._known()
+        packets = {name: value.packets for name, value in self.counters_now().items()}
+        for name, shape in known.sets.items():
+            if shape.kind != "counted":
+                continue
+            for part in parts_of(name, shape, self._options.families):
+                counted = self._kernel.sets.packets(part.name)
+                packets |= {f"{name} {address}": count for address, count in counted.items()}
+        return CounterReading(packets)
 
     def close(self) -> None:
         """End the worker thread and close the sockets."""
