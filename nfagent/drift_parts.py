@@ -9,6 +9,7 @@ from nfagent.controllers.reconciler import Reconciler
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.conntrack_usage import ConntrackUsageWatch
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.xt_watch import XtWatch
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.system.process_unit import process_unit
 
@@ -22,13 +23,15 @@ class DriftParts:
 
     def __init__(
         self,
-        monitor: NftMonitor,
+        monitor: NftMonitor | XtWatch,
         reconciler: Reconciler,
         bridge_table: BridgeTableReconciler,
         clock: Clock,
         resync_seconds: float,
     ) -> None:
         """Store the parts.
+
+        monitor: reports changes; of rules in iptables, which nothing reports, what looks for them
 
         resync_seconds: seconds between two comparisons while notifications are received
         """
@@ -41,18 +44,34 @@ class DriftParts:
 
     def subscribe(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
+        if isinstance(self._monitor, XtWatch):
+            return
         listening = self._monitor.listen(self._changed)
         self._reconciler.compare_every(self._resync_seconds if listening else min(self._resync_seconds, _POLL_SECONDS))
 
     async def run(self) -> None:
         """Subscribe again where that failed, and look each minute at what no notification tells, until cancelled."""
+        monitor = self._monitor
+        if isinstance(monitor, XtWatch):
+            await self._run_watch(monitor)
+            return
         while True:
-            if await self._clock.wait(self._monitor.failed, _LOOK_SECONDS):
+            if await self._clock.wait(monitor.failed, _LOOK_SECONDS):
                 await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
-                self._monitor.failed.clear()
+                monitor.failed.clear()
             self.subscribe()
             self._reconciler.log_contest()
             self._conntrack_usage.look()
+
+    async def _run_watch(self, watch: XtWatch) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch.run())
+            while True:
+                await self._clock.wait(asyncio.Event(), _LOOK_SECONDS)
+                self._reconciler.log_contest()
+                self._conntrack_usage.look()
+                self._bridge_table.mark_changed()
+                self._bridge_table.compare_if_changed()
 
     def _changed(self, committer: CommitOrigin) -> None:
         # Once for each comparison, not for each commit of a thousand a second.

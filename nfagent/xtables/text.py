@@ -8,7 +8,7 @@ from nfagent.model.netaddr import Family
 from nfagent.xtables.objects import ChainKey, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
 
 _INET = {4: "inet", 6: "inet6"}
-_LONGEST_COMMENT = 255
+LONGEST_COMMENT = 255
 """Bytes of a comment (XT_MAX_COMMENT_LEN of linux/netfilter/xt_comment.h, with a NUL: 256)."""
 
 
@@ -53,16 +53,21 @@ def _set_lines(name: str, item: IpSet) -> Iterator[str]:
 
 def rule_text(chain: str, rule: XtRule) -> str:
     """Return the line that appends a rule to a chain."""
+    return " ".join(("-A", chain, *rule_words(rule)))
+
+
+def rule_words(rule: XtRule) -> Iterator[str]:
+    """Yield the words of a rule behind its chain, quoted."""
     comment = ("-m", "comment", "--comment", rule.comment) if rule.comment else ()
     words = (*(word for match in rule.matches for word in match), *comment, *rule.target)
-    return " ".join(("-A", chain, *map(_quoted, words)))
+    yield from map(_quoted, words)
 
 
 def _quoted(word: str) -> str:
     if word and all(char.isalnum() or char in "-_./:,!~" for char in word):
         return word
     escaped = "".join(
-        f"\\{char}" if char in '"\\' else char for char in word.encode()[:_LONGEST_COMMENT].decode("utf-8", "ignore")
+        f"\\{char}" if char in '"\\' else char for char in word.encode()[:LONGEST_COMMENT].decode("utf-8", "ignore")
     )
     return f'"{escaped}"'
 

@@ -53,7 +53,7 @@ def uncovered(suite: Suite, case: Case) -> str:
 
 def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
     """Return the reading that packets in such a lab are."""
-    if kind == "nfagent":
+    if kind != "ebpf":
         return attachment
     return "ebpf-routed" if attachment == "routed" else "ebpf-bridge"
 

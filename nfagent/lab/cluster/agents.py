@@ -36,10 +36,14 @@ _RECHECK_SECONDS = patient(30.0)
 _POLL_SECONDS = 0.002
 
 
-AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
-"""nfagent, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
+AgentKind: TypeAlias = Literal["nfagent", "iptables", "ebpf"]
+"""nfagent, the same on iptables, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
 
-_PROGRAMS: dict[AgentKind, tuple[str, ...]] = {"nfagent": ("nfagent", "run"), "ebpf": ("nfagent.lab.ebpf.agent",)}
+_PROGRAMS: dict[AgentKind, tuple[str, ...]] = {
+    "nfagent": ("nfagent", "run"),
+    "iptables": ("nfagent", "run"),
+    "ebpf": ("nfagent.lab.ebpf.agent",),
+}
 
 
 def own_environment() -> dict[str, str]:
@@ -83,6 +87,8 @@ class LabAgent:
             "NFAGENT_LOGGING_RECORDS_PER_SECOND": "1000000",
             "NFAGENT_LOGGING_BURST": "1000000",
         }
+        if kind == "iptables":
+            self.environment["NFAGENT_BACKEND"] = "iptables"
 
     @property
     def verdict_log(self) -> Path:

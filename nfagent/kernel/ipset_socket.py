@@ -1,0 +1,244 @@
+"""Changes and lists ipsets on a netlink socket of our own: one sendmsg a request, which the kernel answers within it.
+
+A request for members has as many as fit in a message, some thousand. Each is sent alone, so that nothing follows a
+refused one. The network namespace is that of the thread that opens the socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRefusedError, SetRequest, set_refusal
+from nfagent.kernel.sockets import DATAGRAM_BYTES, end_of_file, request_socket
+from nfagent.netlink import codec, ipset
+from nfagent.netlink.ipset_listing import (
+    SetHeader,
+    SetPart,
+    decode_answer,
+    decode_name,
+    decode_packets,
+    decode_part,
+    decode_type,
+)
+from nfagent.xtables.objects import IpSet, SetMember, SetType
+
+_REQUEST_BYTES = 1024 * 1024
+
+
+class ListedSet(msgspec.Struct, frozen=True):
+    """A set as the kernel has it.
+
+    unknown: number of members of a form that nfagent never writes
+    """
+
+    header: SetHeader
+    members: frozenset[SetMember]
+    unknown: int
+
+
+class IpSetSocket:
+    """A netlink socket in the network namespace of its constructor. Any thread may use it; one waits for another."""
+
+    def __init__(self) -> None:
+        """Open the socket. Raises HostError, KernelError."""
+        self._in_use = threading.RLock()
+        self._sequence = 0
+        self._types: dict[tuple[str, int], ipset.TypeRange] = {}
+        self._socket = request_socket(
+            NEEDS_ROOT, blocking=False, send_buffer=_REQUEST_BYTES, receive_buffer=4 * _REQUEST_BYTES
+        )
+
+    def close(self) -> None:
+        """Close the socket. Closing twice is harmless."""
+        self._socket.close()
+
+    def create(self, name: str, shape: IpSet) -> None:
+        """Create a set without members. Raises SetRefusedError, HostError, WireError."""
+        with self._in_use:
+            request = SetRequest(f"create {name} {shape.type}")
+            revision = ipset.revision_of(shape.type, self.supported(shape.type, shape.family))
+            self._send(ipset.create_request(name, shape, revision, self._next()), request)
+
+    def change(
+        self, verb: Literal["add", "delete"], name: str, members: Iterable[SetMember], *, timeout: int = 0
+    ) -> None:
+        """Add members to a set or delete them; one that is in it already, or isn't, is no error.
+
+        After an error the members before the refused one are changed. Raises SetFullError for a full set,
+        SetRefusedError, HostError, WireError.
+        """
+        with self._in_use:
+            sequence = self._next()
+            for part in ipset.member_requests(verb, name, members, sequence, timeout=timeout):
+                self._send(part.data, SetRequest(f"{'add' if verb == 'add' else 'del'} {name}", part.members))
+
+    def flush(self, name: str) -> None:
+        """Delete all members of a set. Raises SetRefusedError, HostError."""
+        with self._in_use:
+            self._send(ipset.flush_request(name, self._next()), SetRequest(f"flush {name}"))
+
+    def swap(self, name: str, other: str) -> None:
+        """Exchange the contents of two sets in one moment. Raises SetRefusedError, HostError."""
+        with self._in_use:
+            self._send(ipset.swap_request(name, other, self._next()), SetRequest(f"swap {name} {other}"))
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename a set that nothing refers to. Raises SetRefusedError, HostError."""
+        with self._in_use:
+            self._send(ipset.rename_request(name, new, self._next()), SetRequest(f"rename {name} {new}"))
+
+    def destroy(self, name: str) -> None:
+        """Delete a set that nothing refers to. Raises SetRefusedError, HostError."""
+        with self._in_use:
+            self._send(ipset.destroy_request(name, self._next()), SetRequest(f"destroy {name}"))
+
+    def names(self) -> list[str]:
+        """Return the names of all sets of all programs. Raises KernelError, HostError."""
+        with self._in_use:
+            request, sequence = SetRequest("list -name"), self._next()
+            return [decode_name(reply) for reply in self._dump(ipset.names_request(sequence), sequence, request)]
+
+    def headers(self) -> list[SetHeader]:
+        """Return all sets of all programs without their members. Raises KernelError, HostError."""
+        with self._in_use:
+            request, sequence = SetRequest("list -terse"), self._next()
+            replies = self._dump(ipset.headers_request(sequence), sequence, request)
+            return [part.header for part in map(decode_part, replies) if part.header is not None]
+
+    def raw_headers(self) -> list[bytes]:
+        """Return the messages of all sets without their members, as they are. Raises KernelError, HostError."""
+        with self._in_use:
+            request, sequence = SetRequest("list -terse"), self._next()
+            return [reply.payload for reply in self._dump(ipset.headers_request(sequence), sequence, request)]
+
+    def read(self, name: str) -> ListedSet:
+        """Return a set with its members. Raises SetRefusedError without it, KernelError, HostError."""
+        with self._in_use:
+            return _joined(name, [decode_part(reply) for reply in self._list(name)])
+
+    def packets(self, name: str) -> dict[str, int]:
+        """Return the packets that each address of a set has counted; none without the set. Raises what `read` does."""
+        with self._in_use:
+            try:
+                return dict(found for reply in self._list(name) for found in decode_packets(reply))
+            except SetRefusedError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                return {}
+
+    def raw(self, name: str) -> list[bytes]:
+        """Return the messages of a set's listing as they are: equal ones hold equal sets. Raises what `read` does."""
+        with self._in_use:
+            return [reply.payload for reply in self._list(name)]
+
+    def supported(self, kind: SetType, family: int) -> ipset.TypeRange:
+        """Return the revisions of a set type that the kernel has. Raises SetRefusedError without it, HostError."""
+        with self._in_use:
+            found = self._types.get((kind, family))
+            if found is None:
+                request = SetRequest(f"create NAME {kind}")
+                answer = self._asked(ipset.type_request(kind, family, self._next()), request)
+                found = self._types[kind, family] = _decoded(answer)
+            return found
+
+    def _next(self) -> int:
+        self._sequence = (self._sequence + 1) & codec.SEQUENCE_MASK
+        return self._sequence
+
+    def _list(self, name: str) -> Iterator[codec.Message]:
+        sequence = self._next()
+        return self._dump(ipset.list_request(name, sequence), sequence, SetRequest(f"list {name}"))
+
+    def _send(self, content: bytes, request: SetRequest) -> None:
+        reply = self._exchange(content, request)
+        if reply is not None:
+            _raise_refusal(reply, request)
+
+    def _asked(self, content: bytes, request: SetRequest) -> codec.Message:
+        reply = self._exchange(content, request)
+        if reply is None:
+            raise KernelError(f"{request.describe()}: no reply from the kernel")
+        _raise_refusal(reply, request)
+        return reply
+
+    def _exchange(self, content: bytes, request: SetRequest) -> codec.Message | None:
+        """Send a request; return its reply, which is there when `send` returns."""
+        try:
+            self._drain()
+            self._socket.send(content)
+            for reply in codec.messages(self._socket.recv(DATAGRAM_BYTES)):
+                if reply.sequence == self._sequence:
+                    return reply
+        except OSError as error:
+            raise _failed(error, request) from error
+        except WireError as error:
+            raise KernelError(f"{request.describe()}: cannot decode the reply: {error}") from None
+        raise KernelError(f"{request.describe()}: no reply from the kernel")
+
+    def _drain(self) -> None:
+        """Discard what a listing that was broken off left."""
+        while True:
+            try:
+                self._socket.recv(DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+
+    def _dump(self, content: bytes, sequence: int, request: SetRequest) -> Iterator[codec.Message]:
+        try:
+            self._drain()
+            self._socket.send(content)
+            yield from self._dumped(sequence, request)
+        except OSError as error:
+            raise _failed(error, request) from error
+        except WireError as error:
+            raise KernelError(f"{request.describe()}: cannot decode the reply: {error}") from None
+
+    def _dumped(self, sequence: int, request: SetRequest) -> Iterator[codec.Message]:
+        while True:
+            datagram = self._socket.recv(DATAGRAM_BYTES)
+            if not datagram:
+                raise end_of_file()
+            for reply in codec.messages(datagram):
+                if reply.sequence != sequence:
+                    continue
+                if reply.type == codec.NLMSG_DONE:
+                    return
+                if reply.type == codec.NLMSG_ERROR:
+                    _raise_refusal(reply, request)
+                    return
+                yield reply
+
+
+def _joined(name: str, parts: list[SetPart]) -> ListedSet:
+    header = next((part.header for part in parts if part.header is not None), None)
+    if header is None:
+        raise KernelError(f"ipset list {name}: the kernel listed no such set")
+    members = frozenset(member for part in parts for member in part.members)
+    return ListedSet(header, members, sum(part.unknown for part in parts))
+
+
+def _decoded(reply: codec.Message) -> ipset.TypeRange:
+    try:
+        return decode_type(reply)
+    except WireError as error:
+        raise KernelError(f"cannot decode the revisions of a set type: {error}") from None
+
+
+def _raise_refusal(reply: codec.Message, request: SetRequest) -> None:
+    if reply.type == codec.NLMSG_ERROR:
+        answer = decode_answer(reply)
+        if answer.code:
+            raise set_refusal(request, answer.code, answer.line)
+
+
+def _failed(error: OSError, request: SetRequest) -> KernelError | HostError:
+    if error.errno == errno.EPERM:
+        return set_refusal(request, errno.EPERM)
+    return KernelError(f"{request.describe()}: {os.strerror(error.errno or 0).lower()}")

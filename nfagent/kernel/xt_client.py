@@ -1,0 +1,373 @@
+"""Reads and changes nfagent's rules in iptables and ipset.
+
+The desired ruleset is that of nftables; it is lowered to sets and chains (`nfagent.xtables`). A transaction is applied
+to the ruleset that is in force, and what its lowering changes is written. The network namespace is that of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
+from nfagent.kernel.xt_listing import XtKernel, read_listing
+from nfagent.kernel.xt_writer import XtWriter
+from nfagent.model.netaddr import FAMILIES
+from nfagent.nftables.applied import applied
+from nfagent.nftables.diff import diff
+from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
+from nfagent.nftables.parse import CounterValue
+from nfagent.nftables.transaction import ChangeElements, Command, RewriteChain, Transaction
+from nfagent.xtables.found import found_ruleset
+from nfagent.xtables.incremental import IncrementalLowering
+from nfagent.xtables.listing import XtListing
+from nfagent.xtables.lowering import NameCollisionError
+from nfagent.xtables.names import account_name
+from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
+from nfagent.xtables.options import LoweringOptions, Unavailable
+from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Enforced(msgspec.Struct, frozen=True):
+    """What the kernel has: the ruleset, its lowering, and the objects that are there, as they are listed.
+
+    The lowering changes with each transaction, so that a failed one leaves nothing that could be used.
+    """
+
+    ruleset: Ruleset
+    lowering: IncrementalLowering
+    listing: XtListing
+
+
+class XtClient:
+    """Reads and changes the rules; what runs a program does so in one worker thread.
+
+    Implements controllers.reconciler.RulesetKernel and controllers.conntrack_revoker.RecheckKernel.
+    """
+
+    def __init__(
+        self,
+        kernel: XtKernel,
+        known: Callable[[], Ruleset],
+        options: LoweringOptions | None = None,
+        *,
+        logs: bool = True,
+    ) -> None:
+        """Store what is read and written by, and options of the lowering.
+
+        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
+        logs:  whether the kernel has the target NFLOG
+        """
+        self._logs = logs
+        self._kernel = kernel
+        self._known = known
+        self._options = options or LoweringOptions()
+        accounts = self._options.accounts and kernel.accounts is not None
+        self._options = msgspec.structs.replace(self._options, families=kernel.families, accounts=accounts)
+        self._writer = XtWriter(kernel)
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
+        self._force: _Enforced | None = None  # None: unknown, the kernel must be read
+        self._version = 0  # of what was written: changes at the begin and at the end of each change
+        self._verified: Fingerprint | None = None
+        self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
+        self.unavailable: tuple[Unavailable, ...] = ()
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Sets without use that could not be deleted, as rules of other programs refer to them."""
+        return self._writer.left
+
+    async def read(self) -> Ruleset:
+        """Return the ruleset that the rules and sets in the kernel stand for. Raises KernelError, HostError."""
+        return await self._in_thread(self.read_now)
+
+    def read_now(self) -> Ruleset:
+        """Read in this thread. Raises KernelError, HostError."""
+        known = self._force.ruleset if self._force is not None else self._known()
+        lowered = self._lowered(known)
+        return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
+
+    async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002 - see below
+        """Read the kernel and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
+
+        anew: makes no difference: each change is made from what was read, whatever it is
+        """
+        async with self._turn:
+            self._force = None
+            lowering, listing = await self._in_thread(self._compare_now, wanted)
+            lowered = self._written(lowering)
+            if not listing.ruleset.hooks:
+                # No packet reaches any rule: as if there were none.
+                self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
+                return diff(ABSENT, wanted)
+            self._force = _Enforced(wanted, lowering, listing)
+            return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
+
+    async def apply(self, transaction: Transaction) -> None:
+        """Change the rules. Raises KernelError, HostError, WireError; SetFullError for a set of flows that is full.
+
+        After an error a part of it may be in force: the next `difference` reads what is.
+        """
+        async with self._turn:
+            await self._apply(transaction)
+
+    async def commit_latest(self, transaction: Callable[[], Transaction]) -> None:
+        """Apply what a function returns while no other transaction is being applied. Raises what `apply` does."""
+        async with self._turn:
+            if self._force is not None:
+                await self._apply(transaction())
+
+    async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002 - as NftClient
+        """Return the chains that iptables-save prints otherwise than they were written, and accept them as equal.
+
+        Raises KernelError, HostError.
+        """
+        async with self._turn:
+            return await self._in_thread(self._listed_otherwise_now, wanted)
+
+    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:  # noqa: ARG002 - as NftClient
+        """Return a listing as it is: variants are accepted where it is read."""
+        return listed
+
+    async def is_changed(self, *, with_members: bool) -> bool:
+        """Return whether another program has changed our rules or sets, by a cheap reading.
+
+        with_members: the members of all sets are read too, otherwise only their number
+        Raises KernelError, HostError.
+        """
+        force, version = self._force, self._version
+        if force is None or self._turn.locked():
+            return False
+        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_members=with_members)
+        if _is_same(now, self._verified):
+            return False
+        listing = await asyncio.to_thread(self._list, force.listing.ruleset)
+        if self._version != version or self._turn.locked():
+            return False  # our own change meanwhile: the next look tells
+        if listing != force.listing:
+            self._verified = None
+            return True
+        self._verified = now
+        return False
+
+    async def remove(self) -> XtRuleset:
+        """Delete all our rules and sets; return what there was. Raises KernelError, HostError."""
+        async with self._turn:
+            self._force = None
+            return await self._in_thread(self.remove_now)
+
+    def remove_now(self) -> XtRuleset:
+        """Delete in this thread."""
+        found = self._list(XtRuleset())
+        self._writer.write(found, XtRuleset())
+        return found.ruleset
+
+    async def with_table(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401, ARG002 - as NftClient
+        """Raise HostError: the table of the bridges is one of nf_tables."""
+        raise HostError("the backend is iptables, and frames are dropped by nf_tables only")
+
+    def defer_deletions(self, deletions: object) -> None:
+        """Do nothing: counters are deleted with what uses them, as iptables doesn't keep them apart."""
+
+    def counters_now(self) -> dict[str, CounterValue]:
+        """Return the values of named counters, of both families together. Raises KernelError, HostError."""
+        accounts = self._kernel.accounts
+        if accounts is None:
+            return {}
+        known = self._force.ruleset if self._force is not None else self._known()
+        found = {item.name: item for item in accounts.read()}
+        values: dict[str, CounterValue] = {}
+        for name in known.counters:
+            parts = [found[key] for family in FAMILIES if (key := account_name(name, family)) in found]
+            if parts:
+                packets, size = sum(item.packets for item in parts), sum(item.bytes for item in parts)
+                values[name] = CounterValue(packets, size)
+        return values
+
+    def packet_counters(self) -> CounterReading:
+        """Return the packets of all counters: named ones by name, those of elements by set and address.
+
+        Blocking. Raises KernelError, HostError.
+        """
+        known = self._force.ruleset if self._force is not None else self._known()
+        packets = {name: value.packets for name, value in self.counters_now().items()}
+        for name, shape in known.sets.items():
+            if shape.kind != "counted":
+                continue
+            for part in parts_of(name, shape, self._options.families):
+                counted = self._kernel.sets.packets(part.name)
+                packets |= {f"{name} {address}": count for address, count in counted.items()}
+        return CounterReading(packets)
+
+    def close(self) -> None:
+        """End the worker thread and close the sockets."""
+        self._thread.shutdown(wait=True)
+        self._kernel.close()
+
+    async def _apply(self, transaction: Transaction) -> None:
+        flows = self._flows(transaction)
+        rest = tuple(command for command in transaction if self._flow_shape(command) is None)
+        if rest:
+            force, self._force = self._force, None
+            if force is None:
+                raise KernelError("the rules in iptables aren't known: they are read first")
+            self._version += 1
+            try:
+                self._force = await self._completed(self._write_now, force, rest)
+            finally:
+                self._version += 1
+        if flows:
+            await self._completed(self._writer.add_members, flows)
+
+    def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
+        wanted = applied(force.ruleset, transaction)
+        try:
+            force.lowering.apply(transaction)
+        except NameCollisionError as error:
+            raise _unwritable(error) from None
+        lowered = self._written(force.lowering)
+        listing = XtListing(lowered)
+        if listing != force.listing:
+            self._writer.write(force.listing, lowered)
+        return _Enforced(wanted, force.lowering, listing)
+
+    def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
+        lowering = self._lowering(wanted)
+        return lowering, self._list(self._written(lowering))
+
+    def _lowered(self, wanted: Ruleset) -> XtRuleset:
+        return self._written(self._lowering(wanted))
+
+    def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
+        try:
+            return IncrementalLowering(self._options, wanted)
+        except NameCollisionError as error:
+            raise _unwritable(error) from None
+
+    def _written(self, lowering: IncrementalLowering) -> XtRuleset:
+        """Return what is written of a lowered ruleset: all, but for logs where the kernel has no target for them."""
+        self.unavailable = lowering.unavailable
+        return lowering.ruleset if self._logs else _without_logs(lowering.ruleset)
+
+    def _list(self, known: XtRuleset) -> XtListing:
+        """Return our objects; listing variants that were accepted are returned as they were written."""
+        listing = read_listing(self._kernel, known)
+        for key, (written, as_listed) in self._variants.items():
+            found = listing.ruleset.chains.get(key)
+            if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
+                listing.ruleset.chains[key] = written
+        return listing
+
+    def _listed_otherwise_now(self, wanted: Ruleset) -> tuple[str, ...]:
+        """Write differing chains again; those that are listed as before then are variants."""
+        lowered = self._lowered(wanted)
+        first = self._list(lowered)
+        names = _differing(first, lowered)
+        if not names:
+            return ()
+        self._writer.write(first, lowered)
+        second = self._list(lowered)
+        accepted = [key for key in names if second.ruleset.chains.get(key) == first.ruleset.chains.get(key)]
+        for key in accepted:
+            if key in second.ruleset.chains:
+                self._variants[key] = lowered.chains[key], second.ruleset.chains[key]
+        return tuple(f"chain {key[2]} of table {key[1]}, IPv{key[0]}" for key in accepted)
+
+    def _flow_shape(self, command: Command) -> NamedSet | None:
+        """Return the set of flows that a command changes; None for any other command."""
+        if not isinstance(command, ChangeElements):
+            return None
+        known = self._force.ruleset if self._force is not None else self._known()
+        shape = known.sets.get(command.set)
+        return shape if shape is not None and shape.kind == "flow" else None
+
+    def _flows(self, transaction: Transaction) -> dict[str, list[SetMember]]:
+        """Return the members of sets of flows that a transaction adds: each flow in a set by each of its ports."""
+        found: dict[str, list[SetMember]] = {}
+        for command in transaction:
+            shape = self._flow_shape(command)
+            if shape is None or not isinstance(command, ChangeElements) or command.verb != "add":
+                continue
+            names = {part.part: part.name for part in parts_of(command.set, shape, self._options.families)}
+            for flow in command.elements:
+                for part, member in _flow_members(flow):
+                    if part in names:
+                        found.setdefault(names[part], []).append(member)
+        return found
+
+    async def _completed(self, call: Callable[..., _T], *arguments: object) -> _T:
+        """Call in the worker thread; a caller that is cancelled waits for the end."""
+        done = asyncio.wrap_future(self._thread.submit(call, *arguments))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not done.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((done,))
+            raise
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await self._completed(call, *arguments)
+
+
+def _unwritable(error: NameCollisionError) -> WireError:
+    return WireError(f"the rules can't be written to iptables: {error}")
+
+
+def _flow_members(flow: Element) -> tuple[tuple[str, SetMember], ...]:
+    match flow:
+        case (source, protocol, source_port, destination, destination_port):
+            by_source, by_destination = FLOW_PARTS
+            return (
+                (by_source, (source, protocol, source_port, destination)),
+                (by_destination, (source, protocol, destination_port, destination)),
+            )
+    return ()
+
+
+def _differing(listing: XtListing, lowered: XtRuleset) -> tuple[ChainKey, ...]:
+    found = listing.ruleset.chains
+    return tuple(key for key, chain in lowered.chains.items() if found.get(key) != chain)
+
+
+def _repair(wanted: Ruleset, lowered: XtRuleset, listing: XtListing) -> Transaction:
+    """Return commands that name the objects to be written again, and change nothing of the ruleset itself."""
+    found = listing.ruleset
+    origins = {chain.origin for key, chain in lowered.chains.items() if found.chains.get(key) != chain}
+    origins |= {item.origin for name, item in lowered.sets.items() if found.sets.get(name) != item}
+    chains = sorted(origins & wanted.chains.keys())
+    sets = sorted(origins & wanted.sets.keys())
+    if not chains and not sets:
+        # Jumps, a verdict map, or objects without use: the base chains stand for all of it.
+        chains = sorted(name for name, chain in wanted.chains.items() if chain.hook is not None)
+    return (
+        *(RewriteChain(name, wanted.chains[name].rules, wanted.chains[name].rules) for name in chains),
+        *(ChangeElements("add", name, ()) for name in sets),
+    )
+
+
+def _without_logs(lowered: XtRuleset) -> XtRuleset:
+    """Return the ruleset without the rules that only log."""
+    chains = {
+        key: msgspec.structs.replace(chain, rules=tuple(rule for rule in chain.rules if rule.target[1:2] != ("NFLOG",)))
+        for key, chain in lowered.chains.items()
+    }
+    return msgspec.structs.replace(lowered, chains=chains)
+
+
+def _is_same(now: Fingerprint, verified: Fingerprint | None) -> bool:
+    if verified is None or (now.tables, now.headers) != (verified.tables, verified.headers):
+        return False
+    return not now.members or now.members == verified.members

@@ -1,0 +1,98 @@
+"""Takes the steps that make our sets, chains and counters of iptables what is wanted. Blocking.
+
+Each step is one call to the kernel, or one run of iptables-restore; their order is that of `xtables.order`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from nfagent.errors import KernelError
+from nfagent.kernel.ipset_refusals import SetRefusedError
+from nfagent.kernel.xt_listing import XtKernel
+from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
+from nfagent.xtables.listing import XtListing
+from nfagent.xtables.names import TEMPORARY_PREFIX
+from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
+from nfagent.xtables.order import steps
+from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
+
+log = logging.getLogger(__name__)
+
+
+class XtWriter:
+    """Writes to one kernel. What can't be deleted, as another program uses it, is left and logged once."""
+
+    def __init__(self, kernel: XtKernel) -> None:
+        """Store what is written by."""
+        self._kernel = kernel
+        self._left: set[str] = set()
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Sets without use that could not be deleted, as others refer to them."""
+        return tuple(sorted(self._left))
+
+    def write(self, before: XtListing, after: XtRuleset) -> None:
+        """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
+        self._left &= before.ruleset.sets.keys() - after.sets.keys()
+        self._restore_stray(before, after, leaving=True)
+        for group in grouped(steps(before.ruleset, after)):
+            self._take(group, before, after)
+        self._restore_stray(before, after, leaving=False)
+
+    def add_members(self, members: dict[str, list[SetMember]]) -> None:
+        """Add members to sets that the packets fill too. Raises SetFullError, KernelError, HostError."""
+        for name, added in sorted(members.items()):
+            self._kernel.sets.change("add", name, added)
+
+    def _restore_stray(self, before: XtListing, after: XtRuleset, *, leaving: bool) -> None:
+        for family in self._kernel.families if before.stray else ():
+            text = stray_input(before, after, family, leaving=leaving)
+            if text:
+                self._kernel.programs.restore(family, text)
+
+    def _take(self, group: StepGroup, before: XtListing, after: XtRuleset) -> None:
+        sets = self._kernel.sets
+        match group[0]:
+            case CreateSet(name, item):
+                self._create(name, item)
+            case AddMember(name):
+                sets.change("add", name, members_of_group(group))
+            case DeleteMember(name):
+                sets.change("delete", name, members_of_group(group))
+            case DestroySet(name):
+                self._destroy(name, needed=name in after.sets)
+            case Restore(family):
+                self._kernel.programs.restore(family, restore_input(group, before.ruleset.hooks))
+            case AddAccounts(names) | DeleteAccounts(names):
+                self._change_accounts(names, adding=isinstance(group[0], AddAccounts))
+
+    def _create(self, name: str, item: IpSet) -> None:
+        if name.startswith(TEMPORARY_PREFIX):
+            self._kernel.sets.destroy(name)  # left by an agent that was killed
+        self._kernel.sets.create(name, item)
+        self._kernel.sets.change("add", name, sorted(item.members, key=str))
+
+    def _destroy(self, name: str, *, needed: bool) -> None:
+        """Destroy a set; needed: one of the same name follows."""
+        try:
+            self._kernel.sets.destroy(name)
+        except SetRefusedError as error:
+            if needed:
+                raise
+            if name not in self._left:
+                log.warning("%s; it is left, without effect", error)
+            self._left.add(name)
+
+    def _change_accounts(self, names: tuple[str, ...], *, adding: bool) -> None:
+        accounts = self._kernel.accounts
+        if accounts is None:
+            return
+        for name in names:
+            if adding:
+                accounts.create(name)
+                continue
+            with suppress(KernelError):  # another program's rule counts by it
+                accounts.delete(name)
