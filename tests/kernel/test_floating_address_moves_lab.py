@@ -8,6 +8,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -52,13 +53,27 @@ Record: TypeAlias = Callable[[str, object], None]
 _ENDS = {4: PARTNER, 6: PARTNER_V6}
 
 
-@pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    folder = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def lab_of_gateways(folder: Path) -> Iterator[ManifestLab]:
     with running_lab(folder, NODES, PODS, (OUTSIDE,), documents=REST) as made:
         listen_outside(made.topology, made.servers, OUTSIDE)
         settled(made, GROUPS)
         yield made
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    with lab_of_gateways(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture
+def lab(running: ManifestLab) -> ManifestLab:
+    """Return the lab with every Node Ready, and each address at its holder."""
+    place_nodes(running)
+    running.cluster.wait_until_enforced()
+    settled(running, GROUPS)
+    return running
 
 
 def settled(lab: ManifestLab, ready: Iterable[str], nodes: Iterable[str] = GROUPS) -> None:
@@ -140,23 +155,23 @@ def test_a_holder_turns_not_ready_and_ready_again(lab: ManifestLab, record_prope
     assert max(gaps) < AT_MOST_SECONDS
 
 
-def test_a_node_that_is_gone_loses_its_addresses_when_it_is_not_ready(
-    lab: ManifestLab, record_property: Record
-) -> None:
+def test_a_node_that_is_gone_loses_its_addresses_when_it_is_not_ready(tmp_path: Path, record_property: Record) -> None:
     """Its agent is killed and its link is down: it gives nothing up, and answers no neighbour solicitation."""
-    with contextlib.ExitStack() as stack:
-        streams = Streams(lab, stack, ("n2", "n3"))
-        lab.cluster.agent(MOVED).stop(kill=True)
-        netns.ip_batch(["link set eth0 down"], lab.topology.node_namespace(MOVED))
-        began = place_nodes(lab, MOVED)
-        lab.cluster.wait_until_enforced()
-        settled(lab, ("n2", "n3"), ("n2", "n3"))
-        streams.wait()
-    streams.check_kept()
-    streams.check_moved()
-    assert streams.gap(began, f"{MOVED} is gone, and turned NotReady", record_property) < AT_MOST_SECONDS
-    pods = [pod_on(node, MOVED) for node in ("n2", "n3")]
-    assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
+    # A link that was down has lost routes and addresses: no other test gets this lab.
+    with lab_of_gateways(tmp_path) as lab:
+        with contextlib.ExitStack() as stack:
+            streams = Streams(lab, stack, ("n2", "n3"))
+            lab.cluster.agent(MOVED).stop(kill=True)
+            netns.ip_batch(["link set eth0 down"], lab.topology.node_namespace(MOVED))
+            began = place_nodes(lab, MOVED)
+            lab.cluster.wait_until_enforced()
+            settled(lab, ("n2", "n3"), ("n2", "n3"))
+            streams.wait()
+        streams.check_kept()
+        streams.check_moved()
+        assert streams.gap(began, f"{MOVED} is gone, and turned NotReady", record_property) < AT_MOST_SECONDS
+        pods = [pod_on(node, MOVED) for node in ("n2", "n3")]
+        assert views(lab, pods) == {pod.name: set(FLOATING[MOVED]) for pod in pods}
 
 
 def test_an_agent_that_restarts_interrupts_no_connection(lab: ManifestLab) -> None:

@@ -29,12 +29,19 @@ pytestmark = pytest.mark.kernel
 HOLDER = "n2"
 
 
-@pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*world()[len(NODES) :], *gateways()]
     with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as made:
-        all_held(made)
         yield made
+
+
+@pytest.fixture
+def lab(running: ManifestLab) -> ManifestLab:
+    """Return the lab with all agents, and each floating address at its holder."""
+    running.start_stopped()
+    all_held(running)
+    return running
 
 
 def all_held(lab: ManifestLab) -> None:

@@ -36,13 +36,24 @@ FOREIGN_TABLE = (
 )
 
 
-@pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
-        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80), ("udp", 80)]))
-        running.apply("deny", DENY)
-        yield running
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as made:
+        made.servers.listen(pod_endpoints(made.topology, [("tcp", 80), ("udp", 80)]))
+        yield made
+
+
+@pytest.fixture
+def lab(running: ManifestLab) -> Iterator[ManifestLab]:
+    """Yield the lab with DENY alone, and without tables of others."""
+    running.only_cluster()
+    running.apply("deny", DENY)
+    yield running
+    for agent in running.cluster.agents.values():
+        agent.nft("add table inet foreign; delete table inet foreign")
+    running.start_stopped()
+    running.cluster.wait_until_enforced()
 
 
 def agent_of(lab: ManifestLab, pod: str) -> LabAgent:
@@ -133,10 +144,11 @@ def test_other_tables_are_neither_read_nor_touched(lab: ManifestLab) -> None:
 def test_44_a_changed_table_is_repaired_at_once_and_the_program_is_named(lab: ManifestLab, damage: str) -> None:
     agent = agent_of(lab, "x/a")
     lab.cluster.wait_for_recheck()
+    before = reconcile_status(agent)["drifts"]
     agent.nft(*damage.split())
-    wait_until(lambda: bool(reconcile_status(agent)["drifts"]) and agent.recheck_is_done())
+    wait_until(lambda: reconcile_status(agent)["drifts"] > before and agent.recheck_is_done())
     assert reached(lab) == {False}
-    assert (reconcile_status(agent)["drifts"], reconcile_status(agent)["drift_by"].split()[0]) == (1, "nft")
+    assert (reconcile_status(agent)["drifts"], reconcile_status(agent)["drift_by"].split()[0]) == (before + 1, "nft")
     assert agent.run("dump", "diff").returncode == 0
     assert re.search(r"drift repair, last by nft \(process \d+\)", agent.run("dump", "state").stdout)
 

@@ -150,6 +150,12 @@ class ManifestLab(ProbedLab[LabCluster]):
         """Delete every manifest but `cluster.yaml`."""
         self.cluster.delete(*(path.name for path in self.cluster.manifests.iterdir() if path.name != "cluster.yaml"))
 
+    def start_stopped(self) -> None:
+        """Start the agents that a test has stopped."""
+        for agent in self.cluster.agents.values():
+            if not agent.is_running:
+                agent.start()
+
 
 @contextlib.contextmanager
 def running_lab(
