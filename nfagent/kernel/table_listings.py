@@ -31,6 +31,7 @@ class SharedListing(Generic[_T]):
         """Return the result of a call that starts after this request. Raises what the call raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._now))
+            self._next.add_done_callback(self._forget)
         # A cancelled request doesn't cancel the call for the others.
         return await asyncio.shield(self._next)
 
@@ -39,6 +40,11 @@ class SharedListing(Generic[_T]):
             await asyncio.wait([before])
         self._now, self._next = self._next, None
         return await self._ask()
+
+    def _forget(self, done: asyncio.Task[_T]) -> None:
+        """Keep no result, which may be as large as the table."""
+        if self._now is done:
+            self._now = None
 
 
 class TableListings:

@@ -98,6 +98,8 @@ from nfagent.nftables.objects import (
     VmapLookup,
 )
 
+_KEPT = 256
+"""Encoded matches, 670 bytes each. Those that many rules have are a few dozen; a set's are in the rules of one chain."""
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
 _SEEN_REPLY, _CONFIRMED, _SOURCE_TRANSLATED = 2, 8, 16  # IPS_*, linux/netfilter/nf_conntrack_common.h
@@ -108,7 +110,7 @@ _RTN_UNICAST, _RTN_LOCAL, _RTN_BROADCAST, _RTN_MULTICAST = 1, 2, 3, 5  # linux/r
 _PACKET_BROADCAST, _PACKET_MULTICAST = 1, 2  # linux/if_packet.h
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=_KEPT)
 def match_parts(match: Step, known: Known) -> tuple[tuple[Part, ...], Known]:
     """Encode a match after what is known; return also what is known after it.
 
