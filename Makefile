@@ -219,11 +219,12 @@ soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (r
 
 .PHONY: fuzz-decoders
 fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris
-#: INPUTS=1000000  ONLY='netlink nflog'  JOBS=2  REPLAY=FILE
+#: INPUTS=1000000  SECONDS=  ONLY='netlink nflog'  JOBS=2  REPLAY=FILE
 #: WRITE=docs/threat-model.md  the table, of the last results
 	@$(bin)/pip install --quiet --require-hashes --requirement $(FUZZ_LOCK)
 	exec $(bin)/python -m tests.fuzz_decoders $(addprefix --inputs ,$(INPUTS)) $(addprefix --only ,$(ONLY)) \
-	    $(addprefix --jobs ,$(JOBS)) $(addprefix --replay ,$(REPLAY)) $(addprefix --write ,$(WRITE))
+	    $(addprefix --seconds ,$(SECONDS)) $(addprefix --jobs ,$(JOBS)) \
+	    $(addprefix --replay ,$(REPLAY)) $(addprefix --write ,$(WRITE))
 
 .PHONY: bench
 bench: $(VENV)/ready modules ## every figure beside its reference, build/bench.json (root)

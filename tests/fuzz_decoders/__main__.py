@@ -36,13 +36,14 @@ class _Progress:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--inputs", default=1_000_000, show_default=True, help="Inputs of each target.")
+@click.option("--seconds", default=0, help="Seconds of each target, where that ends before; 0 for any number.")
 @click.option("--only", multiple=True, type=click.Choice(_NAMES), help="Fuzz this target alone; may be repeated.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Targets at once.")
 @click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Decode this input again, alone.")
 @click.option("--write", type=click.Path(path_type=Path, exists=True), help="Write each target's last result here.")
 @click.option("--build", default="build/fuzz-decoders", show_default=True, type=click.Path(path_type=Path))
 def main(
-    *, inputs: int, only: tuple[str, ...], jobs: int, replay: Path | None, write: Path | None, build: Path
+    *, inputs: int, seconds: int, only: tuple[str, ...], jobs: int, replay: Path | None, write: Path | None, build: Path
 ) -> None:
     """Fuzz every decoder by atheris, from seeds that are made here and the corpus of earlier runs.
 
@@ -54,7 +55,7 @@ def main(
 
     def fuzz(name: str) -> FuzzResult:
         click.echo(f"==> {name}")
-        result = run_target(name, inputs, build / name, _Progress(inputs).report)
+        result = run_target(name, inputs, build / name, _Progress(inputs).report, seconds)
         report.save(result, build / name)
         _show(result)
         return result

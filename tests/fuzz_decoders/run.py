@@ -53,14 +53,17 @@ class FuzzResult(msgspec.Struct):
         return bool(self.found) or self.code != 0
 
 
-def run_target(name: str, inputs: int, folder: Path, report: Callable[[FuzzResult], None]) -> FuzzResult:
-    """Fuzz a target with so many inputs; `report` gets each stage of the result."""
+def run_target(
+    name: str, inputs: int, folder: Path, report: Callable[[FuzzResult], None], seconds: int = 0
+) -> FuzzResult:
+    """Fuzz a target with so many inputs, or for so many seconds; `report` gets each stage of the result."""
     folder.mkdir(parents=True, exist_ok=True)
     options = [
         f"-runs={inputs}",
         f"-timeout={_INPUT_SECONDS}",
         f"-rss_limit_mb={_MOST_MEMORY_MB}",
         f"-artifact_prefix={folder}/",
+        f"-max_total_time={seconds}",
     ]
     command = [sys.executable, "-m", "tests.fuzz_decoders.worker", module_of(name), name, str(folder), *options]
     result = FuzzResult(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nfagent.netlink import codec
 from tests.fuzz_decoders.target import FuzzTarget
 from tests.fuzz_decoders.targets import TARGETS
 
@@ -29,7 +30,18 @@ def test_every_target_has_a_name_of_its_own() -> None:
     assert len({target.name for target in TARGETS}) == len(TARGETS)
 
 
+def _logged(interface: int, *behind: bytes) -> bytes:
+    head = codec.nfgen(2, 100) + codec.attribute(1, b"\x08\0\2\0") + codec.attribute(10, b"deny x\0")
+    head += codec.attribute(4, bytes((0, 0, 0, interface))) + codec.attribute(3, bytes(16))
+    tail = codec.attribute(12, bytes(4)) + codec.attribute(9, b"packet")
+    return codec.message(0x400, 0, 0, b"".join((head, *behind, tail)))
+
+
 FOUND = {
+    "an interface behind a logged packet's timestamp": (
+        "nflog",
+        _logged(3) + _logged(3, codec.attribute(4, bytes((0, 0, 0, 9)))),
+    ),
     "a rule of iptables without a chain": ("iptables-save", b"*nat\n-A "),
     "a rule of iptables without a chain that logs": ("iptables-save", b"*nat\n-A  -j NFLOG"),
     "nat chains that lead to themselves": (
