@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from nfagent.xtables.lowering import lower
@@ -10,8 +12,11 @@ from nfagent.xtables.objects import EMPTY, XtRuleset
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.order import steps
 from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step
+from tests.properties.strategies import flows
 from tests.support.fake_xtables import FakeXtables
+from tests.support.nft_interpreter import opening
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy
+from tests.support.xtables_interpreter import XtMachine
 
 PEER = {"podSelector": labelled(app="web")}
 DB = policy("shop/db", labelled(app="db"), types=["Ingress"], ingress=[{"from": [PEER]}])
@@ -111,3 +116,31 @@ def test_one_restore_leads_to_copies_and_one_back(family: int) -> None:
     restores = [step for step in between(*moves()) if isinstance(step, Restore) and step.family == family]
     there, back = ([name for name, chain in step.chains.items() if chain is not None] for step in restores)
     assert set(back) <= set(there)
+
+
+def becomes_judged() -> tuple[XtRuleset, XtRuleset]:
+    """Return the rules before and after a Pod joins the peers of another, and may send nothing itself any more."""
+    rest = (*BASE, policy("shop/quiet", labelled(app="web"), types=["Egress"]))
+    near = pod("shop/near", "a", 6, app="web")
+    return lowered(*rest, near, pod("shop/w", "a", 2)), lowered(*rest, near, pod("shop/w", "a", 2, app="web"))
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["there", "back"])
+@pytest.mark.parametrize("change", [becomes_judged, moves], ids=["a Pod becomes judged and a peer", "a Pod moves"])
+def test_between_the_steps_each_packet_has_the_verdict_before_or_the_one_after(
+    change: Callable[[], tuple[XtRuleset, XtRuleset]], *, backwards: bool
+) -> None:
+    before, after = reversed(change()) if backwards else change()
+    addresses = [f"10.64.{node}.{last}" for node in (0, 1) for last in range(1, 7)]
+    packets = [opening(flow) for flow in flows(addresses, "tcp", 80)]
+    machine, kernel = XtMachine(before), FakeXtables(before)
+
+    def verdicts(ruleset: XtRuleset) -> list[str]:
+        machine.ruleset = ruleset
+        return [machine.run("forward", packet).verdict for packet in packets]
+
+    was, will = verdicts(before), verdicts(after)
+    for step in steps(before, after):
+        now = verdicts(kernel.apply(step))
+        assert all(found in (one, other) for found, one, other in zip(now, was, will, strict=True)), step
+    assert kernel.ruleset == after
