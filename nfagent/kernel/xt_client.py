@@ -141,17 +141,17 @@ class XtClient:
         """Return a listing as it is: variants are accepted where it is read."""
         return listed
 
-    async def is_changed(self, *, with_members: bool) -> bool:
+    async def is_changed(self, *, with_content: bool) -> bool:
         """Return whether another program has changed our rules or sets, by a cheap reading.
 
-        with_members: the members of all sets are read too, otherwise only their number
+        with_content: rules and members are read too, otherwise only their numbers and sizes
         Raises KernelError, HostError.
         """
         force, version = self._force, self._version
         if force is None or self._turn.locked():
             return False
-        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_members=with_members)
-        if _is_same(now, self._verified):
+        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
+        if now.is_same(self._verified):
             return False
         listing = await asyncio.to_thread(self._list, force.listing.ruleset)
         if self._version != version or self._turn.locked():
@@ -365,9 +365,3 @@ def _without_logs(lowered: XtRuleset) -> XtRuleset:
         for key, chain in lowered.chains.items()
     }
     return msgspec.structs.replace(lowered, chains=chains)
-
-
-def _is_same(now: Fingerprint, verified: Fingerprint | None) -> bool:
-    if verified is None or (now.tables, now.headers) != (verified.tables, verified.headers):
-        return False
-    return not now.members or now.members == verified.members

@@ -83,7 +83,7 @@ def test_any_ruleset_is_listed_as_it_was_written(variant: Variant, first: list[I
         assert await kernel.difference(before) == ()
         await kernel.apply(diff(before, after))
         assert await kernel.difference(after) == ()
-        assert not await kernel.is_changed(with_members=True)
+        assert not await kernel.is_changed(with_content=True)
         await kernel.remove()
 
     with client(variant) as kernel:
@@ -211,12 +211,12 @@ def test_what_another_program_changes_is_noticed_and_put_back(
 ) -> None:
     async def body(kernel: XtClient) -> None:
         await converge(kernel, SHOP)
-        assert not await kernel.is_changed(with_members=True)
-        assert not await kernel.is_changed(with_members=True)
+        assert not await kernel.is_changed(with_content=True)
+        assert not await kernel.is_changed(with_content=True)
 
         drift(variant)
 
-        assert await kernel.is_changed(with_members=True)
+        assert await kernel.is_changed(with_content=True)
         assert await converge(kernel, SHOP)
         assert await kernel.difference(SHOP) == ()
 
