@@ -1,9 +1,9 @@
 """Looks every second whether another program has changed our rules in iptables or our sets.
 
-Nothing reports such changes. A look costs some milliseconds: numbers and sizes of rules and sets (`xt_fingerprint`). Rules
-and members themselves are read as often as that takes 3 % of the time, but no more than once a second. Only where
-something differs, as after a change of our own, all is listed and compared: that takes 5 % of the time at most, and
-what follows it waits.
+Nothing reports such changes. A look costs some milliseconds: numbers and sizes of rules and sets (`xt_fingerprint`).
+Rules and members themselves are read as often as that takes 3 % of the time, but no more than once a second. Only
+where something differs, as after a change of our own, all is listed and compared: that takes 5 % of the time at most,
+and what follows it waits.
 """
 
 from __future__ import annotations
