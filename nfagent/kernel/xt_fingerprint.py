@@ -11,6 +11,7 @@ from typing import get_args
 
 import msgspec
 
+from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.table_queries import generation
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_tables import table_digest, table_shape
@@ -64,9 +65,12 @@ def _members(kernel: XtKernel, written: XtRuleset) -> bytes:
         item = written.sets[name]
         if item.timeout:
             continue
-        if item.counters:
-            found.update("\n".join(sorted(map(str, kernel.sets.read(name).members))).encode())
-            continue
-        for payload in kernel.sets.raw(name):
-            found.update(payload)
+        try:
+            if item.counters:
+                found.update("\n".join(sorted(map(str, kernel.sets.read(name).members))).encode())
+                continue
+            for payload in kernel.sets.raw(name):
+                found.update(payload)
+        except SetRefusedError:
+            found.update(name.encode())  # it is gone
     return found.digest()

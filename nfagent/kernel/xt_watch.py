@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 _REST, _CONTENT_REST = 19, 29
 """After a look, and after one at the content, so many times its CPU time passes until the next one."""
+_LONGEST, _LONGEST_CONTENT = 10.0, 30.0
+"""But no more than so many seconds: the CPU time is that of the whole process, which does other things too."""
 
 
 class XtWatch:
@@ -43,7 +45,7 @@ class XtWatch:
         pause = LOOK_SECONDS
         while True:
             await self._clock.wait(asyncio.Event(), pause)
-            pause = max(LOOK_SECONDS, await self.look() * _REST)
+            pause = min(max(LOOK_SECONDS, await self.look() * _REST), _LONGEST)
 
     async def look(self) -> float:
         """Look once, and return the CPU time that it took; a failure is logged once."""
@@ -60,7 +62,7 @@ class XtWatch:
             self.problem = str(error)
         took = _cpu_seconds() - began
         if with_content:
-            self._content_at = now + took * _CONTENT_REST
+            self._content_at = now + min(took * _CONTENT_REST, _LONGEST_CONTENT)
         return took
 
 

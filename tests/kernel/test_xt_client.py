@@ -188,8 +188,17 @@ def add_rule_with_set(variant: Variant) -> None:
     run(f"iptables-{variant}", "-t", "mangle", "-I", first_rule(variant), "1", *match, "-j", "ACCEPT")
 
 
+def remove_all(variant: Variant) -> None:
+    for command in (f"iptables-{variant}", f"ip6tables-{variant}"):
+        for table in ("raw", "mangle", "nat"):
+            run(command, "-t", table, "-F")
+            run(command, "-t", table, "-X")
+    run("ipset", "destroy")
+
+
 DRIFTS: dict[str, Callable[[Variant], None]] = {
     "mangle is flushed": flush_mangle,
+    "all rules and sets are removed": remove_all,
     "our jump is deleted": remove_hook,
     "a rule is put before our jump": go_first,
     "our jump is there twice": jump_twice,
