@@ -79,6 +79,7 @@ class XtClient:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
+        self._latest: Ruleset | None = None  # that was in force, of which the names are known
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
@@ -95,7 +96,7 @@ class XtClient:
 
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         lowered = self._lowered(known)
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
 
@@ -112,7 +113,7 @@ class XtClient:
                 # No packet reaches any rule: as if there were none.
                 self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force = _Enforced(wanted, lowering, listing)
+            self._force, self._latest = _Enforced(wanted, lowering, listing), wanted
             return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
@@ -141,17 +142,17 @@ class XtClient:
         """Return a listing as it is: variants are accepted where it is read."""
         return listed
 
-    async def is_changed(self, *, with_members: bool) -> bool:
+    async def is_changed(self, *, with_content: bool) -> bool:
         """Return whether another program has changed our rules or sets, by a cheap reading.
 
-        with_members: the members of all sets are read too, otherwise only their number
+        with_content: rules and members are read too, otherwise only their numbers and sizes
         Raises KernelError, HostError.
         """
         force, version = self._force, self._version
         if force is None or self._turn.locked():
             return False
-        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_members=with_members)
-        if _is_same(now, self._verified):
+        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
+        if now.is_same(self._verified):
             return False
         listing = await asyncio.to_thread(self._list, force.listing.ruleset)
         if self._version != version or self._turn.locked():
@@ -186,7 +187,7 @@ class XtClient:
         accounts = self._kernel.accounts
         if accounts is None:
             return {}
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         found = {item.name: item for item in accounts.read()}
         values: dict[str, CounterValue] = {}
         for name in known.counters:
@@ -201,7 +202,7 @@ class XtClient:
 
         Blocking. Raises KernelError, HostError.
         """
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         packets = {name: value.packets for name, value in self.counters_now().items()}
         for name, shape in known.sets.items():
             if shape.kind != "counted":
@@ -226,6 +227,7 @@ class XtClient:
             self._version += 1
             try:
                 self._force = await self._completed(self._write_now, force, rest)
+                self._latest = self._force.ruleset
             finally:
                 self._version += 1
         if flows:
@@ -242,6 +244,10 @@ class XtClient:
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
         return _Enforced(wanted, force.lowering, listing)
+
+    def _names(self) -> Ruleset:
+        """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
+        return self._known() if self._latest is None else self._latest
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
@@ -289,7 +295,7 @@ class XtClient:
         """Return the set of flows that a command changes; None for any other command."""
         if not isinstance(command, ChangeElements):
             return None
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         shape = known.sets.get(command.set)
         return shape if shape is not None and shape.kind == "flow" else None
 
@@ -365,9 +371,3 @@ def _without_logs(lowered: XtRuleset) -> XtRuleset:
         for key, chain in lowered.chains.items()
     }
     return msgspec.structs.replace(lowered, chains=chains)
-
-
-def _is_same(now: Fingerprint, verified: Fingerprint | None) -> bool:
-    if verified is None or (now.tables, now.headers) != (verified.tables, verified.headers):
-        return False
-    return not now.members or now.members == verified.members
