@@ -270,11 +270,11 @@ def test_tables_of_iptables_legacy_that_the_kernel_does_not_name_here_are_a_prob
         pytest.skip("iptables-legacy is missing; run: apt-get install iptables")
     subprocess.run(["iptables-legacy", "-t", "nat", "-N", "others"], check=True, timeout=60)
     # Another user than root, who owns /proc/net/ip_tables_names: with the one right that the service has.
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin"]
+    other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin"]
     program = (
         "from nfagent.kernel.foreign_nat import read_foreign_nat\nprint(*read_foreign_nat().problems, sep='\\n')\n"
     )
-    command = [*nobody, "--ambient-caps=+net_admin", sys.executable, "-c", program]
+    command = [*other_user, "--ambient-caps=+net_admin", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "the tables of iptables-legacy can't be read: " in done.stdout, done.stderr
     assert read_foreign_nat().problems == ()

@@ -150,7 +150,7 @@ def test_44_a_changed_table_is_repaired_at_once_and_the_program_is_named(lab: Ma
     assert reached(lab) == {False}
     assert (reconcile_status(agent)["drifts"], reconcile_status(agent)["drift_by"].split()[0]) == (before + 1, "nft")
     assert agent.run("dump", "diff").returncode == 0
-    assert re.search(r"drift repair, last by nft \(process \d+\)", agent.run("dump", "state").stdout)
+    assert re.search(r"drift repairs?, last by nft \(process \d+\)", agent.run("dump", "state").stdout)
 
 
 def reconcile_status(agent: LabAgent) -> dict[str, Any]:
