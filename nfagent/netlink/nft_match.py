@@ -99,7 +99,7 @@ from nfagent.nftables.objects import (
 )
 
 _KEPT = 256
-"""Encoded matches, 670 bytes each. Those that many rules have are a few dozen; a set's are in the rules of one chain."""
+"""Encoded matches, 670 bytes each. A few dozen are in many rules; others name a set, and are in one chain's rules."""
 _DIRECTIONS = {"original": 0, "reply": 1}  # enum ip_conntrack_dir
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}  # NF_CT_STATE_*BIT
 _SEEN_REPLY, _CONFIRMED, _SOURCE_TRANSLATED = 2, 8, 16  # IPS_*, linux/netfilter/nf_conntrack_common.h
