@@ -15,9 +15,10 @@ from typing import Literal
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRequest, set_refusal
+from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRefusedError, SetRequest, set_refusal
 from nfagent.kernel.sockets import DATAGRAM_BYTES, end_of_file, request_socket
 from nfagent.netlink import codec, ipset
+from nfagent.netlink.ipset_counters import decode_member_packets
 from nfagent.netlink.ipset_listing import SetHeader, SetPart, decode_answer, decode_name, decode_part, decode_type
 from nfagent.xtables.objects import IpSet, SetMember, SetType
 
@@ -119,6 +120,19 @@ class IpSetSocket:
         """Return the messages of a set's listing as they are: equal ones hold equal sets. Raises what `read` does."""
         with self._in_use:
             return [reply.payload for reply in self._list(name)]
+
+    def member_packets(self, name: str) -> dict[str, int]:
+        """Return the packets of each address in a set that counts; none without it. Raises KernelError, HostError."""
+        with self._in_use:
+            try:
+                replies = self._list(name)
+                return dict(counted for reply in replies for counted in decode_member_packets(reply))
+            except SetRefusedError as error:
+                if error.code == errno.ENOENT:
+                    return {}
+                raise
+            except WireError as error:
+                raise KernelError(f"ipset list {name}: cannot decode the counts: {error}") from None
 
     def supported(self, kind: SetType, family: int) -> ipset.TypeRange:
         """Return the revisions of a set type that the kernel has. Raises SetRefusedError without it, HostError."""

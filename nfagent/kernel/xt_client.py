@@ -16,13 +16,15 @@ from typing import TypeVar
 import msgspec
 
 from nfagent.errors import KernelError, WireError
+from nfagent.kernel.counter_deletions import CounterDeletions
+from nfagent.kernel.xt_counters import XtCounters
 from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
 from nfagent.kernel.xt_listing import XtKernel, read_listing
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.applied import applied
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
-from nfagent.nftables.transaction import ChangeElements, Command, RewriteChain, Transaction
+from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError, lower
@@ -61,10 +63,17 @@ class XtClient:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
         self._force: _InForce | None = None  # None: unknown, the kernel must be read
+        self._is_read_anew = False
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
         self.unavailable: tuple[Unavailable, ...] = ()
+        self._deletions: CounterDeletions | None = None
+        self.counters = XtCounters(kernel, self._counter_names)
+
+    def defer_deletions(self, deletions: CounterDeletions) -> None:
+        """Have the deletions of counters in transactions of `apply` wait."""
+        self._deletions = deletions
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -88,7 +97,10 @@ class XtClient:
         """
         async with self._turn:
             self._force = None
+            if self._deletions is not None:
+                wanted = self._deletions.with_waiting(wanted)
             lowered, listing = await self._in_thread(self._compare_now, wanted)
+            self._is_read_anew = True
             if listing == XtListing(lowered):
                 self._force = _InForce(wanted, listing)
                 return ()
@@ -104,8 +116,18 @@ class XtClient:
 
         After an error a part of it may be in force: the next `difference` reads what is.
         """
+        deletions = self._deletions
+        if deletions is None:
+            async with self._turn:
+                await self._apply(transaction)
+            return
+        if self._is_read_anew:
+            # A counter that the last agent had, and that isn't known any more, is deleted at once, as with a table.
+            await deletions.before((Delete("table"),))
         async with self._turn:
-            await self._apply(transaction)
+            plan = deletions.plan(transaction)
+            await self._apply(plan.at_once)
+            deletions.committed(plan)
 
     async def commit_latest(self, transaction: Callable[[], Transaction]) -> None:
         """Apply what a function returns while no other transaction is being applied. Raises what `apply` does."""
@@ -163,7 +185,14 @@ class XtClient:
         self._thread.shutdown(wait=True)
         self._kernel.close()
 
+    def _counter_names(self) -> frozenset[str]:
+        """Return the names of the counters that the kernel may have."""
+        force = self._force
+        known = self._known().counters
+        return known if force is None else known | force.ruleset.counters
+
     async def _apply(self, transaction: Transaction) -> None:
+        self._is_read_anew = False
         flows = self._flows(transaction)
         rest = tuple(command for command in transaction if self._flow_shape(command) is None)
         if rest:

@@ -10,6 +10,7 @@ import msgspec
 from nfagent.nftables.objects import NamedSet, Ruleset, VerdictMap
 from nfagent.xtables.chains import lower_chain
 from nfagent.xtables.context import RuleContext
+from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.dispatch import all_set, dispatch_chains, group_of, map_set, map_tables, sets_of_element
 from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
@@ -35,7 +36,6 @@ def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[
     sets: dict[str, IpSet] = {}
     chains: dict[ChainKey, XtChain] = {}
     hooks: dict[HookKey, str] = {}
-    accounts: set[str] = set()
     unavailable: set[Unavailable] = set()
     for name, item in ruleset.sets.items():
         _put_all(sets, lower_set(name, item, options))
@@ -48,7 +48,6 @@ def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[
     for name, chain in ruleset.chains.items():
         lowered = lower_chain(name, chain, ruleset.sets, options)
         _put_all(chains, lowered.chains)
-        accounts |= lowered.accounts
         unavailable |= lowered.unavailable
     fixed = {name: chain for name, chain in ruleset.chains.items() if chain.hook is not None or asks_route((chain,))}
     for family in options.families:
@@ -57,7 +56,8 @@ def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[
             _put_all(chains, {hooked.key: hooked.chain})
             if hooked.hook is not None:
                 hooks[hooked.hook] = hooked.key[2]
-    return XtRuleset(sets, chains, hooks, frozenset(accounts)), tuple(sorted(unavailable))
+    accounts = counter_accounts(ruleset, options.families) if options.accounts else frozenset()
+    return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
 
 
 def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> dict[str, IpSet]:
