@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.backend_parts import BackendParts
 from nfagent.boot_parts import BootParts
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
@@ -44,10 +45,9 @@ from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
-from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.table_lock import acquire_table
+from nfagent.kernel.xt_watch import LOOK_SECONDS
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
@@ -91,7 +91,8 @@ class Agent:
         history = ObjectHistory(self._desired, self._clock.now_ns)
         nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
-        self._kernel = NftClient(monitor=self._nft_monitor)
+        self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
+        self._kernel = self._backend.client
         self._reconciler = self._make_reconciler()
         self._reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
@@ -110,16 +111,21 @@ class Agent:
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
+        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
         self._bridges = BridgeWatch()
-        self._bridge_table = BridgeTableReconciler(self._kernel, dropping=settings.bridges.unjudged_frames == "dropped")
+        self._bridge_table = BridgeTableReconciler(
+            self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
+        )
         resync = settings.reconcile.resync_seconds
-        self._drift = DriftParts(self._nft_monitor, self._reconciler, self._bridge_table, self._clock, resync)
+        changes = self._backend.watch(self._reconciler.mark_changed)
+        parts_of_drift = self._nft_monitor, self._reconciler, self._bridge_table, self._clock
+        self._drift = DriftParts(*parts_of_drift, resync, changes)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
         self._ready = False
+        self._in_force = asyncio.Event()
         self._source_synced = asyncio.Event()
         wake, synced = self._reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
@@ -132,7 +138,7 @@ class Agent:
         )
         self._source, self._reporter = self._make_source()
         self._time_slices = TimeSlices()
-        parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._kernel
+        parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
@@ -185,7 +191,7 @@ class Agent:
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
             )
-            answers = AgentAnswerer(self._desired, TableListings(), self._time_slices, reports)
+            answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
             routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
@@ -251,6 +257,7 @@ class Agent:
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
                 tasks.create_task(self._boot.run()),
+                tasks.create_task(self._replace_others()),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._when_synced(self._reporter.run)))
@@ -279,6 +286,10 @@ class Agent:
     async def _when_synced(self, run: Callable[[], Awaitable[None]]) -> None:
         await self._source_synced.wait()
         await run()
+
+    async def _replace_others(self) -> None:
+        await self._in_force.wait()
+        await self._backend.replace_others()
 
     def _notify_link_monitor(self) -> None:
         before, self._local_changes = self._local_changes, self._desired.local_changes
@@ -321,6 +332,7 @@ class Agent:
         if not self._ready:
             self._ready = True
             self._boot.synced()
+            self._in_force.set()
             collect_and_freeze()
             cluster, policies = self._desired.cluster, self._desired.index.policies
             counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
@@ -366,9 +378,11 @@ class Agent:
                 listening=drift.listening,
                 others=drift.others,
                 problem=drift.problem,
+                looks=0.0 if self._backend.is_nftables else LOOK_SECONDS,
                 contest=self._reconciler.contest or msgspec.UNSET,
                 next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
             ),
+            backend=self._backend.status(),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),
             links=self._links.status(),

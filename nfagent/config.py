@@ -106,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     node: str = ""
     allow_unknown_node: bool = False
+    backend: Literal["auto", "nftables", "iptables"] = "auto"
     manifests: str = ""
     kubeconfig: str = ""
     context: str = ""

@@ -9,6 +9,7 @@ from nfagent.controllers.reconciler import Reconciler
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.conntrack_usage import ConntrackUsageWatch
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.xt_watch import XtWatch
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.system.process_unit import process_unit
 
@@ -27,8 +28,11 @@ class DriftParts:
         bridge_table: BridgeTableReconciler,
         clock: Clock,
         resync_seconds: float,
+        watch: XtWatch | None = None,
     ) -> None:
         """Store the parts.
+
+        watch: looks for changes of rules in iptables, which nothing reports; None where the rules are in nf_tables
 
         resync_seconds: seconds between two comparisons while notifications are received
         """
@@ -37,15 +41,20 @@ class DriftParts:
         self._bridge_table = bridge_table
         self._clock = clock
         self._resync_seconds = resync_seconds
+        self._watch = watch
         self._conntrack_usage = ConntrackUsageWatch()
 
     def subscribe(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
+        if self._watch is not None:
+            return
         listening = self._monitor.listen(self._changed)
         self._reconciler.compare_every(self._resync_seconds if listening else min(self._resync_seconds, _POLL_SECONDS))
 
     async def run(self) -> None:
         """Subscribe again where that failed, and look each minute at what no notification tells, until cancelled."""
+        if self._watch is not None:
+            await self._run_watch(self._watch)
         while True:
             if await self._clock.wait(self._monitor.failed, _LOOK_SECONDS):
                 await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
@@ -53,6 +62,16 @@ class DriftParts:
             self.subscribe()
             self._reconciler.log_contest()
             self._conntrack_usage.look()
+
+    async def _run_watch(self, watch: XtWatch) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch.run())
+            while True:
+                await self._clock.wait(asyncio.Event(), _LOOK_SECONDS)
+                self._reconciler.log_contest()
+                self._conntrack_usage.look()
+                self._bridge_table.mark_changed()
+                self._bridge_table.compare_if_changed()
 
     def _changed(self, committer: CommitOrigin) -> None:
         # Once for each comparison, not for each commit of a thousand a second.

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from nfagent.backend_parts import BackendParts
 from nfagent.clock import Clock
 from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
@@ -21,7 +22,6 @@ from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.metrics_listener import MetricsListener
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
-from nfagent.kernel.nft_client import NftClient
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.packet_counts import PacketCounts, boot_id
@@ -48,7 +48,7 @@ class MetricSources(msgspec.Struct, frozen=True):
     verdict_log: VerdictLogParts
     egress_nat: EgressNatParts
     source: ObjectSource
-    kernel: NftClient
+    backend: BackendParts
 
 
 class MetricsParts:
@@ -71,9 +71,10 @@ class MetricsParts:
             boot=boot_id(),
             synced=lambda: not sources.freshness().unread,
             time_slices=time_slices,
+            source=sources.backend.counters,
         )
-        self._counts.delete_by(sources.kernel.commit_latest)
-        sources.kernel.defer_deletions(self._counts)
+        self._counts.delete_by(sources.backend.client.commit_latest)
+        sources.backend.client.defer_deletions(self._counts)
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = MetricsListener(address, clock) if address is not None else None

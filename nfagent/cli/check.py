@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfagent.cli.options import config_option, kubeconfig_option, node_option, output_option
+from nfagent.cli.options import backend_option, config_option, kubeconfig_option, node_option, output_option
 
 if TYPE_CHECKING:
     from nfagent.cli.check_result import Check
@@ -23,11 +23,19 @@ _PREFIX = "fix: "
 )
 @kubeconfig_option
 @node_option
+@backend_option
 @config_option
 @output_option("text", "json", "yaml")
 @click.pass_context
 def check(
-    context: click.Context, *, cluster: bool, kubeconfig: str, node: str, config: Path | None, output: str
+    context: click.Context,
+    *,
+    cluster: bool,
+    kubeconfig: str,
+    node: str,
+    backend: str | None,
+    config: Path | None,
+    output: str,
 ) -> None:
     """Check that this node can run nfagent.
 
@@ -38,7 +46,7 @@ def check(
     """
     from nfagent.cli.check_host import read_settings, run_checks
 
-    settings, first = read_settings(config, node, kubeconfig)
+    settings, first = read_settings(config, node, kubeconfig, backend)
     found = [first, *run_checks(settings, cluster=cluster)]
     if cluster:
         from nfagent.cli.check_cluster import run_cluster_checks

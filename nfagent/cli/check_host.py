@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nfagent.cli.check_backend import backend_check, iptables_checks
 from nfagent.cli.check_boot import boot_checks
 from nfagent.cli.check_flowtables import flowtable_checks
 from nfagent.cli.check_log_group import log_group_checks
@@ -53,10 +54,12 @@ def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
     return list(_checks(settings, cluster=cluster))
 
 
-def read_settings(config: Path | None, node: str, kubeconfig: str) -> tuple[Settings, Check]:
+def read_settings(
+    config: Path | None, node: str, kubeconfig: str, backend: str | None = None
+) -> tuple[Settings, Check]:
     """Return the settings and their check; invalid ones are replaced by the defaults, to check the rest."""
     try:
-        settings = load_settings(config, flags={"node": node, "kubeconfig": kubeconfig})
+        settings = load_settings(config, flags={"node": node, "kubeconfig": kubeconfig, "backend": backend})
     except SettingError as error:
         found = Check("settings", "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
         return Settings(node=node, kubeconfig=kubeconfig), found
@@ -72,7 +75,12 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
     else:
         yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: nftables can't be changed", "sudo nfagent check")
-    yield from _nftables(root=root)
+    choice, found = backend_check(settings, root=root)
+    yield found
+    if choice is not None and choice.programs is not None:
+        yield from iptables_checks(choice.programs)
+    else:
+        yield from _nftables(root=root)
     yield _conntrack()
     yield _revoking(root=root)
     yield _nat_ports(settings, root=root)

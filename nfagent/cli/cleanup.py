@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 @config_option
 @output_option("text", "json", "yaml")
 def cleanup(config: Path | None, output: str) -> None:
-    """Remove the rules that a stopped agent left in force: tables inet nfagent and bridge nfagent, no others.
+    """Remove the rules that a stopped agent left in force.
+
+    These are tables inet nfagent and bridge nfagent, and the chains of iptables and the ipsets whose names begin with
+    nfa-; no others are touched.
 
     The gateway addresses that this node holds are removed too, and nfagent's routing rules and routes.
 
@@ -29,16 +32,17 @@ def cleanup(config: Path | None, output: str) -> None:
     from nfagent.cli.output import emit, write_lines
 
     settings = settings_of(config)
-    removed, frames, gateways = _removed_from_kernel()
+    removed, frames, gateways, iptables = _removed_from_kernel()
     socket = _removed_socket(settings.socket_path)
     state = settings.state_dir if delete_checkpoints(Path(settings.state_dir)) else None
     if output == "text":
-        write_lines(_text(removed, socket, state, frames=frames, gateways=gateways))
+        write_lines(_text(removed, socket, state, frames=frames, gateways=gateways, iptables=iptables))
     else:
         emit(
             {
                 "table": removed,
                 "frames": frames,
+                "iptables": iptables,
                 "gateways": {"addresses": gateways[0], "rules": gateways[1]},
                 "socket": socket,
                 "state": state,
@@ -47,13 +51,17 @@ def cleanup(config: Path | None, output: str) -> None:
         )
 
 
-def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int]]:
-    """Delete both tables, and what gateways need.
+def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int], dict[str, Any] | None]:
+    """Delete both tables, our rules of iptables, and what gateways need.
 
     Return the object counts of table inet, None without it; whether table bridge existed; the numbers of
-    addresses and of routing rules.
+    addresses and of routing rules; the object counts in iptables, None without any.
     """
+    import msgspec
+
     from nfagent.errors import UsageError
+    from nfagent.kernel.backend_choice import has_nf_tables
+    from nfagent.kernel.backend_switch import remove_xt_rules
     from nfagent.kernel.bridge_table import remove_bridge_table
     from nfagent.kernel.gateway_links import remove_gateway_links
     from nfagent.kernel.nft_client import NftClient
@@ -64,17 +72,22 @@ def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int]
     process = holder()
     if process is not None:
         raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {stop_command(process)}")
-    kernel = NftClient()
+    kernel = NftClient() if has_nf_tables() else None
     table_lock = acquire_table()  # no agent can start meanwhile
+    found, frames = ABSENT, False
     try:
-        found = kernel.read_now()
         gateways = remove_gateway_links()
-        kernel.commit_now(diff(found, ABSENT))
-        frames = remove_bridge_table(kernel)
+        if kernel is not None:
+            found = kernel.read_now()
+            kernel.commit_now(diff(found, ABSENT))
+            frames = remove_bridge_table(kernel)
+        iptables = remove_xt_rules()
     finally:
         table_lock.close()
-        kernel.close()
-    return _counts(found) if found.exists else None, frames, gateways
+        if kernel is not None:
+            kernel.close()
+    counts: dict[str, Any] | None = msgspec.to_builtins(iptables) if iptables.chains or iptables.sets else None
+    return _counts(found) if found.exists else None, frames, gateways, counts
 
 
 def _counts(found: Ruleset) -> dict[str, int]:
@@ -101,7 +114,13 @@ def _removed_socket(path: Path) -> str | None:
 
 
 def _text(
-    removed: dict[str, Any] | None, socket: str | None, state: str | None, *, frames: bool, gateways: tuple[int, int]
+    removed: dict[str, Any] | None,
+    socket: str | None,
+    state: str | None,
+    *,
+    frames: bool,
+    gateways: tuple[int, int],
+    iptables: dict[str, Any] | None,
 ) -> list[str]:
     from nfagent.model.plurals import counted
     from nfagent.nftables.bridge_table import BRIDGE_TABLE
@@ -120,6 +139,10 @@ def _text(
         if removed["foreign"]:
             parts.append(f"{counted(removed['foreign'], 'object')} of other programs")
         lines = [f"removed {table}: {', '.join(parts)}"]
+    if iptables is not None:
+        chains, sets = counted(iptables["chains"], "chain"), counted(iptables["sets"], "ipset")
+        lines.append(f"removed {chains} of iptables with {counted(iptables['rules'], 'rule')}, {sets}")
+        lines += [f"left ipset {name}, which rules of another program refer to" for name in iptables["left"]]
     lines += [f"removed table {BRIDGE_TABLE}"] if frames else []
     if any(gateways):
         lines.append(f"removed {counted(gateways[0], 'gateway address')}, {counted(gateways[1], 'routing rule')}")

@@ -25,6 +25,7 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
     if agent.apiserver is not msgspec.UNSET:
         lines.append(("API server", _apiserver_text(agent.apiserver)))
     lines.append(("kernel", _kernel_text(agent)))
+    lines += _backend_lines(agent.backend)
     lines += _boot_lines(agent.boot)
     for bridge in agent.bridges:
         text = f"traffic on bridge {bridge['bridge']} is not filtered ({', '.join(bridge['unjudged'])})"
@@ -66,10 +67,21 @@ def _kernel_text(agent: AgentStatus) -> str:
         parts.append(counted(reconcile.drifts, "drift repair") + by)
     if reconcile.variants:
         parts.append(f"listed in another form than written: {', '.join(reconcile.variants)}")
-    if not drift.listening:
+    if drift.looks:
+        parts.append(f"changes by other programs are looked for every {drift.looks:g} s")
+    elif not drift.listening:
         why = drift.problem or f"their tables hold {drift.others:,} objects"
         parts.append(f"changes by other programs are looked for every minute: {why}")
     return "; ".join(parts)
+
+
+def _backend_lines(backend: _Status | msgspec.UnsetType) -> list[tuple[str, str]]:
+    """Return where the rules are written, why there, and what is missing there."""
+    if backend is msgspec.UNSET:
+        return []
+    variant = f" ({backend['variant']}: {backend['variant_reason']})" if "variant" in backend else ""
+    lines = [("backend", f"{backend['name']}{variant}, as {backend['reason']}")]
+    return lines + [("backend", f"{paint('warn')}, {problem}") for problem in backend.get("problems", ())]
 
 
 def _boot_lines(boot: BootStatus | msgspec.UnsetType) -> list[tuple[str, str]]:

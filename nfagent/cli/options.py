@@ -42,6 +42,14 @@ def allow_unknown_node_option(command: _Command) -> _Command:
     return click.option("--allow-unknown-node", is_flag=True, default=None, help=help_text)(command)
 
 
+def backend_option(command: _Command) -> _Command:
+    """`--backend NAME`."""
+    help_text = "Where rules are written: nf_tables, or iptables with ipset.  [default: auto, nftables where it is]"
+    return click.option("--backend", type=click.Choice(("auto", "nftables", "iptables")), default=None, help=help_text)(
+        command
+    )
+
+
 def config_option(command: _Command) -> _Command:
     """`--config FILE`."""
     help_text = "Settings file.  [default: /etc/nfagent/nfagent.toml, if it exists]"
@@ -82,6 +90,7 @@ def settings_of(
     kubeconfig: str = "",
     *,
     allow_unknown_node: bool | None = None,
+    backend: str | None = None,
 ) -> Settings:
     """Return the settings, overridden by the flags of a command. Raises SettingError."""
     from nfagent.config import load_settings
@@ -91,6 +100,7 @@ def settings_of(
         "node": node,
         "kubeconfig": kubeconfig,
         "allow_unknown_node": allow_unknown_node,
+        "backend": backend,
     }
     return load_settings(config, flags=flags)
 

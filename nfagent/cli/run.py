@@ -14,6 +14,7 @@ import click
 
 from nfagent.cli.options import (
     allow_unknown_node_option,
+    backend_option,
     config_option,
     kubeconfig_option,
     manifests_option,
@@ -36,9 +37,16 @@ _INDENT = "  | "
 @kubeconfig_option
 @node_option
 @allow_unknown_node_option
+@backend_option
 @config_option
 def run(
-    manifests: Path | None, kubeconfig: str, node: str, config: Path | None, *, allow_unknown_node: bool | None
+    manifests: Path | None,
+    kubeconfig: str,
+    node: str,
+    config: Path | None,
+    backend: str | None,
+    *,
+    allow_unknown_node: bool | None,
 ) -> None:
     """Enforce the policies of the cluster, or of a folder of manifests, on this node until stopped.
 
@@ -51,7 +59,7 @@ def run(
 
     if manifests and kubeconfig:
         raise UsageError("--manifests and --kubeconfig exclude each other; give one of them")
-    settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node)
+    settings = settings_of(config, manifests, node, kubeconfig, allow_unknown_node=allow_unknown_node, backend=backend)
     own_log = _log_to_stderr(settings.log_level)
     raise_limit()
     try:

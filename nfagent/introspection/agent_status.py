@@ -23,6 +23,7 @@ class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
     listening: the kernel reports them; where not, they are looked for every minute
     others:    objects in tables of other programs
     problem:   why there is no subscription, '' where there is one or `others` is the reason
+    looks:     seconds between two looks for changes, where the kernel reports none: rules in iptables
     contest:   a program that keeps changing the table
     next_repair_in: during a contest, seconds after which the table may be repaired again; 0 for at once
     """
@@ -30,6 +31,7 @@ class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
     listening: bool
     others: int
     problem: str = ""
+    looks: float = 0.0
     contest: TableContest | msgspec.UnsetType = msgspec.UNSET
     next_repair_in: float | msgspec.UnsetType = msgspec.UNSET
 
@@ -79,6 +81,7 @@ class BootStatus(msgspec.Struct, frozen=True, kw_only=True):
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's parts. The dicts are the `status()` of the package that each is named after, which defines them.
 
+    backend:   backend_parts: where the rules are written, and why there
     bridges:   kernel.bridges         frames: kernel.bridge_table    links:   kernel.link_monitor
     files:     manifests.source       apiserver: kube.informers; one of both
     nat:       kernel.foreign_nat     gateways: controllers.gateway_controller
@@ -88,6 +91,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     reconcile: ReconcileStatus
     drift: DriftStatus
+    backend: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     bridges: list[dict[str, Any]] = []
     frames: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     links: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET

@@ -6,6 +6,8 @@ from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.table_queries import log_rules
 from nfagent.nftables.foreign_logs import LogUse, logs_in_save
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
+from nfagent.xtables.names import PREFIX
+from nfagent.xtables.saved import is_ours
 
 _PROGRAMS = ("iptables-legacy", "ip6tables-legacy")
 
@@ -19,8 +21,9 @@ def read_log_uses(group: int) -> list[LogUse]:
     found = {
         LogUse(f"table {rule.family} {rule.table}, chain {rule.chain}", f"handle {rule.handle}")
         for rule in log_rules()
-        if rule.group == group and (rule.family, rule.table) != own
+        if rule.group == group and (rule.family, rule.table) != own and not is_ours(rule.chain)
     }
     for name in _PROGRAMS:
-        found.update(logs_in_save(saved_rules(name), name, group))
+        others = "\n".join(line for line in saved_rules(name).splitlines() if not line.startswith(f"-A {PREFIX}"))
+        found.update(logs_in_save(others, name, group))
     return sorted(found)

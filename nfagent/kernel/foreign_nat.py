@@ -37,6 +37,7 @@ from nfagent.nftables.foreign_nat import NatConflict, find_conflicts, translated
 from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.objects import Ruleset
+from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,13 @@ def read_foreign_nat() -> ForeignNat:
             tables += _legacy_tables(family, program)
         except KernelError as error:
             problems.append(str(error))
-    return ForeignNat(tuple(tables), tuple(problems))
+    return ForeignNat(tuple(map(_without_ours, tables)), tuple(problems))
+
+
+def _without_ours(table: ForeignTable) -> ForeignTable:
+    """Return a table without the rules that lead to chains of ours, which are in others' tables where iptables is."""
+    chains = {name: tuple(rule for rule in rules if not is_ours(rule.target)) for name, rules in table.chains.items()}
+    return msgspec.structs.replace(table, chains=chains)
 
 
 def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from nfagent.errors import KernelError, WireError
+from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.xt_counters import XtCounters
 from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
@@ -24,6 +24,7 @@ from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.applied import applied
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
+from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.listing import XtListing
@@ -49,11 +50,20 @@ class XtClient:
     Implements controllers.reconciler.RulesetKernel and controllers.conntrack_revoker.RecheckKernel.
     """
 
-    def __init__(self, kernel: XtKernel, known: Callable[[], Ruleset], options: LoweringOptions | None = None) -> None:
+    def __init__(
+        self,
+        kernel: XtKernel,
+        known: Callable[[], Ruleset],
+        options: LoweringOptions | None = None,
+        *,
+        logs: bool = True,
+    ) -> None:
         """Store what is read and written by, and options of the lowering.
 
-        known: returns a ruleset whose names and shapes may be in the kernel, for `read`
+        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
+        logs:  whether the kernel has the target NFLOG
         """
+        self._logs = logs
         self._kernel = kernel
         self._known = known
         self._options = options or LoweringOptions()
@@ -86,7 +96,7 @@ class XtClient:
 
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
-        known = self._known()
+        known = self._force.ruleset if self._force is not None else self._known()
         lowered = self._lowered(known)
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
 
@@ -180,6 +190,14 @@ class XtClient:
         self._writer.write(found, XtRuleset())
         return found.ruleset
 
+    async def with_table(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401, ARG002 - as NftClient
+        """Raise HostError: the table of the bridges is one of nf_tables."""
+        raise HostError("the backend is iptables, and frames are dropped by nf_tables only")
+
+    def counters_now(self) -> dict[str, CounterValue]:
+        """Return the values of named counters, of both families together. Raises KernelError, HostError."""
+        return self.counters.values()
+
     def close(self) -> None:
         """End the worker thread and close the sockets."""
         self._thread.shutdown(wait=True)
@@ -225,7 +243,7 @@ class XtClient:
         except NameCollisionError as error:
             raise WireError(f"the rules can't be written to iptables: {error}") from None
         self.unavailable = unavailable
-        return lowered
+        return lowered if self._logs else _without_logs(lowered)
 
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
@@ -318,6 +336,15 @@ def _repair(wanted: Ruleset, lowered: XtRuleset, listing: XtListing) -> Transact
         *(RewriteChain(name, wanted.chains[name].rules, wanted.chains[name].rules) for name in chains),
         *(ChangeElements("add", name, ()) for name in sets),
     )
+
+
+def _without_logs(lowered: XtRuleset) -> XtRuleset:
+    """Return the ruleset without the rules that only log."""
+    chains = {
+        key: msgspec.structs.replace(chain, rules=tuple(rule for rule in chain.rules if rule.target[1:2] != ("NFLOG",)))
+        for key, chain in lowered.chains.items()
+    }
+    return msgspec.structs.replace(lowered, chains=chains)
 
 
 def _is_same(now: Fingerprint, verified: Fingerprint | None) -> bool:

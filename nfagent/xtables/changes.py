@@ -1,66 +1,91 @@
-"""The input of iptables-restore that makes chains, and the jumps to them, those of another ruleset."""
+"""The input of iptables-restore for steps, and for jumps of ours that stand where they shouldn't."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import TypeAlias
 
 from nfagent.model.netaddr import Family
-from nfagent.xtables.listing import StrayJump, XtListing
-from nfagent.xtables.objects import ChainKey, HookKey, TableName, XtRuleset
+from nfagent.xtables.listing import XtListing
+from nfagent.xtables.objects import HookKey, SetMember, TableName, XtRuleset
+from nfagent.xtables.steps import AddMember, DeleteMember, Restore, Step
 from nfagent.xtables.text import rule_text, rule_words
 
 TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
+StepGroup: TypeAlias = tuple[Step, ...]
 
 
-def changed_chains(before: XtRuleset, after: XtRuleset) -> frozenset[ChainKey]:
-    """Return the chains that differ, come or go."""
-    return frozenset(
-        key for key in before.chains.keys() | after.chains.keys() if before.chains.get(key) != after.chains.get(key)
-    )
+def grouped(steps: Iterable[Step]) -> Iterator[StepGroup]:
+    """Yield steps that one call does, in order: members of one set, tables of one family."""
+    for _, group in groupby(steps, _group):
+        yield tuple(group)
 
 
-def changed_hooks(before: XtRuleset, after: XtRuleset) -> frozenset[HookKey]:
-    """Return the built-in chains whose first jump differs, comes or goes."""
-    return frozenset(
-        key for key in before.hooks.keys() | after.hooks.keys() if before.hooks.get(key) != after.hooks.get(key)
-    )
+def _group(step: Step) -> tuple[object, ...]:
+    match step:
+        case AddMember(name):
+            return "add", name
+        case DeleteMember(name):
+            return "delete", name
+        case Restore(family):
+            return "restore", family
+    return "alone", id(step)
 
 
-def restore_changes(before: XtListing, after: XtRuleset, family: Family) -> str:
-    """Return the input for a family, '' without a change: each table is changed in one moment.
+def members_of_group(group: StepGroup) -> list[SetMember]:
+    """Return the members that the steps of a group add or delete."""
+    return [step.member for step in group if isinstance(step, AddMember | DeleteMember)]
 
-    Jumps of ours that stand in a wrong place go, and come in the right one in the same moment.
+
+def restore_input(group: StepGroup, hooks: Mapping[HookKey, str]) -> str:
+    """Return the input for steps of one family; each table is changed in one moment.
+
+    hooks: the jumps of ours that are there
+    """
+    return "".join(f"{line}\n" for step in group if isinstance(step, Restore) for line in _lines(step, hooks))
+
+
+def _lines(step: Restore, hooks: Mapping[HookKey, str]) -> Iterator[str]:
+    yield f"*{step.table}"
+    # A chain that is declared loses its rules, so that one that goes refers to none that goes before it.
+    yield from (f":{name} - [0:0]" for name in step.chains)
+    for name, chain in step.chains.items():
+        if chain is not None:
+            yield from (rule_text(name, rule) for rule in chain.rules)
+    for hook, target in step.hooks.items():
+        before = hooks.get((step.family, step.table, hook))
+        if before is not None:
+            yield f"-D {hook} -j {before}"
+        if target is not None:
+            yield f"-I {hook} 1 -j {target}"
+    yield from (f"-X {name}" for name, chain in step.chains.items() if chain is None)
+    yield "COMMIT"
+
+
+def stray_input(before: XtListing, after: XtRuleset, family: Family, *, leaving: bool) -> str:
+    """Return the input that deletes jumps of ours that stand elsewhere than first in their place; '' without one.
+
+    leaving: of those only the jumps to chains that go, otherwise only those to chains that stay
     """
     lines: list[str] = []
-    chains, hooks = changed_chains(before.ruleset, after), changed_hooks(before.ruleset, after)
     for table in TABLES:
-        of_table = sorted(key for key in chains if key[:2] == (family, table))
-        stray = [item for item in before.stray if item[:2] == (family, table)]
-        # Deleting a second jump deletes the first of both, which is equal: so it is put there again.
-        disturbed = {chain for _, _, chain, _ in stray}
-        places = sorted(
-            key
-            for key in before.ruleset.hooks.keys() | after.hooks.keys()
-            if key[:2] == (family, table) and (key in hooks or key[2] in disturbed)
-        )
-        if of_table or places or stray:
-            lines += (f"*{table}", *_table_lines(before, after, of_table, places, stray), "COMMIT")
+        stray = [
+            (chain, rule)
+            for of_family, of_table, chain, rule in before.stray
+            if (of_family, of_table) == (family, table)
+            and ((family, table, rule.target[1]) not in after.chains) == leaving
+        ]
+        if stray:
+            lines += (f"*{table}", *(" ".join(("-D", chain, *rule_words(rule))) for chain, rule in stray))
+            lines += _hooks_again({chain for chain, _ in stray}, before if leaving else XtListing(after), family, table)
+            lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _table_lines(
-    before: XtListing, after: XtRuleset, chains: list[ChainKey], hooks: list[HookKey], stray: Iterable[StrayJump]
-) -> Iterator[str]:
-    # A chain that is declared loses its rules, so that one that goes refers to none that goes before it.
-    yield from (f":{key[2]} - [0:0]" for key in chains)
-    for key in chains:
-        if key in after.chains:
-            yield from (rule_text(key[2], rule) for rule in after.chains[key].rules)
-    for _, _, chain, rule in stray:
-        yield " ".join(("-D", chain, *rule_words(rule)))
-    for hook in hooks:
-        if hook in before.ruleset.hooks:
-            yield f"-D {hook[2]} -j {before.ruleset.hooks[hook]}"
-        if hook in after.hooks:
-            yield f"-I {hook[2]} 1 -j {after.hooks[hook]}"
-    yield from (f"-X {key[2]}" for key in chains if key not in after.chains)
+def _hooks_again(disturbed: set[str], there: XtListing, family: Family, table: TableName) -> Iterator[str]:
+    """Put the jumps of these chains there again: deleting a second one deletes the first of both, which is equal."""
+    for (of_family, of_table, hook), target in there.ruleset.hooks.items():
+        if (of_family, of_table) == (family, table) and hook in disturbed:
+            yield f"-D {hook} -j {target}"
+            yield f"-I {hook} 1 -j {target}"

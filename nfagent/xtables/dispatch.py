@@ -112,3 +112,10 @@ def _leaf(name: str, family: Family, side: Side, direction: CtDirection, target:
 def _chain(name: str, side: Side, direction: CtDirection, group: int | None = None) -> str:
     where = "" if group is None else f" group {group}"
     return chain_name(name, variant_of(direction), f"by {side}{where}")
+
+
+def dispatch_level(name: str, origin: str, family: Family) -> int:
+    """Return how far up a set of a map stands: 0 of a target, 1 of a group, 2 of all."""
+    if name == all_set(origin, family):
+        return 2
+    return int(name in {group_set(origin, family, group) for group in range(GROUPS)})

@@ -62,14 +62,36 @@ def _known_chain(found: XtChain, known: XtChain | None) -> XtChain:
 def _is_same(found: XtRule, known: XtRule) -> bool:
     if found == known:
         return True
-    if not known.comment:
-        return _words(found) == _words(known)
     cut = known.comment.encode()[:LONGEST_COMMENT].decode("utf-8", "ignore")
     return found.comment == cut and _words(found) == _words(known)
 
 
 def _words(rule: XtRule) -> tuple[str, ...]:
-    return (*(word for match in rule.matches for word in match), *rule.target)
+    words = (*(word for match in rule.matches for word in match), *rule.target)
+    if "-p" not in words:
+        return words
+    return tuple(_PROTOCOLS.get(word, word) if words[place - 1] == "-p" else word for place, word in enumerate(words))
+
+
+_PROTOCOLS = {
+    "icmp": "1",
+    "igmp": "2",
+    "ipencap": "4",
+    "ipv4": "4",
+    "tcp": "6",
+    "udp": "17",
+    "ipv6": "41",
+    "gre": "47",
+    "esp": "50",
+    "ipsec-esp": "50",
+    "ah": "51",
+    "ipsec-ah": "51",
+    "ipv6-icmp": "58",
+    "icmpv6": "58",
+    "ipip": "94",
+    "sctp": "132",
+}
+"""iptables-save prints a protocol by the name that it has in /etc/protocols, where there is one."""
 
 
 def _known_set(found: IpSet, known: IpSet | None) -> IpSet:

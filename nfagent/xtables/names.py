@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Literal, TypeAlias
 
@@ -26,6 +27,8 @@ LOG_PREFIX_BYTES = 63
 """Longest prefix of NFLOG (nf_log.h: 64, with a NUL)."""
 _DIGEST_BYTES = 8
 _CUT = re.compile(r"~[a-z2-7]{13}\Z")
+_REMEMBERED = 16_384
+"""Names that are kept: a digest costs more than a look-up."""
 _READABLE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 
 ChainVariant: TypeAlias = Literal["", "reply"]
@@ -73,6 +76,7 @@ def is_cut(prefix: str) -> bool:
     return len(prefix.encode()) <= LOG_PREFIX_BYTES and _CUT.search(prefix) is not None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _name(origin: str, longest: int, *parts: str) -> str:
     digest = _digest(origin, *parts)
     clean = "".join(char if char in _READABLE else "-" for char in origin.lower())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,9 @@ class Node:
         self.counts.delete_by(self.client.commit_latest)
         self.client.defer_deletions(self.counts)
 
+    def close(self) -> None:
+        self.client.close()
+
     async def converge(self) -> None:
         wanted = self.desired.ruleset()
         self.desired.drain_changes()
@@ -100,8 +104,13 @@ def count_with(family: int, *match: str) -> None:
     run(PROGRAMS[family], "-w", "-t", "mangle", "-A", "OUTPUT", *match)
 
 
-def ping(family: int, count: int) -> None:
-    run("ping", "-n", "-c", str(count), "-i", "0.01", WEB[family])
+def send(family: int, count: int) -> None:
+    """Send datagrams to an open port of the Pod's address."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_DGRAM) as server, socket.socket(kind, socket.SOCK_DGRAM) as client:
+        server.bind((WEB[family], 0))
+        for _ in range(count):
+            client.sendto(b"x", server.getsockname()[:2])
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -113,12 +122,12 @@ def test_packets_are_counted_by_name_and_by_pod(desired: DesiredState, tmp_path:
         await node.converge()
         count_with(family, "-m", "nfacct", "--nfacct-name", account_name(DENIED, 4 if family == 4 else 6))
         count_with(family, "-m", "set", "--match-set", counting_set(name), "dst")
-        await asyncio.to_thread(ping, family, 3)
+        await asyncio.to_thread(send, family, 6)
         assert node.client.counters.elements([(name, WEB[family]), (name, "192.0.2.1")]) == {(name, WEB[family]): 6}
         assert node.client.counters.values()[DENIED].packets == 6
         assert await node.packets() == 6
         reading = node.client.counters.read()
-        node.client.close()
+        node.close()
         return reading
 
     reading = asyncio.run(body())
@@ -135,11 +144,11 @@ def test_a_count_outlives_its_policy_and_goes_on_when_it_comes_back(desired: Des
         found: list[int | None] = []
         for policy in (None, CLOSED):
             count_with(4, "-m", "nfacct", "--nfacct-name", account_name(DENIED, 4))
-            await asyncio.to_thread(ping, 4, 2)
+            await asyncio.to_thread(send, 4, 4)
             await node.change(policy)
             found.append(await node.packets())
         assert await node.client.difference(desired.ruleset()) == ()
-        node.client.close()
+        node.close()
         return found
 
     assert asyncio.run(body()) == [4, 12]
@@ -150,14 +159,14 @@ def test_what_was_counted_before_a_start_is_counted(desired: DesiredState, tmp_p
         node = Node(desired, tmp_path)
         await node.converge()
         count_with(4, "-m", "nfacct", "--nfacct-name", account_name(DENIED, 4))
-        await asyncio.to_thread(ping, 4, 2)
-        node.client.close()
+        await asyncio.to_thread(send, 4, 4)
+        node.close()
 
     async def started() -> int | None:
         node = Node(desired, tmp_path)
         await node.converge()
         found = await node.packets()
-        node.client.close()
+        node.close()
         return found
 
     asyncio.run(killed())
@@ -171,11 +180,11 @@ def test_a_kernel_without_named_counters_counts_by_pod_and_says_so(desired: Desi
         node = Node(desired, tmp_path, accounts=False)
         await node.converge()
         count_with(4, "-m", "set", "--match-set", counting_set(name), "dst")
-        await asyncio.to_thread(ping, 4, 2)
+        await asyncio.to_thread(send, 4, 4)
         await node.counts.refresh()
         assert node.counts.values.pods["shop", "web", "ingress", "deny"] == 4
         with pytest.raises(HostError, match="no named counters"):
             node.client.counters.values()
-        node.client.close()
+        node.close()
 
     asyncio.run(body())

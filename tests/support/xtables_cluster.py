@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +13,7 @@ from typing import Self
 import yaml
 
 from nfagent.decode.registry import DECODERS
+from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.model.netaddr import FAMILIES
@@ -25,7 +28,7 @@ _EMPTY = "".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "nat"))
 """Without --noflush: the tables lose all chains."""
 
 
-def load(run: Callable[[list[str], str], None], ruleset: XtRuleset) -> None:
+def load(run: Callable[[list[str], str], object], ruleset: XtRuleset) -> None:
     """Replace all sets and chains of a network namespace. run: runs a program there, with this input."""
     for family in FAMILIES:
         run([RESTORE[family]], _EMPTY)
@@ -79,14 +82,26 @@ class XtablesCluster:
                 item = DECODERS[document["apiVersion"], document["kind"]](document)
                 if item is not None:
                     desired.put(item)
+            desired.follow_links(self._links(node))
+            desired.clear_recheck(desired.recheck_addresses)  # the state of a node at rest
             self.states[node] = desired
             ruleset, _ = lower(desired.ruleset(), self._options)
             if ruleset != self._loaded.get(node):
-                load(lambda words, text, node=node: self.run(node, words, text), ruleset)  # type: ignore[misc]
+                load(partial(self.run, node), ruleset)
                 self._loaded[node] = ruleset
 
-    def run(self, node: str, words: list[str], text: str = "") -> None:
-        """Run a program in a node's namespace, with this input."""
+    def _links(self, node: str) -> NodeInterfaces:
+        """Return the interfaces by which a node reaches its Pods, as the agent's link monitor finds them."""
+        addresses = [address for pod in self._topology.pods.values() if pod.node == node for address in pod.addresses]
+        asked = {address: json.loads(self.run(node, ["ip", "-j", "route", "get", address])) for address in addresses}
+        links = frozenset(route["dev"] for found in asked.values() for route in found if "gateway" not in route)
+        shown = json.loads(self.run(node, ["ip", "-j", "-d", "link", "show", "type", "bridge"]) or "[]")
+        bridges = {link.get("ifname", "") for link in shown}
+        return NodeInterfaces(links, bridged=bool(links & bridges))
+
+    def run(self, node: str, words: list[str], text: str = "") -> str:
+        """Run a program in a node's namespace, with this input, and return its output."""
         command = self._topology.command(self._topology.node_namespace(node), words)
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+        return done.stdout

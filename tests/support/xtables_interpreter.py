@@ -14,7 +14,7 @@ import msgspec
 
 from nfagent.model.netaddr import Family, number, text
 from nfagent.nftables.objects import Log
-from nfagent.xtables.objects import HookChain, IpSet, TableName, XtRule, XtRuleset
+from nfagent.xtables.objects import ChainKey, HookChain, IpSet, TableName, XtChain, XtRule, XtRuleset
 from tests.support.nft_interpreter import HookName, HookPacket, PacketResult, _is_group
 
 Test: TypeAlias = Callable[[HookPacket], bool]
@@ -58,14 +58,19 @@ class _Step(NamedTuple):
 
 
 class XtMachine:
-    """One ruleset with compiled rules."""
+    """One ruleset at a time; a chain is compiled when a packet first enters it."""
 
     def __init__(self, ruleset: XtRuleset) -> None:
         self.ruleset = ruleset
         self._walk = Walk()
-        self._chains = {
-            key: tuple(self._step(key[0], rule) for rule in chain.rules) for key, chain in ruleset.chains.items()
-        }
+        self._compiled: dict[ChainKey, tuple[XtChain, tuple[_Step, ...]]] = {}
+
+    def _chain(self, key: ChainKey) -> tuple[_Step, ...]:
+        chain = self.ruleset.chains[key]
+        known = self._compiled.get(key)
+        if known is None or known[0] is not chain:
+            known = self._compiled[key] = chain, tuple(self._step(key[0], rule) for rule in chain.rules)
+        return known[1]
 
     def run(self, hook: HookName, packet: HookPacket) -> PacketResult:
         walk = self._walk = Walk(mark=packet.mark)
@@ -85,7 +90,7 @@ class XtMachine:
 
     def _enter(self, key: tuple[Family, TableName, str], packet: HookPacket) -> str:
         """Return 'drop', 'accept' of the nat table, or '' where the chain returns."""
-        for tests, counter, target in self._chains[key]:
+        for tests, counter, target in self._chain(key):
             if not all(test(packet) for test in tests):
                 continue
             if counter:
@@ -157,8 +162,7 @@ class XtMachine:
     def _set_test(self, words: list[str]) -> Test:
         negated = words[0] == "!"
         name, sides = words[-2:]
-        item = self.ruleset.sets[name]
-        return lambda packet: _in_set(item, sides, packet) != negated
+        return lambda packet: _in_set(self.ruleset.sets[name], sides, packet) != negated
 
     def _mark_test(self, words: list[str]) -> Test:
         negated = words[0] == "!"

@@ -1,0 +1,125 @@
+"""The backend that the rules are written to: its client, how it is watched, and what it replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from nfagent.clock import Clock
+from nfagent.config import Settings
+from nfagent.errors import HostError, KernelError
+from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
+from nfagent.kernel.backend_switch import remove_others_rules
+from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.packet_counters import CounterSource
+from nfagent.kernel.table_listings import TableListings
+from nfagent.kernel.xt_client import XtClient
+from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
+from nfagent.kernel.xt_watch import XtWatch
+from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
+from nfagent.nftables.objects import Ruleset
+from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
+from nfagent.xtables.options import LoweringOptions
+
+log = logging.getLogger(__name__)
+
+RulesetClient: TypeAlias = NftClient | XtClient
+
+
+class BackendParts:
+    """The client of the backend, and what depends on which one it is.
+
+    choice: the backend, and why
+    client: reads and changes the rules
+    tables: the client of the table that drops frames of bridges, which only nf_tables can
+    """
+
+    def __init__(self, settings: Settings, known: Callable[[], Ruleset], clock: Clock, monitor: NftMonitor) -> None:
+        """Choose the backend and open its sockets.
+
+        known: returns the desired ruleset
+        Raises HostError, KernelError.
+        """
+        self.choice: BackendChoice = choose_backend(settings.backend)
+        self._clock = clock
+        self._features: XtFeatures | None = None
+        self._replaced = False
+        self.client: RulesetClient
+        self.tables: RulesetClient
+        if self.choice.programs is None:
+            self.client = self.tables = NftClient(monitor=monitor)
+            return
+        log.info("backend: %s", self.choice)
+        kernel, self._features = open_xt_kernel(self.choice.programs)
+        options = LoweringOptions()
+        self.client = XtClient(kernel, known, options, logs=self._features.logs)
+        self.tables = _nft_client(monitor) or self.client
+        for problem in self._features.problems:
+            log.warning("%s", problem)
+
+    @property
+    def is_nftables(self) -> bool:
+        """Return whether the backend is nftables, whose changes the kernel reports."""
+        return isinstance(self.client, NftClient)
+
+    def watch(self, changed: Callable[[], None]) -> XtWatch | None:
+        """Return what looks for changes by other programs; None where the kernel reports them."""
+        return XtWatch(self.client, changed, self._clock) if isinstance(self.client, XtClient) else None
+
+    @property
+    def counters(self) -> CounterSource:
+        """Where packet counters are read from."""
+        return self.client.counters.source if isinstance(self.client, XtClient) else NFTABLES_COUNTERS
+
+    @property
+    def log_places(self) -> LogPlaces:
+        """Where the rules log."""
+        return NFTABLES if self.is_nftables else IPTABLES
+
+    def listings(self) -> TableListings:
+        """Return the listings for `dump`."""
+        if isinstance(self.client, XtClient):
+            return TableListings(self.client.read_now, self.client.counters_now)
+        return TableListings()
+
+    async def replace_others(self) -> None:
+        """Remove what another backend has left, once: the rules of this one are in force. A failure is logged."""
+        if self._replaced:
+            return
+        self._replaced = True
+        try:
+            removed = await asyncio.to_thread(remove_others_rules, self.choice)
+        except (KernelError, HostError) as error:
+            log.warning("the rules of another backend could not be removed, and hold too: %s", error)
+            return
+        for what in removed:
+            log.info("removed %s: the backend is %s now", what, self.choice.name)
+
+    def status(self) -> dict[str, Any]:
+        """Return the backend for `dump state`."""
+        programs = self.choice.programs
+        found: dict[str, Any] = {"name": self.choice.name, "reason": self.choice.reason}
+        if programs is None or self._features is None or not isinstance(self.client, XtClient):
+            return found
+        left = [f"set {name} is used by rules of another program" for name in self.client.left]
+        unavailable = [f"{item.chain}: {item.rule}: {item.consequence}" for item in self.client.unavailable]
+        return {
+            **found,
+            "variant": programs.variant,
+            "variant_reason": programs.reason,
+            "problems": [*self._features.problems, *left],
+            "unavailable": unavailable,
+        }
+
+
+def _nft_client(monitor: NftMonitor) -> NftClient | None:
+    """Return a client of nf_tables, where the kernel and the machine have it."""
+    if not has_nf_tables():
+        return None
+    try:
+        return NftClient(monitor=monitor)
+    except HostError:
+        return None

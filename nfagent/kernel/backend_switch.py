@@ -1,0 +1,94 @@
+"""Removes the rules that nfagent wrote by another backend, or by the other variant of iptables.
+
+To be called when the rules of this backend are in force: then no packet passes unfiltered in between.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import msgspec
+
+from nfagent.errors import HostError, KernelError
+from nfagent.kernel.backend_choice import BackendChoice, has_nf_tables
+from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.nfacct_socket import NfacctSocket
+from nfagent.kernel.nft_socket import NftSocket
+from nfagent.kernel.table_queries import own_table
+from nfagent.kernel.xt_listing import XtKernel, read_sets, read_tables
+from nfagent.kernel.xt_programs import Variant, programs_of
+from nfagent.kernel.xt_writer import XtWriter
+from nfagent.nftables.transaction import AddTable, Delete
+from nfagent.xtables.listing import listed
+from nfagent.xtables.objects import EMPTY
+from nfagent.xtables.saved import is_ours
+
+_VARIANTS: tuple[Variant, Variant] = ("nft", "legacy")
+
+
+class RemovedRules(msgspec.Struct, frozen=True):
+    """What was removed of iptables; left: sets that rules of other programs refer to."""
+
+    chains: int = 0
+    rules: int = 0
+    sets: int = 0
+    left: tuple[str, ...] = ()
+
+
+def remove_others_rules(choice: BackendChoice) -> tuple[str, ...]:
+    """Remove what other backends and variants left; return what that was, in words. Raises KernelError, HostError."""
+    if choice.programs is None:
+        removed = remove_xt_rules()
+        return (f"{removed.chains} chains and {removed.sets} sets of iptables",) if removed.chains else ()
+    found: list[str] = []
+    if has_nf_tables() and own_table() is not None:
+        with closing(NftSocket()) as socket:
+            socket.commit((AddTable(), Delete("table")))
+        found.append("table inet nfagent of nftables")
+    removed = remove_xt_rules(keep=choice.programs.variant)
+    if removed.chains:
+        found.append(f"{removed.chains} chains of the other variant of iptables")
+    return tuple(found)
+
+
+def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
+    """Remove our chains of each variant, and our sets; keep: a variant that stays, with the sets.
+
+    Raises KernelError, HostError.
+    """
+    try:
+        sets = IpSetSocket()
+    except (KernelError, HostError):
+        return RemovedRules()
+    with closing(sets), closing(NfacctSocket()) as accounts:
+        try:
+            if not any(map(is_ours, sets.names())):
+                return RemovedRules()  # none of our rules is without sets
+        except (KernelError, HostError):
+            return RemovedRules()  # a kernel without ipset
+        return _removed(sets, accounts, keep)
+
+
+def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) -> RemovedRules:
+    chains = rules = count = 0
+    left: tuple[str, ...] = ()
+    for variant in _VARIANTS:
+        programs = programs_of(variant)
+        if variant == keep or not programs.families or (variant == "nft" and not has_nf_tables()):
+            continue
+        kernel = XtKernel(programs, tuple(programs.families), sets, None)
+        found = listed(read_tables(kernel), {}, ())
+        chains += len(found.ruleset.chains)
+        rules += sum(len(chain.rules) for chain in found.ruleset.chains.values())
+        XtWriter(kernel).write(found, EMPTY)
+    if keep is None:
+        kernel = XtKernel(programs_of("legacy"), (), sets, accounts)
+        try:
+            names = [found.name for found in accounts.read() if is_ours(found.name)]
+        except (KernelError, HostError):
+            names = []
+        found = listed((), read_sets(sets), names)
+        writer = XtWriter(kernel)
+        writer.write(found, EMPTY)
+        count, left = len(found.ruleset.sets), writer.left
+    return RemovedRules(chains, rules, count, left)

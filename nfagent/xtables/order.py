@@ -1,0 +1,353 @@
+"""The order of a change: no packet gets a verdict in between that neither the rules before nor those after give it.
+
+What a family's packets meet changes in one step where that is possible: chains by one restore, fresh sets before it,
+sets that nothing refers to any more behind it. Where sets change that rules refer to, one member at a time, the order
+depends on what a member does (`set_effects`):
+
+- A policy set that newly judges an address only takes away, and one that no longer does only gives.
+- If everything takes away, or everything gives, each packet's verdict changes once: any order is right.
+- One address that is newly judged, and joins or leaves peers: first it is judged. A packet has it at one end, and its
+  own policy set decides about that end, those with the peers about the other: both must allow.
+- Peers of rules that allow: what joins before what leaves, where a packet meets one such change.
+- Addresses under re-check, and other exceptions from early accepts: they end first, and begin last.
+- Everything else goes by copies: sets with other names have the new members, one restore of all chains that refer to
+  them takes effect, then the sets themselves change, and a second restore leads back to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.xtables.dispatch import all_set, dispatch_level
+from nfagent.xtables.names import temporary
+from nfagent.xtables.objects import HookChain, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+from nfagent.xtables.set_effects import Effect, SetUses, follows_members, is_policy_map, sets_of_chain
+from nfagent.xtables.steps import (
+    AddAccounts,
+    AddMember,
+    CreateSet,
+    DeleteAccounts,
+    DeleteMember,
+    DestroySet,
+    Restore,
+    Step,
+)
+
+_Way: TypeAlias = Literal["none", "takes", "gives", "both"]
+_TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
+
+
+class SetChange(msgspec.Struct, frozen=True):
+    """A set that is there before and after, with other members."""
+
+    name: str
+    origin: str
+    added: frozenset[SetMember]
+    deleted: frozenset[SetMember]
+
+
+def steps(old: XtRuleset, new: XtRuleset) -> tuple[Step, ...]:
+    """Return the steps from one ruleset to the other, in an order that is right for every packet."""
+    return tuple(_steps(old, new))
+
+
+def _steps(old: XtRuleset, new: XtRuleset) -> Iterator[Step]:
+    if accounts := new.accounts - old.accounts:
+        yield AddAccounts(tuple(sorted(accounts)))
+    for name in sorted(new.sets.keys() - old.sets.keys()):
+        yield CreateSet(name, new.sets[name])
+    changed = tuple(_changed_sets(old, new))
+    ports = tuple(change for change in changed if new.sets[change.name].type == "bitmap:port")
+    # Ports of tunnels, where packets are dropped: what takes away is first, what gives is last.
+    yield from (AddMember(change.name, member) for change in ports for member in _sorted(change.added))
+    for family in FAMILIES:
+        own = tuple(change for change in changed if change not in ports and new.sets[change.name].family == family)
+        yield from FamilyOrder(old, new, family, own).steps()
+    yield from (DeleteMember(change.name, member) for change in ports for member in _sorted(change.deleted))
+    for name in sorted(old.sets.keys() - new.sets.keys()):
+        yield DestroySet(name)
+    if accounts := old.accounts - new.accounts:
+        yield DeleteAccounts(tuple(sorted(accounts)))
+
+
+def _sorted(members: Iterable[SetMember]) -> list[SetMember]:
+    return sorted(members, key=str)
+
+
+def _changed_sets(old: XtRuleset, new: XtRuleset) -> Iterator[SetChange]:
+    for name in sorted(old.sets.keys() & new.sets.keys()):
+        before, after = old.sets[name], new.sets[name]
+        if not after.timeout and before != after:
+            yield SetChange(name, after.origin, after.members - before.members, before.members - after.members)
+
+
+class FamilyOrder:
+    """The order of what packets of one family meet."""
+
+    def __init__(self, old: XtRuleset, new: XtRuleset, family: Family, changes: tuple[SetChange, ...]) -> None:
+        """Read the rules before and after."""
+        self._old, self._new, self._family = old, new, family
+        uses = SetUses(old, family), SetUses(new, family)
+        effects = {change: _common({use.effect(change.name) for use in uses}) for change in changes}
+        reshaped = {change for change in changes if not _same_shape(old.sets[change.name], new.sets[change.name])}
+        self._settled = [item for item, effect in effects.items() if effect == "none" and item not in reshaped]
+        self._early = [item for item, effect in effects.items() if effect == "early" and item not in reshaped]
+        self._live = [item for item in changes if item not in self._settled and item not in self._early]
+        self._dispatch = [item for item in self._live if effects[item] == "dispatch"]
+        self._peers = [item for item in self._live if effects[item] in ("allows", "denies")]
+        self._known = len(self._dispatch) + len(self._peers) == len(self._live) and not reshaped
+        self._effects = effects
+        self._uses = uses
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps."""
+        for change in self._settled:
+            yield from _additions(change)
+        for change in self._early:
+            yield from _deletions(change)
+        yield from self._live_steps()
+        for change in self._early:
+            yield from _additions(change)
+        for change in self._settled:
+            yield from _deletions(change)
+
+    def _live_steps(self) -> Iterator[Step]:
+        if not self._live:
+            yield from self._restores({})
+            return
+        order = self._in_place() if self._known and not self._rules_change() else None
+        if order is None:
+            yield from self._by_copies()
+        elif order == "judged first":
+            yield from self._restores({})
+            yield from self._dispatch_steps()
+            yield from self._peer_steps()
+        else:
+            yield from self._peer_steps()
+            yield from self._dispatch_steps()
+            yield from self._restores({})
+
+    def _rules_change(self) -> bool:
+        """Return whether a chain changes by more than a chain that follows the members of sets."""
+        if any(
+            self._old.hooks.get(hook) != self._new.hooks.get(hook)
+            for hook in self._old.hooks.keys() | self._new.hooks.keys()
+            if hook[0] == self._family and hook[1] != "nat"
+        ):
+            return True
+        both = self._old.chains.keys() & self._new.chains.keys()
+        return any(
+            self._old.chains[key] != self._new.chains[key] and not follows_members(self._new.chains[key].origin)
+            for key in both
+            if key[0] == self._family and key[1] != "nat"
+        )
+
+    def _in_place(self) -> Literal["judged first", "judged last"] | None:
+        """Return an order for changes of members one by one; None where there is none."""
+        judged = self._judged()
+        if judged is None:
+            return None
+        peers_way, peer_addresses = (
+            self._peers_way(),
+            {_address(member) for item in self._peers for member in _all(item)},
+        )
+        way = _union(judged.way, peers_way)
+        if way in ("takes", "gives"):
+            return "judged first" if judged.way == "takes" or way == "takes" else "judged last"
+        if peers_way == "both" and not self._peers_commute(peer_addresses):
+            return None
+        if judged.way == "none":
+            return "judged first"
+        alone = len(judged.addresses) == 1 and peer_addresses <= judged.addresses
+        if not alone or any(self._new.sets[item.name].type != "hash:ip" for item in self._peers):
+            return None
+        if judged.way == "both":
+            return {"takes": "judged last", "gives": "judged first", "none": "judged first"}.get(peers_way)  # type: ignore[return-value]
+        return "judged first" if judged.way == "takes" else "judged last"
+
+    def _judged(self) -> _Judged | None:
+        """Return what changes in the verdict maps; None where a map changes as members one by one can't."""
+        way: _Way = "none"
+        addresses: set[str] = set()
+        for origin in {item.origin for item in self._dispatch}:
+            before, after = self._all(self._old, origin), self._all(self._new, origin)
+            touched = {str(member) for item in self._dispatch if item.origin == origin for member in _all(item)}
+            for one, other in ((self._old, self._new), (self._new, self._old)):
+                touched |= {
+                    str(member)
+                    for name in one.sets.keys() - other.sets.keys()
+                    if one.sets[name].origin == origin
+                    for member in one.sets[name].members
+                }
+            moved = touched - (before ^ after)
+            if moved and (self._map_changes(origin) or touched - moved):
+                return None
+            way = _union(
+                way,
+                "both"
+                if moved
+                else _union("takes" if after - before else "none", "gives" if before - after else "none"),
+            )
+            addresses |= touched
+        if way == "both" and len(addresses) > 1:
+            return None
+        return _Judged(way, frozenset(addresses))
+
+    def _all(self, ruleset: XtRuleset, origin: str) -> set[str]:
+        item = ruleset.sets.get(all_set(origin, self._family))
+        return {str(member) for member in item.members} if item is not None else set()
+
+    def _map_changes(self, origin: str) -> bool:
+        """Return whether chains of a verdict map change: one that leads on begins or ends."""
+        keys = self._old.chains.keys() | self._new.chains.keys()
+        return any(
+            self._old.chains.get(key) != self._new.chains.get(key)
+            for key in keys
+            if key[0] == self._family
+            and origin in (chain.origin for one in (self._old, self._new) if (chain := one.chains.get(key)) is not None)
+        )
+
+    def _peers_way(self) -> _Way:
+        way: _Way = "none"
+        for item in self._peers:
+            gives = self._effects[item] == "allows"
+            if item.added:
+                way = _union(way, "gives" if gives else "takes")
+            if item.deleted:
+                way = _union(way, "takes" if gives else "gives")
+        return way
+
+    def _peers_commute(self, addresses: set[str]) -> bool:
+        """Return whether additions before deletions give no packet a verdict of its own.
+
+        That is so where all sets have one effect, no rule looks up two of them, and no packet has two of the addresses:
+        of two, one is no Pod of this node.
+        """
+        names = {item.name for item in self._peers}
+        judged = {
+            address
+            for ruleset in (self._old, self._new)
+            for item in ruleset.sets.values()
+            if item.family == self._family and is_policy_map(item.origin)
+            for address in addresses & item.members
+        }
+        return (
+            len({self._effects[item] for item in self._peers}) == 1
+            and len(judged) <= 1
+            and all(self._new.sets[name].type in ("hash:ip", "hash:ip,port") for name in names)
+            and not any(use.together(name) & names for use in self._uses for name in names)
+        )
+
+    def _dispatch_steps(self) -> Iterator[Step]:
+        """Yield the changes of verdict maps: a packet finds an address's old chain, or its new one."""
+        ordered = sorted(self._dispatch, key=lambda item: dispatch_level(item.name, item.origin, self._family))
+        for item in ordered:
+            yield from _additions(item)
+        for item in reversed(ordered):
+            yield from _deletions(item)
+
+    def _peer_steps(self) -> Iterator[Step]:
+        for item in self._peers:
+            yield from _additions(item)
+        for item in self._peers:
+            yield from _deletions(item)
+
+    def _by_copies(self) -> Iterator[Step]:
+        copies = {item.name: temporary(item.name) for item in self._live}
+        for name, copy in copies.items():
+            yield CreateSet(copy, self._new.sets[name])
+        yield from self._restores(copies)
+        for item in self._live:
+            if _same_shape(self._old.sets[item.name], self._new.sets[item.name]):
+                yield from _additions(item)
+                yield from _deletions(item)
+            else:
+                yield DestroySet(item.name)
+                yield CreateSet(item.name, self._new.sets[item.name])
+        yield from self._restores({}, only=copies.keys())
+        for copy in copies.values():
+            yield DestroySet(copy)
+
+    def _restores(self, copies: Mapping[str, str], only: Collection[str] | None = None) -> Iterator[Restore]:
+        """Yield the restores that write what changes, with copies in place of sets.
+
+        only: of chains that stay, those that refer to one of these sets, also where they don't change
+        """
+        replaced = copies.keys() if only is None else only
+        for table in _TABLES:
+            chains: dict[str, XtChain | None] = {}
+            for key, chain in self._new.chains.items():
+                refers = bool(replaced) and not sets_of_chain(chain).isdisjoint(replaced)
+                changes = only is None and self._old.chains.get(key) != chain
+                if key[:2] == (self._family, table) and (refers or changes):
+                    chains[key[2]] = _with_copies(chain, copies)
+            hooks: dict[HookChain, str | None] = {}
+            if only is None:
+                gone = self._old.chains.keys() - self._new.chains.keys()
+                chains |= {key[2]: None for key in gone if key[:2] == (self._family, table)}
+                hooks = {
+                    hook[2]: self._new.hooks.get(hook)
+                    for hook in self._old.hooks.keys() | self._new.hooks.keys()
+                    if hook[:2] == (self._family, table) and self._old.hooks.get(hook) != self._new.hooks.get(hook)
+                }
+            if chains or hooks:
+                yield Restore(self._family, table, dict(sorted(chains.items())), dict(sorted(hooks.items())))
+
+
+class _Judged(msgspec.Struct, frozen=True):
+    """What changes in verdict maps, and for which addresses."""
+
+    way: _Way
+    addresses: frozenset[str]
+
+
+def _common(effects: set[Effect]) -> Effect:
+    known = effects - {"none"}
+    if not known:
+        return "none"
+    return next(iter(known)) if len(known) == 1 else "unknown"
+
+
+def _union(one: _Way, other: _Way) -> _Way:
+    if other in (one, "none"):
+        return one
+    return other if one == "none" else "both"
+
+
+def _same_shape(one: IpSet, other: IpSet) -> bool:
+    empty: frozenset[SetMember] = frozenset()
+    return msgspec.structs.replace(one, members=empty) == msgspec.structs.replace(other, members=empty)
+
+
+def _all(item: SetChange) -> frozenset[SetMember]:
+    return item.added | item.deleted
+
+
+def _address(member: SetMember) -> str:
+    return str(member[0] if isinstance(member, tuple) else member)
+
+
+def _additions(item: SetChange) -> Iterator[AddMember]:
+    return (AddMember(item.name, member) for member in _sorted(item.added))
+
+
+def _deletions(item: SetChange) -> Iterator[DeleteMember]:
+    return (DeleteMember(item.name, member) for member in _sorted(item.deleted))
+
+
+def _with_copies(chain: XtChain, copies: Mapping[str, str]) -> XtChain:
+    if sets_of_chain(chain).isdisjoint(copies):
+        return chain
+    return msgspec.structs.replace(chain, rules=tuple(_rule_with_copies(rule, copies) for rule in chain.rules))
+
+
+def _rule_with_copies(rule: XtRule, copies: Mapping[str, str]) -> XtRule:
+    matches = tuple(
+        tuple(copies.get(word, word) for word in match) if match[:2] == ("-m", "set") else match
+        for match in rule.matches
+    )
+    return msgspec.structs.replace(rule, matches=matches)
