@@ -14,7 +14,7 @@ SHELL := /bin/bash
 # What nfagent runs on (python3-nftables is the library of Debian's own nft); with what the tools here use besides.
 # netbase has /etc/protocols, for those tests that hold names of protocols against numbers.
 RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
-DEV_PACKAGES := $(RUN_PACKAGES) netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
+DEV_PACKAGES := $(RUN_PACKAGES) iptables ipset netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 # Exact versions of nfagent's Python packages, and of the tools, with the hashes of their files.

@@ -217,7 +217,7 @@ class Agent:
             await self._checkpoint.close()
             self._connections.close()
             self._egress_nat.close()
-            self._kernel.close()
+            self._backend.close()
             self._nft_monitor.close()
             table_lock.close()
             watchdog.cancel()

@@ -98,6 +98,12 @@ class BackendParts:
         for what in removed:
             log.info("removed %s: the backend is %s now", what, self.choice.name)
 
+    def close(self) -> None:
+        """Close the clients."""
+        self.client.close()
+        if self.tables is not self.client:
+            self.tables.close()
+
     def status(self) -> dict[str, Any]:
         """Return the backend for `dump state`."""
         programs = self.choice.programs

@@ -26,6 +26,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError, lower
@@ -243,6 +244,10 @@ class XtClient:
         except NameCollisionError as error:
             raise WireError(f"the rules can't be written to iptables: {error}") from None
         self.unavailable = unavailable
+        if self._options.accounts:
+            # A counter stays after the last rule that counts with it: it is deleted after a reading.
+            accounts = counter_accounts(wanted, self._options.families)
+            lowered = msgspec.structs.replace(lowered, accounts=accounts)
         return lowered if self._logs else _without_logs(lowered)
 
     def _list(self, known: XtRuleset) -> XtListing:

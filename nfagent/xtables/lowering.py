@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
-from nfagent.nftables.objects import NamedSet, Ruleset, VerdictMap
+from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.xtables.chains import lower_chain
 from nfagent.xtables.context import RuleContext
-from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.dispatch import all_set, dispatch_chains, group_of, map_set, map_tables, sets_of_element
 from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.pairs import pair_chains
-from nfagent.xtables.set_parts import members_of, parts_of
+from nfagent.xtables.set_parts import part_members, parts_of
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -26,6 +25,16 @@ class NameCollisionError(Exception):
     """Two objects would have one name: their digests are equal."""
 
 
+class LoweredObject(msgspec.Struct, frozen=True):
+    """What one object of nftables became."""
+
+    sets: dict[str, IpSet] = msgspec.field(default_factory=dict)
+    chains: dict[ChainKey, XtChain] = msgspec.field(default_factory=dict)
+    hooks: dict[HookKey, str] = msgspec.field(default_factory=dict)
+    accounts: frozenset[str] = frozenset()
+    unavailable: frozenset[Unavailable] = frozenset()
+
+
 def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[Unavailable, ...]]:
     """Return a ruleset as ipsets and chains of iptables, and what of it can't be had there.
 
@@ -33,45 +42,73 @@ def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[
     """
     if not ruleset.exists:
         return XtRuleset(), ()
+    return merged(
+        (
+            *(lower_set(name, item, options) for name, item in ruleset.sets.items()),
+            *(lower_map(name, item, options) for name, item in ruleset.maps.items()),
+            *(lower_chain_object(name, chain, ruleset.sets, options) for name, chain in ruleset.chains.items()),
+            lower_hooks(ruleset.chains, ruleset.sets, options),
+        )
+    )
+
+
+def merged(objects: Iterable[LoweredObject]) -> tuple[XtRuleset, tuple[Unavailable, ...]]:
+    """Return all objects as one ruleset. Raises NameCollisionError."""
     sets: dict[str, IpSet] = {}
     chains: dict[ChainKey, XtChain] = {}
     hooks: dict[HookKey, str] = {}
+    accounts: set[str] = set()
     unavailable: set[Unavailable] = set()
-    for name, item in ruleset.sets.items():
-        _put_all(sets, lower_set(name, item, options))
-        if item.kind == "pair" and item.family in options.families:
-            _put_all(chains, pair_set_chains(name, item))
-    for name, verdict_map in ruleset.maps.items():
-        if verdict_map.family in options.families:
-            _put_all(sets, map_sets(name, verdict_map))
-            _put_all(chains, map_chains(name, verdict_map))
-    for name, chain in ruleset.chains.items():
-        lowered = lower_chain(name, chain, ruleset.sets, options)
-        _put_all(chains, lowered.chains)
-        unavailable |= lowered.unavailable
-    fixed = {name: chain for name, chain in ruleset.chains.items() if chain.hook is not None or asks_route((chain,))}
-    for family in options.families:
-        context = RuleContext("", family, "mangle", base=True, reading="either", sets=ruleset.sets, options=options)
-        for hooked in hook_chains(fixed, context):
-            _put_all(chains, {hooked.key: hooked.chain})
-            if hooked.hook is not None:
-                hooks[hooked.hook] = hooked.key[2]
-    accounts = counter_accounts(ruleset, options.families) if options.accounts else frozenset()
-    return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
+    for item in objects:
+        _put_all(sets, item.sets)
+        _put_all(chains, item.chains)
+        hooks |= item.hooks
+        accounts |= item.accounts
+        unavailable |= item.unavailable
+    return XtRuleset(sets, chains, hooks, frozenset(accounts)), tuple(sorted(unavailable))
 
 
-def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> dict[str, IpSet]:
-    """Return the ipsets that stand for a set."""
-    lowered: dict[str, IpSet] = {}
-    for part in parts_of(name, item, options.families):
-        members: frozenset[SetMember] = frozenset(
-            member
-            for element in item.elements
-            for found, member in members_of(item.kind, element, part.shape.family)
-            if found == part.part
+def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObject:
+    """Return what a set becomes: ipsets, and of pairs their chains."""
+    lowered = {
+        part.name: msgspec.structs.replace(part.shape, members=part_members(item.kind, part, item.elements))
+        for part in parts_of(name, item, options.families)
+    }
+    return LoweredObject(lowered, pair_set_chains(name, item, options))
+
+
+def lower_map(name: str, item: VerdictMap, options: LoweringOptions) -> LoweredObject:
+    """Return what a verdict map becomes."""
+    if item.family not in options.families:
+        return LoweredObject()
+    return LoweredObject(map_sets(name, item), map_chains(name, item))
+
+
+def lower_chain_object(
+    name: str, chain: Chain, sets: Mapping[str, NamedSet], options: LoweringOptions
+) -> LoweredObject:
+    """Return what a chain becomes."""
+    lowered = lower_chain(name, chain, sets, options)
+    return LoweredObject({}, lowered.chains, {}, lowered.accounts, lowered.unavailable)
+
+
+def calls_or_asks(chain: Chain) -> bool:
+    """Return whether the chains of hooks depend on a chain: it is a base chain, or asks for the route to a source."""
+    return chain.hook is not None or asks_route((chain,))
+
+
+def lower_hooks(chains: Mapping[str, Chain], sets: Mapping[str, NamedSet], options: LoweringOptions) -> LoweredObject:
+    """Return the chains that call base chains. chains: at least those that they depend on (`calls_or_asks`)."""
+    fixed = {name: chain for name, chain in chains.items() if calls_or_asks(chain)}
+    found = [
+        hooked
+        for family in options.families
+        for hooked in hook_chains(
+            fixed, RuleContext("", family, "mangle", base=True, reading="either", sets=sets, options=options)
         )
-        lowered[part.name] = msgspec.structs.replace(part.shape, members=members)
-    return lowered
+    ]
+    hooks = {hooked.hook: hooked.key[2] for hooked in found if hooked.hook is not None}
+    return LoweredObject({}, {hooked.key: hooked.chain for hooked in found}, hooks)
 
 
 def map_sets(name: str, item: VerdictMap) -> dict[str, IpSet]:
@@ -93,8 +130,10 @@ def map_chains(name: str, item: VerdictMap) -> dict[ChainKey, XtChain]:
     return {(item.family, table, chain): value for chain, value in found for table in map_tables(name)}
 
 
-def pair_set_chains(name: str, item: NamedSet) -> dict[ChainKey, XtChain]:
-    """Return the chains that stand for a set of pairs."""
+def pair_set_chains(name: str, item: NamedSet, options: LoweringOptions) -> dict[ChainKey, XtChain]:
+    """Return the chains that stand for a set of pairs; none for any other set."""
+    if item.kind != "pair" or item.family not in options.families:
+        return {}
     addresses = (element[0] for element in item.elements if isinstance(element, tuple) and element[0] == element[1])
     return {(item.family, "mangle", chain): value for chain, value in pair_chains(name, item.family, addresses)}
 

@@ -203,13 +203,15 @@ def _by_set(
             return ((in_set(set_name(name, family), "src", negated=negated),),)
         case CtFlowInSet(of, name):
             return (flow_words(name, family),) if of == family else NEVER
-        case NamedPort(of, name, of_direction):
-            if (of, of_direction) != (family, direction):
-                return NEVER
-            end = side_of_end("server", direction)
-            return ((in_set(set_name(name, family), f"{end},{end}"),),)
-        case PacketNamedPort(of, name):
-            return ((in_set(set_name(name, family), "dst,dst"),),) if of == family else NEVER
+        case NamedPort() | PacketNamedPort():
+            return _by_named_port(match, family, direction)
+
+
+def _by_named_port(match: NamedPort | PacketNamedPort, family: Family, direction: CtDirection) -> Alternatives:
+    if match.family != family or (isinstance(match, NamedPort) and match.direction != direction):
+        return NEVER
+    end = "dst" if isinstance(match, PacketNamedPort) else side_of_end("server", direction)
+    return ((in_set(set_name(match.set, family), f"{end},{end}"),),)
 
 
 def side(key: CtAddress | IpAddress, direction: CtDirection) -> str:

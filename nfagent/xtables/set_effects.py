@@ -62,6 +62,8 @@ class SetUses:
     def _effect(
         self, key: ChainKey, rule: XtRule, name: str, chains: Mapping[ChainKey, XtChain], *, base: bool, negated: bool
     ) -> Effect:
+        if name not in self._sets:
+            return "unknown"  # a set of another program, in a rule that it put into a chain of ours
         own = self._sets[name].origin
         target = chains.get((*key[:2], rule.target[1])) if len(rule.target) == _WITH_CHAIN else None
         origin = target.origin if target is not None else ""

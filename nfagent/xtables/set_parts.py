@@ -122,23 +122,37 @@ def _part(
 def members_of(kind: str, element: Element, family: Family) -> Iterator[tuple[str, SetMember]]:
     """Yield the members that an element of a set has in the ipsets of a family, each with the part it belongs to."""
     match element:
-        case Range():
-            yield from (("", prefix) for prefix in prefixes(element))
-        case PortRange(first, last):
-            yield from (("", port) for port in range(first, last + 1))
-        case ProtocolPort(protocol, port):
-            if protocol in SERVICE_PROTOCOLS:
-                yield protocol, port
+        case Range() | PortRange() | int():
+            yield from (("", member) for member in _several(element, family))
+        case ProtocolPort(protocol, port) if protocol in SERVICE_PROTOCOLS:
+            yield protocol, port
         case LinkName(link):
             yield link_part(link), (_ANY[family], 0, link)
         case str():
             yield "", element
-        case int():
-            if element == family:
-                yield from (("", half) for half in family_halves(family))
         case (address, other) if address == other and kind == "pair":
             yield "", address
         case (address, protocol, port):
             yield "", (address, protocol, port)
         case _:
             return
+
+
+def _several(element: Range | PortRange | Family, family: Family) -> Iterator[SetMember]:
+    """Yield the members of an element that stands for several."""
+    if isinstance(element, Range):
+        yield from prefixes(element)
+    elif isinstance(element, PortRange):
+        yield from range(element.first, element.last + 1)
+    elif element == family:
+        yield from family_halves(family)
+
+
+def part_members(kind: str, part: SetPart, elements: Iterable[Element]) -> frozenset[SetMember]:
+    """Return the members that elements of a set have in one of its ipsets."""
+    return frozenset(
+        member
+        for element in elements
+        for found, member in members_of(kind, element, part.shape.family)
+        if found == part.part
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from types import TracebackType
+from typing import Protocol, Self
 
 from nfagent.errors import NfagentError, UsageError
 from nfagent.lab.cluster.agents import AgentKind, LabCluster
@@ -57,13 +58,40 @@ def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
     return "ebpf-routed" if attachment == "routed" else "ebpf-bridge"
 
 
+class Enforcers(Protocol):
+    """What enforces a folder of manifests on the nodes of a lab; a context manager."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def place(self, name: str, text: str) -> None:
+        """Write a manifest."""
+        ...
+
+    def wait_until_enforced(self) -> None:
+        """Return when every node enforces the folder."""
+        ...
+
+
 class ConformanceLab:
     """A lab that runs one case after another, of any suite with its nodes."""
 
     def __init__(
-        self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path, kind: AgentKind = "nfagent"
+        self,
+        nodes: tuple[Node, ...],
+        attachment: Attachment,
+        folder: Path,
+        kind: AgentKind = "nfagent",
+        enforcers: Callable[[NetnsTopology, Path], Enforcers] | None = None,
     ) -> None:
-        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders. kind: of the agents."""
+        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders.
+
+        kind:      of the agents
+        enforcers: makes what enforces the manifests in place of agents
+        """
         self.nodes = nodes
         self._kind: AgentKind = kind
         self._reading = reading_of(attachment, kind)
@@ -72,7 +100,11 @@ class ConformanceLab:
         plans = [NodePlan(node.name, node.addresses, node.cidrs, attachment) for node in nodes]
         self._fabric = NetnsTopology(plans, tag=TAG)
         self._servers = Listeners()
-        self._cluster = LabCluster(self._fabric, self._manifests, folder / "agents", kind=kind)
+        self._cluster: Enforcers = (
+            LabCluster(self._fabric, self._manifests, folder / "agents", kind=kind)
+            if enforcers is None
+            else enforcers(self._fabric, self._manifests)
+        )
         self._state: State = {}
         self._pods: dict[str, Place] = {}
 

@@ -182,6 +182,12 @@ def add_set(_: Variant) -> None:
     run("ipset", "create", "nfa-foreign", "hash:ip")
 
 
+def add_rule_with_set(variant: Variant) -> None:
+    run("ipset", "create", "foreign", "hash:ip")
+    match = ("-m", "set", "--match-set", "foreign", "src")
+    run(f"iptables-{variant}", "-t", "mangle", "-I", first_rule(variant), "1", *match, "-j", "ACCEPT")
+
+
 DRIFTS: dict[str, Callable[[Variant], None]] = {
     "mangle is flushed": flush_mangle,
     "our jump is deleted": remove_hook,
@@ -189,6 +195,7 @@ DRIFTS: dict[str, Callable[[Variant], None]] = {
     "our jump is there twice": jump_twice,
     "a rule of ours comes": add_rule,
     "a rule of ours goes": delete_rule,
+    "a rule with another program's set comes": add_rule_with_set,
     "a chain of our name comes": add_chain,
     "a member goes": delete_member,
     "a member is exchanged": exchange_member,

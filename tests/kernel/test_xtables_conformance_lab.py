@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from nfagent.lab.topology.plan import Attachment
 from tests.conformance import load_conformance, small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab
-from tests.conformance.suites import NAMES, Case, Node, Suite, read
+from tests.conformance.suites import NAMES, Case, Suite, read
 from tests.support.xtables_cluster import XtablesCluster
 
 pytestmark = pytest.mark.kernel
@@ -25,17 +23,10 @@ SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
 WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 
 
-class XtablesLab(ConformanceLab):
-    """A lab whose nodes have rules of iptables."""
-
-    def __init__(self, nodes: tuple[Node, ...], attachment: Attachment, folder: Path) -> None:
-        super().__init__(nodes, attachment, folder)
-        self._cluster = XtablesCluster(self._fabric, folder / "manifests")
-
-
 @pytest.fixture(scope="module", params=["routed", "bridge"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
-    with XtablesLab(SMALL.nodes, request.param, tmp_path_factory.mktemp("lab")).running() as running:
+    folder = tmp_path_factory.mktemp("lab")
+    with ConformanceLab(SMALL.nodes, request.param, folder, enforcers=XtablesCluster).running() as running:
         yield running
 
 

@@ -46,7 +46,9 @@ def expected(result: PacketResult, packet: HookPacket) -> PacketResult:
     )
 
 
-LINKS = NodeInterfaces(frozenset({"veth1"}), frozenset({ProtocolPort("udp", 53), ProtocolPort("tcp", 80)}), True, True)
+LINKS = NodeInterfaces(
+    frozenset({"veth1"}), frozenset({ProtocolPort("udp", 53), ProtocolPort("tcp", 80)}), portless=True, bridged=True
+)
 
 
 @st.composite

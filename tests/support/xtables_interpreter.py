@@ -199,7 +199,7 @@ def _conntrack_test(words: list[str]) -> Test:
     raise ValueError(words)
 
 
-def _module_test(module: str, words: list[str]) -> Test:  # noqa: C901, PLR0911 - a table of modules
+def _module_test(module: str, words: list[str]) -> Test:
     match module, words:
         case "addrtype", ["--src-type", "LOCAL"]:
             return lambda packet: packet.local_source
