@@ -36,6 +36,10 @@ _RECHECK_SECONDS = patient(30.0)
 _POLL_SECONDS = 0.002
 
 
+BACKEND_VARIABLE = "NFAGENT_LAB_BACKEND"
+"""The environment variable that names the backend of labs' agents; without it that is nftables."""
+_KUBELET_CHAIN = "KUBE-KUBELET-CANARY"
+
 AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
 """nfagent, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
 
@@ -67,6 +71,7 @@ class LabAgent:
         outlives: whether it goes on when this process has ended
         """
         self.node = node
+        self.backend = os.environ.get(BACKEND_VARIABLE, "nftables")
         self._program = _PROGRAMS[kind]
         self._outlives = outlives
         self._topology = topology
@@ -78,6 +83,9 @@ class LabAgent:
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
             "NFAGENT_STATE_DIR": str(self._folder / "state"),
+            "NFAGENT_BACKEND": self.backend,
+            # Each node has a lock of its own, as machines have.
+            "XTABLES_LOCKFILE": str(self._folder / "xtables.lock"),
             # Every packet is a record, at once.
             "NFAGENT_LOGGING_AGGREGATION_SECONDS": "0",
             "NFAGENT_LOGGING_RECORDS_PER_SECOND": "1000000",
@@ -115,6 +123,8 @@ class LabAgent:
     def start(self, settings: Mapping[str, str] | None = None, seconds: float = _START_SECONDS) -> None:
         """Start the agent and wait for READY=1. Raises KernelError, with its standard error, after `seconds`."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self.backend == "iptables":
+            self._make_kubelet_chain()
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -134,6 +144,19 @@ class LabAgent:
                     start_new_session=True,
                 )
             self._await_ready(listener, seconds)
+
+    def _make_kubelet_chain(self) -> None:
+        """Make the chain by which kubelet shows which iptables a node uses: the one of kernels without nf_tables."""
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            command = [program, "-w", "-t", "mangle", "-N", _KUBELET_CHAIN]
+            # It is there where the agent starts again.
+            subprocess.run(
+                self._topology.command(self._topology.node_namespace(self.node), command),
+                env=self.environment,
+                capture_output=True,
+                check=False,
+                timeout=_START_SECONDS,
+            )
 
     def _await_ready(self, listener: socket.socket, seconds: float) -> None:
         end = time.monotonic() + seconds
