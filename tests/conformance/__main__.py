@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
+from nfagent.lab.cluster.agents import BACKEND_VARIABLE
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.ebpf import program as ebpf_program
 from nfagent.lab.topology.plan import Attachment
@@ -64,8 +65,9 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     "--path",
     default="nftables",
     show_default=True,
-    type=click.Choice(("nftables", "ebpf")),
-    help="What enforces where packets are sent: nfagent's rules, or the lab's eBPF path, for the cases that it covers.",
+    type=click.Choice(("nftables", "iptables", "ebpf")),
+    help="What enforces where packets are sent: nfagent's rules in nftables, or in iptables; or the lab's eBPF "
+    "path, for the cases that it covers.",
 )
 @click.option("--packets/--no-packets", default=True, help="Whether packets are sent: that needs root.")
 @click.option(
@@ -102,6 +104,7 @@ def main(
     Example:
       python -m tests.conformance --suite tiers-v1alpha2 --attachment routed --attachment bridge
       python -m tests.conformance --case cyc-193 -o json
+      python -m tests.conformance --path iptables
       python -m tests.conformance --path ebpf
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     began = time.monotonic()
@@ -111,6 +114,8 @@ def main(
             raise HostError("packets need network namespaces: run it as root, or with --no-packets")
         if path == "ebpf" and (lack := ebpf_program.missing()):
             raise HostError(lack)
+        if path == "iptables":
+            os.environ[BACKEND_VARIABLE] = path
         suites = _load(folder, names or NAMES, ids)
         session = Session(stage, suites)
         session.judge_by_values()
