@@ -117,9 +117,8 @@ class Agent:
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
         )
         resync = settings.reconcile.resync_seconds
-        changes = self._backend.watch(self._reconciler.mark_changed)
-        parts_of_drift = self._nft_monitor, self._reconciler, self._bridge_table, self._clock
-        self._drift = DriftParts(*parts_of_drift, resync, changes)
+        changes = self._backend.monitor(self._reconciler.mark_changed)
+        self._drift = DriftParts(changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()

@@ -45,6 +45,7 @@ class BackendParts:
         """
         self.choice: BackendChoice = choose_backend(settings.backend)
         self._clock = clock
+        self._monitor = monitor
         self._features: XtFeatures | None = None
         self._replaced = False
         self.client: RulesetClient
@@ -65,9 +66,11 @@ class BackendParts:
         """Return whether the backend is nftables, whose changes the kernel reports."""
         return isinstance(self.client, NftClient)
 
-    def watch(self, changed: Callable[[], None]) -> XtWatch | None:
-        """Return what looks for changes by other programs; None where the kernel reports them."""
-        return XtWatch(self.client, changed, self._clock) if isinstance(self.client, XtClient) else None
+    def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
+        """Return what reports changes by other programs: the kernel, or what looks for them."""
+        if isinstance(self.client, XtClient):
+            return XtWatch(self.client, changed, self._clock)
+        return self._monitor
 
     @property
     def counters(self) -> CounterSource:

@@ -23,16 +23,15 @@ class DriftParts:
 
     def __init__(
         self,
-        monitor: NftMonitor,
+        monitor: NftMonitor | XtWatch,
         reconciler: Reconciler,
         bridge_table: BridgeTableReconciler,
         clock: Clock,
         resync_seconds: float,
-        watch: XtWatch | None = None,
     ) -> None:
         """Store the parts.
 
-        watch: looks for changes of rules in iptables, which nothing reports; None where the rules are in nf_tables
+        monitor: reports changes; of rules in iptables, which nothing reports, what looks for them
 
         resync_seconds: seconds between two comparisons while notifications are received
         """
@@ -41,24 +40,25 @@ class DriftParts:
         self._bridge_table = bridge_table
         self._clock = clock
         self._resync_seconds = resync_seconds
-        self._watch = watch
         self._conntrack_usage = ConntrackUsageWatch()
 
     def subscribe(self) -> None:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
-        if self._watch is not None:
+        if isinstance(self._monitor, XtWatch):
             return
         listening = self._monitor.listen(self._changed)
         self._reconciler.compare_every(self._resync_seconds if listening else min(self._resync_seconds, _POLL_SECONDS))
 
     async def run(self) -> None:
         """Subscribe again where that failed, and look each minute at what no notification tells, until cancelled."""
-        if self._watch is not None:
-            await self._run_watch(self._watch)
+        monitor = self._monitor
+        if isinstance(monitor, XtWatch):
+            await self._run_watch(monitor)
+            return
         while True:
-            if await self._clock.wait(self._monitor.failed, _LOOK_SECONDS):
+            if await self._clock.wait(monitor.failed, _LOOK_SECONDS):
                 await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
-                self._monitor.failed.clear()
+                monitor.failed.clear()
             self.subscribe()
             self._reconciler.log_contest()
             self._conntrack_usage.look()

@@ -18,8 +18,15 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRefusedError, SetRequest, set_refusal
 from nfagent.kernel.sockets import DATAGRAM_BYTES, end_of_file, request_socket
 from nfagent.netlink import codec, ipset
-from nfagent.netlink.ipset_counters import decode_member_packets
-from nfagent.netlink.ipset_listing import SetHeader, SetPart, decode_answer, decode_name, decode_part, decode_type
+from nfagent.netlink.ipset_listing import (
+    SetHeader,
+    SetPart,
+    decode_answer,
+    decode_name,
+    decode_packets,
+    decode_part,
+    decode_type,
+)
 from nfagent.xtables.objects import IpSet, SetMember, SetType
 
 _REQUEST_BYTES = 1024 * 1024
@@ -116,23 +123,20 @@ class IpSetSocket:
         with self._in_use:
             return _joined(name, [decode_part(reply) for reply in self._list(name)])
 
+    def packets(self, name: str) -> dict[str, int]:
+        """Return the packets that each address of a set has counted; none without the set. Raises what `read` does."""
+        with self._in_use:
+            try:
+                return dict(found for reply in self._list(name) for found in decode_packets(reply))
+            except SetRefusedError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                return {}
+
     def raw(self, name: str) -> list[bytes]:
         """Return the messages of a set's listing as they are: equal ones hold equal sets. Raises what `read` does."""
         with self._in_use:
             return [reply.payload for reply in self._list(name)]
-
-    def member_packets(self, name: str) -> dict[str, int]:
-        """Return the packets of each address in a set that counts; none without it. Raises KernelError, HostError."""
-        with self._in_use:
-            try:
-                replies = self._list(name)
-                return dict(counted for reply in replies for counted in decode_member_packets(reply))
-            except SetRefusedError as error:
-                if error.code == errno.ENOENT:
-                    return {}
-                raise
-            except WireError as error:
-                raise KernelError(f"ipset list {name}: cannot decode the counts: {error}") from None
 
     def supported(self, kind: SetType, family: int) -> ipset.TypeRange:
         """Return the revisions of a set type that the kernel has. Raises SetRefusedError without it, HostError."""

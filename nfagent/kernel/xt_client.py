@@ -28,8 +28,9 @@ from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
 from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.found import found_ruleset
+from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.lowering import NameCollisionError, lower
+from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
@@ -38,10 +39,14 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _InForce(msgspec.Struct, frozen=True):
-    """What the kernel has: the ruleset, and the objects that stand for it as they are listed."""
+class _Enforced(msgspec.Struct, frozen=True):
+    """What the kernel has: the ruleset, its lowering, and the objects that are there, as they are listed.
+
+    The lowering changes with each transaction, so that a failed one leaves nothing that could be used.
+    """
 
     ruleset: Ruleset
+    lowering: IncrementalLowering
     listing: XtListing
 
 
@@ -73,8 +78,8 @@ class XtClient:
         self._writer = XtWriter(kernel)
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
-        self._force: _InForce | None = None  # None: unknown, the kernel must be read
-        self._is_read_anew = False
+        self._force: _Enforced | None = None  # None: unknown, the kernel must be read
+        self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
@@ -110,17 +115,15 @@ class XtClient:
             self._force = None
             if self._deletions is not None:
                 wanted = self._deletions.with_waiting(wanted)
-            lowered, listing = await self._in_thread(self._compare_now, wanted)
-            self._is_read_anew = True
-            if listing == XtListing(lowered):
-                self._force = _InForce(wanted, listing)
-                return ()
+            lowering, listing = await self._in_thread(self._compare_now, wanted)
+            lowered = self._written(lowering, wanted)
+            self._loses_counts = _loses_counts(listing.ruleset, lowered)
             if not listing.ruleset.hooks:
                 # No packet reaches any rule: as if there were none.
-                self._force = _InForce(ABSENT, listing)
+                self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force = _InForce(wanted, listing)
-            return _repair(wanted, lowered, listing)
+            self._force = _Enforced(wanted, lowering, listing)
+            return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
         """Change the rules. Raises KernelError, HostError, WireError; SetFullError for a set of flows that is full.
@@ -132,8 +135,7 @@ class XtClient:
             async with self._turn:
                 await self._apply(transaction)
             return
-        if self._is_read_anew:
-            # A counter that the last agent had, and that isn't known any more, is deleted at once, as with a table.
+        if self._loses_counts:
             await deletions.before((Delete("table"),))
         async with self._turn:
             plan = deletions.plan(transaction)
@@ -211,7 +213,7 @@ class XtClient:
         return known if force is None else known | force.ruleset.counters
 
     async def _apply(self, transaction: Transaction) -> None:
-        self._is_read_anew = False
+        self._loses_counts = False
         flows = self._flows(transaction)
         rest = tuple(command for command in transaction if self._flow_shape(command) is None)
         if rest:
@@ -226,27 +228,38 @@ class XtClient:
         if flows:
             await self._completed(self._writer.add_members, flows)
 
-    def _write_now(self, force: _InForce, transaction: Transaction) -> _InForce:
+    def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
         wanted = applied(force.ruleset, transaction)
-        lowered = self._lowered(wanted)
+        try:
+            force.lowering.apply(transaction)
+        except NameCollisionError as error:
+            raise _unwritable(error) from None
+        lowered = self._written(force.lowering, wanted)
         listing = XtListing(lowered)
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
-        return _InForce(wanted, listing)
+        return _Enforced(wanted, force.lowering, listing)
 
-    def _compare_now(self, wanted: Ruleset) -> tuple[XtRuleset, XtListing]:
-        lowered = self._lowered(wanted)
-        return lowered, self._list(lowered)
+    def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
+        lowering = self._lowering(wanted)
+        return lowering, self._list(self._written(lowering, wanted))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
+        return self._written(self._lowering(wanted), wanted)
+
+    def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
         try:
-            lowered, unavailable = lower(wanted, self._options)
+            return IncrementalLowering(self._options, wanted)
         except NameCollisionError as error:
-            raise WireError(f"the rules can't be written to iptables: {error}") from None
-        self.unavailable = unavailable
+            raise _unwritable(error) from None
+
+    def _written(self, lowering: IncrementalLowering, ruleset: Ruleset) -> XtRuleset:
+        """Return what is written of a lowered ruleset: all, but for logs where the kernel has no target for them."""
+        self.unavailable = lowering.unavailable
+        lowered = lowering.ruleset
         if self._options.accounts:
             # A counter stays after the last rule that counts with it: it is deleted after a reading.
-            accounts = counter_accounts(wanted, self._options.families)
+            accounts = counter_accounts(ruleset, self._options.families)
             lowered = msgspec.structs.replace(lowered, accounts=accounts)
         return lowered if self._logs else _without_logs(lowered)
 
@@ -309,6 +322,18 @@ class XtClient:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await self._completed(call, *arguments)
+
+
+def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
+    """Return whether making the wanted rules deletes what has counted."""
+    counting = (name for name, item in wanted.sets.items() if item.counters and name in found.sets)
+    return bool(found.accounts - wanted.accounts) or any(
+        found.sets[name].members - wanted.sets[name].members for name in counting
+    )
+
+
+def _unwritable(error: NameCollisionError) -> WireError:
+    return WireError(f"the rules can't be written to iptables: {error}")
 
 
 def _flow_members(flow: Element) -> tuple[tuple[str, SetMember], ...]:

@@ -37,7 +37,7 @@ class XtCounters:
         """Return the packets of all counters; of Pods alone where the kernel has no nfacct."""
         packets = {name: value.packets for name, value in self._named().items()}
         for name in sorted(COUNTED_SETS):
-            found = self._kernel.sets.member_packets(counting_set(name))
+            found = self._kernel.sets.packets(counting_set(name))
             packets |= {f"{name} {address}": count for address, count in found.items()}
         return CounterReading(packets)
 
@@ -52,7 +52,7 @@ class XtCounters:
         return {
             (name, address): packets
             for name, addresses in wanted.items()
-            for address, packets in self._kernel.sets.member_packets(counting_set(name)).items()
+            for address, packets in self._kernel.sets.packets(counting_set(name)).items()
             if address in addresses
         }
 

@@ -41,7 +41,7 @@ class XtFeatures(msgspec.Struct, frozen=True):
 
     logs:     target NFLOG
     accounts: match nfacct, with its counters
-    problems: what is missing, each with what goes without and the command that mends it
+    problems: what is missing, each with what goes without and the command that fixes it
     """
 
     families: tuple[Family, ...]

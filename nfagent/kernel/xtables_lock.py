@@ -15,7 +15,7 @@ _HELD = re.compile(r"^\d+: (?:FLOCK|POSIX|OFDLCK) +\S+ +WRITE +(?P<process>-?\d+
 
 
 def lock_holder() -> str:
-    """Return the holder as text: 'iptables (process 123)', 'nobody' where it was released meanwhile."""
+    """Return the holder as text: 'iptables (process 123)', 'no program' where it was released meanwhile."""
     try:
         found = Path(os.environ.get("XTABLES_LOCKFILE", _DEFAULT)).stat()
         locks = _LOCKS.read_text("ascii", "replace")
@@ -24,7 +24,7 @@ def lock_holder() -> str:
     name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     holder = next((int(held["process"]) for held in _HELD.finditer(locks) if held["file"] == name), None)
     if holder is None:
-        return "nobody"
+        return "no program"
     try:
         program = (_PROC / str(holder) / "comm").read_text("utf-8", "replace").strip() if holder > 0 else ""
     except OSError:

@@ -131,6 +131,14 @@ def decode_part(reply: Message) -> SetPart:
     return SetPart(name, header, known, len(members) - len(known))
 
 
+def decode_packets(reply: Message) -> Iterator[tuple[str, int]]:
+    """Yield each address of a listed set that counts, with its packets. Raises WireError."""
+    for _, content in attributes(_body(reply, ipset.LIST).get(ipset.ADT, b"")):
+        found = dict(attributes(content))
+        if ipset.IP in found and ipset.PACKETS in found:
+            yield _address(found[ipset.IP]), _number(found[ipset.PACKETS], _U64)
+
+
 def _body(reply: Message, kind: int) -> dict[int, bytes]:
     if reply.type != kind:
         raise WireError(f"netlink message of type {reply.type:#x} isn't the ipset reply {kind:#x}")

@@ -155,6 +155,8 @@ class IncrementalLowering:
 
     def _with_members(self, name: str, item: NamedSet, added: set[Element], deleted: set[Element]) -> LoweredObject:
         """Return what a set became, with the members of these elements more and less: no two elements share one."""
+        if item.kind == "link":
+            return lower_set(name, item, self._options)  # an interface more may be one too many
         before = self._objects["set", name].sets
         sets = {
             part.name: msgspec.structs.replace(

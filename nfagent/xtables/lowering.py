@@ -15,8 +15,9 @@ from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.pairs import pair_chains
-from nfagent.xtables.set_parts import part_members, parts_of
+from nfagent.xtables.set_parts import LINKS_EACH, part_members, parts_of
 
+_TOO_MANY_LINKS = "more interfaces than its sets can hold: packets of some pass without the checks of their interface"
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -70,11 +71,16 @@ def merged(objects: Iterable[LoweredObject]) -> tuple[XtRuleset, tuple[Unavailab
 
 def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObject:
     """Return what a set becomes: ipsets, and of pairs their chains."""
-    lowered = {
-        part.name: msgspec.structs.replace(part.shape, members=part_members(item.kind, part, item.elements))
-        for part in parts_of(name, item, options.families)
-    }
-    return LoweredObject(lowered, pair_set_chains(name, item, options))
+    lowered: dict[str, IpSet] = {}
+    unavailable: set[Unavailable] = set()
+    for part in parts_of(name, item, options.families):
+        members = part_members(item.kind, part, item.elements)
+        if item.kind == "link" and len(members) > LINKS_EACH:
+            members = frozenset(sorted(members, key=str)[:LINKS_EACH])
+            unavailable.add(Unavailable(name, "", _TOO_MANY_LINKS))
+        lowered[part.name] = msgspec.structs.replace(part.shape, members=members)
+    chains = pair_set_chains(name, item, options)
+    return LoweredObject(lowered, chains, unavailable=frozenset(unavailable))
 
 
 def lower_map(name: str, item: VerdictMap, options: LoweringOptions) -> LoweredObject:

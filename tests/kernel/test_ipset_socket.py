@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -102,6 +103,20 @@ def test_properties_are_listed_as_they_were_created(sets: IpSetSocket) -> None:
     header = sets.read("nfa-x").header
 
     assert (header.timeout, header.size, header.flags, header.others) == (300, 100, 8, frozenset())
+
+
+def test_packets_are_counted_by_address(sets: IpSetSocket) -> None:
+    sets.create("nfa-x", IpSet("hash:ip", 4, counters=True))
+    sets.change("add", "nfa-x", ["127.0.0.1", "127.0.0.2"])
+    rule = ("-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-m", "set", "--match-set", "nfa-x", "dst")
+    subprocess.run(["iptables-legacy", *rule], check=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"packet", ("127.0.0.1", 9))
+
+    assert sets.packets("nfa-x") == {"127.0.0.1": 1, "127.0.0.2": 0}
+    assert sets.packets("nfa-none") == {}
 
 
 def test_swapped_sets_have_each_others_members(sets: IpSetSocket) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from nfagent.desired.node_interfaces import NodeInterfaces
@@ -100,7 +100,6 @@ def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     )
 
 
-@settings(max_examples=4 * settings().max_examples)
 @given(views(), PROTOCOLS, st.data())
 def test_every_packet_has_verdict_logs_and_counters_of_the_nftables_rules(
     view: DesiredState, protocol: tuple[str, int | None], data: st.DataObject
