@@ -37,9 +37,9 @@ FOREIGN_TABLE = (
 
 
 @pytest.fixture
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents, backend=backend) as running:
         running.servers.listen(pod_endpoints(running.topology, [("tcp", 80), ("udp", 80)]))
         running.apply("deny", DENY)
         yield running
@@ -94,6 +94,7 @@ def test_a_start_changes_only_what_differs(lab: ManifestLab) -> None:
     assert any("egress/x/other" in line for line in handles(agent) - before)
 
 
+@pytest.mark.both_backends
 def test_43_no_packet_slips_through_a_restart(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     source, destination = lab.pod("y/a"), lab.address("x/a", 4)

@@ -87,9 +87,11 @@ for number in range(count):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     documents = [*map(namespace_document, "yz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
+    with running_lab(
+        tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents, backend=backend
+    ) as running:
         running.servers.listen(pod_endpoints(running.topology, PORTS))
         name = running.topology.outside_namespace("outside")
         running.servers.listen(Endpoint(name, address, "tcp", 80) for address in OUTSIDE.addresses)
@@ -121,6 +123,7 @@ def switch(lab: ManifestLab, *, allow: bool, deny: bool) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("protocol", "port"), PORTS)
+@pytest.mark.both_backends
 def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     lab: ManifestLab, protocol: ProbeProtocol, port: int, family: int
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     [("y/c", ["from-y"]), ("z/b", ["from-b"]), ("y/b", ["from-b", "from-y"])],
     ids=["one policy", "the other policy", "every policy that allows it"],
 )
+@pytest.mark.both_backends
 def test_an_allowed_connection_is_one_record_that_names(
     lab: ManifestLab, source: str, policies: list[str], family: int
 ) -> None:

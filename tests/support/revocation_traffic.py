@@ -84,10 +84,12 @@ def world(
 
 
 @contextlib.contextmanager
-def revocation_lab(folder: Path, attachment: Attachment = "routed") -> Iterator[ManifestLab]:
-    """Build the lab, with `world()` in world.yaml."""
+def revocation_lab(
+    folder: Path, attachment: Attachment = "routed", *, backend: str | None = None
+) -> Iterator[ManifestLab]:
+    """Build the lab, with `world()` in world.yaml. backend: as in `running_lab`."""
     nodes, _, outside = grid(attachment)
-    with running_lab(folder, nodes, tuple(PODS.values()), outside) as lab:
+    with running_lab(folder, nodes, tuple(PODS.values()), outside, backend=backend) as lab:
         for path in PODS:
             _shorten_rto(lab.pod(path))
         lab.apply("world", *world())

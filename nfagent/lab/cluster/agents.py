@@ -63,15 +63,17 @@ class LabAgent:
         *,
         kind: AgentKind = "nfagent",
         outlives: bool = False,
+        backend: str | None = None,
     ) -> None:
         """Set the folders; `start` starts the process.
 
         source:   the options of `nfagent run` for the object source
         kind:     which program it is
         outlives: whether it goes on when this process has ended
+        backend:  where it writes rules; None: where the environment says
         """
         self.node = node
-        self.backend = os.environ.get(BACKEND_VARIABLE, "nftables")
+        self.backend = backend or os.environ.get(BACKEND_VARIABLE, "nftables")
         self._program = _PROGRAMS[kind]
         self._outlives = outlives
         self._topology = topology
@@ -228,10 +230,18 @@ class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
     def __init__(
-        self, topology: NetnsTopology, source: Sequence[str], scratch: Path, *, kind: AgentKind = "nfagent"
+        self,
+        topology: NetnsTopology,
+        source: Sequence[str],
+        scratch: Path,
+        *,
+        kind: AgentKind = "nfagent",
+        backend: str | None = None,
     ) -> None:
         """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
-        self.agents = {node: LabAgent(topology, node, source, scratch, kind=kind) for node in topology.nodes}
+        self.agents = {
+            node: LabAgent(topology, node, source, scratch, kind=kind, backend=backend) for node in topology.nodes
+        }
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all are ready."""
@@ -274,9 +284,17 @@ class LabAgents:
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path, *, kind: AgentKind = "nfagent") -> None:
+    def __init__(
+        self,
+        topology: NetnsTopology,
+        manifests: Path,
+        scratch: Path,
+        *,
+        kind: AgentKind = "nfagent",
+        backend: str | None = None,
+    ) -> None:
         """Plan the agents; manifests: the folder that they follow."""
-        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind)
+        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind, backend=backend)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:
