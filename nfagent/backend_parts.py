@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nfagent.clock import Clock
-from nfagent.config import Settings
+from nfagent.config import Settings, mark_bits
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
 from nfagent.kernel.backend_switch import remove_others_rules
@@ -55,7 +55,8 @@ class BackendParts:
             return
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
-        options = LoweringOptions()
+        accepted, unrouted = mark_bits(settings.iptables)
+        options = LoweringOptions(accepted_bit=accepted, unrouted_bit=unrouted)
         self.client = XtClient(kernel, known, options, logs=self._features.logs)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:

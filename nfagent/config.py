@@ -27,6 +27,7 @@ from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
+from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
@@ -93,6 +94,13 @@ class BridgesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unjudged_frames: Literal["dropped", "passed"] = "dropped"
 
 
+class IptablesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[iptables]`: bits of the packet mark that nfagent's chains of iptables use."""
+
+    mark_bit: int | str = ACCEPTED_BIT
+    route_mark_bit: int | str = UNROUTED_BIT
+
+
 class BootSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[boot]`: what holds from a node's boot until the cluster was read. Times in seconds."""
 
@@ -122,6 +130,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reconcile: ReconcileSection = ReconcileSection()
     policy: PolicyOptions = PolicyOptions()
     bridges: BridgesSection = BridgesSection()
+    iptables: IptablesSection = IptablesSection()
     boot: BootSection = BootSection()
 
     @property
@@ -168,6 +177,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         )
 
 
+def mark_bits(section: IptablesSection) -> tuple[int, int]:
+    """Return mark_bit and route_mark_bit of `[iptables]`. Raises SettingError."""
+    found: list[int] = []
+    for key, written in (("mark_bit", section.mark_bit), ("route_mark_bit", section.route_mark_bit)):
+        bit = int(written, 0) if isinstance(written, str) and _MASK.fullmatch(written) is not None else written
+        if not isinstance(bit, int) or not 0 < bit < _MARKS or bit & (bit - 1) or bit in found:
+            raise SettingError(f"iptables.{key} = {written!r}: write one bit, other than the other's, like 0x1000")
+        found.append(bit)
+    return found[0], found[1]
+
+
 def load_settings(
     file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
 ) -> Settings:
@@ -195,6 +215,7 @@ def _converted(source: str, layer: dict[str, Any]) -> Settings:
         settings = msgspec.convert(layer, Settings, strict=False)
         settings.masquerade_settings()
         settings.metrics_address()
+        mark_bits(settings.iptables)
         _check(settings)
     except msgspec.ValidationError as error:
         raise SettingError(f"{source}: {_describe(str(error), layer)}") from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nfagent.cli.check_result import Check
-from nfagent.config import Settings
-from nfagent.errors import HostError, KernelError
+from nfagent.config import Settings, mark_bits
+from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend
+from nfagent.kernel.foreign_marks import read_mark_uses
 from nfagent.kernel.xt_features import open_xt_kernel
 from nfagent.kernel.xt_programs import XtPrograms
+from nfagent.xtables.names import PREFIX
 
 _NAME = "backend"
 
@@ -25,7 +27,7 @@ def backend_check(settings: Settings, *, root: bool) -> tuple[BackendChoice | No
     return choice, Check(_NAME, "ok", str(choice))
 
 
-def iptables_checks(programs: XtPrograms) -> Iterator[Check]:
+def iptables_checks(settings: Settings, programs: XtPrograms) -> Iterator[Check]:
     """Yield the checks of iptables and ipset."""
     name = f"iptables-{programs.variant}"
     try:
@@ -40,6 +42,23 @@ def iptables_checks(programs: XtPrograms) -> Iterator[Check]:
     for problem in features.problems:
         found, _, fix = problem.rpartition("; ")
         yield Check(name, "warn", found or problem, fix if found else "")
+    yield _marks(settings)
     if programs.other:
         rules = f"nfagent's rules are in iptables-{programs.other} too"
         yield Check(name, "warn", f"{rules}: they go when the agent starts", "systemctl restart nfagent")
+
+
+def _marks(settings: Settings) -> Check:
+    """Check that no other program uses the bits of the packet mark that our chains use."""
+    accepted, unrouted = mark_bits(settings.iptables)
+    bits = f"{accepted:#x} and {unrouted:#x}"
+    try:
+        found = [use for use in read_mark_uses(accepted | unrouted) if f" {PREFIX}" not in str(use)]
+    except (KernelError, HostError) as error:
+        return Check("iptables marks", "warn", error.reason, error.hint)
+    except WireError as error:
+        return Check("iptables marks", "warn", f"the rules of other programs can't be read: {error}")
+    if not found:
+        return Check("iptables marks", "ok", f"no other program uses the bits {bits} of the packet mark")
+    used = f"{found[0]}, of which nfagent needs {bits}"
+    return Check("iptables marks", "warn", used, "set mark_bit and route_mark_bit in [iptables] to free bits")

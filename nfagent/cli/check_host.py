@@ -78,7 +78,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     choice, found = backend_check(settings, root=root)
     yield found
     if choice is not None and choice.programs is not None:
-        yield from iptables_checks(choice.programs)
+        yield from iptables_checks(settings, choice.programs)
     else:
         yield from _nftables(root=root)
     yield _conntrack()

@@ -80,6 +80,7 @@ class XtClient:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._loses_counts = False  # whether the next change deletes counters of an earlier agent
+        self._latest: Ruleset | None = None  # that was in force, of which the names are known
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
@@ -102,7 +103,7 @@ class XtClient:
 
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         lowered = self._lowered(known)
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
 
@@ -122,7 +123,7 @@ class XtClient:
                 # No packet reaches any rule: as if there were none.
                 self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force = _Enforced(wanted, lowering, listing)
+            self._force, self._latest = _Enforced(wanted, lowering, listing), wanted
             return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
@@ -160,17 +161,17 @@ class XtClient:
         """Return a listing as it is: variants are accepted where it is read."""
         return listed
 
-    async def is_changed(self, *, with_members: bool) -> bool:
+    async def is_changed(self, *, with_content: bool) -> bool:
         """Return whether another program has changed our rules or sets, by a cheap reading.
 
-        with_members: the members of all sets are read too, otherwise only their number
+        with_content: rules and members are read too, otherwise only their numbers and sizes
         Raises KernelError, HostError.
         """
         force, version = self._force, self._version
         if force is None or self._turn.locked():
             return False
-        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_members=with_members)
-        if _is_same(now, self._verified):
+        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
+        if now.is_same(self._verified):
             return False
         listing = await asyncio.to_thread(self._list, force.listing.ruleset)
         if self._version != version or self._turn.locked():
@@ -208,9 +209,7 @@ class XtClient:
 
     def _counter_names(self) -> frozenset[str]:
         """Return the names of the counters that the kernel may have."""
-        force = self._force
-        known = self._known().counters
-        return known if force is None else known | force.ruleset.counters
+        return self._known().counters | self._names().counters
 
     async def _apply(self, transaction: Transaction) -> None:
         self._loses_counts = False
@@ -223,6 +222,7 @@ class XtClient:
             self._version += 1
             try:
                 self._force = await self._completed(self._write_now, force, rest)
+                self._latest = self._force.ruleset
             finally:
                 self._version += 1
         if flows:
@@ -239,6 +239,10 @@ class XtClient:
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
         return _Enforced(wanted, force.lowering, listing)
+
+    def _names(self) -> Ruleset:
+        """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
+        return self._known() if self._latest is None else self._latest
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
@@ -291,7 +295,7 @@ class XtClient:
         """Return the set of flows that a command changes; None for any other command."""
         if not isinstance(command, ChangeElements):
             return None
-        known = self._force.ruleset if self._force is not None else self._known()
+        known = self._names()
         shape = known.sets.get(command.set)
         return shape if shape is not None and shape.kind == "flow" else None
 
@@ -375,9 +379,3 @@ def _without_logs(lowered: XtRuleset) -> XtRuleset:
         for key, chain in lowered.chains.items()
     }
     return msgspec.structs.replace(lowered, chains=chains)
-
-
-def _is_same(now: Fingerprint, verified: Fingerprint | None) -> bool:
-    if verified is None or (now.tables, now.headers) != (verified.tables, verified.headers):
-        return False
-    return not now.members or now.members == verified.members

@@ -11,9 +11,10 @@ from typing import get_args
 
 import msgspec
 
+from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.table_queries import generation
 from nfagent.kernel.xt_listing import XtKernel
-from nfagent.kernel.xt_tables import table_digest
+from nfagent.kernel.xt_tables import table_digest, table_shape
 from nfagent.xtables.names import PREFIX
 from nfagent.xtables.objects import TableName, XtRuleset
 
@@ -23,31 +24,39 @@ _DIGEST_BYTES = 16
 class Fingerprint(msgspec.Struct, frozen=True):
     """What a change changes.
 
-    tables:  of the rules
+    shapes:  of the tables: numbers of rules and their sizes, or of commits
     headers: of the names of all sets and the numbers of their members
-    members: of the members of our sets; b'' where they weren't read
+    content: of the rules themselves, and the members of our sets; () where they weren't read
     """
 
-    tables: tuple[bytes, ...]
+    shapes: tuple[object, ...]
     headers: bytes
-    members: bytes = b""
+    content: tuple[bytes, ...] = ()
+
+    def is_same(self, other: Fingerprint | None) -> bool:
+        """Return whether nothing differs of what both have."""
+        if other is None or (self.shapes, self.headers) != (other.shapes, other.headers):
+            return False
+        return not self.content or self.content == other.content
 
 
-def fingerprint(kernel: XtKernel, written: XtRuleset, *, with_members: bool) -> Fingerprint:
+def fingerprint(kernel: XtKernel, written: XtRuleset, *, with_content: bool) -> Fingerprint:
     """Return the fingerprint. Raises KernelError, HostError.
 
     written: sets whose members come from packets are left out of it
     """
-    if kernel.programs.variant == "nft":
-        tables: tuple[bytes, ...] = (str(generation()).encode(),)
-    else:
-        tables = tuple(table_digest(family, table) for family in kernel.families for table in get_args(TableName))
+    tables = [(family, table) for family in kernel.families for table in get_args(TableName)]
+    is_legacy = kernel.programs.variant == "legacy"
+    shapes = tuple(table_shape(*table) for table in tables) if is_legacy else (generation(),)
     live = {name.encode() + b"\0" for name, item in written.sets.items() if item.timeout}
     headers = blake2b(digest_size=_DIGEST_BYTES)
     for payload in kernel.sets.raw_headers():
         if PREFIX.encode() in payload and not any(name in payload for name in live):
             headers.update(payload)
-    return Fingerprint(tables, headers.digest(), _members(kernel, written) if with_members else b"")
+    if not with_content:
+        return Fingerprint(shapes, headers.digest())
+    rules = tuple(table_digest(*table) for table in tables) if is_legacy else ()
+    return Fingerprint(shapes, headers.digest(), (*rules, _members(kernel, written)))
 
 
 def _members(kernel: XtKernel, written: XtRuleset) -> bytes:
@@ -56,9 +65,12 @@ def _members(kernel: XtKernel, written: XtRuleset) -> bytes:
         item = written.sets[name]
         if item.timeout:
             continue
-        if item.counters:
-            found.update("\n".join(sorted(map(str, kernel.sets.read(name).members))).encode())
-            continue
-        for payload in kernel.sets.raw(name):
-            found.update(payload)
+        try:
+            if item.counters:
+                found.update("\n".join(sorted(map(str, kernel.sets.read(name).members))).encode())
+                continue
+            for payload in kernel.sets.raw(name):
+                found.update(payload)
+        except SetRefusedError:
+            found.update(name.encode())  # it is gone
     return found.digest()

@@ -1,15 +1,16 @@
 """Looks every second whether another program has changed our rules in iptables or our sets.
 
-Nothing reports such changes. A look costs some milliseconds (`xt_fingerprint`); only what it finds is read and
-compared. The members of sets are read as often as that takes a fiftieth of the time, but at least every second where
-it is fast. So a change is put back within two seconds.
+Nothing reports such changes. A look costs some milliseconds: numbers and sizes of rules and sets (`xt_fingerprint`).
+Rules and members themselves are read as often as that takes 3 % of the time, but no more than once a second. Only
+where something differs, as after a change of our own, all is listed and compared: that takes 5 % of the time at most,
+and what follows it waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import os
 from collections.abc import Callable
 
 from nfagent.clock import Clock
@@ -19,7 +20,10 @@ from nfagent.kernel.xt_client import XtClient
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-_REST = 49
+_REST, _CONTENT_REST = 19, 29
+"""After a look, and after one at the content, so many times its CPU time passes until the next one."""
+_LONGEST, _LONGEST_CONTENT = 10.0, 30.0
+"""But no more than so many seconds: the CPU time is that of the whole process, which does other things too."""
 
 
 class XtWatch:
@@ -33,27 +37,36 @@ class XtWatch:
         self._client = client
         self._changed = changed
         self._clock = clock
-        self._members_at = 0.0
+        self._content_at = 0.0
         self.problem = ""
 
     async def run(self) -> None:
         """Look until cancelled."""
+        pause = LOOK_SECONDS
         while True:
-            await self._clock.wait(asyncio.Event(), LOOK_SECONDS)
-            await self.look()
+            await self._clock.wait(asyncio.Event(), pause)
+            pause = min(max(LOOK_SECONDS, await self.look() * _REST), _LONGEST)
 
-    async def look(self) -> None:
-        """Look once; a failure is logged once."""
+    async def look(self) -> float:
+        """Look once, and return the CPU time that it took; a failure is logged once."""
         now = self._clock.monotonic()
-        with_members = now >= self._members_at
-        began = time.process_time()
+        with_content = now >= self._content_at
+        began = _cpu_seconds()
         try:
-            if await self._client.is_changed(with_members=with_members):
+            if await self._client.is_changed(with_content=with_content):
                 self._changed()
             self.problem = ""
         except (KernelError, HostError) as error:
             if self.problem != str(error):
                 log.warning("cannot look for changes of the rules in iptables: %s; retrying", error)
             self.problem = str(error)
-        if with_members:
-            self._members_at = now + (time.process_time() - began) * _REST
+        took = _cpu_seconds() - began
+        if with_content:
+            self._content_at = now + min(took * _CONTENT_REST, _LONGEST_CONTENT)
+        return took
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and of the programs that it ran."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

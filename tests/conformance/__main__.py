@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
-from nfagent.lab.cluster.agents import BACKEND_VARIABLE
+from nfagent.lab.cluster.agents import AgentKind
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.ebpf import program as ebpf_program
 from nfagent.lab.topology.plan import Attachment
@@ -23,6 +23,7 @@ from tests.conformance.show import show
 from tests.conformance.suites import NAMES, Suite, read
 
 _REPLAYS = Path("build", "conformance")
+_KINDS: dict[str, AgentKind] = {"nftables": "nfagent", "iptables": "iptables", "ebpf": "ebpf"}
 
 
 def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]:
@@ -114,13 +115,11 @@ def main(
             raise HostError("packets need network namespaces: run it as root, or with --no-packets")
         if path == "ebpf" and (lack := ebpf_program.missing()):
             raise HostError(lack)
-        if path == "iptables":
-            os.environ[BACKEND_VARIABLE] = path
         suites = _load(folder, names or NAMES, ids)
         session = Session(stage, suites)
         session.judge_by_values()
         if packets:
-            session.judge_by_packets(attachments, "ebpf" if path == "ebpf" else "nfagent")
+            session.judge_by_packets(attachments, _KINDS[path])
     except (NfagentError, KeyboardInterrupt) as error:
         stage.progress("")
         click.echo(f"conformance: {str(error) or 'interrupted'}", err=True)

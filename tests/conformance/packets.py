@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from nfagent.errors import NfagentError, UsageError
-from nfagent.lab.cluster.agents import BACKEND_VARIABLE, AgentKind, LabCluster
+from nfagent.lab.cluster.agents import AgentKind, LabCluster
 from nfagent.lab.ebpf.state import EbpfState
 from nfagent.lab.probes.listeners import Endpoint, Listeners
 from nfagent.lab.probes.probe import Probe as Sent
@@ -54,7 +53,7 @@ def uncovered(suite: Suite, case: Case) -> str:
 
 def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
     """Return the reading that packets in such a lab are."""
-    if kind == "nfagent" and os.environ.get(BACKEND_VARIABLE) == "iptables":
+    if kind == "iptables":
         return "iptables-routed" if attachment == "routed" else "iptables-bridge"
     if kind == "nfagent":
         return attachment

@@ -147,7 +147,7 @@ def test_a_count_outlives_its_policy_and_goes_on_when_it_comes_back(desired: Des
             await asyncio.to_thread(send, 4, 4)
             await node.change(policy)
             found.append(await node.packets())
-        assert not await node.client.is_changed(with_members=True)
+        assert not await node.client.is_changed(with_content=True)
         node.close()
         return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nfagent.config import Settings, load_settings
+from nfagent.config import Settings, load_settings, mark_bits
 from nfagent.egress.gateways import MarkBits
 from nfagent.errors import SettingError
 from nfagent.model.ip_masq import IpMasqConfig
@@ -282,3 +283,24 @@ def test_the_bits_of_the_packet_mark_are_a_mask_of_eight_bits(write: Write, writ
 def test_bits_of_the_packet_mark_that_are_not_eight_in_a_row_are_refused(write: Write, written: str) -> None:
     with pytest.raises(SettingError, match=r"gateway_mark = .*: write a mask of eight bits in a row, like 0x0ff00000"):
         load_settings(write(f"[masquerade]\ngateway_mark = {written}"), {})
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"mark_bit": 0x3000}, "iptables.mark_bit = 12288"),
+        ({"mark_bit": 0}, "iptables.mark_bit = 0"),
+        ({"route_mark_bit": "0x1000"}, "iptables.route_mark_bit = '0x1000'"),
+        ({"route_mark_bit": "bit"}, "iptables.route_mark_bit = 'bit'"),
+    ],
+    ids=["two bits", "none", "the bit of the other", "no number"],
+)
+def test_a_mark_of_iptables_is_one_bit_of_its_own(section: dict[str, int | str], named: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(f"{named}: write one bit")):
+        load_settings(environment={}, flags={"iptables": section})
+
+
+def test_marks_of_iptables_are_read_as_written() -> None:
+    settings = load_settings(environment={"NFAGENT_IPTABLES_MARK_BIT": "0x100000"})
+
+    assert mark_bits(settings.iptables) == (0x100000, 0x40)

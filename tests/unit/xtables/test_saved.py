@@ -95,6 +95,14 @@ def test_rules_of_all_programs_are_counted() -> None:
     assert rules_total(SAVED) == 9
 
 
+def test_quotes_are_read_as_iptables_save_writes_them() -> None:
+    line = r"""-A nfa-x -m comment --comment "it\'s \"x\" \\ y" -j DROP"""
+
+    (chain,) = parse_saved(f"*mangle\n:nfa-x - [0:0]\n{line}\nCOMMIT\n", 4)["mangle"].chains.values()
+
+    assert chain.rules == (XtRule((), ("-j", "DROP"), r"""it's "x" \ y"""),)
+
+
 def test_a_rule_with_an_open_quote_is_equal_to_none() -> None:
     saved = parse_saved('*mangle\n:nfa-x - [0:0]\n-A nfa-x -m comment --comment "open -j DROP\nCOMMIT\n', 4)
 
