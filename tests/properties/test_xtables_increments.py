@@ -20,7 +20,7 @@ from tests.properties.test_xtables_lowering import LINKS
 _OPTIONS = LoweringOptions()
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(histories(), st.integers(1, 4), st.integers(0, 12))
 def test_transactions_lead_to_the_lowering_of_the_whole_ruleset(
     history: list[Item | ObjectRef], batch: int, links_come: int
@@ -41,7 +41,7 @@ def test_transactions_lead_to_the_lowering_of_the_whole_ruleset(
     assert lowering.apply(view.drain_changes()) == lower(view.ruleset(), _OPTIONS)[0]
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(histories())
 def test_a_table_that_is_deleted_leaves_nothing_and_can_be_written_again(history: list[Item | ObjectRef]) -> None:
     view = DesiredState("a")

@@ -37,7 +37,7 @@ def packets_of(view: DesiredState, protocol: str, port: int | None) -> Iterator[
             yield "forward", packet
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(histories(), PROTOCOLS, st.integers(1, 3), RANDOM)
 def test_no_step_gives_a_packet_a_verdict_of_its_own(
     history: list[Item | ObjectRef], protocol: tuple[str, int | None], batch: int, random: Random

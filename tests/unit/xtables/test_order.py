@@ -1,0 +1,146 @@
+"""Which changes are made in place, member by member, and which by copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nfagent.xtables.lowering import lower
+from nfagent.xtables.names import TEMPORARY_PREFIX, set_name
+from nfagent.xtables.objects import EMPTY, XtRuleset
+from nfagent.xtables.options import LoweringOptions
+from nfagent.xtables.order import steps
+from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step
+from tests.properties.strategies import flows
+from tests.support.fake_xtables import FakeXtables
+from tests.support.nft_interpreter import opening
+from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, namespace, pod, policy
+from tests.support.xtables_interpreter import XtMachine
+
+PEER = {"podSelector": labelled(app="web")}
+DB = policy("shop/db", labelled(app="db"), types=["Ingress"], ingress=[{"from": [PEER]}])
+BASE = (namespace("shop"), pod("shop/db", "a", 1, app="db"), pod("shop/web", "b", 1, app="web"), DB)
+
+
+def lowered(*documents: Document) -> XtRuleset:
+    view = TwoNodeCluster(*documents).views["a"]
+    view.clear_recheck(view.recheck_addresses)
+    return lower(view.ruleset(), LoweringOptions())[0]
+
+
+def between(before: XtRuleset, after: XtRuleset) -> tuple[Step, ...]:
+    """Return the steps, which lead from one to the other."""
+    found = steps(before, after)
+    kernel = FakeXtables(before)
+    for step in found:
+        kernel.apply(step)
+    assert kernel.ruleset == after
+    return found
+
+
+def copies(found: tuple[Step, ...]) -> list[str]:
+    return [step.name for step in found if isinstance(step, CreateSet) and step.name.startswith(TEMPORARY_PREFIX)]
+
+
+def test_equal_rulesets_need_no_step() -> None:
+    assert between(lowered(*BASE), lowered(*BASE)) == ()
+
+
+def test_a_whole_ruleset_is_sets_first_and_one_restore_for_each_table_and_family() -> None:
+    found = between(EMPTY, lowered(*BASE))
+    kinds = [type(step).__name__ for step in found]
+    assert kinds == sorted(kinds, key=["AddAccounts", "CreateSet", "Restore"].index)
+    restored = [(step.family, step.table) for step in found if isinstance(step, Restore)]
+    assert restored == [(family, table) for family in (4, 6) for table in ("mangle", "nat")]
+
+
+def test_all_that_is_removed_leaves_before_the_sets_that_it_refers_to() -> None:
+    found = between(lowered(*BASE), EMPTY)
+    kinds = [type(step).__name__ for step in found]
+    assert kinds == sorted(kinds, key=["Restore", "DestroySet", "DeleteAccounts"].index)
+
+
+def test_a_peer_more_is_one_member_for_each_family_and_no_rule() -> None:
+    found = between(lowered(*BASE), lowered(*BASE, pod("shop/web-2", "b", 2, app="web")))
+    assert [step.member for step in found if isinstance(step, AddMember)] == ["10.64.1.2", "2001:db8:0:b::2"]
+    assert len(found) == 2
+
+
+def test_a_peer_that_is_relabelled_joins_before_it_leaves() -> None:
+    other = policy(
+        "shop/other", labelled(app="db"), types=["Ingress"], ingress=[{"from": [{"podSelector": labelled(app="x")}]}]
+    )
+    x = pod("shop/x", "b", 3, app="x")
+    found = between(lowered(*BASE, other, x), lowered(*BASE, other, x, pod("shop/web", "b", 1, app="x")))
+    assert [type(step) for step in found] == [AddMember, DeleteMember] * 2
+
+
+def test_a_pod_that_begins_to_be_isolated_needs_no_copy() -> None:
+    found = between(lowered(*BASE), lowered(*BASE, pod("shop/db-2", "a", 2, app="db")))
+    assert copies(found) == []
+    member = next(step.set for step in reversed(found) if isinstance(step, AddMember) and step.member == "10.64.0.2")
+    assert member == set_name("podpairs4", 4), "exceptions from early accepts begin last"
+
+
+def test_a_pod_that_ends_needs_no_copy() -> None:
+    found = between(lowered(*BASE, pod("shop/db-2", "a", 2, app="db")), lowered(*BASE))
+    assert copies(found) == []
+
+
+def test_a_first_policy_isolates_by_members_behind_one_restore() -> None:
+    more = policy("shop/web", labelled(app="front"), types=["Ingress"])
+    front = pod("shop/front", "a", 5, app="front")
+    found = between(lowered(*BASE, front), lowered(*BASE, front, more))
+    assert copies(found) == []
+    assert not any(isinstance(step, DestroySet) for step in found)
+
+
+def moves() -> tuple[XtRuleset, XtRuleset]:
+    """Return the rules before and after a Pod has other labels: it is judged by others, and leaves and joins peers."""
+    peers = [{"from": [{"podSelector": labelled(app="db")}]}]
+    more = policy("shop/more", labelled(tier="x"), types=["Ingress"], ingress=peers)
+    rest = (*BASE, more, pod("shop/db-2", "a", 2, app="db"), pod("shop/y", "a", 3, tier="x"))
+    return (
+        lowered(*rest, pod("shop/z", "a", 4, app="db")),
+        lowered(*rest, pod("shop/z", "a", 4, tier="x", app="web")),
+    )
+
+
+def test_a_pod_that_moves_to_other_policies_and_peers_is_changed_at_once_by_copies() -> None:
+    assert copies(between(*moves())) != []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_restore_leads_to_copies_and_one_back(family: int) -> None:
+    restores = [step for step in between(*moves()) if isinstance(step, Restore) and step.family == family]
+    there, back = ([name for name, chain in step.chains.items() if chain is not None] for step in restores)
+    assert set(back) <= set(there)
+
+
+def becomes_judged() -> tuple[XtRuleset, XtRuleset]:
+    """Return the rules before and after a Pod joins the peers of another, and may send nothing itself any more."""
+    rest = (*BASE, policy("shop/quiet", labelled(app="web"), types=["Egress"]))
+    near = pod("shop/near", "a", 6, app="web")
+    return lowered(*rest, near, pod("shop/w", "a", 2)), lowered(*rest, near, pod("shop/w", "a", 2, app="web"))
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["there", "back"])
+@pytest.mark.parametrize("change", [becomes_judged, moves], ids=["a Pod becomes judged and a peer", "a Pod moves"])
+def test_between_the_steps_each_packet_has_the_verdict_before_or_the_one_after(
+    change: Callable[[], tuple[XtRuleset, XtRuleset]], *, backwards: bool
+) -> None:
+    before, after = reversed(change()) if backwards else change()
+    addresses = [f"10.64.{node}.{last}" for node in (0, 1) for last in range(1, 7)]
+    packets = [opening(flow) for flow in flows(addresses, "tcp", 80)]
+    machine, kernel = XtMachine(before), FakeXtables(before)
+
+    def verdicts(ruleset: XtRuleset) -> list[str]:
+        machine.ruleset = ruleset
+        return [machine.run("forward", packet).verdict for packet in packets]
+
+    was, will = verdicts(before), verdicts(after)
+    for step in steps(before, after):
+        now = verdicts(kernel.apply(step))
+        assert all(found in (one, other) for found, one, other in zip(now, was, will, strict=True)), step
+    assert kernel.ruleset == after
