@@ -333,7 +333,11 @@ def nft(lab: ManifestLab, node: str, *arguments: str, text: str = "") -> str:
 
 
 def listed(lab: ManifestLab, node: str) -> str:
-    """Return a node's table with handles, without elements of sets and values of counters."""
+    """Return a node's rules, in nftables with handles, without elements of sets and values of counters."""
+    if lab.cluster.agent(node).backend == "iptables":
+        command = lab.topology.command(lab.topology.node_namespace(node), ["iptables-legacy-save"])
+        saved = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return re.sub(r"\[\d+:\d+\]|^#.*$", "", saved, flags=re.MULTILINE)
     found = nft(lab, node, "-a", "list", "table", "inet", "nfagent")
     return re.sub(r"packets \d+ bytes \d+|\n\s*elements = \{[^}]*\}", "", found)
 
