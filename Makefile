@@ -190,7 +190,8 @@ unit: $(VENV)/ready ## tests that need no kernel
 .PHONY: conformance
 conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
 #: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
-#: BACKEND=ebpf  packets over the lab's eBPF path
+#: BACKEND=iptables  packets over nfagent's rules in iptables and ipset
+#: BACKEND=ebpf      packets over the lab's eBPF path
 	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT)) \
 		$(addprefix --path ,$(BACKEND))
 

@@ -42,6 +42,7 @@ MODULES = (
     "benchmarks.suites.end_to_end",
     "benchmarks.suites.end_to_end_before",
     "benchmarks.suites.commits",
+    "benchmarks.suites.backends",
     "benchmarks.suites.cold_start",
     "benchmarks.suites.boot",
     "benchmarks.suites.unknown_pods",

@@ -111,7 +111,7 @@ class Agent:
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock)
+        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"

@@ -14,13 +14,14 @@ from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_
 from nfagent.kernel.backend_switch import remove_others_rules
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.packet_counters import CounterSource
 from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
-from nfagent.metrics.packet_counts import read_counters
+from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
+from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
 from nfagent.xtables.options import LoweringOptions
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,15 @@ class BackendParts:
             return XtWatch(self.client, changed, self._clock)
         return self._monitor
 
-    def counters_reader(self) -> Callable[[], CounterReading]:
-        """Return what reads the packets of all counters; it blocks."""
-        return self.client.packet_counters if isinstance(self.client, XtClient) else read_counters
+    @property
+    def counters(self) -> CounterSource:
+        """Where packet counters are read from."""
+        return self.client.counters.source if isinstance(self.client, XtClient) else NFTABLES_COUNTERS
+
+    @property
+    def log_places(self) -> LogPlaces:
+        """Where the rules log."""
+        return NFTABLES if self.is_nftables else IPTABLES
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""

@@ -71,7 +71,7 @@ class MetricsParts:
             boot=boot_id(),
             synced=lambda: not sources.freshness().unread,
             time_slices=time_slices,
-            read=sources.backend.counters_reader(),
+            source=sources.backend.counters,
         )
         self._counts.delete_by(sources.backend.client.commit_latest)
         sources.backend.client.defer_deletions(self._counts)

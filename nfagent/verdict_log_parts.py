@@ -25,6 +25,7 @@ from nfagent.verdicts.log_sinks import LogSinks, lost_by_reason
 from nfagent.verdicts.log_stdout import StdoutSink
 from nfagent.verdicts.log_stream import LogStream
 from nfagent.verdicts.log_writer import LogWriter
+from nfagent.verdicts.packet_origin import NFTABLES, LogPlaces
 from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.record_stream import RecordStream
 
@@ -32,8 +33,15 @@ from nfagent.verdicts.record_stream import RecordStream
 class VerdictLogParts:
     """The parts, made and run together."""
 
-    def __init__(self, settings: Settings, desired: DesiredState, history: ObjectHistory, clock: WallClock) -> None:
-        """Make the parts; nothing is opened yet."""
+    def __init__(
+        self,
+        settings: Settings,
+        desired: DesiredState,
+        history: ObjectHistory,
+        clock: WallClock,
+        places: LogPlaces = NFTABLES,
+    ) -> None:
+        """Make the parts; nothing is opened yet. places: where the rules of the backend log."""
         section = settings.logging
         self._path = str(settings.verdict_log) if "file" in section.sinks else ""
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
@@ -41,7 +49,7 @@ class VerdictLogParts:
         self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
         self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
         self._records = RecordStream(
-            Attributor(desired, history),
+            Attributor(desired, history, places),
             section,
             clock,
             self._sinks.write,

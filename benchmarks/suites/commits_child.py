@@ -36,7 +36,7 @@ from nfagent.nftables.objects import ABSENT
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 
 Stream = Callable[[int], Iterator[Event]]
-_CALLERS = 50
+CALLERS = 50
 
 
 class LoadedTable(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class NodeTableOwner:
         self.desired = DesiredState(NODE)
         for item in items:
             self.desired.put(item)
-        self.kernel = NftClient()
+        self.kernel: Any = NftClient()  # or another client of the same methods
 
     async def load(self) -> LoadedTable:
         """Write the table."""
@@ -130,16 +130,16 @@ def _opened(kind: str, size: int, seed: int) -> tuple[NodeTableOwner, dict[str, 
         return NodeTableOwner(table.items), {"policy": table.changes}
     cluster = synthetic(SIZES[size], seed)
     owner = NodeTableOwner(cluster.items())
-    callers = list(itertools.islice(_callers(owner.desired, cluster), _CALLERS))
+    remote = list(itertools.islice(callers(owner.desired, cluster), CALLERS))
     streams: dict[str, Stream] = {
         "policy": lambda count: events.isolations(cluster, count),
         "Pod": lambda count: events.peer_churn(cluster, count),
-        "label": lambda count: _estrangements(cluster, callers, count),
+        "label": lambda count: estrangements(cluster, remote, count),
     }
     return owner, streams
 
 
-def _callers(desired: DesiredState, cluster: Synthetic) -> Iterator[Pod]:
+def callers(desired: DesiredState, cluster: Synthetic) -> Iterator[Pod]:
     """Yield Pods on other nodes that local Pods allow by their labels: without these, connections must end."""
     desired.ruleset()
     desired.mark_synced()
@@ -155,10 +155,10 @@ def _callers(desired: DesiredState, cluster: Synthetic) -> Iterator[Pod]:
             yield pod
 
 
-def _estrangements(cluster: Synthetic, callers: Sequence[Pod], count: int) -> Iterator[Event]:
-    """Yield events in which one of the callers loses its labels, and gets them back."""
+def estrangements(cluster: Synthetic, pods: Sequence[Pod], count: int) -> Iterator[Event]:
+    """Yield events in which one of some callers loses its labels, and gets them back."""
     for _pair in range((count + 1) // 2):
-        pod = cluster.rng.choice(callers)
+        pod = cluster.rng.choice(pods)
         yield events.put(_stranger(pod))
         yield events.put(pod)
 

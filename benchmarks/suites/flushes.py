@@ -100,7 +100,7 @@ def measured(others: Sequence[Document], pause: float | None, seconds: float, ro
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-flushes-")))
         manifests = folder / "manifests"
         manifests.mkdir()
-        text = yaml.dump_all([*_objects(), *others], Dumper=KubectlDumper, sort_keys=False)
+        text = yaml.dump_all([*objects(), *others], Dumper=KubectlDumper, sort_keys=False)
         (manifests / "cluster.yaml").write_text(text)
         topology = stack.enter_context(NetnsTopology(NODES, PODS, tag="flush"))
         cluster = stack.enter_context(LabCluster(topology, manifests, folder / "agents"))
@@ -164,7 +164,8 @@ def _await_calm(agent: LabAgent) -> None:
         time.sleep(0.02)
 
 
-def _objects() -> Iterator[Document]:
+def objects() -> Iterator[Document]:
+    """Yield the objects of the lab: its node, Pods, and a policy that allows none of the flow."""
     for node in NODES:
         yield {
             "apiVersion": "v1",

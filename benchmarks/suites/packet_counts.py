@@ -17,7 +17,7 @@ from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
-from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.packet_counters import CounterReading, CounterSource
 from nfagent.lab.objects.synthetic import Size, synthetic
 from nfagent.metrics.packet_counts import PacketCounts
 from nfagent.model.netaddr import family_of
@@ -51,7 +51,7 @@ def packet_counts(run: Run) -> Iterator[Row]:
             SystemClock(),
             boot="",
             synced=lambda: True,
-            read=lambda: CounterReading(dict.fromkeys(names, packets)),
+            source=CounterSource(lambda: CounterReading(dict.fromkeys(names, packets)), lambda _: {}),
         )
         for number in range(_QUICK_ROUNDS if run.quick else _ROUNDS):
             run.progress(f"refresh {number}")

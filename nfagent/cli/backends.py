@@ -34,10 +34,11 @@ from nfagent.introspection.views import (
     state_view,
 )
 from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.ruleset_reader import ruleset_reader
 from nfagent.manifests.ip_masq_reader import read_ip_masq_file
 from nfagent.manifests.policy_file_reader import decode_policies
 from nfagent.manifests.snapshot import read_state
-from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.simulation import ObservedFlow
@@ -71,7 +72,7 @@ def find_backend(settings: Settings, *, from_files: bool) -> Backend:
     if not from_files and is_listening(settings.socket_path):
         return AgentBackend(settings.socket_path)
     if not settings.manifests:
-        return KernelBackend(settings.socket_path)
+        return KernelBackend(settings)
     if not from_files:
         write_remark("note", f"no agent listens at {settings.socket_path}; answered from {settings.manifests}")
     return FolderBackend(settings)
@@ -115,6 +116,7 @@ class FolderBackend:
     def __init__(self, settings: Settings) -> None:
         """Read the folder. Raises UsageError."""
         self.desired, self.problems = _read(settings)
+        self._setting = settings.backend
 
     def view(self, name: str, scope: ViewFilter) -> View:
         """Return a view of `dump`."""
@@ -130,8 +132,7 @@ class FolderBackend:
         wanted = self.desired.ruleset()
         if name == "ruleset":
             return self._ruleset(wanted, scope)
-        kernel = NftClient()
-        try:
+        with ruleset_reader(self._setting, self.desired.ruleset) as kernel:
             match name:
                 case "kernel":
                     return self._ruleset(kernel.read_now(), scope)
@@ -142,8 +143,6 @@ class FolderBackend:
                     return diff_view(found, self.desired.ruleset())
                 case "counters":
                     return counters_view(self.desired, kernel.counters_now(), scope)
-        finally:
-            kernel.close()
         raise UsageError(f"there is no view {name!r}")
 
     def _ruleset(self, ruleset: Ruleset, scope: ViewFilter) -> View:
@@ -176,19 +175,24 @@ class FolderBackend:
 class KernelBackend:
     """Answers `dump kernel` alone: there is neither an agent nor a folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Name the socket where no agent listens in errors."""
-        self._path = path
+        self._path = settings.socket_path
+        self._setting = settings.backend
 
     def view(self, name: str, scope: ViewFilter) -> View:
         """Return the view `kernel`, unfiltered."""
         if name != "kernel" or scope.namespace or scope.pod:
             raise self._no_backend()
-        kernel = NftClient()
-        try:
-            return ruleset_view(kernel.read_now(), None)
-        finally:
-            kernel.close()
+        with ruleset_reader(self._setting, lambda: ABSENT) as kernel:
+            found = kernel.read_now()
+            if not isinstance(kernel, NftClient) and found.exists:
+                raise UsageError(
+                    "names in iptables and ipset are digests, so these rules can't be named without the objects",
+                    hint=f"start the agent (systemctl start nfagent), or {FOLDER_HINT}; or read iptables-save and "
+                    "ipset list",
+                )
+            return ruleset_view(found, None)
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:  # noqa: ARG002 - as the protocol has it
         """Raise UsageError: the ruleset alone doesn't name Pods."""

@@ -46,6 +46,7 @@ from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import NO_CHANGE, ClusterDelta, ClusterState, PodKey
 from nfagent.state.egress import EGRESS_KINDS, EgressState
 from nfagent.state.policy_index import IndexDelta, PolicyIndex
+from nfagent.xtables.names import is_cut
 
 
 class DesiredState:
@@ -337,6 +338,15 @@ class DesiredState:
         if found is None and not self._policy_sets.is_current:
             self._steps.finish()
             found = keys.get(prefix)
+        return found
+
+    def whole_prefix(self, written: str) -> str:
+        """Return the NFLOG prefix that is written so with iptables: another one where it was too long."""
+        keys = self._policy_sets.verdict_chains.keys
+        found = keys.whole(written)
+        if found == written and is_cut(written) and not self._policy_sets.is_current:
+            self._steps.finish()
+            found = keys.whole(written)
         return found
 
     def _local_addresses(self) -> set[str]:

@@ -11,6 +11,7 @@ from nfagent.model.objects import NetworkLogging
 from nfagent.model.ref_counts import RefCounts
 from nfagent.nftables.policy_chains import LOGGING_ALLOWS, LOGGING_DENIES, logging_sets, render_verdict_chain
 from nfagent.nftables.verdict_keys import VerdictKey, VerdictKeys
+from nfagent.xtables import names as xtables_names
 
 
 class VerdictChains:
@@ -24,7 +25,7 @@ class VerdictChains:
         self._live = live
         self._log_group = log_group
         self._users: RefCounts[VerdictKey] = RefCounts()
-        self.keys = VerdictKeys()
+        self.keys = VerdictKeys(xtables_names.log_prefix)
         for name, shape in logging_sets():
             live.add_set(name, shape)
 

@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from nfagent.errors import KernelError, WireError
+from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.nft_listing import NftListing, reject_owner
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
@@ -48,26 +49,6 @@ _VARIANT_TRIES = 3
 """Other programs may commit meanwhile; the result counts only where none did."""
 
 _PERSISTENT = Ruleset(foreign=frozenset((TABLE_FLAGS, TABLE_PERSISTS)))
-
-
-class CounterDeletions(Protocol):
-    """Has the deletions of counters wait until these were read for the last time."""
-
-    async def before(self, transaction: Transaction) -> None:
-        """Prepare for a transaction, before other commits are locked out."""
-        ...
-
-    def plan(self, transaction: Transaction) -> CommitPlan:
-        """Return what of a transaction is committed at once; may be called in another thread."""
-        ...
-
-    def committed(self, plan: CommitPlan) -> None:
-        """Note that a transaction is in force, but for the deletions that wait."""
-        ...
-
-    def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Return a listing without what waits for its deletion."""
-        ...
 
 
 class NftClient:

@@ -44,6 +44,17 @@ class CounterReading(msgspec.Struct, frozen=True):
     handles: dict[str, int] = {}
 
 
+class CounterSource(msgspec.Struct, frozen=True):
+    """Where a backend's counters are read from. Blocking; both raise KernelError, HostError.
+
+    read:     returns all counters: named ones by name, those of Pods by set and address, with a space between
+    elements: returns the packets of some elements, by set and address
+    """
+
+    read: Callable[[], CounterReading]
+    elements: Callable[[Iterable[tuple[str, str]]], dict[tuple[str, str], int]]
+
+
 def read_named_counters() -> CounterReading:
     """Return the packets of each named counter; none without the table. Raises KernelError, HostError."""
     handles: dict[str, int] = {}

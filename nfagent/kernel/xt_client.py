@@ -16,21 +16,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.counter_deletions import CounterDeletions
+from nfagent.kernel.xt_counters import XtCounters
 from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
 from nfagent.kernel.xt_listing import XtKernel, read_listing
 from nfagent.kernel.xt_writer import XtWriter
-from nfagent.model.netaddr import FAMILIES
 from nfagent.nftables.applied import applied
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
-from nfagent.nftables.transaction import ChangeElements, Command, RewriteChain, Transaction
+from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError
-from nfagent.xtables.names import account_name
 from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
@@ -79,11 +79,18 @@ class XtClient:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
+        self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._latest: Ruleset | None = None  # that was in force, of which the names are known
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
         self.unavailable: tuple[Unavailable, ...] = ()
+        self._deletions: CounterDeletions | None = None
+        self.counters = XtCounters(kernel, self._counter_names)
+
+    def defer_deletions(self, deletions: CounterDeletions) -> None:
+        """Have the deletions of counters in transactions of `apply` wait."""
+        self._deletions = deletions
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -107,8 +114,11 @@ class XtClient:
         """
         async with self._turn:
             self._force = None
+            if self._deletions is not None:
+                wanted = self._deletions.with_waiting(wanted)
             lowering, listing = await self._in_thread(self._compare_now, wanted)
-            lowered = self._written(lowering)
+            lowered = self._written(lowering, wanted)
+            self._loses_counts = _loses_counts(listing.ruleset, lowered)
             if not listing.ruleset.hooks:
                 # No packet reaches any rule: as if there were none.
                 self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
@@ -121,8 +131,17 @@ class XtClient:
 
         After an error a part of it may be in force: the next `difference` reads what is.
         """
+        deletions = self._deletions
+        if deletions is None:
+            async with self._turn:
+                await self._apply(transaction)
+            return
+        if self._loses_counts:
+            await deletions.before((Delete("table"),))
         async with self._turn:
-            await self._apply(transaction)
+            plan = deletions.plan(transaction)
+            await self._apply(plan.at_once)
+            deletions.committed(plan)
 
     async def commit_latest(self, transaction: Callable[[], Transaction]) -> None:
         """Apply what a function returns while no other transaction is being applied. Raises what `apply` does."""
@@ -179,45 +198,21 @@ class XtClient:
         """Raise HostError: the table of the bridges is one of nf_tables."""
         raise HostError("the backend is iptables, and frames are dropped by nf_tables only")
 
-    def defer_deletions(self, deletions: object) -> None:
-        """Do nothing: counters are deleted with what uses them, as iptables doesn't keep them apart."""
-
     def counters_now(self) -> dict[str, CounterValue]:
         """Return the values of named counters, of both families together. Raises KernelError, HostError."""
-        accounts = self._kernel.accounts
-        if accounts is None:
-            return {}
-        known = self._names()
-        found = {item.name: item for item in accounts.read()}
-        values: dict[str, CounterValue] = {}
-        for name in known.counters:
-            parts = [found[key] for family in FAMILIES if (key := account_name(name, family)) in found]
-            if parts:
-                packets, size = sum(item.packets for item in parts), sum(item.bytes for item in parts)
-                values[name] = CounterValue(packets, size)
-        return values
-
-    def packet_counters(self) -> CounterReading:
-        """Return the packets of all counters: named ones by name, those of elements by set and address.
-
-        Blocking. Raises KernelError, HostError.
-        """
-        known = self._names()
-        packets = {name: value.packets for name, value in self.counters_now().items()}
-        for name, shape in known.sets.items():
-            if shape.kind != "counted":
-                continue
-            for part in parts_of(name, shape, self._options.families):
-                counted = self._kernel.sets.packets(part.name)
-                packets |= {f"{name} {address}": count for address, count in counted.items()}
-        return CounterReading(packets)
+        return self.counters.values()
 
     def close(self) -> None:
         """End the worker thread and close the sockets."""
         self._thread.shutdown(wait=True)
         self._kernel.close()
 
+    def _counter_names(self) -> frozenset[str]:
+        """Return the names of the counters that the kernel may have."""
+        return self._known().counters | self._names().counters
+
     async def _apply(self, transaction: Transaction) -> None:
+        self._loses_counts = False
         flows = self._flows(transaction)
         rest = tuple(command for command in transaction if self._flow_shape(command) is None)
         if rest:
@@ -239,7 +234,7 @@ class XtClient:
             force.lowering.apply(transaction)
         except NameCollisionError as error:
             raise _unwritable(error) from None
-        lowered = self._written(force.lowering)
+        lowered = self._written(force.lowering, wanted)
         listing = XtListing(lowered)
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
@@ -251,10 +246,10 @@ class XtClient:
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
-        return lowering, self._list(self._written(lowering))
+        return lowering, self._list(self._written(lowering, wanted))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
-        return self._written(self._lowering(wanted))
+        return self._written(self._lowering(wanted), wanted)
 
     def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
         try:
@@ -262,10 +257,15 @@ class XtClient:
         except NameCollisionError as error:
             raise _unwritable(error) from None
 
-    def _written(self, lowering: IncrementalLowering) -> XtRuleset:
+    def _written(self, lowering: IncrementalLowering, ruleset: Ruleset) -> XtRuleset:
         """Return what is written of a lowered ruleset: all, but for logs where the kernel has no target for them."""
         self.unavailable = lowering.unavailable
-        return lowering.ruleset if self._logs else _without_logs(lowering.ruleset)
+        lowered = lowering.ruleset
+        if self._options.accounts:
+            # A counter stays after the last rule that counts with it: it is deleted after a reading.
+            accounts = counter_accounts(ruleset, self._options.families)
+            lowered = msgspec.structs.replace(lowered, accounts=accounts)
+        return lowered if self._logs else _without_logs(lowered)
 
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
@@ -326,6 +326,14 @@ class XtClient:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await self._completed(call, *arguments)
+
+
+def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
+    """Return whether making the wanted rules deletes what has counted."""
+    counting = (name for name, item in wanted.sets.items() if item.counters and name in found.sets)
+    return bool(found.accounts - wanted.accounts) or any(
+        found.sets[name].members - wanted.sets[name].members for name in counting
+    )
 
 
 def _unwritable(error: NameCollisionError) -> WireError:

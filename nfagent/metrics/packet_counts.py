@@ -18,7 +18,13 @@ from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE, KeptText
 from nfagent.clock import Clock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
-from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_elements, read_named_counters
+from nfagent.kernel.packet_counters import (
+    CounterReading,
+    CounterSource,
+    read_address_counters,
+    read_elements,
+    read_named_counters,
+)
 from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.counter_owners import CounterOwners, elements_of
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
@@ -107,8 +113,11 @@ def _read_table(table: int) -> CounterReading:
     return CounterReading(packets, is_whole, table, named.handles)
 
 
+NFTABLES_COUNTERS = CounterSource(read_counters, read_elements)
+
+
 class PacketCounts:
-    """The totals of one node. Implements kernel.nft_client.CounterDeletions.
+    """The totals of one node. Implements kernel.counter_deletions.CounterDeletions.
 
     values: as of the last `refresh`
     """
@@ -122,7 +131,7 @@ class PacketCounts:
         boot: str,
         synced: Callable[[], bool],
         time_slices: TimeSlices | None = None,
-        read: Callable[[], CounterReading] = read_counters,
+        source: CounterSource | None = None,
     ) -> None:
         """Store the arguments; nothing is read yet.
 
@@ -130,7 +139,7 @@ class PacketCounts:
         boot:        identifies the kernel's start
         synced:      whether all objects were read once: before, nothing says whose a counter is
         time_slices: share the event loop with other long computations
-        read:        reads the kernel's counters; blocking
+        source:      where the kernel's counters are read from; by default those of nftables
         """
         self._desired = desired
         self._kept = KeptText(folder / PACKET_COUNTS_FILE)
@@ -142,7 +151,7 @@ class PacketCounts:
         self._clock = clock
         self._synced = synced
         self._time_slices = time_slices or TimeSlices()
-        self._read = read
+        self._source = source or NFTABLES_COUNTERS
         self._turn = asyncio.Lock()
         self._retiring = asyncio.Event()
         self._restored = False
@@ -183,6 +192,10 @@ class PacketCounts:
         if plan.deleted:
             self._retiring.set()
 
+    def with_waiting(self, wanted: Ruleset) -> Ruleset:
+        """Return a ruleset with the counters that wait for their deletion."""
+        return self._retired.with_waiting(wanted)
+
     def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without the counters that wait for their deletion."""
         return self._retired.as_deleted(listed, wanted)
@@ -197,7 +210,7 @@ class PacketCounts:
             return
         holders = {element: holder for address, holder in passed.items() for element in elements_of(address)}
         try:
-            found = read_elements(holders)
+            found = self._source.elements(holders)
         except (KernelError, HostError) as error:
             log.debug("cannot read the packet counters of addresses that passed to other Pods: %s", error)
             return
@@ -215,7 +228,7 @@ class PacketCounts:
                 self.pods_changed()
                 due = self._retired.due()
                 self._totals.begin_reading()
-                reading = await asyncio.to_thread(self._read)
+                reading = await asyncio.to_thread(self._source.read)
                 await self._in_slices(self._add(reading))
                 await self._delete_retired({name: due[name] for name in due if name in reading.packets})
                 self._retired.forget(due.keys() - reading.packets.keys() if reading.is_whole else ())

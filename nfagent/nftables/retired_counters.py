@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from nfagent.nftables.objects import NamedSet, Ruleset
+from nfagent.nftables.objects import Element, NamedSet, Ruleset
 from nfagent.nftables.pod_counts import COUNTED_SETS
 from nfagent.nftables.transaction import AddCounter, ChangeElements, Command, Delete, Transaction
 
@@ -97,6 +97,26 @@ class RetiredCounters:
         """Forget counters that don't exist any more, or that another comparison is to decide about."""
         for counter in counters:
             self._since.pop(counter, None)
+
+    def with_waiting(self, wanted: Ruleset) -> Ruleset:
+        """Return a ruleset with the counters that wait for their deletion."""
+        waiting = self._since.copy()
+        if not waiting or not wanted.exists:
+            return wanted
+        elements: defaultdict[str, set[Element]] = defaultdict(set)
+        named: set[str] = set()
+        for counter in waiting:
+            name, _, address = counter.partition(" ")
+            if address:
+                elements[name].add(address)
+            else:
+                named.add(name)
+        sets = {
+            name: msgspec.structs.replace(wanted.sets[name], elements=wanted.sets[name].elements | more)
+            for name, more in elements.items()
+            if name in wanted.sets
+        }
+        return msgspec.structs.replace(wanted, counters=wanted.counters | named, sets={**wanted.sets, **sets})
 
     def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without the counters that wait for their deletion."""

@@ -5,6 +5,7 @@ A key is kept for a while after its rules are deleted: packets that they logged 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -61,22 +62,34 @@ class VerdictKey(msgspec.Struct, frozen=True):
 class VerdictKeys:
     """Verdict keys by NFLOG prefix."""
 
-    def __init__(self) -> None:
-        """Start without any."""
+    def __init__(self, cut: Callable[[str], str] = str) -> None:
+        """Start without any.
+
+        cut: returns a prefix as iptables has it, which is another one for a prefix that is too long there
+        """
         self._current: dict[str, VerdictKey] = {}
         self._retired: dict[str, VerdictKey] = {}
         self._retired_policies = 0
+        self._cut = cut
+        self._whole: dict[str, str] = {}
 
     def add(self, key: VerdictKey) -> None:
         """Add the key of a rule."""
         self._current[key.prefix] = key
+        for prefix in (key.prefix, key.reply_prefix):
+            written = self._cut(prefix)
+            if written != prefix:
+                self._whole[written] = prefix
+
+    def whole(self, written: str) -> str:
+        """Return the prefix that was cut to this one; this one where none was."""
+        return self._whole.get(written, written)
 
     def retire(self, key: VerdictKey) -> None:
         """Mark the key of a deleted rule as retired."""
-        gone = self._current.pop(key.prefix, None)
-        if gone is not None:
+        if key.prefix in self._current:
             self._forget(key.prefix)
-            self._retired[key.prefix] = gone
+            self._retired[key.prefix] = gone = self._current.pop(key.prefix)
             self._retired_policies += len(gone.policies)
             # The latest one stays, however many policies it names.
             while len(self._retired) > 1 and (
@@ -88,6 +101,9 @@ class VerdictKeys:
         gone = self._retired.pop(prefix, None)
         if gone is not None:
             self._retired_policies -= len(gone.policies)
+            if prefix not in self._current:
+                for each in (gone.prefix, gone.reply_prefix):
+                    self._whole.pop(self._cut(each), None)
 
     def get(self, prefix: str) -> VerdictKey | None:
         """Return the key of a prefix; None for an unknown one."""

@@ -28,7 +28,7 @@ from nfagent.nftables.verdict_keys import VerdictKey, split_reply_prefix
 from nfagent.policy.evaluator import DirectionVerdict, Flow, evaluate_direction
 from nfagent.state.cluster import ClusterState
 from nfagent.verdicts.history import Holders, ObjectHistory
-from nfagent.verdicts.packet_origin import HOOKS, PacketOrigins
+from nfagent.verdicts.packet_origin import NFTABLES, LogPlaces, PacketOrigins
 from nfagent.verdicts.records import LoggedProtocol, PolicyName, Record, RecordConnection, RecordEndpoint, timestamp
 
 _PROTOCOLS: dict[int, LoggedProtocol] = {
@@ -65,11 +65,15 @@ class AttributionCounters(msgspec.Struct):
 
 
 class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
-    """The verdict that a packet's prefix names, with that prefix, and the packet in the direction client to server."""
+    """The verdict that a packet's prefix names, with that prefix, and the packet in the direction client to server.
+
+    is_reply: whether the prefix is that of packets in reply direction
+    """
 
     key: VerdictKey
     prefix: str
     head: PacketHead
+    is_reply: bool = False
 
     @property
     def judged_address(self) -> str:
@@ -80,11 +84,15 @@ class LoggedVerdict(msgspec.Struct, frozen=True, gc=False):
 class Attributor:
     """Attributes packets by the objects of their time; caches the policies until these objects change."""
 
-    def __init__(self, desired: DesiredState, history: ObjectHistory | None = None) -> None:
+    def __init__(
+        self, desired: DesiredState, history: ObjectHistory | None = None, places: LogPlaces = NFTABLES
+    ) -> None:
         """Use this state and its history, which the caller keeps up to date.
 
         history: None to judge every packet by the present objects
+        places:  where the rules of the backend log
         """
+        self._places = places
         self._desired = desired
         self._history = history or ObjectHistory(desired, lambda: 0)
         self._generation = desired.generation
@@ -115,7 +123,7 @@ class Attributor:
             return None
         key, prefix, is_reply, hooks = rule
         # An ICMP error about a connection is judged by its own header, whichever way the connection is.
-        verdict = LoggedVerdict(key, prefix, head.reversed if is_reply and not head.is_icmp_error else head)
+        verdict = LoggedVerdict(key, prefix, head.reversed if is_reply and not head.is_icmp_error else head, is_reply)
         if logged.hook not in hooks:
             self._count_foreign(OTHER_HOOK)
             return None
@@ -142,11 +150,12 @@ class Attributor:
         known = self._rules.get(written)
         if known is not None:
             return known
-        prefix, is_reply = split_reply_prefix(written)
+        whole = self._desired.whole_prefix(written) if self._places.cuts else written
+        prefix, is_reply = split_reply_prefix(whole)
         key = self._desired.verdict_key(prefix)
         if key is None:
             return None
-        self._rules[written] = (key, prefix, is_reply, HOOKS[key.direction])
+        self._rules[written] = (key, prefix, is_reply, self._places.hooks[key.direction])
         return self._rules[written]
 
     def fits(self, prefix: str, address: str) -> bool:

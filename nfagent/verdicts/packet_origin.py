@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from nfagent.desired.state import DesiredState
 from nfagent.model.objects import Direction
 from nfagent.nftables.verdict_keys import VerdictKey
@@ -19,12 +21,27 @@ from nfagent.state.cluster import ClusterState
 from nfagent.state.policy_index import PolicyIndex
 from nfagent.verdicts.history import ObjectHistory
 
-_INPUT, _FORWARD, _OUTPUT = 1, 2, 3  # NF_INET_*
-HOOKS: dict[Direction, frozenset[int]] = {
-    "ingress": frozenset({_FORWARD, _OUTPUT}),
-    "egress": frozenset({_INPUT, _FORWARD, _OUTPUT}),
-}
-"""The hooks of the chains that judge each direction."""
+_INPUT, _FORWARD, _OUTPUT, _POSTROUTING = 1, 2, 3, 4  # NF_INET_*
+
+
+class LogPlaces(msgspec.Struct, frozen=True):
+    """Where the rules of a backend log, and how.
+
+    hooks: of the chains that judge each direction
+    cuts:  whether prefixes that are too long are cut, and end in a digest
+    """
+
+    hooks: dict[Direction, frozenset[int]]
+    cuts: bool
+
+
+NFTABLES = LogPlaces(
+    {"ingress": frozenset({_FORWARD, _OUTPUT}), "egress": frozenset({_INPUT, _FORWARD, _OUTPUT})}, cuts=False
+)
+IPTABLES = LogPlaces(
+    {"ingress": frozenset({_FORWARD, _POSTROUTING}), "egress": frozenset({_INPUT, _FORWARD, _POSTROUTING})}, cuts=True
+)
+"""With iptables, what the node sends is judged after DNAT: in POSTROUTING."""
 _CACHE_SIZE = 4_096
 
 

@@ -237,8 +237,7 @@ class RecordStream:
         self, verdict: LoggedVerdict, packet: LoggedPacket, attribute: Callable[[], Record], now: float
     ) -> None:
         # The prefix belongs to the key: a record names the policies of one rule only.
-        is_reply = packet.prefix != verdict.prefix
-        key = verdict.prefix, key_of_packet(packet.payload, is_reply=is_reply) or key_of_head(verdict.head)
+        key = verdict.prefix, key_of_packet(packet.payload, is_reply=verdict.is_reply) or key_of_head(verdict.head)
         generation = self._attributor.generation_at(packet.timestamp_ns)
         holders = partial(self._attributor.holders, verdict, generation)
         if self._aggregation.has_renewed(key, generation, holders):

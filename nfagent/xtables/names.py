@@ -6,6 +6,7 @@ others. Chains of IPv4 and IPv6 may have equal names; sets have one name space, 
 
 from __future__ import annotations
 
+import re
 from base64 import b32encode
 from functools import lru_cache
 from hashlib import blake2s
@@ -25,6 +26,7 @@ ACCOUNT_BYTES = 31
 LOG_PREFIX_BYTES = 63
 """Longest prefix of NFLOG (nf_log.h: 64, with a NUL)."""
 _DIGEST_BYTES = 8
+_CUT = re.compile(r"~[a-z2-7]{13}\Z")
 _REMEMBERED = 16_384
 """Names that are kept: a digest costs more than a look-up."""
 _READABLE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
@@ -67,6 +69,11 @@ def log_prefix(prefix: str) -> str:
     digest = _digest("prefix", prefix)
     head = prefix.encode()[: LOG_PREFIX_BYTES - len(digest) - 1].decode("utf-8", "ignore")
     return f"{head}~{digest}"  # a policy's name has no tilde
+
+
+def is_cut(prefix: str) -> bool:
+    """Return whether a prefix has the form of one that was cut."""
+    return len(prefix.encode()) <= LOG_PREFIX_BYTES and _CUT.search(prefix) is not None
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -5,6 +5,7 @@ A rule is kept as the words that iptables-save prints for it, so that what the k
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -64,7 +65,7 @@ class XtRule(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
-class XtChain(msgspec.Struct, frozen=True):
+class XtChain(msgspec.Struct, frozen=True, dict=True):
     """Rules in order.
 
     origin: name of the nftables object that the chain comes from
@@ -72,6 +73,11 @@ class XtChain(msgspec.Struct, frozen=True):
 
     rules: tuple[XtRule, ...] = ()
     origin: str = ""
+
+    @cached_property
+    def looked_up(self) -> frozenset[str]:
+        """The names of the sets that its rules look up, found once: a small change asks all chains."""
+        return frozenset(match[-2] for rule in self.rules for match in rule.matches if match[:2] == ("-m", "set"))
 
 
 class XtRuleset(msgspec.Struct, frozen=True):

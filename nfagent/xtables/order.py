@@ -81,7 +81,7 @@ def _sorted(members: Iterable[SetMember]) -> list[SetMember]:
 def _changed_sets(old: XtRuleset, new: XtRuleset) -> Iterator[SetChange]:
     for name in sorted(old.sets.keys() & new.sets.keys()):
         before, after = old.sets[name], new.sets[name]
-        if not after.timeout and before != after:
+        if before is not after and not after.timeout and before != after:
             yield SetChange(name, after.origin, after.members - before.members, before.members - after.members)
 
 
@@ -91,7 +91,9 @@ class FamilyOrder:
     def __init__(self, old: XtRuleset, new: XtRuleset, family: Family, changes: tuple[SetChange, ...]) -> None:
         """Read the rules before and after."""
         self._old, self._new, self._family = old, new, family
-        uses = SetUses(old, family), SetUses(new, family)
+        names = frozenset(change.name for change in changes)
+        # Without a changed set nothing is asked: reading all rules is most of the cost of a small change.
+        uses = tuple(SetUses(ruleset, family, names) for ruleset in ((old, new) if changes else ()))
         effects = {change: _common({use.effect(change.name) for use in uses}) for change in changes}
         reshaped = {change for change in changes if not _same_shape(old.sets[change.name], new.sets[change.name])}
         self._settled = [item for item, effect in effects.items() if effect == "none" and item not in reshaped]
@@ -141,7 +143,9 @@ class FamilyOrder:
             return True
         both = self._old.chains.keys() & self._new.chains.keys()
         return any(
-            self._old.chains[key] != self._new.chains[key] and not follows_members(self._new.chains[key].origin)
+            self._old.chains[key] is not self._new.chains[key]
+            and self._old.chains[key] != self._new.chains[key]
+            and not follows_members(self._new.chains[key].origin)
             for key in both
             if key[0] == self._family and key[1] != "nat"
         )
@@ -281,9 +285,11 @@ class FamilyOrder:
         for table in _TABLES:
             chains: dict[str, XtChain | None] = {}
             for key, chain in self._new.chains.items():
+                if key[:2] != (self._family, table):
+                    continue
                 refers = bool(replaced) and not sets_of_chain(chain).isdisjoint(replaced)
-                changes = only is None and self._old.chains.get(key) != chain
-                if key[:2] == (self._family, table) and (refers or changes):
+                before = self._old.chains.get(key)
+                if refers or (only is None and before is not chain and before != chain):
                     chains[key[2]] = _with_copies(chain, copies)
             hooks: dict[HookChain, str | None] = {}
             if only is None:

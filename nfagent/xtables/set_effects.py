@@ -28,17 +28,18 @@ _WITH_CHAIN = 2
 
 
 class SetUses:
-    """The effects of all sets of a family, and the sets that one rule looks up together."""
+    """The effects of some sets of a family, and the sets that one rule looks up together with them."""
 
-    def __init__(self, ruleset: XtRuleset, family: Family) -> None:
-        """Read the rules."""
+    def __init__(self, ruleset: XtRuleset, family: Family, names: frozenset[str]) -> None:
+        """Read the rules. names: the sets that are asked about."""
         self._sets = ruleset.sets
+        self._names = names
         self._effects: dict[str, set[Effect]] = {}
         self._together: dict[str, set[str]] = {}
         chains = {key: chain for key, chain in ruleset.chains.items() if key[0] == family}
         base = frozenset(_called(ruleset, chains))
         for key, chain in chains.items():
-            if key[1] != "nat" and not chain.origin.startswith(_SETTLED):
+            if not names.isdisjoint(chain.looked_up) and key[1] != "nat" and not chain.origin.startswith(_SETTLED):
                 self._read(key, chain, chains, base=key in base)
 
     def effect(self, name: str) -> Effect:
@@ -52,8 +53,10 @@ class SetUses:
 
     def _read(self, key: ChainKey, chain: XtChain, chains: Mapping[ChainKey, XtChain], *, base: bool) -> None:
         for rule in chain.rules:
-            looked_up = list(_sets_of(rule))
+            looked_up = _sets_of(rule)
             for name, negated in looked_up:
+                if name not in self._names:
+                    continue
                 effect = self._effect(key, rule, name, chains, base=base, negated=negated)
                 if effect != "none":
                     self._effects.setdefault(name, set()).add(effect)
@@ -94,8 +97,7 @@ def follows_members(origin: str) -> bool:
 
 def sets_of_chain(chain: XtChain) -> frozenset[str]:
     """Return the names of the sets that the rules of a chain refer to."""
-    found = {name for rule in chain.rules for name, _ in _sets_of(rule)}
-    return frozenset(found | {rule.target[3] for rule in chain.rules if rule.target[:2] == ("-j", "SET")})
+    return frozenset(chain.looked_up | {rule.target[3] for rule in chain.rules if rule.target[:2] == ("-j", "SET")})
 
 
 def _called(ruleset: XtRuleset, chains: Mapping[ChainKey, XtChain]) -> Iterator[ChainKey]:
@@ -109,7 +111,5 @@ def _called(ruleset: XtRuleset, chains: Mapping[ChainKey, XtChain]) -> Iterator[
                     yield (*key[:2], rule.target[1])
 
 
-def _sets_of(rule: XtRule) -> Iterator[tuple[str, bool]]:
-    for match in rule.matches:
-        if match[:2] == ("-m", "set"):
-            yield match[-2], match[2] == "!"
+def _sets_of(rule: XtRule) -> list[tuple[str, bool]]:
+    return [(match[-2], match[2] == "!") for match in rule.matches if match[:2] == ("-m", "set")]

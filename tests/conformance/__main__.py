@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
+from nfagent.lab.cluster.agents import AgentKind
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.ebpf import program as ebpf_program
 from nfagent.lab.topology.plan import Attachment
@@ -22,6 +23,7 @@ from tests.conformance.show import show
 from tests.conformance.suites import NAMES, Suite, read
 
 _REPLAYS = Path("build", "conformance")
+_KINDS: dict[str, AgentKind] = {"nftables": "nfagent", "iptables": "iptables", "ebpf": "ebpf"}
 
 
 def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]:
@@ -64,8 +66,9 @@ def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]
     "--path",
     default="nftables",
     show_default=True,
-    type=click.Choice(("nftables", "ebpf")),
-    help="What enforces where packets are sent: nfagent's rules, or the lab's eBPF path, for the cases that it covers.",
+    type=click.Choice(("nftables", "iptables", "ebpf")),
+    help="What enforces where packets are sent: nfagent's rules in nftables, or in iptables; or the lab's eBPF "
+    "path, for the cases that it covers.",
 )
 @click.option("--packets/--no-packets", default=True, help="Whether packets are sent: that needs root.")
 @click.option(
@@ -102,6 +105,7 @@ def main(
     Example:
       python -m tests.conformance --suite tiers-v1alpha2 --attachment routed --attachment bridge
       python -m tests.conformance --case cyc-193 -o json
+      python -m tests.conformance --path iptables
       python -m tests.conformance --path ebpf
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     began = time.monotonic()
@@ -115,7 +119,7 @@ def main(
         session = Session(stage, suites)
         session.judge_by_values()
         if packets:
-            session.judge_by_packets(attachments, "ebpf" if path == "ebpf" else "nfagent")
+            session.judge_by_packets(attachments, _KINDS[path])
     except (NfagentError, KeyboardInterrupt) as error:
         stage.progress("")
         click.echo(f"conformance: {str(error) or 'interrupted'}", err=True)

@@ -53,7 +53,9 @@ def uncovered(suite: Suite, case: Case) -> str:
 
 def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
     """Return the reading that packets in such a lab are."""
-    if kind != "ebpf":
+    if kind == "iptables":
+        return "iptables-routed" if attachment == "routed" else "iptables-bridge"
+    if kind == "nfagent":
         return attachment
     return "ebpf-routed" if attachment == "routed" else "ebpf-bridge"
 

@@ -9,9 +9,11 @@ from nfagent.lab.topology.plan import Attachment
 from nfagent.policy.evaluator import Flow
 from tests.conformance.suites import Case, Probe
 
-Reading: TypeAlias = Literal["evaluate", "rules", "ebpf-routed", "ebpf-bridge"] | Attachment
+Reading: TypeAlias = (
+    Literal["evaluate", "rules", "iptables-routed", "iptables-bridge", "ebpf-routed", "ebpf-bridge"] | Attachment
+)
 """evaluate: what `nfagent explain` says; rules: both nodes' rulesets, interpreted; else packets, in such a lab: by
-nfagent's rules, or by the eBPF path's maps."""
+nfagent's rules in nftables, or in iptables, or by the eBPF path's maps."""
 Outcome: TypeAlias = Literal["passed", "failed", "not applicable"]
 
 NO_PACKET = "a Pod's packets to its own address never leave it, so no ruleset sees them"

@@ -59,9 +59,9 @@ def run(command: list[str], text: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "yz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as running:
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents, backend=backend) as running:
         running.servers.listen(pod_endpoints(running.topology, PORTS))
         running.apply("space", namespace_document("x"))
         running.apply("logging", logging_document(allow=False, deny=True))
@@ -95,6 +95,7 @@ def counted(lab: ManifestLab, verdict: str) -> int:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("protocol", "port"), PORTS)
+@pytest.mark.both_backends
 def test_what_an_audited_policy_alone_denies_passes_and_is_one_record(
     lab: ManifestLab, protocol: ProbeProtocol, port: int, family: int
 ) -> None:

@@ -41,9 +41,9 @@ Counts = Counter[tuple[str, ...]]
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[ManifestLab]:
+def lab(tmp_path: Path, backend: str) -> Iterator[ManifestLab]:
     documents = [*map(namespace_document, "xyz"), *map(pod_document, PODS), FROM_Y]
-    with running_lab(tmp_path, NODES, PODS, documents=documents) as running:
+    with running_lab(tmp_path, NODES, PODS, documents=documents, backend=backend) as running:
         running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
         yield running
 
@@ -106,6 +106,7 @@ def test_first_packets_of_connections_and_denied_packets_are_counted_with_loggin
     assert second[DENIED] == second[POLICY_DENIED] >= first[DENIED] + more
 
 
+@pytest.mark.both_backends
 def test_no_count_decreases_when_the_agent_is_killed(lab: ManifestLab) -> None:
     agent = lab.cluster.agent(node_of("x", "a"))
     sent = send(lab)
@@ -200,6 +201,7 @@ NOTHING = policy_document("x", "nothing", podSelector={"matchLabels": {"pod": "a
 NOTHING_DENIED = ("NetworkPolicy", "x", "nothing", "ingress", "deny")
 
 
+@pytest.mark.both_backends
 def test_no_packet_goes_missing_when_policies_come_and_go(lab: ManifestLab) -> None:
     with flood(lab) as packets:
         for _ in range(6):

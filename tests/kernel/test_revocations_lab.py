@@ -53,8 +53,8 @@ HERE, THERE = ({"ipBlock": {"cidr": cidr}} for cidr in ("0.0.0.0/0", "::/0"))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with revocation_lab(tmp_path_factory.mktemp("lab")) as running:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
+    with revocation_lab(tmp_path_factory.mktemp("lab"), backend=backend) as running:
         yield running
 
 
@@ -177,6 +177,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.both_backends
 def test_32_no_denied_packet_passes_after_the_commit_and_allowed_connections_lose_none(
     lab: ManifestLab, change: PolicyChange
 ) -> None:
@@ -206,6 +207,7 @@ def others(lab: ManifestLab, open_port: int) -> Iterator[StreamPlan]:
         yield line(lab, "east/far > shop/db", "tcp", "client", 4, port=port)
 
 
+@pytest.mark.both_backends
 def test_32_a_revoked_server_that_goes_on_sending_is_no_client_and_may_be_reached_again(lab: ManifestLab) -> None:
     present(lab, world(), [])
     agent = lab.cluster.agent(PODS["shop/db"].node)

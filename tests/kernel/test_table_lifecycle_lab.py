@@ -37,9 +37,9 @@ FOREIGN_TABLE = (
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def running(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents) as made:
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, documents=documents, backend=backend) as made:
         made.servers.listen(pod_endpoints(made.topology, [("tcp", 80), ("udp", 80)]))
         yield made
 
@@ -105,6 +105,7 @@ def test_a_start_changes_only_what_differs(lab: ManifestLab) -> None:
     assert any("egress/x/other" in line for line in handles(agent) - before)
 
 
+@pytest.mark.both_backends
 def test_43_no_packet_slips_through_a_restart(lab: ManifestLab) -> None:
     agent = agent_of(lab, "x/a")
     source, destination = lab.pod("y/a"), lab.address("x/a", 4)

@@ -87,9 +87,11 @@ for number in range(count):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     documents = [*map(namespace_document, "yz"), *map(pod_document, PODS)]
-    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
+    with running_lab(
+        tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents, backend=backend
+    ) as running:
         running.servers.listen(pod_endpoints(running.topology, PORTS))
         name = running.topology.outside_namespace("outside")
         running.servers.listen(Endpoint(name, address, "tcp", 80) for address in OUTSIDE.addresses)
@@ -121,6 +123,7 @@ def switch(lab: ManifestLab, *, allow: bool, deny: bool) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("protocol", "port"), PORTS)
+@pytest.mark.both_backends
 def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     lab: ManifestLab, protocol: ProbeProtocol, port: int, family: int
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_denied_packet_names_its_ends_and_the_isolating_policies(
     [("y/c", ["from-y"]), ("z/b", ["from-b"]), ("y/b", ["from-b", "from-y"])],
     ids=["one policy", "the other policy", "every policy that allows it"],
 )
+@pytest.mark.both_backends
 def test_an_allowed_connection_is_one_record_that_names(
     lab: ManifestLab, source: str, policies: list[str], family: int
 ) -> None:
@@ -329,7 +333,11 @@ def nft(lab: ManifestLab, node: str, *arguments: str, text: str = "") -> str:
 
 
 def listed(lab: ManifestLab, node: str) -> str:
-    """Return a node's table with handles, without elements of sets and values of counters."""
+    """Return a node's rules, in nftables with handles, without elements of sets and values of counters."""
+    if lab.cluster.agent(node).backend == "iptables":
+        command = lab.topology.command(lab.topology.node_namespace(node), ["iptables-legacy-save"])
+        saved = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return re.sub(r"\[\d+:\d+\]|^#.*$", "", saved, flags=re.MULTILINE)
     found = nft(lab, node, "-a", "list", "table", "inet", "nfagent")
     return re.sub(r"packets \d+ bytes \d+|\n\s*elements = \{[^}]*\}", "", found)
 

@@ -166,10 +166,12 @@ def running_lab(
     documents: Iterable[Document] = (),
     *,
     kind: AgentKind = "nfagent",
+    backend: str | None = None,
 ) -> Iterator[ManifestLab]:
     """Build a lab whose manifests folder holds `documents`, and the nodes, in a file `cluster.yaml`.
 
-    kind: which program enforces on the nodes
+    kind:    which program enforces on the nodes
+    backend: where agents write rules; None: where the environment says
     """
     manifests = folder / "manifests"
     manifests.mkdir()
@@ -177,6 +179,6 @@ def running_lab(
     with (
         NetnsTopology(nodes, pods, outside, tag="t") as topology,
         Listeners() as servers,
-        LabCluster(topology, manifests, folder / "agents", kind=kind) as cluster,
+        LabCluster(topology, manifests, folder / "agents", kind=kind, backend=backend) as cluster,
     ):
         yield ManifestLab(topology, servers, cluster)

@@ -36,6 +36,10 @@ _RECHECK_SECONDS = patient(30.0)
 _POLL_SECONDS = 0.002
 
 
+BACKEND_VARIABLE = "NFAGENT_LAB_BACKEND"
+"""The environment variable that names the backend of labs' agents; without it that is nftables."""
+_KUBELET_CHAIN = "KUBE-KUBELET-CANARY"
+
 AgentKind: TypeAlias = Literal["nfagent", "iptables", "ebpf"]
 """nfagent, the same on iptables, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
 
@@ -63,14 +67,17 @@ class LabAgent:
         *,
         kind: AgentKind = "nfagent",
         outlives: bool = False,
+        backend: str | None = None,
     ) -> None:
         """Set the folders; `start` starts the process.
 
         source:   the options of `nfagent run` for the object source
         kind:     which program it is
         outlives: whether it goes on when this process has ended
+        backend:  where it writes rules; None: where the environment says
         """
         self.node = node
+        self.backend = "iptables" if kind == "iptables" else backend or os.environ.get(BACKEND_VARIABLE, "nftables")
         self._program = _PROGRAMS[kind]
         self._outlives = outlives
         self._topology = topology
@@ -82,13 +89,14 @@ class LabAgent:
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
             "NFAGENT_STATE_DIR": str(self._folder / "state"),
+            "NFAGENT_BACKEND": self.backend,
+            # Each node has a lock of its own, as machines have.
+            "XTABLES_LOCKFILE": str(self._folder / "xtables.lock"),
             # Every packet is a record, at once.
             "NFAGENT_LOGGING_AGGREGATION_SECONDS": "0",
             "NFAGENT_LOGGING_RECORDS_PER_SECOND": "1000000",
             "NFAGENT_LOGGING_BURST": "1000000",
         }
-        if kind == "iptables":
-            self.environment["NFAGENT_BACKEND"] = "iptables"
 
     @property
     def verdict_log(self) -> Path:
@@ -121,6 +129,8 @@ class LabAgent:
     def start(self, settings: Mapping[str, str] | None = None, seconds: float = _START_SECONDS) -> None:
         """Start the agent and wait for READY=1. Raises KernelError, with its standard error, after `seconds`."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self.backend == "iptables":
+            self._make_kubelet_chain()
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -140,6 +150,19 @@ class LabAgent:
                     start_new_session=True,
                 )
             self._await_ready(listener, seconds)
+
+    def _make_kubelet_chain(self) -> None:
+        """Make the chain by which kubelet shows which iptables a node uses: the one of kernels without nf_tables."""
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            command = [program, "-w", "-t", "mangle", "-N", _KUBELET_CHAIN]
+            # It is there where the agent starts again.
+            subprocess.run(
+                self._topology.command(self._topology.node_namespace(self.node), command),
+                env=self.environment,
+                capture_output=True,
+                check=False,
+                timeout=_START_SECONDS,
+            )
 
     def _await_ready(self, listener: socket.socket, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -211,10 +234,18 @@ class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
 
     def __init__(
-        self, topology: NetnsTopology, source: Sequence[str], scratch: Path, *, kind: AgentKind = "nfagent"
+        self,
+        topology: NetnsTopology,
+        source: Sequence[str],
+        scratch: Path,
+        *,
+        kind: AgentKind = "nfagent",
+        backend: str | None = None,
     ) -> None:
         """Plan the agents; source: their options of `nfagent run`, scratch: the folder for their own folders."""
-        self.agents = {node: LabAgent(topology, node, source, scratch, kind=kind) for node in topology.nodes}
+        self.agents = {
+            node: LabAgent(topology, node, source, scratch, kind=kind, backend=backend) for node in topology.nodes
+        }
 
     def __enter__(self) -> Self:
         """Start the agents, and return when all are ready."""
@@ -257,9 +288,17 @@ class LabAgents:
 class LabCluster(LabAgents):
     """Agents that follow one folder of manifests."""
 
-    def __init__(self, topology: NetnsTopology, manifests: Path, scratch: Path, *, kind: AgentKind = "nfagent") -> None:
+    def __init__(
+        self,
+        topology: NetnsTopology,
+        manifests: Path,
+        scratch: Path,
+        *,
+        kind: AgentKind = "nfagent",
+        backend: str | None = None,
+    ) -> None:
         """Plan the agents; manifests: the folder that they follow."""
-        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind)
+        super().__init__(topology, ("--manifests", str(manifests)), scratch, kind=kind, backend=backend)
         self.manifests = manifests
 
     def write(self, name: str, text: str) -> None:

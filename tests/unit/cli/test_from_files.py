@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -35,6 +36,53 @@ def test_render_for_nft_has_no_comments(call: Call, manifests: Path) -> None:
 def test_render_writes_the_objects(call: Call, manifests: Path, form: str, load: Callable[[str], Any]) -> None:
     said = call("render", "--manifests", manifests, "--node", "node-a", "-o", form)
     assert "ingress/shop/db" in load(said.out)["chains"]
+
+
+IPTABLES = ("render", "--node", "node-a", "--backend", "iptables", "--manifests")
+
+
+def test_render_for_iptables_has_the_input_of_each_program(call: Call, manifests: Path) -> None:
+    forms = {form: call(*IPTABLES, manifests, "-o", form).out for form in ("ipset", "iptables", "ip6tables")}
+    assert re.search(
+        r"^# ingress4\ncreate nfa-ingress4-\w+ hash:ip family inet .*\nadd nfa-.* 10.0.0.2$",
+        forms["ipset"],
+        re.MULTILINE,
+    )
+    for form in ("iptables", "ip6tables"):
+        assert forms[form].startswith(f"# {form}-restore --noflush\n")
+        assert re.search(r"^-I FORWARD 1 -j nfa-mangle-for\S+$", forms[form], re.MULTILINE)
+        assert re.search(r"^# ingress/shop/db\n-A nfa-ingress-sho\S* -m set --match-set ", forms[form], re.MULTILINE)
+    text = call(*IPTABLES, manifests).out
+    assert all(found in text for found in forms.values())
+
+
+def test_render_for_iptables_names_every_counter_that_must_be_there_before(call: Call, manifests: Path) -> None:
+    text = call(*IPTABLES, manifests, "-o", "iptables").out
+    counters = set(re.findall(r"--nfacct-name (\S+)", text))
+    assert counters
+    assert set(re.findall(r"^# nfacct add (\S+)$", text, re.MULTILINE)) == counters
+
+
+def test_render_for_iptables_writes_the_objects(call: Call, manifests: Path) -> None:
+    found = json.loads(call(*IPTABLES, manifests, "-o", "json").out)
+    assert {"origin": "ingress/shop/db", "family": 6, "table": "mangle"}.items() <= next(
+        chain for chain in found["chains"] if chain["origin"] == "ingress/shop/db" and chain["family"] == 6
+    ).items()
+    assert any(item["members"] == ["10.0.0.1"] for item in found["sets"].values())
+    assert {"family": 4, "table": "mangle", "hook": "FORWARD"} in [
+        {key: hook[key] for key in ("family", "table", "hook")} for hook in found["hooks"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("form", "backend"),
+    [("nft", "iptables"), ("ipset", "nftables"), ("iptables", "auto")],
+    ids=["nft", "ipset", "iptables"],
+)
+def test_a_form_of_the_other_backend_is_refused(call: Call, manifests: Path, form: str, backend: str) -> None:
+    said = call("render", "--manifests", manifests, "--node", "node-a", "--backend", backend, "-o", form)
+    assert said.code == 2
+    assert f"-o {form} is for --backend" in said.err
 
 
 def test_render_reports_refused_objects_by_file_and_line_and_shows_the_rest(call: Call, broken: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
-from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.packet_counters import CounterReading, CounterSource
 from nfagent.metrics import packet_counts
 from nfagent.metrics.packet_counts import PacketCounts
 from nfagent.metrics.readings import CountedPackets
@@ -57,7 +57,7 @@ class Node:
             self.clock,
             boot="boot",
             synced=lambda: self.synced,
-            read=lambda: CounterReading(dict(self.packets)),
+            source=CounterSource(lambda: CounterReading(dict(self.packets)), lambda _: {}),
         )
 
 

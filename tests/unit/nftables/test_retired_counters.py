@@ -99,3 +99,13 @@ def test_a_deletion_that_was_done_or_refused_waits_no_more(retired: RetiredCount
     commit(retired, *GONE)
     retired.forget(["deny/ingress/a/b"])
     assert len(retired) == 1
+
+
+def test_a_ruleset_is_compared_as_if_the_waiting_counters_were_wanted(retired: RetiredCounters) -> None:
+    wanted = Ruleset(sets={DENIED: NamedSet("counted", 4, frozenset(("10.0.0.2",)))}, counters=frozenset(("drop/x",)))
+    assert retired.with_waiting(wanted) is wanted
+    commit(retired, *GONE)
+    kept = retired.with_waiting(wanted)
+    assert kept.counters == {"drop/x", "deny/ingress/a/b"}
+    assert kept.sets[DENIED].elements == {"10.0.0.2", WEB}
+    assert retired.as_deleted(kept, wanted) == wanted

@@ -49,6 +49,21 @@ def test_a_key_that_is_retired_again_counts_once() -> None:
     assert origins.get(again.prefix) == again
 
 
+def test_a_cut_prefix_is_known_for_as_long_as_its_key() -> None:
+    keys = VerdictKeys(lambda prefix: f"cut {prefix}")
+    key, others = denial(0, 1), [denial(number, 1) for number in range(1, 1100)]
+    written = [f"cut {key.prefix}", f"cut {key.reply_prefix}"]
+    for _ in range(2):
+        keys.add(key)
+        keys.retire(key)
+        assert [keys.whole(each) for each in written] == [key.prefix, key.reply_prefix]
+    for other in others:
+        keys.add(other)
+        keys.retire(other)
+    assert keys.get(key.prefix) is None
+    assert [keys.whole(each) for each in written] == written
+
+
 def refs(kind: str, namespace: str, *names: str) -> tuple[ObjectRef, ...]:
     return tuple(ObjectRef(kind, namespace, name) for name in names)
 

@@ -19,7 +19,9 @@ from nfagent.nftables.objects import Ruleset
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.verdicts.attribution import OTHER_HOOK, OTHER_POD, AttributionCounters, Attributor, flow_of
 from nfagent.verdicts.history import ObjectHistory
+from nfagent.verdicts.packet_origin import IPTABLES
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode
+from nfagent.xtables.names import LOG_PREFIX_BYTES, log_prefix
 from tests.support.two_node_cluster import Document, TwoNodeCluster, labelled, pod, policy
 
 NOW = 1_592_083_771_000_000_000
@@ -75,6 +77,10 @@ def attributed(attributor: Attributor, prefix: str, payload: bytes) -> Record:
 
 def named(*policies: str) -> tuple[PolicyName, ...]:
     return tuple(PolicyName(name, "shop", "NetworkPolicy") for name in policies)
+
+
+def by_name(namespace: str, *policies: str) -> tuple[ObjectRef, ...]:
+    return tuple(ObjectRef("NetworkPolicy", namespace, name) for name in policies)
 
 
 def shop(name: str) -> RecordEndpoint:
@@ -554,3 +560,61 @@ def test_an_icmp_error_is_its_sender_s_whichever_way_the_connection_is_that_it_i
     error = packet(DB, OUTSIDE, ICMP, UNREACHABLE)
     record = attributed(Attributor(scene(CLOSED).views["a"]), prefix, error)
     assert (record.connection.src_ip, record.connection.dest_ip, record.src) == (DB, OUTSIDE, shop("db"))
+
+
+LONG = ("from-the-team-that-has-the-longest-name-of-all", "from-the-team-that-has-the-longest-name-of-allies")
+LONG_POLICIES = [policy(f"shop/{name}", labelled(app="db"), types=["Ingress"]) for name in LONG]
+
+
+@pytest.mark.parametrize("is_reply", [False, True], ids=["", "reply"])
+def test_a_prefix_that_iptables_has_cut_names_the_policies_of_the_whole_one(is_reply: bool) -> None:
+    view = scene(*LONG_POLICIES).views["a"]
+    written = log_prefix(names.log_prefix("deny", "ingress", by_name("shop", *LONG)) + " reply" * is_reply)
+    ends = (DB, OUTSIDE) if is_reply else (OUTSIDE, DB)
+
+    record = Attributor(view, places=IPTABLES).attribute(logged(written, packet(*ends, TCP, ports(1, 2))), NOW)
+
+    assert record is not None
+    assert record.isolating_policies == named(*LONG)
+    assert (record.connection.src_ip, record.connection.dest_ip) == (OUTSIDE, DB)
+    assert len(written.encode()) == LOG_PREFIX_BYTES
+
+
+def test_cut_prefixes_of_policies_with_equal_beginnings_are_told_apart() -> None:
+    attributor = Attributor(scene(*LONG_POLICIES).views["a"], places=IPTABLES)
+    written = {log_prefix(names.log_prefix("deny", "ingress", by_name("shop", *each))) for each in (LONG, LONG[:1])}
+    assert len(written) == 2
+    found = [attributor.rule_of(prefix) for prefix in written]
+    assert [rule is not None for rule in found].count(True) == 1  # no rule has the prefix of one policy alone
+
+
+def test_with_nftables_no_rule_of_ours_has_a_cut_prefix() -> None:
+    attributor = Attributor(scene(*LONG_POLICIES).views["a"])
+    written = log_prefix(names.log_prefix("deny", "ingress", by_name("shop", *LONG)))
+    assert attributor.attribute(logged(written, packet(OUTSIDE, DB, TCP, ports(1, 2))), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "source", "destination", "hook", "reason"),
+    [
+        ("deny ingress shop/closed_from-web", OUTSIDE, DB, 4, ""),
+        ("deny egress shop/closed", DB, "192.168.0.1", INPUT, ""),
+        ("deny egress shop/closed reply", "192.168.0.1", DB, 4, ""),
+        ("deny ingress shop/closed_from-web", OUTSIDE, DB, OUTPUT, OTHER_HOOK),
+        ("allow ingress shop/from-web", WEB, DB, INPUT, OTHER_HOOK),
+    ],
+    ids=[
+        "what this node sends to its Pod is judged behind DNAT, in postrouting",
+        "what a Pod sends to its node",
+        "what the node answers to its Pod",
+        "none of them logs in output",
+        "nor an allow to a Pod in input",
+    ],
+)
+def test_with_iptables_rules_of_ours_log_in_other_hooks(
+    prefix: str, source: str, destination: str, hook: int, reason: str
+) -> None:
+    view = scene(FROM_WEB, EXCEPT_WEB, OUT, ALONE, FAR, HOST).views["a"]
+    attributor = Attributor(view, committed(view), IPTABLES)
+    record = attributor.attribute(in_hook(prefix, packet(source, destination, TCP, ports(1, 2)), hook), NOW)
+    assert (record is not None, dict(attributor.foreign_by)) == (not reason, {reason: 1} if reason else {})
