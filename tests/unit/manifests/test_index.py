@@ -41,7 +41,7 @@ BROKEN = "a: [\n"
 REJECTED = pod().replace("apiVersion: v1\n", "apiVersion: v1beta1\n")
 
 
-def brief(events: Iterable[ObjectChange]) -> list[str]:
+def brief(events: Iterable[ObjectChange | None]) -> list[str]:
     """Write events as `shop/web@a` and `-shop/web`."""
     return [
         f"-{event.path}" if isinstance(event, ObjectRef) else f"{event.ref.path}@{event.node}"
