@@ -52,9 +52,11 @@ TimeoutStartSec=600
 WantedBy=multi-user.target
 UNIT
 if [ "${LAB_ACCELERATOR:-}" = qemu ]; then
-    # An emulated start takes longer than a minute where the machine has other work.
-    install -d /etc/systemd/system/nfagent.service.d
-    printf '[Service]\nTimeoutStartSec=600\n' >/etc/systemd/system/nfagent.service.d/emulated.conf
+    # An emulated start takes longer than a minute where the machine has other work, and the early unit's longer than 30 s.
+    for unit in nfagent nfagent-early; do
+        install -d "/etc/systemd/system/$unit.service.d"
+        printf '[Service]\nTimeoutStartSec=600\n' >"/etc/systemd/system/$unit.service.d/emulated.conf"
+    done
 fi
 systemctl daemon-reload
 LAB_NODE=$LAB_NODE LAB_NET=$LAB_NET /opt/nfagent/bin/python -m nfagent.lab.vagrant.node prepare
