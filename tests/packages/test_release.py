@@ -256,6 +256,18 @@ def test_a_package_of_files_that_are_not_committed_has_another_version(clone: Pa
     assert version() == f"{committed}+changed"
 
 
+@pytest.mark.parametrize("name", ["deb/nfagent_{}_{}.deb", "offline/nfagent-offline-{}-{}.tar"])
+def test_a_package_that_is_cut_short_is_refused(clone: Path, key: Key, name: str) -> None:
+    commands = ([str(clone / "packaging/version")], ["dpkg", "--print-architecture"])
+    words = [subprocess.run(each, check=True, capture_output=True, text=True, timeout=30).stdout for each in commands]
+    package = clone / "build" / name.format(*map(str.strip, words))
+    package.parent.mkdir(parents=True)
+    _write(package, "!<arch>\ndebian-binary   ")
+    done = release(clone, str(key.secret))
+    assert (done.returncode, f"{package.name} is cut short" in done.stderr) == (2, True)
+    assert not (clone / "build/release" / __version__ / "SHA256SUMS").exists()
+
+
 def test_a_version_that_the_changelog_calls_unreleased_is_refused(clone: Path, key: Key) -> None:
     changelog = clone / "CHANGELOG.md"
     _write(changelog, changelog.read_text("utf-8").replace("(2026-01-31)", "(unreleased)", 1))
