@@ -567,7 +567,7 @@ LONG_POLICIES = [policy(f"shop/{name}", labelled(app="db"), types=["Ingress"]) f
 
 
 @pytest.mark.parametrize("is_reply", [False, True], ids=["", "reply"])
-def test_a_prefix_that_iptables_has_cut_names_the_policies_of_the_whole_one(is_reply: bool) -> None:
+def test_a_prefix_that_iptables_has_cut_names_the_policies_of_the_whole_one(*, is_reply: bool) -> None:
     view = scene(*LONG_POLICIES).views["a"]
     written = log_prefix(names.log_prefix("deny", "ingress", by_name("shop", *LONG)) + " reply" * is_reply)
     ends = (DB, OUTSIDE) if is_reply else (OUTSIDE, DB)
