@@ -214,7 +214,8 @@ async def _run_child(arguments: list[str], environment: Mapping[str, str], shown
         return msgspec.json.decode(output, type=_ChildOutput)
     except TimeoutError:
         raise ClusterError(
-            f"{shown}: not resolved within {_CHILD_SECONDS} s", hint="measure how long its exec plugin takes"
+            f"{shown}: not resolved within {_CHILD_SECONDS} s",
+            hint="measure how long its exec plugin takes; without one, the node has too little CPU for nfagent",
         ) from None
     except msgspec.DecodeError:
         raise ClusterError(
