@@ -108,8 +108,11 @@ class ApiProxy:
             self._loop.close()
 
     async def _ended(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
+        # A connection that was accepted last begins its task meanwhile.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
     async def _listen(self) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
