@@ -13,7 +13,6 @@ from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.names import TEMPORARY_PREFIX
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
 from nfagent.xtables.order import steps
 from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
@@ -70,8 +69,6 @@ class XtWriter:
                 self._change_accounts(names, adding=isinstance(group[0], AddAccounts))
 
     def _create(self, name: str, item: IpSet) -> None:
-        if name.startswith(TEMPORARY_PREFIX):
-            self._kernel.sets.destroy(name)  # left by an agent that was killed
         self._kernel.sets.create(name, item)
         self._kernel.sets.change("add", name, sorted(item.members, key=str))
 
