@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nfagent.clock import Clock
-from nfagent.config import Settings, mark_bits
+from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
 from nfagent.kernel.backend_switch import remove_others_rules
@@ -22,7 +22,6 @@ from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
-from nfagent.xtables.options import LoweringOptions
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +54,7 @@ class BackendParts:
             return
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
-        accepted, unrouted = mark_bits(settings.iptables)
-        options = LoweringOptions(accepted_bit=accepted, unrouted_bit=unrouted)
-        self.client = XtClient(kernel, known, options, logs=self._features.logs)
+        self.client = XtClient(kernel, known, lowering_options(settings.iptables), logs=self._features.logs)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
