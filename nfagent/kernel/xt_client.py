@@ -174,7 +174,7 @@ class XtClient:
         now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
         if now.is_same(self._verified):
             return False
-        listing = await asyncio.to_thread(self._list, force.listing.ruleset)
+        listing = await asyncio.to_thread(self._list_in_use, force.listing.ruleset)
         if self._version != version or self._turn.locked():
             return False  # our own change meanwhile: the next look tells
         if listing != force.listing:
@@ -247,7 +247,8 @@ class XtClient:
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
-        return lowering, self._list(self._written(lowering, wanted))
+        self._writer.destroy_left()
+        return lowering, self._list_in_use(self._written(lowering, wanted))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
         return self._written(self._lowering(wanted), wanted)
@@ -277,6 +278,13 @@ class XtClient:
             found = listing.ruleset.chains.get(key)
             if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
                 listing.ruleset.chains[key] = written
+        return listing
+
+    def _list_in_use(self, known: XtRuleset) -> XtListing:
+        """Return our objects without the sets that are only there as they can't be deleted."""
+        listing = self._list(known)
+        for name in set(self._writer.left) - known.sets.keys():
+            listing.ruleset.sets.pop(name, None)
         return listing
 
     def _listed_otherwise_now(self, wanted: Ruleset) -> tuple[str, ...]:

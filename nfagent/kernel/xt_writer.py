@@ -35,11 +35,18 @@ class XtWriter:
 
     def write(self, before: XtListing, after: XtRuleset) -> None:
         """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
-        self._left &= before.ruleset.sets.keys() - after.sets.keys()
+        self._left -= after.sets.keys()
         self._restore_stray(before, after, leaving=True)
         for group in grouped(steps(before.ruleset, after)):
             self._take(group, before, after)
         self._restore_stray(before, after, leaving=False)
+
+    def destroy_left(self) -> None:
+        """Destroy the sets that were left, as far as nobody refers to them any more. Raises HostError."""
+        for name in self.left:
+            with suppress(SetRefusedError):
+                self._kernel.sets.destroy(name)
+                self._left.discard(name)
 
     def add_members(self, members: dict[str, list[SetMember]]) -> None:
         """Add members to sets that the packets fill too. Raises SetFullError, KernelError, HostError."""
