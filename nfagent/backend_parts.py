@@ -25,6 +25,8 @@ from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
 
 log = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 10.0
+
 RulesetClient: TypeAlias = NftClient | XtClient
 
 
@@ -46,7 +48,7 @@ class BackendParts:
         self._clock = clock
         self._monitor = monitor
         self._features: XtFeatures | None = None
-        self._replaced = False
+        self._replacing = ""  # why rules of another backend are still there
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -87,15 +89,17 @@ class BackendParts:
         return TableListings()
 
     async def replace_others(self) -> None:
-        """Remove what another backend has left, once: the rules of this one are in force. A failure is logged."""
-        if self._replaced:
-            return
-        self._replaced = True
-        try:
-            removed = await asyncio.to_thread(remove_others_rules, self.choice)
-        except (KernelError, HostError) as error:
-            log.warning("the rules of another backend could not be removed, and hold too: %s", error)
-            return
+        """Remove what another backend has left: the rules of this one are in force. Try until it is gone."""
+        removed: tuple[str, ...] | None = None
+        while removed is None:
+            try:
+                removed = await asyncio.to_thread(remove_others_rules, self.choice)
+            except (KernelError, HostError) as error:
+                if str(error) != self._replacing:
+                    log.warning("the rules of another backend can't be removed, and hold too: %s; retrying", error)
+                self._replacing = str(error)
+                await self._clock.wait(asyncio.Event(), _RETRY_SECONDS)
+        self._replacing = ""
         for what in removed:
             log.info("removed %s: the backend is %s now", what, self.choice.name)
 
@@ -109,15 +113,16 @@ class BackendParts:
         """Return the backend for `dump state`."""
         programs = self.choice.programs
         found: dict[str, Any] = {"name": self.choice.name, "reason": self.choice.reason}
+        replacing = [f"rules of another backend hold too: {self._replacing}"] if self._replacing else []
         if programs is None or self._features is None or not isinstance(self.client, XtClient):
-            return found
+            return found | ({"problems": replacing} if replacing else {})
         left = [f"set {name} is used by rules of another program" for name in self.client.left]
         unavailable = [f"{item.chain}: {item.rule}: {item.consequence}" for item in self.client.unavailable]
         return {
             **found,
             "variant": programs.variant,
             "variant_reason": programs.reason,
-            "problems": [*self._features.problems, *left],
+            "problems": [*self._features.problems, *left, *replacing],
             "unavailable": unavailable,
         }
 
