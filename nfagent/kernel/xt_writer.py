@@ -42,7 +42,7 @@ class XtWriter:
         self._restore_stray(before, after, leaving=False)
 
     def destroy_left(self) -> None:
-        """Destroy the sets that were left, as far as nobody refers to them any more. Raises HostError."""
+        """Destroy the sets that were left, as far as no rule refers to them any more. Raises HostError."""
         for name in self.left:
             with suppress(SetRefusedError):
                 self._kernel.sets.destroy(name)
