@@ -176,7 +176,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
         limit_free_memory()
-        self._boot.read_enforced()
+        self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         watchdog = asyncio.create_task(self._watchdog.run())
         try:

@@ -12,16 +12,19 @@ from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
 from nfagent.kernel.backend_switch import remove_others_rules
+from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.packet_counters import CounterSource
 from nfagent.kernel.table_listings import TableListings
+from nfagent.kernel.table_queries import own_table
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
+from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class BackendParts:
         self._monitor = monitor
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
+        self._sets: IpSetSocket | None = None
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -56,10 +60,17 @@ class BackendParts:
             return
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
+        self._sets = kernel.sets
         self.client = XtClient(kernel, known, lowering_options(settings.iptables), logs=self._features.logs)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
+
+    def has_rules(self) -> bool:
+        """Return whether the kernel has rules of ours, of either backend. Raises KernelError, HostError."""
+        if self._sets is not None and any(map(is_ours, self._sets.names())):
+            return True  # no ruleset of ours is without sets
+        return own_table() is not None
 
     @property
     def is_nftables(self) -> bool:

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from nfagent.backend_parts import BackendParts, RulesetClient
+from nfagent.clock import SystemClock
+from nfagent.config import Settings
+from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import open_xt_kernel
 from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.nftables.diff import diff
-from nfagent.nftables.objects import ABSENT
+from nfagent.nftables.objects import ABSENT, Ruleset
 from tests.support.own_namespace import own_namespace
 from tests.support.two_node_cluster import TwoNodeCluster, namespace, pod, policy
 
@@ -92,3 +96,20 @@ def test_what_is_tried_leaves_nothing(programs: XtPrograms) -> None:
     finally:
         kernel.close()
     assert "nfx-" not in saved("iptables") + saved("ip6tables")
+
+
+def test_rules_that_an_earlier_agent_left_in_iptables_are_known_at_the_start() -> None:
+    view = TwoNodeCluster(namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"])).views["a"]
+    parts = BackendParts(
+        Settings(backend="iptables"), view.ruleset, SystemClock(), NftMonitor(others_changed=lambda: None)
+    )
+    try:
+        assert not parts.has_rules()
+        asyncio.run(write(parts.client, view.ruleset()))
+        assert parts.has_rules()
+    finally:
+        parts.close()
+
+
+async def write(client: RulesetClient, wanted: Ruleset) -> None:
+    await client.apply(await client.difference(wanted))
