@@ -77,6 +77,11 @@ class BackendParts:
         """Return whether the backend is nftables, whose changes the kernel reports."""
         return isinstance(self.client, NftClient)
 
+    @property
+    def rules(self) -> str:
+        """What holds our rules, for messages."""
+        return "table inet nfagent" if self.is_nftables else "our part of iptables"
+
     def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
         """Return what reports changes by other programs: the kernel, or what looks for them."""
         if isinstance(self.client, XtClient):
