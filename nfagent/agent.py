@@ -94,6 +94,7 @@ class Agent:
         self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
         self._kernel = self._backend.client
         self._reconciler = self._make_reconciler()
+        self._reconciler.rules = self._backend.rules
         self._reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
@@ -176,7 +177,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         relax_collection()
         limit_free_memory()
-        self._boot.read_enforced()
+        self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         watchdog = asyncio.create_task(self._watchdog.run())
         try:
@@ -351,7 +352,7 @@ class Agent:
             # Until this node's interfaces are read, those in the table count.
             self._desired.follow_links(held_links(await self._kernel.read()), held=True)
         except KernelError as error:
-            log.error("cannot read table inet nfagent, retrying: %s", error)
+            log.error("cannot read %s, retrying: %s", self._backend.rules, error)
 
     def _log_problems(self) -> None:
         came, went = self._source.news()

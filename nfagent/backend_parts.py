@@ -8,23 +8,27 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nfagent.clock import Clock
-from nfagent.config import Settings, mark_bits
+from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
 from nfagent.kernel.backend_switch import remove_others_rules
+from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.packet_counters import CounterSource
 from nfagent.kernel.table_listings import TableListings
+from nfagent.kernel.table_queries import own_table
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
-from nfagent.xtables.options import LoweringOptions
+from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 10.0
 
 RulesetClient: TypeAlias = NftClient | XtClient
 
@@ -47,7 +51,8 @@ class BackendParts:
         self._clock = clock
         self._monitor = monitor
         self._features: XtFeatures | None = None
-        self._replaced = False
+        self._replacing = ""  # why rules of another backend are still there
+        self._sets: IpSetSocket | None = None
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -55,17 +60,27 @@ class BackendParts:
             return
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
-        accepted, unrouted = mark_bits(settings.iptables)
-        options = LoweringOptions(accepted_bit=accepted, unrouted_bit=unrouted)
-        self.client = XtClient(kernel, known, options, logs=self._features.logs)
+        self._sets = kernel.sets
+        self.client = XtClient(kernel, known, lowering_options(settings.iptables), logs=self._features.logs)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
+
+    def has_rules(self) -> bool:
+        """Return whether the kernel has rules of ours, of either backend. Raises KernelError, HostError."""
+        if self._sets is not None and any(map(is_ours, self._sets.names())):
+            return True  # no ruleset of ours is without sets
+        return own_table() is not None
 
     @property
     def is_nftables(self) -> bool:
         """Return whether the backend is nftables, whose changes the kernel reports."""
         return isinstance(self.client, NftClient)
+
+    @property
+    def rules(self) -> str:
+        """What holds our rules, for messages."""
+        return "table inet nfagent" if self.is_nftables else "our part of iptables"
 
     def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
         """Return what reports changes by other programs: the kernel, or what looks for them."""
@@ -90,15 +105,17 @@ class BackendParts:
         return TableListings()
 
     async def replace_others(self) -> None:
-        """Remove what another backend has left, once: the rules of this one are in force. A failure is logged."""
-        if self._replaced:
-            return
-        self._replaced = True
-        try:
-            removed = await asyncio.to_thread(remove_others_rules, self.choice)
-        except (KernelError, HostError) as error:
-            log.warning("the rules of another backend could not be removed, and hold too: %s", error)
-            return
+        """Remove what another backend has left: the rules of this one are in force. Try until it is gone."""
+        removed: tuple[str, ...] | None = None
+        while removed is None:
+            try:
+                removed = await asyncio.to_thread(remove_others_rules, self.choice)
+            except (KernelError, HostError) as error:
+                if str(error) != self._replacing:
+                    log.warning("the rules of another backend can't be removed, and hold too: %s; retrying", error)
+                self._replacing = str(error)
+                await self._clock.wait(asyncio.Event(), _RETRY_SECONDS)
+        self._replacing = ""
         for what in removed:
             log.info("removed %s: the backend is %s now", what, self.choice.name)
 
@@ -112,15 +129,16 @@ class BackendParts:
         """Return the backend for `dump state`."""
         programs = self.choice.programs
         found: dict[str, Any] = {"name": self.choice.name, "reason": self.choice.reason}
+        replacing = [f"rules of another backend hold too: {self._replacing}"] if self._replacing else []
         if programs is None or self._features is None or not isinstance(self.client, XtClient):
-            return found
+            return found | ({"problems": replacing} if replacing else {})
         left = [f"set {name} is used by rules of another program" for name in self.client.left]
         unavailable = [f"{item.chain}: {item.rule}: {item.consequence}" for item in self.client.unavailable]
         return {
             **found,
             "variant": programs.variant,
             "variant_reason": programs.reason,
-            "problems": [*self._features.problems, *left],
+            "problems": [*self._features.problems, *left, *replacing],
             "unavailable": unavailable,
         }
 

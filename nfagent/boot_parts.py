@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nfagent import __version__
 from nfagent.checkpoint.enforced_rules import CURRENT, EnforcedRules
 from nfagent.checkpoint.restore_result import RestoreResult, delete_result, enforced_rules, read_result
@@ -16,7 +18,6 @@ from nfagent.desired.state import DesiredState
 from nfagent.desired.unknown_pods import pod_ranges
 from nfagent.errors import HostError, KernelError
 from nfagent.introspection.agent_status import BootStatus
-from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.packet_counts import boot_id
 
 
@@ -44,11 +45,11 @@ class BootParts:
             path = ruleset_path(settings.state_dir)
             self._saver = RulesetSaver(path, clock, self._header, desired.ruleset, self._commits)
 
-    def read_enforced(self) -> None:
-        """Read what the kernel enforces when the agent starts: which table it has, and where that comes from."""
+    def read_enforced(self, has_rules: Callable[[], bool]) -> None:
+        """Read what the kernel enforces when the agent starts: whether it has rules, and where they come from."""
         self._result = read_result(self._settings.runtime_dir)
         try:
-            self.enforced = enforced_rules(self._result, table_exists=own_table() is not None)
+            self.enforced = enforced_rules(self._result, table_exists=has_rules())
         except (KernelError, HostError) as error:
             self.enforced = EnforcedRules("unknown", f"not known: {error.reason}")
 

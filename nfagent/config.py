@@ -28,7 +28,7 @@ from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
-from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT
+from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT, LoweringOptions
 
 DEFAULT_FILE = Path("/etc/nfagent/nfagent.toml")
 _PORTS = re.compile(r"(?P<first>\d{1,5})(-(?P<last>\d{1,5}))?", re.ASCII)
@@ -187,6 +187,12 @@ def mark_bits(section: IptablesSection) -> tuple[int, int]:
             raise SettingError(f"iptables.{key} = {written!r}: write one bit, other than the other's, like 0x1000")
         found.append(bit)
     return found[0], found[1]
+
+
+def lowering_options(section: IptablesSection) -> LoweringOptions:
+    """Return what the settings say of how rules become those of iptables. Raises SettingError."""
+    accepted, unrouted = mark_bits(section)
+    return LoweringOptions(accepted_bit=accepted, unrouted_bit=unrouted)
 
 
 def load_settings(

@@ -13,7 +13,7 @@ import msgspec
 
 from nfagent.cli.options import FOLDER_HINT
 from nfagent.cli.output import write_problems, write_remark
-from nfagent.config import Settings
+from nfagent.config import Settings, lowering_options
 from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, UsageError, ValidationIssue
@@ -43,6 +43,7 @@ from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.simulation import ObservedFlow
 from nfagent.simulate.translations import EgressInputs
+from nfagent.xtables.options import LoweringOptions
 
 
 class Backend(Protocol):
@@ -117,6 +118,7 @@ class FolderBackend:
         """Read the folder. Raises UsageError."""
         self.desired, self.problems = _read(settings)
         self._setting = settings.backend
+        self._options = lowering_options(settings.iptables)
 
     def view(self, name: str, scope: ViewFilter) -> View:
         """Return a view of `dump`."""
@@ -132,7 +134,7 @@ class FolderBackend:
         wanted = self.desired.ruleset()
         if name == "ruleset":
             return self._ruleset(wanted, scope)
-        with ruleset_reader(self._setting, self.desired.ruleset) as kernel:
+        with ruleset_reader(self._setting, self.desired.ruleset, self._options) as kernel:
             match name:
                 case "kernel":
                     return self._ruleset(kernel.read_now(), scope)
@@ -184,7 +186,7 @@ class KernelBackend:
         """Return the view `kernel`, unfiltered."""
         if name != "kernel" or scope.namespace or scope.pod:
             raise self._no_backend()
-        with ruleset_reader(self._setting, lambda: ABSENT) as kernel:
+        with ruleset_reader(self._setting, lambda: ABSENT, LoweringOptions()) as kernel:
             found = kernel.read_now()
             if not isinstance(kernel, NftClient) and found.exists:
                 raise UsageError(

@@ -20,6 +20,7 @@ from nfagent.cli.options import (
 if TYPE_CHECKING:
     from nfagent.introspection.views.xtables import XtForm
     from nfagent.nftables.objects import Ruleset
+    from nfagent.xtables.options import LoweringOptions
 
 _XT_FORMS = ("ipset", "iptables", "ip6tables")
 
@@ -45,6 +46,7 @@ def render(
     """
     from nfagent.cli.backends import FolderBackend
     from nfagent.cli.output import emit, write_problems, write_text
+    from nfagent.config import lowering_options
     from nfagent.errors import UsageError
     from nfagent.introspection.views import annotation, ruleset_view
 
@@ -58,7 +60,7 @@ def render(
         raise UsageError(f"no manifests to render; {FOLDER_HINT}")
     answers = FolderBackend(settings)
     if is_iptables:
-        _render_iptables(answers.desired.ruleset(), output)
+        _render_iptables(answers.desired.ruleset(), lowering_options(settings.iptables), output)
     else:
         view = ruleset_view(answers.desired.ruleset(), annotation(answers.desired))
         if output in {"text", "nft"}:
@@ -69,13 +71,12 @@ def render(
         context.exit(1)
 
 
-def _render_iptables(ruleset: Ruleset, output: str) -> None:
+def _render_iptables(ruleset: Ruleset, options: LoweringOptions, output: str) -> None:
     from nfagent.cli.output import emit, write_text
     from nfagent.introspection.views.xtables import xtables_input, xtables_objects, xtables_text
     from nfagent.xtables.lowering import lower
-    from nfagent.xtables.options import LoweringOptions
 
-    lowered, unavailable = lower(ruleset, LoweringOptions())
+    lowered, unavailable = lower(ruleset, options)
     if output in {"json", "yaml"}:
         emit(xtables_objects(lowered, unavailable), output)
     elif output in _XT_FORMS:

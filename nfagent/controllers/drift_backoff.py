@@ -66,7 +66,7 @@ class TableContest(msgspec.Struct, frozen=True, kw_only=True):
         """Return who contests the table, and how often it was repaired."""
         share = min(1.0, self.exposed_seconds / self.seconds) if self.seconds else 0.0
         return (
-            f"{self.who} keeps changing table inet nfagent: {counted(self.repairs, 'repair')} in {self.seconds:.0f} s, "
+            f"{self.who} keeps changing nfagent's rules: {counted(self.repairs, 'repair')} in {self.seconds:.0f} s, "
             f"open for {share:.0%} of the time"
         )
 

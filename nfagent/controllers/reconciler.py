@@ -103,6 +103,7 @@ class Reconciler:
         self._on_sync = on_sync
         self._on_hold = on_hold
         self._guard = guard
+        self.rules = "table inet nfagent"  # what is reconciled, for messages
         self._observer: CommitObserver | None = None
         self._woken = asyncio.Event()
         self._begun = False
@@ -174,7 +175,7 @@ class Reconciler:
         now = self._clock.monotonic()
         ended, goes_on = self._backoff.ended(now), self._backoff.contest(now)
         if ended is not None:
-            log.info("resolved: no program contests table inet nfagent any more; at last %s", ended)
+            log.info("resolved: no program contests %s any more; at last %s", self.rules, ended)
         if goes_on is not None:
             log.warning("%s; repairs are spaced by %g s or more", goes_on, goes_on.spacing)
 
@@ -241,12 +242,12 @@ class Reconciler:
             longest = min(MAX_SPACING, self._retry_max) if contested else self._retry_max
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), longest)
             level = logging.DEBUG if contested or known == str(error) else logging.ERROR
-            words = "cannot reconcile table inet nfagent (failures=%d): %s; retrying in %.1f s"
-            log.log(level, words, self.status.failures, error, pause)
+            words = "cannot reconcile %s (failures=%d): %s; retrying in %.1f s"
+            log.log(level, words, self.rules, self.status.failures, error, pause)
             return pause
         if self.status.failures:
             level = logging.INFO if self.contest is None else logging.DEBUG
-            log.log(level, "resolved: table inet nfagent is reconciled again")
+            log.log(level, "resolved: %s is reconciled again", self.rules)
         self._refused = self._anew = False
         self.status.failures = 0
         self.status.last_error = ""
@@ -294,7 +295,7 @@ class Reconciler:
         if not held:
             self._trusted = False
         elif held != was:
-            log.error("table inet nfagent stays unchanged: %s", held)
+            log.error("%s stays unchanged: %s", self.rules, held)
         return bool(held)
 
     async def _reconcile(self) -> None:
@@ -367,7 +368,8 @@ class Reconciler:
         self.status.drift_by = changer
         log.log(
             logging.WARNING if self.contest is None else logging.DEBUG,
-            "table inet nfagent changed by %s; repairing it with %s",
+            "%s changed by %s; repairing it with %s",
+            self.rules,
             changer or "another program",
             counted(commands, "command"),
         )

@@ -95,9 +95,13 @@ class IpSetSocket:
             self._send(ipset.rename_request(name, new, self._next()), SetRequest(f"rename {name} {new}"))
 
     def destroy(self, name: str) -> None:
-        """Delete a set that nothing refers to. Raises SetRefusedError, HostError."""
+        """Delete a set that nothing refers to; one that is gone is no error. Raises SetRefusedError, HostError."""
         with self._in_use:
-            self._send(ipset.destroy_request(name, self._next()), SetRequest(f"destroy {name}"))
+            try:
+                self._send(ipset.destroy_request(name, self._next()), SetRequest(f"destroy {name}"))
+            except SetRefusedError as error:
+                if error.code != errno.ENOENT:  # of kernels before 5.11, which have no such flag for this request
+                    raise
 
     def names(self) -> list[str]:
         """Return the names of all sets of all programs. Raises KernelError, HostError."""

@@ -12,6 +12,7 @@ from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import open_xt_kernel
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
+from nfagent.xtables.options import LoweringOptions
 
 
 class RulesetReader(Protocol):
@@ -27,10 +28,13 @@ class RulesetReader(Protocol):
 
 
 @contextmanager
-def ruleset_reader(setting: BackendSetting, known: Callable[[], Ruleset]) -> Iterator[RulesetReader]:
+def ruleset_reader(
+    setting: BackendSetting, known: Callable[[], Ruleset], options: LoweringOptions
+) -> Iterator[RulesetReader]:
     """Open a reader, and close it. Raises KernelError, HostError.
 
-    known: returns the ruleset whose names are looked for in iptables, where names have digests
+    known:   returns the ruleset whose names are looked for in iptables, where names have digests
+    options: with which an agent would have written its rules there
     """
     client: NftClient | XtClient
     choice = choose_backend(setting)
@@ -38,7 +42,7 @@ def ruleset_reader(setting: BackendSetting, known: Callable[[], Ruleset]) -> Ite
         client = NftClient()
     else:
         kernel, features = open_xt_kernel(choice.programs)
-        client = XtClient(kernel, known, logs=features.logs)
+        client = XtClient(kernel, known, options, logs=features.logs)
     try:
         yield client
     finally:

@@ -21,6 +21,7 @@ from nfagent.kernel.xt_counters import XtCounters
 from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
 from nfagent.kernel.xt_listing import XtKernel, read_listing
 from nfagent.kernel.xt_writer import XtWriter
+from nfagent.model.netaddr import Family
 from nfagent.nftables.applied import applied
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
@@ -31,7 +32,7 @@ from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError
-from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
+from nfagent.xtables.objects import ChainKey, SetMember, TableName, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
 
@@ -173,7 +174,7 @@ class XtClient:
         now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
         if now.is_same(self._verified):
             return False
-        listing = await asyncio.to_thread(self._list, force.listing.ruleset)
+        listing = await asyncio.to_thread(self._list_in_use, force.listing.ruleset)
         if self._version != version or self._turn.locked():
             return False  # our own change meanwhile: the next look tells
         if listing != force.listing:
@@ -246,7 +247,8 @@ class XtClient:
 
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
-        return lowering, self._list(self._written(lowering, wanted))
+        self._writer.destroy_left()
+        return lowering, self._list_in_use(self._written(lowering, wanted))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
         return self._written(self._lowering(wanted), wanted)
@@ -258,13 +260,15 @@ class XtClient:
             raise _unwritable(error) from None
 
     def _written(self, lowering: IncrementalLowering, ruleset: Ruleset) -> XtRuleset:
-        """Return what is written of a lowered ruleset: all, but for logs where the kernel has no target for them."""
+        """Return what is written of a lowered ruleset: all, but for logs and tables that the kernel doesn't have."""
         self.unavailable = lowering.unavailable
         lowered = lowering.ruleset
         if self._options.accounts:
             # A counter stays after the last rule that counts with it: it is deleted after a reading.
             accounts = counter_accounts(ruleset, self._options.families)
             lowered = msgspec.structs.replace(lowered, accounts=accounts)
+        if self._kernel.absent:
+            lowered = _without_tables(lowered, self._kernel.absent)
         return lowered if self._logs else _without_logs(lowered)
 
     def _list(self, known: XtRuleset) -> XtListing:
@@ -274,6 +278,13 @@ class XtClient:
             found = listing.ruleset.chains.get(key)
             if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
                 listing.ruleset.chains[key] = written
+        return listing
+
+    def _list_in_use(self, known: XtRuleset) -> XtListing:
+        """Return our objects without the sets that are only there as they can't be deleted."""
+        listing = self._list(known)
+        for name in set(self._writer.left) - known.sets.keys():
+            listing.ruleset.sets.pop(name, None)
         return listing
 
     def _listed_otherwise_now(self, wanted: Ruleset) -> tuple[str, ...]:
@@ -370,6 +381,12 @@ def _repair(wanted: Ruleset, lowered: XtRuleset, listing: XtListing) -> Transact
         *(RewriteChain(name, wanted.chains[name].rules, wanted.chains[name].rules) for name in chains),
         *(ChangeElements("add", name, ()) for name in sets),
     )
+
+
+def _without_tables(lowered: XtRuleset, absent: frozenset[tuple[Family, TableName]]) -> XtRuleset:
+    chains = {key: chain for key, chain in lowered.chains.items() if key[:2] not in absent}
+    hooks = {key: name for key, name in lowered.hooks.items() if key[:2] not in absent}
+    return msgspec.structs.replace(lowered, chains=chains, hooks=hooks)
 
 
 def _without_logs(lowered: XtRuleset) -> XtRuleset:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import product
 
 import msgspec
 
@@ -15,7 +17,7 @@ from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.names import TEMPORARY_PREFIX
-from nfagent.xtables.objects import SetType
+from nfagent.xtables.objects import IpSet, SetType, TableName
 
 _CHAIN = f"{TEMPORARY_PREFIX}probe"
 _SET_TYPES: tuple[SetType, ...] = (
@@ -31,7 +33,13 @@ _NEEDED = {
     "mark": "-m mark --mark 0x1/0x1 -j MARK --set-xmark 0x0/0x1",
     "addrtype": "-m addrtype --src-type LOCAL -j RETURN",
     "comment": "-m comment --comment x -j RETURN",
+    "set": f"-m set --match-set {_CHAIN} src -j RETURN",
 }
+_LOSSES: dict[TableName, str] = {
+    "nat": "nothing is masqueraded or translated",
+    "raw": "packets for one host in frames for many are not dropped",
+}
+"""What goes without a table; without mangle nothing of the family is there."""
 _NFLOG = "-j NFLOG --nflog-group 100"
 _ACCOUNT = f"-m nfacct --nfacct-name {_CHAIN}"
 
@@ -41,12 +49,14 @@ class XtFeatures(msgspec.Struct, frozen=True):
 
     logs:     target NFLOG
     accounts: match nfacct, with its counters
+    absent:   tables that it lacks, of these families
     problems: what is missing, each with what goes without and the command that fixes it
     """
 
     families: tuple[Family, ...]
     logs: bool
     accounts: bool
+    absent: frozenset[tuple[Family, TableName]]
     problems: tuple[str, ...]
 
 
@@ -61,7 +71,12 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
         for kind in _SET_TYPES:
             _require_type(sets, kind)
         accounts = NfacctSocket()
-        features = _tried(programs, accounts)
+        sets.create(_CHAIN, IpSet("hash:ip", 4))
+        try:
+            features = _tried(programs, accounts)
+        finally:
+            with suppress(SetRefusedError):  # another nfagent tries it at this moment
+                sets.destroy(_CHAIN)
     except BaseException:
         sets.close()
         if accounts is not None:
@@ -70,7 +85,7 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
     if not features.accounts:
         accounts.close()
         accounts = None
-    return XtKernel(programs, features.families, sets, accounts), features
+    return XtKernel(programs, features.families, sets, accounts, features.absent), features
 
 
 def _require_type(sets: IpSetSocket, kind: SetType) -> None:
@@ -91,6 +106,8 @@ def _tried(programs: XtPrograms, accounts: NfacctSocket) -> XtFeatures:
             if family == 4:
                 raise
             problems.append(f"IPv6 isn't filtered, masqueraded or logged: {error}")
+    absent = dict(_absent_tables(programs, families))
+    problems += [f"IPv{family}: {_LOSSES[table]}: {error}" for (family, table), error in absent.items()]
     for name, rule in _NEEDED.items():
         try:
             _try_rule(programs, rule)
@@ -101,14 +118,33 @@ def _tried(programs: XtPrograms, accounts: NfacctSocket) -> XtFeatures:
     logs = _is_taken(programs, _NFLOG)
     if not logs:
         problems.append("no verdict is logged: this kernel lacks the target NFLOG; modprobe xt_NFLOG")
-    counts = False
-    with suppress(KernelError, HostError):
-        accounts.create(_CHAIN)
-        counts = _is_taken(programs, _ACCOUNT)
-        accounts.delete(_CHAIN)
+    counts = _counts(programs, accounts)
     if not counts:
         problems.append("packets aren't counted by policy: this kernel lacks the match nfacct; modprobe xt_nfacct")
-    return XtFeatures(tuple(families), logs, counts, tuple(problems))
+    return XtFeatures(tuple(families), logs, counts, frozenset(absent), tuple(problems))
+
+
+def _counts(programs: XtPrograms, accounts: NfacctSocket) -> bool:
+    """Return whether rules count by nfacct. Raises what tells nothing of it: LockHeldError, HostError."""
+    try:
+        accounts.create(_CHAIN)
+    except (KernelError, HostError):
+        return False
+    try:
+        return _is_taken(programs, _ACCOUNT)
+    finally:
+        with suppress(KernelError, HostError):
+            accounts.delete(_CHAIN)
+
+
+def _absent_tables(
+    programs: XtPrograms, families: Iterable[Family]
+) -> Iterator[tuple[tuple[Family, TableName], HostError | KernelError]]:
+    for family, table in product(families, _LOSSES):
+        try:
+            programs.restore(family, f"*{table}\nCOMMIT\n")
+        except (HostError, RestoreRefusedError) as error:
+            yield (family, table), error
 
 
 def _is_taken(programs: XtPrograms, rule: str) -> bool:

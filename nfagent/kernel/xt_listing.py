@@ -26,12 +26,14 @@ class XtKernel(msgspec.Struct, frozen=True):
 
     families: those that the kernel has tables for
     accounts: None where the kernel has no named counters
+    absent:   tables that the kernel lacks, of families that it has table mangle for
     """
 
     programs: XtPrograms
     families: tuple[Family, ...]
     sets: IpSetSocket
     accounts: NfacctSocket | None
+    absent: frozenset[tuple[Family, TableName]] = frozenset()
 
     def close(self) -> None:
         """Close the sockets."""

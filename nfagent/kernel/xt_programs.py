@@ -86,7 +86,8 @@ class XtPrograms(msgspec.Struct, frozen=True):
     def save(self, family: Family, table: TableName) -> str:
         """Return the rules of a table; '' where the kernel has no such table, which isn't made. Raises KernelError."""
         program = self.program(family)
-        if self.variant == "legacy" and table not in (legacy_tables(f"{_COMMANDS[family]}-legacy") or ()):
+        known = legacy_tables(f"{_COMMANDS[family]}-legacy") if self.variant == "legacy" else None
+        if known is not None and table not in known:
             return ""
         done = _run(program.save, ["-t", table], "")
         if done.returncode:
@@ -148,7 +149,7 @@ def _chosen(found: dict[Variant, dict[Family, Program]], plain: Variant | None) 
 
 def _saved_all(programs: dict[Family, Program]) -> Iterable[str]:
     for family, program in programs.items():
-        if program.variant == "legacy" and not legacy_tables(f"{_COMMANDS[family]}-legacy"):
+        if program.variant == "legacy" and legacy_tables(f"{_COMMANDS[family]}-legacy") == frozenset():
             continue
         done = _run(program.save, [], "")
         if done.returncode:

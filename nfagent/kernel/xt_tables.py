@@ -16,7 +16,7 @@ from hashlib import blake2b
 import msgspec
 
 from nfagent.errors import KernelError
-from nfagent.kernel.iptables_save import legacy_tables
+from nfagent.kernel.iptables_save import legacy_tables, unknown_tables
 from nfagent.model.netaddr import Family
 from nfagent.xtables.objects import TableName
 
@@ -59,7 +59,10 @@ class TableShape(msgspec.Struct, frozen=True):
 
 def table_shape(family: Family, table: TableName) -> TableShape | None:
     """Return the shape of a table, None where the kernel has none of this name. Raises KernelError."""
-    if table not in (legacy_tables(_PROGRAMS[family]) or ()):
+    known = legacy_tables(_PROGRAMS[family])
+    if known is None:
+        raise unknown_tables(_PROGRAMS[family])
+    if table not in known:
         return None
     found = _INFO.unpack(_asked(family, table, _GET_INFO, _INFO.size))
     return TableShape(entries=found[-2], size=found[-1], places=tuple(found[1:-2]))

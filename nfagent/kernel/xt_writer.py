@@ -13,7 +13,6 @@ from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.names import TEMPORARY_PREFIX
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
 from nfagent.xtables.order import steps
 from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
@@ -36,11 +35,18 @@ class XtWriter:
 
     def write(self, before: XtListing, after: XtRuleset) -> None:
         """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
-        self._left &= before.ruleset.sets.keys() - after.sets.keys()
+        self._left -= after.sets.keys()
         self._restore_stray(before, after, leaving=True)
         for group in grouped(steps(before.ruleset, after)):
             self._take(group, before, after)
         self._restore_stray(before, after, leaving=False)
+
+    def destroy_left(self) -> None:
+        """Destroy the sets that were left, as far as no rule refers to them any more. Raises HostError."""
+        for name in self.left:
+            with suppress(SetRefusedError):
+                self._kernel.sets.destroy(name)
+                self._left.discard(name)
 
     def add_members(self, members: dict[str, list[SetMember]]) -> None:
         """Add members to sets that the packets fill too. Raises SetFullError, KernelError, HostError."""
@@ -70,8 +76,6 @@ class XtWriter:
                 self._change_accounts(names, adding=isinstance(group[0], AddAccounts))
 
     def _create(self, name: str, item: IpSet) -> None:
-        if name.startswith(TEMPORARY_PREFIX):
-            self._kernel.sets.destroy(name)  # left by an agent that was killed
         self._kernel.sets.create(name, item)
         self._kernel.sets.change("add", name, sorted(item.members, key=str))
 

@@ -44,9 +44,12 @@ def set_name(origin: str, family: Family, part: str = "") -> str:
     return _name(origin, SET_BYTES, "set", str(family), part)
 
 
-def temporary(name: str) -> str:
-    """Return the name of the set that stands for another one during a change."""
-    return TEMPORARY_PREFIX + name.removeprefix(PREFIX)
+def temporary(name: str, number: int = 0) -> str:
+    """Return the name of the set that stands for another one during a change.
+
+    number: tells it from the copies of earlier changes that were broken off
+    """
+    return TEMPORARY_PREFIX + (_name(name, SET_BYTES, "copy", str(number)) if number else name).removeprefix(PREFIX)
 
 
 def chain_name(origin: str, variant: ChainVariant = "", part: str = "") -> str:

@@ -17,13 +17,14 @@ depends on what a member does (`set_effects`):
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
-from nfagent.xtables.names import temporary
+from nfagent.xtables.names import TEMPORARY_PREFIX, temporary
 from nfagent.xtables.objects import HookChain, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
 from nfagent.xtables.set_effects import Effect, SetUses, follows_members, is_policy_map, sets_of_chain
 from nfagent.xtables.steps import (
@@ -58,6 +59,10 @@ def steps(old: XtRuleset, new: XtRuleset) -> tuple[Step, ...]:
 def _steps(old: XtRuleset, new: XtRuleset) -> Iterator[Step]:
     if accounts := new.accounts - old.accounts:
         yield AddAccounts(tuple(sorted(accounts)))
+    # Of a change that was broken off; copies that rules lead to stay until they lead elsewhere.
+    unused = {name for name in _copies(old) if not any(name in sets_of_chain(chain) for chain in old.chains.values())}
+    for name in sorted(unused):
+        yield DestroySet(name)
     for name in sorted(new.sets.keys() - old.sets.keys()):
         yield CreateSet(name, new.sets[name])
     changed = tuple(_changed_sets(old, new))
@@ -68,7 +73,7 @@ def _steps(old: XtRuleset, new: XtRuleset) -> Iterator[Step]:
         own = tuple(change for change in changed if change not in ports and new.sets[change.name].family == family)
         yield from FamilyOrder(old, new, family, own).steps()
     yield from (DeleteMember(change.name, member) for change in ports for member in _sorted(change.deleted))
-    for name in sorted(old.sets.keys() - new.sets.keys()):
+    for name in sorted(old.sets.keys() - new.sets.keys() - unused):
         yield DestroySet(name)
     if accounts := old.accounts - new.accounts:
         yield DeleteAccounts(tuple(sorted(accounts)))
@@ -76,6 +81,10 @@ def _steps(old: XtRuleset, new: XtRuleset) -> Iterator[Step]:
 
 def _sorted(members: Iterable[SetMember]) -> list[SetMember]:
     return sorted(members, key=str)
+
+
+def _copies(ruleset: XtRuleset) -> list[str]:
+    return [name for name in ruleset.sets if name.startswith(TEMPORARY_PREFIX)]
 
 
 def _changed_sets(old: XtRuleset, new: XtRuleset) -> Iterator[SetChange]:
@@ -134,7 +143,12 @@ class FamilyOrder:
             yield from self._restores({})
 
     def _rules_change(self) -> bool:
-        """Return whether a chain changes by more than a chain that follows the members of sets."""
+        """Return whether a chain changes by more than a chain that follows the members of sets.
+
+        One that leads to a copy does: the set that the copy stands for may have other members.
+        """
+        if _copies(self._old):
+            return True
         if any(
             self._old.hooks.get(hook) != self._new.hooks.get(hook)
             for hook in self._old.hooks.keys() | self._new.hooks.keys()
@@ -261,7 +275,7 @@ class FamilyOrder:
             yield from _deletions(item)
 
     def _by_copies(self) -> Iterator[Step]:
-        copies = {item.name: temporary(item.name) for item in self._live}
+        copies = {item.name: self._free_copy(item.name) for item in self._live}
         for name, copy in copies.items():
             yield CreateSet(copy, self._new.sets[name])
         yield from self._restores(copies)
@@ -275,6 +289,10 @@ class FamilyOrder:
         yield from self._restores({}, only=copies.keys())
         for copy in copies.values():
             yield DestroySet(copy)
+
+    def _free_copy(self, name: str) -> str:
+        """Return the name for a copy; rules lead to copies of a change that was broken off."""
+        return next(copy for number in count() if (copy := temporary(name, number)) not in self._old.sets)
 
     def _restores(self, copies: Mapping[str, str], only: Collection[str] | None = None) -> Iterator[Restore]:
         """Yield the restores that write what changes, with copies in place of sets.

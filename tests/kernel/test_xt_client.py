@@ -24,7 +24,10 @@ from nfagent.model.gvk import Item
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, FlowElement, Ruleset
 from nfagent.nftables.transaction import ChangeElements
+from nfagent.xtables.lowering import lower
+from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.saved import is_ours
+from nfagent.xtables.text import create_text
 from tests.properties.strategies import desired, worlds
 from tests.support.own_namespace import own_namespace
 from tests.support.two_node_cluster import DECODERS, Document, labelled, namespace, node, pod, policy, port
@@ -324,6 +327,35 @@ def test_a_set_that_another_program_uses_is_left_and_named() -> None:
         assert kernel.left == (name,)
 
     with client("legacy") as kernel:
+        asyncio.run(body(kernel))
+
+
+def sets_of(ruleset: Ruleset) -> set[str]:
+    """Return the lines that create the IPv4 sets of addresses of a ruleset."""
+    lowered, _ = lower(ruleset, LoweringOptions())
+    return {
+        create_text(name, item) for name, item in lowered.sets.items() if (item.type, item.family) == ("hash:ip", 4)
+    }
+
+
+def test_a_set_that_is_left_is_no_change_by_another_program_and_goes_when_it_can() -> None:
+    before = shop(policy("shop/more", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="web")}]}]))
+    name = next(iter({line.split()[1] for line in sets_of(before) - sets_of(SHOP)}))
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, before)
+        run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", name, "src")
+        await converge(kernel, SHOP)
+        assert list(kernel.left) == [name]
+        assert not await kernel.is_changed(with_content=True)
+        assert await kernel.difference(SHOP) == ()
+
+        run("iptables-legacy", "-F", "INPUT")
+        assert await kernel.difference(SHOP) == ()
+        assert list(kernel.left) == []
+        assert name not in run("ipset", "list", "-name").split()
+
+    with client("legacy", lambda: before) as kernel:
         asyncio.run(body(kernel))
 
 

@@ -51,9 +51,21 @@ def test_render_for_iptables_has_the_input_of_each_program(call: Call, manifests
     for form in ("iptables", "ip6tables"):
         assert forms[form].startswith(f"# {form}-restore --noflush\n")
         assert re.search(r"^-I FORWARD 1 -j nfa-mangle-for\S+$", forms[form], re.MULTILINE)
-        assert re.search(r"^# ingress/shop/db\n-A nfa-ingress\S* ", forms[form], re.MULTILINE)
+        assert re.search(
+            r"^# ingress/shop/db\n(?:-A nfa-ingress-sh\S+ .*\n)*-A nfa-ingress-sh\S+ .*-m set --match-set nfa-peers",
+            forms[form],
+            re.MULTILINE,
+        )
     text = call(*IPTABLES, manifests).out
     assert all(found in text for found in forms.values())
+
+
+def test_render_for_iptables_has_the_mark_bits_of_the_settings(call: Call, manifests: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bits.toml"
+    config.write_text('[iptables]\nmark_bit = "0x100000"\nroute_mark_bit = "0x200000"\n')
+    text = call(*IPTABLES, manifests, "--config", config, "-o", "iptables").out
+    assert "--set-xmark 0x100000/0x100000" in text
+    assert "0x1000/0x1000" not in text
 
 
 def test_render_for_iptables_names_every_counter_that_must_be_there_before(call: Call, manifests: Path) -> None:

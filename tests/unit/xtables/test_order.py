@@ -144,3 +144,33 @@ def test_between_the_steps_each_packet_has_the_verdict_before_or_the_one_after(
         now = verdicts(kernel.apply(step))
         assert all(found in (one, other) for found, one, other in zip(now, was, will, strict=True)), step
     assert kernel.ruleset == after
+
+
+def test_a_change_that_was_broken_off_at_any_step_is_made_by_the_next_one() -> None:
+    """An agent that is killed between both restores leaves rules that lead to copies, which can't be destroyed."""
+    narrowed = policy("shop/db", labelled(app="db"), ingress=[{"from": [PEER], "ports": [{"port": 80}]}])
+    further = (pod("shop/more", "a", 2, app="db"), pod("shop/front", "b", 2, app="web"))
+    before, after, last = lowered(*BASE), lowered(*BASE, narrowed, *further), lowered(*BASE, narrowed)
+    kernel, cuts = FakeXtables(before), 0
+    for step in between(before, after):
+        now = kernel.apply(step)
+        if not any(name.startswith(TEMPORARY_PREFIX) for name in now.sets):
+            continue
+        cuts += 1
+        assert not set(copies(between(now, after))) & now.sets.keys()
+        # The second try is broken off too, behind its first restore.
+        again = FakeXtables(now)
+        for other in between(now, last):
+            again.apply(other)
+            if isinstance(other, Restore):
+                break
+        between(again.ruleset, after)
+    assert cuts > 1
+
+
+def test_copies_that_no_rule_refers_to_are_destroyed_first() -> None:
+    before = lowered(*BASE)
+    name = next(name for name in before.sets if "peers4" in name)
+    left = f"{TEMPORARY_PREFIX}{name[4:]}"
+    cut = XtRuleset({**before.sets, left: before.sets[name]}, before.chains, before.hooks, before.accounts)
+    assert between(cut, before) == (DestroySet(left),)
