@@ -53,7 +53,7 @@ class PartProblems:
     def described(self) -> list[str]:
         """Return what STATUS says; the verdict log describes itself, with another check of its folder."""
         found, contest = self.by_part(), self._reconciler.contest
-        contested = [f"{contest.who_in_short} keeps changing table inet nfagent"] if contest else []
+        contested = [f"{contest.who_in_short} keeps changing nfagent's rules"] if contest else []
         names = {
             "ruleset": "changes are not in force",
             "notifications": "notifications",

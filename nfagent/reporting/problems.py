@@ -178,7 +178,7 @@ def node_notices(node: str, faults: NodeFaults) -> list[Notice]:
         (
             faults.table_contest,
             RULES_CONTESTED,
-            "{} keeps changing table inet nfagent; its repairs are spaced, and policies may not hold in between",
+            "{} keeps changing nfagent's rules; its repairs are spaced, and policies may not hold in between",
         ),
         (
             "net.netfilter.nf_conntrack_max" if faults.conntrack_full else "",

@@ -93,8 +93,8 @@ def test_a_program_in_a_loop_that(change: str, site: AgentSite) -> None:
             assert drift["contest"]["exposed_seconds"] > 0
             text = site.said("dump", "state")
             assert "FAIL, nft (process" in text
-            assert "keeps changing table inet nfagent" in text
-            agent.await_told(lambda: "keeps changing table inet nfagent" in agent.told)
+            assert "keeps changing nfagent's rules" in text
+            agent.await_told(lambda: "keeps changing nfagent's rules" in agent.told)
         wait_until(lambda: agent_state(site)["reconcile"]["in_sync"], 60)
         assert site.said("dump", "diff").startswith("equal")
         said = agent.stop()

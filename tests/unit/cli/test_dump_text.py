@@ -238,7 +238,7 @@ def test_the_state_says_which_program_keeps_changing_the_table_and_that_conntrac
     }
     found = dict(facts_of(agent))
     assert found["kernel"].startswith(
-        "FAIL, nft (process 4711) of a.service keeps changing table inet nfagent: 40 repairs in 20 s, "
+        "FAIL, nft (process 4711) of a.service keeps changing nfagent's rules: 40 repairs in 20 s, "
         "open for 25% of the time; the next one may follow in 0.05 s; warn, not in sync yet"
     )
     assert found["conntrack"] == (

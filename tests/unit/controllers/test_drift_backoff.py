@@ -89,7 +89,7 @@ def test_a_contest_has_its_program_and_the_share_of_the_time_that_the_table_was_
     assert contest is not None
     assert (contest.who, contest.who_in_short) == ("nft (process 10) of x.service", "nft of x.service")
     assert str(contest) == (
-        "nft (process 10) of x.service keeps changing table inet nfagent: 11 repairs in 10 s, open for 52% of the time"
+        "nft (process 10) of x.service keeps changing nfagent's rules: 11 repairs in 10 s, open for 52% of the time"
     )
     assert backoff.totals(111.0).exposed_seconds == 5.5
 

@@ -225,7 +225,7 @@ def test_each_fault_of_a_node_has_a_notice_of_node_scope() -> None:
     parts = (
         "EBUSY",
         "there is no Node n1",
-        "nft of a.service keeps changing table inet nfagent; its repairs are spaced",
+        "nft of a.service keeps changing nfagent's rules; its repairs are spaced",
         "Raise net.netfilter.nf_conntrack_max",
         "keeps its previous value: host bits",
         "group taken",
