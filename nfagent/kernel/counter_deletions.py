@@ -24,6 +24,10 @@ class CounterDeletions(Protocol):
         """Note that a transaction is in force, but for the deletions that wait."""
         ...
 
+    def compared(self, wanted: Ruleset) -> None:
+        """Note that the rules are made equal to a ruleset; may be called in another thread."""
+        ...
+
     def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without what waits for its deletion."""
         ...

@@ -233,6 +233,8 @@ class NftClient:
             read = self.read_now(wanted)
             self._grow_now(read, wanted)
             found = self.as_written(read, wanted)
+            if self._deletions is not None:
+                self._deletions.compared(wanted)
             self._removing = found.exists and not is_clean(found, wanted)
             return cleared + diff(found, wanted, anew=self._anew)
         finally:

@@ -116,6 +116,7 @@ class XtClient:
         async with self._turn:
             self._force = None
             if self._deletions is not None:
+                self._deletions.compared(wanted)
                 wanted = self._deletions.with_waiting(wanted)
             lowering, listing = await self._in_thread(self._compare_now, wanted)
             lowered = self._written(lowering, wanted)

@@ -192,6 +192,10 @@ class PacketCounts:
         if plan.deleted:
             self._retiring.set()
 
+    def compared(self, wanted: Ruleset) -> None:
+        """Note that the rules are made equal to a ruleset; may be called in another thread."""
+        self._retired.compared(wanted)
+
     def with_waiting(self, wanted: Ruleset) -> Ruleset:
         """Return a ruleset with the counters that wait for their deletion."""
         return self._retired.with_waiting(wanted)
@@ -260,6 +264,16 @@ class PacketCounts:
             return
         # What they counted since the reading before is nowhere else when they are gone.
         await self._keep()
+        if not await self._delete_all(self._delete, read):
+            # Another program uses one of them, or has deleted it: that one is left to the next comparison.
+            for name, since in read.items():
+                if not await self._delete_all(self._delete, {name: since}):
+                    self._retired.forget([name])
+
+    async def _delete_all(
+        self, delete: Callable[[Callable[[], Transaction]], Awaitable[None]], read: dict[str, float]
+    ) -> bool:
+        """Delete counters in one transaction; return whether the kernel took it."""
         deleted: list[str] = []
 
         def latest() -> Transaction:
@@ -268,14 +282,14 @@ class PacketCounts:
             return transaction
 
         try:
-            await self._delete(latest)
+            await delete(latest)
         except KernelError as error:
-            # As where another program uses one of them: the next comparison finds them.
             log.debug("cannot delete packet counters without use: %s", error)
-        else:
-            self._totals.forget_counters(deleted)
-            self._owners.forget(deleted)
+            return False
+        self._totals.forget_counters(deleted)
+        self._owners.forget(deleted)
         self._retired.forget(deleted)
+        return True
 
     async def _restore(self) -> None:
         """Take over the totals of the agent's last run, once."""

@@ -98,6 +98,17 @@ class RetiredCounters:
         for counter in counters:
             self._since.pop(counter, None)
 
+    def compared(self, wanted: Ruleset) -> None:
+        """Note that the table is made equal to a ruleset: what waits and is wanted is in use again, and waits no more.
+
+        A comparison finds it in the table, so that no command adds it. May be called in another thread.
+        """
+        for counter in self._since.copy():
+            name, _, address = counter.partition(" ")
+            shape = wanted.sets.get(name)
+            if address in shape.elements if address and shape is not None else counter in wanted.counters:
+                self._since.pop(counter, None)
+
     def with_waiting(self, wanted: Ruleset) -> Ruleset:
         """Return a ruleset with the counters that wait for their deletion."""
         waiting = self._since.copy()

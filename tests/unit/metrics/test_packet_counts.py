@@ -12,6 +12,7 @@ import pytest
 from nfagent.checkpoint.kept_text import PACKET_COUNTS_FILE
 from nfagent.clock import SystemClock
 from nfagent.desired.state import DesiredState
+from nfagent.errors import KernelError
 from nfagent.kernel.packet_counters import CounterReading, CounterSource
 from nfagent.metrics import packet_counts
 from nfagent.metrics.packet_counts import PacketCounts
@@ -164,6 +165,23 @@ def test_counters_without_use_are_read_and_then_deleted(node: Node) -> None:
     assert committed == [(gone,)]
     node.packets = {"deny/ingress/shop/closed": 9}  # made anew
     assert refreshed(counts).policies == {denied_by("ingress", (CLOSED,)): 13}
+
+
+def test_a_counter_that_another_program_has_deleted_keeps_no_other_in_the_table(node: Node) -> None:
+    counts, left = node.agent(), {"deny/ingress/shop/a", "deny/ingress/shop/c"}
+
+    async def commit(latest: Callable[[], Transaction]) -> None:
+        named = [command.name for command in latest() if isinstance(command, Delete)]
+        if not left.issuperset(named):
+            raise KernelError("No such file or directory")
+        left.difference_update(named)
+
+    counts.delete_by(commit)
+    node.packets = {f"deny/ingress/shop/{name}": 1 for name in "abc"}
+    counts.committed(counts.plan(tuple(Delete("counter", name) for name in node.packets)))
+    node.clock.now += 2.0
+    refreshed(counts)
+    assert left == set()
 
 
 def test_what_counters_counted_is_kept_before_they_are_deleted(node: Node) -> None:

@@ -109,3 +109,14 @@ def test_a_ruleset_is_compared_as_if_the_waiting_counters_were_wanted(retired: R
     assert kept.counters == {"drop/x", "deny/ingress/a/b"}
     assert kept.sets[DENIED].elements == {"10.0.0.2", WEB}
     assert retired.as_deleted(kept, wanted) == wanted
+
+
+def test_a_counter_that_a_comparison_found_in_use_again_is_not_deleted(retired: RetiredCounters, clock: Clock) -> None:
+    commit(retired, *GONE)
+    used = Ruleset({DENIED: NamedSet("counted", 4, frozenset({WEB}))}, counters=frozenset({"deny/ingress/a/b"}))
+    retired.compared(Ruleset({DENIED: NamedSet("counted", 4)}))
+    assert len(retired) == 2
+    assert diff(retired.as_deleted(used, used), used) == (), "no command adds what is there"
+    retired.compared(used)
+    clock.now += LATER
+    assert retired.deletions(retired.due()) == ((), [])
