@@ -173,7 +173,7 @@ vagrant-lab: $(VENV)/ready modules ## demo, latency and report of a lab of VMs (
 
 .PHONY: vagrant-test
 vagrant-test: $(VENV)/ready modules ## tests that need a VM's kernel and systemd (root)
-#: NFAGENT_PACKAGE_OLD=COMMIT  what the Debian package is upgraded from; HEAD~20
+#: NFAGENT_PACKAGE_OLD=COMMIT  upgraded from; HEAD~20
 	@$(call packages,$(VAGRANT_PACKAGES) $(DEB_PACKAGES))
 	exec $(bin)/pytest -v -o faulthandler_timeout=3600 tests/vagrant
 
@@ -190,7 +190,7 @@ unit: $(VENV)/ready ## tests that need no kernel
 .PHONY: conformance
 conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
 #: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
-#: BACKEND=iptables  packets over nfagent's rules in iptables and ipset
+#: BACKEND=iptables  by iptables and ipset
 #: BACKEND=ebpf      packets over the lab's eBPF path
 	@exec $(bin)/python -m tests.conformance $(addprefix --case ,$(CASE)) $(addprefix --attachment ,$(ATTACHMENT)) \
 		$(addprefix --path ,$(BACKEND))
@@ -220,7 +220,7 @@ soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (r
 
 .PHONY: fuzz-decoders
 fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris
-#: INPUTS=1000000  SECONDS=  ONLY='netlink nflog'  JOBS=2  REPLAY=FILE
+#: INPUTS=1000000  SECONDS=  ONLY='netlink nflog'  JOBS=2
 #: WRITE=docs/threat-model.md  the table, of the last results
 	@$(bin)/pip install --quiet --require-hashes --requirement $(FUZZ_LOCK)
 	exec $(bin)/python -m tests.fuzz_decoders $(addprefix --inputs ,$(INPUTS)) $(addprefix --only ,$(ONLY)) \

@@ -43,7 +43,7 @@ class Machine:
             monkeypatch.setattr(vagrant, name, value)
         monkeypatch.setattr(vagrant, "_INTERRUPT_SECONDS", 5.0)
         monkeypatch.setenv("PATH", f"{folder / 'programs'}:{os.environ['PATH']}")
-        monkeypatch.setenv("NFAGENT_LAB_MEMORY", "1")
+        monkeypatch.setenv("NFAGENT_LAB_MEMORY", "512")
         self.answer("true")
 
     def answer(self, up: str) -> None:
