@@ -318,7 +318,8 @@ def test_a_connection_that_egress_allows_and_ingress_denies_is_one_allow_however
         lab.delete("out")
     allow, deny = records(lab)[known:]
     assert (allow.disposition, [policy.name for policy in allow.policies]) == ("allow", ["out"])
-    assert (deny.disposition, deny.connection.direction, deny.count) == ("deny", "ingress", state["waiting_packets"])
+    assert (deny.disposition, deny.connection.direction) == ("deny", "ingress")
+    assert deny.count >= state["waiting_packets"], "packets that were read after the state are in it too"
     assert (state["dropped_packets"], state["records"]) == ({}, {"allow": 1})
 
 
