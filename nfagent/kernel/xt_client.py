@@ -22,7 +22,6 @@ from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
 from nfagent.kernel.xt_listing import XtKernel, read_listing
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.model.netaddr import Family
-from nfagent.nftables.applied import applied
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
@@ -41,12 +40,11 @@ _T = TypeVar("_T")
 
 
 class _Enforced(msgspec.Struct, frozen=True):
-    """What the kernel has: the ruleset, its lowering, and the objects that are there, as they are listed.
+    """What the kernel has: the ruleset with its lowering, and the objects that are there, as they are listed.
 
     The lowering changes with each transaction, so that a failed one leaves nothing that could be used.
     """
 
-    ruleset: Ruleset
     lowering: IncrementalLowering
     listing: XtListing
 
@@ -119,13 +117,13 @@ class XtClient:
                 self._deletions.compared(wanted)
                 wanted = self._deletions.with_waiting(wanted)
             lowering, listing = await self._in_thread(self._compare_now, wanted)
-            lowered = self._written(lowering, wanted)
+            lowered = self._written(lowering)
             self._loses_counts = _loses_counts(listing.ruleset, lowered)
             if not listing.ruleset.hooks:
                 # No packet reaches any rule: as if there were none.
-                self._force = _Enforced(ABSENT, IncrementalLowering(self._options, ABSENT), listing)
+                self._force = _Enforced(IncrementalLowering(self._options, ABSENT), listing)
                 return diff(ABSENT, wanted)
-            self._force, self._latest = _Enforced(wanted, lowering, listing), wanted
+            self._force, self._latest = _Enforced(lowering, listing), wanted
             return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
 
     async def apply(self, transaction: Transaction) -> None:
@@ -224,23 +222,22 @@ class XtClient:
             self._version += 1
             try:
                 self._force = await self._completed(self._write_now, force, rest)
-                self._latest = self._force.ruleset
+                self._latest = self._force.lowering.source
             finally:
                 self._version += 1
         if flows:
             await self._completed(self._writer.add_members, flows)
 
     def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
-        wanted = applied(force.ruleset, transaction)
         try:
             force.lowering.apply(transaction)
         except NameCollisionError as error:
             raise _unwritable(error) from None
-        lowered = self._written(force.lowering, wanted)
+        lowered = self._written(force.lowering)
         listing = XtListing(lowered)
         if listing != force.listing:
             self._writer.write(force.listing, lowered)
-        return _Enforced(wanted, force.lowering, listing)
+        return _Enforced(force.lowering, listing)
 
     def _names(self) -> Ruleset:
         """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
@@ -249,10 +246,10 @@ class XtClient:
     def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
         lowering = self._lowering(wanted)
         self._writer.destroy_left()
-        return lowering, self._list_in_use(self._written(lowering, wanted))
+        return lowering, self._list_in_use(self._written(lowering))
 
     def _lowered(self, wanted: Ruleset) -> XtRuleset:
-        return self._written(self._lowering(wanted), wanted)
+        return self._written(self._lowering(wanted))
 
     def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
         try:
@@ -260,13 +257,13 @@ class XtClient:
         except NameCollisionError as error:
             raise _unwritable(error) from None
 
-    def _written(self, lowering: IncrementalLowering, ruleset: Ruleset) -> XtRuleset:
+    def _written(self, lowering: IncrementalLowering) -> XtRuleset:
         """Return what is written of a lowered ruleset: all, but for logs and tables that the kernel doesn't have."""
         self.unavailable = lowering.unavailable
         lowered = lowering.ruleset
         if self._options.accounts:
             # A counter stays after the last rule that counts with it: it is deleted after a reading.
-            accounts = counter_accounts(ruleset, self._options.families)
+            accounts = counter_accounts(lowering.source, self._options.families)
             lowered = msgspec.structs.replace(lowered, accounts=accounts)
         if self._kernel.absent:
             lowered = _without_tables(lowered, self._kernel.absent)

@@ -5,11 +5,13 @@ It equals `lower` of the whole ruleset after any transaction.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from nfagent.nftables.objects import Chain, Element, NamedSet, Ruleset, VerdictMap
+from nfagent.nftables.applied import applied
+from nfagent.nftables.objects import NamedSet, Ruleset
 from nfagent.nftables.transaction import (
     AddChain,
     AddMap,
@@ -17,7 +19,6 @@ from nfagent.nftables.transaction import (
     AddSet,
     ChangeElements,
     ChangeMapElements,
-    Command,
     Delete,
     FlushChain,
     RewriteChain,
@@ -38,26 +39,24 @@ from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import part_members, parts_of
 
 _Kind: TypeAlias = Literal["set", "map", "chain", "hooks"]
-_HOOKS: tuple[_Kind, str] = ("hooks", "")
+_Key: TypeAlias = tuple[_Kind, str]
+_HOOKS: _Key = ("hooks", "")
 
 
 class IncrementalLowering:
-    """A ruleset of nftables, and what it became in iptables."""
+    """A ruleset of nftables, and what it became in iptables.
+
+    source: the ruleset of nftables
+    """
 
     def __init__(self, options: LoweringOptions, ruleset: Ruleset) -> None:
-        """Lower a whole ruleset."""
+        """Lower a whole ruleset. Raises NameCollisionError."""
         self._options = options
-        self._sets = dict(ruleset.sets)
-        self._maps = {name: VerdictMap(item.family, dict(item.elements)) for name, item in ruleset.maps.items()}
-        self._chains = dict(ruleset.chains)
-        self._objects: dict[tuple[_Kind, str], LoweredObject] = {}
-        for name in self._sets:
-            self._lower("set", name)
-        for name in self._maps:
-            self._lower("map", name)
-        for name in self._chains:
-            self._lower("chain", name)
-        self._objects[_HOOKS] = lower_hooks(self._chains, self._sets, options)
+        self.source = ruleset
+        self._objects: dict[_Key, LoweredObject] = {}
+        for key in _keys(ruleset):
+            self._lower(key)
+        self._lower_hooks()
         self._merge()
 
     @property
@@ -71,115 +70,80 @@ class IncrementalLowering:
         return self._unavailable
 
     def apply(self, transaction: Transaction) -> XtRuleset:
-        """Apply a transaction, and return the lowered ruleset after it. Raises NameCollisionError."""
-        elements: dict[str, tuple[set[Element], set[Element]]] = {}
-        touched: dict[tuple[_Kind, str], None] = {}
-        hooked = False
-        for command in transaction:
-            match command:
-                case ChangeElements(verb, name, those):
-                    added, deleted = elements.setdefault(name, (set(), set()))
-                    into, out = (added, deleted) if verb == "add" else (deleted, added)
-                    into |= set(those)
-                    out -= set(those)
-                case AddChain(name) | AddRule(name) | FlushChain(name) | RewriteChain(name) | Delete("chain", name):
-                    hooked = hooked or self._calls(name)
-                    self._change(command)
-                    hooked = hooked or self._calls(name)
-                    touched["chain", name] = None
-                case AddSet(name) | Delete("set", name):
-                    self._change(command)
-                    elements.pop(name, None)
-                    touched["set", name] = None
-                case AddMap(name) | ChangeMapElements(_, name) | Delete("map", name):
-                    self._change(command)
-                    touched["map", name] = None
-                case Delete("table"):
-                    self._forget(touched)
-                    elements.clear()
-                    hooked = True
-        for name, (added, deleted) in elements.items():
-            self._change_elements(name, added, deleted, anew=("set", name) in touched)
+        """Apply a transaction, and return the lowered ruleset after it.
+
+        Raises NameCollisionError, WireError; then nothing of it can be used any more.
+        """
+        before, self.source = self.source, applied(self.source, transaction)
+        touched = dict.fromkeys(_touched(transaction, before))
         for kind, name in touched:
-            self._lower(kind, name)
-        if hooked:
-            self._objects[_HOOKS] = lower_hooks(self._chains, self._sets, self._options)
+            was = before.sets.get(name) if kind == "set" else None
+            if was is None or not self._change_members(name, was):
+                self._lower((kind, name))
+        if any(kind == "chain" and self._calls(name, before) for kind, name in touched):
+            self._lower_hooks()
         self._merge()
         return self._ruleset
 
-    def _calls(self, name: str) -> bool:
-        chain = self._chains.get(name)
-        return chain is not None and calls_or_asks(chain)
+    def _calls(self, name: str, before: Ruleset) -> bool:
+        """Return whether the chains of hooks depend on a chain, as it was or as it is."""
+        chains = (ruleset.chains.get(name) for ruleset in (before, self.source))
+        return any(chain is not None and calls_or_asks(chain) for chain in chains)
 
-    def _forget(self, touched: dict[tuple[_Kind, str], None]) -> None:
-        touched.update(dict.fromkeys(key for key in self._objects if key != _HOOKS))
-        self._sets.clear()
-        self._maps.clear()
-        self._chains.clear()
-
-    def _change(self, command: Command) -> None:
-        match command:
-            case AddSet(name, shape):
-                self._sets[name] = shape
-            case AddMap(name, empty):
-                self._maps[name] = VerdictMap(empty.family, dict(empty.elements))
-            case ChangeMapElements(verb, name, elements):
-                for address, target in elements:
-                    self._maps[name].elements.pop(address, None)
-                    if verb == "add":
-                        self._maps[name].elements[address] = target
-            case Delete(kind, name):
-                {"set": self._sets, "map": self._maps, "chain": self._chains}[kind].pop(name, None)  # type: ignore[attr-defined]
-            case AddChain() | AddRule() | FlushChain() | RewriteChain():
-                name = command.chain if isinstance(command, AddRule) else command.name
-                self._chains[name] = self._chain_after(command)
-            case _:
-                return
-
-    def _chain_after(self, command: AddChain | AddRule | FlushChain | RewriteChain) -> Chain:
-        match command:
-            case AddChain(_, chain):
-                return chain
-            case AddRule(name, rule):
-                return Chain((*self._chains[name].rules, rule), self._chains[name].hook)
-            case FlushChain(name):
-                return Chain((), self._chains[name].hook)
-            case RewriteChain(name, _, after):
-                return Chain(after, self._chains[name].hook)
-
-    def _change_elements(self, name: str, added: set[Element], deleted: set[Element], *, anew: bool) -> None:
-        item = self._sets[name]
-        item = self._sets[name] = msgspec.structs.replace(item, elements=item.elements - deleted | added)
-        if not anew:
-            self._objects["set", name] = self._with_members(name, item, added, deleted)
-
-    def _with_members(self, name: str, item: NamedSet, added: set[Element], deleted: set[Element]) -> LoweredObject:
-        """Return what a set became, with the members of these elements more and less: no two elements share one."""
-        if item.kind == "link":
-            return lower_set(name, item, self._options)  # an interface more may be one too many
-        before = self._objects["set", name].sets
+    def _change_members(self, name: str, before: NamedSet) -> bool:
+        """Change the members of a lowered set by the elements that came and went; return whether that is enough."""
+        item = self.source.sets.get(name)
+        # An interface more may be one too many.
+        if item is None or item.kind == "link" or msgspec.structs.replace(item, elements=before.elements) != before:
+            return False
+        added, deleted = item.elements - before.elements, before.elements - item.elements
+        lowered = self._objects["set", name].sets
         sets = {
             part.name: msgspec.structs.replace(
-                before[part.name],
-                members=before[part.name].members - part_members(item.kind, part, deleted)
+                lowered[part.name],
+                # No two elements share a member.
+                members=lowered[part.name].members - part_members(item.kind, part, deleted)
                 | part_members(item.kind, part, added),
             )
             for part in parts_of(name, item, self._options.families)
         }
-        return LoweredObject(sets, pair_set_chains(name, item, self._options))
+        self._objects["set", name] = LoweredObject(sets, pair_set_chains(name, item, self._options))
+        return True
 
-    def _lower(self, kind: _Kind, name: str) -> None:
-        lowered: LoweredObject | None = None
-        if kind == "set" and name in self._sets:
-            lowered = lower_set(name, self._sets[name], self._options)
-        elif kind == "map" and name in self._maps:
-            lowered = lower_map(name, self._maps[name], self._options)
-        elif kind == "chain" and name in self._chains:
-            lowered = lower_chain_object(name, self._chains[name], self._sets, self._options)
-        if lowered is None:
-            self._objects.pop((kind, name), None)
+    def _lower(self, key: _Key) -> None:
+        kind, name = key
+        source = self.source
+        if kind == "set" and name in source.sets:
+            self._objects[key] = lower_set(name, source.sets[name], self._options)
+        elif kind == "map" and name in source.maps:
+            self._objects[key] = lower_map(name, source.maps[name], self._options)
+        elif kind == "chain" and name in source.chains:
+            self._objects[key] = lower_chain_object(name, source.chains[name], source.sets, self._options)
         else:
-            self._objects[kind, name] = lowered
+            self._objects.pop(key, None)
+
+    def _lower_hooks(self) -> None:
+        self._objects[_HOOKS] = lower_hooks(self.source.chains, self.source.sets, self._options)
 
     def _merge(self) -> None:
         self._ruleset, self._unavailable = merged(self._objects.values())
+
+
+def _touched(transaction: Transaction, before: Ruleset) -> Iterator[_Key]:
+    """Yield the objects that a transaction changes, with repetitions."""
+    for command in transaction:
+        match command:
+            case AddSet(name) | ChangeElements(_, name) | Delete("set", name):
+                yield "set", name
+            case AddMap(name) | ChangeMapElements(_, name) | Delete("map", name):
+                yield "map", name
+            case AddChain(name) | AddRule(name) | FlushChain(name) | RewriteChain(name) | Delete("chain", name):
+                yield "chain", name
+            case Delete("table"):
+                yield from _keys(before)
+
+
+def _keys(ruleset: Ruleset) -> Iterator[_Key]:
+    yield from (("set", name) for name in ruleset.sets)
+    yield from (("map", name) for name in ruleset.maps)
+    yield from (("chain", name) for name in ruleset.chains)
