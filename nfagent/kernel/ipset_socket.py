@@ -10,13 +10,14 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
 
-from nfagent.errors import HostError, KernelError, WireError
+from nfagent.errors import KernelError, WireError
 from nfagent.kernel.ipset_refusals import NEEDS_ROOT, SetRefusedError, SetRequest, set_refusal
-from nfagent.kernel.sockets import DATAGRAM_BYTES, end_of_file, request_socket
+from nfagent.kernel.sockets import ask, discard_received, dump_replies, request_socket
 from nfagent.netlink import codec, ipset
 from nfagent.netlink.ipset_listing import (
     SetHeader,
@@ -161,63 +162,29 @@ class IpSetSocket:
         return self._dump(ipset.list_request(name, sequence), sequence, SetRequest(f"list {name}"))
 
     def _send(self, content: bytes, request: SetRequest) -> None:
-        reply = self._exchange(content, request)
-        if reply is not None:
-            _raise_refusal(reply, request)
+        _raise_refusal(self._exchange(content, request), request)
 
     def _asked(self, content: bytes, request: SetRequest) -> codec.Message:
         reply = self._exchange(content, request)
-        if reply is None:
-            raise KernelError(f"{request.describe()}: no reply from the kernel")
         _raise_refusal(reply, request)
         return reply
 
-    def _exchange(self, content: bytes, request: SetRequest) -> codec.Message | None:
-        """Send a request; return its reply, which is there when `send` returns."""
-        try:
-            self._drain()
-            self._socket.send(content)
-            for reply in codec.messages(self._socket.recv(DATAGRAM_BYTES)):
-                if reply.sequence == self._sequence:
-                    return reply
-        except OSError as error:
-            raise _failed(error, request) from error
-        except WireError as error:
-            raise KernelError(f"{request.describe()}: cannot decode the reply: {error}") from None
-        raise KernelError(f"{request.describe()}: no reply from the kernel")
-
-    def _drain(self) -> None:
-        """Discard what a listing that was broken off left."""
-        while True:
-            try:
-                self._socket.recv(DATAGRAM_BYTES)
-            except BlockingIOError:
-                return
+    def _exchange(self, content: bytes, request: SetRequest) -> codec.Message:
+        """Send a request; return its reply."""
+        with _failures(request):
+            reply = ask(self._socket, content, self._sequence)
+        if reply is None:
+            raise KernelError(f"{request.describe()}: no reply from the kernel")
+        return reply
 
     def _dump(self, content: bytes, sequence: int, request: SetRequest) -> Iterator[codec.Message]:
-        try:
-            self._drain()
+        with _failures(request):
+            discard_received(self._socket)
             self._socket.send(content)
-            yield from self._dumped(sequence, request)
-        except OSError as error:
-            raise _failed(error, request) from error
-        except WireError as error:
-            raise KernelError(f"{request.describe()}: cannot decode the reply: {error}") from None
-
-    def _dumped(self, sequence: int, request: SetRequest) -> Iterator[codec.Message]:
-        while True:
-            datagram = self._socket.recv(DATAGRAM_BYTES)
-            if not datagram:
-                raise end_of_file()
-            for reply in codec.messages(datagram):
-                if reply.sequence != sequence:
-                    continue
-                if reply.type == codec.NLMSG_DONE:
-                    return
-                if reply.type == codec.NLMSG_ERROR:
-                    _raise_refusal(reply, request)
-                    return
-                yield reply
+            for reply in dump_replies(self._socket, sequence):
+                _raise_refusal(reply, request)
+                if reply.type not in {codec.NLMSG_DONE, codec.NLMSG_ERROR}:
+                    yield reply
 
 
 def _joined(name: str, parts: list[SetPart]) -> ListedSet:
@@ -242,7 +209,14 @@ def _raise_refusal(reply: codec.Message, request: SetRequest) -> None:
             raise set_refusal(request, answer.code, answer.line)
 
 
-def _failed(error: OSError, request: SetRequest) -> KernelError | HostError:
-    if error.errno == errno.EPERM:
-        return set_refusal(request, errno.EPERM)
-    return KernelError(f"{request.describe()}: {os.strerror(error.errno or 0).lower()}")
+@contextmanager
+def _failures(request: SetRequest) -> Iterator[None]:
+    """Turn errors of the socket, and replies that can't be decoded, into errors about a request."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise set_refusal(request, errno.EPERM) from error
+        raise KernelError(f"{request.describe()}: {os.strerror(error.errno or 0).lower()}") from error
+    except WireError as error:
+        raise KernelError(f"{request.describe()}: cannot decode the reply: {error}") from None

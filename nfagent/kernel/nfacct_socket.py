@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from contextlib import suppress
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.refusals import error_name
-from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, dump_replies, request_socket
+from nfagent.kernel.sockets import AS_ROOT, ask, discard_received, dump_replies, request_socket
 from nfagent.netlink import codec, nfacct
 
 _NEEDS_ROOT = "nfacct needs root (CAP_NET_ADMIN)"
@@ -56,7 +55,7 @@ class NfacctSocket:
         with self._in_use:
             sequence = self._next()
             try:
-                self._drain()
+                discard_received(self._socket)
                 self._socket.send(nfacct.list_request(sequence))
                 for reply in dump_replies(self._socket, sequence):
                     if reply.type == codec.NLMSG_ERROR and (code := codec.ack_errno(reply)):
@@ -74,19 +73,12 @@ class NfacctSocket:
     def _changed(self, content: bytes) -> int:
         """Send a request; return the errno of its reply."""
         try:
-            self._drain()
-            self._socket.send(content)
-            for reply in codec.messages(self._socket.recv(DATAGRAM_BYTES)):
-                if reply.sequence == self._sequence:
-                    return codec.ack_errno(reply)
+            reply = ask(self._socket, content, self._sequence)
+            if reply is not None:
+                return codec.ack_errno(reply)
         except (OSError, WireError) as error:
             raise KernelError(f"nfacct: cannot change a counter: {error}") from error
         raise KernelError("nfacct: no reply from the kernel")
-
-    def _drain(self) -> None:
-        with suppress(BlockingIOError):
-            while True:
-                self._socket.recv(DATAGRAM_BYTES)
 
 
 def _refused(command: str, code: int) -> KernelError | HostError:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 from nfagent.errors import HostError, KernelError
 from nfagent.netlink.codec import NETLINK_NETFILTER, NLMSG_DONE, NLMSG_ERROR, Message, messages
@@ -79,6 +80,23 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
         opened.close()
         raise KernelError(f"cannot set up a netlink socket: {os.strerror(error.errno or 0)}") from error
     return opened
+
+
+def discard_received(opened: socket.socket) -> None:
+    """Discard what a non-blocking socket has received, such as the rest of a listing that was broken off."""
+    with suppress(BlockingIOError):
+        while True:
+            opened.recv(DATAGRAM_BYTES)
+
+
+def ask(opened: socket.socket, request: bytes, sequence: int) -> Message | None:
+    """Send a request to a subsystem that replies within `send`, and return the reply; None without one.
+
+    Raises OSError, WireError.
+    """
+    discard_received(opened)
+    opened.send(request)
+    return next((reply for reply in messages(opened.recv(DATAGRAM_BYTES)) if reply.sequence == sequence), None)
 
 
 def dump_replies(opened: socket.socket, sequence: int) -> Iterator[Message]:
