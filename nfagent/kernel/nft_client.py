@@ -37,6 +37,7 @@ from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
 from nfagent.nftables.transaction import AddTable, Delete, Transaction, cut_unreachable, size_of
 from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
+from nfagent.system.worker_thread import run_to_end
 
 _T = TypeVar("_T")
 _AT_ONCE = 1_024
@@ -189,7 +190,7 @@ class NftClient:
             if size_of(part) <= _AT_ONCE:
                 self._socket.commit(part)
             else:
-                await self._completed(self._commit_large, part)
+                await run_to_end(self._thread, self._commit_large, part)
 
     def _commit_large(self, part: Transaction) -> None:
         try:
@@ -197,17 +198,6 @@ class NftClient:
                 self._socket.commit(part)
         finally:
             malloc_trim()
-
-    async def _completed(self, call: Callable[..., None], *arguments: object) -> None:
-        """Call in the worker thread; a caller that is cancelled waits for the end, as the socket is in use so long."""
-        done = asyncio.wrap_future(self._thread.submit(call, *arguments))
-        try:
-            await asyncio.shield(done)
-        except asyncio.CancelledError:
-            while not done.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait((done,))
-            raise
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.wrap_future(self._thread.submit(call, *arguments))

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +25,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
@@ -221,12 +221,12 @@ class XtClient:
                 raise KernelError("the rules in iptables aren't known: they are read first")
             self._version += 1
             try:
-                self._force = await self._completed(self._write_now, force, rest)
+                self._force = await self._in_thread(self._write_now, force, rest)
                 self._latest = self._force.lowering.source
             finally:
                 self._version += 1
         if flows:
-            await self._completed(self._writer.add_members, flows)
+            await self._in_thread(self._writer.add_members, flows)
 
     def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
         try:
@@ -322,19 +322,8 @@ class XtClient:
                         found.setdefault(names[part], []).append(member)
         return found
 
-    async def _completed(self, call: Callable[..., _T], *arguments: object) -> _T:
-        """Call in the worker thread; a caller that is cancelled waits for the end."""
-        done = asyncio.wrap_future(self._thread.submit(call, *arguments))
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            while not done.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait((done,))
-            raise
-
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
-        return await self._completed(call, *arguments)
+        return await run_to_end(self._thread, call, *arguments)
 
 
 def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
