@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from nfagent.nftables.objects import Element, NamedSet, Ruleset
+from nfagent.nftables.objects import NamedSet, Ruleset
 from nfagent.nftables.pod_counts import COUNTED_SETS
 from nfagent.nftables.transaction import AddCounter, ChangeElements, Command, Delete, Transaction
 
@@ -82,16 +82,9 @@ class RetiredCounters:
     def deletions(self, read: dict[str, float]) -> tuple[Transaction, list[str]]:
         """Return the commands that delete those that were `due` and have not been in use since; and their names."""
         names = [counter for counter, since in read.items() if self._since.get(counter) == since]
-        named: list[Command] = []
-        elements: defaultdict[str, list[str]] = defaultdict(list)
-        for counter in names:
-            name, _, address = counter.partition(" ")
-            if address:
-                elements[name].append(address)
-            else:
-                named.append(Delete("counter", name))
+        named, elements = _by_object(names)
         changes = (ChangeElements("delete", name, tuple(found)) for name, found in elements.items())
-        return (*named, *changes), names
+        return (*(Delete("counter", name) for name in named), *changes), names
 
     def forget(self, counters: Iterable[str]) -> None:
         """Forget counters that don't exist any more, or that another comparison is to decide about."""
@@ -103,31 +96,24 @@ class RetiredCounters:
 
         A comparison finds it in the table, so that no command adds it. May be called in another thread.
         """
-        for counter in self._since.copy():
-            name, _, address = counter.partition(" ")
-            shape = wanted.sets.get(name)
-            if address in shape.elements if address and shape is not None else counter in wanted.counters:
-                self._since.pop(counter, None)
+        named, elements = _by_object(self._since.copy())
+        self.forget(wanted.counters.intersection(named))
+        for name, addresses in elements.items():
+            used = wanted.sets[name].elements.intersection(addresses) if name in wanted.sets else ()
+            self.forget(element_counter(name, str(address)) for address in used)
 
     def with_waiting(self, wanted: Ruleset) -> Ruleset:
         """Return a ruleset with the counters that wait for their deletion."""
         waiting = self._since.copy()
         if not waiting or not wanted.exists:
             return wanted
-        elements: defaultdict[str, set[Element]] = defaultdict(set)
-        named: set[str] = set()
-        for counter in waiting:
-            name, _, address = counter.partition(" ")
-            if address:
-                elements[name].add(address)
-            else:
-                named.add(name)
+        named, elements = _by_object(waiting)
         sets = {
-            name: msgspec.structs.replace(wanted.sets[name], elements=wanted.sets[name].elements | more)
+            name: msgspec.structs.replace(wanted.sets[name], elements=wanted.sets[name].elements.union(more))
             for name, more in elements.items()
             if name in wanted.sets
         }
-        return msgspec.structs.replace(wanted, counters=wanted.counters | named, sets={**wanted.sets, **sets})
+        return msgspec.structs.replace(wanted, counters=wanted.counters.union(named), sets={**wanted.sets, **sets})
 
     def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without the counters that wait for their deletion."""
@@ -138,6 +124,19 @@ class RetiredCounters:
         present = COUNTED_SETS & listed.sets.keys()
         sets = {name: found for name in present if (found := _without(name, listed, wanted, waiting)) is not None}
         return msgspec.structs.replace(listed, counters=listed.counters - extra, sets={**listed.sets, **sets})
+
+
+def _by_object(counters: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the named ones of these counters, and the addresses of the others by their sets."""
+    named: list[str] = []
+    elements: defaultdict[str, list[str]] = defaultdict(list)
+    for counter in counters:
+        name, _, address = counter.partition(" ")
+        if address:
+            elements[name].append(address)
+        else:
+            named.append(name)
+    return named, elements
 
 
 def _without(name: str, listed: Ruleset, wanted: Ruleset, waiting: dict[str, float]) -> NamedSet | None:
