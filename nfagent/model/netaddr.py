@@ -16,7 +16,8 @@ import msgspec
 
 Family: TypeAlias = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
-_BITS = {4: 32, 6: 128}
+ADDRESS_BITS: dict[Family, int] = {4: 32, 6: 128}
+"""Bits of an address."""
 _MAPPED = 0xFFFF
 """IPv4-mapped IPv6 addresses without their last 32 bits."""
 _CIDR = re.compile(r"[^%/]+/\d+\Z", re.ASCII)
@@ -60,7 +61,7 @@ class Range(msgspec.Struct, frozen=True, order=True, gc=False):
             return first
         size = self.last - self.first + 1
         if size & (size - 1) == 0 and self.first % size == 0:
-            return f"{first}/{_BITS[self.family] - size.bit_length() + 1}"
+            return f"{first}/{ADDRESS_BITS[self.family] - size.bit_length() + 1}"
         return f"{first}-{text(self.family, self.last)}"
 
 
@@ -142,7 +143,7 @@ def _plain_cidr(cidr: str) -> Range | None:
             first = int(one) << 24 | int(two) << 16 | int(three) << 8 | int(four)
         else:
             first = int(ipaddress.IPv6Address(address) if family == 6 else ipaddress.IPv4Address(address))
-        hosts = _BITS[family] - int(length)
+        hosts = ADDRESS_BITS[family] - int(length)
     except ValueError:
         return None
     if hosts < 0 or first & ((1 << hosts) - 1) or (family == 6 and first >> 32 == _MAPPED):
@@ -221,3 +222,17 @@ def _remaining(ranges: Iterable[Range], holes: tuple[Range, ...]) -> Iterator[Ra
             inside += 1
         if start <= item.last:
             yield Range(item.family, start, item.last)
+
+
+def aligned_blocks(first: int, last: int, bits: int) -> Iterator[tuple[int, int]]:
+    """Yield the fewest aligned blocks that are the integers first..last, each as its first integer and prefix length.
+
+    bits: bits of an integer
+    """
+    while first <= last:
+        # The largest block that begins here, and ends no later than the range.
+        size = first & -first or 1 << bits
+        while size > last - first + 1:
+            size >>= 1
+        yield first, bits - size.bit_length() + 1
+        first += size

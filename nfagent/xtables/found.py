@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.model.netaddr import FAMILIES, Range, family_of, number
+from nfagent.model.netaddr import ADDRESS_BITS, FAMILIES, Range, disjoint, family_of, number
 from nfagent.model.objects import Protocol
 from nfagent.nftables.objects import (
     ABSENT,
@@ -31,7 +31,6 @@ from nfagent.xtables.set_parts import family_halves, parts_of
 
 UNKNOWN_RULE = Rule(comment="listed otherwise than it was written")
 """The rule of a chain that isn't as it was lowered: it is equal to none that is written."""
-_BITS = {4: 32, 6: 128}
 
 
 def found_ruleset(found: XtRuleset, known: Ruleset, lowered: XtRuleset, options: LoweringOptions) -> Ruleset:
@@ -117,23 +116,14 @@ def _ports(members: Iterable[SetMember]) -> Iterator[Element]:
             yield member[0], member[1], member[2]
 
 
-def _ranges(members: Iterable[SetMember]) -> Iterator[Range]:
-    """Yield the ranges that prefixes make up: adjacent ones are one."""
-    found: list[Range] = []
-    for member in members:
-        if isinstance(member, tuple) and len(member) == 2:
-            family, first = family_of(member[0]), number(member[0])
-            found.append(Range(family, first, first + (1 << (_BITS[family] - member[1])) - 1))
-    joined: Range | None = None
-    for item in sorted(found):
-        if joined is not None and joined.family == item.family and item.first <= joined.last + 1:
-            joined = Range(joined.family, joined.first, max(joined.last, item.last))
-            continue
-        if joined is not None:
-            yield joined
-        joined = item
-    if joined is not None:
-        yield joined
+def _ranges(members: Iterable[SetMember]) -> tuple[Range, ...]:
+    """Return the ranges that prefixes make up: adjacent ones are one."""
+    return disjoint(_range(*member) for member in members if isinstance(member, tuple) and len(member) == 2)
+
+
+def _range(address: str, length: int) -> Range:
+    family, first = family_of(address), number(address)
+    return Range(family, first, first + (1 << (ADDRESS_BITS[family] - length)) - 1)
 
 
 def _runs(members: Iterable[SetMember]) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nfagent.model.netaddr import Family
+from nfagent.model.netaddr import ADDRESS_BITS, Family
 from nfagent.nftables.matches import CtEnd
 from nfagent.xtables.context import ACCEPT_CHAIN, Words
 from nfagent.xtables.matches import in_set
@@ -32,11 +32,10 @@ def pair_target(name: str, family: Family, end: CtEnd) -> Words:
 def pair_chains(name: str, family: Family, addresses: Iterable[str]) -> Iterator[tuple[str, XtChain]]:
     """Yield name and chain for both ends of a connection."""
     ordered = sorted(addresses)
-    bits = 32 if family == 4 else 128
     for end, option in _OPTIONS.items():
         rules = tuple(
             XtRule(
-                (("-s", f"{address}/{bits}"), ("-m", "conntrack", option, address)),
+                (("-s", f"{address}/{ADDRESS_BITS[family]}"), ("-m", "conntrack", option, address)),
                 ("-g", chain_name(ACCEPT_CHAIN)),
             )
             for address in ordered

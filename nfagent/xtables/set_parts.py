@@ -18,7 +18,7 @@ from hashlib import blake2s
 
 import msgspec
 
-from nfagent.model.netaddr import FAMILIES, Family, Range, text
+from nfagent.model.netaddr import ADDRESS_BITS, FAMILIES, Family, Range, aligned_blocks, text
 from nfagent.model.objects import Protocol
 from nfagent.nftables.objects import FLOW_SECONDS, Element, LinkName, NamedSet, PortRange, ProtocolPort, SetKind
 from nfagent.xtables.names import set_name
@@ -32,26 +32,21 @@ LINKS_EACH = 64
 """The kernel's limit of interfaces of one prefix in a hash:net,iface."""
 SERVICE_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 """Those that bitmap:port looks up."""
-_BITS = {4: 32, 6: 128}
 _ANY = {family: text(family, 0) for family in FAMILIES}
 
 
 def family_halves(family: Family) -> tuple[tuple[str, int], tuple[str, int]]:
     """Return both halves of an address space: hash:net has no prefix of length 0."""
-    return (_ANY[family], 1), (text(family, 1 << (_BITS[family] - 1)), 1)
+    return (_ANY[family], 1), (text(family, 1 << (ADDRESS_BITS[family] - 1)), 1)
 
 
 def prefixes(item: Range) -> Iterator[tuple[str, int]]:
     """Yield the prefixes that a range consists of, none of length 0."""
-    bits = _BITS[item.family]
-    first = item.first
-    while first <= item.last:
-        size = first & -first if first else 1 << (bits - 1)
-        size = min(size, 1 << (bits - 1))
-        while first + size - 1 > item.last:
-            size >>= 1
-        yield text(item.family, first), bits - size.bit_length() + 1
-        first += size
+    for first, length in aligned_blocks(item.first, item.last, ADDRESS_BITS[item.family]):
+        if length:
+            yield text(item.family, first), length
+        else:
+            yield from family_halves(item.family)
 
 
 def link_part(link: str) -> str:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.lab.ebpf.prefixes import BITS, Prefix, split
-from nfagent.model.netaddr import FAMILIES, Family, Range
+from nfagent.lab.ebpf.prefixes import Prefix
+from nfagent.model.netaddr import ADDRESS_BITS, FAMILIES, Family, Range, aligned_blocks
 from nfagent.model.objects import Direction, ObjectRef
 from nfagent.policy.compiler import CIDRSet
 
@@ -105,7 +105,7 @@ class _FamilyTable:
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._bits = BITS[family]
+        self._bits = ADDRESS_BITS[family]
         # The last address of a CIDR is its first one with these bits set, by prefix length.
         self._hosts = [(1 << (self._bits - length)) - 1 for length in range(self._bits + 1)]
         self._own: dict[int, Cover] = {}
@@ -119,7 +119,9 @@ class _FamilyTable:
     def codes(self, ranges: tuple[Range, ...]) -> set[int]:
         """Return the CIDRs of ranges of this family."""
         own = (item for item in ranges if item.family == self._family)
-        return {first << 8 | length for item in own for first, length in split(item.first, item.last, self._bits)}
+        return {
+            first << 8 | length for item in own for first, length in aligned_blocks(item.first, item.last, self._bits)
+        }
 
     def change(self, key: BlockKey, changed: set[int], *, joined: bool) -> None:
         """Add a rule to CIDRs or remove it, and mark these with all CIDRs inside of them."""

@@ -9,8 +9,7 @@ import msgspec
 
 from nfagent.lab.ebpf.blocks import SHORT, BlockKey, BlockRef, Cover
 from nfagent.lab.ebpf.codec import PortKey, protocol_number
-from nfagent.lab.ebpf.prefixes import split
-from nfagent.model.netaddr import Range
+from nfagent.model.netaddr import Range, aligned_blocks
 from nfagent.model.networkpolicy import PodPeer, PolicyPort
 from nfagent.model.objects import ContainerPort, Direction
 from nfagent.policy.compiler import CIDRSet, CompiledRule, NamedPorts
@@ -80,7 +79,7 @@ def port_keys(port: PolicyPort | PortNumbers | None) -> Iterator[PortKey]:
         yield PortKey(number)
         return
     for first, last in ranges:
-        for start, bits in split(first, last, 16):
+        for start, bits in aligned_blocks(first, last, 16):
             yield PortKey(number, start, bits)
 
 

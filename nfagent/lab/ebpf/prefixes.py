@@ -6,10 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from nfagent.model.netaddr import Family, Range, text
-
-BITS: dict[Family, int] = {4: 32, 6: 128}
-"""Bits of an address."""
+from nfagent.model.netaddr import ADDRESS_BITS, Family, Range, aligned_blocks, text
 
 
 class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -22,7 +19,7 @@ class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
     @property
     def last(self) -> int:
         """The last address, as an integer."""
-        return self.first | ((1 << (BITS[self.family] - self.length)) - 1)
+        return self.first | ((1 << (ADDRESS_BITS[self.family] - self.length)) - 1)
 
     def __str__(self) -> str:
         """Return it as text, also a single address: `10.0.0.0/8`."""
@@ -32,19 +29,5 @@ class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
 def prefixes(ranges: Iterable[Range]) -> Iterator[Prefix]:
     """Yield the fewest CIDRs that are the same addresses, of each range in turn."""
     for item in ranges:
-        for first, length in split(item.first, item.last, BITS[item.family]):
+        for first, length in aligned_blocks(item.first, item.last, ADDRESS_BITS[item.family]):
             yield Prefix(item.family, first, length)
-
-
-def split(first: int, last: int, bits: int) -> Iterator[tuple[int, int]]:
-    """Yield the fewest aligned blocks that are the integers first..last, each as its first integer and prefix length.
-
-    bits: bits of an integer
-    """
-    while first <= last:
-        # The largest block that begins here, and ends no later than the range.
-        size = first & -first or 1 << bits
-        while size > last - first + 1:
-            size >>= 1
-        yield first, bits - size.bit_length() + 1
-        first += size

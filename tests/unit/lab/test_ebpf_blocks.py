@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.lab.ebpf.blocks import BlockKey, BlockRef, BlockTable
-from nfagent.lab.ebpf.prefixes import Prefix, split
-from nfagent.model.netaddr import Range, disjoint
+from nfagent.lab.ebpf.prefixes import Prefix
+from nfagent.model.netaddr import Range, aligned_blocks, disjoint
 from nfagent.model.objects import ObjectRef
 
 KEYS = [BlockRef(ObjectRef("NetworkPolicy", "x", name), "ingress", 0) for name in "abc"]
@@ -37,13 +37,15 @@ RANGES = st.lists(
     ],
 )
 def test_a_range_is_the_fewest_blocks(first: int, last: int, blocks: list[tuple[int, int]]) -> None:
-    assert list(split(first, last, 16)) == blocks
+    assert list(aligned_blocks(first, last, 16)) == blocks
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))
 def test_the_blocks_of_a_range_are_the_range(one: int, other: int) -> None:
     first, last = min(one, other), max(one, other)
-    found = [number for start, bits in split(first, last, 16) for number in range(start, start + (1 << (16 - bits)))]
+    found = [
+        number for start, bits in aligned_blocks(first, last, 16) for number in range(start, start + (1 << (16 - bits)))
+    ]
     assert found == list(range(first, last + 1))
 
 
