@@ -20,6 +20,7 @@ from nfagent.desired.set_members import SetMembership
 from nfagent.desired.shared_steps import SharedSteps
 from nfagent.desired.tracker import RulesetTracker
 from nfagent.desired.unknown_pods import UnknownPods
+from nfagent.desired.verdict_lookup import VerdictLookup
 from nfagent.egress.gateway_election import GatewayElection
 from nfagent.egress.gateways import GatewayPlan
 from nfagent.egress.masquerade import MasqueradeSettings
@@ -46,7 +47,6 @@ from nfagent.policy.options import PolicyOptions
 from nfagent.state.cluster import NO_CHANGE, ClusterDelta, ClusterState, PodKey
 from nfagent.state.egress import EGRESS_KINDS, EgressState
 from nfagent.state.policy_index import IndexDelta, PolicyIndex
-from nfagent.xtables.names import is_cut
 
 
 class DesiredState:
@@ -55,6 +55,7 @@ class DesiredState:
     generation:    grows with every object that changed anything
     egress:        the objects that configure masquerade
     local_changes: grows with every change of this node's Pods and of its Node
+    verdicts:      what NFLOG prefixes stand for
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class DesiredState:
         self._unknown_pods = UnknownPods(self._live, self.cluster, self._recheck, self.policy_options)
         self._masquerade = MasqueradeRules(self._live, self.cluster, self.egress, self._masquerade_settings)
         self._steps = SharedSteps(self._update)
+        self.verdicts = VerdictLookup(self._policy_sets, self._steps)
 
     def put(self, item: Item) -> bool:
         """Add or replace an object. Return whether anything changed."""
@@ -333,21 +335,7 @@ class DesiredState:
 
     def verdict_key(self, prefix: str) -> VerdictKey | None:
         """Return the verdict that an NFLOG prefix stands for, also for some time after its rule was removed."""
-        keys = self._policy_sets.verdict_chains.keys
-        found = keys.get(prefix)
-        if found is None and not self._policy_sets.is_current:
-            self._steps.finish()
-            found = keys.get(prefix)
-        return found
-
-    def whole_prefix(self, written: str) -> str:
-        """Return the NFLOG prefix that is written so with iptables: another one where it was too long."""
-        keys = self._policy_sets.verdict_chains.keys
-        found = keys.whole(written)
-        if found == written and is_cut(written) and not self._policy_sets.is_current:
-            self._steps.finish()
-            found = keys.whole(written)
-        return found
+        return self.verdicts.key(prefix)
 
     def _local_addresses(self) -> set[str]:
         return {address for pod in self.cluster.local.values() if pod.holds_addresses for address in pod.addresses}

@@ -81,9 +81,9 @@ class VerdictKeys:
             if written != prefix:
                 self._whole[written] = prefix
 
-    def whole(self, written: str) -> str:
-        """Return the prefix that was cut to this one; this one where none was."""
-        return self._whole.get(written, written)
+    def whole(self, written: str) -> str | None:
+        """Return the prefix that was cut to this one; None where none was."""
+        return self._whole.get(written)
 
     def retire(self, key: VerdictKey) -> None:
         """Mark the key of a deleted rule as retired."""

@@ -150,7 +150,7 @@ class Attributor:
         known = self._rules.get(written)
         if known is not None:
             return known
-        whole = self._desired.whole_prefix(written) if self._places.cuts else written
+        whole = self._desired.verdicts.whole(written) if self._places.cuts else written
         prefix, is_reply = split_reply_prefix(whole)
         key = self._desired.verdict_key(prefix)
         if key is None:
