@@ -94,7 +94,6 @@ class Agent:
         self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
         self._kernel = self._backend.client
         self._reconciler = self._make_reconciler()
-        self._reconciler.rules = self._backend.rules
         self._reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
@@ -144,7 +143,7 @@ class Agent:
 
     def _make_reconciler(self) -> Reconciler:
         settings, cluster = self._settings, self._desired.cluster
-        return Reconciler(
+        made = Reconciler(
             self._kernel,
             self._clock,
             self._desired,
@@ -154,6 +153,8 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
+        made.rules = self._backend.rules
+        return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
         """Return the source of objects, and the status reporter where the source is an API server."""

@@ -7,7 +7,6 @@ commits to nf_tables, sets by their listings. Equal fingerprints: nothing has ch
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import get_args
 
 import msgspec
 
@@ -16,7 +15,7 @@ from nfagent.kernel.table_queries import generation
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_tables import table_digest, table_shape
 from nfagent.xtables.names import PREFIX
-from nfagent.xtables.objects import TableName, XtRuleset
+from nfagent.xtables.objects import TABLES, XtRuleset
 
 _DIGEST_BYTES = 16
 
@@ -45,7 +44,7 @@ def fingerprint(kernel: XtKernel, written: XtRuleset, *, with_content: bool) -> 
 
     written: sets whose members come from packets are left out of it
     """
-    tables = [(family, table) for family in kernel.families for table in get_args(TableName)]
+    tables = [(family, table) for family in kernel.families for table in TABLES]
     is_legacy = kernel.programs.variant == "legacy"
     shapes = tuple(table_shape(*table) for table in tables) if is_legacy else (generation(),)
     live = {name.encode() + b"\0" for name, item in written.sets.items() if item.timeout}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast, get_args
+from typing import cast
 
 import msgspec
 
@@ -13,10 +13,9 @@ from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.model.netaddr import Family
 from nfagent.netlink.ipset import WITH_COUNTERS
 from nfagent.xtables.listing import XtListing, listed
-from nfagent.xtables.objects import EMPTY, IpSet, SetType, TableName, XtRuleset
+from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetType, TableName, XtRuleset
 from nfagent.xtables.saved import SavedTable, is_ours, parse_saved
 
-_TABLES: tuple[TableName, ...] = get_args(TableName)
 _KNOWN_FLAGS = WITH_COUNTERS
 _EVERY_PORT = (0, 65535)
 
@@ -52,7 +51,7 @@ def read_listing(kernel: XtKernel, known: XtRuleset = EMPTY) -> XtListing:
 def read_tables(kernel: XtKernel) -> Iterator[tuple[Family, TableName, SavedTable]]:
     """Yield our chains, and jumps to them, of each family and table. Raises KernelError, HostError."""
     for family in kernel.families:
-        for table in _TABLES:
+        for table in TABLES:
             saved = parse_saved(kernel.programs.save(family, table), family)
             if table in saved:
                 yield family, table, saved[table]

@@ -8,11 +8,10 @@ from typing import TypeAlias
 
 from nfagent.model.netaddr import Family
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.objects import HookKey, SetMember, TableName, XtRuleset
+from nfagent.xtables.objects import TABLES, HookKey, SetMember, TableName, XtRuleset
 from nfagent.xtables.steps import AddMember, DeleteMember, Restore, Step
 from nfagent.xtables.text import rule_text, rule_words
 
-TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
 StepGroup: TypeAlias = tuple[Step, ...]
 
 

@@ -6,7 +6,7 @@ A rule is kept as the words that iptables-save prints for it, so that what the k
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -28,6 +28,7 @@ bitmap:port      port
 """
 
 TableName: TypeAlias = Literal["raw", "mangle", "nat"]
+TABLES: tuple[TableName, ...] = get_args(TableName)
 HookChain: TypeAlias = Literal["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
 ChainKey: TypeAlias = tuple[Family, TableName, str]
 """Family, table and name of a chain of ours."""

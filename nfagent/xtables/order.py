@@ -25,7 +25,7 @@ import msgspec
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
 from nfagent.xtables.names import TEMPORARY_PREFIX, temporary
-from nfagent.xtables.objects import HookChain, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+from nfagent.xtables.objects import TABLES, HookChain, IpSet, SetMember, XtChain, XtRule, XtRuleset
 from nfagent.xtables.set_effects import Effect, SetUses, follows_members, is_policy_map, sets_of_chain
 from nfagent.xtables.steps import (
     AddAccounts,
@@ -39,7 +39,6 @@ from nfagent.xtables.steps import (
 )
 
 _Way: TypeAlias = Literal["none", "takes", "gives", "both"]
-_TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
 
 
 class SetChange(msgspec.Struct, frozen=True):
@@ -300,7 +299,7 @@ class FamilyOrder:
         only: of chains that stay, those that refer to one of these sets, also where they don't change
         """
         replaced = copies.keys() if only is None else only
-        for table in _TABLES:
+        for table in TABLES:
             chains: dict[str, XtChain | None] = {}
             for key, chain in self._new.chains.items():
                 if key[:2] != (self._family, table):

@@ -14,9 +14,9 @@ import msgspec
 
 from nfagent.model.netaddr import Family
 from nfagent.xtables.names import PREFIX, TEMPORARY_PREFIX
-from nfagent.xtables.objects import ChainKey, HookChain, HookKey, TableName, XtChain, XtRule
+from nfagent.xtables.objects import TABLES, ChainKey, HookChain, HookKey, TableName, XtChain, XtRule
 
-_TABLES: dict[str, TableName] = {name: name for name in get_args(TableName)}
+_TABLES: dict[str, TableName] = {name: name for name in TABLES}
 _HOOKS: dict[str, HookChain] = {name: name for name in get_args(HookChain)}
 _HEADER_OPTIONS = frozenset({"-s", "-d", "-i", "-o", "-p", "-f"})
 _TARGET_OPTIONS = frozenset({"-j", "-g"})
