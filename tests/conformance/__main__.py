@@ -13,17 +13,16 @@ import click
 import msgspec
 
 from nfagent.errors import HostError, NfagentError, UsageError
-from nfagent.lab.cluster.agents import AgentKind
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.ebpf import program as ebpf_program
 from nfagent.lab.topology.plan import Attachment
 from tests.conformance import FOLDER, report
+from tests.conformance.packets import PacketPath
 from tests.conformance.session import Session
 from tests.conformance.show import show
 from tests.conformance.suites import NAMES, Suite, read
 
 _REPLAYS = Path("build", "conformance")
-_KINDS: dict[str, AgentKind] = {"nftables": "nfagent", "iptables": "iptables", "ebpf": "ebpf"}
 
 
 def _load(folder: Path, names: Sequence[str], ids: Sequence[str]) -> list[Suite]:
@@ -92,7 +91,7 @@ def main(
     names: tuple[str, ...],
     ids: tuple[str, ...],
     attachments: tuple[Attachment, ...],
-    path: str,
+    path: PacketPath,
     packets: bool,
     replays: Path,
     output: str,
@@ -119,7 +118,7 @@ def main(
         session = Session(stage, suites)
         session.judge_by_values()
         if packets:
-            session.judge_by_packets(attachments, _KINDS[path])
+            session.judge_by_packets(attachments, path)
     except (NfagentError, KeyboardInterrupt) as error:
         stage.progress("")
         click.echo(f"conformance: {str(error) or 'interrupted'}", err=True)

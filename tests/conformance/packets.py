@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Self, TypeAlias
 
 from nfagent.errors import NfagentError, UsageError
-from nfagent.lab.cluster.agents import AgentKind, LabCluster
+from nfagent.lab.cluster.agents import LabCluster
 from nfagent.lab.ebpf.state import EbpfState
 from nfagent.lab.probes.listeners import Endpoint, Listeners
 from nfagent.lab.probes.probe import Probe as Sent
@@ -51,31 +50,17 @@ def uncovered(suite: Suite, case: Case) -> str:
     return ""
 
 
-def reading_of(attachment: Attachment, kind: AgentKind) -> Reading:
+PacketPath: TypeAlias = Literal["nftables", "iptables", "ebpf"]
+"""What enforces in a lab: nfagent by either backend, or the lab's eBPF programs."""
+
+
+def reading_of(attachment: Attachment, path: PacketPath) -> Reading:
     """Return the reading that packets in such a lab are."""
-    if kind == "iptables":
+    if path == "iptables":
         return "iptables-routed" if attachment == "routed" else "iptables-bridge"
-    if kind == "nfagent":
+    if path == "nftables":
         return attachment
     return "ebpf-routed" if attachment == "routed" else "ebpf-bridge"
-
-
-class Enforcers(Protocol):
-    """What enforces a folder of manifests on the nodes of a lab; a context manager."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def place(self, name: str, text: str) -> None:
-        """Write a manifest."""
-        ...
-
-    def wait_until_enforced(self) -> None:
-        """Return when every node enforces the folder."""
-        ...
 
 
 class ConformanceLab:
@@ -86,27 +71,22 @@ class ConformanceLab:
         nodes: tuple[Node, ...],
         attachment: Attachment,
         folder: Path,
-        kind: AgentKind = "nfagent",
-        enforcers: Callable[[NetnsTopology, Path], Enforcers] | None = None,
+        path: PacketPath = "nftables",
     ) -> None:
-        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders.
-
-        kind:      of the agents
-        enforcers: makes what enforces the manifests in place of agents
-        """
+        """Plan the lab; `folder` is empty, and gets the manifests and the agents' folders."""
         self.nodes = nodes
-        self._kind: AgentKind = kind
-        self._reading = reading_of(attachment, kind)
+        self._path: PacketPath = path
+        self._reading = reading_of(attachment, path)
         self._manifests = folder / "manifests"
         self._manifests.mkdir()
         plans = [NodePlan(node.name, node.addresses, node.cidrs, attachment) for node in nodes]
         self._fabric = NetnsTopology(plans, tag=TAG)
         self._servers = Listeners()
-        self._cluster: Enforcers = (
-            LabCluster(self._fabric, self._manifests, folder / "agents", kind=kind)
-            if enforcers is None
-            else enforcers(self._fabric, self._manifests)
-        )
+        agents = folder / "agents"
+        if path == "ebpf":
+            self._cluster = LabCluster(self._fabric, self._manifests, agents, kind="ebpf")
+        else:
+            self._cluster = LabCluster(self._fabric, self._manifests, agents, backend=path)
         self._state: State = {}
         self._pods: dict[str, Place] = {}
 
@@ -126,7 +106,7 @@ class ConformanceLab:
         if suite.nodes != self.nodes:
             raise UsageError(f"{suite.name} has other nodes than this lab: build one of its own for it")
         builder = ResultBuilder(case, self._reading)
-        if self._kind == "ebpf" and (reason := uncovered(suite, case)):
+        if self._path == "ebpf" and (reason := uncovered(suite, case)):
             builder.put_aside(reason, sum(len(step.probes) for step in case.steps))
             return builder.result()
         for step, state in states(suite, case):

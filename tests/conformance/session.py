@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from nfagent.lab.cluster.agents import AgentKind
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.topology import netns
 from nfagent.lab.topology.plan import Attachment
 from nfagent.model.plurals import counted
 from tests.conformance import readings
-from tests.conformance.packets import TAG, ConformanceLab, reading_of
+from tests.conformance.packets import TAG, ConformanceLab, PacketPath, reading_of
 from tests.conformance.results import Result
 from tests.conformance.show import bar
 from tests.conformance.suites import Suite
@@ -40,27 +39,27 @@ class Session:
         for done, pair in enumerate(pairs, start=1):
             self._note(done, pair)
 
-    def judge_by_packets(self, attachments: Sequence[Attachment], kind: AgentKind = "nfagent") -> None:
-        """Send every case's packets. Raises HostError; nothing is left behind, also after SIGTERM. kind: of agents."""
+    def judge_by_packets(self, attachments: Sequence[Attachment], path: PacketPath = "nftables") -> None:
+        """Send every case's packets. Raises HostError; nothing is left behind, also after SIGTERM."""
         netns.sweep(TAG)
         before = signal.signal(signal.SIGTERM, _interrupt)
         scratch = Path(tempfile.mkdtemp(prefix="nfagent-conformance-"))
         try:
             for attachment in dict.fromkeys(attachments):
-                self._stage.step(f"packets, {reading_of(attachment, kind)}: {counted(self._of, 'case')}")
-                with contextlib.closing(self._sent(attachment, kind, scratch)) as results:
+                self._stage.step(f"packets, {reading_of(attachment, path)}: {counted(self._of, 'case')}")
+                with contextlib.closing(self._sent(attachment, path, scratch)) as results:
                     for done, result in enumerate(results, start=1):
                         self._note(done, (result,))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             signal.signal(signal.SIGTERM, before)
 
-    def _sent(self, attachment: Attachment, kind: AgentKind, scratch: Path) -> Generator[Result, None, None]:
+    def _sent(self, attachment: Attachment, path: PacketPath, scratch: Path) -> Generator[Result, None, None]:
         """Run cases in one lab, and in a new one after a broken step or for other nodes."""
         waiting = deque((suite, case) for suite in self._suites for case in suite.cases)
         while waiting:
             folder = Path(tempfile.mkdtemp(dir=scratch))
-            with ConformanceLab(waiting[0][0].nodes, attachment, folder, kind).running() as lab:
+            with ConformanceLab(waiting[0][0].nodes, attachment, folder, path).running() as lab:
                 sound = True
                 while waiting and sound and waiting[0][0].nodes == lab.nodes:
                     result = lab.judge(*waiting.popleft())

@@ -1,6 +1,6 @@
-"""The recorded suites with real packets: every tag and support level at least once, both families, TCP, UDP and SCTP.
+"""The recorded suites with real packets, through agents with both backends.
 
-Set NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
+Every tag and support level is there at least once, both families, TCP, UDP and SCTP. Set NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
 WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 
 
-@pytest.fixture(scope="module", params=["routed", "bridge"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((attachment, path), id=f"{path}, {attachment}")
+        for path in ("nftables", "iptables")
+        for attachment in ("routed", "bridge")
+    ],
+)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
-    with ConformanceLab(SMALL.nodes, request.param, tmp_path_factory.mktemp("lab")).running() as running:
+    attachment, path = request.param
+    with ConformanceLab(SMALL.nodes, attachment, tmp_path_factory.mktemp("lab"), path).running() as running:
         yield running
 
 

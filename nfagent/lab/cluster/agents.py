@@ -40,14 +40,10 @@ BACKEND_VARIABLE = "NFAGENT_LAB_BACKEND"
 """The environment variable that names the backend of labs' agents; without it that is nftables."""
 _KUBELET_CHAIN = "KUBE-KUBELET-CANARY"
 
-AgentKind: TypeAlias = Literal["nfagent", "iptables", "ebpf"]
-"""nfagent, the same on iptables, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
+AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
+"""nfagent, or the eBPF programs that enforce the same policies (nfagent.lab.ebpf.agent)."""
 
-_PROGRAMS: dict[AgentKind, tuple[str, ...]] = {
-    "nfagent": ("nfagent", "run"),
-    "iptables": ("nfagent", "run"),
-    "ebpf": ("nfagent.lab.ebpf.agent",),
-}
+_PROGRAMS: dict[AgentKind, tuple[str, ...]] = {"nfagent": ("nfagent", "run"), "ebpf": ("nfagent.lab.ebpf.agent",)}
 
 
 def own_environment() -> dict[str, str]:
@@ -77,7 +73,7 @@ class LabAgent:
         backend:  where it writes rules; None: where the environment says
         """
         self.node = node
-        self.backend = "iptables" if kind == "iptables" else backend or os.environ.get(BACKEND_VARIABLE, "nftables")
+        self.backend = backend or os.environ.get(BACKEND_VARIABLE, "nftables")
         self._program = _PROGRAMS[kind]
         self._outlives = outlives
         self._topology = topology
