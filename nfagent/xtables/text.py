@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nfagent.model.netaddr import Family
-from nfagent.xtables.objects import ChainKey, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+from nfagent.xtables.objects import IpSet, SetMember, XtRule
 
 _INET = {4: "inet", 6: "inet6"}
 LONGEST_COMMENT = 255
@@ -41,16 +40,6 @@ def create_text(name: str, item: IpSet) -> str:
     return " ".join(words)
 
 
-def sets_text(sets: dict[str, IpSet]) -> str:
-    """Return the input of `ipset restore` that creates sets with their members, in a fixed order."""
-    return "".join(f"{line}\n" for name in sorted(sets) for line in _set_lines(name, sets[name]))
-
-
-def _set_lines(name: str, item: IpSet) -> Iterator[str]:
-    yield create_text(name, item)
-    yield from sorted(f"add {name} {member_text(member)}" for member in item.members)
-
-
 def rule_text(chain: str, rule: XtRule) -> str:
     """Return the line that appends a rule to a chain."""
     return " ".join(("-A", chain, *rule_words(rule)))
@@ -70,19 +59,3 @@ def _quoted(word: str) -> str:
         f"\\{char}" if char in '"\\' else char for char in word.encode()[:LONGEST_COMMENT].decode("utf-8", "ignore")
     )
     return f'"{escaped}"'
-
-
-def restore_text(ruleset: XtRuleset, family: Family) -> str:
-    """Return the input of `iptables-restore --noflush` of a family that writes all chains, and the jumps to them."""
-    tables: dict[TableName, dict[ChainKey, XtChain]] = {}
-    for key, chain in sorted(ruleset.chains.items()):
-        if key[0] == family:
-            tables.setdefault(key[1], {})[key] = chain
-    lines: list[str] = []
-    for table, chains in tables.items():
-        hooks = sorted((hook[2], name) for hook, name in ruleset.hooks.items() if hook[:2] == (family, table))
-        lines += (f"*{table}", *(f":{key[2]} - [0:0]" for key in chains))
-        lines += (rule_text(key[2], rule) for key, chain in chains.items() for rule in chain.rules)
-        lines += (f"-I {hook} 1 -j {name}" for hook, name in hooks)
-        lines.append("COMMIT")
-    return "".join(f"{line}\n" for line in lines)

@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from nfagent.desired.state import DesiredState
-from nfagent.model.netaddr import Family
+from nfagent.introspection.views.xtables import xtables_text
 from nfagent.nftables.render import table_text
 from nfagent.xtables.lowering import lower
 from nfagent.xtables.options import LoweringOptions
-from nfagent.xtables.text import restore_text, sets_text
 from tests.support.two_node_cluster import DECODERS
 
 FOLDER = Path(__file__).parent
@@ -61,11 +60,7 @@ def test_golden(manifests: Path) -> None:
 
 @pytest.mark.parametrize("name", XTABLES)
 def test_golden_of_iptables(name: str) -> None:
-    ruleset, _ = lower(loaded(FOLDER / f"{name}.yaml").ruleset(), LoweringOptions())
-    text = f"# ipset restore\n{sets_text(ruleset.sets)}"
-    commands: tuple[tuple[Family, str], ...] = ((4, "iptables-restore"), (6, "ip6tables-restore"))
-    for family, command in commands:
-        text += f"# {command} --noflush\n{restore_text(ruleset, family)}"
+    text = xtables_text(*lower(loaded(FOLDER / f"{name}.yaml").ruleset(), LoweringOptions()))
     golden = FOLDER / f"{name}.xtables"
     if REGOLD:
         golden.write_text(text)
