@@ -182,18 +182,6 @@ class XtClient:
         self._verified = now
         return False
 
-    async def remove(self) -> XtRuleset:
-        """Delete all our rules and sets; return what there was. Raises KernelError, HostError."""
-        async with self._turn:
-            self._force = None
-            return await self._in_thread(self.remove_now)
-
-    def remove_now(self) -> XtRuleset:
-        """Delete in this thread."""
-        found = self._list(XtRuleset())
-        self._writer.write(found, XtRuleset())
-        return found.ruleset
-
     async def with_table(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401, ARG002 - as NftClient
         """Raise HostError: the table of the bridges is one of nf_tables."""
         raise HostError("the backend is iptables, and frames are dropped by nf_tables only")

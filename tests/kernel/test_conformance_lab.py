@@ -1,6 +1,7 @@
 """The recorded suites with real packets, through agents with both backends.
 
-Every tag and support level is there at least once, both families, TCP, UDP and SCTP. Set NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
+Every tag and support level is there at least once, both families, TCP, UDP and SCTP. Set
+NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
 """
 
 from __future__ import annotations
