@@ -26,7 +26,6 @@ from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
 from nfagent.system.worker_thread import run_to_end
-from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
@@ -249,10 +248,6 @@ class XtClient:
         """Return what is written of a lowered ruleset: all, but for logs and tables that the kernel doesn't have."""
         self.unavailable = lowering.unavailable
         lowered = lowering.ruleset
-        if self._options.accounts:
-            # A counter stays after the last rule that counts with it: it is deleted after a reading.
-            accounts = counter_accounts(lowering.source, self._options.families)
-            lowered = msgspec.structs.replace(lowered, accounts=accounts)
         if self._kernel.absent:
             lowered = _without_tables(lowered, self._kernel.absent)
         return lowered if self._logs else _without_logs(lowered)

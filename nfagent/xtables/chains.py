@@ -25,7 +25,6 @@ class LoweredChain(msgspec.Struct, frozen=True):
     """What a chain became."""
 
     chains: dict[ChainKey, XtChain]
-    accounts: frozenset[str]
     unavailable: frozenset[Unavailable]
 
 
@@ -35,7 +34,6 @@ def lower_chain(name: str, chain: Chain, sets: Mapping[str, NamedSet], options: 
     sets: at least the sets of port numbers that it refers to
     """
     chains: dict[ChainKey, XtChain] = {}
-    accounts: set[str] = set()
     unavailable: set[Unavailable] = set()
     rules = chain.rules
     if name.startswith(_FLOATING_CHAINS):
@@ -48,9 +46,8 @@ def lower_chain(name: str, chain: Chain, sets: Mapping[str, NamedSet], options: 
         lowered = [lower_rule(rule, context) for rule in rules]
         key = (family, table, chain_name(name, variant_of(reading)))
         chains[key] = XtChain(tuple(item for rule in lowered for item in rule.rules), name)
-        accounts.update(account for rule in lowered for account in rule.accounts)
         unavailable.update(item for rule in lowered for item in rule.unavailable)
-    return LoweredChain(chains, frozenset(accounts), frozenset(unavailable))
+    return LoweredChain(chains, frozenset(unavailable))
 
 
 def _readings(name: str, chain: Chain) -> tuple[Reading, ...]:

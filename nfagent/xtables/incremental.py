@@ -26,6 +26,7 @@ from nfagent.nftables.transaction import (
 )
 from nfagent.xtables.lowering import (
     LoweredObject,
+    accounts_of,
     calls_or_asks,
     lower_chain_object,
     lower_hooks,
@@ -126,7 +127,7 @@ class IncrementalLowering:
         self._objects[_HOOKS] = lower_hooks(self.source.chains, self.source.sets, self._options)
 
     def _merge(self) -> None:
-        self._ruleset, self._unavailable = merged(self._objects.values())
+        self._ruleset, self._unavailable = merged(self._objects.values(), accounts_of(self.source, self._options))
 
 
 def _touched(transaction: Transaction, before: Ruleset) -> Iterator[_Key]:

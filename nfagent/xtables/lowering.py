@@ -10,6 +10,7 @@ import msgspec
 from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.xtables.chains import lower_chain
 from nfagent.xtables.context import RuleContext
+from nfagent.xtables.counters import counter_accounts
 from nfagent.xtables.dispatch import all_set, dispatch_chains, group_of, map_set, map_tables, sets_of_element
 from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
@@ -32,7 +33,6 @@ class LoweredObject(msgspec.Struct, frozen=True):
     sets: dict[str, IpSet] = msgspec.field(default_factory=dict)
     chains: dict[ChainKey, XtChain] = msgspec.field(default_factory=dict)
     hooks: dict[HookKey, str] = msgspec.field(default_factory=dict)
-    accounts: frozenset[str] = frozenset()
     unavailable: frozenset[Unavailable] = frozenset()
 
 
@@ -49,24 +49,31 @@ def lower(ruleset: Ruleset, options: LoweringOptions) -> tuple[XtRuleset, tuple[
             *(lower_map(name, item, options) for name, item in ruleset.maps.items()),
             *(lower_chain_object(name, chain, ruleset.sets, options) for name, chain in ruleset.chains.items()),
             lower_hooks(ruleset.chains, ruleset.sets, options),
-        )
+        ),
+        accounts_of(ruleset, options),
     )
 
 
-def merged(objects: Iterable[LoweredObject]) -> tuple[XtRuleset, tuple[Unavailable, ...]]:
-    """Return all objects as one ruleset. Raises NameCollisionError."""
+def accounts_of(ruleset: Ruleset, options: LoweringOptions) -> frozenset[str]:
+    """Return the names of the nfacct objects of a ruleset's counters, also of those that no rule counts with.
+
+    A counter stays after the last rule that counts with it: it is deleted after a reading.
+    """
+    return counter_accounts(ruleset, options.families) if options.accounts else frozenset()
+
+
+def merged(objects: Iterable[LoweredObject], accounts: frozenset[str]) -> tuple[XtRuleset, tuple[Unavailable, ...]]:
+    """Return all objects as one ruleset, with these nfacct objects. Raises NameCollisionError."""
     sets: dict[str, IpSet] = {}
     chains: dict[ChainKey, XtChain] = {}
     hooks: dict[HookKey, str] = {}
-    accounts: set[str] = set()
     unavailable: set[Unavailable] = set()
     for item in objects:
         _put_all(sets, item.sets)
         _put_all(chains, item.chains)
         hooks |= item.hooks
-        accounts |= item.accounts
         unavailable |= item.unavailable
-    return XtRuleset(sets, chains, hooks, frozenset(accounts)), tuple(sorted(unavailable))
+    return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
 
 
 def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObject:
@@ -95,7 +102,7 @@ def lower_chain_object(
 ) -> LoweredObject:
     """Return what a chain becomes."""
     lowered = lower_chain(name, chain, sets, options)
-    return LoweredObject({}, lowered.chains, {}, lowered.accounts, lowered.unavailable)
+    return LoweredObject({}, lowered.chains, unavailable=lowered.unavailable)
 
 
 def calls_or_asks(chain: Chain) -> bool:

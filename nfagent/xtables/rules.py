@@ -45,13 +45,9 @@ _DROP: Words = ("-j", "DROP")
 
 
 class LoweredRule(msgspec.Struct, frozen=True):
-    """What a rule became.
-
-    accounts: names of its nfacct objects
-    """
+    """What a rule became."""
 
     rules: tuple[XtRule, ...]
-    accounts: tuple[str, ...] = ()
     unavailable: tuple[Unavailable, ...] = ()
 
 
@@ -75,7 +71,7 @@ def lower_rule(rule: Rule, context: RuleContext) -> LoweredRule:
         found = conjunctions(tuple(match for match in others if _is_supported(match, context)), context)
         rule = msgspec.structs.replace(rule, verdict=Drop())
     rules = tuple(_with_statements(rule, updates, found, account, context))
-    return LoweredRule(rules, (account,) if account and rules else (), unavailable)
+    return LoweredRule(rules, unavailable)
 
 
 def allows(verdict: Verdict | None) -> bool:
