@@ -22,8 +22,8 @@ _CREATED_SECONDS = 10.0
 """Before the next attempt after a success: the watch has shown the object by then, unless it was deleted at once."""
 _UNCHANGED_SECONDS = 300.0
 """Before the next attempt where the object was refused, or exists and the watch hasn't shown it yet."""
-_PAUSES = {201: _CREATED_SECONDS, 404: _UNSERVED_SECONDS}
-_UNSERVED, _EXISTS = 404, 409
+_CREATED, _UNSERVED, _EXISTS = 201, 404, 409
+_PAUSES = {_CREATED: _CREATED_SECONDS, _UNSERVED: _UNSERVED_SECONDS}
 
 
 class DefaultPolicyCreator(ApiWriter):
