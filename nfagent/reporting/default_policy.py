@@ -64,7 +64,7 @@ class DefaultPolicyCreator(ApiWriter):
         response = await self.retrier.request("POST", path, body=document(missing), expected=(_UNSERVED, _EXISTS))
         if response is None:
             return
-        if response.status == 201:
+        if response.status == _CREATED:
             self.created += 1
             log.info("Created %s: it was missing", missing.ref)
         elif response.status not in {_UNSERVED, _EXISTS}:
