@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -141,6 +142,7 @@ class MetricsParts:
             reading_log=sources.verdict_log.is_reading,
             verdict_log=msgspec.to_builtins(sources.verdict_log.status()),
             own_log_lost=lost_lines(),
+            python_blocks=sys.getallocatedblocks(),
             foreign_nat=len(sources.egress_nat.conflicts.found),
             nat_ports=sources.egress_nat.ports.status(),
             conntrack=read_conntrack_usage(),

@@ -187,6 +187,7 @@ def _readings(desired: DesiredState) -> Readings:
         reading_log=True,
         verdict_log=msgspec.to_builtins(VerdictLogStatus(path="")),
         own_log_lost=0,
+        python_blocks=300_000,
         foreign_nat=0,
         nat_ports=NatPortStatus(available=64_512),
         conntrack=None,

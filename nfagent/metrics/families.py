@@ -320,6 +320,12 @@ FAMILIES = (
         "Process",
         _family("process_cpu_seconds_total", "counter", "CPU time of the agent, in user and system mode."),
         _family("process_resident_memory_bytes", "gauge", "Resident memory of the agent."),
+        _family(
+            "nfagent_python_blocks",
+            "gauge",
+            "Blocks of memory in use by Python objects. Resident memory that grows while these don't is free memory "
+            "between objects, which is used again.",
+        ),
         _family("process_virtual_memory_bytes", "gauge", "Virtual memory of the agent."),
         _family("process_start_time_seconds", "gauge", "Start of the agent, in seconds since the epoch."),
         _family("process_open_fds", "gauge", "Open file descriptors."),

@@ -51,6 +51,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     invalid:        kind -> objects with something that can't be read
     reading_log:    whether the NFLOG group is being read
     verdict_log:    introspection.agent_status.VerdictLogStatus as builtins
+    python_blocks:  blocks of memory that Python's objects use (sys.getallocatedblocks)
     foreign_nat:    rules of other programs that translate Pods' traffic
     conntrack:      None where the kernel doesn't say
     """
@@ -70,6 +71,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     reading_log: bool
     verdict_log: Mapping[str, Any]
     own_log_lost: int
+    python_blocks: int
     foreign_nat: int
     nat_ports: NatPortStatus
     conntrack: ConntrackUsage | None

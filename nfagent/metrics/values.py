@@ -61,6 +61,7 @@ def _agent(readings: Readings) -> Iterator[FamilySeries]:
     yield "nfagent_enforced_rules", _by_label({origin: origin == readings.enforced for origin in ORIGINS})
     yield "nfagent_problem", _by_label({part: bool(readings.problems.get(part)) for part in PARTS})
     yield "nfagent_own_log_lost_lines_total", _one(readings.own_log_lost)
+    yield "nfagent_python_blocks", _one(readings.python_blocks)
 
 
 def _reconciler(readings: Readings, desired: DesiredState) -> Iterator[FamilySeries]:

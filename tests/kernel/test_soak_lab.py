@@ -43,9 +43,10 @@ def test_the_table_is_as_before_after(lab: PacketLab, fault: Fault) -> None:
 
 def test_what_an_agent_uses_is_read(lab: PacketLab) -> None:
     for node, agent in lab.agents.items():
-        found = sample(agent, lab.node_namespace(node), 1.0, at_rest=True)
+        found = sample(agent, lab.node_namespace(node), 1.0, at_rest=True, ask=True)
         assert found.pid == agent.process.pid
         assert found.rss > 10_000
+        assert found.blocks > 10_000
         assert min(found.descriptors, found.threads, found.state) > 0
 
 

@@ -63,6 +63,8 @@ class SoakReport(msgspec.Struct, frozen=True):
     first, last: node -> what there was at rest at the begin, for what agents use after the first cycle; at the end
     slope:       of the resident memory of the spared node's agent at rest, in KiB an hour, over the second half of the
                  run; None where there are too few cycles
+    blocks:      the same of the blocks of memory that its objects use: where these are flat and the memory is not,
+                 what grows is free memory between objects
     """
 
     seed: int
@@ -74,6 +76,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     first: dict[str, NodeAtRest]
     last: dict[str, NodeAtRest]
     slope: Slope | None
+    blocks: Slope | None = None
 
     @property
     def leaks(self) -> bool:
@@ -96,9 +99,17 @@ def memory_slope(at_rest: Sequence[Sample]) -> Slope | None:
 
     Of the process that lives at the end: after a restart, memory starts anew.
     """
+    return slope_of([(each.seconds / 3600, each.rss) for each in _second_half(at_rest)])
+
+
+def block_slope(at_rest: Sequence[Sample]) -> Slope | None:
+    """Return the slope of the blocks of memory in use by an agent at rest, an hour, over the same samples."""
+    return slope_of([(each.seconds / 3600, each.blocks) for each in _second_half(at_rest)])
+
+
+def _second_half(at_rest: Sequence[Sample]) -> list[Sample]:
     lived = [each for each in at_rest if each.pid == at_rest[-1].pid]
-    half = [each for each in lived if each.seconds >= (lived[0].seconds + lived[-1].seconds) / 2]
-    return slope_of([(each.seconds / 3600, each.rss) for each in half])
+    return [each for each in lived if each.seconds >= (lived[0].seconds + lived[-1].seconds) / 2]
 
 
 def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
@@ -129,7 +140,8 @@ def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
     output.text("")
     output.table(("AT REST", "NODE", "FIRST", "LAST"), list(_rest_rows(report)))
     output.text("")
-    output.text(_slope_text(report))
+    output.text(_slope_text("memory", "KiB/h", report.slope))
+    output.text(_slope_text("blocks in use", "an hour", report.blocks))
     for problem in report.problems[:20]:
         output.fail(
             f"cycle {problem.cycle}, step {problem.step}: {problem.kind}: {problem.words} {problem.fault}".rstrip()
@@ -154,6 +166,7 @@ def _rest_rows(report: SoakReport) -> Iterator[tuple[str, ...]]:
             yield (name.replace("_", " "), node, *(str(getattr(each.tables, name)) for each in pair))
         for name, words, unit in (
             ("rss", "resident memory of the agent", " KiB"),
+            ("blocks", "blocks of memory in use by its objects", ""),
             ("descriptors", "descriptors", ""),
             ("threads", "threads", ""),
             ("connections", "conntrack entries", ""),
@@ -163,11 +176,10 @@ def _rest_rows(report: SoakReport) -> Iterator[tuple[str, ...]]:
             yield (words, node, *(f"{getattr(each.sample, name):,}{unit}" for each in pair))
 
 
-def _slope_text(report: SoakReport) -> str:
-    found = report.slope
+def _slope_text(what: str, unit: str, found: Slope | None) -> str:
     if found is None:
-        return "memory: too few cycles for a slope"
+        return f"{what}: too few cycles for a slope"
     return (
-        f"memory of the agent of node {SPARED} at rest, second half of the run: {found.value:+.0f} KiB/h "
+        f"{what} of the agent of node {SPARED} at rest, second half of the run: {found.value:+.0f} {unit} "
         f"(95 %: {found.low:+.0f} to {found.high:+.0f}; {found.points} cycles)"
     )

@@ -24,6 +24,7 @@ class Sample(msgspec.Struct, frozen=True):
     seconds:     since the begin of the run
     pid:         of the agent: another one after a restart
     rss:         resident memory, KiB
+    blocks:      blocks of memory that Python's objects use; 0 where the agent wasn't asked
     connections: entries of the node's conntrack table
     log, state:  bytes in the agent's folders; files: their number in both
     at_rest:     whether the lab was at rest with the small cluster
@@ -33,6 +34,7 @@ class Sample(msgspec.Struct, frozen=True):
     node: str
     pid: int
     rss: int
+    blocks: int
     descriptors: int
     threads: int
     connections: int
@@ -42,8 +44,8 @@ class Sample(msgspec.Struct, frozen=True):
     at_rest: bool
 
 
-def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool) -> Sample:
-    """Sample an agent. Raises UsageError, OSError where it isn't running."""
+def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, ask: bool) -> Sample:
+    """Sample an agent; ask: for its metrics too. Raises UsageError, HostError, OSError where it isn't running."""
     pid = agent.process.pid
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines())
     connections = int(netns.inside(netns_name, lambda: _CONNECTIONS.read_text("ascii")))
@@ -53,6 +55,7 @@ def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool) -
         agent.node,
         pid,
         int(status["VmRSS"].split()[0]),
+        int(agent.metric("nfagent_python_blocks")) if ask else 0,
         sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         int(status["Threads"]),
         connections,
@@ -110,12 +113,12 @@ class Sampler:
         """Seconds since the begin."""
         return time.monotonic() - self._began
 
-    def take(self, *, at_rest: bool) -> list[Sample]:
-        """Sample all agents that are running now."""
+    def take(self, *, at_rest: bool, ask: bool = True) -> list[Sample]:
+        """Sample all agents that are running now; ask: for their metrics too."""
         found = []
         for node, agent in self._agents.items():
             try:
-                found.append(sample(agent, self._namespaces[node], self.elapsed, at_rest=at_rest))
+                found.append(sample(agent, self._namespaces[node], self.elapsed, at_rest=at_rest, ask=ask))
             except (OSError, KeyError, NfagentError):  # it is being restarted
                 continue
         with self._lock:
@@ -125,4 +128,4 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
-            self.take(at_rest=False)
+            self.take(at_rest=False, ask=False)

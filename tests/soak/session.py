@@ -18,7 +18,7 @@ from tests.fuzz.folder import write_case
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
 from tests.soak.plan import SPARED, SoakPlan, rest_step
-from tests.soak.report import NodeAtRest, SoakReport, memory_slope
+from tests.soak.report import NodeAtRest, SoakReport, block_slope, memory_slope
 from tests.soak.resources import Sample, Sampler
 from tests.soak.tables import contents
 
@@ -85,6 +85,7 @@ class _Session:
         if self._plan.cycle is None:
             last = self._await(first, _END_SECONDS, whole=True)
             self._compare(first, last, number, whole=True)
+        spared = [each for each in self._at_rest if each.node == SPARED]
         return SoakReport(
             seed=self._plan.seed,
             minutes=round(self._sampler.elapsed / 60, 1),
@@ -94,7 +95,8 @@ class _Session:
             problems=self._runner.problems,
             first=first,
             last=last,
-            slope=memory_slope([each for each in self._at_rest if each.node == SPARED]),
+            slope=memory_slope(spared),
+            blocks=block_slope(spared),
         )
 
     def _begin(self) -> dict[str, NodeAtRest]:

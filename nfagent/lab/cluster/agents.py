@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.introspection.agent_client import get_json
+from nfagent.introspection.agent_client import get_json, get_lines
 from nfagent.lab.machine.interrupts import deferred_interrupts
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology.netns_topology import NetnsTopology
@@ -188,6 +188,14 @@ class LabAgent:
     def ask(self, path: str, **query: str) -> dict[str, Any]:
         """Return the reply to a GET on its Unix socket. Raises UsageError, HostError."""
         return get_json(self._folder / "run" / "agent.sock", path, query)
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric without labels. Raises KeyError, UsageError, HostError."""
+        for line in get_lines(self._folder / "run" / "agent.sock", "/metrics"):
+            found, _, value = line.decode().partition(" ")
+            if found == name:
+                return float(value)
+        raise KeyError(name)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an `nfagent` command in the node's namespace, with the agent's environment."""

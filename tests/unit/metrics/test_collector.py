@@ -46,6 +46,7 @@ IDLE = Readings(
     reading_log=True,
     verdict_log=msgspec.to_builtins(VerdictLogStatus(path="/log", sinks={"file": SinkStatus()})),
     own_log_lost=0,
+    python_blocks=300_000,
     foreign_nat=0,
     nat_ports=NatPortStatus(available=100),
     conntrack=None,

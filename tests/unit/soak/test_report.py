@@ -12,7 +12,7 @@ from tests.soak.resources import Sample
 from tests.soak.slope import Slope
 from tests.soak.tables import TableContents
 
-SAMPLE = Sample(0.0, "a", 7, 50_000, 30, 10, 5, 0, 1000, 2, at_rest=True)
+SAMPLE = Sample(0.0, "a", 7, 50_000, 300_000, 30, 10, 5, 0, 1000, 2, at_rest=True)
 TABLES = TableContents({"nfagent/forward": 3}, {"nfagent/pods4": 2, "nfagent/revoked4": 0}, ("nfagent/drop",))
 REST = NodeAtRest(TABLES, SAMPLE)
 
