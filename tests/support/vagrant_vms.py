@@ -23,17 +23,18 @@ PATIENCE = 1200.0
 WORKER = "worker-1"
 """The VM whose service and kernel are under test."""
 
-# Sends numbered UDP packets, one each `pause` seconds, until its standard input ends; then prints how many.
+# Sends numbered UDP packets with the sender's name, one each `pause` seconds, until its standard input ends; then
+# prints how many.
 _SENDER = """
 import select, socket, sys, time
-address, port, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+address, port, pause, name = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sender:
     sent = 0
     due = time.monotonic()
     while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
         due += pause
         try:
-            sender.sendto(b"%d" % sent, (address, port))
+            sender.sendto(f"{name} {sent}".encode(), (address, port))
             sent += 1
         except OSError:
             pass  # no route while the other machine boots, or an ICMP error
@@ -49,6 +50,24 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
     print("ready", flush=True)
     while sys.stdin not in (ready := select.select([sys.stdin, server], [], [])[0]):
         server.sendto(*server.recvfrom(2048))
+"""
+
+# Takes such packets, until its standard input ends; then prints each sender's numbers.
+_RECEIVER = """
+import json, select, socket, sys
+found = {}
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    server.bind(("0.0.0.0", int(sys.argv[1])))
+    print("ready", flush=True)
+    while True:
+        ready = select.select([sys.stdin, server], [], [])[0]
+        if server in ready:
+            name, number = server.recv(2048).split()
+            found.setdefault(name.decode(), []).append(int(number))
+        elif sys.stdin in ready:
+            break
+print(json.dumps(found))
 """
 
 
@@ -192,29 +211,46 @@ class VagrantVms:
         counters = dict(zip(names, map(int, values), strict=True))
         return counters["InDatagrams"] + counters["NoPorts"] + counters["InErrors"]
 
+    def wait_until_received(self, pod: str, packets: int) -> None:
+        """Wait until a Pod got so many UDP packets since it was attached. Raises HostError."""
+        self._wait(lambda: self.received(pod) >= packets, f"{pod} got fewer than {packets} packets")
+
     def send(self, source: str, address: str, port: int = 7000, pause: float = 0.02) -> subprocess.Popen[str]:
         """Start to send UDP packets from a Pod, or from the VM `cp`; `stop` ends it."""
-        line = f"{_inside(source)}python3 -c {shlex.quote(_SENDER)} {address} {port} {pause}"
+        line = f"{_inside(source)}python3 -c {shlex.quote(_SENDER)} {address} {port} {pause} {source}"
         return self._start(vm_of(source), line)
 
     def echo(self, pod: str, port: int = 7000) -> subprocess.Popen[str]:
         """Start to answer UDP packets in a Pod; `stop` ends it."""
-        line = f"ip netns exec {pod} python3 -c {shlex.quote(_ECHO)} {port}"
-        server = self._start(vm_of(pod), line)
-        assert server.stdout is not None
-        assert server.stdout.readline().strip() == "ready"
-        return server
+        return self._start_server(pod, _ECHO, port)
+
+    def receive(self, pod: str, port: int = 7000) -> subprocess.Popen[str]:
+        """Start to take UDP packets of `send` in a Pod; `stop_receiving` ends it."""
+        return self._start_server(pod, _RECEIVER, port)
 
     def stop(self, process: subprocess.Popen[str]) -> int:
         """End what `send` or `echo` started; return how many packets a sender sent."""
+        return int(self._ended(process) or 0)
+
+    def stop_receiving(self, process: subprocess.Popen[str]) -> dict[str, list[int]]:
+        """End what `receive` started; return the numbers of each sender's packets, as they came."""
+        found: dict[str, list[int]] = json.loads(self._ended(process))
+        return found
+
+    def _ended(self, process: subprocess.Popen[str]) -> str:
         self._running.remove(process)
-        said, _ = process.communicate(timeout=PATIENCE)
-        return int(said or 0)
+        return process.communicate(timeout=PATIENCE)[0]
 
     def stop_all(self) -> None:
         """End what a failed test left."""
         for process in list(self._running):
-            self.stop(process)
+            self._ended(process)
+
+    def _start_server(self, pod: str, program: str, port: int) -> subprocess.Popen[str]:
+        server = self._start(vm_of(pod), f"ip netns exec {pod} python3 -c {shlex.quote(program)} {port}")
+        assert server.stdout is not None
+        assert server.stdout.readline().strip() == "ready"
+        return server
 
     def _start(self, vm: str, line: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(self.command(vm, line), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
