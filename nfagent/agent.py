@@ -59,6 +59,7 @@ from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.part_problems import PartProblems
 from nfagent.system import systemd
+from nfagent.system.garbage_collections import GarbageCollections
 from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
@@ -259,6 +260,7 @@ class Agent:
                 tasks.create_task(self._metrics.run()),
                 tasks.create_task(self._boot.run()),
                 tasks.create_task(self._replace_others()),
+                tasks.create_task(self._when_synced(GarbageCollections(self._clock).run)),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._when_synced(self._reporter.run)))
