@@ -307,7 +307,7 @@ class Agent:
         """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
         files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
-        return [*self._part_problems.described(), *files, self._watchdog.problem]
+        return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
     async def _reload(self) -> None:
         """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""

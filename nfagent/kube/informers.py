@@ -81,12 +81,13 @@ class Informers:
         self._keys = keys
         self._read_timeout = read_timeout
         self._jitter = jitter
-        self._availability = APIAvailability(server, clock, self._count_nodes, jitter)
+        self._availability = APIAvailability(server, clock, self._count_nodes, jitter, self._log_unreachable)
         self._last_good = last_good or CheckpointStore(None, "")
         self._reflectors = {
             resource.kind: Reflector(resource, keys, last_good=self._last_good) for resource in resources
         }
         self._failures: dict[str, str] = {}
+        self._unreachable: set[str] = set()
         self._read_at: dict[str, float] = {}
         self._again = asyncio.Event()
         self._begun = asyncio.Event()
@@ -108,6 +109,12 @@ class Informers:
         """All issues of objects now; those of Services as of the last time that they were read."""
         found = (*self.faults.values(), *self._service_problems)
         return tuple(sorted((flaw for flaws in found for flaw in flaws), key=str))
+
+    @property
+    def trouble(self) -> str:
+        """Why kinds aren't watched now, each reason once; '' where all are."""
+        reasons = dict.fromkeys(self._failures.values())
+        return f"API server not followed: {'; '.join(reasons)}" if reasons else ""
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the issues that came and those that went since the last call; the cost is that of the changes."""
@@ -201,7 +208,7 @@ class Informers:
             except UnreachableError as error:
                 reflector.end()
                 self._log_failure(reflector.resource.kind, str(error))
-                await self._availability.wait_reachable()
+                await self._await_server(reflector.resource.kind)
                 if probed:
                     # Reachable for the probe, not for this request: a load balancer with a dead server behind it.
                     await self._pause(backoff, WatchFailure("lost", str(error)))
@@ -212,6 +219,13 @@ class Informers:
                 backoff.succeeded()
             if failure is not None:
                 await self._recover(reflector, backoff, failure)
+
+    async def _await_server(self, kind: str) -> None:
+        self._unreachable.add(kind)
+        try:
+            await self._availability.wait_reachable()
+        finally:
+            self._unreachable.discard(kind)
 
     async def _once(self, reflector: Reflector) -> WatchFailure | None:
         """Send one request and read its response to the end; return the failure. Raises UnreachableError."""
@@ -347,6 +361,11 @@ class Informers:
                 log.warning("%s: watch interrupted: %s; %s", kind, reason, kept)
         elif before and not known:
             log.info("all kinds are watched again")
+
+    def _log_unreachable(self, reason: str) -> None:
+        """Log why probes fail: what was the server's absence may have become a certificate that isn't trusted."""
+        for kind in sorted(self._unreachable):
+            self._log_failure(kind, reason)
 
     def _failure(self, reflector: Reflector) -> str:
         reason = self._failures.get(reflector.resource.kind, "")
