@@ -64,6 +64,7 @@ from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, rela
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
+from nfagent.system.threads import POOL_THREADS, started_executor
 from nfagent.system.watchdog_notifier import WatchdogNotifier
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
@@ -177,6 +178,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
+        loop.set_default_executor(started_executor(POOL_THREADS, "agent"))
         relax_collection()
         limit_free_memory()
         self._boot.read_enforced(self._backend.has_rules)

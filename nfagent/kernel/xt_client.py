@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +24,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
@@ -75,7 +75,7 @@ class XtClient:
         self._options = msgspec.structs.replace(self._options, families=kernel.families, accounts=accounts)
         self._writer = XtWriter(kernel)
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
+        self._thread = started_executor(1, "iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._latest: Ruleset | None = None  # that was in force, of which the names are known
