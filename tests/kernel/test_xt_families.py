@@ -1,4 +1,4 @@
-"""What is refused of one family stops nothing of the other: no object of IPv6 waits for one of IPv4, nor the reverse."""
+"""What is refused of one family stops nothing of the other: no object of one waits for the other's."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[XtKernel]:
-    """Yield a kernel that refuses all restores of a family while a file of its name is there."""
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> XtKernel:
+    """Return a kernel that refuses all restores of a family while a file of its name is there."""
     for family, command in COMMANDS.items():
         name = f"{command}-legacy-restore"
         program = tmp_path / name
         program.write_text(REFUSING.format(switch=tmp_path / str(family), name=name, real=shutil.which(name)))
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    yield XtKernel(programs_of("legacy"), (4, 6), IpSetSocket(), NfacctSocket())
+    return XtKernel(programs_of("legacy"), (4, 6), IpSetSocket(), NfacctSocket())
 
 
 def of_family(ruleset: XtRuleset, family: Family) -> XtRuleset:
