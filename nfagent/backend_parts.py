@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import msgspec
+
 from nfagent.clock import Clock
 from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
@@ -61,7 +63,8 @@ class BackendParts:
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
         self._sets = kernel.sets
-        self.client = XtClient(kernel, known, lowering_options(settings.iptables), logs=self._features.logs)
+        options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
+        self.client = XtClient(kernel, known, options, logs=self._features.logs)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import msgspec
+
 from nfagent.kernel.backend_choice import BackendSetting, choose_backend
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.xt_client import XtClient
@@ -42,7 +44,8 @@ def ruleset_reader(
         client = NftClient()
     else:
         kernel, features = open_xt_kernel(choice.programs)
-        client = XtClient(kernel, known, options, logs=features.logs)
+        lowering = msgspec.structs.replace(options, lacking=features.lacking)
+        client = XtClient(kernel, known, lowering, logs=features.logs)
     try:
         yield client
     finally:

@@ -138,7 +138,11 @@ def _of_direction(matches: tuple[Match, ...], context: RuleContext, direction: C
     for protocol in protocols:
         alternatives = [_words(match, context, direction, protocol, code) for match in matches]
         for chosen in product(*alternatives):
-            yield tuple(words for conjunction in chosen for words in conjunction)
+            found = tuple(words for conjunction in chosen for words in conjunction)
+            for words in found:
+                if words[0] == "-m" and context.options.lacks(context.family, words[1]):
+                    raise UnsupportedMatchError(words[1])
+            yield found
 
 
 def _ordered(words: Conjunction) -> Conjunction | None:

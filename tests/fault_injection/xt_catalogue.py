@@ -44,7 +44,6 @@ def program_runs() -> tuple[Fault, ...]:
     no_pipe = Rule(calls=Call.PIPE, kinds=Kind.OTHER, action=Action.FAIL, error=errno.EMFILE)
     return (
         writing("refuses", ProgramFault("restore", "refuse")),
-        writing("refuses IPv6 alone", ProgramFault("restore", "refuse", "ip6tables")),
         writing("is killed", ProgramFault("restore", "die")),
         writing("hangs", ProgramFault("restore", "hang"), ""),
         writing("changes, and fails", ProgramFault("restore", "late")),

@@ -22,8 +22,7 @@ _COMMANDS = ("iptables", "ip6tables")
 _SCRIPT = """#!/bin/sh
 [ "$1" = --version ] && exec {real} "$@"
 echo {name} >>{folder}/runs
-read -r command action number <{folder}/{kind} 2>/dev/null || exec {real} "$@"
-case {name} in $command*) ;; *) exec {real} "$@";; esac
+read -r action number <{folder}/{kind} 2>/dev/null || exec {real} "$@"
 echo {name} >>{folder}/hits
 if [ -n "$number" ] && [ "$(wc -l <{folder}/hits)" != "$number" ]; then exec {real} "$@"; fi
 case $action in
@@ -42,13 +41,11 @@ esac
 class ProgramFault(msgspec.Struct, frozen=True):
     """A fault of each run of a program.
 
-    command: whose programs: iptables, ip6tables; '' for both
     number:  the only run that has it, counted from 1; 0 for all
     """
 
     program: Literal["restore", "save"]
     action: ProgramAction
-    command: Literal["", "iptables", "ip6tables"] = ""
     number: int = 0
 
 
@@ -73,7 +70,7 @@ class XtProgramFaults:
         (self._folder / "hits").unlink(missing_ok=True)
         number = str(fault.number) if fault.number else ""
         hidden = self._folder / ".new"
-        hidden.write_text(f"{fault.command or 'ip'} {fault.action} {number}\n", encoding="ascii")
+        hidden.write_text(f"{fault.action} {number}\n", encoding="ascii")
         hidden.rename(self._folder / fault.program)
 
     def disarm(self) -> None:

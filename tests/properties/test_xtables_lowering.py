@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
+from nfagent.model.netaddr import FAMILIES
 from nfagent.nftables.gateway_chains import GATEWAYS_CHAIN
 from nfagent.nftables.matches import NextHopInSet
 from nfagent.nftables.objects import Log, ProtocolPort, Ruleset
@@ -121,3 +123,23 @@ def test_every_packet_has_verdict_logs_and_counters_of_the_nftables_rules(
             if found.accepted:
                 kept = ~(_OPTIONS.accepted_bit | _OPTIONS.unrouted_bit)
                 assert found.mark & kept == packet.mark & kept
+
+
+@given(
+    view=views(),
+    protocol=PROTOCOLS,
+    lacking=st.sets(st.sampled_from(["sctp", "hl", "length", "ipv6header", "statistic", "SET"]), min_size=1),
+    data=st.data(),
+)
+def test_what_a_kernel_lacks_allows_nothing_more(
+    view: DesiredState, protocol: tuple[str, int | None], lacking: set[str], data: st.DataObject
+) -> None:
+    ruleset = view.ruleset()
+    gone = frozenset((family, name) for family in FAMILIES for name in lacking)
+    machine = XtMachine(lower(ruleset, msgspec.structs.replace(_OPTIONS, lacking=gone))[0])
+    every = list(flows(view.cluster.by_address, *protocol))
+    for flow in data.draw(st.lists(st.sampled_from(every), min_size=1, max_size=30)):
+        packet = data.draw(sent(flow))
+        for hook in HOOKS:
+            if machine.run(hook, packet).accepted:
+                assert run(ruleset, hook, packet).accepted, (hook, packet)
