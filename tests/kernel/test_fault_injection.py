@@ -15,10 +15,11 @@ from nfagent.errors import KernelError
 from nfagent.kernel.backend_choice import BackendName
 from tests.fault_injection import crashes
 from tests.fault_injection.catalogue import faults_of
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.fault_table import Action, Call, Kind, Rule
 from tests.fault_injection.lab import FaultLab, fault_lab
 from tests.fault_injection.streams import Streams
-from tests.fault_injection.trial import Fault, Trial
+from tests.fault_injection.trial import Trial
 
 pytestmark = [
     pytest.mark.kernel,

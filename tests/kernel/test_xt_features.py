@@ -157,7 +157,7 @@ def test_without_a_match_that_all_rules_of_ipv6_need_ipv4_is_filtered(
 def test_without_a_match_that_all_rules_of_ipv4_need_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(HostError, match="addrtype is needed: .*; modprobe xt_addrtype"):
+    with pytest.raises(HostError, match=r"addrtype is needed: .*; modprobe xt_addrtype"):
         enforced(programs_without("-m addrtype", tmp_path, monkeypatch))
 
 
