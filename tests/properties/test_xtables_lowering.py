@@ -76,6 +76,16 @@ def views(draw: st.DrawFn) -> DesiredState:
     return view
 
 
+def between(packet: HookPacket, source: str, destination: str) -> HookPacket:
+    """Return a packet with other addresses, which its connection has too: but for errors, it is found by the header."""
+    conntrack = packet.conntrack
+    if conntrack.state in {"new", "established"}:
+        ends = {packet.saddr: source, packet.daddr: destination}
+        client, server = (ends.get(end, end) for end in (conntrack.client, conntrack.server))
+        conntrack = conntrack._replace(client=client, server=server)
+    return packet._replace(saddr=source, daddr=destination, conntrack=conntrack)
+
+
 def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     """Draw a packet of a flow in any state, from any interface, with any header."""
     first = opening(flow)
@@ -89,8 +99,8 @@ def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     if flow.protocol == "icmpv6":
         states += [stray(flow, "untracked", kind) for kind in ("nd-neighbor-solicit", "nd-router-advert")]
         states += [item._replace(hop_limit=1, icmpv6_type="mld-listener-report") for item in states[3:5]]
-        states += [item._replace(saddr="fe80::1") for item in states]
-        states += [item._replace(daddr="ff02::1") for item in states]
+        states += [between(item, "fe80::1", item.daddr) for item in states]
+        states += [between(item, item.saddr, "ff02::1") for item in states]
     return st.builds(
         lambda packet, **changed: packet._replace(**changed),
         st.sampled_from(states),
