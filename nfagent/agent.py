@@ -191,6 +191,7 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
+                self._backend.shell_commands,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)

@@ -26,6 +26,8 @@ from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
+from nfagent.xtables.commands import shell_commands
+from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class BackendParts:
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
         self._sets: IpSetSocket | None = None
+        self._options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -65,6 +68,7 @@ class BackendParts:
         self._sets = kernel.sets
         options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
         self.client = XtClient(kernel, known, options, logs=self._features.logs)
+        self._options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
@@ -100,6 +104,13 @@ class BackendParts:
     def log_places(self) -> LogPlaces:
         """Where the rules log."""
         return NFTABLES if self.is_nftables else IPTABLES
+
+    @property
+    def shell_commands(self) -> Callable[[Ruleset, Ruleset], list[str]] | None:
+        """What makes commands from two rulesets; None for nftables, whose transactions are commands."""
+        if self.is_nftables:
+            return None
+        return lambda found, wanted: list(shell_commands(found, wanted, self._options))
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
