@@ -119,8 +119,8 @@ class Agent:
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
         )
         resync = settings.reconcile.resync_seconds
-        changes = self._backend.monitor(self._reconciler.mark_changed)
-        self._drift = DriftParts(changes, self._reconciler, self._bridge_table, self._clock, resync)
+        self._changes = self._backend.monitor(self._reconciler.mark_changed)
+        self._drift = DriftParts(self._changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
@@ -133,7 +133,7 @@ class Agent:
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
-        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        watched = self._reconciler, self._changes, self._revoker, self._links, self._checkpoint
         self._part_problems = PartProblems(
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
@@ -194,6 +194,7 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
+                self._backend.shell_commands,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
@@ -382,7 +383,7 @@ class Agent:
             drift=DriftStatus(
                 listening=drift.listening,
                 others=drift.others,
-                problem=drift.problem,
+                problem=self._changes.problem,
                 looks=0.0 if self._backend.is_nftables else LOOK_SECONDS,
                 contest=self._reconciler.contest or msgspec.UNSET,
                 next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,

@@ -142,7 +142,8 @@ class FolderBackend:
                     found = kernel.read_now()
                     # Manifests don't describe the node's interfaces: those of the table are kept.
                     self.desired.follow_links(held_links(found), held=True)
-                    return diff_view(found, self.desired.ruleset())
+                    wanted = self.desired.ruleset()
+                    return diff_view(found, wanted, kernel.shell_commands(found, wanted))
                 case "counters":
                     return counters_view(self.desired, kernel.counters_now(), scope)
         raise UsageError(f"there is no view {name!r}")

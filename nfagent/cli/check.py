@@ -40,7 +40,8 @@ def check(
     """Check that this node can run nfagent.
 
     Each line has a result (ok, warn, FAIL), what was found and, for a problem, the command or the step that fixes
-    it. Nothing is changed.
+    it. No rule is changed. With iptables rules are tried for a moment where no packet comes by; tables of
+    iptables-legacy that come to be by that are named.
 
     Exit code 0: no check failed (warnings are allowed); 2: a check failed.
     """

@@ -49,7 +49,7 @@ def dump(
     policies  every policy: the Pods that it selects on this node, and its rules
     ruleset   the desired ruleset
     kernel    the ruleset in the kernel
-    diff      the nft commands that make them equal; exit code 1 where they differ
+    diff      the commands that make them equal; exit code 1 where they differ
     counters  packets and bytes by policy, direction and verdict; other drops
     syncs     how long the running agent's last changes took, step by step
 

@@ -156,9 +156,9 @@ class XtClient:
         async with self._turn:
             return await self._in_thread(self._listed_otherwise_now, wanted)
 
-    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:  # noqa: ARG002 - as NftClient
-        """Return a listing as it is: variants are accepted where it is read."""
-        return listed
+    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Return a listing without counters to be deleted; variants are accepted where it is read."""
+        return listed if self._deletions is None else self._deletions.as_deleted(listed, wanted)
 
     async def is_changed(self, *, with_content: bool) -> bool:
         """Return whether another program has changed our rules or sets, by a cheap reading.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import cast
 
 import msgspec
 
+from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.ipset_socket import IpSetSocket, ListedSet
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.xt_programs import XtPrograms
@@ -58,8 +60,15 @@ def read_tables(kernel: XtKernel) -> Iterator[tuple[Family, TableName, SavedTabl
 
 
 def read_sets(sets: IpSetSocket) -> dict[str, IpSet]:
-    """Return our sets with their members. Raises KernelError, HostError."""
-    return {name: _value(sets.read(name)) for name in sets.names() if is_ours(name)}
+    """Return our sets with their members; one that goes meanwhile is left out. Raises KernelError, HostError."""
+    found: dict[str, IpSet] = {}
+    for name in filter(is_ours, sets.names()):
+        try:
+            found[name] = _value(sets.read(name))
+        except SetRefusedError as error:
+            if error.code != errno.ENOENT:
+                raise
+    return found
 
 
 def _value(found: ListedSet) -> IpSet:

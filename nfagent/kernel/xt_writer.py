@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from nfagent.errors import KernelError
 from nfagent.kernel.ipset_refusals import SetRefusedError
+from nfagent.kernel.xt_family_steps import FamilySteps
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
@@ -34,12 +35,19 @@ class XtWriter:
         return tuple(sorted(self._left))
 
     def write(self, before: XtListing, after: XtRuleset) -> None:
-        """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
+        """Make what is there the ruleset; what is refused of one family stops nothing of the other.
+
+        Raises KernelError, HostError; then a part of it may be in force.
+        """
         self._left -= after.sets.keys()
-        self._restore_stray(before, after, leaving=True)
+        families = FamilySteps(before.ruleset, after)
+        self._restore_stray(before, after, families, leaving=True)
         for group in grouped(steps(before.ruleset, after)):
-            self._take(group, before, after)
-        self._restore_stray(before, after, leaving=False)
+            with families.attempt(families.concern(group[0])) as taken:
+                if taken:
+                    self._take(group, before, after)
+        self._restore_stray(before, after, families, leaving=False)
+        families.end()
 
     def destroy_left(self) -> None:
         """Destroy the sets that were left, as far as no rule refers to them any more. Raises HostError."""
@@ -53,11 +61,12 @@ class XtWriter:
         for name, added in sorted(members.items()):
             self._kernel.sets.change("add", name, added)
 
-    def _restore_stray(self, before: XtListing, after: XtRuleset, *, leaving: bool) -> None:
+    def _restore_stray(self, before: XtListing, after: XtRuleset, families: FamilySteps, *, leaving: bool) -> None:
         for family in self._kernel.families if before.stray else ():
             text = stray_input(before, after, family, leaving=leaving)
-            if text:
-                self._kernel.programs.restore(family, text)
+            with families.attempt(family) as taken:
+                if text and taken:
+                    self._kernel.programs.restore(family, text)
 
     def _take(self, group: StepGroup, before: XtListing, after: XtRuleset) -> None:
         sets = self._kernel.sets

@@ -18,12 +18,19 @@ class LoweringOptions(msgspec.Struct, frozen=True):
     unrouted_bit: the bit that says, from PREROUTING on, that the route to the source leads elsewhere
     accounts:     whether named counters are nfacct objects; otherwise only the rules' own counters count
     families:     those that the kernel has tables for
+    lacking:      matches and targets that the kernel or its programs lack, by family: rules that need one are left out,
+                  or drop what the rest of them matches, so that nothing more is allowed
     """
 
     accepted_bit: int = ACCEPTED_BIT
     unrouted_bit: int = UNROUTED_BIT
     accounts: bool = True
     families: tuple[Family, ...] = FAMILIES
+    lacking: frozenset[tuple[Family, str]] = frozenset()
+
+    def lacks(self, family: Family, name: str) -> bool:
+        """Return whether a match or target can't be used."""
+        return (family, name) in self.lacking
 
 
 class Unavailable(msgspec.Struct, frozen=True, order=True):
