@@ -14,7 +14,7 @@ from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
-from nfagent.xtables.order import steps
+from nfagent.xtables.order import StepOrder
 from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class XtWriter:
         """Store what is written by."""
         self._kernel = kernel
         self._left: set[str] = set()
+        self._order = StepOrder()
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ class XtWriter:
         """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
         self._left -= after.sets.keys()
         self._restore_stray(before, after, leaving=True)
-        for group in grouped(steps(before.ruleset, after)):
+        for group in grouped(self._order.steps(before.ruleset, after)):
             self._take(group, before, after)
         self._restore_stray(before, after, leaving=False)
 
