@@ -70,9 +70,9 @@ class IncrementalLowering:
         Raises NameCollisionError, WireError; then nothing of it can be used any more.
         """
         before, self.source = self.source, applied(self.source, transaction)
+        touched = dict.fromkeys(_touched(transaction, before))
         changed = {
-            key: self._changed(key, before) or self._lowered(key)
-            for key in dict.fromkeys(_touched(transaction, before))
+            key: self._changed(key, before) or self._lowered(key) for key in touched if self._differs(key, before)
         }
         if any(kind == "chain" and self._calls(name, before) for kind, name in changed):
             changed[_HOOKS] = self._lowered(_HOOKS)
@@ -80,6 +80,17 @@ class IncrementalLowering:
         if before.counters != self.source.counters:
             self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts_of(self.source, self._options))
         return self.ruleset
+
+    def _differs(self, key: _Key, before: Ruleset) -> bool:
+        """Return whether an object isn't what it was: a repair names objects that only the kernel's differ from."""
+        kind, name = key
+        match kind:
+            case "set":
+                return before.sets.get(name) != self.source.sets.get(name)
+            case "map":
+                return before.maps.get(name) != self.source.maps.get(name)
+            case _:
+                return before.chains.get(name) != self.source.chains.get(name)
 
     def _calls(self, name: str, before: Ruleset) -> bool:
         """Return whether the chains of hooks depend on a chain, as it was or as it is."""
