@@ -153,7 +153,7 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
-        made.rules = self._backend.rules
+        made.rules, made.spent = self._backend.rules, self._backend.spent
         return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:

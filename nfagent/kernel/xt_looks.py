@@ -6,14 +6,13 @@ after a change of our own, everything is listed and compared with what was writt
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Callable
 
 from nfagent.kernel.look_budget import LookBudget
 from nfagent.kernel.xt_fingerprint import Fingerprint, entries_of, fingerprint, lacks_entries
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.model.netaddr import Family
+from nfagent.system.cpu_time import thread_cpu_seconds
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import TableName, XtRuleset
 
@@ -48,21 +47,21 @@ class XtLooks:
         with_content: rules and members are read too, otherwise only their numbers and sizes
         Raises KernelError, HostError.
         """
-        began = _cpu_seconds()
+        began = thread_cpu_seconds()
         now = fingerprint(self._kernel, written.ruleset, with_content=with_content)
         if version != self._version:
             # What others changed since our own change is found by the listing.
             self._seen, self._version, self._verified = now, version, False
             self._entries = entries_of(written.ruleset)
-        budget.looked(_cpu_seconds() - began, with_content=with_content)
+        budget.looked(thread_cpu_seconds() - began, with_content=with_content)
         if lacks_entries(now, self._kernel, self._entries):
             return self._found(is_current())
         differs = not now.is_same(self._seen)
         if (not differs and self._verified) or not budget.may_list(urgent=differs):
             return False
-        began = _cpu_seconds()
+        began = thread_cpu_seconds()
         is_equal = self._read(written.ruleset) == written
-        budget.listed(_cpu_seconds() - began)
+        budget.listed(thread_cpu_seconds() - began)
         if not is_current():
             return False
         if is_equal:
@@ -73,9 +72,3 @@ class XtLooks:
         if is_changed:
             self._version = _NEVER
         return is_changed
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time of this thread, and of the programs that the process ran."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.thread_time() + children.ru_utime + children.ru_stime
