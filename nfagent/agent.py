@@ -45,9 +45,9 @@ from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
+from nfagent.kernel.look_budget import LOOK_SECONDS
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_lock import acquire_table
-from nfagent.kernel.xt_watch import LOOK_SECONDS
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
@@ -155,7 +155,7 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
-        made.rules = self._backend.rules
+        made.rules, made.spent = self._backend.rules, self._backend.spent
         return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:

@@ -25,6 +25,7 @@ from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
+from nfagent.system.cpu_time import process_cpu_seconds
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
 from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.options import LoweringOptions
@@ -88,6 +89,11 @@ class BackendParts:
     def rules(self) -> str:
         """What holds our rules, for messages."""
         return "table inet nfagent" if self.is_nftables else "our part of iptables"
+
+    @property
+    def spent(self) -> Callable[[], float]:
+        """By which comparisons and repairs are paid: a clock; CPU time where they run programs, which wait for it."""
+        return self._clock.monotonic if self.is_nftables else process_cpu_seconds
 
     def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
         """Return what reports changes by other programs: the kernel, or what looks for them."""

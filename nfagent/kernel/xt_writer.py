@@ -15,7 +15,7 @@ from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
-from nfagent.xtables.order import steps
+from nfagent.xtables.order import StepOrder
 from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class XtWriter:
         """Store what is written by."""
         self._kernel = kernel
         self._left: set[str] = set()
+        self._order = StepOrder()
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ class XtWriter:
         self._left -= after.sets.keys()
         families = FamilySteps(before.ruleset, after)
         self._restore_stray(before, after, families, leaving=True)
-        for group in grouped(steps(before.ruleset, after)):
+        for group in grouped(self._order.steps(before.ruleset, after)):
             with families.attempt(families.concern(group[0])) as taken:
                 if taken:
                     self._take(group, before, after)
