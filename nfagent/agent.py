@@ -111,7 +111,11 @@ class Agent:
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
+        self._time_slices = TimeSlices()
+        places = self._backend.log_places
+        self._verdict_log = VerdictLogParts(
+            settings, self._desired, history, self._clock, places, time_slices=self._time_slices
+        )
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
@@ -136,7 +140,6 @@ class Agent:
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
         self._source, self._reporter = self._make_source()
-        self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
@@ -194,7 +197,8 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
+            peers = http_server.view_route("/v1/peers", answers.peers, self._time_slices)
+            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, peers)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)

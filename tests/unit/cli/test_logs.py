@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from nfagent.cli.logs import parse_ago
+from nfagent.cli.log_times import parse_ago
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.called import Call

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from nfagent.introspection import http_server
-from nfagent.introspection.record_route import record_route
+from nfagent.introspection.record_route import record_routes
 from nfagent.verdicts.log_stream import MAX_READERS, SLOW_READER, LogStream
 from tests.support.packet_labs import wait_until
 from tests.unit.introspection.test_http_server import Told
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def streaming(path: Path, queue_bytes: int = 1 << 20) -> AsyncIterator[tuple[LogStream, aiohttp.ClientSession]]:
     stream = LogStream(queue_bytes)
-    serving = await http_server.serve(path, Told(), routes=[record_route(stream, idle_seconds=0.05)])
+    serving = await http_server.serve(path, Told(), routes=record_routes(stream, idle_seconds=0.05))
     connector = aiohttp.UnixConnector(str(path), limit=0)
     try:
         async with asyncio.timeout(60), aiohttp.ClientSession("http://agent", connector=connector) as session:
