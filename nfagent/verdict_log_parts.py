@@ -19,6 +19,7 @@ from nfagent.kernel.nflog_reader import NflogReader
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.denied_window import DeniedWindow
 from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_journald import JournalSink
@@ -101,6 +102,11 @@ class VerdictLogParts:
     def latency(self) -> RecordLatency:
         """How old packets are when their record is passed to the sinks."""
         return self._records.latency
+
+    @property
+    def denied(self) -> DeniedWindow:
+        """What was denied lately, as far as it is logged."""
+        return self._records.denied
 
     @property
     def group_problem(self) -> str:

@@ -65,9 +65,10 @@ Example: nfagent logs -f --verdict deny --to shop/db --since 5m
 @click.option(
     "--time-format",
     type=click.Choice(TIME_FORMATS, case_sensitive=False),
+    metavar="NAME",
     default=DEFAULT_FORMAT,
     show_default=True,
-    help="Format of times; those of RFC 3339 are UTC, others local.",
+    help=f"Format of times: {', '.join(TIME_FORMATS)}. Those of RFC 3339 are UTC, the others local.",
 )
 @click.option(
     "--file",

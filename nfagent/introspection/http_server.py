@@ -2,7 +2,8 @@
 
     GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
                                                     one of a ruleset's forms that is wanted (text, nft, objects),
-                                                    or leaves lists out of the state (summary)
+                                                    or leaves lists out of the state (summary); pods=here leaves
+                                                    out of it the Pods of other nodes
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
@@ -175,7 +176,7 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
-        scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
+        scope = ViewFilter(*(asked.get(name, "") for name in ViewFilter.__struct_fields__))
         return await _stream(
             request, time_slices.slices(encoded(await answers.view(request.match_info["view"], scope)))
         )
