@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from nfagent.cli.log_backwards import newest_first, split_end
+from nfagent.desired.state import DesiredState
+from nfagent.introspection.freshness import Freshness
+from nfagent.introspection.http_server import view_route
+from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import encode
+from tests.support.two_node_cluster import TwoNodeCluster, pod
+from tests.unit.cli.agents import introspection, running
 from tests.unit.cli.called import Call
 from tests.unit.cli.test_logs import DB, OUTSIDE, WEB, log, numbers, record, write
 
@@ -95,12 +101,43 @@ def test_a_request_that_cannot_be_met_is_refused(call: Call, options: list[str],
     assert said in answer.err
 
 
-def test_labels_nodes_and_what_is_outside_come_from_the_running_agent(call: Call, log: Path) -> None:
+def test_without_the_state_of_the_cluster_labels_are_refused(call: Call, log: Path) -> None:
     write(log, record(1), record(2, source=OUTSIDE), record(3, source=DB, destination=WEB))
     said = call("logs", "-o", "json", "--from", "app=web")
     assert said.code == 2
     assert "label selectors, node and world need the state of the cluster, and no agent listens at" in said.err
     assert "give --manifests DIR" in said.err
+
+
+def test_the_running_agent_tells_labels(call: Call, log: Path) -> None:
+    write(log, record(1), record(2, source=OUTSIDE), record(3, source=DB, destination=WEB))
+    desired = TwoNodeCluster(pod("shop/web", "a", 10, app="web"), pod("data/db", "a", 20, app="db")).views["a"]
+    answers = introspection(desired)
+    with running(answers, routes=[view_route("/v1/peers", answers.peers, TimeSlices())]):
+        assert numbers(call("logs", "-o", "json", "--from", "app=web").out) == [1]
+        assert numbers(call("logs", "-o", "json", "--to-label", "app in (web,db)", "--not", "-l", "app=x").out) == [
+            1,
+            2,
+            3,
+        ]
+        assert numbers(call("logs", "-o", "json", "--from", "world").out) == [2]
+
+
+def test_an_agent_that_has_not_read_the_cluster_decides_about_no_label(call: Call, log: Path) -> None:
+    write(log, record(1))
+    answers = introspection(DesiredState("a"), freshness=Freshness(unread=("Pod",)))
+    with running(answers, routes=[view_route("/v1/peers", answers.peers, TimeSlices())]):
+        said = call("logs", "--from", "app=web")
+    assert (said.code, said.out) == (2, "")
+    assert "the filter has no verdict yet: the agent hasn't read the whole cluster yet" in said.err
+
+
+def test_an_agent_of_another_version_is_named_as_such(call: Call, log: Path) -> None:
+    write(log, record(1))
+    with running(introspection(DesiredState("a"))):
+        said = call("logs", "--from", "app=web")
+    assert (said.code, said.out) == (2, "")
+    assert "the running agent is older than this command; systemctl restart nfagent" in said.err
 
 
 def test_manifests_tell_labels_too(call: Call, log: Path, manifests: Path) -> None:
