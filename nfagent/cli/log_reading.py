@@ -45,7 +45,7 @@ def records_of_file(
     if not selection.last:
         yield from _forward(follower.batches(follow=selection.follow), matches, selection, counts)
         return
-    found: list[bytes] = []  # as lines: a Record takes three times the memory
+    found: list[bytes] = []  # as lines, which are smaller than Records
     for line, _ in _matching(follower.newest_first(follow=selection.follow), matches, counts):
         found.append(line)
         counts.cut = len(found) == selection.last

@@ -81,6 +81,11 @@ class LogSource:
         """Pods whose labels the filter asked for and that are gone."""
         return list(self._unknown)
 
+    def write_unread(self) -> None:
+        """Write to stderr how many lines were no records."""
+        if self.counts.unread:
+            write_remark("warning", f"skipped {counted(self.counts.unread, 'invalid line')} of the log")
+
     def write_remarks(self, *, cut_at: int) -> None:
         """Write what isn't shown, and why, to stderr. cut_at: the number of records shown where none was asked for."""
         counts = self.counts
@@ -92,8 +97,6 @@ class LogSource:
             write_remark("note", f"labels of Pods that are gone aren't known, so no selector matches {names}{more}")
         if not counts.matching:
             write_remark("note", self._nothing())
-        if counts.unread:
-            write_remark("warning", f"skipped {counted(counts.unread, 'invalid line')} of the log")
 
     def _nothing(self) -> str:
         counts = self.counts

@@ -131,7 +131,8 @@ def logs(  # noqa: PLR0913 - one argument for each option
         else:
             _show(batches, output, time_format)
     finally:
-        source.write_remarks(cut_at=_LAST_ON_TERMINAL if by_default and not follow else 0)
+        source.write_unread()
+    source.write_remarks(cut_at=_LAST_ON_TERMINAL if by_default and not follow else 0)
     context.exit(0 if source.counts.matching else 2)
 
 

@@ -16,7 +16,7 @@ from nfagent.model.netaddr import endpoint
 from nfagent.verdicts.records import Disposition, Record
 
 MOST_KEYS = 20_000
-"""Keys of one count: 10 MB of pairs."""
+"""Keys of one count; up to twice as many are in memory."""
 
 _K = TypeVar("_K", bound=Hashable)
 

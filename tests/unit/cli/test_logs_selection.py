@@ -157,6 +157,12 @@ def test_a_log_of_another_program_is_named_as_such(call: Call, log: Path) -> Non
     assert "skipped 3 invalid lines" in said.err
 
 
+def test_without_a_log_nothing_is_said_but_that(call: Call, log: Path) -> None:
+    said = call("logs")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert f"{log}: no verdict log yet" in said.err
+
+
 def test_stdin_is_read(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = b"".join(encode(record(number)) for number in range(30))
     for options, kept in ((["--last", "2"], [28, 29]), (["--first", "1"], [0])):
