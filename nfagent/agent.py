@@ -58,6 +58,7 @@ from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.part_problems import PartProblems
+from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
 from nfagent.system.garbage_collections import GarbageCollections
 from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
@@ -113,7 +114,11 @@ class Agent:
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
+        self._time_slices = TimeSlices()
+        places = self._backend.log_places
+        self._verdict_log = VerdictLogParts(
+            settings, self._desired, history, self._clock, places, time_slices=self._time_slices
+        )
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
@@ -138,10 +143,12 @@ class Agent:
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
         self._source, self._reporter = self._make_source()
-        self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
+        own = self._status, self._freshness, self._side_problems
+        sources = StatusSources(*own, self._reconciler, self._source, self._verdict_log, self._metrics)
+        self._status_parts = StatusParts(settings, self._desired, self._clock, sources)
 
     def _make_reconciler(self) -> Reconciler:
         settings, cluster = self._settings, self._desired.cluster
@@ -198,7 +205,9 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
+            peers = http_server.view_route("/v1/peers", answers.peers, self._time_slices)
+            status = self._status_parts.route(self._time_slices)
+            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, peers, status)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
@@ -261,6 +270,7 @@ class Agent:
                 tasks.create_task(self._when_synced(self._links.run)),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
+                tasks.create_task(self._status_parts.run()),
                 tasks.create_task(self._boot.run()),
                 tasks.create_task(self._replace_others()),
                 tasks.create_task(self._when_synced(GarbageCollections(self._clock).run)),

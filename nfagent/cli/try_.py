@@ -27,7 +27,7 @@ _LONG = 5000
 
 
 def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    from nfagent.cli.logs import parse_ago
+    from nfagent.cli.log_times import parse_ago
 
     return None if value is None else parse_ago(value)
 

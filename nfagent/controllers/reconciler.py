@@ -53,6 +53,7 @@ class ReconcileStatus(msgspec.Struct):
     variants:     objects that the kernel lists differently than they were written, by the last repair
     held:         why the table stays unchanged; '' where it may be changed
     applied_at:   monotonic time of the last commit
+    in_sync_at:   monotonic time of the last change of what the kernel holds, or of the end of what prevented one
     """
 
     in_sync: bool = False
@@ -67,6 +68,7 @@ class ReconcileStatus(msgspec.Struct):
     held: str = ""
     last_error: str = ""
     applied_at: float = 0.0
+    in_sync_at: float = 0.0
 
 
 class Reconciler:
@@ -249,6 +251,8 @@ class Reconciler:
         if self.status.failures:
             level = logging.INFO if self.contest is None else logging.DEBUG
             log.log(level, "resolved: %s is reconciled again", self.rules)
+        if self.status.failures or self.status.applied_at > self.status.in_sync_at or not self.status.in_sync_at:
+            self.status.in_sync_at = self._clock.monotonic()
         self._refused = self._anew = False
         self.status.failures = 0
         self.status.last_error = ""

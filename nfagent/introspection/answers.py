@@ -17,6 +17,7 @@ from nfagent.explain.explanation import Explanation, explain_in_steps
 from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
 from nfagent.introspection.freshness import Freshness, ViewHead
+from nfagent.introspection.record_peers import PeersView, peers_parts
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
 from nfagent.introspection.views import (
     RulesetView,
@@ -140,6 +141,10 @@ class AgentAnswerer:
         )
         simulation.notes = freshness.notes
         return simulation
+
+    async def peers(self) -> PeersView:
+        """Return what decides about the filters of records. Raises UsageError."""
+        return peers_parts(self._desired, self._whole("the filter"))
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
         """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""

@@ -2,13 +2,17 @@
 
     GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
                                                     one of a ruleset's forms that is wanted (text, nft, objects),
-                                                    or leaves lists out of the state (summary)
+                                                    or leaves lists out of the state (summary); pods=here leaves
+                                                    out of it the Pods of other nodes
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
     GET /metrics, /healthz, /readyz                 for monitoring systems (metrics_routes)
     GET /v1/syncs                                   the last syncs, step by step (syncs_route)
-    GET /v1/records                                 new records of the verdict log (record_route)
+    GET /v1/records?filter=JSON&last=N&follow=no    records of the verdict log (record_route)
+    GET /v1/summary?filter=JSON&of=denied&top=N     these added up (record_route)
+    GET /v1/peers                                   what decides about the filters of records (record_peers)
+    GET /v1/status                                  whether all is well, in a few lines (status_view)
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
@@ -20,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -172,7 +176,7 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
-        scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
+        scope = ViewFilter(*(asked.get(name, "") for name in ViewFilter.__struct_fields__))
         return await _stream(
             request, time_slices.slices(encoded(await answers.view(request.match_info["view"], scope)))
         )
@@ -194,6 +198,15 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
             return await _stream(request, time_slices.slices(lines), "application/x-ndjson")
 
     return [web.get("/v1/dump/{view}", dump), web.get("/v1/explain", explain), web.post("/v1/try", attempt)]
+
+
+def view_route(path: str, view: Callable[[], Awaitable[object]], time_slices: TimeSlices) -> web.RouteDef:
+    """Return a route that answers with a view, which may be unfinished (chunks)."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await _stream(request, time_slices.slices(encoded(await view())))
+
+    return web.get(path, answer)
 
 
 def _named(path: Path) -> tuple[int, int]:
