@@ -194,7 +194,7 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
+            routes = (*answers.routes, *self._metrics.routes, *self._verdict_log.routes, syncs)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)

@@ -11,6 +11,7 @@ from itertools import islice
 
 import msgspec
 
+from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
 from nfagent.model.admin_policy import Policy
 from nfagent.policy.options import PolicyOptions
@@ -158,6 +159,16 @@ class MatrixJob:
             names=tuple(islice((pod.ref.path for one in group for pod in one.pods), _NAMED)),
             inside=self._is_inside(group[0]),
         )
+
+
+def matrix_of(desired: DesiredState, asked: MatrixRequest, notes: tuple[str, ...] = ()) -> MatrixJob:
+    """Return the matrix of a state as of its last `prepare`. Raises UsageError for an unknown namespace."""
+
+    def masqueraded(address: str) -> bool:
+        return desired.translation(None, address).kind in {"node", "gateway"}
+
+    policies = desired.index.policies.values()
+    return MatrixJob(desired.cluster, policies, desired.policy_options, asked, masqueraded, notes)
 
 
 def run(job: MatrixJob, told: Callable[[MatrixPart], None] = lambda _: None) -> Matrix:

@@ -155,6 +155,11 @@ class Matrix:
         return known
 
 
+def port_text(span: PortSpan) -> str:
+    """Return ports as `asked_ports` reads them: `80-80/tcp`, `icmp`."""
+    return "icmp" if span.protocol == "portless" else f"{span.first}-{span.last}/{span.protocol}"
+
+
 def span_text(span: PortSpan) -> str:
     """Return ports as text: `80/tcp`, `8000-8080/tcp`, `any udp`, `ICMP and the like`."""
     if span.protocol == "portless":
