@@ -8,7 +8,7 @@ from nfagent.model.objects import Labels
 from nfagent.simulate.pod_classes import PodClass
 from nfagent.simulate.policy_sight import PolicySight
 
-_UNTOLD = {
+_OF_CONTROLLERS = {
     "apps.kubernetes.io/pod-index",
     "batch.kubernetes.io/controller-uid",
     "controller-revision-hash",
@@ -35,7 +35,7 @@ def class_names(classes: Sequence[PodClass], sight: PolicySight) -> Iterator[str
 
 def labels_text(labels: Labels) -> str:
     """Return labels without those of controllers: `app=web,tier=front`; `no labels` where there are no others."""
-    return ",".join(f"{key}={value}" for key, value in labels if key not in _UNTOLD) or "no labels"
+    return ",".join(f"{key}={value}" for key, value in labels if key not in _OF_CONTROLLERS) or "no labels"
 
 
 def _names_in_namespace(classes: Sequence[PodClass], sight: PolicySight) -> Iterator[str]:

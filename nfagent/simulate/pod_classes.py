@@ -18,7 +18,7 @@ from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, Labels, 
 from nfagent.model.slices import sort_in_slices
 from nfagent.policy.options import PolicyOptions
 from nfagent.simulate.policy_sight import LabelView, PolicySight, Selecting
-from nfagent.state.cluster import ClusterState
+from nfagent.state.cluster import ClusterState, PodKey
 
 _ENDED = {"Succeeded", "Failed"}
 _STEP = 256
@@ -51,8 +51,9 @@ class AddressView(msgspec.Struct, frozen=True):
 class ClassKey(msgspec.Struct, frozen=True):
     """What the Pods of a class have in common.
 
-    alone: name of the Pod that is a class of its own; '' otherwise
+    alone: name of the Pod that is a class of its own as it shares an address; '' otherwise
     node:  the node of its Pods where verdicts depend on that; '' otherwise
+    picked: it has only the Pod that was asked for
     """
 
     namespace: str
@@ -64,6 +65,7 @@ class ClassKey(msgspec.Struct, frozen=True):
     host_network: bool
     alone: str = ""
     node: str = ""
+    picked: bool = False
 
 
 class PodClass(msgspec.Struct, eq=False):
@@ -83,7 +85,7 @@ class PodClass(msgspec.Struct, eq=False):
 
     @property
     def is_known(self) -> bool:
-        """Return whether the Pods have addresses: without, nobody knows what reaches them."""
+        """Return whether the Pods have addresses: without, what reaches them is not known."""
         return bool(self.key.addresses)
 
     @property
@@ -110,12 +112,19 @@ class PodClasses:
     """
 
     def __init__(
-        self, snapshot: Snapshot, policy_options: PolicyOptions, *, declared: bool = False, host_network: bool = True
+        self,
+        snapshot: Snapshot,
+        policy_options: PolicyOptions,
+        *,
+        declared: bool = False,
+        host_network: bool = True,
+        picked: PodKey = ("", ""),
     ) -> None:
         """Group by these policies.
 
         declared:     Pods that declare other ports are in other classes, even if no rule means a port by name
         host_network: with Pods of the host network
+        picked:       namespace and name of a Pod that is to have a class of its own
         """
         self.cluster = ClusterState(snapshot.node)
         self.sight = PolicySight(self.cluster, snapshot.policies)
@@ -126,6 +135,7 @@ class PodClasses:
         self._options = policy_options
         self._declared = declared
         self._host_network = host_network
+        self._picked = picked
         self._held: dict[str, int] = {}
         self._owners: dict[str, tuple[Node, ...]] = {}
         self._bound: set[str] = set()
@@ -202,6 +212,7 @@ class PodClasses:
             host_network=host,
             alone=pod.name if (pod.namespace, pod.name) in self._alone else "",
             node=pod.node if pod.node in self._bound else "",
+            picked=(pod.namespace, pod.name) == self._picked,
         )
 
     def _ports(self, pod: Pod) -> tuple[ContainerPort, ...]:
