@@ -26,9 +26,10 @@ _LEGEND: dict[CellVerdict, str] = {
 _NAME_LEAST, _NAME_MOST = 18, 60
 _REASONS_SHOWN = 30
 _NAMES_SHOWN = 6
+_LABELS_SHOWN = 5
 _PORTS_SHOWN = 4
 _WIDTH = 100
-_INDENT = "  "
+_INDENT, _APART = "  ", "   "
 _Where: TypeAlias = tuple[int, str]
 """A family and the relation of the nodes, as TrafficVerdict has them."""
 
@@ -39,7 +40,8 @@ def matrix_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
     pods = sum(end.pods for end in found.ends)
     where = f"namespace {asked.namespace}" if asked.namespace else "all namespaces"
     traffic = _listed(map(span_text, asked.ports), _NAMES_SHOWN) if asked.ports else "all traffic"
-    yield strong(f"{where}, {traffic}: {counted(len(found.ends), 'group')} of {counted(pods, 'Pod')}")
+    heading = f"{where}, {traffic}: {counted(len(found.ends), 'group')} of {counted(pods, 'Pod')}"
+    yield from map(strong, _wrapped(printable(heading), width))
     if not found.ends:
         return
     cell = len(str(len(found.ends))) + 1
@@ -99,9 +101,20 @@ def _grid(found: Matrix, width: int, cell: int) -> Iterator[str]:
         cells = "".join(_symbol(found.verdict(client, server), cell) for server in range(count))
         yield f"{client + 1:<{cell}}{shown[client]:<{room}}{cells}".rstrip()
     seen = {found.verdict(client, server) for client in range(count) for server in range(count)}
-    legend = [f"{_symbol(name, 1)} {words}" for name, words in _LEGEND.items() if name in seen]
     yield ""
-    yield "   ".join(legend)
+    yield from _legend([name for name in _LEGEND if name in seen], width)
+
+
+def _legend(verdicts: list[CellVerdict], width: int) -> Iterator[str]:
+    line, used = "", 0
+    for verdict in verdicts:
+        size = len(_LEGEND[verdict]) + 2
+        if line and used + len(_APART) + size > width:
+            yield line
+            line, used = "", 0
+        line += f"{_APART if line else ''}{_symbol(verdict, 1)} {_LEGEND[verdict]}"
+        used += size + (len(_APART) if used else 0)
+    yield line
 
 
 def _symbol(verdict: CellVerdict | None, cell: int) -> str:
@@ -160,7 +173,7 @@ def _lists(found: Matrix, width: int) -> Iterator[str]:
         if not end.inside:
             continue
         yield ""
-        yield strong(f"{printable(end.name)} ({counted(end.pods, 'Pod')})")
+        yield from map(strong, _wrapped(f"{printable(end.name)} ({counted(end.pods, 'Pod')})", width))
         yield from _list(found, "to", [(at, other) for other in count], places, width)
         if narrowed:
             yield from _list(found, "from", [(other, at) for other in count], places, width)
@@ -168,14 +181,16 @@ def _lists(found: Matrix, width: int) -> Iterator[str]:
 
 def _list(found: Matrix, word: str, pairs: list[tuple[int, int]], places: Names, width: int) -> Iterator[str]:
     """Yield the lines about one group, in one direction: what most others have is counted, not named."""
-    labels: dict[str, list[int]] = {"allowed": []}
+    whole: dict[str, list[int]] = {"allowed": [], "not known": [], "denied": []}
+    parts: dict[str, list[int]] = {}
     for other, (client, server) in enumerate(pairs):
         verdict = found.verdict(client, server)
-        if verdict is None or verdict == "none":
-            continue
-        label = allowed_text(found.traffic(client, server)) if verdict == "some" else _LEGEND[verdict]
-        labels.setdefault(label, []).append(other)
-    labels["denied"] = labels.pop("denied", [])
+        if verdict == "some":
+            parts.setdefault(allowed_text(found.traffic(client, server)), []).append(other)
+        elif verdict is not None and verdict != "none":
+            whole[_LEGEND[verdict]].append(other)
+    first, *last = whole
+    labels = {first: whole[first], **_most_common(parts), **{label: whole[label] for label in last}}
     most = max(map(len, labels.values()))
     for label, others in labels.items():
         if not others:
@@ -186,6 +201,14 @@ def _list(found: Matrix, word: str, pairs: list[tuple[int, int]], places: Names,
         else:
             words = _listed(named, _NAMES_SHOWN, "; ")
         yield from _wrapped(f"{_INDENT}{label} {word} {words}", width)
+
+
+def _most_common(parts: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return the parts of traffic that most groups have; the others together, without their ports."""
+    ranked = sorted(parts.items(), key=lambda item: -len(item[1]))
+    found = dict(ranked[:_LABELS_SHOWN])
+    others = sorted(place for _, places in ranked[_LABELS_SHOWN:] for place in places)
+    return {**found, "another part of the traffic": others} if others else found
 
 
 class Names:
@@ -240,7 +263,6 @@ def _wrapped(words: str, width: int) -> list[str]:
         max(width, 20),
         initial_indent="",
         subsequent_indent=f"{indent}{_INDENT}{_INDENT}",
-        break_long_words=False,
         break_on_hyphens=False,
     )
 
