@@ -207,7 +207,7 @@ class Agent:
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
             peers = http_server.view_route("/v1/peers", answers.peers, self._time_slices)
             status = self._status_parts.route(self._time_slices)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, peers, status)
+            routes = (*answers.routes, *self._metrics.routes, *self._verdict_log.routes, syncs, peers, status)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)

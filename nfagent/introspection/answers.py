@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from aiohttp import web
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError, ValidationIssue
@@ -17,6 +18,7 @@ from nfagent.explain.explanation import Explanation, explain_in_steps
 from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
 from nfagent.introspection.freshness import Freshness, ViewHead
+from nfagent.introspection.matrix_route import matrix_route
 from nfagent.introspection.record_peers import PeersView, peers_parts
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
 from nfagent.introspection.views import (
@@ -30,6 +32,8 @@ from nfagent.introspection.views import (
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.job import start_simulation
+from nfagent.simulate.matrix import MatrixJob, matrix_of
+from nfagent.simulate.matrix_answer import MatrixRequest
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.simulate.translations import EgressInputs
@@ -74,6 +78,11 @@ class AgentAnswerer:
         self._listings = listings
         self._time_slices = time_slices
         self._reports = reports
+
+    @property
+    def routes(self) -> tuple[web.RouteDef, ...]:
+        """The routes of answers that are streams of parts."""
+        return (matrix_route(self.start_matrix, self._time_slices),)
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
         """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
@@ -145,6 +154,11 @@ class AgentAnswerer:
     async def peers(self) -> PeersView:
         """Return what decides about the filters of records. Raises UsageError."""
         return peers_parts(self._desired, self._whole("the filter"))
+
+    def start_matrix(self, asked: MatrixRequest) -> MatrixJob:
+        """Return the matrix of who reaches whom, of the state as it is now. Raises UsageError."""
+        freshness = self._whole("matrix")
+        return matrix_of(self._desired, asked, freshness.notes)
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
         """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""
