@@ -86,6 +86,10 @@ class Informers:
         self._reflectors = {
             resource.kind: Reflector(resource, keys, last_good=self._last_good) for resource in resources
         }
+        # A reflector is synced when a list has ended. Its changes may wait for those of other kinds until they are
+        # applied, or never be, where a reload cancels that.
+        self._applied = set[str]()
+        self._applied_again = set[str]()
         self._failures: dict[str, str] = {}
         self._unreachable: set[str] = set()
         self._read_at: dict[str, float] = {}
@@ -150,6 +154,7 @@ class Informers:
             # Only after the tasks have ended: what one was still reading isn't part of the new lists.
             for reflector in self._reflectors.values():
                 reflector.relist()
+            self._applied_again.clear()
             self._listed.clear()
             self._begun.set()
 
@@ -304,7 +309,7 @@ class Informers:
             elsewhere = await self._availability.other_versions(reflector.resource)
             if elsewhere:
                 await self._deliver([*reflector.keep_in_force(f"{elsewhere}; the last known state stays in force")])
-                self._check_synced()
+                self._note_applied(reflector)
                 return
         await self._pass_on(reflector, reflector.end_with_error(code, body, stream.retry_after))
 
@@ -315,12 +320,17 @@ class Informers:
             await self._deliver(changes, received)
         else:
             await self._keep(reflector, changes, received)
-        self._check_synced()
+        self._note_applied(reflector)
 
-    def _check_synced(self) -> None:
-        if not self._listed.is_set() and all(each.listed for each in self._reflectors.values()):
+    def _note_applied(self, reflector: Reflector) -> None:
+        """Note that everything that was read of a resource is applied; the last resource makes the source synced."""
+        kind = reflector.resource.kind
+        if reflector.listed:
+            self._applied |= {kind}
+            self._applied_again |= {kind}
+        if self._applied_again >= self._reflectors.keys():
             self._listed.set()
-        if not self.synced and all(each.synced for each in self._reflectors.values()):
+        if not self.synced and self._applied >= self._reflectors.keys():
             self.synced = True
             self._last_good.mark_synced()
             self._sink.on_synced()
@@ -375,7 +385,7 @@ class Informers:
         read_at = self._read_at.get(reflector.resource.kind)
         return {
             "phase": reflector.phase,
-            "synced": reflector.synced,
+            "synced": reflector.resource.kind in self._applied,
             "version": reflector.version,
             "objects": len(self._keys(reflector.resource.kind)),
             "trouble": self._failure(reflector),
