@@ -15,7 +15,7 @@ from nfagent.errors import KernelError
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.xt_client import XtClient
-from nfagent.kernel.xt_listing import XtKernel, read_listing
+from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_programs import programs_of
 from nfagent.model.netaddr import Family
 from nfagent.nftables.diff import diff
@@ -89,7 +89,7 @@ def of_family(ruleset: XtRuleset, family: Family) -> XtRuleset:
 def found(kernel: XtKernel, wanted: Ruleset, family: Family) -> tuple[XtRuleset, XtRuleset]:
     """Return what the kernel has of a family, and what it should have of a ruleset."""
     lowered, _ = lower(wanted, LoweringOptions())
-    return of_family(read_listing(kernel, lowered).ruleset, family), of_family(lowered, family)
+    return of_family(XtReader(kernel).read(lowered).ruleset, family), of_family(lowered, family)
 
 
 @pytest.mark.parametrize(("refused", "other"), [(4, 6), (6, 4)])

@@ -63,7 +63,7 @@ def measured_growth(*, leaks: bool) -> MemoryGrowth:
     for item in small_cluster("a"):
         desired.put(item)
     churn(desired, range(50))
-    kept, held = list[object](), list[int]()
+    kept, held, unbounded = list[object](), list[int](), list[str]()
     tracemalloc.start(1)
     for begin in range(50, 50 + (SEGMENTS + 1) * ROUNDS, ROUNDS):
         rounds = range(begin, begin + ROUNDS)
