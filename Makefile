@@ -111,7 +111,9 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 .PHONY: test
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
-	@setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
+#: BACKENDS=both  long tests with packets on iptables too (half an hour more)
+	@export NFAGENT_TEST_BACKENDS=$(BACKENDS)
+	setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
@@ -202,14 +204,16 @@ trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)
 
 .PHONY: fuzz
 fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root)
-#: SECONDS=  SEED=  PACKETS=no  REPLAY=build/fuzz/SEED
+#: SECONDS=  SEED=  PACKETS=no  BACKEND=iptables  REPLAY=build/fuzz/SEED
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
+	    $(addprefix --backend ,$(BACKEND)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
 
 .PHONY: faults
 faults: $(VENV)/ready modules apiserver ## faults at every boundary, under traffic (root)
 #: TIMES=3  ONLY='commit*'  some, without docs/reliability.md
-	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) \
+#: BACKEND=iptables
+	@exec $(bin)/python -m tests.fault_injection --times $(or $(TIMES),3) $(addprefix --backend ,$(BACKEND)) \
 	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
 
 .PHONY: soak

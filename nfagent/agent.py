@@ -45,9 +45,9 @@ from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
+from nfagent.kernel.look_budget import LOOK_SECONDS
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_lock import acquire_table
-from nfagent.kernel.xt_watch import LOOK_SECONDS
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
@@ -58,11 +58,14 @@ from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.part_problems import PartProblems
+from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
+from nfagent.system.garbage_collections import GarbageCollections
 from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
+from nfagent.system.threads import POOL_THREADS, started_executor
 from nfagent.system.watchdog_notifier import WatchdogNotifier
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
@@ -111,14 +114,18 @@ class Agent:
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
+        self._time_slices = TimeSlices()
+        places = self._backend.log_places
+        self._verdict_log = VerdictLogParts(
+            settings, self._desired, history, self._clock, places, time_slices=self._time_slices
+        )
         self._bridges = BridgeWatch()
         self._bridge_table = BridgeTableReconciler(
             self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
         )
         resync = settings.reconcile.resync_seconds
-        changes = self._backend.monitor(self._reconciler.mark_changed)
-        self._drift = DriftParts(changes, self._reconciler, self._bridge_table, self._clock, resync)
+        self._changes = self._backend.monitor(self._reconciler.mark_changed)
+        self._drift = DriftParts(self._changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop = asyncio.Event()
@@ -131,15 +138,17 @@ class Agent:
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
-        watched = self._reconciler, self._nft_monitor, self._revoker, self._links, self._checkpoint
+        watched = self._reconciler, self._changes, self._revoker, self._links, self._checkpoint
         self._part_problems = PartProblems(
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
         self._source, self._reporter = self._make_source()
-        self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
+        own = self._status, self._freshness, self._side_problems
+        sources = StatusSources(*own, self._reconciler, self._source, self._verdict_log, self._metrics)
+        self._status_parts = StatusParts(settings, self._desired, self._clock, sources)
 
     def _make_reconciler(self) -> Reconciler:
         settings, cluster = self._settings, self._desired.cluster
@@ -153,7 +162,7 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
-        made.rules = self._backend.rules
+        made.rules, made.spent = self._backend.rules, self._backend.spent
         return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -176,6 +185,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
+        loop.set_default_executor(started_executor(POOL_THREADS, "agent"))
         relax_collection()
         limit_free_memory()
         self._boot.read_enforced(self._backend.has_rules)
@@ -191,10 +201,13 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
+                self._backend.shell_commands,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
+            peers = http_server.view_route("/v1/peers", answers.peers, self._time_slices)
+            status = self._status_parts.route(self._time_slices)
+            routes = (*answers.routes, *self._metrics.routes, *self._verdict_log.routes, syncs, peers, status)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
@@ -257,8 +270,10 @@ class Agent:
                 tasks.create_task(self._when_synced(self._links.run)),
                 tasks.create_task(self._checkpoint.run()),
                 tasks.create_task(self._metrics.run()),
+                tasks.create_task(self._status_parts.run()),
                 tasks.create_task(self._boot.run()),
                 tasks.create_task(self._replace_others()),
+                tasks.create_task(self._when_synced(GarbageCollections(self._clock).run)),
             ]
             if self._reporter is not None:
                 running.append(tasks.create_task(self._when_synced(self._reporter.run)))
@@ -305,7 +320,7 @@ class Agent:
         """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
         files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
-        return [*self._part_problems.described(), *files, self._watchdog.problem]
+        return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
     async def _reload(self) -> None:
         """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""
@@ -378,7 +393,7 @@ class Agent:
             drift=DriftStatus(
                 listening=drift.listening,
                 others=drift.others,
-                problem=drift.problem,
+                problem=self._changes.problem,
                 looks=0.0 if self._backend.is_nftables else LOOK_SECONDS,
                 contest=self._reconciler.contest or msgspec.UNSET,
                 next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,

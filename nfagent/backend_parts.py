@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import msgspec
+
 from nfagent.clock import Clock
 from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
@@ -23,7 +25,10 @@ from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
+from nfagent.system.cpu_time import process_cpu_seconds
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
+from nfagent.xtables.commands import shell_commands
+from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,7 @@ class BackendParts:
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
         self._sets: IpSetSocket | None = None
+        self._options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -61,7 +67,9 @@ class BackendParts:
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
         self._sets = kernel.sets
-        self.client = XtClient(kernel, known, lowering_options(settings.iptables), logs=self._features.logs)
+        options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
+        self.client = XtClient(kernel, known, options, logs=self._features.logs)
+        self._options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
@@ -82,6 +90,11 @@ class BackendParts:
         """What holds our rules, for messages."""
         return "table inet nfagent" if self.is_nftables else "our part of iptables"
 
+    @property
+    def spent(self) -> Callable[[], float]:
+        """By which comparisons and repairs are paid: a clock; CPU time where they run programs, which wait for it."""
+        return self._clock.monotonic if self.is_nftables else process_cpu_seconds
+
     def monitor(self, changed: Callable[[], None]) -> NftMonitor | XtWatch:
         """Return what reports changes by other programs: the kernel, or what looks for them."""
         if isinstance(self.client, XtClient):
@@ -97,6 +110,13 @@ class BackendParts:
     def log_places(self) -> LogPlaces:
         """Where the rules log."""
         return NFTABLES if self.is_nftables else IPTABLES
+
+    @property
+    def shell_commands(self) -> Callable[[Ruleset, Ruleset], list[str]] | None:
+        """What makes commands from two rulesets; None for nftables, whose transactions are commands."""
+        if self.is_nftables:
+            return None
+        return lambda found, wanted: list(shell_commands(found, wanted, self._options))
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""

@@ -37,6 +37,23 @@ _MASK = re.compile(r"0x[0-9a-fA-F]{1,8}|[1-9][0-9]{0,9}", re.ASCII)
 _MARKS = 2**32
 _EIGHT_BITS = 0xFF
 SINKS = ("file", "journald", "stdout")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "logging.group": (0, 65535),
+    "logging.file_max_bytes": (4096, 2**40),
+    "logging.file_backups": (0, 1000),
+    "logging.receive_buffer": (65536, 2**30),
+    "logging.aggregation_seconds": (0, 300),
+    "logging.aggregation_keys": (1, 20_000),
+    "logging.records_per_second": (1, 1_000_000),
+    "logging.burst": (1, 1_000_000),
+    "masquerade.resync_interval_seconds": (0.1, 3600),
+    "reconcile.resync_seconds": (1, 86400),
+    "boot.max_age_seconds": (0, 3_153_600_000),
+    "boot.wait_seconds": (0, 86400),
+    "reconcile.retry_max_seconds": (0.1, 3600),
+}
+"""The least and the largest value of a section's key."""
 _UNKNOWN = re.compile("Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -254,22 +271,9 @@ def _check(settings: Settings) -> None:
     for key in ("runtime_dir", "log_dir", "state_dir"):
         if not getattr(settings, key):
             raise SettingError(f"{key} = '': write a folder's path")
-    limits = (
-        ("logging.group", settings.logging.group, 0, 65535),
-        ("logging.file_max_bytes", settings.logging.file_max_bytes, 4096, 2**40),
-        ("logging.file_backups", settings.logging.file_backups, 0, 1000),
-        ("logging.receive_buffer", settings.logging.receive_buffer, 65536, 2**30),
-        ("logging.aggregation_seconds", settings.logging.aggregation_seconds, 0, 300),
-        ("logging.aggregation_keys", settings.logging.aggregation_keys, 1, 20_000),
-        ("logging.records_per_second", settings.logging.records_per_second, 1, 1_000_000),
-        ("logging.burst", settings.logging.burst, 1, 1_000_000),
-        ("masquerade.resync_interval_seconds", settings.masquerade.resync_interval_seconds, 0.1, 3600),
-        ("reconcile.resync_seconds", settings.reconcile.resync_seconds, 1, 86400),
-        ("boot.max_age_seconds", settings.boot.max_age_seconds, 0, 3_153_600_000),
-        ("boot.wait_seconds", settings.boot.wait_seconds, 0, 86400),
-        ("reconcile.retry_max_seconds", settings.reconcile.retry_max_seconds, 0.1, 3600),
-    )
-    for key, value, least, most in limits:
+    for key, (least, most) in LIMITS.items():
+        section, _, name = key.partition(".")
+        value: float = getattr(getattr(settings, section), name)
         if not least <= value <= most:
             raise SettingError(f"{key} = {value}: write {least} to {most}")
     burst, rate = settings.logging.burst, settings.logging.records_per_second
@@ -281,9 +285,8 @@ def _check(settings: Settings) -> None:
             raise SettingError(f"logging.sinks = {sink!r}: write {', '.join(SINKS)}")
         if settings.logging.sinks.count(sink) > 1:
             raise SettingError(f"logging.sinks: {sink!r} is there twice; write each sink once")
-    levels = ("debug", "info", "warning", "error")
-    if settings.log_level not in levels:
-        raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(levels)}")
+    if settings.log_level not in LOG_LEVELS:
+        raise SettingError(f"log_level = {settings.log_level!r}: write {', '.join(LOG_LEVELS)}")
 
 
 def _port_ranges(written: tuple[str, ...]) -> tuple[tuple[int, int], ...]:

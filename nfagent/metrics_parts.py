@@ -26,7 +26,7 @@ from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.packet_counts import PacketCounts, boot_id
-from nfagent.metrics.readings import InvalidObjects, Readings
+from nfagent.metrics.readings import CountedPackets, InvalidObjects, Readings
 from nfagent.object_source import ObjectSource
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
@@ -106,6 +106,11 @@ class MetricsParts:
             self._serving.cancel()
             await asyncio.wait((self._serving,))
 
+    @property
+    def counts(self) -> CountedPackets:
+        """The packets that the kernel counted, as of the last reading."""
+        return self._counts.values
+
     async def page(self) -> bytes:
         """Return the page."""
         return await self._page.read()
@@ -125,7 +130,7 @@ class MetricsParts:
 
     async def _collect(self) -> NodeCollector:
         sources = self._sources
-        await self._refresh_counts()
+        await self.refresh_counts()
         readings = Readings(
             unready=self.unready(),
             enforced=sources.freshness().enforced.origin,
@@ -150,7 +155,7 @@ class MetricsParts:
         )
         return NodeCollector(readings, self._desired)
 
-    async def _refresh_counts(self) -> None:
+    async def refresh_counts(self) -> None:
         """Read the kernel's counts; where that fails, those of the last scrape are served."""
         try:
             await self._counts.refresh()

@@ -32,6 +32,11 @@ class ObjectSource(Protocol):
         """Return what is wrong with objects now."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Return why the source can't be followed now, for STATUS; '' where it can, or says so as a problem."""
+        ...
+
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the problems that appeared and those that were resolved since the last call."""
         ...

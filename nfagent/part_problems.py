@@ -10,6 +10,7 @@ from nfagent.kernel.bridges import BridgeWatch
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.link_monitor import LinkMonitor
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.xt_watch import XtWatch
 from nfagent.reporting.problems import NodeFaults
 from nfagent.verdict_log_parts import VerdictLogParts
 
@@ -20,7 +21,7 @@ class PartProblems:
     def __init__(
         self,
         reconciler: Reconciler,
-        monitor: NftMonitor,
+        monitor: NftMonitor | XtWatch,
         revoker: ConntrackRevoker,
         links: LinkMonitor,
         checkpoint: CheckpointStore,

@@ -79,6 +79,8 @@ def _usable(settings: Settings, now: float) -> tuple[StoredRuleset | None, str]:
     reason = refusal(header, settings.node_name, stored.in_force, now, settings.boot.max_age_seconds)
     if not reason and (warning := clock_warning(stored.in_force, now)):
         log.warning("%s", warning)
+    if not settings.boot.save_ruleset and not reason:
+        return stored, "boot.save_ruleset is false"  # saved before that was set: nothing keeps it up to date
     # Another node's ranges say nothing about this one.
     return (stored if header.node == settings.node_name else None), reason and f"{path}: {reason}"
 

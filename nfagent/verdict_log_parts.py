@@ -11,12 +11,15 @@ from nfagent.clock import WallClock
 from nfagent.config import Settings
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import VerdictLogStatus
-from nfagent.introspection.record_route import record_route
+from nfagent.introspection.record_peers import StatePeers
+from nfagent.introspection.record_route import record_routes
 from nfagent.kernel.log_group_watch import LogGroupWatch
 from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nflog_reader import NflogReader
+from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.attribution import Attributor
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.denied_window import DeniedWindow
 from nfagent.verdicts.history import ObjectHistory
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.log_journald import JournalSink
@@ -40,14 +43,20 @@ class VerdictLogParts:
         history: ObjectHistory,
         clock: WallClock,
         places: LogPlaces = NFTABLES,
+        *,
+        time_slices: TimeSlices | None = None,
     ) -> None:
-        """Make the parts; nothing is opened yet. places: where the rules of the backend log."""
+        """Make the parts; nothing is opened yet.
+
+        places:      where the rules of the backend log
+        time_slices: share the event loop with other long answers
+        """
         section = settings.logging
         self._path = str(settings.verdict_log) if "file" in section.sinks else ""
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
         stream = LogStream()
         self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
-        self.routes: tuple[web.RouteDef, ...] = (record_route(stream),)
+        self.routes: tuple[web.RouteDef, ...] = record_routes(stream, StatePeers(desired), time_slices)
         self._records = RecordStream(
             Attributor(desired, history, places),
             section,
@@ -93,6 +102,11 @@ class VerdictLogParts:
     def latency(self) -> RecordLatency:
         """How old packets are when their record is passed to the sinks."""
         return self._records.latency
+
+    @property
+    def denied(self) -> DeniedWindow:
+        """What was denied lately, as far as it is logged."""
+        return self._records.denied
 
     @property
     def group_problem(self) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from benchmarks.harness import kube_router
@@ -192,12 +193,22 @@ def _kube_router_commit(run: Run) -> Iterator[Row]:
 def _flushes(run: Run) -> Iterator[Row]:
     healed: dict[str, list[float]] = {}
     text = yaml.dump_all(objects(), Dumper=KubectlDumper, sort_keys=False)
-    for backend, flush, is_there in (
-        (NFTABLES, ("nft", "flush", "ruleset"), ("nft", "list", "chain", "inet", "nfagent", "forward-ingress")),
+    flush, is_there = (
+        ("iptables-legacy", "-t", "mangle", "-F"),
+        ("iptables-legacy", "-t", "mangle", "-S", "FORWARD", "1"),
+    )
+    flush_nftables, list_nftables = (
+        ("nft", "flush", "ruleset"),
+        ("nft", "list", "chain", "inet", "nfagent", "forward-ingress"),
+    )
+    for backend, flushes in (
+        (NFTABLES, {NFTABLES: _Flush(flush_nftables, list_nftables)}),
         (
             IPTABLES,
-            ("iptables-legacy", "-t", "mangle", "-F"),
-            ("iptables-legacy", "-t", "mangle", "-S", "FORWARD", "1"),
+            {
+                f"{IPTABLES}, by a program that takes the node's lock": _Flush(flush, is_there),
+                f"{IPTABLES}, by a program with a lock file of its own": _Flush(flush, is_there, shares_lock=False),
+            },
         ),
     ):
         with ExitStack() as stack:
@@ -208,24 +219,41 @@ def _flushes(run: Run) -> Iterator[Row]:
             topology = stack.enter_context(NetnsTopology(FLUSHED_NODES, PODS, tag="backends"))
             cluster = stack.enter_context(LabCluster(topology, manifests, folder / "agents", backend=backend))
             agent = cluster.agent(FLUSHED_NODES[0].name)
-            for number in range(5 if run.quick else 10):
-                run.progress(f"flush {number} of {backend}")
-                healed.setdefault(backend, []).append(_healed(agent, topology, flush, is_there))
-    for backend, values in healed.items():
-        yield Row(name=f"from a flush to the rules again: {backend}", unit="ms", values=values)
+            for number, (words, one) in itertools.product(range(5 if run.quick else 20), flushes.items()):
+                run.progress(f"flush {number} of {words}")
+                healed.setdefault(words, []).append(_healed(agent, topology, one))
+    for words, values in healed.items():
+        yield Row(name=f"from a flush to the rules again: {words}", unit="ms", values=values)
 
 
-def _healed(agent: LabAgent, topology: NetnsTopology, flush: tuple[str, ...], is_there: tuple[str, ...]) -> float:
+class _Flush(msgspec.Struct, frozen=True):
+    """A flush by another program.
+
+    is_there:    a command whose output names us where the rules are there
+    shares_lock: whether the program takes the lock of the node's other programs; one in a container may not
+    """
+
+    command: tuple[str, ...]
+    is_there: tuple[str, ...]
+    shares_lock: bool = True
+
+
+def _healed(agent: LabAgent, topology: NetnsTopology, flush: _Flush) -> float:
     """Flush the rules; return the ms until they are there again."""
+    others_lock = {"XTABLES_LOCKFILE": f"{agent.environment['XTABLES_LOCKFILE']}.other"}
+    flushing = agent.environment if flush.shares_lock else {**agent.environment, **others_lock}
 
-    def run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    def run(command: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         words = topology.command(topology.node_namespace(agent.node), list(command))
-        return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
+        return subprocess.run(  # noqa: S603 - our own commands
+            words, capture_output=True, text=True, check=False, env=environment
+        )
 
     _await(agent.recheck_is_done)
-    run(flush)
+    run(flush.command, flushing)
     began = time.perf_counter()
-    _await(lambda: "nfa" in run(is_there).stdout)
+    # What looks doesn't take the lock that tells the agent of changes.
+    _await(lambda: "nfa" in run(flush.is_there, {**agent.environment, **others_lock}).stdout)
     return (time.perf_counter() - began) * 1e3
 
 

@@ -195,6 +195,8 @@ class CheckpointStore:
         except TimeoutError:
             unwritten = counted(len(self._pending), "change")
             log.warning("checkpoint: no response from the disk within %g s; %s not written", _CLOSE_SECONDS, unwritten)
+        except OSError as error:
+            log.warning("checkpoint: %s can't be closed: %s", file.path, error.strerror or error)
 
     @property
     def problem(self) -> str:

@@ -20,9 +20,11 @@ import click
 COMMANDS = {
     "run": ("run", "Enforce the policies of the cluster or of a folder of manifests."),
     "render": ("render", "Show the ruleset of a node as nft text; needs no root."),
+    "status": ("status", "Show whether all is well on this node, in ten lines."),
     "dump": ("dump", "Show the agent's state, the desired ruleset and the kernel's."),
     "explain": ("explain", "Explain why a connection is allowed or denied."),
     "try": ("try_", "Show which connections a policy change would deny or allow."),
+    "matrix": ("matrix", "Show which Pods reach which, by the policies in force."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
     "check": ("check", "Check that this node can run nfagent."),
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -18,7 +19,7 @@ from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, UsageError, ValidationIssue
 from nfagent.explain.explanation import explain, explanation_view
-from nfagent.introspection.agent_client import get_json, is_listening, post_lines
+from nfagent.introspection.agent_client import get_json, get_lines, is_listening, post_lines
 from nfagent.introspection.chunks import whole
 from nfagent.introspection.diff_report import diff_view
 from nfagent.introspection.freshness import WHOLE
@@ -41,9 +42,13 @@ from nfagent.manifests.snapshot import read_state
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
+from nfagent.simulate.matrix import matrix_of
+from nfagent.simulate.matrix_answer import MatrixPart, MatrixRequest, port_text
 from nfagent.simulate.simulation import ObservedFlow
 from nfagent.simulate.translations import EgressInputs
 from nfagent.xtables.options import LoweringOptions
+
+_Part = TypeVar("_Part")
 
 
 class Backend(Protocol):
@@ -62,6 +67,10 @@ class Backend(Protocol):
 
         Raises UsageError, HostError.
         """
+        ...
+
+    def matrix(self, asked: MatrixRequest) -> Iterator[MatrixPart]:
+        """Judge who reaches whom, in parts. Raises UsageError, HostError."""
         ...
 
 
@@ -96,8 +105,17 @@ class AgentBackend:
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
         """Evaluate flows before and after a policy change."""
-        decoder = msgspec.json.Decoder(SimulationPart)
-        for line in post_lines(self._path, "/v1/try", encode_request(asked, seen)):
+        return self._decoded(post_lines(self._path, "/v1/try", encode_request(asked, seen)), SimulationPart)
+
+    def matrix(self, asked: MatrixRequest) -> Iterator[MatrixPart]:
+        """Judge who reaches whom."""
+        ports = [("port", port_text(span)) for span in asked.ports]
+        query = urlencode([("namespace", asked.namespace), *ports])
+        return self._decoded(get_lines(self._path, f"/v1/matrix?{query}"), MatrixPart)
+
+    def _decoded(self, lines: Iterator[bytes], kind: type[_Part]) -> Iterator[_Part]:
+        decoder = msgspec.json.Decoder(kind)
+        for line in lines:
             try:
                 yield decoder.decode(line)
             except msgspec.DecodeError:
@@ -142,7 +160,8 @@ class FolderBackend:
                     found = kernel.read_now()
                     # Manifests don't describe the node's interfaces: those of the table are kept.
                     self.desired.follow_links(held_links(found), held=True)
-                    return diff_view(found, self.desired.ruleset())
+                    wanted = self.desired.ruleset()
+                    return diff_view(found, wanted, kernel.shell_commands(found, wanted))
                 case "counters":
                     return counters_view(self.desired, kernel.counters_now(), scope)
         raise UsageError(f"there is no view {name!r}")
@@ -173,6 +192,13 @@ class FolderBackend:
         )
         return (part for part in run_in_slices(SimulationJob(simulation, given, asked, seen)) if part is not None)
 
+    def matrix(self, asked: MatrixRequest) -> Iterator[MatrixPart]:
+        """Judge who reaches whom."""
+        write_problems(self.problems)
+        for _ in self.desired.prepare():
+            pass
+        return (part for part in matrix_of(self.desired, asked).parts() if part is not None)
+
 
 class KernelBackend:
     """Answers `dump kernel` alone: there is neither an agent nor a folder."""
@@ -201,6 +227,10 @@ class KernelBackend:
         raise self._no_backend()
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:  # noqa: ARG002 - as above
+        """Raise UsageError, as `explain` does."""
+        raise self._no_backend()
+
+    def matrix(self, asked: MatrixRequest) -> Iterator[MatrixPart]:  # noqa: ARG002 - as above
         """Raise UsageError, as `explain` does."""
         raise self._no_backend()
 

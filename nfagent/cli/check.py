@@ -40,7 +40,8 @@ def check(
     """Check that this node can run nfagent.
 
     Each line has a result (ok, warn, FAIL), what was found and, for a problem, the command or the step that fixes
-    it. Nothing is changed.
+    it. No rule is changed. With iptables rules are tried for a moment where no packet comes by; tables of
+    iptables-legacy that come to be by that are named.
 
     Exit code 0: no check failed (warnings are allowed); 2: a check failed.
     """
@@ -71,13 +72,14 @@ def show_checks(context: click.Context, found: list[Check], output: str, *, able
 
 def check_lines(found: list[Check]) -> list[str]:
     """Return the lines of a table of checks, with the fixes below them."""
-    from nfagent.cli.tables import paint, plain, table
+    from nfagent.cli.tables import blocks, paint, plain
 
-    header, *rows = table(("check", "result", "found"), ([item.name, paint(item.result), item.found] for item in found))
-    indent = " " * plain(header).index("FOUND")
-    shown = [header]
-    for number, (item, row) in enumerate(zip(found, rows, strict=True)):
-        shown.append(row)
+    rows = ([item.name, paint(item.result), item.found] for item in found)
+    header, *body = blocks(("check", "result", "found"), rows)
+    indent = " " * plain(header[0]).index("FOUND") if len(header) == 1 else ""
+    shown = [*header]
+    for number, (item, block) in enumerate(zip(found, body, strict=True)):
+        shown += block
         # A fix that several lines in a row share is shown once, below the last of them.
         if item.fix and item.fix not in {later.fix for later in found[number + 1 : number + 2]}:
             first, *rest = item.fix.splitlines()

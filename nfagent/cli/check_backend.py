@@ -39,6 +39,9 @@ def iptables_checks(settings: Settings, programs: XtPrograms) -> Iterator[Check]
     families = " and ".join(f"IPv{family}" for family in features.families)
     version = ".".join(map(str, programs.program(4).version))
     yield Check(name, "ok", f"version {version}, {families}, ipset with all types that are needed")
+    if features.made:
+        # A kernel's table of iptables-legacy begins with the first program that asks for it, and stays.
+        yield Check(name, "ok", f"tables that were not there before are, without rules: {', '.join(features.made)}")
     for problem in features.problems:
         found, _, fix = problem.rpartition("; ")
         yield Check(name, "warn", found or problem, fix if found else "")

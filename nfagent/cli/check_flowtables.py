@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nfagent.cli.check_result import Check
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.nftables.foreign_flowtables import Flowtable, parse_flowtables
 
@@ -33,6 +34,8 @@ def flowtable_checks(*, root: bool) -> Iterator[Check]:
 
 
 def _read() -> list[Flowtable]:
+    if not has_nf_tables():
+        return []
     listing = NftListing()
     try:
         return parse_flowtables(listing.listed("list flowtables") or '{"nftables": []}')

@@ -74,7 +74,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     if root:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
     else:
-        yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: nftables can't be changed", "sudo nfagent check")
+        yield Check("privileges", "FAIL", "no CAP_NET_ADMIN: rules can't be changed", "sudo nfagent check")
     choice, found = backend_check(settings, root=root)
     yield found
     if choice is not None and choice.programs is not None:

@@ -127,7 +127,9 @@ def _text(
     from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 
     table = f"table {TABLE_FAMILY} {TABLE}"
-    if removed is None:
+    if removed is None and iptables is not None:
+        lines = []
+    elif removed is None:
         lines = [f"nothing to remove: {table} does not exist"]
     else:
         parts = [

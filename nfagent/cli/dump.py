@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nfagent.cli.options import (
+    color_option,
     config_option,
     manifests_option,
     namespace_option,
@@ -26,17 +27,20 @@ _RULESETS = ("ruleset", "kernel")
 @click.argument("view", type=click.Choice(VIEWS), default="state", metavar="[VIEW]")
 @namespace_option
 @pod_option
+@click.option("-A", "--all-nodes", is_flag=True, help="Of the state, Pods of other nodes too.")
 @manifests_option
 @node_option
 @config_option
+@color_option
 @output_option("text", "json", "yaml", "nft")
 @click.pass_context
-def dump(
+def dump(  # noqa: PLR0913 - one argument for each option
     context: click.Context,
     *,
     view: str,
     namespace: str,
     pod: str,
+    all_nodes: bool,
     manifests: Path | None,
     node: str,
     config: Path | None,
@@ -45,11 +49,11 @@ def dump(
     """Show the cluster, the desired ruleset or the kernel, as one of these views.
 
     \b
-    state     nodes, Pods, masquerade, what is wrong with the input  (the default)
+    state     nodes, Pods here, masquerade, problems of the input  (the default)
     policies  every policy: the Pods that it selects on this node, and its rules
     ruleset   the desired ruleset
     kernel    the ruleset in the kernel
-    diff      the nft commands that make them equal; exit code 1 where they differ
+    diff      the commands that make them equal; exit code 1 where they differ
     counters  packets and bytes by policy, direction and verdict; other drops
     syncs     how long the running agent's last changes took, step by step
 
@@ -60,6 +64,7 @@ def dump(
     from nfagent.cli.output import emit, write_freshness, write_lines, write_remark, write_text
     from nfagent.errors import UsageError
     from nfagent.introspection.view_filter import ViewFilter
+    from nfagent.model.plurals import counted
     from nfagent.model.printable import printable
 
     if view == "syncs":
@@ -71,7 +76,8 @@ def dump(
         raise UsageError(f"-o nft is for ruleset, kernel and diff; {view} has -o text, json and yaml")
     backend = find_backend(view_settings_of(config, manifests, node), from_files=manifests is not None)
     form = "objects" if output in {"json", "yaml"} else output
-    content = backend.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else ""))
+    pods = "here" if view == "state" and not all_nodes else ""
+    content = backend.view(view, ViewFilter(namespace, pod, form if view in _RULESETS else "", pods))
     if output in {"json", "yaml"}:
         emit(_objects(content) if view in _RULESETS else content, output)
     elif view in _RULESETS:
@@ -82,6 +88,8 @@ def dump(
         write_lines(_text(view, content))
     if view in _RULESETS and content["nothing"]:
         write_remark("note", content["nothing"])
+    if content.get("elsewhere"):
+        write_remark("note", f"{counted(content['elsewhere'], 'Pod')} of other nodes not listed; -A lists them")
     known = write_freshness(content)
     context.exit((1 if view == "diff" and not content["equal"] else 0) if known else 2)
 

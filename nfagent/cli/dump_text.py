@@ -236,7 +236,11 @@ def differences(view: DiffView) -> list[str]:
     if view.equal:
         return [f"{paint('equal')}: the kernel holds the desired ruleset"]
     lines = [strong("the kernel differs from the desired ruleset:"), *(f"  {line}" for line in view.differences)]
-    return [*lines, "", strong("nft commands that make it equal:"), *(f"  {command}" for command in view.commands)]
+    is_shell = any(
+        command.endswith("restore --noflush <<'END'") or command.startswith("ipset ") for command in view.commands
+    )
+    title = "commands that make it equal:" if is_shell else "nft commands that make it equal:"
+    return [*lines, "", strong(title), *(f"  {command}" for command in view.commands)]
 
 
 def _problems(problems: list[ValidationIssue]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from nfagent.cli.tables import coloured, line, marked, strong, widths
+from nfagent.cli.tables import blocks, coloured, marked, strong
 from nfagent.lab.report.comparison import Comparison, QuantileChange
 from nfagent.lab.report.summary import Summary
 from nfagent.lab.report.verdict import Outcome, RatioVerdict
@@ -64,13 +64,13 @@ def _grouped(header: tuple[str, ...], rows: list[tuple[str, tuple[str, ...]]]) -
     """Return a table with a heading above the rows that have the same one, and an empty line after it."""
     if not rows:
         return
-    capitals = tuple(cell.upper() for cell in header)
-    columns = widths([capitals, *(cells for _, cells in rows)])
-    yield strong(line(capitals, columns, {0}))
+    head, *body = blocks(header, (cells for _, cells in rows), {0})
+    yield from head
+    rest = iter(body)
     for heading, of_heading in groupby(rows, key=lambda row: row[0]):
         yield heading
-        for _, cells in of_heading:
-            yield line(cells, columns, {0})
+        for _ in of_heading:
+            yield from next(rest)
     yield ""
 
 

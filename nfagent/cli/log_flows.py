@@ -20,10 +20,10 @@ class LogScan:
     """The flows of a verdict log.
 
     unread:  lines that are no records
-    skipped: records outside the time span or the namespace
+    skipped: records outside the time span or the namespace, or of other Pods
     """
 
-    def __init__(self, path: Path, since: int | None, namespace: str) -> None:
+    def __init__(self, path: Path, since: int | None, namespace: str, pod: str = "") -> None:
         """Read the log and its older files. Raises OSError."""
         self.path = path
         self.logged = LoggedFlows()
@@ -36,23 +36,25 @@ class LogScan:
                 except DecodeError:
                     self.unread += 1
                     continue
-                if record.timestamp >= earliest and namespace in {"", *_namespaces(record)}:
+                wanted = namespace in {"", *_namespaces(record)} and pod in {"", *_pods(record)}
+                if record.timestamp >= earliest and wanted:
                     self.logged.add(record)
                 else:
                     self.skipped += 1
 
 
-def read_log(path: Path, since: int | None, namespace: str, *, needed: bool) -> LogScan:
+def read_log(path: Path, since: int | None, namespace: str, pod: str = "", *, needed: bool) -> LogScan:
     """Return the connections of the log.
 
     since:     seconds before now; None for the whole log
     namespace: only connections with an end there; '' for all
+    pod:       only connections of that Pod, as NAMESPACE/NAME; '' for all
     needed:    raise UsageError where the log has no connection: there is nothing else to evaluate
 
     Raises HostError where the log can't be read.
     """
     try:
-        logged = LogScan(path, since, namespace)
+        logged = LogScan(path, since, namespace, pod)
     except OSError as error:
         raise HostError(f"{path} can't be read: {error.strerror}", hint="use sudo, or another --log") from None
     if needed and not logged.logged.flows:
@@ -90,6 +92,10 @@ def _nothing(logged: LogScan) -> str:
 
 def _namespaces(record: Record) -> set[str]:
     return {record.src.pod_namespace, record.dest.pod_namespace}
+
+
+def _pods(record: Record) -> set[str]:
+    return {f"{end.pod_namespace}/{end.pod_name}" for end in (record.src, record.dest) if end.pod_name}
 
 
 def _shown(when: str) -> str:

@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from nfagent.cli.log_backwards import newest_first, split_end
+
 _POLL_SECONDS = 0.2
 _BATCH = 1000
 
@@ -56,6 +58,23 @@ class LogFollower:
         finally:
             if self._file is not None:
                 self._file.close()
+
+    def newest_first(self, *, follow: bool) -> Iterator[list[bytes]]:
+        """Yield lines in batches, the last one first.
+
+        follow: `batches` goes on behind them, whether all were taken or not
+
+        Raises OSError for a file that can't be read.
+        """
+        with ExitStack() as opened:
+            for number, file in enumerate(self._newer(opened)):
+                end, unfinished = split_end(file)
+                if follow and number == 0:
+                    self._file, self._partial = os.fdopen(os.dup(file.fileno()), "rb"), unfinished
+                    self._file.seek(end + len(unfinished))
+                elif unfinished:
+                    yield [unfinished]
+                yield from newest_first(file, end)
 
     def _names(self) -> list[Path]:
         """Return the existing files, newest first."""

@@ -1,214 +1,187 @@
-"""`nfagent logs`: the verdict log, filtered."""
+"""`nfagent logs`: the verdict log, filtered, or added up."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
-from nfagent.cli.tables import line, paint, strong, widths
-from nfagent.model.netaddr import endpoint
-from nfagent.model.plurals import counted
+from nfagent.cli.log_filter_options import FilterCommand, filter_of, filter_options
+from nfagent.cli.log_times import DEFAULT_FORMAT, TIME_FORMATS, parse_when
+from nfagent.cli.options import color_option, config_option, manifests_option, output_option, settings_of
 
 if TYPE_CHECKING:
-    from nfagent.config import Settings
+    from nfagent.cli.log_source import LogSource
     from nfagent.verdicts.records import Record
 
-_AGO = re.compile(r"(\d{1,9}[smhd])+", re.ASCII)
-_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_HEADER = ("TIME", "VERDICT", "DIRECTION", "CONNECTION", "POLICIES", "COUNT")
-_LEAST = (24, 7, 9, 40, 20)
+_LAST_ON_TERMINAL = 20
+_NUMBER = click.IntRange(1)
+_MOST_ROWS = 100_000
 
 
-def parse_ago(text: str) -> int:
-    """Return the seconds of a time span: `90s`, `5m`, `1h30m`, `2d`. Raises click.BadParameter."""
-    if not _AGO.fullmatch(text):
-        raise click.BadParameter(f"{text!r} is no time span; write one like 90s, 5m, 1h30m, 2d")
-    return sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+def _timestamp(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    import time
+
+    from nfagent.verdicts.records import timestamp
+
+    return "" if value is None else timestamp(parse_when(value, time.time_ns()))
 
 
-@click.command(epilog="Example: nfagent logs -f --verdict deny --pod shop/db --since 5m")
+@click.command(
+    cls=FilterCommand,
+    epilog="""\b
+Example: nfagent logs -f --verdict deny --to shop/db --since 5m
+         nfagent logs --from app=web --not --to-port 53 --all
+         nfagent logs --top --since 1h""",
+)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new records.")
-@click.option("--verdict", type=click.Choice(("allow", "deny", "audit-deny")), help="Only this verdict.")
-@namespace_option
-@pod_option
-@click.option("--policy", metavar="NS/NAME", default="", help="Only verdicts by this policy.")
+@click.option("--last", metavar="N", type=_NUMBER, help="The last N records; on a terminal 20, elsewhere all.")
+@click.option("--first", metavar="N", type=_NUMBER, help="The first N records.")
+@click.option("--all", "whole", is_flag=True, help="All records, on a terminal too.")
 @click.option(
-    "--since",
-    metavar="SPAN",
-    callback=lambda _context, _parameter, value: None if value is None else parse_ago(value),
-    help="Only the last 90s, 5m, 1h30m or 2d.",
+    "--since", metavar="TIME", callback=_timestamp, help="From 5m, 1h30m or 2d ago, 10:15 or 2026-01-31T10:15."
+)
+@click.option("--until", metavar="TIME", callback=_timestamp, help="Before that time.")
+@filter_options
+@click.option(
+    "--summary",
+    metavar="[N]",
+    is_flag=False,
+    flag_value=20,
+    type=click.IntRange(1, _MOST_ROWS),
+    help="Who talks to whom: the N pairs with the most packets, 20 by default.",
+)
+@click.option(
+    "--top",
+    metavar="[N]",
+    is_flag=False,
+    flag_value=10,
+    type=click.IntRange(1, _MOST_ROWS),
+    help="What is denied most, by source, destination, port and policy: N of each, 10 by default.",
+)
+@click.option(
+    "--time-format",
+    type=click.Choice(TIME_FORMATS, case_sensitive=False),
+    metavar="NAME",
+    default=DEFAULT_FORMAT,
+    show_default=True,
+    help=f"Format of times: {', '.join(TIME_FORMATS)}. Those of RFC 3339 are UTC, the others local.",
 )
 @click.option(
     "--file",
+    "--input-file",
     "path",
     metavar="PATH",
     type=click.Path(path_type=Path, readable=False),
-    help="Read this file instead.",
+    help="Read this file instead; - for stdin.",
 )
+@manifests_option
 @config_option
-@output_option("text", "json")
+@color_option
+@output_option("compact", "wide", "json", "text")
 @click.pass_context
 def logs(  # noqa: PLR0913 - one argument for each option
     context: click.Context,
     *,
     follow: bool,
-    verdict: str | None,
-    namespace: str,
-    pod: str,
-    policy: str,
-    since: int | None,
+    last: int | None,
+    first: int | None,
+    whole: bool,
+    since: str,
+    until: str,
+    summary: int | None,
+    top: int | None,
+    time_format: str,
     path: Path | None,
+    manifests: Path | None,
     config: Path | None,
     output: str,
 ) -> None:
     """Show the verdict log, oldest first: allowed and denied connections, with the policies that decided.
 
-    -n and --pod match either end. The NetworkLogging object `default` switches logging on and off. `-o json` prints
-    the records unchanged, one a line.
+    The same filter several times: either value; different filters: all of them. A PEER is shop/web (a Pod),
+    'shop/web-*' (Pods by prefix), shop (a namespace), app=web (a label selector), 10.0.0.0/8, node, or world (outside
+    the cluster). Labels and Nodes are those of now: the running agent knows them, or --manifests.
 
-    Where `logging.sinks` has no file, -f shows new records as the running agent makes them.
+    The NetworkLogging object `default` switches logging on and off. `-o json` prints the records unchanged, one a line;
+    `text` is another name of `compact`.
+
+    Where `logging.sinks` has no file, the running agent shows the latest 4,095 records, and with -f new ones.
 
     Exit code 2: no record matches. Connections that aren't logged have none.
     """
-    import time
+    from nfagent.cli.log_reading import Selection
+    from nfagent.cli.log_source import LogSource
 
-    from nfagent.verdicts.records import timestamp
-
-    settings = settings_of(config)
-    earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
-
-    def matches(record: Record) -> bool:
-        return (
-            (verdict is None or record.disposition == verdict)
-            and record.timestamp >= earliest
-            and (not namespace or namespace in {record.src.pod_namespace, record.dest.pod_namespace})
-            and (not pod or pod in {record.src.pod_path, record.dest.pod_path})
-            and (not policy or policy in _policies(record))
-        )
-
-    form = _json_lines if output == "json" else _TextLines()
-    if path is None and "file" not in settings.logging.sinks:
-        batches = _streamed(settings, follow=follow)
-    else:
-        batches = _from_file(path or settings.verdict_log, follow=follow)
-    context.exit(0 if _show(batches, matches, form) else 2)
+    added = summary is not None or top is not None
+    _check_options(
+        {"-f": follow, "--first": first, "--last": last, "--all": whole, "--until": until},
+        {"--summary": summary, "--top": top},
+    )
+    source = LogSource(settings_of(config), path, filter_of(context, since, until))
+    by_default = sys.stdout.isatty() and not (last or first or whole or since or until or added)
+    selection = Selection(first or 0, _LAST_ON_TERMINAL if by_default else last or 0, follow)
+    batches = source.batches(selection, manifests)
+    try:
+        if added:
+            _show_sums(batches, source, output, time_format, (summary, top))
+        else:
+            _show(batches, output, time_format)
+    finally:
+        source.write_unread()
+    source.write_remarks(cut_at=_LAST_ON_TERMINAL if by_default and not follow else 0)
+    context.exit(0 if source.counts.matching else 2)
 
 
-def _streamed(settings: Settings, *, follow: bool) -> Iterator[list[bytes]]:
-    """Yield new records of the running agent. Raises UsageError without -f."""
-    from nfagent.cli.log_streamed import streamed_batches
+_EXCLUSIVE = (("--first", "--last"), ("--first", "--all"), ("--last", "--all"), ("-f", "--first"), ("-f", "--until"))
+"""Options that contradict each other."""
+
+
+def _check_options(asked: dict[str, object], added: dict[str, object]) -> None:
+    """Raise UsageError for options that can't be had together."""
     from nfagent.errors import UsageError
 
-    if not follow:
-        raise UsageError(
-            "the settings write no log file: logging.sinks has none",
-            hint="`nfagent logs -f` shows new records, --file PATH reads a file",
-        )
-    return streamed_batches(settings.socket_path)
+    pairs = [*_EXCLUSIVE, ("--summary", "--top"), ("-f", "--summary"), ("-f", "--top")]
+    given = {name for name, value in (asked | added).items() if value}
+    for one, other in pairs:
+        if {one, other} <= given:
+            raise UsageError(f"{one} and {other} exclude each other; leave one of them out")
 
 
-def _from_file(log: Path, *, follow: bool) -> Iterator[list[bytes]]:
-    """Yield the lines of a file and its older ones. Raises UsageError, HostError."""
-    from nfagent.cli.log_follow import LogFollower, NoFileError
-    from nfagent.errors import HostError, UsageError
+def _show(batches: Iterator[list[Record]], output: str, time_format: str) -> None:
+    from nfagent.cli.log_rows import TextLines, json_lines
+    from nfagent.cli.output import write_lines
 
-    try:
-        follower = LogFollower(log)
-        if not follow and not follower.exists():
-            raise UsageError(
-                f"{log}: no verdict log yet; the NetworkLogging object `default` switches logging on, "
-                "and --file PATH reads another file"
-            )
-        yield from follower.batches(follow=follow)
-    except (PermissionError, IsADirectoryError, NoFileError) as error:
-        raise HostError(f"{log} can't be read: {error.strerror}; use sudo, or another --file") from None
+    form = json_lines if output == "json" else TextLines("wide" if output == "wide" else "compact", time_format)
+    for records in batches:
+        if records:
+            write_lines(form(records))
 
 
-def _show(
-    batches: Iterator[list[bytes]],
-    matches: Callable[[Record], bool],
-    form: Callable[[list[Record]], Iterator[str]],
-) -> bool:
-    """Write the matching records; return whether there were any."""
-    from nfagent.cli.output import write_lines, write_remark
+def _show_sums(
+    batches: Iterator[list[Record]],
+    source: LogSource,
+    output: str,
+    time_format: str,
+    numbers: tuple[int | None, int | None],
+) -> None:
+    """Write who talks to whom, or what is denied most. numbers: of rows, of --summary and --top."""
+    import msgspec
 
-    total = unread = matching = 0
-    try:
-        for lines in batches:
-            records = list(_decoded(lines))
-            total += len(records)
-            unread += len(lines) - len(records)
-            kept = [record for record in records if matches(record)]
-            matching += len(kept)
-            if kept:
-                write_lines(form(kept))
-        if not matching:
-            write_remark("note", _nothing(total))
-    finally:
-        if unread:
-            write_remark("warning", f"skipped {counted(unread, 'invalid line')} of the log")
-    return bool(matching)
+    from nfagent.cli.log_summary_text import summary_lines, top_lines
+    from nfagent.cli.output import emit, write_lines
+    from nfagent.verdicts.record_summary import RecordSummary, SummaryView, TopDenied
 
-
-def _nothing(total: int) -> str:
-    if total:
-        return f"none of {counted(total, 'record')} matches; is logging on for these connections?"
-    return "the log has no records; the NetworkLogging object `default` switches logging on"
-
-
-def _decoded(lines: list[bytes]) -> Iterator[Record]:
-    from nfagent.errors import DecodeError
-    from nfagent.verdicts.records import decode
-
-    for text in lines:
-        try:
-            yield decode(text)
-        except DecodeError:
-            continue
-
-
-def _json_lines(records: list[Record]) -> Iterator[str]:
-    from nfagent.verdicts.records import encode
-
-    return (encode(record).decode().rstrip("\n") for record in records)
-
-
-class _TextLines:
-    """Formats rows in aligned columns, batch by batch: a column grows and never shrinks."""
-
-    def __init__(self) -> None:
-        self._columns = list(_LEAST)
-        self._begun = False
-
-    def __call__(self, records: list[Record]) -> Iterator[str]:
-        rows = [_row(record) for record in records]
-        self._columns = widths(rows, self._columns)
-        if rows and not self._begun:
-            self._begun = True
-            yield strong(line(_HEADER, widths([_HEADER], self._columns), {5}))
-        columns = widths([_HEADER], self._columns)
-        for row in rows:
-            yield line(row, columns, {5})
-
-
-def _row(record: Record) -> list[str]:
-    connection = record.connection
-    host = endpoint(record.dest.name, connection.dest_port)
-    return [
-        f"{record.timestamp[:23]}Z",
-        paint(record.disposition),
-        connection.direction,
-        f"{record.src.name} -> {host}/{connection.protocol}",
-        ", ".join(_policies(record)),
-        str(record.count),
-    ]
-
-
-def _policies(record: Record) -> list[str]:
-    return [policy.path for policy in (*record.policies, *record.isolating_policies)]
+    pairs, most = numbers
+    found: RecordSummary | TopDenied = RecordSummary() if pairs else TopDenied()
+    for records in batches:
+        for record in records:
+            found.add(record)
+    view = msgspec.structs.replace(found.view(pairs or most or 1), unknown_pods=source.unknown_pods)
+    if output == "json":
+        emit(msgspec.to_builtins(view), "json")
+    elif source.counts.matching:
+        write_lines(summary_lines(view, time_format) if isinstance(view, SummaryView) else top_lines(view, time_format))

@@ -65,6 +65,23 @@ def output_option(*forms: str) -> Callable[[_Command], _Command]:
     )
 
 
+def color_option(command: _Command) -> _Command:
+    """`--color WHEN`."""
+
+    def chosen(context: click.Context, _parameter: click.Parameter, value: str) -> None:
+        context.color = {"always": True, "never": False}.get(value)
+
+    return click.option(
+        "--color",
+        type=click.Choice(("auto", "always", "never")),
+        default="auto",
+        show_default=True,
+        expose_value=False,
+        callback=chosen,
+        help="Colour: on a terminal, always or never.",
+    )(command)
+
+
 def namespace_option(command: _Command) -> _Command:
     """`-n NS`."""
     return click.option("-n", "--namespace", metavar="NS", default="", help="Only this namespace.")(command)

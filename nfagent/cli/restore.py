@@ -18,9 +18,9 @@ def restore(context: click.Context, *, node: str, config: Path | None, output: s
     """Load the ruleset that the agent saved, where the kernel has no table inet nfagent.
 
     nfagent-early.service runs it when the node boots, before its network. A table that exists is left as it is. The
-    saved ruleset is used where it is whole, of this node, of a known table layout, and not older than
-    boot.max_age_seconds. With policy.unknown_pods = "held", all Pods are held until the agent has read the cluster,
-    also where the saved ruleset isn't used. Needs root.
+    saved ruleset is used where it is whole, of this node, of a known table layout, not older than boot.max_age_seconds,
+    and boot.save_ruleset is true. With policy.unknown_pods = "held", all Pods are held until the agent has read the
+    cluster, also where the saved ruleset isn't used. Needs root.
 
     Exit code 0: restored, or there is nothing to restore; 1: the saved ruleset is refused; 2: failure.
     """
@@ -48,5 +48,5 @@ def restore(context: click.Context, *, node: str, config: Path | None, output: s
         write_lines([f"enforced until the agent has read the cluster: {result}"])
     else:
         emit(msgspec.to_builtins(result), output)
-    if result.reason and ruleset_path(settings.state_dir).exists():
+    if result.reason and settings.boot.save_ruleset and ruleset_path(settings.state_dir).exists():
         context.exit(1)

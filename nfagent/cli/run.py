@@ -56,6 +56,7 @@ def run(
     from nfagent.agent import Agent
     from nfagent.errors import KernelError, UsageError
     from nfagent.system.descriptors import raise_limit
+    from nfagent.system.threads import AgentLoop
 
     if manifests and kubeconfig:
         raise UsageError("--manifests and --kubeconfig exclude each other; give one of them")
@@ -63,7 +64,8 @@ def run(
     own_log = _log_to_stderr(settings.log_level)
     raise_limit()
     try:
-        asyncio.run(Agent(settings).run())
+        with asyncio.Runner(loop_factory=AgentLoop) as runner:
+            runner.run(Agent(settings).run())
     except KernelError as error:
         raise KernelError(str(error), hint="`nfagent check` shows what is missing") from None
     except BaseExceptionGroup as group:
@@ -89,6 +91,7 @@ def _log_to_stderr(level: str) -> StderrLog:
     from nfagent.system.stderr_log import StderrLog
 
     handler = StderrLog()
+    handler.start()  # before others, which a limit of threads may refuse: that is to be said
     handler.setFormatter(_JournalLines() if _is_journal() else _PlainLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("nfagent").setLevel(level.upper())

@@ -1,20 +1,27 @@
-"""Text output: aligned tables, coloured on a terminal.
+"""Text output: aligned tables that fit the terminal, coloured there.
 
 A colour is a random mark, which input can't contain, until `shown` turns it into a terminal sequence; `shown` escapes
 every other character that isn't printable.
+
+Tables are as wide as the terminal or COLUMNS at most: long cells are broken into lines, and where even that doesn't
+fit, each row becomes lines of a name and a value. Elsewhere, as in a pipe, a row is one line.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TextIO
 
+import click
+
+from nfagent.cli.wrapping import GAP, breaks, least_width, share
 from nfagent.model.printable import printable
 
-_GAP = "  "
+_GAP = " " * GAP
 _NOTHING = "-"
 _MARK = f"<{os.urandom(8).hex()}:"
 """Start of a mark, random in each process; then the number of the sequence (ECMA-48, SGR), and `>`."""
@@ -42,8 +49,19 @@ _COLOURS = {
 }
 
 
+def terminal_width() -> int | None:
+    """Return the width that lines must fit into: COLUMNS, or that of the terminal; None in a pipe or a file."""
+    named = os.environ.get("COLUMNS", "")
+    if named.isascii() and named.isdecimal() and int(named):
+        return int(named)
+    return shutil.get_terminal_size((0, 0)).columns or None if sys.stdout.isatty() else None
+
+
 def coloured(stream: TextIO | None = None) -> bool:
-    """Return whether to use colour: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether to use colour: as --color says; else on a terminal, unless NO_COLOR is set (no-color.org)."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.color is not None:
+        return context.color
     return (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -97,17 +115,92 @@ def line(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Return the lines of a table, its header in capitals; an empty cell is shown as `-`."""
-    all_rows = [[cell.upper() for cell in header], *map(list, rows)]
-    columns = widths(all_rows)
-    head, *body = (line(row, columns, right) for row in all_rows)
-    return [strong(head), *body]
+    return [text for block in blocks(header, rows, right) for text in block]
+
+
+def blocks(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = (), width: int | None = None
+) -> list[list[str]]:
+    """Return the lines of the header, and those of each row, where `table` has them one after another.
+
+    width: what they must fit into; None for that of the terminal
+    """
+    capitals = [cell.upper() for cell in header]
+    body = [list(row) for row in rows]
+    natural, limit = widths([capitals, *body]), width or terminal_width()
+    columns = natural if limit is None else share(natural, _least([capitals, *body], right), limit)
+    if columns is None:
+        return [[], *(_stacked(capitals, row, limit or 1) for row in body)]
+    head, *found = (list(_broken(row, columns, right)) for row in (capitals, *body))
+    return [[strong(text) for text in head], *found]
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a table of names and values without a header."""
-    known = list(pairs)
-    columns = widths([(name,) for name, _ in known])
-    return [line((name, words), [columns[0], 0]) for name, words in known]
+    """Return a table of names and values without a header; a long value goes on below its begin."""
+    known, limit = list(pairs), terminal_width()
+    name = widths([(name,) for name, _ in known])[0] if known else 0
+    if limit is None:
+        return [line(pair, [name, 0]) for pair in known]
+    if limit - name - GAP < name:
+        return [text for pair in known for text in _below(*pair, limit)]
+    return [text for pair in known for text in _broken(pair, [name, limit - name - GAP], ())]
+
+
+def broken(cell: str, width: int) -> list[str]:
+    """Return a text with its styles in lines of a width at most."""
+    styles: list[int] = []
+    text = ""
+    style = _RESET
+    for odd, part in enumerate(_MARKS.split(cell)):
+        if odd % 2:
+            style = int(part)
+        else:
+            text += printable(part)
+            styles += [style] * (len(text) - len(styles))
+    return ["".join(_restyled(text, styles, begin, end)) for begin, end in breaks(text, max(1, width))]
+
+
+def _restyled(text: str, styles: Sequence[int], begin: int, end: int) -> Iterator[str]:
+    before = _RESET
+    for at in range(begin, end):
+        if styles[at] != before:
+            before = styles[at]
+            yield f"{_MARK}{before}>"
+        yield text[at]
+    if before != _RESET:
+        yield f"{_MARK}{_RESET}>"
+
+
+def _broken(row: Sequence[str], columns: Sequence[int], right: Collection[int]) -> Iterator[str]:
+    """Yield the lines of one row, each cell broken to the width of its column."""
+    cells = [broken(cell or _NOTHING, width) for cell, width in zip(row, columns, strict=False)]
+    for number in range(max(map(len, cells), default=0)):
+        shown_cells = [cell[number] if number < len(cell) else " " for cell in cells]
+        yield line(shown_cells, columns, right)
+
+
+def _least(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[int]:
+    """Return how narrow each column may become; numbers are never broken."""
+    found: list[int] = []
+    for row in rows:
+        found += [1] * (len(row) - len(found))
+        for column, cell in enumerate(row):
+            needed = _width(cell) if column in right else least_width(printable(plain(cell)))
+            found[column] = max(found[column], needed)
+    return found
+
+
+def _stacked(header: Sequence[str], row: Sequence[str], limit: int) -> list[str]:
+    """Return the lines of a row in a narrow terminal: a name and a value each, with an empty line at the end."""
+    return [*(text for pair in zip(header, row, strict=False) for text in _below(*pair, limit)), ""]
+
+
+def _below(name: str, value: str, limit: int) -> list[str]:
+    """Return a name with its value in the same line where it fits, else below it."""
+    whole = f"{name}{_GAP}{value or _NOTHING}"
+    if _width(whole) <= limit:
+        return [whole]
+    return [name, *(_GAP + text for text in broken(value or _NOTHING, limit - GAP))]
 
 
 def _width(cell: str) -> int:

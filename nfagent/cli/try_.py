@@ -16,6 +16,7 @@ from nfagent.cli.options import (
     namespace_option,
     node_option,
     output_option,
+    pod_option,
     view_settings_of,
 )
 
@@ -27,7 +28,7 @@ _LONG = 5000
 
 
 def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    from nfagent.cli.logs import parse_ago
+    from nfagent.cli.log_times import parse_ago
 
     return None if value is None else parse_ago(value)
 
@@ -37,6 +38,7 @@ def _since(_context: click.Context, _parameter: click.Parameter, value: str | No
     epilog="""\b
 Example: nfagent try -f deny-all.yaml --since 1d
          nfagent try -f policies/ --pods -n shop
+         nfagent try -f policies/ --pods --pod shop/web-1
          nfagent try --delete -f deny-all.yaml -o json""",
 )
 @click.option(
@@ -52,6 +54,7 @@ Example: nfagent try -f deny-all.yaml --since 1d
 @click.option("--since", metavar="SPAN", callback=_since, help="Only the last 90s, 5m, 1h30m or 2d of the log.")
 @click.option("--pods", is_flag=True, help="Evaluate all pairs of Pods too, on every port that rules tell apart.")
 @namespace_option
+@pod_option
 @click.option(
     "--log", metavar="PATH", type=click.Path(path_type=Path, readable=False), help="Read this verdict log instead."
 )
@@ -68,6 +71,7 @@ def try_(  # noqa: PLR0913 - one argument for each option
     since: int | None,
     pods: bool,
     namespace: str,
+    pod: str,
     log: Path | None,
     manifests: Path | None,
     node: str,
@@ -77,7 +81,8 @@ def try_(  # noqa: PLR0913 - one argument for each option
     """Show what a policy change would deny, allow or translate otherwise. Nothing is applied.
 
     The connections are those of the verdict log, and with --pods all that Pods could open to each other; -n keeps
-    those with an end in that namespace. Each is evaluated by the current policies, and by those after the change.
+    those with an end in that namespace, --pod those of one Pod. Each is evaluated by the current policies, and by
+    those after the change. Pods that none of these policies can tell apart are evaluated once, and shown together.
 
     Files hold NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy objects; each
     replaces the policy of its name, or is added. With --delete, only the names count.
@@ -100,17 +105,21 @@ def try_(  # noqa: PLR0913 - one argument for each option
     from nfagent.manifests.policy_file_reader import decode_policies, read_policy_files
     from nfagent.simulate.job import SimulationRequest
 
-    asked = SimulationRequest(read_policy_files(files), delete, pods, namespace)
+    asked = SimulationRequest(read_policy_files(files), delete, pods, namespace, pod)
     settings = view_settings_of(config, manifests, node)
     backend = find_backend(settings, from_files=manifests is not None)
     judges = bool(decode_policies(asked.files).policies)
-    logged = read_log(log or settings.verdict_log, since, namespace, needed=judges and not pods)
+    logged = read_log(log or settings.verdict_log, since, namespace, pod, needed=judges and not pods)
     parts = list(_watched(backend.simulate(asked, logged.logged.flows)))
     changes = [change for part in parts for change in part.changes]
     problems = [problem for part in parts for problem in part.problems]
     result = next((part.outcome for part in parts if part.outcome is not None), None)
     if result is None:
         raise HostError("the agent stopped before its answer was complete", hint="see: systemctl status nfagent")
+    if result.pod != pod:
+        raise HostError(
+            "the running agent is older than this command: it doesn't know --pod", hint="systemctl restart nfagent"
+        )
     if output == "text":
         write_lines([*text(changes), *translations_text(result.egress), *summary(result)])
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Any
@@ -21,6 +22,7 @@ from nfagent.simulate.translations import TranslationChanges
 
 _HEADER = ("flow", "traffic", "count", "before", "after", "why")
 _TRAFFIC_SHOWN = 6
+_SEVERAL = re.compile(r" \(\d+ Pods\)\Z")
 _ENDS_SHOWN = 3
 _TRANSLATION_HEADER = ("pods", "destinations outside", "seen as", "then as", "decided by")
 _TIE_HEADER = ("tie", "EgressNATPolicies", "destinations")
@@ -165,6 +167,7 @@ def view(
             **_numbers(outcome.log),
         },
         "pods": None if outcome.pods is None else _numbers(outcome.pods),
+        "changes_not_listed": outcome.unlisted,
         "egress": msgspec.to_builtins(outcome.egress),
         "changes": [msgspec.to_builtins(change) for change in sorted(changes, key=lambda item: _ORDER[item.after])],
     }
@@ -184,6 +187,12 @@ def write_result_remarks(outcome: SimulationResult) -> None:
             "note",
             f"these policies select {counted(outcome.judged, 'Pod')}; this log can't have all connections of "
             f"{outcome.unlogged} (on other nodes, or selected by no policy yet): --pods evaluates all pairs of Pods",
+        )
+    if outcome.unlisted:
+        write_remark(
+            "note",
+            f"{counted(outcome.unlisted, 'more change')} between Pods counted, but not listed: narrow them with -n NS "
+            "or --pod NS/POD",
         )
     gone = outcome.log.gone
     if gone:
@@ -213,8 +222,8 @@ def _listed(words: Collection[str], most: int, total: int | None = None) -> str:
 
 
 def _name(end: str) -> str:
-    """Return the name of an end without its address, or the address alone."""
-    return end.partition(" (")[0]
+    """Return the name of an end without its address, or the address alone; of several Pods, with their number."""
+    return end if _SEVERAL.search(end) else end.partition(" (")[0]
 
 
 def _sentence(counts: FlowCounts, where: str) -> str:

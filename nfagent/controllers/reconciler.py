@@ -53,6 +53,7 @@ class ReconcileStatus(msgspec.Struct):
     variants:     objects that the kernel lists differently than they were written, by the last repair
     held:         why the table stays unchanged; '' where it may be changed
     applied_at:   monotonic time of the last commit
+    in_sync_at:   monotonic time of the last change of what the kernel holds, or of the end of what prevented one
     """
 
     in_sync: bool = False
@@ -67,6 +68,7 @@ class ReconcileStatus(msgspec.Struct):
     held: str = ""
     last_error: str = ""
     applied_at: float = 0.0
+    in_sync_at: float = 0.0
 
 
 class Reconciler:
@@ -110,6 +112,7 @@ class Reconciler:
         self._trusted = False
         self._agreed = False  # in sync since the last failure: a difference is then another program's change
         self._budget = ComparisonBudget()
+        self.spent, self._spent_then = clock.monotonic, 0.0  # by which comparisons are paid; when the last one ended
         self._drifted = False  # changed by another program, `_changer` where it is known
         self._drifted_at = 0.0  # when that was heard first
         self._changer = self._changer_unit = ""
@@ -248,6 +251,8 @@ class Reconciler:
         if self.status.failures:
             level = logging.INFO if self.contest is None else logging.DEBUG
             log.log(level, "resolved: %s is reconciled again", self.rules)
+        if self.status.failures or self.status.applied_at > self.status.in_sync_at or not self.status.in_sync_at:
+            self.status.in_sync_at = self._clock.monotonic()
         self._refused = self._anew = False
         self.status.failures = 0
         self.status.last_error = ""
@@ -266,9 +271,10 @@ class Reconciler:
         """Return the monotonic time from which changes by other programs may be compared and repaired."""
         return max(self._budget.next_comparison(), self._backoff.next_repair(self._clock.monotonic()))
 
-    def _compared(self, began: float) -> None:
-        """Record the end of a comparison."""
-        self._budget.compared(began, self._clock.monotonic())
+    def _compared(self, began: float, spent: float) -> None:
+        """Record the end of a comparison. spent: what was spent at its begin."""
+        self._spent_then = self.spent()
+        self._budget.compared(began, self._clock.monotonic(), self._spent_then - spent)
         self.status.comparisons += 1
 
     @property
@@ -289,9 +295,9 @@ class Reconciler:
         if was and self._trusted and self._clock.monotonic() < self._due():
             return True
         self._trusted, self._drifted = True, False
-        began = self._clock.monotonic()
+        began, spent = self._clock.monotonic(), self.spent()
         held = self.status.held = self._guard.hold_reason(await self._kernel.read(), self._wanted.ruleset())
-        self._compared(began)
+        self._compared(began, spent)
         if not held:
             self._trusted = False
         elif held != was:
@@ -315,8 +321,7 @@ class Reconciler:
         self._trusted, drifted, self._drifted = True, self._drifted, False
         changer, unit = self._changer, self._changer_unit
         self._changer = self._changer_unit = ""
-        drifted_at = self._drifted_at
-        began = self._clock.monotonic()
+        drifted_at, began, spent = self._drifted_at, self._clock.monotonic(), self.spent()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
         agreed, pending = self._agreed, self._wanted.dirty
         wanted = self._wanted.ruleset()
@@ -327,7 +332,7 @@ class Reconciler:
         contest = self.contest
         anew = self._anew or (drifted and contest is not None and contest.spacing > 0)
         transaction = await self._kernel.difference(wanted, anew=anew)
-        self._compared(began)
+        self._compared(began, spent)
         self.latency.measured("compare", self._budget.compared_at - reading)
         # Without a pending change a difference is a drift. An absent or dormant table is one in any case.
         is_table_gone = bool(transaction) and isinstance(transaction[0], AddTable)
@@ -342,7 +347,7 @@ class Reconciler:
         if not is_drift:
             return
         repaired = self._clock.monotonic()
-        self._budget.repaired(repaired)
+        self._budget.repaired(repaired, self.spent() - self._spent_then)
         if not changer:
             # A table that was changed once more, or that was gone, is no listing variant.
             if not (self._drifted or is_table_gone) and await self._is_variant(wanted, transaction, recheck):

@@ -60,18 +60,23 @@ def post_lines(path: Path, route: str, body: bytes) -> Iterator[bytes]:
     return _lines(path, "POST", route, body)
 
 
-def get_lines(path: Path, route: str) -> Iterator[bytes]:
-    """Yield the lines of the agent's answer to a GET, as they arrive. Raises what `get_json` raises."""
-    return _lines(path, "GET", route, None)
+def get_lines(path: Path, route: str, parameters: Mapping[str, str] | None = None, header: str = "") -> Iterator[bytes]:
+    """Yield the lines of the agent's answer to a GET, as they arrive. Raises what `get_json` raises.
+
+    header: one that the answer has, where the agent knows the parameters: an older one ignores them
+    """
+    return _lines(path, "GET", f"{route}?{urlencode(parameters)}" if parameters else route, None, header)
 
 
-def _lines(path: Path, method: str, route: str, body: bytes | None) -> Iterator[bytes]:
+def _lines(path: Path, method: str, route: str, body: bytes | None, header: str = "") -> Iterator[bytes]:
     connection = _UnixConnection(path)
     try:
         connection.request(method, route, body)
         response = connection.getresponse()
         if response.status == http.client.NOT_FOUND:
-            raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")
+            raise _older()
+        if response.status == http.client.OK and header and header not in response.headers:
+            raise _older()
         if response.status != http.client.OK:
             _answer(path, response.status, response.read())
             raise _no_answer(path, OSError(f"HTTP status {response.status}"))
@@ -102,12 +107,18 @@ def _connected(path: Path) -> socket.socket:
     return opened
 
 
+def _older() -> UsageError:
+    return UsageError("the running agent is older than this command", hint="systemctl restart nfagent")
+
+
 def _no_answer(path: Path, error: Exception) -> HostError:
     reason = str(error) or type(error).__name__
     return HostError(f"the agent at {path} does not answer ({reason})", hint="see: systemctl status nfagent")
 
 
 def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
+    if status == http.client.NOT_FOUND:
+        raise _older()
     try:
         content = json.loads(body)
     except ValueError:

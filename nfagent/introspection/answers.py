@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from aiohttp import web
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError, ValidationIssue
@@ -17,6 +18,8 @@ from nfagent.explain.explanation import Explanation, explain_in_steps
 from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
 from nfagent.introspection.freshness import Freshness, ViewHead
+from nfagent.introspection.matrix_route import matrix_route
+from nfagent.introspection.record_peers import PeersView, peers_parts
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
 from nfagent.introspection.views import (
     RulesetView,
@@ -29,6 +32,8 @@ from nfagent.introspection.views import (
 from nfagent.kernel.table_listings import TableListings
 from nfagent.nftables.objects import Ruleset
 from nfagent.simulate.job import start_simulation
+from nfagent.simulate.matrix import MatrixJob, matrix_of
+from nfagent.simulate.matrix_answer import MatrixRequest
 from nfagent.simulate.policy_files import PolicyFiles
 from nfagent.simulate.simulation import PolicySimulation
 from nfagent.simulate.translations import EgressInputs
@@ -48,6 +53,7 @@ class AnswerSources(msgspec.Struct, frozen=True):
     problems:  what is wrong with objects
     status:    of the agent's parts
     services:  reads the Services that `explain` needs; returns why they can't be read, or ''
+    shell_commands: returns commands that make a listing the desired ruleset, where these aren't nft's; None otherwise
     as_written: removes from a listing the differences that only this nft version's wording makes
     read_ports: reads how full the ports of translated connections are, for `status`; at most once a minute
     """
@@ -58,6 +64,7 @@ class AnswerSources(msgspec.Struct, frozen=True):
     services: Callable[[], Awaitable[str]]
     as_written: Callable[[Ruleset, Ruleset], Ruleset] = lambda listed, _: listed
     read_ports: Callable[[], Awaitable[None]] = _read_nothing
+    shell_commands: Callable[[Ruleset, Ruleset], list[str]] | None = None
 
 
 class AgentAnswerer:
@@ -71,6 +78,11 @@ class AgentAnswerer:
         self._listings = listings
         self._time_slices = time_slices
         self._reports = reports
+
+    @property
+    def routes(self) -> tuple[web.RouteDef, ...]:
+        """The routes of answers that are streams of parts."""
+        return (matrix_route(self.start_matrix, self._time_slices),)
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
         """Return a view of `dump`. Raises UsageError, KernelError, HostError."""
@@ -95,7 +107,10 @@ class AgentAnswerer:
                 return await self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
                 listed, wanted = await self._both()
-                return diff_parts(self._reports.as_written(listed, wanted), wanted, freshness)
+                found, commands = self._reports.as_written(listed, wanted), self._reports.shell_commands
+                # It lowers both rulesets, which takes tenths of a second where they are large.
+                lines = await asyncio.to_thread(commands, found, wanted) if commands is not None else None
+                return diff_parts(found, wanted, freshness, lines=lines)
             case "counters":
                 return counters_parts(self._desired, await self._listings.counters(), scope, freshness)
         raise UsageError(f"there is no view {name!r}; ask for state, policies, ruleset, kernel, diff or counters")
@@ -135,6 +150,15 @@ class AgentAnswerer:
         )
         simulation.notes = freshness.notes
         return simulation
+
+    async def peers(self) -> PeersView:
+        """Return what decides about the filters of records. Raises UsageError."""
+        return peers_parts(self._desired, self._whole("the filter"))
+
+    def start_matrix(self, asked: MatrixRequest) -> MatrixJob:
+        """Return the matrix of who reaches whom, of the state as it is now. Raises UsageError."""
+        freshness = self._whole("matrix")
+        return matrix_of(self._desired, asked, freshness.notes)
 
     async def _both(self) -> tuple[Ruleset, Ruleset]:
         """Return the kernel's ruleset and the desired one, read while no commit is pending where possible."""

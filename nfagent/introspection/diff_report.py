@@ -1,8 +1,8 @@
-"""`dump diff`: where the kernel differs from the desired ruleset, and the nft commands that make it equal."""
+"""`dump diff`: where the kernel differs from the desired ruleset, and the commands that make it equal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from nfagent.introspection.chunks import deferred, in_steps, whole
@@ -20,7 +20,7 @@ _Object: TypeAlias = Chain | NamedSet | VerdictMap | None
 class DiffView(ViewHead, frozen=True, kw_only=True):
     """Where the kernel differs from the desired ruleset.
 
-    commands:    nft commands that make the kernel equal
+    commands:    commands that make the kernel equal: of nft, or with iptables of a shell
     differences: one line each
     """
 
@@ -29,21 +29,28 @@ class DiffView(ViewHead, frozen=True, kw_only=True):
     equal: bool
 
 
-def diff_view(kernel: Ruleset, wanted: Ruleset) -> View:
-    """Return the view as JSON decodes to."""
-    found: View = whole(diff_parts(kernel, wanted))
+def diff_view(kernel: Ruleset, wanted: Ruleset, lines: Iterable[str] | None = None) -> View:
+    """Return the view as JSON decodes to; lines: as in `diff_parts`."""
+    found: View = whole(diff_parts(kernel, wanted, lines=lines))
     return found
 
 
-def diff_parts(kernel: Ruleset, wanted: Ruleset, freshness: Freshness = WHOLE) -> DiffView:
-    """Return the view, made while it is written: both rulesets are immutable, of one moment each."""
+def diff_parts(
+    kernel: Ruleset, wanted: Ruleset, freshness: Freshness = WHOLE, *, lines: Iterable[str] | None = None
+) -> DiffView:
+    """Return the view, made while it is written: both rulesets are immutable, of one moment each.
+
+    lines: the commands where they aren't those of nft
+    """
     written = 0
 
     def commands() -> Iterator[str | None]:
         nonlocal written
         for command in diff_in_steps(kernel, wanted):
             written += command is not None
-            yield None if command is None else command.text()
+            yield None if command is None or lines is not None else command.text()
+        if written and lines is not None:
+            yield from lines
 
     return DiffView(
         **head(freshness),

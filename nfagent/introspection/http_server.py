@@ -2,13 +2,18 @@
 
     GET /v1/dump/{view}?namespace=NS&pod=NS/POD     state, policies, ruleset, kernel, diff, counters; `form` names the
                                                     one of a ruleset's forms that is wanted (text, nft, objects),
-                                                    or leaves lists out of the state (summary)
+                                                    or leaves lists out of the state (summary); pods=here leaves
+                                                    out of it the Pods of other nodes
     GET /v1/explain?source=END&destination=END      the verdict with its reasons
     POST /v1/try                                    what a change of policies would do (simulate.job); the answer
                                                     is a line of JSON for each part
     GET /metrics, /healthz, /readyz                 for monitoring systems (metrics_routes)
     GET /v1/syncs                                   the last syncs, step by step (syncs_route)
-    GET /v1/records                                 new records of the verdict log (record_route)
+    GET /v1/matrix?namespace=NS&port=5432/tcp       who reaches whom (matrix_route)
+    GET /v1/records?filter=JSON&last=N&follow=no    records of the verdict log (record_route)
+    GET /v1/summary?filter=JSON&of=denied&top=N     these added up (record_route)
+    GET /v1/peers                                   what decides about the filters of records (record_peers)
+    GET /v1/status                                  whether all is well, in a few lines (status_view)
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
@@ -20,8 +25,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +39,7 @@ from nfagent.introspection.chunks import encoded
 from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
 from nfagent.introspection.freshness import ViewHead
 from nfagent.introspection.http_log import log
+from nfagent.introspection.http_stream import stream
 from nfagent.introspection.request_bodies import RequestBodies
 from nfagent.introspection.socket_folder import make_folder
 from nfagent.introspection.view_filter import ViewFilter
@@ -172,14 +177,12 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
 
     async def dump(request: web.Request) -> web.StreamResponse:
         asked = request.query
-        scope = ViewFilter(asked.get("namespace", ""), asked.get("pod", ""), asked.get("form", ""))
-        return await _stream(
-            request, time_slices.slices(encoded(await answers.view(request.match_info["view"], scope)))
-        )
+        scope = ViewFilter(*(asked.get(name, "") for name in ViewFilter.__struct_fields__))
+        return await stream(request, time_slices.slices(encoded(await answers.view(request.match_info["view"], scope))))
 
     async def explain(request: web.Request) -> web.StreamResponse:
         found = await answers.explain(request.query.get("source", ""), request.query.get("destination", ""))
-        return await _stream(request, time_slices.slices(encoded(explanation_parts(found))))
+        return await stream(request, time_slices.slices(encoded(explanation_parts(found))))
 
     async def attempt(request: web.Request) -> web.StreamResponse:
         async with bodies.read(request) as body:
@@ -191,9 +194,18 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
                 b"" if part is None else _line(part)
                 for part in run_in_slices(SimulationJob(simulation, given, asked, seen))
             )
-            return await _stream(request, time_slices.slices(lines), "application/x-ndjson")
+            return await stream(request, time_slices.slices(lines), "application/x-ndjson")
 
     return [web.get("/v1/dump/{view}", dump), web.get("/v1/explain", explain), web.post("/v1/try", attempt)]
+
+
+def view_route(path: str, view: Callable[[], Awaitable[object]], time_slices: TimeSlices) -> web.RouteDef:
+    """Return a route that answers with a view, which may be unfinished (chunks)."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await stream(request, time_slices.slices(encoded(await view())))
+
+    return web.get(path, answer)
 
 
 def _named(path: Path) -> tuple[int, int]:
@@ -242,24 +254,6 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         if connection is not None:
             connection.await_request()
-
-
-async def _stream(
-    request: web.Request, batches: AsyncIterator[list[bytes]], content_type: str = "application/json"
-) -> web.StreamResponse:
-    """Write an answer while it is made; other tasks run after each part."""
-    response = web.StreamResponse(headers={"Content-Type": content_type})
-    await asyncio.sleep(0)  # looking up the objects has taken a time slice already
-    # The client may have closed the connection.
-    with suppress(ConnectionError):
-        async for made in batches:
-            part = b"".join(made)
-            if part and not response.prepared:
-                await response.prepare(request)
-            if part:
-                await response.write(part)
-        await response.write_eof()
-    return response
 
 
 def _line(part: SimulationPart) -> bytes:

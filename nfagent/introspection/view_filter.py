@@ -29,11 +29,13 @@ class ViewFilter(msgspec.Struct, frozen=True):
 
     form: of a ruleset, the form to return: text, nft or objects; '' for all. Of the state, `summary` leaves out the
           lists of Nodes and Pods
+    pods: of the state, `here` lists this node's Pods alone, where the node is known
     """
 
     namespace: str = ""
     pod: str = ""
     form: str = ""
+    pods: str = ""
 
     @property
     def words(self) -> str:

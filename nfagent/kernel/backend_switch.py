@@ -12,18 +12,21 @@ import msgspec
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, has_nf_tables
 from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.kernel.table_queries import own_table
+from nfagent.kernel.table_queries import list_tables, own_table
 from nfagent.kernel.xt_listing import XtKernel, read_sets, read_tables
 from nfagent.kernel.xt_programs import Variant, programs_of
 from nfagent.kernel.xt_writer import XtWriter
+from nfagent.netlink.nft_messages import FAMILY_NUMBERS
 from nfagent.nftables.transaction import AddTable, Delete
 from nfagent.xtables.listing import listed
-from nfagent.xtables.objects import EMPTY
+from nfagent.xtables.objects import EMPTY, TABLES
 from nfagent.xtables.saved import is_ours
 
 _VARIANTS: tuple[Variant, Variant] = ("nft", "legacy")
+_IP_FAMILIES = (FAMILY_NUMBERS["ip"], FAMILY_NUMBERS["ip6"])
 
 
 class RemovedRules(msgspec.Struct, frozen=True):
@@ -62,19 +65,31 @@ def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
         return RemovedRules()
     with closing(sets), closing(NfacctSocket()) as accounts:
         try:
-            if not any(map(is_ours, sets.names())):
-                return RemovedRules()  # none of our rules is without sets
+            sets.names()
         except (KernelError, HostError):
             return RemovedRules()  # a kernel without ipset
         return _removed(sets, accounts, keep)
+
+
+def _has_tables(variant: Variant) -> bool:
+    """Return whether there are tables of a variant that we write to, without running its programs.
+
+    Another program may have destroyed our sets, so that these tell nothing.
+    """
+    if variant == "legacy":
+        known = [legacy_tables(f"{command}-legacy") for command in ("iptables", "ip6tables")]
+        return any(tables is None or not tables.isdisjoint(TABLES) for tables in known)
+    return has_nf_tables() and any(table.family in _IP_FAMILIES and table.name in TABLES for table in list_tables())
 
 
 def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) -> RemovedRules:
     chains = rules = count = 0
     left: tuple[str, ...] = ()
     for variant in _VARIANTS:
+        if variant == keep or not _has_tables(variant):
+            continue
         programs = programs_of(variant)
-        if variant == keep or not programs.families or (variant == "nft" and not has_nf_tables()):
+        if not programs.families:
             continue
         kernel = XtKernel(programs, tuple(programs.families), sets, None)
         found = listed(read_tables(kernel), {}, ())

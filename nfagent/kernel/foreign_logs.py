@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.table_queries import log_rules
 from nfagent.nftables.foreign_logs import LogUse, logs_in_save
@@ -20,7 +21,7 @@ def read_log_uses(group: int) -> list[LogUse]:
     own = (TABLE_FAMILY, TABLE)
     found = {
         LogUse(f"table {rule.family} {rule.table}, chain {rule.chain}", f"handle {rule.handle}")
-        for rule in log_rules()
+        for rule in (log_rules() if has_nf_tables() else ())
         if rule.group == group and (rule.family, rule.table) != own and not is_ours(rule.chain)
     }
     for name in _PROGRAMS:

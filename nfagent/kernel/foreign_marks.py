@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from nfagent.errors import KernelError, WireError
+from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.gateway_links import PROTOCOL
 from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.nft_listing import NftListing
@@ -16,6 +17,7 @@ from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
 
 # nft lists the rules of iptables-nft without their marks.
+_NOTHING = '{"nftables": []}'
 _SAVES = ("iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft")
 
 
@@ -24,16 +26,23 @@ def read_mark_uses(mask: int) -> list[MarkUse]:
 
     The rules of iptables are read by its own programs, where those are installed.
     """
+    nf_tables = has_nf_tables()
+    listed = _listed() if nf_tables else _NOTHING
+    saved = chain.from_iterable(
+        marks_in_save(saved_rules(name), name) for name in _SAVES if nf_tables or name.endswith("-legacy")
+    )
+    return overlapping(chain(marks_in_listing(listed), saved, _routing_rules()), mask)
+
+
+def _listed() -> str:
     owned = [table.name for table in list_tables() if table.flags & (TABLE_OWNER | TABLE_PERSIST)]
     if owned:  # nft 1.0.6 damages its memory where it lists such a table as JSON
         raise KernelError(f"rules can't be listed beside tables with flags: {', '.join(owned)}")
     listing = NftListing()
     try:
-        listed = listing.listed("list ruleset") or '{"nftables": []}'
+        return listing.listed("list ruleset") or _NOTHING
     finally:
         listing.close()
-    saved = chain.from_iterable(marks_in_save(saved_rules(name), name) for name in _SAVES)
-    return overlapping(chain(marks_in_listing(listed), saved, _routing_rules()), mask)
 
 
 def _routing_rules() -> Iterator[MarkUse]:

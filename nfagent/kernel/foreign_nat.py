@@ -18,6 +18,7 @@ import msgspec
 
 from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
+from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.iptables_save import INSTALL, legacy_tables, run_save, unknown_tables, unreadable
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.kernel.table_queries import list_tables, xt_matches
@@ -58,11 +59,14 @@ class ForeignNat(msgspec.Struct, frozen=True):
 
 def read_foreign_nat() -> ForeignNat:
     """Read the nat tables of other programs. Raises KernelError, HostError where nftables can't be read at all."""
-    listing = NftListing()
-    try:
-        tables, problems = _nft_tables(listing)
-    finally:
-        listing.close()
+    tables: list[ForeignTable] = []
+    problems: list[str] = []
+    if has_nf_tables():
+        listing = NftListing()
+        try:
+            tables, problems = _nft_tables(listing)
+        finally:
+            listing.close()
     for family, program in _LEGACY:
         try:
             tables += _legacy_tables(family, program)

@@ -53,7 +53,7 @@ _AROUND = (PRIORITY - 1, PRIORITY + 2)
 _RIGHTS = (
     "hosts on its link send to the holder before until they ask anew. To announce it takes CAP_NET_RAW and AF_PACKET: "
     "run `systemctl edit nfagent`, and add to [Service] the lines CapabilityBoundingSet=CAP_NET_RAW and "
-    "RestrictAddressFamilies=AF_PACKET"
+    "RestrictAddressFamilies=AF_PACKET; to a DaemonSet's container, give the capability NET_RAW"
 )
 _NO_TUNNEL = "packets from nodes that are on no link of this node are dropped"
 _FAMILIES: tuple[Family, ...] = (4, 6)

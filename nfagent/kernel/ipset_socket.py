@@ -21,7 +21,6 @@ from nfagent.kernel.sockets import ask, discard_received, dump_replies, request_
 from nfagent.netlink import codec, ipset
 from nfagent.netlink.ipset_listing import (
     SetHeader,
-    SetPart,
     decode_answer,
     decode_name,
     decode_packets,
@@ -125,8 +124,12 @@ class IpSetSocket:
 
     def read(self, name: str) -> ListedSet:
         """Return a set with its members. Raises SetRefusedError without it, KernelError, HostError."""
+        return listed_set(name, self.messages(name))
+
+    def messages(self, name: str) -> list[codec.Message]:
+        """Return the messages of a set's listing: equal payloads hold equal sets. Raises what `read` does."""
         with self._in_use:
-            return _joined(name, [decode_part(reply) for reply in self._list(name)])
+            return list(self._list(name))
 
     def packets(self, name: str) -> dict[str, int]:
         """Return the packets that each address of a set has counted; none without the set. Raises what `read` does."""
@@ -139,9 +142,8 @@ class IpSetSocket:
                 return {}
 
     def raw(self, name: str) -> list[bytes]:
-        """Return the messages of a set's listing as they are: equal ones hold equal sets. Raises what `read` does."""
-        with self._in_use:
-            return [reply.payload for reply in self._list(name)]
+        """Return the payloads of a set's listing. Raises what `read` does."""
+        return [reply.payload for reply in self.messages(name)]
 
     def supported(self, kind: SetType, family: int) -> ipset.TypeRange:
         """Return the revisions of a set type that the kernel has. Raises SetRefusedError without it, HostError."""
@@ -187,7 +189,10 @@ class IpSetSocket:
                     yield reply
 
 
-def _joined(name: str, parts: list[SetPart]) -> ListedSet:
+def listed_set(name: str, messages: Iterable[codec.Message]) -> ListedSet:
+    """Return the set that messages of its listing hold. Raises KernelError."""
+    with _failures(SetRequest(f"list {name}")):
+        parts = [decode_part(reply) for reply in messages]
     header = next((part.header for part in parts if part.header is not None), None)
     if header is None:
         raise KernelError(f"ipset list {name}: the kernel listed no such set")

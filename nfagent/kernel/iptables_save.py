@@ -9,7 +9,10 @@ from pathlib import Path
 from nfagent.errors import KernelError
 
 _SECONDS = 10
-_RIGHT = "it opens a raw socket: run `systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW"
+_RIGHT = (
+    "it opens a raw socket: run `systemctl edit nfagent`, and add to [Service] CapabilityBoundingSet=CAP_NET_RAW; to a "
+    "DaemonSet's container, give the capability NET_RAW"
+)
 INSTALL = "apt-get install iptables"
 _LEGACY_TABLES = {
     "iptables-legacy": Path("/proc/self/net/ip_tables_names"),

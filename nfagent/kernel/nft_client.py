@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import TypeVar
 
@@ -37,6 +36,7 @@ from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
 from nfagent.nftables.transaction import AddTable, Delete, Transaction, cut_unreachable, size_of
 from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
+from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
 
 _T = TypeVar("_T")
@@ -69,7 +69,7 @@ class NftClient:
         self._monitor = monitor
         self._socket = socket or NftSocket(ports=None if monitor is None else monitor.own_ports)
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nftables")
+        self._thread = started_executor(1, "nftables")
         self._variants = ListingVariants()
         # The last comparison found foreign objects; the kernel refused to remove only them.
         self._removing = self._anew = False

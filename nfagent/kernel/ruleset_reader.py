@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+
+import msgspec
 
 from nfagent.kernel.backend_choice import BackendSetting, choose_backend
 from nfagent.kernel.nft_client import NftClient
@@ -12,19 +13,29 @@ from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import open_xt_kernel
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
+from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.options import LoweringOptions
 
 
-class RulesetReader(Protocol):
+class RulesetReader:
     """Reads the rules in this thread."""
+
+    def __init__(self, client: NftClient | XtClient, options: LoweringOptions | None) -> None:
+        """Store the client; options: with which rules are lowered to iptables, None for nftables."""
+        self._client = client
+        self._options = options
 
     def read_now(self) -> Ruleset:
         """Return the ruleset. Raises KernelError, HostError."""
-        ...
+        return self._client.read_now()
 
     def counters_now(self) -> dict[str, CounterValue]:
         """Return the values of named counters. Raises KernelError, HostError."""
-        ...
+        return self._client.counters_now()
+
+    def shell_commands(self, found: Ruleset, wanted: Ruleset) -> Iterator[str] | None:
+        """Return commands that make the first ruleset the second; None for nftables, whose transactions are some."""
+        return None if self._options is None else shell_commands(found, wanted, self._options)
 
 
 @contextmanager
@@ -38,12 +49,16 @@ def ruleset_reader(
     """
     client: NftClient | XtClient
     choice = choose_backend(setting)
+    lowering = None
     if choice.programs is None:
         client = NftClient()
     else:
         kernel, features = open_xt_kernel(choice.programs)
-        client = XtClient(kernel, known, options, logs=features.logs)
+        lowering = msgspec.structs.replace(
+            options, families=kernel.families, accounts=kernel.accounts is not None, lacking=features.lacking
+        )
+        client = XtClient(kernel, known, lowering, logs=features.logs)
     try:
-        yield client
+        yield RulesetReader(client, lowering)
     finally:
         client.close()

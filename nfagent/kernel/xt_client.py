@@ -7,30 +7,31 @@ to the ruleset that is in force, and what its lowering changes is written. The n
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.counter_deletions import CounterDeletions
+from nfagent.kernel.look_budget import LookBudget
 from nfagent.kernel.xt_counters import XtCounters
-from nfagent.kernel.xt_fingerprint import Fingerprint, fingerprint
-from nfagent.kernel.xt_listing import XtKernel, read_listing
+from nfagent.kernel.xt_listing import XtKernel, XtReader
+from nfagent.kernel.xt_looks import XtLooks
 from nfagent.kernel.xt_writer import XtWriter
-from nfagent.model.netaddr import Family
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError
-from nfagent.xtables.objects import ChainKey, SetMember, TableName, XtChain, XtRuleset
+from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
 
@@ -46,6 +47,20 @@ class _Enforced(msgspec.Struct, frozen=True):
 
     lowering: IncrementalLowering
     listing: XtListing
+
+
+class _Compared(msgspec.Struct, frozen=True):
+    """What a comparison found.
+
+    repair:       the transaction that makes the kernel's rules the wanted ones
+    loses_counts: whether that deletes what has counted
+    is_in_use:    whether packets reach any of the rules
+    """
+
+    force: _Enforced
+    repair: Transaction
+    loses_counts: bool
+    is_in_use: bool = True
 
 
 class XtClient:
@@ -67,24 +82,29 @@ class XtClient:
         known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
         logs:  whether the kernel has the target NFLOG
         """
-        self._logs = logs
         self._kernel = kernel
         self._known = known
-        self._options = options or LoweringOptions()
-        accounts = self._options.accounts and kernel.accounts is not None
-        self._options = msgspec.structs.replace(self._options, families=kernel.families, accounts=accounts)
+        options = options or LoweringOptions()
+        self._options = msgspec.structs.replace(
+            options,
+            families=kernel.families,
+            absent=kernel.absent,
+            accounts=options.accounts and kernel.accounts is not None,
+            logs=logs,
+        )
+        self._reader = XtReader(kernel)
         self._writer = XtWriter(kernel)
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="iptables")
+        self._thread = started_executor(1, "iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._latest: Ruleset | None = None  # that was in force, of which the names are known
         self._version = 0  # of what was written: changes at the begin and at the end of each change
-        self._verified: Fingerprint | None = None
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
         self.unavailable: tuple[Unavailable, ...] = ()
         self._deletions: CounterDeletions | None = None
         self.counters = XtCounters(kernel, self._counter_names)
+        self._looks = XtLooks(kernel, self._list_in_use)
 
     def defer_deletions(self, deletions: CounterDeletions) -> None:
         """Have the deletions of counters in transactions of `apply` wait."""
@@ -102,7 +122,7 @@ class XtClient:
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
         known = self._names()
-        lowered = self._lowered(known)
+        lowered = self._lowering(known).ruleset
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
 
     async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002 - see below
@@ -111,19 +131,15 @@ class XtClient:
         anew: makes no difference: each change is made from what was read, whatever it is
         """
         async with self._turn:
-            self._force = None
+            force, self._force = self._force, None
             if self._deletions is not None:
                 self._deletions.compared(wanted)
                 wanted = self._deletions.with_waiting(wanted)
-            lowering, listing = await self._in_thread(self._compare_now, wanted)
-            lowered = self._written(lowering)
-            self._loses_counts = _loses_counts(listing.ruleset, lowered)
-            if not listing.ruleset.hooks:
-                # No packet reaches any rule: as if there were none.
-                self._force = _Enforced(IncrementalLowering(self._options, ABSENT), listing)
-                return diff(ABSENT, wanted)
-            self._force, self._latest = _Enforced(lowering, listing), wanted
-            return () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
+            found = await self._in_thread(self._compare_now, wanted, force)
+            self._loses_counts = found.loses_counts
+            self._force = found.force
+            self._latest = found.force.lowering.source if found.is_in_use else self._latest
+            return found.repair
 
     async def apply(self, transaction: Transaction) -> None:
         """Change the rules. Raises KernelError, HostError, WireError; SetFullError for a set of flows that is full.
@@ -156,30 +172,26 @@ class XtClient:
         async with self._turn:
             return await self._in_thread(self._listed_otherwise_now, wanted)
 
-    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:  # noqa: ARG002 - as NftClient
-        """Return a listing as it is: variants are accepted where it is read."""
-        return listed
+    def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
+        """Return a listing without counters to be deleted; variants are accepted where it is read."""
+        return listed if self._deletions is None else self._deletions.as_deleted(listed, wanted)
 
-    async def is_changed(self, *, with_content: bool) -> bool:
+    async def is_changed(self, *, with_content: bool, budget: LookBudget | None = None) -> bool:
         """Return whether another program has changed our rules or sets, by a cheap reading.
 
         with_content: rules and members are read too, otherwise only their numbers and sizes
+        budget:       what it may cost; None for whatever it takes
         Raises KernelError, HostError.
         """
         force, version = self._force, self._version
-        if force is None or self._turn.locked():
+
+        def is_current() -> bool:
+            return self._version == version and not self._turn.locked()
+
+        if force is None or not is_current():
             return False
-        now = await asyncio.to_thread(fingerprint, self._kernel, force.listing.ruleset, with_content=with_content)
-        if now.is_same(self._verified):
-            return False
-        listing = await asyncio.to_thread(self._list_in_use, force.listing.ruleset)
-        if self._version != version or self._turn.locked():
-            return False  # our own change meanwhile: the next look tells
-        if listing != force.listing:
-            self._verified = None
-            return True
-        self._verified = now
-        return False
+        look = functools.partial(self._looks.is_changed, with_content=with_content)
+        return await asyncio.to_thread(look, force.listing, version, budget or LookBudget(), is_current)
 
     async def with_table(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401, ARG002 - as NftClient
         """Raise HostError: the table of the bridges is one of nf_tables."""
@@ -220,23 +232,29 @@ class XtClient:
             force.lowering.apply(transaction)
         except NameCollisionError as error:
             raise _unwritable(error) from None
-        lowered = self._written(force.lowering)
-        listing = XtListing(lowered)
-        if listing != force.listing:
-            self._writer.write(force.listing, lowered)
-        return _Enforced(force.lowering, listing)
+        self.unavailable = force.lowering.unavailable
+        lowered = force.lowering.ruleset
+        self._writer.write(force.listing, lowered)
+        return _Enforced(force.lowering, XtListing(lowered))
 
     def _names(self) -> Ruleset:
         """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
         return self._known() if self._latest is None else self._latest
 
-    def _compare_now(self, wanted: Ruleset) -> tuple[IncrementalLowering, XtListing]:
-        lowering = self._lowering(wanted)
+    def _compare_now(self, wanted: Ruleset, force: _Enforced | None) -> _Compared:
+        is_known = force is not None and force.lowering.source == wanted
+        lowering = force.lowering if force is not None and is_known else self._lowering(wanted)
+        self.unavailable = lowering.unavailable
         self._writer.destroy_left()
-        return lowering, self._list_in_use(self._written(lowering))
-
-    def _lowered(self, wanted: Ruleset) -> XtRuleset:
-        return self._written(self._lowering(wanted))
+        lowered = lowering.ruleset
+        listing = self._list_in_use(lowered)
+        loses_counts = _loses_counts(listing.ruleset, lowered)
+        if not listing.ruleset.hooks:
+            # No packet reaches any rule: as if there were none.
+            nothing = _Enforced(IncrementalLowering(self._options, ABSENT), listing)
+            return _Compared(nothing, diff(ABSENT, wanted), loses_counts, is_in_use=False)
+        repair = () if listing == XtListing(lowered) else _repair(wanted, lowered, listing)
+        return _Compared(_Enforced(lowering, listing), repair, loses_counts)
 
     def _lowering(self, wanted: Ruleset) -> IncrementalLowering:
         try:
@@ -244,17 +262,9 @@ class XtClient:
         except NameCollisionError as error:
             raise _unwritable(error) from None
 
-    def _written(self, lowering: IncrementalLowering) -> XtRuleset:
-        """Return what is written of a lowered ruleset: all, but for logs and tables that the kernel doesn't have."""
-        self.unavailable = lowering.unavailable
-        lowered = lowering.ruleset
-        if self._kernel.absent:
-            lowered = _without_tables(lowered, self._kernel.absent)
-        return lowered if self._logs else _without_logs(lowered)
-
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
-        listing = read_listing(self._kernel, known)
+        listing = self._reader.read(known)
         for key, (written, as_listed) in self._variants.items():
             found = listing.ruleset.chains.get(key)
             if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
@@ -270,7 +280,7 @@ class XtClient:
 
     def _listed_otherwise_now(self, wanted: Ruleset) -> tuple[str, ...]:
         """Write differing chains again; those that are listed as before then are variants."""
-        lowered = self._lowered(wanted)
+        lowered = self._lowering(wanted).ruleset
         first = self._list(lowered)
         names = _differing(first, lowered)
         if not names:
@@ -351,18 +361,3 @@ def _repair(wanted: Ruleset, lowered: XtRuleset, listing: XtListing) -> Transact
         *(RewriteChain(name, wanted.chains[name].rules, wanted.chains[name].rules) for name in chains),
         *(ChangeElements("add", name, ()) for name in sets),
     )
-
-
-def _without_tables(lowered: XtRuleset, absent: frozenset[tuple[Family, TableName]]) -> XtRuleset:
-    chains = {key: chain for key, chain in lowered.chains.items() if key[:2] not in absent}
-    hooks = {key: name for key, name in lowered.hooks.items() if key[:2] not in absent}
-    return msgspec.structs.replace(lowered, chains=chains, hooks=hooks)
-
-
-def _without_logs(lowered: XtRuleset) -> XtRuleset:
-    """Return the ruleset without the rules that only log."""
-    chains = {
-        key: msgspec.structs.replace(chain, rules=tuple(rule for rule in chain.rules if rule.target[1:2] != ("NFLOG",)))
-        for key, chain in lowered.chains.items()
-    }
-    return msgspec.structs.replace(lowered, chains=chains)

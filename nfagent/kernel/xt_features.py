@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import product
 
 import msgspec
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.xt_errors import RestoreRefusedError
+from nfagent.kernel.xt_extensions import PROBE, Extension, lacking, refusal
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.model.netaddr import FAMILIES, Family
-from nfagent.xtables.names import TEMPORARY_PREFIX
-from nfagent.xtables.objects import IpSet, SetType, TableName
+from nfagent.xtables.objects import TABLES, IpSet, SetType, TableName
 
-_CHAIN = f"{TEMPORARY_PREFIX}probe"
 _SET_TYPES: tuple[SetType, ...] = (
     "hash:ip",
     "hash:net",
@@ -28,20 +27,12 @@ _SET_TYPES: tuple[SetType, ...] = (
     "hash:net,iface",
     "bitmap:port",
 )
-_NEEDED = {
-    "conntrack": "-m conntrack --ctstate NEW -j RETURN",
-    "mark": "-m mark --mark 0x1/0x1 -j MARK --set-xmark 0x0/0x1",
-    "addrtype": "-m addrtype --src-type LOCAL -j RETURN",
-    "comment": "-m comment --comment x -j RETURN",
-    "set": f"-m set --match-set {_CHAIN} src -j RETURN",
-}
 _LOSSES: dict[TableName, str] = {
     "nat": "nothing is masqueraded or translated",
     "raw": "packets for one host in frames for many are not dropped",
 }
 """What goes without a table; without mangle nothing of the family is there."""
-_NFLOG = "-j NFLOG --nflog-group 100"
-_ACCOUNT = f"-m nfacct --nfacct-name {_CHAIN}"
+_ACCOUNT = Extension("nfacct", f"-m nfacct --nfacct-name {PROBE} -j RETURN")
 
 
 class XtFeatures(msgspec.Struct, frozen=True):
@@ -50,6 +41,8 @@ class XtFeatures(msgspec.Struct, frozen=True):
     logs:     target NFLOG
     accounts: match nfacct, with its counters
     absent:   tables that it lacks, of these families
+    lacking:  matches and targets that it lacks, of these families
+    made:     tables that came to be as they were tried: iptables-legacy has none before its first rule
     problems: what is missing, each with what goes without and the command that fixes it
     """
 
@@ -57,7 +50,9 @@ class XtFeatures(msgspec.Struct, frozen=True):
     logs: bool
     accounts: bool
     absent: frozenset[tuple[Family, TableName]]
+    lacking: frozenset[tuple[Family, str]]
     problems: tuple[str, ...]
+    made: tuple[str, ...] = ()
 
 
 def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
@@ -71,12 +66,12 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
         for kind in _SET_TYPES:
             _require_type(sets, kind)
         accounts = NfacctSocket()
-        sets.create(_CHAIN, IpSet("hash:ip", 4))
+        sets.create(PROBE, IpSet("bitmap:port", 4))  # of no family
         try:
             features = _tried(programs, accounts)
         finally:
             with suppress(SetRefusedError):  # another nfagent tries it at this moment
-                sets.destroy(_CHAIN)
+                sets.destroy(PROBE)
     except BaseException:
         sets.close()
         if accounts is not None:
@@ -98,64 +93,77 @@ def _require_type(sets: IpSetSocket, kind: SetType) -> None:
 def _tried(programs: XtPrograms, accounts: NfacctSocket) -> XtFeatures:
     problems: list[str] = []
     families: list[Family] = []
+    absent: set[tuple[Family, TableName]] = set()
+    lacks: set[tuple[Family, str]] = set()
+    before = _legacy_tables(programs)
     for family in FAMILIES:
         try:
             programs.restore(family, "*mangle\nCOMMIT\n")
-            families.append(family)
+            gone = dict(_absent_tables(programs, family))
+            lost = list(lacking(programs, family, [table for table in TABLES if table not in gone]))
+            _require(lost, family)
         except (HostError, RestoreRefusedError) as error:
             if family == 4:
                 raise
             problems.append(f"IPv6 isn't filtered, masqueraded or logged: {error}")
-    absent = dict(_absent_tables(programs, families))
-    problems += [f"IPv{family}: {_LOSSES[table]}: {error}" for (family, table), error in absent.items()]
-    for name, rule in _NEEDED.items():
-        try:
-            _try_rule(programs, rule)
-        except RestoreRefusedError as error:
-            raise HostError(
-                f"the match {name} is needed: {error.reason}", hint=error.hint or f"modprobe xt_{name}"
-            ) from None
-    logs = _is_taken(programs, _NFLOG)
-    if not logs:
-        problems.append("no verdict is logged: this kernel lacks the target NFLOG; modprobe xt_NFLOG")
+            continue
+        families.append(family)
+        absent |= {(family, table) for table in gone}
+        lacks |= {(family, item.name) for item, _ in lost}
+        problems += [f"IPv{family}: {_LOSSES[table]}: {error}" for table, error in gone.items()]
+        problems += [_problem(item, family) for item, _ in lost]
     counts = _counts(programs, accounts)
     if not counts:
         problems.append("packets aren't counted by policy: this kernel lacks the match nfacct; modprobe xt_nfacct")
-    return XtFeatures(tuple(families), logs, counts, frozenset(absent), tuple(problems))
+    return XtFeatures(
+        families=tuple(families),
+        logs=not any((family, "NFLOG") in lacks for family in families),
+        accounts=counts,
+        absent=frozenset(absent),
+        lacking=frozenset(lacks),
+        problems=tuple(problems),
+        made=tuple(sorted(_legacy_tables(programs) - before)),
+    )
+
+
+def _require(lost: Iterable[tuple[Extension, RestoreRefusedError]], family: Family) -> None:
+    """Raise HostError where something is missing without which nothing of the family works."""
+    for item, error in lost:
+        if not item.loss:
+            raise HostError(f"{item.name} is needed: {error.reason}", hint=error.hint or item.hint(family))
+
+
+def _problem(item: Extension, family: Family) -> str:
+    return f"IPv{family}: {item.loss}: this kernel lacks {item.name}; {item.hint(family)}"
+
+
+def _legacy_tables(programs: XtPrograms) -> set[str]:
+    """Return the tables that are there, in words; those of nft are nothing before they have a rule."""
+    if programs.variant != "legacy":
+        return set()
+    return {
+        f"{table} of IPv{family}"
+        for family in FAMILIES
+        for table in legacy_tables("iptables-legacy" if family == 4 else "ip6tables-legacy") or ()
+    }
 
 
 def _counts(programs: XtPrograms, accounts: NfacctSocket) -> bool:
     """Return whether rules count by nfacct. Raises what tells nothing of it: LockHeldError, HostError."""
     try:
-        accounts.create(_CHAIN)
+        accounts.create(PROBE)
     except (KernelError, HostError):
         return False
     try:
-        return _is_taken(programs, _ACCOUNT)
+        return refusal(programs, 4, "mangle", [_ACCOUNT]) is None
     finally:
         with suppress(KernelError, HostError):
-            accounts.delete(_CHAIN)
+            accounts.delete(PROBE)
 
 
-def _absent_tables(
-    programs: XtPrograms, families: Iterable[Family]
-) -> Iterator[tuple[tuple[Family, TableName], HostError | KernelError]]:
-    for family, table in product(families, _LOSSES):
+def _absent_tables(programs: XtPrograms, family: Family) -> Iterator[tuple[TableName, HostError | KernelError]]:
+    for table in _LOSSES:
         try:
             programs.restore(family, f"*{table}\nCOMMIT\n")
         except (HostError, RestoreRefusedError) as error:
-            yield (family, table), error
-
-
-def _is_taken(programs: XtPrograms, rule: str) -> bool:
-    try:
-        _try_rule(programs, rule)
-    except RestoreRefusedError:
-        return False
-    return True
-
-
-def _try_rule(programs: XtPrograms, rule: str) -> None:
-    """Put a rule into a chain of its own, and delete both. Raises RestoreRefusedError."""
-    programs.restore(4, f"*mangle\n:{_CHAIN} - [0:0]\n-A {_CHAIN} {rule}\nCOMMIT\n")
-    programs.restore(4, f"*mangle\n:{_CHAIN} - [0:0]\n-X {_CHAIN}\nCOMMIT\n")
+            yield table, error

@@ -6,6 +6,7 @@ commits to nf_tables, sets by their listings. Equal fingerprints: nothing has ch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -13,11 +14,13 @@ import msgspec
 from nfagent.kernel.ipset_refusals import SetRefusedError
 from nfagent.kernel.table_queries import generation
 from nfagent.kernel.xt_listing import XtKernel
-from nfagent.kernel.xt_tables import table_digest, table_shape
+from nfagent.kernel.xt_tables import TableShape, table_digest, table_shape
+from nfagent.model.netaddr import Family
 from nfagent.xtables.names import PREFIX
-from nfagent.xtables.objects import TABLES, XtRuleset
+from nfagent.xtables.objects import TABLES, TableName, XtRuleset
 
 _DIGEST_BYTES = 16
+_ENDS = 2
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -44,7 +47,7 @@ def fingerprint(kernel: XtKernel, written: XtRuleset, *, with_content: bool) -> 
 
     written: sets whose members come from packets are left out of it
     """
-    tables = [(family, table) for family in kernel.families for table in TABLES]
+    tables = _tables(kernel)
     is_legacy = kernel.programs.variant == "legacy"
     shapes = tuple(table_shape(*table) for table in tables) if is_legacy else (generation(),)
     live = {name.encode() + b"\0" for name, item in written.sets.items() if item.timeout}
@@ -56,6 +59,28 @@ def fingerprint(kernel: XtKernel, written: XtRuleset, *, with_content: bool) -> 
         return Fingerprint(shapes, headers.digest())
     rules = tuple(table_digest(*table) for table in tables) if is_legacy else ()
     return Fingerprint(shapes, headers.digest(), (*rules, _members(kernel, written)))
+
+
+def entries_of(written: XtRuleset) -> dict[tuple[Family, TableName], int]:
+    """Return how many entries a ruleset has in each table of iptables-legacy: a chain has a first and a last one."""
+    found: dict[tuple[Family, TableName], int] = {}
+    for (family, table, _), chain in written.chains.items():
+        found[family, table] = found.get((family, table), 0) + len(chain.rules) + _ENDS
+    return found
+
+
+def lacks_entries(found: Fingerprint, kernel: XtKernel, entries: Mapping[tuple[Family, TableName], int]) -> bool:
+    """Return whether a table has fewer entries than were written: it was flushed, whoever else has rules there."""
+    if kernel.programs.variant != "legacy":
+        return False
+    shapes = zip(_tables(kernel), found.shapes, strict=True)
+    return any(
+        (shape.entries if isinstance(shape, TableShape) else 0) < entries.get(table, 0) for table, shape in shapes
+    )
+
+
+def _tables(kernel: XtKernel) -> list[tuple[Family, TableName]]:
+    return [(family, table) for family in kernel.families for table in TABLES]
 
 
 def _members(kernel: XtKernel, written: XtRuleset) -> bytes:

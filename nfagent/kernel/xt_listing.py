@@ -1,15 +1,25 @@
-"""Reads our chains, sets and counters of iptables from the kernel. Blocking: two to six programs are run."""
+"""Reads our chains, sets and counters of iptables from the kernel. Blocking: up to six programs are run.
+
+`XtReader` remembers what it has read: a table or set that the kernel holds as it did isn't listed and decoded again.
+"""
 
 from __future__ import annotations
 
+import errno
+import threading
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import cast
 
 import msgspec
 
-from nfagent.kernel.ipset_socket import IpSetSocket, ListedSet
+from nfagent.errors import KernelError
+from nfagent.kernel.ipset_refusals import SetRefusedError
+from nfagent.kernel.ipset_socket import IpSetSocket, ListedSet, listed_set
 from nfagent.kernel.nfacct_socket import NfacctSocket
+from nfagent.kernel.table_queries import generation
 from nfagent.kernel.xt_programs import XtPrograms
+from nfagent.kernel.xt_tables import table_digest
 from nfagent.model.netaddr import Family
 from nfagent.netlink.ipset import WITH_COUNTERS
 from nfagent.xtables.listing import XtListing, listed
@@ -18,6 +28,7 @@ from nfagent.xtables.saved import SavedTable, is_ours, parse_saved
 
 _KNOWN_FLAGS = WITH_COUNTERS
 _EVERY_PORT = (0, 65535)
+_DIGEST_BYTES = 16
 
 
 class XtKernel(msgspec.Struct, frozen=True):
@@ -41,11 +52,89 @@ class XtKernel(msgspec.Struct, frozen=True):
             self.accounts.close()
 
 
-def read_listing(kernel: XtKernel, known: XtRuleset = EMPTY) -> XtListing:
-    """Return our objects. Raises KernelError, HostError."""
-    tables = list(read_tables(kernel))
-    accounts = () if kernel.accounts is None else (found.name for found in kernel.accounts.read())
-    return listed(tables, read_sets(kernel.sets), filter(is_ours, accounts), known)
+class _ReadTable(msgspec.Struct, frozen=True):
+    """A table as it was read; mark: equal while it is unchanged."""
+
+    mark: object
+    saved: SavedTable
+
+
+class _ReadSet(msgspec.Struct, frozen=True):
+    """A set as it was read; digest: of the kernel's messages."""
+
+    digest: bytes
+    item: IpSet
+
+
+class XtReader:
+    """Reads our objects of one kernel. Any thread may; one waits for another."""
+
+    def __init__(self, kernel: XtKernel) -> None:
+        """Store the kernel."""
+        self._kernel = kernel
+        self._in_use = threading.Lock()
+        self._tables: dict[tuple[Family, TableName], _ReadTable] = {}
+        self._sets: dict[str, _ReadSet] = {}
+
+    def read(self, known: XtRuleset = EMPTY) -> XtListing:
+        """Return our objects; those equal to one of `known` are that one. Raises KernelError, HostError."""
+        with self._in_use:
+            return self._read(known)
+
+    def _read(self, known: XtRuleset) -> XtListing:
+        kernel = self._kernel
+        marks: dict[tuple[Family, TableName], object] = {}
+        tables = list(self._read_tables(marks))
+        sets = self._read_sets()
+        accounts = () if kernel.accounts is None else (found.name for found in kernel.accounts.read())
+        listing = listed(tables, sets, filter(is_ours, accounts), known)
+        # What is kept are the objects of the known ruleset, so that there is one of each.
+        chains = listing.ruleset.chains
+        for family, table, saved in tables:
+            kept = msgspec.structs.replace(saved, chains={key: chains[key] for key in saved.chains})
+            self._tables[family, table] = _ReadTable(marks[family, table], kept)
+        for name, item in listing.ruleset.sets.items():
+            read = self._sets[name]
+            if read.item.members is not item.members and read.item.members == item.members:
+                self._sets[name] = _ReadSet(read.digest, msgspec.structs.replace(read.item, members=item.members))
+        return listing
+
+    def _read_tables(
+        self, marks: dict[tuple[Family, TableName], object]
+    ) -> Iterator[tuple[Family, TableName, SavedTable]]:
+        for family in self._kernel.families:
+            for table in TABLES:
+                before, read = self._mark(family, table), self._tables.get((family, table))
+                if read is not None and before is not None and read.mark == before:
+                    marks[family, table] = before
+                    yield family, table, read.saved
+                    continue
+                saved = parse_saved(self._kernel.programs.save(family, table), family)
+                if table in saved:
+                    # A change meanwhile: it isn't known which of both was printed.
+                    marks[family, table] = before if self._mark(family, table) == before else None
+                    yield family, table, saved[table]
+
+    def _mark(self, family: Family, table: TableName) -> object:
+        """Return what is equal while the table is unchanged; None where the kernel doesn't tell."""
+        try:
+            return table_digest(family, table) if self._kernel.programs.variant == "legacy" else generation()
+        except KernelError:
+            return None
+
+    def _read_sets(self) -> dict[str, IpSet]:
+        sets = self._kernel.sets
+        names = [name for name in sets.names() if is_ours(name)]
+        for name in self._sets.keys() - set(names):
+            del self._sets[name]
+        found: dict[str, IpSet] = {}
+        for name in names:
+            messages, read = sets.messages(name), self._sets.get(name)
+            digest = blake2b(b"".join(each.payload for each in messages), digest_size=_DIGEST_BYTES).digest()
+            if read is None or read.digest != digest:
+                read = self._sets[name] = _ReadSet(digest, _value(listed_set(name, messages)))
+            found[name] = read.item
+        return found
 
 
 def read_tables(kernel: XtKernel) -> Iterator[tuple[Family, TableName, SavedTable]]:
@@ -58,8 +147,15 @@ def read_tables(kernel: XtKernel) -> Iterator[tuple[Family, TableName, SavedTabl
 
 
 def read_sets(sets: IpSetSocket) -> dict[str, IpSet]:
-    """Return our sets with their members. Raises KernelError, HostError."""
-    return {name: _value(sets.read(name)) for name in sets.names() if is_ours(name)}
+    """Return our sets with their members; one that goes meanwhile is left out. Raises KernelError, HostError."""
+    found: dict[str, IpSet] = {}
+    for name in filter(is_ours, sets.names()):
+        try:
+            found[name] = _value(sets.read(name))
+        except SetRefusedError as error:
+            if error.code != errno.ENOENT:
+                raise
+    return found
 
 
 def _value(found: ListedSet) -> IpSet:

@@ -10,11 +10,12 @@ from contextlib import suppress
 
 from nfagent.errors import KernelError
 from nfagent.kernel.ipset_refusals import SetRefusedError
+from nfagent.kernel.xt_family_steps import FamilySteps
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
-from nfagent.xtables.order import steps
+from nfagent.xtables.order import StepOrder
 from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class XtWriter:
         """Store what is written by."""
         self._kernel = kernel
         self._left: set[str] = set()
+        self._order = StepOrder()
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -34,12 +36,19 @@ class XtWriter:
         return tuple(sorted(self._left))
 
     def write(self, before: XtListing, after: XtRuleset) -> None:
-        """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
+        """Make what is there the ruleset; what is refused of one family stops nothing of the other.
+
+        Raises KernelError, HostError; then a part of it may be in force.
+        """
         self._left -= after.sets.keys()
-        self._restore_stray(before, after, leaving=True)
-        for group in grouped(steps(before.ruleset, after)):
-            self._take(group, before, after)
-        self._restore_stray(before, after, leaving=False)
+        families = FamilySteps(before.ruleset, after)
+        self._restore_stray(before, after, families, leaving=True)
+        for group in grouped(self._order.steps(before.ruleset, after)):
+            with families.attempt(families.concern(group[0])) as taken:
+                if taken:
+                    self._take(group, before, after)
+        self._restore_stray(before, after, families, leaving=False)
+        families.end()
 
     def destroy_left(self) -> None:
         """Destroy the sets that were left, as far as no rule refers to them any more. Raises HostError."""
@@ -53,11 +62,12 @@ class XtWriter:
         for name, added in sorted(members.items()):
             self._kernel.sets.change("add", name, added)
 
-    def _restore_stray(self, before: XtListing, after: XtRuleset, *, leaving: bool) -> None:
+    def _restore_stray(self, before: XtListing, after: XtRuleset, families: FamilySteps, *, leaving: bool) -> None:
         for family in self._kernel.families if before.stray else ():
             text = stray_input(before, after, family, leaving=leaving)
-            if text:
-                self._kernel.programs.restore(family, text)
+            with families.attempt(family) as taken:
+                if text and taken:
+                    self._kernel.programs.restore(family, text)
 
     def _take(self, group: StepGroup, before: XtListing, after: XtRuleset) -> None:
         sets = self._kernel.sets

@@ -46,17 +46,24 @@ class APIAvailability:
     """Probes one API server for all reflectors."""
 
     def __init__(
-        self, server: DiscoveryClient, clock: Clock, nodes: Callable[[], int], jitter: Callable[[], float]
+        self,
+        server: DiscoveryClient,
+        clock: Clock,
+        nodes: Callable[[], int],
+        jitter: Callable[[], float],
+        report: Callable[[str], None],
     ) -> None:
         """Keep the client.
 
         nodes:  returns the number of the cluster's Nodes
         jitter: returns a random number from 0 to 1
+        report: called with why the server still isn't reached, where two probes in a row had that reason
         """
         self._server = server
         self._clock = clock
         self._nodes = nodes
         self._jitter = jitter
+        self._report = report
         self._never = asyncio.Event()
         self._probing = asyncio.Lock()
         self._times_reached = 0
@@ -72,7 +79,12 @@ class APIAvailability:
         async with self._probing:
             if self._times_reached != times_reached:
                 return  # another reflector has probed meanwhile
-            while not await self._probe():
+            before = ""
+            while failure := await self._probe():
+                # A server that starts has another reason each time; one that stays may be the credentials' fault.
+                if failure == before:
+                    self._report(failure)
+                before = failure
                 await self._pause(probe_pause(self._nodes(), self._jitter()))
             self._times_reached += 1
 
@@ -116,18 +128,18 @@ class APIAvailability:
         [serving] = resource_availability(self._served or frozenset(), [resource])
         return str(serving) if serving.others else ""
 
-    async def _probe(self) -> bool:
-        """Return whether the server answers; wait a while for one that isn't ready yet."""
+    async def _probe(self) -> str:
+        """Return why the server doesn't answer, '' if it does; wait a while for one that isn't ready yet."""
         began = self._clock.monotonic()
         while True:
             try:
                 answer = await self._server.request("GET", _READY)
-            except ClusterError:
-                return False
+            except ClusterError as error:
+                return str(error)
             refuses = answer.status in _REFUSALS
             longest = _REFUSED_SECONDS if refuses else _UNREADY_SECONDS if answer.status >= _UNREADY else 0.0
             if self._clock.monotonic() - began >= longest:
-                return True
+                return ""
             await self._pause(_UNREADY_PAUSE * window(self._nodes()) * (1 + self._jitter()))
 
     async def _refresh(self) -> None:

@@ -18,6 +18,9 @@ _AHEAD_SECONDS = 60
 _PAUSE_SECONDS = 5
 """Least time between two tries. One may start a process and an exec plugin, and all watches may need one at once."""
 
+_LONGEST_PAUSE_SECONDS = 60
+"""After failures the pause doubles up to this: a try takes most of a second of CPU, and a file may stay broken."""
+
 
 class CredentialCache:
     """The credentials of one API server. Concurrent callers wait for one resolution."""
@@ -35,6 +38,9 @@ class CredentialCache:
         self._found_at = self._tried_at = self._refused_at = -math.inf
         self._token = ""
         self._finding = asyncio.Lock()
+        self._failures = self._refusals = 0
+        self._failed_files: tuple[FileFingerprint, ...] = ()
+        self._reported = ""
 
     async def access(self) -> ClientConfig:
         """Return the client config. Raises ClusterError where there is none, or it has expired and can't be renewed."""
@@ -48,20 +54,19 @@ class CredentialCache:
             except ClusterError as error:
                 if self._access is None or self._has_expired(self._access):
                     raise
-                log.warning(
-                    "credential refresh failed: %s; using cached credentials of %s until they expire",
-                    error,
-                    self._access.origin,
-                )
+                self._report(str(error), self._access)
                 return self._access
 
     async def renewed(self, refused: ClientConfig) -> ClientConfig | None:
-        """Resolve again after a 401; None where that was tried less than 5 s ago. Raises ClusterError."""
+        """Resolve again after a 401; None where that was tried shortly before. Raises ClusterError."""
         async with self._finding:
             if self._access is not refused:
                 return self._access
-            if self._is_recent(self._refused_at):
+            if self._is_recent(self._refused_at, _pause(self._refusals)):
                 return None
+            # Credentials that are refused again and again aren't mended by resolving them.
+            recent = self._is_recent(self._refused_at, 2 * _LONGEST_PAUSE_SECONDS)
+            self._refusals = self._refusals + 1 if recent else 0
             self._refused_at = self._now()
             return await self._found()
 
@@ -71,16 +76,37 @@ class CredentialCache:
 
     async def _found(self) -> ClientConfig:
         self._tried_at = self._now()
-        found = await self._find()
+        sources = self._access.sources if self._access is not None else ()
+        before = fingerprints(sources)
+        try:
+            found = await self._find()
+        except ClusterError:
+            self._failures, self._failed_files = self._failures + 1, before
+            raise
         # The files are known only now; one that changed while it was read is noticed at its next change.
         self._access, self._fingerprints, self._found_at = found, fingerprints(found.sources), self._now()
-        self._token = ""
+        self._token, self._failures = "", 0
+        if self._reported:
+            log.info("credentials of %s are refreshed again", found.origin)
+            self._reported = ""
         return found
+
+    def _report(self, reason: str, cached: ClientConfig) -> None:
+        """Log why the credentials can't be resolved again, once for each reason."""
+        if reason != self._reported:
+            log.warning(
+                "credential refresh failed: %s; using cached credentials of %s until they expire", reason, cached.origin
+            )
+            self._reported = reason
 
     def _is_due(self, access: ClientConfig) -> bool:
         if self._is_recent(self._tried_at):
             return False
-        return fingerprints(access.sources) != self._fingerprints or (
+        now = fingerprints(access.sources)
+        # The same files gave an error before: nothing but a plugin or a file that they name can have changed.
+        if self._failures and now == self._failed_files and self._is_recent(self._tried_at, _pause(self._failures)):
+            return False
+        return now != self._fingerprints or (
             access.expires is not None and self._now() >= access.expires - self._ahead(access.expires)
         )
 
@@ -91,9 +117,9 @@ class CredentialCache:
     def _has_expired(self, access: ClientConfig) -> bool:
         return access.expires is not None and self._now() >= access.expires
 
-    def _is_recent(self, moment: float) -> bool:
+    def _is_recent(self, moment: float, seconds: float = _PAUSE_SECONDS) -> bool:
         # abs: a clock that was set back must not block this for long.
-        return abs(self._now() - moment) < _PAUSE_SECONDS
+        return abs(self._now() - moment) < seconds
 
     def _authorization(self, access: ClientConfig) -> str:
         if not access.token_file:
@@ -114,3 +140,8 @@ class CredentialCache:
         raise ClusterError(
             f"{access.token_file}: {reason}", hint=f"requests to {access.server} need a token ({access.origin})"
         )
+
+
+def _pause(failures: int) -> float:
+    """Return the least seconds until the next try after so many failures in a row."""
+    return min(_PAUSE_SECONDS * 2.0 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)

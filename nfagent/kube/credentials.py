@@ -205,9 +205,10 @@ async def _run_child(arguments: list[str], environment: Mapping[str, str], shown
             env=dict(environment),
             start_new_session=True,
         )
-    except OSError as error:
-        # Short of descriptors, processes or memory for a moment: the caller tries again.
-        raise ClusterError(f"{shown}: the child process that reads it can't be started: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:
+        # Short of descriptors, memory, processes, or threads (one waits for the child): the caller tries again.
+        reason = getattr(error, "strerror", "") or error
+        raise ClusterError(f"{shown}: the child process that reads it can't be started: {reason}") from None
     try:
         async with asyncio.timeout(_CHILD_SECONDS):
             output, _ = await process.communicate()

@@ -81,12 +81,17 @@ class Informers:
         self._keys = keys
         self._read_timeout = read_timeout
         self._jitter = jitter
-        self._availability = APIAvailability(server, clock, self._count_nodes, jitter)
+        self._availability = APIAvailability(server, clock, self._count_nodes, jitter, self._log_unreachable)
         self._last_good = last_good or CheckpointStore(None, "")
         self._reflectors = {
             resource.kind: Reflector(resource, keys, last_good=self._last_good) for resource in resources
         }
+        # A reflector is synced when a list has ended. Its changes may wait for those of other kinds until they are
+        # applied, or never be, where a reload cancels that.
+        self._applied = set[str]()
+        self._applied_again = set[str]()
         self._failures: dict[str, str] = {}
+        self._unreachable: set[str] = set()
         self._read_at: dict[str, float] = {}
         self._again = asyncio.Event()
         self._begun = asyncio.Event()
@@ -108,6 +113,12 @@ class Informers:
         """All issues of objects now; those of Services as of the last time that they were read."""
         found = (*self.faults.values(), *self._service_problems)
         return tuple(sorted((flaw for flaws in found for flaw in flaws), key=str))
+
+    @property
+    def trouble(self) -> str:
+        """Why kinds aren't watched now, each reason once; '' where all are."""
+        reasons = dict.fromkeys(self._failures.values())
+        return f"API server not followed: {'; '.join(reasons)}" if reasons else ""
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the issues that came and those that went since the last call; the cost is that of the changes."""
@@ -143,6 +154,7 @@ class Informers:
             # Only after the tasks have ended: what one was still reading isn't part of the new lists.
             for reflector in self._reflectors.values():
                 reflector.relist()
+            self._applied_again.clear()
             self._listed.clear()
             self._begun.set()
 
@@ -201,7 +213,7 @@ class Informers:
             except UnreachableError as error:
                 reflector.end()
                 self._log_failure(reflector.resource.kind, str(error))
-                await self._availability.wait_reachable()
+                await self._await_server(reflector.resource.kind)
                 if probed:
                     # Reachable for the probe, not for this request: a load balancer with a dead server behind it.
                     await self._pause(backoff, WatchFailure("lost", str(error)))
@@ -212,6 +224,13 @@ class Informers:
                 backoff.succeeded()
             if failure is not None:
                 await self._recover(reflector, backoff, failure)
+
+    async def _await_server(self, kind: str) -> None:
+        self._unreachable.add(kind)
+        try:
+            await self._availability.wait_reachable()
+        finally:
+            self._unreachable.discard(kind)
 
     async def _once(self, reflector: Reflector) -> WatchFailure | None:
         """Send one request and read its response to the end; return the failure. Raises UnreachableError."""
@@ -290,7 +309,7 @@ class Informers:
             elsewhere = await self._availability.other_versions(reflector.resource)
             if elsewhere:
                 await self._deliver([*reflector.keep_in_force(f"{elsewhere}; the last known state stays in force")])
-                self._check_synced()
+                self._note_applied(reflector)
                 return
         await self._pass_on(reflector, reflector.end_with_error(code, body, stream.retry_after))
 
@@ -301,12 +320,17 @@ class Informers:
             await self._deliver(changes, received)
         else:
             await self._keep(reflector, changes, received)
-        self._check_synced()
+        self._note_applied(reflector)
 
-    def _check_synced(self) -> None:
-        if not self._listed.is_set() and all(each.listed for each in self._reflectors.values()):
+    def _note_applied(self, reflector: Reflector) -> None:
+        """Note that everything that was read of a resource is applied; the last resource makes the source synced."""
+        kind = reflector.resource.kind
+        if reflector.listed:
+            self._applied |= {kind}
+            self._applied_again |= {kind}
+        if self._applied_again >= self._reflectors.keys():
             self._listed.set()
-        if not self.synced and all(each.synced for each in self._reflectors.values()):
+        if not self.synced and self._applied >= self._reflectors.keys():
             self.synced = True
             self._last_good.mark_synced()
             self._sink.on_synced()
@@ -348,6 +372,11 @@ class Informers:
         elif before and not known:
             log.info("all kinds are watched again")
 
+    def _log_unreachable(self, reason: str) -> None:
+        """Log why probes fail: what was the server's absence may have become a certificate that isn't trusted."""
+        for kind in sorted(self._unreachable):
+            self._log_failure(kind, reason)
+
     def _failure(self, reflector: Reflector) -> str:
         reason = self._failures.get(reflector.resource.kind, "")
         return reason or (self._availability.known_other_versions(reflector.resource) if reflector.missing else "")
@@ -356,7 +385,7 @@ class Informers:
         read_at = self._read_at.get(reflector.resource.kind)
         return {
             "phase": reflector.phase,
-            "synced": reflector.synced,
+            "synced": reflector.resource.kind in self._applied,
             "version": reflector.version,
             "objects": len(self._keys(reflector.resource.kind)),
             "trouble": self._failure(reflector),

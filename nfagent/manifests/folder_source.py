@@ -48,6 +48,11 @@ class FolderSource:
         """All issues of the files."""
         return self._folder.problems
 
+    @property
+    def trouble(self) -> str:
+        """Return '': what is wrong with a folder or a file is one of `problems`."""
+        return ""
+
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the issues that appeared and those resolved since the last call; the cost grows with both."""
         return self._folder.issues.drain_changes()

@@ -288,7 +288,7 @@ class PacketCounts:
             return False
         self._totals.forget_counters(deleted)
         self._owners.forget(deleted)
-        self._retired.forget(deleted)
+        self._retired.deleted(deleted)
         return True
 
     async def _restore(self) -> None:

@@ -21,6 +21,10 @@ GRACE_SECONDS = 1.0
 """A packet that met the rules before a commit has left them by then: it takes microseconds."""
 
 
+_LISTING_SECONDS = 30.0
+"""A listing of the rules that has a counter is no older than so long when it is compared."""
+
+
 def element_counter(name: str, address: str) -> str:
     """Return what identifies an element of a set that counts; a named counter is its name, which has no space."""
     return f"{name} {address}"
@@ -45,6 +49,7 @@ class RetiredCounters:
         self.added: list[str] = []
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
 
     def __len__(self) -> int:
         """Return the number of counters that wait."""
@@ -86,6 +91,14 @@ class RetiredCounters:
         changes = (ChangeElements("delete", name, tuple(found)) for name, found in elements.items())
         return (*(Delete("counter", name) for name in named), *changes), names
 
+    def deleted(self, counters: Iterable[str]) -> None:
+        """Note that counters were deleted; a listing that was made before still has them."""
+        now = self._clock()
+        self._gone = {name: when for name, when in self._gone.items() if when > now - _LISTING_SECONDS}
+        for counter in counters:
+            self._since.pop(counter, None)
+            self._gone[counter] = now
+
     def forget(self, counters: Iterable[str]) -> None:
         """Forget counters that don't exist any more, or that another comparison is to decide about."""
         for counter in counters:
@@ -116,8 +129,9 @@ class RetiredCounters:
         return msgspec.structs.replace(wanted, counters=wanted.counters.union(named), sets={**wanted.sets, **sets})
 
     def as_deleted(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
-        """Return a listing without the counters that wait for their deletion."""
-        waiting = self._since.copy()
+        """Return a listing without the counters that wait for their deletion, or were deleted since it was made."""
+        oldest = self._clock() - _LISTING_SECONDS
+        waiting = {name: when for name, when in self._gone.copy().items() if when > oldest} | self._since.copy()
         if not waiting:
             return listed
         extra = {name for name in listed.counters if name in waiting} - wanted.counters

@@ -11,9 +11,10 @@ from time import monotonic
 import msgspec
 
 from nfagent.errors import UsageError, ValidationIssue
+from nfagent.model.objects import Pod
 from nfagent.policy.options import PolicyOptions
 from nfagent.simulate.patch import PolicyPatch, removal_patch
-from nfagent.simulate.pod_pairs import PodPairEnumerator
+from nfagent.simulate.pod_pairs import PodPairs
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import FlowChange, FlowCounts, ObservedFlow, PolicySimulation
 from nfagent.simulate.translations import (
@@ -23,11 +24,14 @@ from nfagent.simulate.translations import (
     removed_refs,
 )
 from nfagent.state.cluster import ClusterState
+from nfagent.state.pod_lookup import find_pod
 from nfagent.state.policy_index import PolicyIndex
 from nfagent.time_slices import SLICE_SECONDS
 
 MAX_FLOWS = 200_000
-"""Limit of one simulation: flows of the log and flows between Pods together."""
+"""Limit of one simulation: flows of the log."""
+MAX_POD_FLOWS = 10_000_000
+"""Limit of one simulation: flows between Pods, of which those that policies can't tell apart count once."""
 
 
 class SimulationRequest(msgspec.Struct, frozen=True):
@@ -36,12 +40,14 @@ class SimulationRequest(msgspec.Struct, frozen=True):
     files:     the policies
     delete:    remove the policies that the files name, instead of applying them
     pods:      evaluate all pairs of Pods too, or those with an end in `namespace`, if it isn't ''
+    pod:       only flows with this Pod at an end, as NAMESPACE/NAME, if it isn't ''
     """
 
     files: tuple[PolicyFile, ...]
     delete: bool = False
     pods: bool = False
     namespace: str = ""
+    pod: str = ""
 
 
 class SimulationResult(msgspec.Struct, frozen=True):
@@ -55,6 +61,8 @@ class SimulationResult(msgspec.Struct, frozen=True):
     pods:     counts of the flows between Pods; None where they weren't requested
     notes:    what may be stale in the state that was used
     egress:   what hosts outside would see otherwise; None where no egress object changes
+    pod:      the Pod that was asked for
+    unlisted: flows between Pods that change, beyond those that are listed
     """
 
     policies: tuple[str, ...]
@@ -65,6 +73,8 @@ class SimulationResult(msgspec.Struct, frozen=True):
     pods: FlowCounts | None
     notes: tuple[str, ...] = ()
     egress: TranslationChanges | None = None
+    pod: str = ""
+    unlisted: int = 0
 
 
 class SimulationPart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -112,16 +122,18 @@ class SimulationJob:
     def __init__(
         self, simulation: PolicySimulation, given: PolicyFiles, asked: SimulationRequest, logged: Iterable[ObservedFlow]
     ) -> None:
-        """Create the job; `plan` comes first, then `judge`.
+        """Create the job; `plan` comes first, then `judge`. Raises UsageError for an unknown Pod.
 
         logged: the flows of the log; they are iterated twice
         """
+        if asked.pods and asked.pod:
+            _check_pod(find_pod(simulation.cluster, asked.pod))
         self._simulation = simulation
         self._problems = () if asked.delete else given.problems
         self._asked = asked
         self._logged = logged
-        self._pairs = PodPairEnumerator(simulation.cluster, simulation.patched, asked.namespace)
-        self._total = 0
+        self._pairs = PodPairs(simulation, asked.namespace, asked.pod)
+        self._flows = 0
         self._found: list[FlowChange] = []
 
     def plan(self) -> Iterator[None]:
@@ -129,23 +141,25 @@ class SimulationJob:
         yield from self._pairs.steps()
         if self._simulation.translations is not None:
             yield from self._simulation.translations.plan(self._asked.namespace)
-        for flow in self._all():
-            self._total += flow is not None
-            if self._total > MAX_FLOWS:
+        for _ in self._logged:
+            self._flows += 1
+            if self._flows > MAX_FLOWS:
                 raise UsageError(
-                    f"there are more than {MAX_FLOWS:,} connections to evaluate",
-                    hint="narrow them with -n NS to those with an end in that namespace, with --since, or try fewer "
-                    "policies at once",
+                    f"the log has more than {MAX_FLOWS:,} connections to evaluate",
+                    hint="narrow them with -n NS to those with an end in that namespace, with --pod, or with --since",
                 )
             yield
+        if self._asked.pods:
+            yield from self._plan_pairs()
         self._check_namespace()
 
     def judge(self) -> Iterator[None]:
         """Evaluate one flow in each step."""
-        for flow in self._all():
-            change = self._simulation.judge(flow) if flow is not None else None
-            if change is not None:
-                self._found.append(change)
+        for flow in self._logged:
+            self._keep(self._simulation.judge(flow))
+            yield
+        for change in self._pairs.compare() if self._asked.pods else ():
+            self._keep(change)
             yield
         if self._simulation.translations is not None:
             yield from self._simulation.translations.compare()
@@ -157,7 +171,7 @@ class SimulationJob:
     def next_part(self) -> SimulationPart:
         """Return the changes found since the last part."""
         found, self._found = tuple(self._found), []
-        return SimulationPart(self._total, self._simulation.log.judged + self._simulation.pods.judged, changes=found)
+        return SimulationPart(self._total, self._simulation.log.judged + self._pairs.done, changes=found)
 
     def last_part(self) -> SimulationPart:
         """Return the last part, with the result."""
@@ -174,6 +188,8 @@ class SimulationJob:
             pods=simulation.pods if self._asked.pods else None,
             notes=simulation.notes,
             egress=None if translations is None else translations.result,
+            pod=self._asked.pod,
+            unlisted=pairs.unlisted,
         )
         return msgspec.structs.replace(self.next_part(), outcome=outcome)
 
@@ -186,10 +202,32 @@ class SimulationJob:
                 hint="`nfagent dump state` lists all Pods",
             )
 
-    def _all(self) -> Iterator[ObservedFlow | None]:
-        yield from self._logged
-        if self._asked.pods:
-            yield from self._pairs.flows()
+    @property
+    def _total(self) -> int:
+        return self._flows + self._pairs.total
+
+    def _plan_pairs(self) -> Iterator[None]:
+        for _ in self._pairs.plan():
+            if self._pairs.total > MAX_POD_FLOWS:
+                raise UsageError(
+                    f"there are more than {MAX_POD_FLOWS:,} connections between Pods that policies tell apart",
+                    hint="narrow them with -n NS to those with an end in that namespace, with --pod NS/POD, or try "
+                    "fewer policies at once",
+                )
+            yield
+
+    def _keep(self, change: FlowChange | None) -> None:
+        if change is not None:
+            self._found.append(change)
+
+
+def _check_pod(pod: Pod) -> None:
+    """Check that policies apply to a Pod. Raises UsageError."""
+    if not pod.holds_addresses:
+        raise UsageError(
+            f"Pod {pod.ref.path} has no address of its own: no policy applies to its connections",
+            hint="it uses its node's network, has ended, or has no address yet: see `nfagent dump state --pod`",
+        )
 
 
 def run_in_slices(work: SimulationJob, seconds: float = SLICE_SECONDS) -> Iterator[SimulationPart | None]:

@@ -72,25 +72,10 @@ class PatchedPolicies:
         """Return whether a patched policy selects these Pods in a direction: no other verdict can change."""
         return any(self._selects(policy, identity, direction) for policy in self._patched(identity.namespace))
 
-    def newly_selected(self, identity: Identity, direction: Direction) -> bool:
-        """Return whether only added policies select these Pods in a direction."""
-        put = (*self._put.get("", ()), *self._put.get(identity.namespace, ()))
-        if not any(self._selects(policy, identity, direction) for policy in put):
-            return False
-        return not any(self._selects(policy, identity, direction) for policy in self._current(identity))
-
-    def selecting(self, identity: Identity, direction: Direction) -> Iterator[Policy]:
-        """Yield every policy that selects these Pods in a direction, before or after the patch."""
-        everything = (*self._current(identity), *self._put.get("", ()), *self._put.get(identity.namespace, ()))
-        return (policy for policy in everything if self._selects(policy, identity, direction))
-
     @property
     def idle(self) -> tuple[ObjectRef, ...]:
         """The added policies that exist already, unchanged."""
         return tuple(policy.ref for policy in self.patch.put if self._index.policies.get(policy.ref) == policy)
-
-    def _current(self, identity: Identity) -> tuple[Policy, ...]:
-        return (*self._index.in_namespace(""), *self._index.in_namespace(identity.namespace))
 
     def _patched(self, namespace: str) -> Iterator[Policy]:
         """Yield the patched policies that may select Pods of a Namespace: before the patch, then after it."""

@@ -67,6 +67,8 @@ class FlowChange(msgspec.Struct, frozen=True):
     source, destination: the current holders: `shop/web (10.0.0.1)`, `node a (192.0.2.1)`, or the address alone
     traffic:             port and protocol: `5432/tcp`, `icmp`, `other ports`
     turned:              the ends whose verdict changes, egress first; never empty
+    pairs:               the pairs of Pods that it stands for: an end that is several Pods, which policies can't tell
+                         apart, is described as `shop app=web (3 Pods)`, and `flow` has the address of one of them
     """
 
     flow: Flow
@@ -78,6 +80,7 @@ class FlowChange(msgspec.Struct, frozen=True):
     before: VerdictName
     after: VerdictName
     turned: tuple[FlippedEnd, ...]
+    pairs: int = 1
 
 
 class FlowCounts(msgspec.Struct):
@@ -127,8 +130,8 @@ class PolicySimulation:
         self.pods = FlowCounts()
         self.notes: tuple[str, ...] = ()
         self.translations = translations
-        self._index = index
-        self._policy_options = policy_options
+        self.index = index
+        self.policy_options = policy_options
 
     def judge(self, seen: ObservedFlow) -> FlowChange | None:
         """Evaluate and count a flow; return its change, None where the verdict stays."""
@@ -144,9 +147,9 @@ class PolicySimulation:
         ):
             counts.untouched += 1
             return None
-        now, then = self._index.policies_for(*pods), self.patched.policies_for(*pods)
-        before = evaluate(self.cluster, now, flow, self._policy_options)
-        after = evaluate(self.cluster, then, flow, self._policy_options)
+        now, then = self.index.policies_for(*pods), self.patched.policies_for(*pods)
+        before = evaluate(self.cluster, now, flow, self.policy_options)
+        after = evaluate(self.cluster, then, flow, self.policy_options)
         if before.allowed == after.allowed:
             return None
         counts.denied += before.allowed

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+from nfagent.system.threads import start_daemon
+
 _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
@@ -42,8 +44,8 @@ class BoundedCalls:
                 continue
             try:
                 thread = _CallThread(call, waiting, self._stuck, self._lock)
-            except RuntimeError:  # the limit of threads of the machine, or of the service, is reached
-                yield waiting.popleft(), OSError(errno.EAGAIN, "cannot start a thread; see TasksMax, pid_max")
+            except OSError as error:  # the limit of threads is reached
+                yield waiting.popleft(), error
                 continue
             stuck = yield from thread.answers(seconds)
             if stuck is not None:
@@ -75,7 +77,7 @@ class _CallThread(Generic[_K, _T]):
         self._left = False
         self._current: _K | None = None
         self._found: queue.SimpleQueue[tuple[_K, _T | BaseException] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="bounded-calls", daemon=True).start()
+        start_daemon(self._work, "bounded-calls")
 
     def answers(self, seconds: float) -> Generator[tuple[_K, _T | OSError], None, _K | None]:
         """Yield results as they arrive; return the key whose call exceeds the limit in seconds, or None."""

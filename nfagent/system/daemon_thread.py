@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
+
+from nfagent.system.threads import start_daemon
 
 _T = TypeVar("_T")
 
@@ -23,7 +24,7 @@ class DaemonThread:
         self._started = False
 
     def run(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Queue a call for the thread; return a future with its result."""
+        """Queue a call for the thread; return a future with its result, OSError where the thread can't be started."""
         loop = asyncio.get_running_loop()
         result: asyncio.Future[_T] = loop.create_future()
 
@@ -40,10 +41,13 @@ class DaemonThread:
             with suppress(RuntimeError):  # the event loop has ended meanwhile
                 loop.call_soon_threadsafe(answer, setter)
 
-        if not self._started:
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
-            self._started = True
-        self._calls.put(work)
+        try:
+            if not self._started:
+                start_daemon(self._work, self._name)
+                self._started = True
+            self._calls.put(work)
+        except OSError as error:
+            result.set_exception(error)
         return result
 
     def _work(self) -> None:

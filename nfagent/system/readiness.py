@@ -23,6 +23,9 @@ START_MARGIN_SECONDS = 15.0
 COMMIT_TIMEOUT_SECONDS = 10.0
 """How much longer a reload waits for the comparison with the kernel."""
 
+_STATUS_BYTES = 2048
+"""systemd ignores a whole message of more than 4,096 bytes, and READY with it."""
+
 _UNREAD = "cluster not read again yet; keeping the last known state"
 
 
@@ -112,4 +115,9 @@ class ReadinessNotifier:
             systemd.notify(f"STATUS={self._whole_status()}")
 
     def _whole_status(self) -> str:
-        return printable("; ".join(filter(None, (self._status, self._side_problem))))
+        return _shortened(printable("; ".join(filter(None, (self._status, self._side_problem)))))
+
+
+def _shortened(text: str) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= _STATUS_BYTES else f"{encoded[:_STATUS_BYTES].decode(errors='ignore')}…"

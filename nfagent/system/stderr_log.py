@@ -10,7 +10,10 @@ import logging
 import os
 import select
 import threading
+from contextlib import suppress
 from typing import TypeAlias
+
+from nfagent.system.threads import start_daemon
 
 _QUEUE_BYTES = 1024 * 1024
 _FLUSH_SECONDS = 2.0
@@ -22,7 +25,7 @@ _Entry: TypeAlias = tuple[bytes, int]
 
 
 class StderrLog(logging.Handler):
-    """Writes to a descriptor; the thread starts with the first line.
+    """Writes to a descriptor; the thread starts by `start`, or with the first line.
 
     lost_lines: number of records that were dropped
     """
@@ -44,6 +47,12 @@ class StderrLog(logging.Handler):
         """Return whether lines are not written yet."""
         return bool(self._queue or self._writing)
 
+    def start(self) -> None:
+        """Start the thread, where it doesn't run yet and the limit of threads allows it; each line tries again."""
+        if self._thread is None:
+            with suppress(OSError):
+                self._thread = start_daemon(self._run, "stderr-log")
+
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record; returns at once."""
         try:
@@ -60,14 +69,14 @@ class StderrLog(logging.Handler):
                 line = self._loss_report(record) + line
             self._free -= len(line)
             self._queue.append((line, reported))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="stderr-log", daemon=True)
-                self._thread.start()
+            self.start()
             self._changed.notify_all()
 
     def flush(self, seconds: float = _FLUSH_SECONDS) -> None:
         """Wait until all lines are written, for so many seconds at most."""
         with self._changed:
+            if self._thread is None:
+                self._write_what_fits()
             self._changed.wait_for(lambda: not self.waiting, seconds)
 
     def close(self) -> None:
@@ -75,6 +84,12 @@ class StderrLog(logging.Handler):
         with self._changed:
             self._queue.clear()
         super().close()
+
+    def _write_what_fits(self) -> None:
+        """Write lines in this thread, where no other could be started, as long as the reader takes them."""
+        while self._queue and select.select([], [self._descriptor], [], 0)[1]:
+            line, _ = self._queue.pop(0)
+            self.lost_lines += _write_whole(self._descriptor, line)
 
     def _loss_report(self, record: logging.LogRecord) -> bytes:
         report = logging.LogRecord(

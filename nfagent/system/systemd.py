@@ -10,6 +10,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from nfagent.system.threads import start_daemon
+
 _STAT = Path("/proc/self/stat")
 _STARTED = 22
 """The field of the start time, in clock ticks since boot. The third field follows the program's name."""
@@ -73,9 +75,11 @@ class _Waiting:
         with self._lock:
             self._states.append((state, target))
             if not self._sending:
-                self._sending = True
-                # A daemon thread: a listener that never reads doesn't delay the agent's exit.
-                threading.Thread(target=self._run, name="sd-notify", daemon=True).start()
+                # A daemon thread: a listener that never reads doesn't delay the agent's exit. Where none starts,
+                # the next state that finds the buffer full tries again.
+                with suppress(OSError):
+                    start_daemon(self._run, "sd-notify")
+                    self._sending = True
 
     def _run(self) -> None:
         while True:

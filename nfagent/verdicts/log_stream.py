@@ -1,4 +1,4 @@
-"""The verdict log as a stream to readers of the agent's socket: each has a bounded queue.
+"""The verdict log as a stream to readers of the agent's socket: each has a bounded queue. The latest lines are kept.
 
 A reader that is too slow loses lines: they are counted, and a line `{"lost_records": N}` tells it where the gap is.
 """
@@ -6,7 +6,7 @@ A reader that is too slow loses lines: they are counted, and a line `{"lost_reco
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,6 +15,28 @@ from nfagent.errors import HostError
 SLOW_READER = "slow reader"
 MAX_READERS = 8
 _QUEUE_BYTES = 1024 * 1024
+RECENT_LINES = 4_095
+_RECENT_BYTES = 2 * 1024 * 1024
+
+
+class RecentLines:
+    """The latest lines: so many, and so many bytes of them, at most."""
+
+    def __init__(self, most: int = RECENT_LINES, most_bytes: int = _RECENT_BYTES) -> None:
+        """Start empty."""
+        self._lines: deque[bytes] = deque()
+        self._most, self._free_bytes = most, most_bytes
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        """Keep lines, and forget the oldest ones beyond the limits."""
+        self._lines.extend(lines)
+        self._free_bytes -= sum(map(len, lines))
+        while self._lines and (self._free_bytes < 0 or len(self._lines) > self._most):
+            self._free_bytes += len(self._lines.popleft())
+
+    def newest_first(self) -> list[bytes]:
+        """Return the lines."""
+        return list(reversed(self._lines))
 
 
 class StreamReader:
@@ -74,14 +96,16 @@ class StreamReader:
 
 
 class LogStream:
-    """Passes lines to all readers; without readers it costs nothing. All calls are made on the event loop.
+    """Passes lines to all readers. All calls are made on the event loop.
 
-    lost: number of lines that readers have lost, by reason
+    lost:   number of lines that readers have lost, by reason
+    recent: the latest lines, for readers that begin with them
     """
 
     def __init__(self, queue_bytes: int = _QUEUE_BYTES) -> None:
         """Keep the size of a reader's queue, in bytes of lines."""
         self.lost: Counter[str] = Counter()
+        self.recent = RecentLines()
         self._queue_bytes = queue_bytes
         self._readers: set[StreamReader] = set()
         self._closed = False
@@ -92,7 +116,8 @@ class LogStream:
         return len(self._readers)
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Queue lines for each reader; returns at once."""
+        """Keep lines, and queue them for each reader; returns at once."""
+        self.recent.add(lines)
         for reader in self._readers:
             lost = reader.add(lines)
             if lost:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -176,8 +177,10 @@ class LogWriter:
 
     def _start(self) -> None:
         if self._thread is None and not self._closing:
-            self._thread = threading.Thread(target=self._run, name="verdict-log", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="verdict-log", daemon=True)
+            with suppress(RuntimeError):  # the limit of threads is reached; the next lines try again
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while self._take():

@@ -27,6 +27,7 @@ from nfagent.verdicts.connection_key import (
     key_of_packet,
 )
 from nfagent.verdicts.delegation import Delegation
+from nfagent.verdicts.denied_window import DeniedWindow
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RateLimit, RecordLimits
 from nfagent.verdicts.record_latency import RecordLatency
 from nfagent.verdicts.recorded_allows import RecordedAllows
@@ -91,6 +92,7 @@ class RecordStream:
         self._allows = RecordedAllows(limits.aggregation_seconds, limits.aggregation_keys)
         self._limit = RateLimit(limits.records_per_second, limits.burst, clock.monotonic())
         self.latency = RecordLatency()
+        self.denied = DeniedWindow()
         self._events: Counter[str] = Counter()
         self._records: Counter[str] = Counter()
         self._packets: Counter[str] = Counter()
@@ -267,8 +269,10 @@ class RecordStream:
 
     def _pass_on(self, records: list[Record]) -> None:
         now = self._clock.now_ns() / 1e9 if records else 0.0
+        monotonic = self._clock.monotonic() if records else 0.0
         for record in records:
             self.latency.observe(record, now)
+            self.denied.add(record, monotonic)
             self._records[record.disposition] += 1
             self._packets[record.disposition] += record.count
         self._write([encode(record) for record in records])

@@ -9,7 +9,8 @@ A map has several chains that look it up: by the source or the destination, for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Literal, TypeAlias
 
@@ -23,6 +24,8 @@ from nfagent.xtables.objects import IpSet, TableName, XtChain, XtRule
 from nfagent.xtables.set_parts import MEMBERS
 
 GROUPS = 16
+_REMEMBERED = 4_096
+"""Targets whose group is kept: a digest costs more than a look-up."""
 Side: TypeAlias = Literal["src", "dst"]
 _BY_CLIENT: tuple[tuple[Side, CtDirection], ...] = (("src", "original"), ("dst", "reply"))
 _BY_SERVER: tuple[tuple[Side, CtDirection], ...] = (("dst", "original"), ("src", "reply"))
@@ -34,6 +37,7 @@ def map_tables(name: str) -> tuple[TableName, ...]:
     return ("mangle", "nat") if name in _NAT_MAPS else ("mangle",)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def group_of(target: str) -> int:
     """Return the group of a chain."""
     return blake2s(target.encode(), digest_size=1).digest()[0] % GROUPS
@@ -90,18 +94,33 @@ def _readings(key: CtAddress | IpAddress, context: RuleContext) -> Iterator[tupl
         yield (), side_of_end(key.end, context.reading), context.reading
 
 
-def dispatch_chains(name: str, family: Family, targets: Iterable[str]) -> Iterator[tuple[str, XtChain]]:
-    """Yield name and chain of all that look up a map whose elements have these targets."""
+def dispatch_chains(
+    name: str, family: Family, targets: Iterable[str], only: Collection[int] = range(GROUPS)
+) -> Iterator[tuple[str, XtChain]]:
+    """Yield name and chain of all that look up a map whose elements have these targets.
+
+    only: the groups whose chains are yielded; those that lead to groups are in any case
+    """
     groups: dict[int, list[str]] = {}
     for target in sorted(set(targets)):
         groups.setdefault(group_of(target), []).append(target)
-    for side, direction in _BY_SERVER if name.startswith("ingress") else _BY_CLIENT:
+    for side, direction in _sides(name):
         rules = []
         for group, members in sorted(groups.items()):
             chain = _chain(name, side, direction, group)
             rules.append(XtRule((in_set(group_set(name, family, group), side),), ("-g", chain)))
-            yield chain, XtChain(tuple(_leaf(name, family, side, direction, item) for item in members), name)
+            if group in only:
+                yield chain, XtChain(tuple(_leaf(name, family, side, direction, item) for item in members), name)
         yield _chain(name, side, direction), XtChain(tuple(rules), name)
+
+
+def group_chains(name: str, groups: Iterable[int]) -> frozenset[str]:
+    """Return the names that the chains of some groups of a map have."""
+    return frozenset(_chain(name, *side, group) for side in _sides(name) for group in groups)
+
+
+def _sides(name: str) -> tuple[tuple[Side, CtDirection], ...]:
+    return _BY_SERVER if name.startswith("ingress") else _BY_CLIENT
 
 
 def _leaf(name: str, family: Family, side: Side, direction: CtDirection, target: str) -> XtRule:

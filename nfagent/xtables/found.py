@@ -47,9 +47,9 @@ def found_ruleset(found: XtRuleset, known: Ruleset, lowered: XtRuleset, options:
         if (item := _found_set(found, name, shape, lowered, options)) is not None
     }
     maps = {
-        name: VerdictMap(item.family, _found_elements(found, name, item))
+        name: VerdictMap(item.family, _found_elements(found, name, item)) if item.family in options.families else item
         for name, item in known.maps.items()
-        if all_set(name, item.family) in found.sets
+        if item.family not in options.families or all_set(name, item.family) in found.sets
     }
     chains = dict(_found_chains(found, known, lowered))
     return Ruleset(sets, maps, chains, known.counters)
@@ -72,6 +72,8 @@ def _found_set(
     found: XtRuleset, name: str, shape: NamedSet, lowered: XtRuleset, options: LoweringOptions
 ) -> NamedSet | None:
     parts = parts_of(name, shape, options.families)
+    if not parts:
+        return shape  # of a family that the kernel has no tables for
     listed = {part.part: found.sets[part.name].members for part in parts if part.name in found.sets}
     if not listed:
         return None

@@ -102,7 +102,7 @@ def hook_chains(chains: Mapping[str, Chain], context: RuleContext) -> Iterator[H
     for name, chain in sorted(chains.items(), key=_order):
         if chain.hook is not None:
             called.setdefault(place_of(name, chain.hook), []).append(name)
-    asks = asks_route(chains.values())
+    asks = _asks_here(chains, context)
     if asks:
         called.setdefault(PREROUTING, [])
     if POSTROUTING in called:
@@ -122,6 +122,10 @@ def hook_chains(chains: Mapping[str, Chain], context: RuleContext) -> Iterator[H
 def asks_route(chains: Iterable[Chain]) -> bool:
     """Return whether any rule asks for the route to the source."""
     return any(isinstance(match, FibUnrouted) for chain in chains for rule in chain.rules for match in rule.matches)
+
+
+def _asks_here(chains: Mapping[str, Chain], context: RuleContext) -> bool:
+    return asks_route(chains.values()) and not context.options.lacks(context.family, "rpfilter")
 
 
 def _order(item: tuple[str, Chain]) -> tuple[int, str]:
@@ -163,7 +167,7 @@ def _first_rules(
         bit = context.options.accepted_bit
         yield XtRule((("-m", "mark", "!", "--mark", f"{bit:#x}/{bit:#x}"),), RETURN)  # not from OUTPUT
         return
-    if place == PREROUTING and asks_route(chains.values()):
+    if place == PREROUTING and _asks_here(chains, context):
         yield _clear(context.options.unrouted_bit)
         yield XtRule((), ("-j", chain_name(_UNROUTED)))
     judged_later = (

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.nftables.applied import applied
-from nfagent.nftables.objects import NamedSet, Ruleset
+from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.transaction import (
     AddChain,
     AddMap,
@@ -32,12 +32,11 @@ from nfagent.xtables.lowering import (
     lower_hooks,
     lower_map,
     lower_set,
-    merged,
-    pair_set_chains,
+    put_all,
 )
+from nfagent.xtables.member_changes import changed_map, changed_set
 from nfagent.xtables.objects import XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from nfagent.xtables.set_parts import part_members, parts_of
 
 _Kind: TypeAlias = Literal["set", "map", "chain", "hooks"]
 _Key: TypeAlias = tuple[_Kind, str]
@@ -47,7 +46,8 @@ _HOOKS: _Key = ("hooks", "")
 class IncrementalLowering:
     """A ruleset of nftables, and what it became in iptables.
 
-    source: the ruleset of nftables
+    source:  the ruleset of nftables
+    ruleset: the lowered ruleset
     """
 
     def __init__(self, options: LoweringOptions, ruleset: Ruleset) -> None:
@@ -55,20 +55,14 @@ class IncrementalLowering:
         self._options = options
         self.source = ruleset
         self._objects: dict[_Key, LoweredObject] = {}
-        for key in _keys(ruleset):
-            self._lower(key)
-        self._lower_hooks()
-        self._merge()
-
-    @property
-    def ruleset(self) -> XtRuleset:
-        """The lowered ruleset."""
-        return self._ruleset
+        self._unavailable: dict[_Key, frozenset[Unavailable]] = {}
+        self.ruleset = XtRuleset(accounts=accounts_of(ruleset, options))
+        self._replace({key: self._lowered(key) for key in (*_keys(ruleset), _HOOKS)})
 
     @property
     def unavailable(self) -> tuple[Unavailable, ...]:
         """What of the ruleset can't be had in iptables."""
-        return self._unavailable
+        return tuple(sorted(frozenset().union(*self._unavailable.values())))
 
     def apply(self, transaction: Transaction) -> XtRuleset:
         """Apply a transaction, and return the lowered ruleset after it.
@@ -77,57 +71,77 @@ class IncrementalLowering:
         """
         before, self.source = self.source, applied(self.source, transaction)
         touched = dict.fromkeys(_touched(transaction, before))
-        for kind, name in touched:
-            was = before.sets.get(name) if kind == "set" else None
-            if was is None or not self._change_members(name, was):
-                self._lower((kind, name))
-        if any(kind == "chain" and self._calls(name, before) for kind, name in touched):
-            self._lower_hooks()
-        self._merge()
-        return self._ruleset
+        changed = {
+            key: self._changed(key, before) or self._lowered(key) for key in touched if self._differs(key, before)
+        }
+        if any(kind == "chain" and self._calls(name, before) for kind, name in changed):
+            changed[_HOOKS] = self._lowered(_HOOKS)
+        self._replace(changed)
+        if before.counters != self.source.counters:
+            self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts_of(self.source, self._options))
+        return self.ruleset
+
+    def _differs(self, key: _Key, before: Ruleset) -> bool:
+        """Return whether an object isn't what it was: a repair names objects that only the kernel's differ from."""
+        kind, name = key
+        match kind:
+            case "set":
+                return before.sets.get(name) != self.source.sets.get(name)
+            case "map":
+                return before.maps.get(name) != self.source.maps.get(name)
+            case _:
+                return before.chains.get(name) != self.source.chains.get(name)
 
     def _calls(self, name: str, before: Ruleset) -> bool:
         """Return whether the chains of hooks depend on a chain, as it was or as it is."""
         chains = (ruleset.chains.get(name) for ruleset in (before, self.source))
         return any(chain is not None and calls_or_asks(chain) for chain in chains)
 
-    def _change_members(self, name: str, before: NamedSet) -> bool:
-        """Change the members of a lowered set by the elements that came and went; return whether that is enough."""
-        item = self.source.sets.get(name)
-        # An interface more may be one too many.
-        if item is None or item.kind == "link" or msgspec.structs.replace(item, elements=before.elements) != before:
-            return False
-        added, deleted = item.elements - before.elements, before.elements - item.elements
-        lowered = self._objects["set", name].sets
-        sets = {
-            part.name: msgspec.structs.replace(
-                lowered[part.name],
-                # No two elements share a member.
-                members=lowered[part.name].members - part_members(item.kind, part, deleted)
-                | part_members(item.kind, part, added),
-            )
-            for part in parts_of(name, item, self._options.families)
-        }
-        self._objects["set", name] = LoweredObject(sets, pair_set_chains(name, item, self._options))
-        return True
+    def _changed(self, key: _Key, before: Ruleset) -> LoweredObject | None:
+        """Return what a set or map becomes by the elements that came and went; None where that isn't enough."""
+        kind, name = key
+        lowered, now = self._objects.get(key), self.source
+        if lowered is None:
+            return None
+        if kind == "set" and name in before.sets and name in now.sets:
+            return changed_set(name, before.sets[name], now.sets[name], lowered, self._options)
+        if kind == "map" and name in before.maps and name in now.maps:
+            return changed_map(name, before.maps[name], now.maps[name], lowered, self._options)
+        return None
 
-    def _lower(self, key: _Key) -> None:
+    def _lowered(self, key: _Key) -> LoweredObject:
+        """Return what an object becomes; nothing, where there is no such object any more."""
         kind, name = key
         source = self.source
         if kind == "set" and name in source.sets:
-            self._objects[key] = lower_set(name, source.sets[name], self._options)
-        elif kind == "map" and name in source.maps:
-            self._objects[key] = lower_map(name, source.maps[name], self._options)
-        elif kind == "chain" and name in source.chains:
-            self._objects[key] = lower_chain_object(name, source.chains[name], source.sets, self._options)
-        else:
-            self._objects.pop(key, None)
+            return lower_set(name, source.sets[name], self._options)
+        if kind == "map" and name in source.maps:
+            return lower_map(name, source.maps[name], self._options)
+        if kind == "chain" and name in source.chains:
+            return lower_chain_object(name, source.chains[name], source.sets, self._options)
+        return lower_hooks(source.chains, source.sets, self._options) if kind == "hooks" else LoweredObject()
 
-    def _lower_hooks(self) -> None:
-        self._objects[_HOOKS] = lower_hooks(self.source.chains, self.source.sets, self._options)
-
-    def _merge(self) -> None:
-        self._ruleset, self._unavailable = merged(self._objects.values(), accounts_of(self.source, self._options))
+    def _replace(self, changed: dict[_Key, LoweredObject]) -> None:
+        """Put these objects into the lowered ruleset, in place of what they were."""
+        sets, chains, hooks = dict(self.ruleset.sets), dict(self.ruleset.chains), dict(self.ruleset.hooks)
+        for key in changed:
+            was = self._objects.pop(key, LoweredObject())
+            self._unavailable.pop(key, frozenset())
+            for name in was.sets:
+                del sets[name]
+            for place in was.chains:
+                del chains[place]
+            for hook in was.hooks:
+                del hooks[hook]
+        for key, item in changed.items():
+            put_all(sets, item.sets)
+            put_all(chains, item.chains)
+            hooks |= item.hooks
+            if item != LoweredObject():
+                self._objects[key] = item
+            if item.unavailable:
+                self._unavailable[key] = item.unavailable
+        self.ruleset = XtRuleset(sets, chains, hooks, self.ruleset.accounts)
 
 
 def _touched(transaction: Transaction, before: Ruleset) -> Iterator[_Key]:

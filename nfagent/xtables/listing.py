@@ -53,7 +53,7 @@ def listed(
 
 def _known_chain(found: XtChain, known: XtChain | None) -> XtChain:
     if known is None:
-        return found
+        return msgspec.structs.replace(found, origin="") if found.origin else found
     if len(found.rules) == len(known.rules) and all(map(_is_same, found.rules, known.rules)):
         return known
     return msgspec.structs.replace(found, origin=known.origin)

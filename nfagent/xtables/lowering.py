@@ -69,8 +69,8 @@ def merged(objects: Iterable[LoweredObject], accounts: frozenset[str]) -> tuple[
     hooks: dict[HookKey, str] = {}
     unavailable: set[Unavailable] = set()
     for item in objects:
-        _put_all(sets, item.sets)
-        _put_all(chains, item.chains)
+        put_all(sets, item.sets)
+        put_all(chains, item.chains)
         hooks |= item.hooks
         unavailable |= item.unavailable
     return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
@@ -86,15 +86,14 @@ def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObj
             members = frozenset(sorted(members, key=str)[:LINKS_EACH])
             unavailable.add(Unavailable(name, "", _TOO_MANY_LINKS))
         lowered[part.name] = msgspec.structs.replace(part.shape, members=members)
-    chains = pair_set_chains(name, item, options)
-    return LoweredObject(lowered, chains, unavailable=frozenset(unavailable))
+    return LoweredObject(lowered, pair_set_chains(name, item, options), unavailable=frozenset(unavailable))
 
 
 def lower_map(name: str, item: VerdictMap, options: LoweringOptions) -> LoweredObject:
     """Return what a verdict map becomes."""
     if item.family not in options.families:
         return LoweredObject()
-    return LoweredObject(map_sets(name, item), map_chains(name, item))
+    return without_absent(LoweredObject(map_sets(name, item), map_chains(name, item)), options)
 
 
 def lower_chain_object(
@@ -102,7 +101,7 @@ def lower_chain_object(
 ) -> LoweredObject:
     """Return what a chain becomes."""
     lowered = lower_chain(name, chain, sets, options)
-    return LoweredObject({}, lowered.chains, unavailable=lowered.unavailable)
+    return without_absent(LoweredObject({}, lowered.chains, unavailable=lowered.unavailable), options)
 
 
 def calls_or_asks(chain: Chain) -> bool:
@@ -121,7 +120,23 @@ def lower_hooks(chains: Mapping[str, Chain], sets: Mapping[str, NamedSet], optio
         )
     ]
     hooks = {hooked.hook: hooked.key[2] for hooked in found if hooked.hook is not None}
-    return LoweredObject({}, {hooked.key: hooked.chain for hooked in found}, hooks)
+    return without_absent(LoweredObject({}, {hooked.key: hooked.chain for hooked in found}, hooks), options)
+
+
+def without_absent(item: LoweredObject, options: LoweringOptions) -> LoweredObject:
+    """Return a lowered object without what the kernel lacks: chains of absent tables, and rules that log."""
+    if options.logs and not options.absent:
+        return item
+    chains = {key: chain for key, chain in item.chains.items() if key[:2] not in options.absent}
+    if not options.logs:
+        chains = {key: _without_logs(chain) for key, chain in chains.items()}
+    hooks = {key: name for key, name in item.hooks.items() if key[:2] not in options.absent}
+    return msgspec.structs.replace(item, chains=chains, hooks=hooks)
+
+
+def _without_logs(chain: XtChain) -> XtChain:
+    rules = tuple(rule for rule in chain.rules if rule.target[1:2] != ("NFLOG",))
+    return chain if len(rules) == len(chain.rules) else msgspec.structs.replace(chain, rules=rules)
 
 
 def map_sets(name: str, item: VerdictMap) -> dict[str, IpSet]:
@@ -151,7 +166,8 @@ def pair_set_chains(name: str, item: NamedSet, options: LoweringOptions) -> dict
     return {(item.family, "mangle", chain): value for chain, value in pair_chains(name, item.family, addresses)}
 
 
-def _put_all(into: dict[_Key, _Value], found: Mapping[_Key, _Value]) -> None:
+def put_all(into: dict[_Key, _Value], found: Mapping[_Key, _Value]) -> None:
+    """Put objects beside others. Raises NameCollisionError."""
     for key, value in found.items():
         if key in into:
             raise NameCollisionError(f"two objects would be {key}")

@@ -91,7 +91,6 @@ _HEADER_ORDER = ("-s", "-d", "-i", "-o", "-p", "-f")
 _CONSTANT: dict[type, Conjunction] = {
     FibLocalSource: (("-m", "addrtype", "--src-type", "LOCAL"),),
     NotLoopback: (("!", "-i", "lo"),),
-    UnicastDestination: (("-m", "addrtype", "--dst-type", "UNICAST,LOCAL"),),
     TcpReset: (("-p", "tcp"), ("-m", "tcp", "--tcp-flags", "RST", "RST")),
     CtUnconfirmed: (("-m", "conntrack", "!", "--ctstatus", "CONFIRMED"),),
     CtSeenReply: (("-m", "conntrack", "--ctstatus", "SEEN_REPLY"),),
@@ -139,7 +138,11 @@ def _of_direction(matches: tuple[Match, ...], context: RuleContext, direction: C
     for protocol in protocols:
         alternatives = [_words(match, context, direction, protocol, code) for match in matches]
         for chosen in product(*alternatives):
-            yield tuple(words for conjunction in chosen for words in conjunction)
+            found = tuple(words for conjunction in chosen for words in conjunction)
+            for words in found:
+                if words[0] == "-m" and context.options.lacks(context.family, words[1]):
+                    raise UnsupportedMatchError(words[1])
+            yield found
 
 
 def _ordered(words: Conjunction) -> Conjunction | None:
@@ -167,7 +170,15 @@ def _words(match: Match, context: RuleContext, direction: CtDirection, protocol:
             return _by_set(match, context.family, direction)
         case ServerPort() | ServerPortIn() | PacketPort() | PacketPortIn() | ToPort():
             return _by_port(match, context, direction, protocol)
-        case FromInterface() | ToInterface() | FibUnrouted() | MulticastFrame() | FromBridge() | MulticastAddress():
+        case (
+            FromInterface()
+            | ToInterface()
+            | FibUnrouted()
+            | MulticastFrame()
+            | FromBridge()
+            | MulticastAddress()
+            | UnicastDestination()
+        ):
             return _by_link(match, context)
         case CtDirectionIs() | ConntrackState():
             return _by_state(match, context)
@@ -271,7 +282,13 @@ def _ports_in(name: str, context: RuleContext, side: str, protocol: str) -> Alte
 
 
 def _by_link(
-    match: FromInterface | ToInterface | FibUnrouted | MulticastFrame | FromBridge | MulticastAddress,
+    match: FromInterface
+    | ToInterface
+    | FibUnrouted
+    | MulticastFrame
+    | FromBridge
+    | MulticastAddress
+    | UnicastDestination,
     context: RuleContext,
 ) -> Alternatives:
     match match:
@@ -288,6 +305,10 @@ def _by_link(
             return ALWAYS  # saves nftables a look-up for packets from elsewhere, which no router forwards to a group
         case MulticastAddress():
             kinds = "BROADCAST,MULTICAST" if context.family == 4 else "MULTICAST"
+            return ((("-m", "addrtype", "--dst-type", kinds),),)
+        case UnicastDestination():
+            # Of several types IPv4 must be of one, and IPv6 of all; there a local address is a unicast one too.
+            kinds = "UNICAST,LOCAL" if context.family == 4 else "UNICAST"
             return ((("-m", "addrtype", "--dst-type", kinds),),)
 
 

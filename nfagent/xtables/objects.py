@@ -76,9 +76,20 @@ class XtChain(msgspec.Struct, frozen=True, dict=True):
     origin: str = ""
 
     @cached_property
-    def looked_up(self) -> frozenset[str]:
-        """The names of the sets that its rules look up, found once: a small change asks all chains."""
-        return frozenset(match[-2] for rule in self.rules for match in rule.matches if match[:2] == ("-m", "set"))
+    def refers_to(self) -> frozenset[str]:
+        """The names of the sets that its rules look up, or add packets to."""
+        looked_up = (match[-2] for rule in self.rules for match in rule.matches if match[:2] == ("-m", "set"))
+        return frozenset((*looked_up, *(rule.target[3] for rule in self.rules if rule.target[:2] == ("-j", "SET"))))
+
+    @cached_property
+    def lookups(self) -> dict[str, tuple[tuple[XtRule, bool], ...]]:
+        """By the names of the sets that its rules look up: these rules, and whether each of them negates the match."""
+        found: dict[str, list[tuple[XtRule, bool]]] = {}
+        for rule in self.rules:
+            for match in rule.matches:
+                if match[:2] == ("-m", "set"):
+                    found.setdefault(match[-2], []).append((rule, match[2] == "!"))
+        return {name: tuple(rules) for name, rules in found.items()}
 
 
 class XtRuleset(msgspec.Struct, frozen=True):

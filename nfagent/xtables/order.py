@@ -24,9 +24,10 @@ import msgspec
 
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
-from nfagent.xtables.names import TEMPORARY_PREFIX, temporary
-from nfagent.xtables.objects import TABLES, HookChain, IpSet, SetMember, XtChain, XtRule, XtRuleset
-from nfagent.xtables.set_effects import Effect, SetUses, follows_members, is_policy_map, sets_of_chain
+from nfagent.xtables.names import temporary
+from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+from nfagent.xtables.references import Difference, References, difference, references
+from nfagent.xtables.set_effects import Effect, SetUses, follows_members
 from nfagent.xtables.steps import (
     AddAccounts,
     AddMember,
@@ -50,29 +51,49 @@ class SetChange(msgspec.Struct, frozen=True):
     deleted: frozenset[SetMember]
 
 
+class StepOrder:
+    """Orders one change after another; who refers to which set is kept from one to the next."""
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._references = references(EMPTY)
+
+    def steps(self, old: XtRuleset, new: XtRuleset) -> tuple[Step, ...]:
+        """Return the steps from one ruleset to the other, in an order that is right for every packet."""
+        before = self._references if self._references.ruleset is old else references(old)
+        change = difference(old, new)
+        after = self._references = before.changed(new, change)
+        return tuple(_steps(before, after, change))
+
+
 def steps(old: XtRuleset, new: XtRuleset) -> tuple[Step, ...]:
-    """Return the steps from one ruleset to the other, in an order that is right for every packet."""
-    return tuple(_steps(old, new))
+    """Return the steps from one ruleset to the other, where nothing is known of either."""
+    return StepOrder().steps(old, new)
 
 
-def _steps(old: XtRuleset, new: XtRuleset) -> Iterator[Step]:
+def _steps(before: References, after: References, change: Difference) -> Iterator[Step]:
+    old, new = before.ruleset, after.ruleset
     if accounts := new.accounts - old.accounts:
         yield AddAccounts(tuple(sorted(accounts)))
     # Of a change that was broken off; copies that rules lead to stay until they lead elsewhere.
-    unused = {name for name in _copies(old) if not any(name in sets_of_chain(chain) for chain in old.chains.values())}
+    unused = {name for name in before.copies if not before.of(name)}
     for name in sorted(unused):
         yield DestroySet(name)
-    for name in sorted(new.sets.keys() - old.sets.keys()):
+    for name in sorted(change.created):
         yield CreateSet(name, new.sets[name])
-    changed = tuple(_changed_sets(old, new))
-    ports = tuple(change for change in changed if new.sets[change.name].type == "bitmap:port")
+    changed = tuple(_changed_set(old.sets[name], new.sets[name], name) for name in sorted(change.sets))
+    ports = tuple(item for item in changed if new.sets[item.name].type == "bitmap:port")
     # Ports of tunnels, where packets are dropped: what takes away is first, what gives is last.
-    yield from (AddMember(change.name, member) for change in ports for member in _sorted(change.added))
+    yield from (AddMember(item.name, member) for item in ports for member in _sorted(item.added))
     for family in FAMILIES:
-        own = tuple(change for change in changed if change not in ports and new.sets[change.name].family == family)
-        yield from FamilyOrder(old, new, family, own).steps()
-    yield from (DeleteMember(change.name, member) for change in ports for member in _sorted(change.deleted))
-    for name in sorted(old.sets.keys() - new.sets.keys() - unused):
+        own = tuple(
+            item
+            for item in changed
+            if new.sets[item.name].type != "bitmap:port" and new.sets[item.name].family == family
+        )
+        yield from FamilyOrder(before, after, change, family, own).steps()
+    yield from (DeleteMember(item.name, member) for item in ports for member in _sorted(item.deleted))
+    for name in sorted(change.gone - unused):
         yield DestroySet(name)
     if accounts := old.accounts - new.accounts:
         yield DeleteAccounts(tuple(sorted(accounts)))
@@ -82,36 +103,37 @@ def _sorted(members: Iterable[SetMember]) -> list[SetMember]:
     return sorted(members, key=str)
 
 
-def _copies(ruleset: XtRuleset) -> list[str]:
-    return [name for name in ruleset.sets if name.startswith(TEMPORARY_PREFIX)]
-
-
-def _changed_sets(old: XtRuleset, new: XtRuleset) -> Iterator[SetChange]:
-    for name in sorted(old.sets.keys() & new.sets.keys()):
-        before, after = old.sets[name], new.sets[name]
-        if before is not after and not after.timeout and before != after:
-            yield SetChange(name, after.origin, after.members - before.members, before.members - after.members)
+def _changed_set(before: IpSet, after: IpSet, name: str) -> SetChange:
+    return SetChange(name, after.origin, after.members - before.members, before.members - after.members)
 
 
 class FamilyOrder:
     """The order of what packets of one family meet."""
 
-    def __init__(self, old: XtRuleset, new: XtRuleset, family: Family, changes: tuple[SetChange, ...]) -> None:
-        """Read the rules before and after."""
-        self._old, self._new, self._family = old, new, family
-        names = frozenset(change.name for change in changes)
-        # Without a changed set nothing is asked: reading all rules is most of the cost of a small change.
-        uses = tuple(SetUses(ruleset, family, names) for ruleset in ((old, new) if changes else ()))
-        effects = {change: _common({use.effect(change.name) for use in uses}) for change in changes}
-        reshaped = {change for change in changes if not _same_shape(old.sets[change.name], new.sets[change.name])}
-        self._settled = [item for item, effect in effects.items() if effect == "none" and item not in reshaped]
-        self._early = [item for item, effect in effects.items() if effect == "early" and item not in reshaped]
-        self._live = [item for item in changes if item not in self._settled and item not in self._early]
-        self._dispatch = [item for item in self._live if effects[item] == "dispatch"]
-        self._peers = [item for item in self._live if effects[item] in ("allows", "denies")]
+    def __init__(
+        self,
+        before: References,
+        after: References,
+        change: Difference,
+        family: Family,
+        changes: tuple[SetChange, ...],
+    ) -> None:
+        """Read the rules that refer to what changes. changes: the sets of the family that change."""
+        self._before, self._after, self._change, self._family = before, after, change, family
+        self._old, self._new = old, new = before.ruleset, after.ruleset
+        self._chains = frozenset(key for key in change.chains if key[0] == family)
+        self._hooks = frozenset(hook for hook in change.hooks if hook[0] == family)
+        names = frozenset(item.name for item in changes)
+        self._uses = uses = tuple(SetUses(each, family, names) for each in ((before, after) if changes else ()))
+        self._effects = effects = {name: _common({use.effect(name) for use in uses}) for name in names}
+        reshaped = {name for name in names if not _same_shape(old.sets[name], new.sets[name])}
+        self._settled = [item for item in changes if effects[item.name] == "none" and item.name not in reshaped]
+        self._early = [item for item in changes if effects[item.name] == "early" and item.name not in reshaped]
+        apart = {item.name for item in (*self._settled, *self._early)}
+        self._live = [item for item in changes if item.name not in apart]
+        self._dispatch = [item for item in self._live if effects[item.name] == "dispatch"]
+        self._peers = [item for item in self._live if effects[item.name] in ("allows", "denies")]
         self._known = len(self._dispatch) + len(self._peers) == len(self._live) and not reshaped
-        self._effects = effects
-        self._uses = uses
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps."""
@@ -146,21 +168,14 @@ class FamilyOrder:
 
         One that leads to a copy does: the set that the copy stands for may have other members.
         """
-        if _copies(self._old):
+        if self._before.copies or any(hook[1] != "nat" for hook in self._hooks):
             return True
-        if any(
-            self._old.hooks.get(hook) != self._new.hooks.get(hook)
-            for hook in self._old.hooks.keys() | self._new.hooks.keys()
-            if hook[0] == self._family and hook[1] != "nat"
-        ):
-            return True
-        both = self._old.chains.keys() & self._new.chains.keys()
         return any(
-            self._old.chains[key] is not self._new.chains[key]
-            and self._old.chains[key] != self._new.chains[key]
-            and not follows_members(self._new.chains[key].origin)
-            for key in both
-            if key[0] == self._family and key[1] != "nat"
+            key[1] != "nat"
+            and key in self._old.chains
+            and (chain := self._new.chains.get(key)) is not None
+            and not follows_members(chain.origin)
+            for key in self._chains
         )
 
     def _in_place(self) -> Literal["judged first", "judged last"] | None:
@@ -193,10 +208,10 @@ class FamilyOrder:
         for origin in {item.origin for item in self._dispatch}:
             before, after = self._all(self._old, origin), self._all(self._new, origin)
             touched = {str(member) for item in self._dispatch if item.origin == origin for member in _all(item)}
-            for one, other in ((self._old, self._new), (self._new, self._old)):
+            for one, names in ((self._old, self._change.gone), (self._new, self._change.created)):
                 touched |= {
                     str(member)
-                    for name in one.sets.keys() - other.sets.keys()
+                    for name in names
                     if one.sets[name].origin == origin
                     for member in one.sets[name].members
                 }
@@ -220,18 +235,17 @@ class FamilyOrder:
 
     def _map_changes(self, origin: str) -> bool:
         """Return whether chains of a verdict map change: one that leads on begins or ends."""
-        keys = self._old.chains.keys() | self._new.chains.keys()
         return any(
-            self._old.chains.get(key) != self._new.chains.get(key)
-            for key in keys
-            if key[0] == self._family
-            and origin in (chain.origin for one in (self._old, self._new) if (chain := one.chains.get(key)) is not None)
+            chain.origin == origin
+            for key in self._chains
+            for one in (self._old, self._new)
+            if (chain := one.chains.get(key)) is not None
         )
 
     def _peers_way(self) -> _Way:
         way: _Way = "none"
         for item in self._peers:
-            gives = self._effects[item] == "allows"
+            gives = self._effects[item.name] == "allows"
             if item.added:
                 way = _union(way, "gives" if gives else "takes")
             if item.deleted:
@@ -247,13 +261,13 @@ class FamilyOrder:
         names = {item.name for item in self._peers}
         judged = {
             address
-            for ruleset in (self._old, self._new)
-            for item in ruleset.sets.values()
-            if item.family == self._family and is_policy_map(item.origin)
+            for each in (self._before, self._after)
+            for name in each.policy_sets
+            if (item := each.ruleset.sets[name]).family == self._family
             for address in addresses & item.members
         }
         return (
-            len({self._effects[item] for item in self._peers}) == 1
+            len({self._effects[item.name] for item in self._peers}) == 1
             and len(judged) <= 1
             and all(self._new.sets[name].type in ("hash:ip", "hash:ip,port") for name in names)
             and not any(use.together(name) & names for use in self._uses for name in names)
@@ -298,27 +312,21 @@ class FamilyOrder:
 
         only: of chains that stay, those that refer to one of these sets, also where they don't change
         """
-        replaced = copies.keys() if only is None else only
-        for table in TABLES:
-            chains: dict[str, XtChain | None] = {}
-            for key, chain in self._new.chains.items():
-                if key[:2] != (self._family, table):
-                    continue
-                refers = bool(replaced) and not sets_of_chain(chain).isdisjoint(replaced)
-                before = self._old.chains.get(key)
-                if refers or (only is None and before is not chain and before != chain):
-                    chains[key[2]] = _with_copies(chain, copies)
-            hooks: dict[HookChain, str | None] = {}
-            if only is None:
-                gone = self._old.chains.keys() - self._new.chains.keys()
-                chains |= {key[2]: None for key in gone if key[:2] == (self._family, table)}
-                hooks = {
-                    hook[2]: self._new.hooks.get(hook)
-                    for hook in self._old.hooks.keys() | self._new.hooks.keys()
-                    if hook[:2] == (self._family, table) and self._old.hooks.get(hook) != self._new.hooks.get(hook)
-                }
-            if chains or hooks:
-                yield Restore(self._family, table, dict(sorted(chains.items())), dict(sorted(hooks.items())))
+        referring = self._after.of_any(copies.keys() if only is None else only)
+        written = referring | self._chains if only is None else referring
+        by_table: dict[TableName, dict[str, XtChain | None]] = {table: {} for table in TABLES}
+        for family, table, name in sorted(written):
+            if family == self._family:
+                chain = self._new.chains.get((family, table, name))
+                by_table[table][name] = chain and _with_copies(chain, copies)
+        hooks = {
+            table: {hook[2]: self._new.hooks.get(hook) for hook in sorted(self._hooks) if hook[1] == table}
+            for table in TABLES
+            if only is None
+        }
+        for table, chains in by_table.items():
+            if chains or hooks.get(table):
+                yield Restore(self._family, table, chains, hooks.get(table, {}))
 
 
 class _Judged(msgspec.Struct, frozen=True):
@@ -363,7 +371,7 @@ def _deletions(item: SetChange) -> Iterator[DeleteMember]:
 
 
 def _with_copies(chain: XtChain, copies: Mapping[str, str]) -> XtChain:
-    if sets_of_chain(chain).isdisjoint(copies):
+    if chain.refers_to.isdisjoint(copies):
         return chain
     return msgspec.structs.replace(chain, rules=tuple(_rule_with_copies(rule, copies) for rule in chain.rules))
 

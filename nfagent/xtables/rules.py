@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import msgspec
 
 from nfagent.model.netaddr import family_of
-from nfagent.nftables.matches import IpAddress, Match, PairInSet, SetUpdate
+from nfagent.nftables.interface_chains import spoofed
+from nfagent.nftables.matches import FibUnrouted, IpAddress, Match, PairInSet, SetUpdate
 from nfagent.nftables.objects import (
     Accept,
     Drop,
@@ -42,6 +43,14 @@ from nfagent.xtables.set_parts import FLOW_PARTS
 _ALLOWING = tuple(f"{disposition}/" for disposition in DISPOSITIONS if disposition != "deny")
 _RETURN: Words = ("-j", "RETURN")
 _DROP: Words = ("-j", "DROP")
+_RARE = ("pkttype",)
+"""Matches of the few packets that a rule drops. Without one the rule is left out: the others are all of a Pod's."""
+_ROUTE_MATCH = "rpfilter"
+_TARGETS: dict[type, str] = {Masquerade: "MASQUERADE", SourceNat: "SNAT"}
+SET_TARGET = "SET"
+RANDOM_FULLY = "MASQUERADE --random-fully"
+"""An option that programs before 1.6.2 lack."""
+_WITHOUT_ROUTE = "no match rpfilter in this kernel; of packets with foreign sources, those with the node's are dropped"
 
 
 class LoweredRule(msgspec.Struct, frozen=True):
@@ -53,6 +62,12 @@ class LoweredRule(msgspec.Struct, frozen=True):
 
 def lower_rule(rule: Rule, context: RuleContext) -> LoweredRule:
     """Return the rules of iptables for a rule; where a match can't be had, those that allow nothing more."""
+    if FibUnrouted() in rule.matches and context.options.lacks(context.family, _ROUTE_MATCH):
+        return _without_route(rule, context)
+    target = _TARGETS.get(type(rule.verdict), "")
+    if target and context.options.lacks(context.family, target):
+        lost = Unavailable(context.chain, rule.comment or target, f"no target {target} in this kernel: left out")
+        return LoweredRule((), (lost,))
     updates = tuple(match for match in rule.matches if isinstance(match, SetUpdate))
     pairs = tuple(match for match in rule.matches if isinstance(match, PairInSet) and not match.negated)
     others = tuple(match for match in rule.matches if not isinstance(match, SetUpdate) and match not in pairs)
@@ -66,12 +81,26 @@ def lower_rule(rule: Rule, context: RuleContext) -> LoweredRule:
             return LoweredRule(tuple(_by_pair(rule, pairs, found, context)))
     except UnsupportedMatchError as error:
         unavailable = (_unavailable(rule, context, str(error)),)
-        if allows(rule.verdict):
+        if _is_left_out(rule.verdict, str(error)):
             return LoweredRule((), unavailable=unavailable)
         found = conjunctions(tuple(match for match in others if _is_supported(match, context)), context)
         rule = msgspec.structs.replace(rule, verdict=Drop())
+    if updates and context.options.lacks(context.family, SET_TARGET):
+        unavailable += (
+            Unavailable(context.chain, rule.comment, f"no target {SET_TARGET} in this kernel: adds nothing"),
+        )
+        updates = ()
     rules = tuple(_with_statements(rule, updates, found, account, context))
     return LoweredRule(rules, unavailable)
+
+
+def _without_route(rule: Rule, context: RuleContext) -> LoweredRule:
+    """Return what holds of a rule where the route to a packet's source can't be asked for."""
+    unavailable = (Unavailable(context.chain, rule.comment or _ROUTE_MATCH, _WITHOUT_ROUTE),)
+    if not isinstance(rule.verdict, Goto):
+        return LoweredRule((), unavailable)
+    others = tuple(match for match in rule.matches if match != FibUnrouted())
+    return LoweredRule(lower_rule(spoofed(*others), context).rules, unavailable)
 
 
 def allows(verdict: Verdict | None) -> bool:
@@ -79,8 +108,17 @@ def allows(verdict: Verdict | None) -> bool:
     return isinstance(verdict, Accept | None) or (isinstance(verdict, Goto) and verdict.chain.startswith(_ALLOWING))
 
 
+def _is_left_out(verdict: Verdict | None, match: str) -> bool:
+    """Return whether a rule is left out for lack of a match; any other drops what the rest of it matches."""
+    return allows(verdict) or isinstance(verdict, Masquerade | SourceNat) or match in _RARE
+
+
 def _unavailable(rule: Rule, context: RuleContext, match: str) -> Unavailable:
-    held = "left out: what it allows is not allowed" if allows(rule.verdict) else "drops in place of its verdict"
+    held = "drops in place of its verdict"
+    if allows(rule.verdict):
+        held = "left out: what it allows is not allowed"
+    elif _is_left_out(rule.verdict, match):
+        held = "left out: the rules behind it apply"
     return Unavailable(context.chain, rule.comment or match, f"no match {match} in iptables; the rule is {held}")
 
 
@@ -165,6 +203,7 @@ def _terminal_target(verdict: Accept | Drop | Return | Masquerade | None, contex
             return _RETURN
         case Masquerade(random_fully, ports):
             to_ports = ("--to-ports", str(ports)) if ports is not None else ()
-            return ("-j", "MASQUERADE", *to_ports, *(("--random-fully",) if random_fully else ()))
+            is_random = random_fully and not context.options.lacks(context.family, RANDOM_FULLY)
+            return ("-j", "MASQUERADE", *to_ports, *(("--random-fully",) if is_random else ()))
         case None:
             return ()

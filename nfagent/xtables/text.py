@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from nfagent.xtables.objects import IpSet, SetMember, XtRule
 
 _INET = {4: "inet", 6: "inet6"}
+_PLAIN = re.compile(r"[\w\-./:,!~]+")
 LONGEST_COMMENT = 255
 """Bytes of a comment (XT_MAX_COMMENT_LEN of linux/netfilter/xt_comment.h, with a NUL: 256)."""
 
@@ -53,7 +55,7 @@ def rule_words(rule: XtRule) -> Iterator[str]:
 
 
 def _quoted(word: str) -> str:
-    if word and all(char.isalnum() or char in "-_./:,!~" for char in word):
+    if _PLAIN.fullmatch(word):
         return word
     escaped = "".join(
         f"\\{char}" if char in '"\\' else char for char in word.encode()[:LONGEST_COMMENT].decode("utf-8", "ignore")

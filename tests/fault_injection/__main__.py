@@ -20,17 +20,19 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.topology import netns
 from tests.fault_injection import crashes
 from tests.fault_injection.api_lab import api_fault_lab, api_faults
 from tests.fault_injection.catalogue import faults_of
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.lab import FaultLab, fault_lab
 from tests.fault_injection.report import insert, markdown, rows_of
-from tests.fault_injection.trial import Fault, Trial, Try
+from tests.fault_injection.trial import Trial, Try
 
 _CRASHES = "kill -9"
 PARTS = {
-    "ruleset": ("commit: *", "listing: *"),
+    "ruleset": ("commit: *", "listing: *", "set change: *", "set listing: *", "iptables-*", "look: *"),
     "netlink": ("notifications: *", "conntrack: *", "NFLOG: *", "rtnetlink: *"),
     "files": ("manifest*", "state: *", "verdict log: *", "own socket: *", "sd_notify: *", "wall clock: *"),
     "API server": ("API server: *",),
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--times", type=int, default=3, help="tries of each fault (3)")
     parser.add_argument("--crash-times", type=int, default=1, help="tries of each step of a sync (1)")
     parser.add_argument("--only", action="append", default=[], help="a pattern of names, such as 'commit*'")
+    parser.add_argument("--backend", choices=("nftables", "iptables"), default="nftables", help="where rules are")
     parser.add_argument("--write", type=Path, help="the page whose table is written anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parts at once (the number of CPUs)")
     parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
@@ -102,9 +105,10 @@ def tries(options: argparse.Namespace) -> Iterator[Try]:
 def tries_of_calls(options: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Try]:
     """Make the tries of an agent that follows a folder of manifests."""
     anywhere = Path()
-    if not any(wanted(fault.name) for fault in faults_of(anywhere, anywhere, anywhere, anywhere, anywhere)):
+    every = faults_of(anywhere, anywhere, anywhere, anywhere, anywhere, backend=options.backend)
+    if not any(wanted(fault.name) for fault in every):
         return
-    with temporary_lab() as lab:
+    with temporary_lab(options.backend) as lab:
         for fault in faults_in(lab, wanted):
             yield from (Trial(lab, fault).run() for _ in range(options.times))
 
@@ -114,14 +118,17 @@ def tries_of_api(options: argparse.Namespace, wanted: Callable[[str], bool]) -> 
     faults = [fault for fault in api_faults() if wanted(fault.name)]
     if not faults:
         return
-    with tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder, api_fault_lab(Path(folder)) as lab:
+    with (
+        tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder,
+        api_fault_lab(Path(folder), options.backend) as lab,
+    ):
         for fault in faults:
             yield from (Trial(lab, fault).run() for _ in range(options.times))
 
 
 def tries_of_crashes(options: argparse.Namespace, wanted: Callable[[str], bool]) -> Iterator[Try]:
     """Make a sync for each of its steps, and kill the agent after it."""
-    with temporary_lab() as lab:
+    with temporary_lab(options.backend) as lab:
         for sync in crashes.syncs(lab):
             steps = crashes.steps_of(lab, sync) if wanted(f"{_CRASHES}, {sync.name}") else []
             for step in steps:
@@ -132,9 +139,9 @@ def tries_of_crashes(options: argparse.Namespace, wanted: Callable[[str], bool])
 
 
 @contextlib.contextmanager
-def temporary_lab() -> Iterator[FaultLab]:
+def temporary_lab(backend: BackendName) -> Iterator[FaultLab]:
     """Build a lab in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder, fault_lab(Path(folder)) as lab:
+    with tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder, fault_lab(Path(folder), backend) as lab:
         yield lab
 
 
@@ -146,7 +153,9 @@ def chosen(patterns: Sequence[str]) -> Callable[[str], bool]:
 def faults_in(lab: FaultLab, wanted: Callable[[str], bool]) -> list[Fault]:
     """Return the wanted faults of a lab."""
     agent = lab.agent
-    every = faults_of(lab.manifests, agent.state_dir, agent.log_dir, agent.socket, agent.notify_path)
+    every = faults_of(
+        lab.manifests, agent.state_dir, agent.log_dir, agent.socket, agent.notify_path, backend=lab.backend
+    )
     return [fault for fault in every if wanted(fault.name)]
 
 

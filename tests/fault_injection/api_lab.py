@@ -10,14 +10,16 @@ from typing import Any
 import yaml
 
 from nfagent.errors import HostError, UsageError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.apiserver.control_plane import ControlPlane
 from nfagent.lab.cluster.agents_apiserver import served_state
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from tests.fault_injection.api_proxy import ApiProxy
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.fault_table import FaultTable
-from tests.fault_injection.lab import NODE, PODS, FaultLab
+from tests.fault_injection.lab import NODE, PODS, FaultLab, environment, program_faults
 from tests.fault_injection.supervised_agent import SupervisedAgent
-from tests.fault_injection.trial import Fault
+from tests.fault_injection.xt_programs import XtProgramFaults
 from tests.support.apiserver_labs import API_HOST, account_token
 
 _POLICIES = ("networking.k8s.io/v1", "NetworkPolicy")
@@ -27,10 +29,17 @@ class ApiFaultLab(FaultLab):
     """A lab whose manifests are objects of an API server."""
 
     def __init__(
-        self, topology: NetnsTopology, agent: SupervisedAgent, table: FaultTable, plane: ControlPlane, proxy: ApiProxy
+        self,
+        topology: NetnsTopology,
+        agent: SupervisedAgent,
+        table: FaultTable,
+        plane: ControlPlane,
+        proxy: ApiProxy,
+        *,
+        programs: XtProgramFaults | None,
     ) -> None:
         """Note the parts."""
-        super().__init__(topology, agent, table, Path())
+        super().__init__(topology, agent, table, Path(), programs)
         self._client = plane.client()
         self._proxy = proxy
         self._placed: dict[tuple[str, str], dict[str, Any]] = {}
@@ -75,7 +84,7 @@ class ApiFaultLab(FaultLab):
 
 
 @contextlib.contextmanager
-def api_fault_lab(folder: Path) -> Iterator[ApiFaultLab]:
+def api_fault_lab(folder: Path, backend: BackendName = "nftables") -> Iterator[ApiFaultLab]:
     """Build a lab with an API server, and start its agent. Raises HostError without etcd and kube-apiserver."""
     with contextlib.ExitStack() as stack:
         topology = stack.enter_context(NetnsTopology((NODE,), PODS, (API_HOST,), tag="faults"))
@@ -87,8 +96,10 @@ def api_fault_lab(folder: Path) -> Iterator[ApiFaultLab]:
             kubeconfig = plane.kubeconfig("nfagent", token=account_token(plane, client))
         kubeconfig.write_text(kubeconfig.read_text("utf-8").replace(f":{plane.port}", f":{proxy.port}"), "utf-8")
         source = ("--kubeconfig", str(kubeconfig))
-        agent = stack.enter_context(SupervisedAgent(topology, NODE.name, source, folder / "agent", table.environment))
-        lab = ApiFaultLab(topology, agent, table, plane, proxy)
+        programs = program_faults(topology, folder, backend)
+        made = environment(table, programs)
+        agent = stack.enter_context(SupervisedAgent(topology, NODE.name, source, folder / "agent", made))
+        lab = ApiFaultLab(topology, agent, table, plane, proxy, programs=programs)
         stack.callback(lab.close)
         lab.place(lab.scene.before)
         agent.start()

@@ -32,11 +32,11 @@
 #define MOST_REFUSED 64
 
 enum { SEND = 1, RECV = 2, OPEN = 4, READ = 8, WRITE = 16, FSYNC = 32, RENAME = 64, CONNECT = 128, SOCKET = 256,
-       ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384 };
+       ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384, PIPE = 32768 };
 enum { NFT_COMMIT = 1, NFT_LIST = 2, NFT_EVENTS = 4, CONNTRACK = 8, NFLOG = 16, ROUTE = 32, UNIX = 64, INET = 128,
-       FILES = 256, OTHER = 512 };
+       FILES = 256, OTHER = 512, IPSET = 1024, IPSET_LIST = 2048 };
 enum { FAIL = 1, HANG, SHORT, KILL, REFUSE, LOSE, COUNT };
-enum { SUBSYS_CTNETLINK = 1, SUBSYS_ULOG = 4, SUBSYS_NFTABLES = 10, BATCH_BEGIN = 0x10, BATCH_END = 0x11 };
+enum { SUBSYS_CTNETLINK = 1, SUBSYS_ULOG = 4, SUBSYS_IPSET = 6, SUBSYS_NFTABLES = 10, BATCH_BEGIN = 0x10, BATCH_END = 0x11 };
 
 struct rule {
     uint32_t armed, calls, kinds, action;
@@ -217,6 +217,9 @@ static struct rule *rule_of_path(uint32_t call, int folder, const char *path) {
 
 /* Netlink: what a socket is for is known by its protocol, and by the subsystem of its last request. */
 
+/* IPSET_CMD_CREATE to SWAP, ADD and DEL of linux/netfilter/ipset/ip_set.h change something. */
+static int ipset_kind(int command) { return (command >= 2 && command <= 6) || command == 9 || command == 10 ? IPSET : IPSET_LIST; }
+
 static void note_request(int fd, const void *data, size_t size) {
     int domain = 0, protocol = -1;
     socklen_t length = sizeof domain;
@@ -230,6 +233,7 @@ static void note_request(int fd, const void *data, size_t size) {
             case 0: kind_of[fd] = NFT_COMMIT; break;
             case SUBSYS_CTNETLINK: kind_of[fd] = CONNTRACK; break;
             case SUBSYS_ULOG: kind_of[fd] = NFLOG; break;
+            case SUBSYS_IPSET: kind_of[fd] = ipset_kind(head->nlmsg_type & 0xff); break;
             case SUBSYS_NFTABLES: kind_of[fd] = NFT_LIST; break;
             default: kind_of[fd] = OTHER;
         }
@@ -377,6 +381,14 @@ int socket(int domain, int type, int protocol) {
         rule = match(SOCKET, &subject);
     }
     CHANGED(rule, none, REAL(socket)(domain, type, protocol));
+}
+
+int pipe2(int ends[2], int flags) {
+    struct rule *rule = NULL;
+    struct subject subject = {OTHER, ""};
+    size_t none = 0;
+    if (active() && wanted(PIPE)) rule = match(PIPE, &subject);
+    CHANGED(rule, none, REAL(pipe2)(ends, flags));
 }
 
 int connect(int fd, const struct sockaddr *to, socklen_t length) {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -29,7 +28,7 @@ from tests.fault_injection.lab import (
 from tests.fault_injection.streams import Streams
 from tests.fault_injection.trial import Try
 
-_NETLINK = Kind.NFT_COMMIT | Kind.NFT_LIST | Kind.CONNTRACK | Kind.ROUTE
+_NETLINK = Kind.NFT_COMMIT | Kind.NFT_LIST | Kind.CONNTRACK | Kind.ROUTE | Kind.IPSET
 _WRITING = Call.OPEN | Call.WRITE | Call.FSYNC | Call.RENAME | Call.UNLINK | Call.MKDIR
 _KEPT_SECONDS = 1.5
 """Seconds after which what a change has to write to the disk is written, too."""
@@ -152,9 +151,7 @@ def _before(lab: FaultLab, sync: Sync) -> Iterator[None]:
     lab.settle(_HEAL_SECONDS)
     if sync.first_start:
         lab.agent.stop()
-        for table in ("inet nfagent", "bridge nfagent"):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                lab.nft(f"delete table {table}")
+        lab.remove_rules()
         shutil.rmtree(lab.agent.state_dir, ignore_errors=True)
     try:
         yield

@@ -48,6 +48,7 @@ class Call(enum.IntFlag):
     UNLINK = 4096
     MKDIR = 8192
     WAIT = 16384
+    PIPE = 32768
 
 
 class Kind(enum.IntFlag):
@@ -63,6 +64,8 @@ class Kind(enum.IntFlag):
     INET = 128
     FILES = 256
     OTHER = 512
+    IPSET = 1024
+    IPSET_LIST = 2048
 
 
 class Action(enum.IntEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,16 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.kernel.backend_choice import BackendName
+from nfagent.kernel.backend_switch import remove_xt_rules
+from nfagent.lab.topology import netns
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import NodePlan, PodPlan
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.fault_table import FaultTable
 from tests.fault_injection.streams import PlannedFlow
 from tests.fault_injection.supervised_agent import SupervisedAgent
+from tests.fault_injection.xt_programs import XtProgramFaults
 from tests.support.packet_labs import (
     Document,
     as_text,
@@ -44,9 +50,17 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 class FaultLab:
     """The running lab; `agent` isn't started yet."""
 
-    def __init__(self, topology: NetnsTopology, agent: SupervisedAgent, table: FaultTable, manifests: Path) -> None:
-        """Note the parts."""
+    def __init__(
+        self,
+        topology: NetnsTopology,
+        agent: SupervisedAgent,
+        table: FaultTable,
+        manifests: Path,
+        programs: XtProgramFaults | None,
+    ) -> None:
+        """Note the parts; programs: those of iptables, None for nftables."""
         self.topology, self.agent, self.table, self.manifests = topology, agent, table, manifests
+        self.programs = programs
 
     def place(self, files: dict[str, str]) -> None:
         """Make the folder's manifests these, each by rename; what isn't among them is deleted."""
@@ -95,10 +109,52 @@ class FaultLab:
         """The same, with one more Pod after the change, which was created before."""
         return self._changing_policy(cluster_files(LATE))
 
+    @property
+    def backend(self) -> BackendName:
+        """Where the agent writes rules."""
+        return "nftables" if self.programs is None else "iptables"
+
+    def arm(self, fault: Fault) -> None:
+        """Put the faults of calls and of programs in force."""
+        self.table.arm(*fault.rules)
+        if self.programs is not None and fault.program is not None:
+            self.programs.arm(fault.program)
+
+    def disarm(self) -> None:
+        """End them."""
+        self.table.disarm()
+        if self.programs is not None:
+            self.programs.disarm()
+
+    def hits(self, fault: Fault) -> int:
+        """Return how many calls, or runs of programs, have met the fault."""
+        of_programs = self.programs.hits if self.programs is not None and fault.program is not None else 0
+        return self.table.hits(len(fault.rules)) + of_programs
+
     def nft(self, command: str) -> None:
         """Run `nft` in the node's namespace, as another program. Raises CalledProcessError."""
-        argv = self.topology.command(self.topology.node_namespace(NODE.name), ["nft", command])
+        self.run("nft", command)
+
+    def run(self, *command: str) -> None:
+        """Run another program in the node's namespace. Raises CalledProcessError."""
+        argv = self.topology.command(self.topology.node_namespace(NODE.name), command)
         subprocess.run(argv, check=True, capture_output=True)
+
+    def drift(self) -> None:
+        """Have another program change our rules, without effect on packets."""
+        if self.backend == "nftables":
+            self.nft("add set inet nfagent stranger { type ipv4_addr; }")
+        else:
+            self.run("ipset", "-exist", "create", "nfa-stranger", "hash:ip")
+
+    def remove_rules(self) -> None:
+        """Remove all rules of the agent, as before its first start."""
+        if self.backend == "iptables":
+            netns.inside(self.topology.node_namespace(NODE.name), remove_xt_rules)
+            return
+        for table in ("inet nfagent", "bridge nfagent"):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.nft(f"delete table {table}")
 
     def _changing_policy(self, after: dict[str, str]) -> Scene:
         flows = (
@@ -143,15 +199,34 @@ def ingress_policy(*ports: int, clients: tuple[PodPlan, ...] = (CLIENT,)) -> Doc
     )
 
 
+def program_faults(topology: NetnsTopology, folder: Path, backend: BackendName) -> XtProgramFaults | None:
+    """Return the programs for an agent that writes to iptables, on a node that uses iptables-legacy."""
+    if backend == "nftables":
+        return None
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        made = [command, "-w", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY"]
+        subprocess.run(topology.command(topology.node_namespace(NODE.name), made), check=True, capture_output=True)
+    return XtProgramFaults(folder / "programs")
+
+
+def environment(table: FaultTable, programs: XtProgramFaults | None) -> dict[str, str]:
+    """Return the environment of an agent into whose calls faults are put."""
+    if programs is None:
+        return table.environment
+    return {**table.environment, **programs.environment, "NFAGENT_BACKEND": "iptables"}
+
+
 @contextmanager
-def fault_lab(folder: Path) -> Iterator[FaultLab]:
+def fault_lab(folder: Path, backend: BackendName = "nftables") -> Iterator[FaultLab]:
     """Build a lab whose folder holds the manifests before the change, and start its agent."""
     manifests = folder / "manifests"
     manifests.mkdir()
     with NetnsTopology((NODE,), PODS, tag="faults") as topology, FaultTable(folder) as table:
         source = ("--manifests", str(manifests))
-        with SupervisedAgent(topology, NODE.name, source, folder / "agent", table.environment) as agent:
-            lab = FaultLab(topology, agent, table, manifests)
+        programs = program_faults(topology, folder, backend)
+        made = environment(table, programs)
+        with SupervisedAgent(topology, NODE.name, source, folder / "agent", made) as agent:
+            lab = FaultLab(topology, agent, table, manifests, programs)
             lab.place(lab.scene.before)
             agent.start()
             lab.settle()

@@ -56,10 +56,12 @@ class SupervisedAgent:
         self._listener.settimeout(0.1)
         self._environment = {
             **own_environment(),
+            "NFAGENT_BACKEND": "nftables",
             **environment,
             "NFAGENT_RUNTIME_DIR": str(folder / "run"),
             "NFAGENT_LOG_DIR": str(self.log_dir),
             "NFAGENT_STATE_DIR": str(self.state_dir),
+            "XTABLES_LOCKFILE": str(folder / "xtables.lock"),
             "NOTIFY_SOCKET": str(self.notify_path),
         }
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "nfagent", "run", *source, "--node", node]

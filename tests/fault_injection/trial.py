@@ -6,19 +6,14 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
 from nfagent.errors import HostError, KernelError, UsageError
-from tests.fault_injection.fault_table import Rule
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.lab import FaultLab, Scene
 from tests.fault_injection.streams import Streams
-
-Trigger: TypeAlias = Literal["", "reload", "drift"]
-"""What happens at the begin of a fault besides the change: SIGHUP, or another program that changes our table."""
-
-Boundary: TypeAlias = Literal["kernel", "API server", "files", "sockets", "clock", "process"]
 
 FAULT_SECONDS = 1.5
 _REPORT_SECONDS = 20.0
@@ -29,32 +24,6 @@ _POLL_SECONDS = 0.05
 _LOG_CHARACTERS = 3000
 MOST_CPU = 0.5
 """CPU seconds of the agent per second of a fault: far above any retry, half of a busy loop."""
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of fault.
-
-    rules:       what `boundary.c` changes while it lasts
-    wall_offset: by how many seconds the agent's wall clock jumps at the begin, and back at the end
-    proxy:       the fault of the proxy between agent and API server
-    trigger:     what makes the agent meet it, besides the change of the policy
-    reported:    the part of `dump state` that has a problem meanwhile and none afterwards; '' for a fault that a
-                 retry of the call hides, or that loses nothing
-    most_calls:  the most calls a second that may meet the fault: more are a busy loop
-    pods:        whether the change adds a Pod, too
-    unanswered:  whether nothing can be asked on the agent's own socket meanwhile
-    """
-
-    name: str
-    boundary: Boundary
-    rules: tuple[Rule, ...] = ()
-    wall_offset: float = 0.0
-    proxy: str = ""
-    trigger: Trigger = ""
-    reported: str = ""
-    most_calls: float = 50.0
-    pods: bool = False
-    unanswered: bool = False
 
 
 class Try(msgspec.Struct, kw_only=True):
@@ -161,7 +130,7 @@ class Trial:
             except KernelError as error:
                 result.failed.append(str(error))
             finally:
-                lab.table.disarm()
+                lab.disarm()
                 lab.set_proxy("")
             streams.stop()
             result.note_packets(streams, self._ended_at)
@@ -177,14 +146,14 @@ class Trial:
         lab, fault, result = self._lab, self._fault, self._result
         counted = counted_problems(lab.agent.state())
         cpu, began = lab.agent.cpu_seconds(), time.monotonic()
-        lab.table.arm(*fault.rules)
+        lab.arm(fault)
         if fault.wall_offset:
             lab.table.set_wall_offset(fault.wall_offset)
         lab.set_proxy(fault.proxy)
         self._pull_trigger()
-        if fault.trigger and fault.rules:
+        if fault.trigger and fault.is_met:
             # Without this the change could be in force before the agent meets the fault.
-            self._await(lambda: lab.table.hits(len(fault.rules)) > 0, "a call of the agent meets the fault")
+            self._await(lambda: lab.hits(fault) > 0, "a call of the agent meets the fault")
         streams.change_begins()
         lab.place(self._scene.after)
         seen, said = not fault.reported, fault.reported not in _SAID
@@ -198,11 +167,11 @@ class Trial:
                 said = said or self._is_said(wanted=True)
                 self._note_enforced(streams)
             time.sleep(_POLL_SECONDS)
-        result.hits = lab.table.hits(len(fault.rules))
+        result.hits = lab.hits(fault)
         wall = time.monotonic() - began
         with contextlib.suppress(OSError):
             result.cpu = (lab.agent.cpu_seconds() - cpu) / wall
-        lab.table.disarm()
+        lab.disarm()
         lab.set_proxy("")
         self._judge(wall, seen=seen)
         if not said:
@@ -222,11 +191,11 @@ class Trial:
         return False
 
     def _was_met(self, *, seen: bool) -> bool:
-        return seen and (not self._fault.rules or self._lab.table.hits(len(self._fault.rules)) > 0)
+        return seen and (not self._fault.is_met or self._lab.hits(self._fault) > 0)
 
     def _judge(self, wall: float, *, seen: bool) -> None:
         fault, result = self._fault, self._result
-        if fault.rules and not result.hits:
+        if fault.is_met and not result.hits:
             result.failed.append("no call of the agent met the fault")
         if not seen:
             result.failed.append(f"`dump state` never had a problem of {fault.reported}")
@@ -253,7 +222,7 @@ class Trial:
         if self._fault.trigger == "reload":
             self._lab.agent.reload()
         elif self._fault.trigger == "drift":
-            self._lab.nft("add set inet nfagent stranger { type ipv4_addr; }")
+            self._lab.drift()
 
     def _note_enforced(self, streams: Streams) -> None:
         if not self._enforced and self._lab.enforces():

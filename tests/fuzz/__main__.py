@@ -14,6 +14,7 @@ import msgspec
 
 from nfagent.cli import INTERRUPTED
 from nfagent.errors import NfagentError, UsageError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.report import Progress, Replayed, Report, show_replayed, show_report
@@ -31,6 +32,13 @@ _ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
     type=click.Choice(["routed", "bridge"]),
     help="How the lab's nodes attach their Pods; chosen by the seed by default.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["nftables", "iptables"]),
+    default="nftables",
+    show_default=True,
+    help="Where the lab's agents write rules.",
+)
 @click.option("--replay", "folder", type=click.Path(path_type=Path), help="Repeat this case, and nothing else.")
 @click.option(
     "--build", default="build/fuzz", show_default=True, type=click.Path(path_type=Path), help="Folder of failing cases."
@@ -42,6 +50,7 @@ def main(
     seed: int | None,
     no_packets: bool,
     attachment: Attachment | None,
+    backend: BackendName,
     folder: Path | None,
     build: Path,
     output: Literal["text", "json"],
@@ -65,7 +74,7 @@ def main(
         else:
             number = secrets.randbelow(1 << 32) if seed is None else seed
             attached = attachment or _ATTACHMENTS[number % len(_ATTACHMENTS)]
-            plan = FuzzPlan(number, seconds, not no_packets, build, attached)
+            plan = FuzzPlan(number, seconds, not no_packets, build, attached, backend)
             _check_root(plan)
             stage.title(f"fuzz: seed {plan.seed}, {seconds:.0f} s, {'with' if plan.packets else 'without'} packets")
             result = fuzz(plan, Progress(stage, quiet=output == "json").show)

@@ -13,11 +13,23 @@ import msgspec
 import yaml
 
 from nfagent.errors import UsageError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Case, Finding, ManifestChange, Step, StepAction, step_of
 
 _EXPECTED = "expected.json"
 _DELETED = "DELETED"
+
+
+class LabForm(msgspec.Struct, frozen=True):
+    """What a lab is like.
+
+    attachment: how its nodes attach their Pods
+    backend:    where its agents write rules
+    """
+
+    attachment: Attachment = "routed"
+    backend: BackendName = "nftables"
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -26,7 +38,7 @@ class Recorded(msgspec.Struct, frozen=True):
     replay:       the command that repeats the case
     seed, number: of the run, and of the case in it
     finding:      the question, and the verdicts
-    attachment:   how the lab's nodes attached their Pods
+    lab:          the lab in which packets were sent
     then:         the nodes' action after each step
     """
 
@@ -35,11 +47,11 @@ class Recorded(msgspec.Struct, frozen=True):
     number: int
     finding: Finding
     then: tuple[StepAction, ...]
-    attachment: Attachment = "routed"
+    lab: LabForm = LabForm()
 
 
 def write_case(
-    folder: Path, case: Case, finding: Finding, *, seed: int, number: int, attachment: Attachment = "routed"
+    folder: Path, case: Case, finding: Finding, *, seed: int, number: int, lab: LabForm | None = None
 ) -> str:
     """Write a case in place of an earlier one; return the command that replays it."""
     if folder.exists():
@@ -54,7 +66,7 @@ def write_case(
             if change.text is not None:
                 (into / change.file).write_text(change.text, encoding="utf-8")
     replay = f"make fuzz REPLAY={folder}"
-    recorded = Recorded(replay, seed, number, finding, tuple(step.then for step in case.steps), attachment)
+    recorded = Recorded(replay, seed, number, finding, tuple(step.then for step in case.steps), lab or LabForm())
     written = msgspec.json.format(msgspec.json.encode(recorded), indent=2)
     (folder / _EXPECTED).write_bytes(written + b"\n")
     return replay

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from nfagent.errors import NfagentError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.cluster.agents import LabAgent, LabCluster
 from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probes.probe import Probe, run_probes
@@ -45,7 +46,7 @@ _SHORT_TIMEOUTS = {
 class PacketLab:
     """The lab; a context manager in which it runs."""
 
-    def __init__(self, scratch: Path, attachment: Attachment = "routed") -> None:
+    def __init__(self, scratch: Path, attachment: Attachment = "routed", backend: BackendName = "nftables") -> None:
         """Build nothing yet; `scratch` is an empty folder, for manifests and agents."""
         self._manifests = scratch / "manifests"
         self._topology = NetnsTopology(
@@ -58,7 +59,7 @@ class PacketLab:
             TAG,
         )
         self._servers = Listeners()
-        self._cluster = LabCluster(self._topology, self._manifests, scratch / "agents")
+        self._cluster = LabCluster(self._topology, self._manifests, scratch / "agents", backend=backend)
         for agent in self._cluster.agents.values():
             # A case starts with an empty folder, without a Node of the agent's name.
             agent.environment["NFAGENT_ALLOW_UNKNOWN_NODE"] = "true"

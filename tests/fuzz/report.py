@@ -8,8 +8,8 @@ import time
 import msgspec
 
 from nfagent.lab.demo.output import DemoOutput
-from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Finding
+from tests.fuzz.folder import LabForm
 from tests.fuzz.stats import Counts
 
 _LINE_SECONDS = 10.0
@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True):
     packets: bool
     counts: Counts
     found: Found | None = None
-    attachment: Attachment | None = None
+    lab: LabForm | None = None
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ def show_report(stage: DemoOutput, report: Report) -> None:
         stage.text(f"{_counted(counts.again, 'flow')} repeated: packets had another verdict at first")
     if found is not None:
         _show_found(stage, found)
-    lab = f"; {report.attachment} Pods" if report.attachment is not None else ""
+    lab = f"; {report.lab.attachment} Pods, {report.lab.backend}" if report.lab is not None else ""
     done = f"{_counted(counts.cases, 'case')}, {_counted(counts.steps, 'step')}, {report.seconds:.0f} s"
     stage.summary(f"{done}; seed {report.seed}{lab}", as_expected=found is None)
 

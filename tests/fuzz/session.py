@@ -12,9 +12,10 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.case import Case, Finding
-from tests.fuzz.folder import read_case, write_case
+from tests.fuzz.folder import LabForm, read_case, write_case
 from tests.fuzz.generator import draw_case, generator
 from tests.fuzz.oracle_runner import OracleRunner
 from tests.fuzz.oracles import Make
@@ -40,6 +41,7 @@ class FuzzPlan(msgspec.Struct, frozen=True):
     seconds:    no case is started after these
     packets:    whether there is a lab, and real tables (root)
     attachment: how the lab's nodes attach their Pods
+    backend:    where the lab's agents write rules
     build:      folder of failing cases, each in its own
     shrink:     additional seconds for shrinking a failing case
     """
@@ -49,6 +51,7 @@ class FuzzPlan(msgspec.Struct, frozen=True):
     packets: bool
     build: Path
     attachment: Attachment = "routed"
+    backend: BackendName = "nftables"
     shrink: float = 120.0
 
 
@@ -61,7 +64,8 @@ def fuzz(plan: FuzzPlan, show: Callable[[str], None], make: Make = DesiredState)
     began, counts = time.monotonic(), Counts()
     found = None
     number = 0
-    with _runner(counts, make, plan.attachment if plan.packets else None, tables=plan.packets) as runner:
+    lab = LabForm(plan.attachment, plan.backend) if plan.packets else None
+    with _runner(counts, make, lab, tables=plan.packets) as runner:
         while found is None and (number == 0 or time.monotonic() - began < plan.seconds):
             show(progress_text(counts, plan.seconds - (time.monotonic() - began)))
             random = generator(plan.seed, number)
@@ -71,7 +75,6 @@ def fuzz(plan: FuzzPlan, show: Callable[[str], None], make: Make = DesiredState)
             if finding is not None:
                 found = keep(case, finding, runner, plan, number=number, show=show)
             number += 1
-    lab = plan.attachment if plan.packets else None
     return Report(plan.seed, round(time.monotonic() - began, 1), plan.packets, counts, found, lab)
 
 
@@ -84,19 +87,19 @@ def replay(folder: Path, make: Make = DesiredState, *, packets: bool = True) -> 
     needed, tables = ("packets" in recorded.finding.verdicts, "bytes" in recorded.finding.verdicts)
     if (needed or tables) and not packets:
         raise UsageError(f"{folder}: the finding needs packets or real tables: replay it as root, with packets")
-    with _runner(Counts(), make, recorded.attachment if needed else None, tables=tables) as runner:
+    with _runner(Counts(), make, recorded.lab if needed else None, tables=tables) as runner:
         now = runner.repeat(case, recorded.finding, alike=False)
     return Replayed(str(folder), recorded.finding, now)
 
 
 @contextlib.contextmanager
-def _runner(counts: Counts, make: Make, attachment: Attachment | None, *, tables: bool) -> Iterator[OracleRunner]:
+def _runner(counts: Counts, make: Make, form: LabForm | None, *, tables: bool) -> Iterator[OracleRunner]:
     with contextlib.ExitStack() as stack:
         real = stack.enter_context(KernelTables()) if tables else None
         lab = None
-        if attachment is not None:
+        if form is not None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
-            lab = stack.enter_context(PacketLab(Path(scratch), attachment))
+            lab = stack.enter_context(PacketLab(Path(scratch), form.attachment, form.backend))
         yield OracleRunner(counts, lab, make, real)
 
 
@@ -117,7 +120,7 @@ def keep(
     last = msgspec.structs.replace(finding, step=len(small.steps) - 1)
     seen = (runner.repeat(small, finding) if repeated else None) or last
     folder = plan.build / str(plan.seed)
-    command = write_case(folder, small, seen, seed=plan.seed, number=number, attachment=plan.attachment)
+    command = write_case(folder, small, seen, seed=plan.seed, number=number, lab=LabForm(plan.attachment, plan.backend))
     documents, steps = (case.documents, small.documents), (len(case.steps), len(small.steps))
     return Found(seen, str(folder), command, documents, steps, repeated)
 

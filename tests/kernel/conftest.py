@@ -11,14 +11,21 @@ from nfagent.lab.cluster.agents import BACKEND_VARIABLE
 from tests.support.twin_tables import TwinTables
 
 BACKENDS = ("nftables", "iptables")
+ASKED_VARIABLE = "NFAGENT_TEST_BACKENDS"
+"""`both`: what is marked so runs with both; set by `make test BACKENDS=both`."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests that are marked `both_backends` with both; others, and all if the environment names one, with one."""
+    """Run tests that are marked `both_backends` with both; others, and all if the environment names one, with one.
+
+    Those marked `both_backends(asked=True)` take long: they run with both where the environment asks for it.
+    """
     if "backend" not in metafunc.fixturenames:
         return
     named = os.environ.get(BACKEND_VARIABLE)
-    if named is None and metafunc.definition.get_closest_marker("both_backends"):
+    marker = metafunc.definition.get_closest_marker("both_backends")
+    asked = os.environ.get(ASKED_VARIABLE) == "both"
+    if named is None and marker is not None and (asked or not marker.kwargs.get("asked")):
         metafunc.parametrize("backend", BACKENDS, indirect=True, scope="module")
     else:
         default = named or BACKENDS[0]

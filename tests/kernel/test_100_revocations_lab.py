@@ -11,17 +11,19 @@ import pytest
 from benchmarks.data.revocation_scenarios import CHANGES
 from benchmarks.registry import Run
 from benchmarks.suites.revocations import measure, table
+from nfagent.lab.cluster.agents import BACKEND_VARIABLE
 from nfagent.lab.demo.output import DemoOutput
 from tests.support.session_report import PRINTED
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 TIMES = 100
 
 
 def test_32_no_packet_after_the_commits_of_a_hundred_revocations(
-    record_property: Callable[[str, object], None],
+    record_property: Callable[[str, object], None], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(BACKEND_VARIABLE, backend)
     outcome = measure(Run(quick=False, progress=lambda _words: None), TIMES)
     found = outcome.revocations
     header, *lines = table(outcome)

@@ -83,5 +83,14 @@ def test_cleanup_removes_the_rules_and_the_sets(variant: str) -> None:
     assert "nfa-" not in saved
 
 
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_cleanup_removes_chains_whose_sets_another_program_has_destroyed(variant: str) -> None:
+    programs_of("legacy" if variant == "legacy" else "nft").restore(4, CHAIN)
+
+    assert nfagent("cleanup")["iptables"] == {"chains": 1, "rules": 1, "sets": 0, "left": []}
+    saved = subprocess.run([f"iptables-{variant}-save"], capture_output=True, text=True, check=True).stdout
+    assert "nfa-" not in saved
+
+
 def test_cleanup_without_rules_in_iptables_says_nothing_of_it() -> None:
     assert nfagent("cleanup")["iptables"] is None

@@ -52,14 +52,16 @@ from tests.support.raw_sockets import (
     unreachable,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 NO_EGRESS = policy_document("x", "no-egress", podSelector=A, policyTypes=["Egress"])
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, backend=backend) as running:
         yield running
 
 

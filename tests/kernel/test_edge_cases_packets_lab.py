@@ -50,15 +50,17 @@ from tests.support.raw_sockets import (
     unreachable,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 DIRECTIONS = ("ingress", "egress")
 NEIGHBOURS = {135, 136}  # RFC 4861: solicitation, advertisement
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, backend=backend) as running:
         yield running
 
 

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 
 from nfagent.errors import KernelError
+from nfagent.kernel.backend_choice import BackendName
 from tests.fault_injection import crashes
 from tests.fault_injection.catalogue import faults_of
+from tests.fault_injection.fault import Fault
 from tests.fault_injection.fault_table import Action, Call, Kind, Rule
 from tests.fault_injection.lab import FaultLab, fault_lab
 from tests.fault_injection.streams import Streams
-from tests.fault_injection.trial import Fault, Trial
+from tests.fault_injection.trial import Trial
 
 pytestmark = [
     pytest.mark.kernel,
@@ -33,16 +35,40 @@ SHARED_PORT = 31_000
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultLab]:
-    with fault_lab(tmp_path_factory.mktemp("faults")) as running:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Iterator[FaultLab]:
+    with fault_lab(tmp_path_factory.mktemp("faults"), backend) as running:
         yield running
 
 
+@pytest.mark.both_backends(asked=True)
+@pytest.mark.parametrize(
+    ("of_nftables", "of_iptables"),
+    [
+        pytest.param("commit: refused by EBUSY", "set change: refused by EBUSY", id="the kernel refuses changes"),
+        pytest.param("commit: refused by ENOMEM", "iptables-restore: refuses", id="there is no memory for rules"),
+        pytest.param(
+            "commit: the reply is lost (ENOBUFS)", "iptables-restore: changes, and fails", id="a change isn't confirmed"
+        ),
+        pytest.param(
+            "listing: no descriptor (EMFILE)", "iptables-save: prints a part", id="the rules can't be read, or in part"
+        ),
+        pytest.param(
+            "notifications: the socket fails (ENOMEM)",
+            "look: sets can't be listed (ENOMEM)",
+            id="changes by others can't be seen",
+        ),
+    ],
+)
+def test_no_packet_meets_a_wrong_verdict_where_the_backend_fails(
+    lab: FaultLab, of_nftables: str, of_iptables: str
+) -> None:
+    try_fault(lab, of_nftables if lab.backend == "nftables" else of_iptables)
+
+
+@pytest.mark.both_backends(asked=True)
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("commit: refused by EBUSY", id="the kernel refuses commits"),
-        pytest.param("listing: no descriptor (EMFILE)", id="no descriptor is left to read the table"),
         pytest.param("conntrack: the reply is lost (ENOBUFS)", id="replies of conntrack are lost"),
         pytest.param("NFLOG: records are cut short", id="packets of NFLOG are cut short"),
         pytest.param("manifest: reading fails with EIO", id="the disk fails under a manifest"),
@@ -51,16 +77,24 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultLab]:
     ],
 )
 def test_no_packet_meets_a_wrong_verdict_and_the_agent_recovers_after(lab: FaultLab, name: str) -> None:
+    try_fault(lab, name)
+
+
+def try_fault(lab: FaultLab, name: str) -> None:
     agent = lab.agent
-    every = faults_of(lab.manifests, agent.state_dir, agent.log_dir, agent.socket, agent.notify_path)
+    every = faults_of(
+        lab.manifests, agent.state_dir, agent.log_dir, agent.socket, agent.notify_path, backend=lab.backend
+    )
     fault = next(fault for fault in every if fault.name == name)
     found = Trial(lab, fault).run()
     assert (found.wrong, found.failed) == ([], [])
 
 
+@pytest.mark.both_backends(asked=True)
 def test_no_packet_meets_a_wrong_verdict_when_the_agent_is_killed_right_after_its_commit(lab: FaultLab) -> None:
     sync = next(one for one in crashes.syncs(lab) if one.name == "policy changed")
-    commit = Rule(calls=Call.SEND, kinds=Kind.NFT_COMMIT, action=Action.COUNT)
+    kind = Kind.NFT_COMMIT if lab.backend == "nftables" else Kind.IPSET
+    commit = Rule(calls=Call.SEND, kinds=kind, action=Action.COUNT)
     found = crashes.crash(lab, crashes.Step(sync=sync, counted=commit, what="commit", number=0))
     assert found is not None, "the agent was never killed"
     assert (found.wrong, found.failed) == ([], [])

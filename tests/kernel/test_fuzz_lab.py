@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfagent.desired.state import DesiredState
+from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.topology.plan import NodePlan, PodPlan
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
@@ -26,7 +27,7 @@ from tests.support.fuzz_search import first_finding
 from tests.support.packet_labs import node_document, pod_document, policy_document
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 SEED = 8
 STEPS = 4
@@ -34,8 +35,8 @@ MOST_CASES = 12
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacketLab]:
-    with PacketLab(tmp_path_factory.mktemp("lab")) as running:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Iterator[PacketLab]:
+    with PacketLab(tmp_path_factory.mktemp("lab"), backend=backend) as running:
         yield running
 
 

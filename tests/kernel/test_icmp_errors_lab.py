@@ -32,7 +32,7 @@ from tests.support.edge_case_lab import (
 from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import Arrival, Capture, bearing, marker, send_raw, udp_socket, unreachable
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 CLIENT_PORT, SERVER_PORT = 1234, 4321
 """Those of the datagram that `unreachable` writes about."""
@@ -52,8 +52,10 @@ table inet service {
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, backend=backend) as running:
         yield running
 
 

@@ -32,8 +32,9 @@ from tests.support.edge_case_lab import (
 )
 from tests.support.packet_labs import ManifestLab, namespace_document, pod_document, policy_document, running_lab
 from tests.support.raw_sockets import Capture, bearing, marker, tcp_listener, udp_socket
+from tests.support.removed_rules import remove_rules
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 ANYWHERE: dict[Family, str] = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - a Pod's own namespace
 GROUPS = ["255.255.255.255", "10.244.1.255", "224.0.0.1", "224.0.0.251", "ff02::1", "ff02::fb"]
@@ -45,15 +46,17 @@ HOST_ADDRESSES: dict[Family, str] = {4: "10.244.1.200", 6: "2001:db8:244:1::200"
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, backend=backend) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def bridged(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     """Connect the host `outside` to the bridge of n1's Pods too, as behind an uplink."""
-    with edge_case_lab(tmp_path_factory.mktemp("bridged"), "bridge") as running:
+    with edge_case_lab(tmp_path_factory.mktemp("bridged"), "bridge", backend=backend) as running:
         node, outside = running.topology.node_namespace("n1"), running.topology.outside_namespace("outside")
         netns.ip_batch([f"link add uplink netns {node} type veth peer name {HOST} netns {outside}"])
         netns.ip_batch([f"link set uplink master {BRIDGE} up"], node)
@@ -217,7 +220,7 @@ def test_a_connection_by_link_local_addresses_from_before_the_rules_ends_where_a
     agent.stop()
     held.callback(subprocess.run, lab.topology.command(node, ["nft", "delete table inet tracking"]), check=True)
     subprocess.run(lab.topology.command(node, ["nft", TRACKING]), check=True, timeout=30)
-    subprocess.run(lab.topology.command(node, ["nft", "delete table inet nfagent"]), check=True, timeout=30)
+    remove_rules(lab, agent)
     try:
         client = held.enter_context(netns.inside(own, connect))
         server = held.enter_context(listener.accept()[0])

@@ -1,4 +1,4 @@
-"""An agent at a limit of memory or inotify, with a full state folder, and with a clock that jumps: what holds then."""
+"""An agent at a limit of memory, threads or inotify, with a full state folder, a clock that jumps: what holds then."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from nfagent.system.threads import POOL_THREADS
 from tests.kernel.test_cli import CLUSTER, AgentSite, nft, site
-from tests.kernel.test_exhausted_resources import rules
+from tests.kernel.test_exhausted_resources import places, rules
 from tests.kernel.test_log_sinks import drop_packets, logged, ports
 from tests.kernel.test_stalled_files import await_state, enforce, state
+from tests.support.cgroups import memory_cgroup, thread_cgroup
 from tests.support.disk_images import fill, remount, tmpfs
-from tests.support.memory_cgroup import memory_cgroup
 from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
@@ -56,20 +57,76 @@ def test_an_agent_that_is_killed_at_its_memory_limit_leaves_the_rules_and_starts
     with memory_cgroup() as cgroup:
         with site.agent() as agent:
             before = rules()
-            cgroup.limit(8)
+            cgroup.limit(8 << 20)
             cgroup.move(agent.process.pid)
             (site.manifests / "many.yaml").write_text(many_pods(20_000))
             assert agent.process.wait(120) == -signal.SIGKILL
         assert rules() == before
-        cgroup.limit(24)
+        cgroup.limit(24 << 20)
         assert start_within_limit() == -signal.SIGKILL
         assert rules() == before
-        cgroup.limit(2048)
+        cgroup.limit(2048 << 20)
         with site.agent() as agent:
             cgroup.move(agent.process.pid)
             assert site.ask("dump", "state")["counts"]["pods"] == 20_002
             enforce(site, 5433)
             agent.stop()
+
+
+def test_an_agent_that_can_start_no_thread_more_repairs_its_table_and_says_what_waits(site: AgentSite) -> None:
+    with thread_cgroup() as cgroup, site.agent() as agent:
+        cgroup.move(agent.process.pid)
+        cgroup.limit(1)
+        before = rules()
+        (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
+        agent.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: str(site.manifests) in places(site), 30)
+        assert str(site.manifests) in places(site)
+        nft("flush table inet nfagent")
+        wait_until(lambda: rules() == before, 60)
+        assert rules() == before
+        drop_packets(site, 1000, 1)
+        wait_until(lambda: len(logged(site)) == 1, 60)
+        cgroup.limit(1000)
+        wait_until(lambda: "5433" in nft("list", "table", "inet", "nfagent"), 60)
+        wait_until(lambda: places(site) == [], 30)
+        assert places(site) == []
+        cgroup.limit(1)
+        said = agent.stop()
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("threads", "code"),
+    [
+        pytest.param(1, 2, id="none: it ends"),
+        pytest.param(3, 2, id="fewer than it always needs: it ends"),
+        pytest.param(POOL_THREADS + 4, 0, id="fewer than reading the cluster needs: it waits"),
+    ],
+)
+def test_an_agent_that_cannot_start_its_threads_says_so_and_leaves_the_rules(
+    site: AgentSite, threads: int, code: int
+) -> None:
+    with site.agent() as agent:
+        before = rules()
+        agent.stop()
+    command = [sys.executable, "-m", "nfagent", *site.running]
+    with (
+        thread_cgroup() as cgroup,
+        subprocess.Popen([*cgroup.join, *command], env=site.environment, stderr=subprocess.PIPE, text=True) as starting,
+    ):
+        cgroup.limit(threads)
+        said = ""
+        while "cannot start a thread" not in said:
+            assert starting.stderr is not None
+            said = starting.stderr.readline()
+            assert said, starting.wait()
+        assert rules() == before
+        if code == 0:
+            starting.terminate()
+        _, rest = starting.communicate(timeout=60)
+    assert "Traceback" not in rest
+    assert starting.returncode == code
 
 
 def test_a_change_whose_inotify_event_was_lost_takes_effect(site: AgentSite) -> None:

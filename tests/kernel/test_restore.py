@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,31 @@ def refused_by_the_kernel() -> Ruleset:
     many = NamedSet("address", 4, frozenset(f"10.1.{number // 250}.{number % 250}" for number in range(12_000)))
     chains = {**whole.chains, "deny/loop": loop, "forward-ingress": reached}
     return msgspec.structs.replace(whole, chains=chains, sets={**whole.sets, "many4": many})
+
+
+@pytest.mark.parametrize("unknown_pods", ["passed", "held"])
+def test_a_ruleset_of_before_saving_was_switched_off_is_not_restored(tmp_path: Path, unknown_pods: str) -> None:
+    save(tmp_path)
+    switched_off = msgspec.structs.replace(settings(tmp_path, unknown_pods), boot=BootSection(save_ruleset=False))
+    result = restore(switched_off)
+    assert result.rules == ("hold" if unknown_pods == "held" else "none")
+    assert result.reason == "boot.save_ruleset is false"
+    assert not in_kernel().maps
+
+
+def test_a_boot_without_saving_is_no_failure_of_the_early_unit(tmp_path: Path) -> None:
+    save(tmp_path)
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")},
+        "NFAGENT_STATE_DIR": str(tmp_path / "state"),
+        "NFAGENT_RUNTIME_DIR": str(tmp_path / "run"),
+        "NFAGENT_BOOT_SAVE_RULESET": "false",
+    }
+    command = [sys.executable, "-m", "nfagent", "restore", "--node", "a"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "enforced until the agent has read the cluster: nothing: Pods are open\n"
+    assert "the saved ruleset is not restored: boot.save_ruleset is false" in done.stderr
 
 
 UNUSABLE = {

@@ -20,6 +20,7 @@ from nfagent.lab.topology.plan import PodPlan
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from tests.support.kube_proxy_rules import ProxiedService, proxying
 from tests.support.packet_labs import Document, ManifestLab, held, pod_document, policy_document, wait_until
+from tests.support.removed_rules import remove_rules
 from tests.support.revocation_traffic import (
     INTERVAL,
     PODS,
@@ -34,7 +35,7 @@ from tests.support.revocation_traffic import (
     world,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 NODE = PODS["shop/db"].node
 WEST = {"namespaceSelector": {"matchLabels": {"ns": "west"}}}
@@ -50,8 +51,8 @@ TRACKING = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with revocation_lab(tmp_path_factory.mktemp("lab"), "bridge") as running:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
+    with revocation_lab(tmp_path_factory.mktemp("lab"), "bridge", backend=backend) as running:
         for node in running.topology.nodes:
             for command in TRACKING:
                 running.cluster.agent(node).nft(command)
@@ -248,7 +249,7 @@ def test_32_a_denied_connection_from_while_the_table_was_missing_ends_when_it_is
     with contextlib.ExitStack() as stack:
         unnoticed = stack.enter_context(contextlib.ExitStack())
         unnoticed.enter_context(held(agent))
-        agent.nft("delete", "table", "inet", "nfagent")
+        remove_rules(lab, agent)
         watch = stack.enter_context(watching(from_east(lab), from_west(lab)))
         watch.through(lab, unnoticed.close)
         assert faults(watch, lab) == []

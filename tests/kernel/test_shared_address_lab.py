@@ -12,15 +12,15 @@ from nfagent.model.netaddr import FAMILIES
 from tests.support.edge_case_lab import OF_Y, A, edge_case_lab
 from tests.support.packet_labs import Document, ManifestLab, pod_document, policy_document
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 PORTS = (80, 81, 82)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[ManifestLab]:
     """Beside x/a, give its addresses to a record that comes first by name: an earlier Pod's."""
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), "routed") as running:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), "routed", backend=backend) as running:
         pod = running.pod("x/a")
         addresses = [running.address("x/a", family) for family in FAMILIES]
         running.servers.listen(Endpoint(pod, address, "tcp", port) for address in addresses for port in PORTS)

@@ -17,7 +17,7 @@ from tests.support.edge_case_lab import OF_Y, A, blocks, edge_case_lab
 from tests.support.packet_labs import Document, ManifestLab, policy_document
 from tests.support.raw_sockets import heard, udp_socket
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.both_backends(asked=True)]
 
 DNS: dict[Family, str] = {4: "169.254.20.10", 6: "fd00:ffff::10"}
 BESIDE: dict[Family, str] = {4: "169.254.20.11", 6: "fd00:ffff::11"}
@@ -37,8 +37,10 @@ table inet exempt {
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
-    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param) as running:
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[ManifestLab]:
+    with edge_case_lab(tmp_path_factory.mktemp("lab"), request.param, backend=backend) as running:
         node = running.topology.node_namespace("n1")
         own = [*DNS.values(), *BESIDE.values()]
         netns.ip_batch([f"address add {address}/{128 if ':' in address else 32} dev lo nodad" for address in own], node)

@@ -154,6 +154,20 @@ def test_a_count_outlives_its_policy_and_goes_on_when_it_comes_back(desired: Des
     assert asyncio.run(body()) == [4, 12]
 
 
+def test_a_counter_that_waits_for_its_last_reading_is_no_difference(desired: DesiredState, tmp_path: Path) -> None:
+    async def body() -> None:
+        node = Node(desired, tmp_path)
+        await node.converge()
+        await node.change(None)
+        wanted = desired.ruleset()
+        listed = await node.client.read()
+        assert listed.counters - wanted.counters == {DENIED}
+        assert node.client.as_written(listed, wanted).counters == wanted.counters
+        node.close()
+
+    asyncio.run(body())
+
+
 def test_what_was_counted_before_a_start_is_counted(desired: DesiredState, tmp_path: Path) -> None:
     async def killed() -> None:
         node = Node(desired, tmp_path)

@@ -14,12 +14,15 @@ import pytest
 from nfagent.backend_parts import BackendParts, RulesetClient
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
+from nfagent.desired.node_interfaces import NodeInterfaces
+from nfagent.errors import HostError
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_client import XtClient
-from nfagent.kernel.xt_features import open_xt_kernel
+from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
 from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
+from nfagent.xtables.options import LoweringOptions, Unavailable
 from tests.support.own_namespace import own_namespace
 from tests.support.two_node_cluster import TwoNodeCluster, namespace, pod, policy
 
@@ -36,6 +39,18 @@ case $given in
     echo "ip6tables-restore v1.8.9 (legacy): ip6tables-restore: unable to initialize table 'nat'" >&2
     exit 3
 esac
+printf '%s\\n' "$given" | exec {real} "$@"
+"""
+
+
+# Stands for iptables-restore in a kernel without a match or target.
+WITHOUT = """#!/bin/sh
+given=$(cat)
+if printf '%s' "$given" | grep -qe '{pattern}'; then
+    echo "{name} v1.8.9 (legacy): unknown option" >&2
+    echo "Error occurred at line: 3" >&2
+    exit 2
+fi
 printf '%s\\n' "$given" | exec {real} "$@"
 """
 
@@ -58,25 +73,111 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> XtPrograms:
     return programs_of("legacy")
 
 
+def programs_without(pattern: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *commands: str) -> XtPrograms:
+    """Return the programs of a kernel without a match or target; commands: those of one family, by default of both."""
+    for command in commands or ("iptables", "ip6tables"):
+        name = f"{command}-legacy-restore"
+        program = folder / name
+        program.write_text(WITHOUT.format(pattern=pattern, name=name, real=shutil.which(name)))
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return programs_of("legacy")
+
+
 def saved(command: str) -> str:
     return subprocess.run([f"{command}-legacy-save"], text=True, check=True, capture_output=True).stdout
 
 
-def test_a_table_that_one_family_lacks_takes_no_other_along(programs: XtPrograms) -> None:
-    view = TwoNodeCluster(namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"])).views["a"]
+def enforced(programs: XtPrograms) -> tuple[XtFeatures, tuple[Unavailable, ...]]:
+    """Write a ruleset with all that the rules use; return what the kernel has, and what can't be had."""
+    ports = [{"protocol": "SCTP", "port": 5000}, {"protocol": "TCP", "port": 80}]
+    view = TwoNodeCluster(
+        namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"], ingress=[{"ports": ports}])
+    ).views["a"]
+    view.follow_links(NodeInterfaces(frozenset({"veth1"}), portless=True, bridged=True))
     wanted = view.ruleset()
     kernel, features = open_xt_kernel(programs)
-    client = XtClient(kernel, lambda: wanted)
+    client = XtClient(kernel, lambda: wanted, LoweringOptions(lacking=features.lacking), logs=features.logs)
 
     async def body() -> None:
         assert await client.difference(wanted) == diff(ABSENT, wanted)
         await client.apply(diff(ABSENT, wanted))
         assert await client.difference(wanted) == ()
+        assert await client.read() == wanted
 
     try:
         asyncio.run(body())
     finally:
         client.close()
+    return features, client.unavailable
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lost", "is_named"),
+    [
+        pytest.param("-m rpfilter", "IPv4: of packets with a source that isn't their Pod's, only", True, id="rpfilter"),
+        pytest.param("-m pkttype", "IPv6: packets for one host in frames for many", True, id="pkttype"),
+        pytest.param("-m hl", "IPv6: isolated Pods have no neighbour discovery", True, id="hl"),
+        pytest.param("-m length", "IPv6: isolated Pods have no neighbour discovery", True, id="length"),
+        pytest.param("-m ipv6header", "IPv6: untracked packets are dropped", False, id="ipv6header"),
+        pytest.param("-m sctp", "IPv4: SCTP is denied where a policy names its ports", True, id="sctp"),
+        pytest.param("-j SET", "IPv4: tuples of ended connections", True, id="SET"),
+        pytest.param("-m statistic", "IPv4: of several port ranges", False, id="statistic"),
+        pytest.param("-j MASQUERADE", "IPv4: nothing is masqueraded", True, id="MASQUERADE"),
+        pytest.param("random-fully", "IPv4: ports of masqueraded connections", False, id="random-fully"),
+        pytest.param("-j SNAT", "IPv4: nothing has a fixed address outside", False, id="SNAT"),
+        pytest.param("-j NFLOG", "IPv4: no verdict is logged", False, id="NFLOG"),
+    ],
+)
+def test_without_a_match_or_target_the_rules_that_need_it_are_named_and_the_rest_is_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, lost: str, *, is_named: bool
+) -> None:
+    features, unavailable = enforced(programs_without(pattern, tmp_path, monkeypatch))
+
+    assert any(problem.startswith(lost) for problem in features.problems), features.problems
+    assert features.families == (4, 6)
+    assert bool(unavailable) == is_named, unavailable
+    assert "-A FORWARD -j nfa-" in saved("iptables")
+    assert "-A FORWARD -j nfa-" in saved("ip6tables")
+
+
+def test_without_a_match_that_all_rules_of_ipv6_need_ipv4_is_filtered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, _ = enforced(programs_without("-m addrtype", tmp_path, monkeypatch, "ip6tables"))
+
+    assert features.families == (4,)
+    [lost] = features.problems
+    assert lost.startswith("IPv6 isn't filtered, masqueraded or logged: addrtype is needed: ")
+    assert lost.endswith("; modprobe xt_addrtype")
+    assert "-A FORWARD -j nfa-" in saved("iptables")
+    assert "nfa-" not in saved("ip6tables")
+
+
+def test_without_a_match_that_all_rules_of_ipv4_need_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(HostError, match=r"addrtype is needed: .*; modprobe xt_addrtype"):
+        enforced(programs_without("-m addrtype", tmp_path, monkeypatch))
+
+
+def test_tables_that_come_to_be_as_rules_are_tried_are_named() -> None:
+    made = [open_and_close().made for _ in range(2)]
+
+    assert made == [
+        ("mangle of IPv4", "mangle of IPv6", "nat of IPv4", "nat of IPv6", "raw of IPv4", "raw of IPv6"),
+        (),
+    ]
+
+
+def open_and_close() -> XtFeatures:
+    kernel, features = open_xt_kernel(programs_of("legacy"))
+    kernel.close()
+    return features
+
+
+def test_a_table_that_one_family_lacks_takes_no_other_along(programs: XtPrograms) -> None:
+    features, _ = enforced(programs)
 
     assert features.families == (4, 6)
     lost = (

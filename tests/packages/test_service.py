@@ -56,9 +56,11 @@ def test_an_upgrade_restarts_a_running_agent_once_and_keeps_its_table(booted: Ns
 
 def test_a_removal_stops_the_agent_and_leaves_its_table(booted: NspawnMachine) -> None:
     rules = booted.run("nft --json list table inet nfagent")
+    booted.run("systemctl start nfagent-early")  # as a boot does
     booted.run("dpkg --remove nfagent 2>&1")
     assert booted.run("systemctl is-active nfagent", codes=(3, 4)).strip() == "inactive"
     assert booted.run("nft --json list table inet nfagent") == rules
+    assert booted.run("systemctl list-units --all --no-legend --plain 'nfagent*'") == ""
     assert failed(booted) == ""
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from nfagent.desired.state import DesiredState
 from nfagent.model.admin_policy import Policy
 from nfagent.model.gvk import Item
-from nfagent.model.objects import ObjectRef
+from nfagent.model.objects import ObjectRef, Pod
 from nfagent.policy.evaluator import Flow, evaluate
 from nfagent.simulate.patch import PolicyPatch
-from nfagent.simulate.pod_pairs import PodPairEnumerator
+from nfagent.simulate.pod_pairs import PodPairs
 from nfagent.simulate.simulation import ObservedFlow, PolicySimulation
 from tests.properties.strategies import PROTOCOLS, desired, flows, judging, worlds
 
@@ -76,6 +80,18 @@ def test_a_simulation_predicts_the_effect_of_the_change(
     event("something changes" if tried.pods.unchanged < tried.pods.judged else "nothing changes")
 
 
+def ends_of(found: PodPairs, flow: Flow) -> Iterator[tuple[str, str]]:
+    """Yield the addresses of every pair of Pods that a flow stands for."""
+    both: list[list[tuple[Pod, str]]] = []
+    for address in (flow.source, flow.destination):
+        [one, *_] = [one for one in found.classes.found if any(address in pod.addresses for pod in one.pods)]
+        place = next(pod.addresses.index(address) for pod in one.pods if address in pod.addresses)
+        both.append([(pod, pod.addresses[place]) for pod in one.pods])
+    for (client, here), (server, there) in product(*both):
+        if client is not server:
+            yield here, there
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data(), worlds(), st.lists(TRAFFIC, min_size=4, max_size=4, unique=True))
 def test_the_pairs_show_every_change_between_pods(
@@ -84,15 +100,22 @@ def test_the_pairs_show_every_change_between_pods(
     view = desired("a", world)
     patch = data.draw(patches(view))
     after = patched(world, patch)
-    tried = simulation_of(view, patch)
-    survey = PodPairEnumerator(view.cluster, tried.patched)
-    for _ in survey.steps():
+    found = PodPairs(simulation_of(view, patch))
+    for _ in (*found.steps(), *found.plan()):
         pass
-    shown = {
-        (change.flow.source, change.flow.destination, change.after)
-        for seen in survey.flows()
-        if seen is not None and (change := tried.judge(seen)) is not None
-    }
+    shown: set[tuple[str, str, str]] = set()
+    for change in found.compare():
+        if change is None:
+            continue
+        ends = list(ends_of(found, change.flow))
+        assert len(ends) == change.pairs
+        for here, there in ends:
+            flow = structs.replace(change.flow, source=here, destination=there)
+            verdicts = (allows(view, flow), allows(after, flow))
+            assert verdicts == (change.before == "allowed", change.after == "allowed")
+            assert change.turned
+            shown.add((here, there, change.after))
+    assert found.done == found.total
     held = set(view.cluster.by_address)
     for flow in (flow for kind in traffic for flow in flows(held, *kind)):
         if {flow.source, flow.destination} <= held and (verdict := allows(after, flow)) != allows(view, flow):

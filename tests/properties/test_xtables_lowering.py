@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from hypothesis import event, given
+import msgspec
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
+from nfagent.model.netaddr import FAMILIES
+from nfagent.nftables.gateway_chains import GATEWAYS_CHAIN
+from nfagent.nftables.matches import NextHopInSet
 from nfagent.nftables.objects import Log, ProtocolPort, Ruleset
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
@@ -33,7 +37,9 @@ HOOKS: tuple[HookName, ...] = ("prerouting", "forward", "input", "output")
 
 
 def lowered(ruleset: Ruleset) -> XtMachine:
+    """Lower a ruleset; one with floating addresses, which iptables can't have, is drawn again."""
     found, unavailable = lower(ruleset, _OPTIONS)
+    assume(not any(item.chain == GATEWAYS_CHAIN or item.rule == NextHopInSet.__name__ for item in unavailable))
     assert unavailable == ()
     return XtMachine(found)
 
@@ -70,6 +76,16 @@ def views(draw: st.DrawFn) -> DesiredState:
     return view
 
 
+def between(packet: HookPacket, source: str, destination: str) -> HookPacket:
+    """Return a packet with other addresses, which its connection has too: but for errors, it is found by the header."""
+    conntrack = packet.conntrack
+    if conntrack.state in {"new", "established"}:
+        ends = {packet.saddr: source, packet.daddr: destination}
+        client, server = (ends.get(end, end) for end in (conntrack.client, conntrack.server))
+        conntrack = conntrack._replace(client=client, server=server)
+    return packet._replace(saddr=source, daddr=destination, conntrack=conntrack)
+
+
 def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     """Draw a packet of a flow in any state, from any interface, with any header."""
     first = opening(flow)
@@ -83,8 +99,8 @@ def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     if flow.protocol == "icmpv6":
         states += [stray(flow, "untracked", kind) for kind in ("nd-neighbor-solicit", "nd-router-advert")]
         states += [item._replace(hop_limit=1, icmpv6_type="mld-listener-report") for item in states[3:5]]
-        states += [item._replace(saddr="fe80::1") for item in states]
-        states += [item._replace(daddr="ff02::1") for item in states]
+        states += [between(item, "fe80::1", item.daddr) for item in states]
+        states += [between(item, item.saddr, "ff02::1") for item in states]
     return st.builds(
         lambda packet, **changed: packet._replace(**changed),
         st.sampled_from(states),
@@ -117,3 +133,23 @@ def test_every_packet_has_verdict_logs_and_counters_of_the_nftables_rules(
             if found.accepted:
                 kept = ~(_OPTIONS.accepted_bit | _OPTIONS.unrouted_bit)
                 assert found.mark & kept == packet.mark & kept
+
+
+@given(
+    view=views(),
+    protocol=PROTOCOLS,
+    lacking=st.sets(st.sampled_from(["sctp", "hl", "length", "ipv6header", "statistic", "SET"]), min_size=1),
+    data=st.data(),
+)
+def test_what_a_kernel_lacks_allows_nothing_more(
+    view: DesiredState, protocol: tuple[str, int | None], lacking: set[str], data: st.DataObject
+) -> None:
+    ruleset = view.ruleset()
+    gone = frozenset((family, name) for family in FAMILIES for name in lacking)
+    machine = XtMachine(lower(ruleset, msgspec.structs.replace(_OPTIONS, lacking=gone))[0])
+    every = list(flows(view.cluster.by_address, *protocol))
+    for flow in data.draw(st.lists(st.sampled_from(every), min_size=1, max_size=30)):
+        packet = data.draw(sent(flow))
+        for hook in HOOKS:
+            if machine.run(hook, packet).accepted:
+                assert run(ruleset, hook, packet).accepted, (hook, packet)

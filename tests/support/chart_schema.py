@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from nfagent.config import Settings
+from nfagent.config import LIMITS, LOG_LEVELS, SINKS, Settings
 from tests.support.deployed_objects import CHART
 
 SCHEMA = CHART / "values.schema.json"
@@ -19,7 +19,22 @@ _TEXT = {"type": "string"}
 _FLAG = {"type": "boolean"}
 _MAP = {"type": "object"}
 _LIST = {"type": "array", "items": {"type": "object"}}
+_NUMBER_OF_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_LISTEN = {"type": "string", "pattern": rf"^({_BYTE}([.]{_BYTE}){{3}}|\[[0-9a-fA-F:.]+\]):{_NUMBER_OF_PORT}$"}
+_FOLDERS = ("RUNTIME_DIR", "LOG_DIR", "STATE_DIR")
 _QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
+
+
+def _texts(*reserved: str) -> dict[str, object]:
+    """Return the schema of a map of texts, without the keys that the chart sets itself."""
+    return {"type": "object", "properties": dict.fromkeys(reserved, False), "additionalProperties": _TEXT}
+
+
+def _variables(*reserved: str) -> dict[str, object]:
+    """Return the schema of a container's variables, without those that the chart sets itself: the last one counts."""
+    name = {"type": "string", "minLength": 1, "not": {"enum": reserved}}
+    return {"type": "array", "items": {"type": "object", "properties": {"name": name}, "required": ["name"]}}
 
 
 def _section(**properties: object) -> dict[str, object]:
@@ -34,10 +49,20 @@ def schema() -> dict[str, Any]:
         definition.pop("required", None)
         for member in definition["properties"].values():
             member.pop("default", None)
-    listen = {"type": "string", "pattern": r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$"}
-    settings["$defs"]["MetricsSection"] |= {"required": ["listen"]}
-    settings["$defs"]["MetricsSection"]["properties"]["listen"] = listen
-    settings["$defs"]["Settings"] |= {"required": ["metrics"]}
+    definitions = settings["$defs"]
+    definitions["MetricsSection"] |= {"required": ["listen"]}
+    definitions["MetricsSection"]["properties"]["listen"] = _LISTEN
+    definitions["Settings"] |= {"required": ["metrics"]}
+    top = definitions["Settings"]["properties"]
+    top["log_level"] = {"enum": LOG_LEVELS}
+    # The lock is there, and the folder is mounted; the others' mounts follow the settings.
+    top["runtime_dir"] = {"const": "/run/nfagent"}
+    top["log_dir"] = top["state_dir"] = {"type": "string", "pattern": "^/[^/]"}
+    definitions["LoggingSection"]["properties"]["sinks"]["items"] = {"enum": SINKS}
+    for key, (least, most) in LIMITS.items():
+        section, _, name = key.partition(".")
+        definition = top[section]["$ref"].rpartition("/")[2]
+        definitions[definition]["properties"][name] |= {"minimum": least, "maximum": most}
     values = _section(
         image=_section(
             repository={"type": "string", "minLength": 1},
@@ -47,7 +72,7 @@ def schema() -> dict[str, Any]:
         ),
         imagePullSecrets=_LIST,
         settings={"$ref": "#/$defs/Settings"},
-        extraEnv=_LIST,
+        extraEnv=_variables("NFAGENT_NODE", *(f"NFAGENT_{key}" for key in ("METRICS_LISTEN", *_FOLDERS))),
         extraVolumes=_LIST,
         extraVolumeMounts=_LIST,
         apiServer=_section(host=_TEXT, port={"type": "integer", "minimum": 1, "maximum": 65535}),
@@ -59,13 +84,15 @@ def schema() -> dict[str, Any]:
         tolerations=_LIST,
         nodeSelector=_MAP,
         affinity=_MAP,
-        maxUnavailable={"type": ["integer", "string"]},
+        maxUnavailable={
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}]
+        },
         terminationGracePeriodSeconds={"type": "integer", "minimum": 1},
-        podAnnotations=_MAP,
-        podLabels=_MAP,
+        podAnnotations=_texts("kubectl.kubernetes.io/default-container", "checksum/settings"),
+        podLabels=_texts("app.kubernetes.io/name"),
         metrics=_section(
             service=_section(enabled=_FLAG),
-            serviceMonitor=_section(enabled=_FLAG, interval=_TEXT, labels=_MAP),
+            serviceMonitor=_section(enabled=_FLAG, interval=_TEXT, labels=_texts("app.kubernetes.io/name")),
         ),
         # Of Helm itself, for charts that have this one as a part.
         **{"global": _MAP},

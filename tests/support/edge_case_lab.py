@@ -43,11 +43,13 @@ OF_Y = {"namespaceSelector": {"matchLabels": {"ns": "y"}}}
 
 
 @contextlib.contextmanager
-def edge_case_lab(folder: Path, attachment: Attachment, kind: AgentKind = "nfagent") -> Iterator[ManifestLab]:
-    """Build the lab, without a policy. kind: which program enforces on the nodes."""
+def edge_case_lab(
+    folder: Path, attachment: Attachment, kind: AgentKind = "nfagent", *, backend: str | None = None
+) -> Iterator[ManifestLab]:
+    """Build the lab, without a policy. kind, backend: as in `running_lab`."""
     nodes, _, _ = grid(attachment)
     documents = [*(namespace_document(name) for name in "xy"), *map(pod_document, PODS)]
-    with running_lab(folder, nodes, PODS, [OUTSIDE], documents, kind=kind) as running:
+    with running_lab(folder, nodes, PODS, [OUTSIDE], documents, kind=kind, backend=backend) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from nfagent.xtables.objects import EMPTY, XtRuleset
-from nfagent.xtables.set_effects import sets_of_chain
 from nfagent.xtables.steps import (
     AddAccounts,
     AddMember,
@@ -35,7 +34,7 @@ class FakeXtables:
                 assert name not in sets, f"set {name} is there"
                 sets[name] = item
             case DestroySet(name):
-                assert not any(name in sets_of_chain(chain) for chain in chains.values()), f"set {name} is in use"
+                assert not any(name in chain.refers_to for chain in chains.values()), f"set {name} is in use"
                 del sets[name]
             case AddMember(name, member):
                 sets[name] = msgspec.structs.replace(sets[name], members=sets[name].members | {member})
@@ -44,7 +43,7 @@ class FakeXtables:
             case Restore():
                 _restore(step, chains, hooks)
                 for key, chain in chains.items():
-                    assert sets_of_chain(chain) <= sets.keys(), f"chain {key} refers to no set"
+                    assert chain.refers_to <= sets.keys(), f"chain {key} refers to no set"
             case AddAccounts(names):
                 accounts |= frozenset(names)
             case DeleteAccounts(names):

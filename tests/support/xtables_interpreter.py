@@ -7,7 +7,7 @@ built-in chains that such a packet passes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -199,16 +199,24 @@ def _conntrack_test(words: list[str]) -> Test:
     raise ValueError(words)
 
 
+def _has_type(kinds: list[str], packet: HookPacket) -> bool:
+    """Return what xt_addrtype does: of several types one is enough for IPv4, IPv6 must be of all of them.
+
+    No packet here is to an address of the node, which is `LOCAL`.
+    """
+    is_group = _is_group(packet.daddr)
+    found = {"UNICAST": not is_group, "LOCAL": False, "BROADCAST": is_group, "MULTICAST": is_group}
+    return (any if packet.family == 4 else all)(found[kind] for kind in kinds)
+
+
 def _module_test(module: str, words: list[str]) -> Test:
     match module, words:
         case "addrtype", ["--src-type", "LOCAL"]:
             return lambda packet: packet.local_source
         case "addrtype", ["!", "--src-type", "LOCAL"]:
             return lambda packet: not packet.local_source
-        case "addrtype", ["--dst-type", "UNICAST,LOCAL"]:
-            return lambda packet: not _is_group(packet.daddr)
-        case "addrtype", ["--dst-type", _]:
-            return lambda packet: _is_group(packet.daddr)
+        case "addrtype", ["--dst-type", kinds]:
+            return partial(_has_type, kinds.split(","))
         case ("tcp", ["--tcp-flags", "RST", "RST"]):
             return lambda packet: packet.reset
         case ("tcp" | "udp" | "sctp", [option, numbers]):

@@ -109,6 +109,19 @@ def test_probes_ask_where_the_agent_listens(listen: str, host: str) -> None:
     assert {(each["host"], each["port"]) for each in asked} == {(host, 9464)}
 
 
+def test_the_folders_of_the_settings_are_those_of_the_node() -> None:
+    daemonset = one(templated("--set", "settings.log_dir=/srv/log,settings.state_dir=/srv/state"), "DaemonSet")
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    of_the_node = {
+        volume["name"]: volume["hostPath"]["path"]
+        for volume in daemonset["spec"]["template"]["spec"]["volumes"]
+        if "hostPath" in volume
+    }
+    wanted = {"run": "/run/nfagent", "log": "/srv/log", "state": "/srv/state"}
+    assert (of_the_node, mounted) == (wanted, wanted | {"settings": "/etc/nfagent"})
+
+
 def test_a_service_and_a_monitor_are_made_where_they_are_asked_for() -> None:
     rendered = templated(*PUBLISHED, "--set", "metrics.serviceMonitor.enabled=true")
     service, monitor = one(rendered, "Service"), one(rendered, "ServiceMonitor")
@@ -131,6 +144,33 @@ def test_an_api_server_by_its_address_is_in_the_environment() -> None:
         pytest.param(("--set", "settings.nonsense=1"), "nonsense", id="an unknown setting"),
         pytest.param(("--set", "settings.metrics.listen="), "listen", id="no address for the probes"),
         pytest.param(("--set", "settings.log_level=3"), "log_level", id="a setting of another type"),
+        pytest.param(("--set", "settings.log_level=verbose"), "log_level", id="a level of the log that there isn't"),
+        pytest.param(("--set", "settings.logging.sinks={syslog}"), "sinks", id="a sink that there isn't"),
+        pytest.param(("--set", "settings.logging.group=70000"), "group", id="a number that the agent refuses"),
+        pytest.param(("--set", "settings.runtime_dir=/srv/run"), "runtime_dir", id="another folder for the lock"),
+        pytest.param(("--set", "settings.log_dir=log"), "log_dir", id="a folder that isn't absolute"),
+        pytest.param(("--set-string", "settings.metrics.listen=127.0.0.1:99999"), "listen", id="a port beyond 65535"),
+        pytest.param(("--set-string", "settings.metrics.listen=127.0.0.1:0"), "listen", id="a port that isn't known"),
+        pytest.param(("--set-string", "settings.metrics.listen=999.0.0.1:9464"), "listen", id="no IPv4 address"),
+        pytest.param(("--set", "maxUnavailable=0"), "maxUnavailable", id="a roll-out that never begins"),
+        pytest.param(("--set", "maxUnavailable=some"), "maxUnavailable", id="no number of nodes"),
+        pytest.param(
+            ("--set", "extraEnv[0].name=NFAGENT_NODE", "--set", "extraEnv[0].value=node-a"),
+            "extraEnv",
+            id="one name for all nodes",
+        ),
+        pytest.param(
+            ("--set", "extraEnv[0].name=NFAGENT_METRICS_LISTEN", "--set", "extraEnv[0].value="),
+            "extraEnv",
+            id="an address that the probes don't know",
+        ),
+        pytest.param(("--set", "podLabels.tier=5"), "podLabels", id="a label that is no text"),
+        pytest.param(
+            ("--set", r"podLabels.app\.kubernetes\.io/name=other"), "podLabels", id="the label of the selector"
+        ),
+        pytest.param(
+            ("--set", "podAnnotations.checksum/settings=a"), "podAnnotations", id="an annotation of the chart's own"
+        ),
         pytest.param(("--set", "imagee.tag=1"), "imagee", id="an unknown value"),
         pytest.param(("--set", "capabilities={SYS_ADMIN}"), "capabilities", id="another capability"),
         pytest.param(("--namespace", "other"), "--namespace nfagent", id="another namespace, where the Lease isn't"),

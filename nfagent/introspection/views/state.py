@@ -93,6 +93,7 @@ class StateView(ViewHead, frozen=True, kw_only=True):
 
     nothing: why no Pod is listed, '' where some are
     known:   whether the cluster has a Node of the name `node`
+    elsewhere: Pods of other nodes, where they were left out of `pods`
     """
 
     nothing: str
@@ -104,6 +105,7 @@ class StateView(ViewHead, frozen=True, kw_only=True):
     masquerade: MasqueradeView
     logging: LoggingView
     problems: list[ValidationIssue]
+    elsewhere: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def state_view(
@@ -120,13 +122,15 @@ def state_parts(
     """Return the view, its lists made while they are written. Raises UsageError for a Pod that doesn't exist."""
     cluster = desired.cluster
     summary = scope.form == "summary"
-    wanted = [] if summary else pods_in(desired, scope)
+    found = [] if summary else pods_in(desired, scope)
+    here = scope.pods == "here" and not scope.pod and cluster.node in cluster.nodes
+    wanted = [pod for pod in found if pod.node == cluster.node] if here else found
     policies = PolicyLookup(desired)
     nodes = sort_in_slices([] if summary else list(cluster.nodes.values()), lambda node: node.name)
     pods = sort_in_slices(wanted, lambda pod: (pod.namespace, pod.name))
     return StateView(
         **head(freshness),
-        nothing="" if wanted or summary else f"no {scope.words or 'Pods'}{' so far' if freshness.unknown else ''}",
+        nothing="" if wanted or summary else _nothing(scope, freshness, len(found)),
         node=cluster.node,
         known=cluster.node in cluster.nodes,
         counts=StateCounts(
@@ -142,7 +146,13 @@ def state_parts(
         masquerade=_masquerade_view(desired),
         logging=LoggingView(allow=desired.logging.allow.log, deny=desired.logging.deny.log),
         problems=in_steps((*problems, *_gateway_problems(desired))),
+        elsewhere=len(found) - len(wanted) if here else msgspec.UNSET,
     )
+
+
+def _nothing(scope: ViewFilter, freshness: Freshness, elsewhere: int) -> str:
+    where = " on this node" if elsewhere else ""
+    return f"no {scope.words or 'Pods'}{where}{' so far' if freshness.unknown else ''}"
 
 
 def _gateway_problems(desired: DesiredState) -> Iterator[ValidationIssue]:

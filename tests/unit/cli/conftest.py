@@ -56,6 +56,7 @@ spec:
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("NFAGENT_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("NFAGENT_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("NFAGENT_LOG_DIR", str(tmp_path / "log"))
     monkeypatch.setenv("NFAGENT_STATE_DIR", str(tmp_path / "state"))

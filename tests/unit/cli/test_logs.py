@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from nfagent.cli.logs import parse_ago
+from nfagent.cli.log_times import parse_ago
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.called import Call
@@ -174,8 +174,8 @@ def test_an_invalid_time_span_is_refused_with_an_example(text: str) -> None:
 
 
 @contextmanager
-def following(path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "nfagent", "logs", "-f", "-o", "json", "--file", str(path)]
+def following(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "nfagent", "logs", "-f", "-o", "json", "--file", str(path), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -200,6 +200,21 @@ def test_following_goes_on_through_rotations(tmp_path: Path) -> None:
             writer.write([encode(record(number)) for number in range(first, last)])
             assert read_numbers(process, last - first) == list(range(first, last))
     assert path.with_name(f"{path.name}.5").exists()
+    writer.close()
+
+
+def test_following_begins_with_the_last_records_and_loses_none_behind_them(tmp_path: Path) -> None:
+    path = tmp_path / "policy_action.log"
+    writer = RotatingFile(path, max_bytes=3000, backups=50)
+    writer.write([encode(record(number)) for number in range(20)])
+    with path.open("ab") as file:
+        file.write(encode(record(20))[:50])
+    with following(path, "--last", "2") as process:
+        assert read_numbers(process, 2) == [18, 19]
+        with path.open("ab") as file:
+            file.write(encode(record(20))[50:])
+        writer.write([encode(record(number)) for number in range(21, 60)])
+        assert read_numbers(process, 40) == list(range(20, 60))
     writer.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nfagent.config import load_settings
 from nfagent.introspection import http_server
-from nfagent.introspection.record_route import record_route
+from nfagent.introspection.record_route import record_routes
 from nfagent.verdicts.log_stream import LogStream
 from nfagent.verdicts.records import encode
 from tests.support.packet_labs import wait_until
@@ -55,7 +55,7 @@ def agent() -> Iterator[Agent]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     made = Agent(loop)
-    serve = http_server.serve(load_settings().socket_path, Told(), routes=[record_route(made.stream)])
+    serve = http_server.serve(load_settings().socket_path, Told(), routes=record_routes(made.stream))
     serving = asyncio.run_coroutine_threadsafe(serve, loop).result(30)
     try:
         yield made

@@ -132,7 +132,7 @@ def test_policies_of_another_nodes_pod_are_known(call: Call) -> None:
     answer = said(call, "dump", "policies", "--pod", "far/dog")
     assert (answer.code, "far/dog" in answer.out) == (0, True)
     assert "Pod far/dog is on node b" in answer.err
-    state = json.loads(said(call, "dump", "state", "-o", "json").out)
+    state = json.loads(said(call, "dump", "state", "-A", "-o", "json").out)
     assert {item["name"]: item["isolated"]["ingress"] for item in state["pods"] if item["namespace"] == "far"} == {
         "cat": [],
         "dog": ["far/dog"],
@@ -277,3 +277,30 @@ def test_a_partially_read_cluster_is_shown_as_such(call: Call) -> None:
         "masquerade",
         "logging",
     ]
+
+
+def test_the_state_lists_this_nodes_pods_and_with_A_those_of_all_nodes(call: Call) -> None:  # noqa: N802 - the option
+    here = said(call, "dump", "state")
+    assert "shop/web" in here.out
+    assert "far/cat" not in here.out
+    assert "2 Pods of other nodes not listed; -A lists them" in here.err
+    everywhere = said(call, "dump", "state", "-A")
+    assert "far/cat" in everywhere.out
+    assert everywhere.err == ""
+
+
+def test_a_namespace_without_a_pod_here_is_no_empty_one(call: Call) -> None:
+    answer = said(call, "dump", "state", "-n", "far")
+    assert "no Pods of namespace far on this node" in answer.out
+    assert "2 Pods of other nodes not listed" in answer.err
+
+
+def test_a_pod_that_is_named_is_shown_wherever_it_is(call: Call) -> None:
+    assert "far/cat" in said(call, "dump", "state", "--pod", "far/cat").out
+
+
+def test_while_the_node_is_unknown_all_pods_are_listed(call: Call) -> None:
+    desired = DesiredState("nowhere")
+    for item in TwoNodeCluster(*DOCUMENTS).views["a"].cluster.pods.values():
+        desired.put(item)
+    assert "far/cat" in said(call, "dump", "state", desired=desired).out

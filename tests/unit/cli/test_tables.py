@@ -78,3 +78,72 @@ def test_nothing_is_coloured_in_a_pipe() -> None:
 )
 def test_things_are_counted_in_words(count: int, word: str, words: str) -> None:
     assert counted(count, word) == words
+
+
+POLICIES = [
+    ["shop/web", tables.paint("allow"), "data/allow-from-shop, data/allow-from-monitoring", "12"],
+    ["shop/" + "web-" * 12 + "7d9f", "deny", "data/wall", "3400"],
+]
+HEADER = ("pod", "verdict", "policies", "packets")
+
+
+@pytest.mark.parametrize("columns", [100, 60, 40, 20])
+def test_no_line_of_a_table_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = tables.table(HEADER, POLICIES, right={3})
+    assert max(map(len, lines)) <= columns
+    squeezed = "".join("".join(lines).split())
+    assert all(word in squeezed for word in ("3400", "allow")), "nothing is cut off"
+
+
+def test_a_long_cell_is_broken_into_lines_of_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert tables.table(HEADER, POLICIES, right={3}) == [
+        "POD                   VERDICT  POLICIES              PACKETS",
+        "shop/web              allow    data/allow-from-           12",
+        "                               shop, data/allow-",
+        "                               from-monitoring",
+        "shop/web-web-web-     deny     data/wall                3400",
+        "web-web-web-web-web-",
+        "web-web-web-web-7d9f",
+    ]
+
+
+def test_where_columns_do_not_fit_each_row_becomes_lines_of_names_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    assert tables.table(HEADER, POLICIES[:1], right={3}) == [
+        "POD  shop/web",
+        "VERDICT  allow",
+        "POLICIES",
+        "  data/allow-from-shop,",
+        "  data/allow-from-",
+        "  monitoring",
+        "PACKETS  12",
+        "",
+    ]
+
+
+def test_a_long_fact_goes_on_below_its_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert tables.facts([("node", "node-a"), ("cluster", "1 namespace, 2 nodes, 5000 Pods (60 here)")]) == [
+        "node     node-a",
+        "cluster  1 namespace, 2 nodes, 5000 Pods",
+        "         (60 here)",
+    ]
+
+
+def test_a_colour_goes_on_in_the_next_line_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_terminal(monkeypatch)
+    lines = tables.broken(f"of {tables.marked('shop/web', 'red')} here", 8)
+    assert [tables.shown(line) for line in lines] == ["of \x1b[31mshop/\x1b[0m", "\x1b[31mweb\x1b[0m here"]
+
+
+@given(st.text("ab /,-", max_size=60), st.integers(1, 30))
+def test_breaking_a_text_loses_nothing_but_spaces(text: str, width: int) -> None:
+    lines = tables.broken(text, width)
+    assert all(len(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_without_a_terminal_a_row_is_one_line() -> None:
+    assert len(tables.table(HEADER, POLICIES, right={3})) == 1 + len(POLICIES)

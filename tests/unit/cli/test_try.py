@@ -389,10 +389,10 @@ def test_pairs_that_differ_in_one_end_alone_are_one_row(call: Call, manifests: P
     said = tried(call, THE_OTHER, "--pods")
     header, *rows, _, sentence = said.out.splitlines()
     assert [row[: header.index("COUNT")].split("  ")[0] for row in rows] == [
-        "shop/job-0, shop/job-1, shop/job-2, 3 more -> shop/web"
+        "shop/db, shop no labels (5 Pods) -> shop/web"
     ]
     assert sentence.startswith("12 of 18 flows between Pods would be denied that are allowed now")
-    assert len(json.loads(tried(call, THE_OTHER, "--pods", "-o", "json").out)["changes"]) == 12
+    assert len(json.loads(tried(call, THE_OTHER, "--pods", "-o", "json").out)["changes"]) == 4
 
 
 @pytest.mark.usefixtures("log")
@@ -412,10 +412,10 @@ def test_pairs_can_be_narrowed_to_a_namespace(call: Call) -> None:
 
 
 def test_too_many_pairs_are_refused_with_a_hint(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "MAX_FLOWS", 3)
+    monkeypatch.setattr(job, "MAX_POD_FLOWS", 3)
     said = tried(call, WALL, "--pods")
     assert (said.code, said.out) == (2, "")
-    assert "more than 3 connections to evaluate; narrow them with -n NS" in said.err
+    assert "more than 3 connections between Pods that policies tell apart; narrow them with -n NS" in said.err
 
 
 class FolderAgent:

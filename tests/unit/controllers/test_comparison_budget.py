@@ -29,6 +29,15 @@ def test_the_wait_after_comparisons_without_a_pause(durations: list[float], repa
     assert max(0.0, budget.next_comparison() - (now - repair)) == pytest.approx(wait)
 
 
+def test_where_the_cpu_is_what_counts_a_wait_for_it_costs_nothing() -> None:
+    budget, now = ComparisonBudget(), 1000.0
+    for _ in range(10):
+        budget.compared(now, now + 2.0, 0.1)
+        now += 3.0
+        budget.repaired(now, 0.1)
+        assert budget.next_comparison() <= now
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.floats(0.001, 10.0)), min_size=1, max_size=50))
 def test_comparisons_that_wait_for_credit_take_a_twentieth_of_the_time_beyond_the_burst(
     story: list[tuple[float, float]],

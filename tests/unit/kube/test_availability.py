@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from nfagent.errors import UnreachableError
+from nfagent.errors import ClusterError, UnreachableError
 from nfagent.kube.availability import APIAvailability
 from nfagent.kube.client import ApiResponse
 from nfagent.model.gvk import RESOURCES
@@ -15,6 +15,10 @@ from nfagent.model.gvk import RESOURCES
 EGRESS = next(resource for resource in RESOURCES if resource.kind == "EgressNATPolicy")
 VERSION = {"version": "v1", "resources": [{"resource": EGRESS.plural}]}
 KINDS = {"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": EGRESS.group}, "versions": [VERSION]}]}
+
+
+def ignored(_reason: str) -> None:
+    """Take a report of a probe that failed."""
 
 
 class Server:
@@ -59,13 +63,33 @@ class Clock:
 )
 def test_a_server_counts_as_back(statuses: list[int], least: float, most: float) -> None:
     clock = Clock()
-    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0).wait_reachable())
+    asyncio.run(APIAvailability(Server(*statuses), clock, lambda: 2, lambda: 0.0, ignored).wait_reachable())
     assert least <= clock.now <= most
 
 
 def test_a_discovery_that_fails_is_repeated_when_the_server_is_reachable() -> None:
     """Otherwise a kind whose CRD was created before an outage would be found two pauses later."""
     clock, server = Clock(), Server(0, 0, 0, 200)
-    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0).wait_served(EGRESS))
+    asyncio.run(APIAvailability(server, clock, lambda: 2, lambda: 1.0, ignored).wait_served(EGRESS))
     assert server.asked == ["/apis", "/readyz", "/readyz", "/readyz", "/apis"]
     assert clock.now < 55
+
+
+class FailingServer(Server):
+    """Fails with one reason after the other, then answers."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__(200)
+        self._reasons = list(reasons)
+
+    async def request(self, method: str, path: str, **headers: str) -> ApiResponse:
+        if self._reasons:
+            raise ClusterError(self._reasons.pop(0))
+        return await super().request(method, path, **headers)
+
+
+def test_why_a_server_stays_away_is_reported_once_it_is_the_same_twice() -> None:
+    reported: list[str] = []
+    server = FailingServer("refused", "reset", "not trusted", "not trusted", "reset")
+    asyncio.run(APIAvailability(server, Clock(), lambda: 2, lambda: 0.0, reported.append).wait_reachable())
+    assert reported == ["not trusted"]

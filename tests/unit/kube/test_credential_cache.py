@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
@@ -24,11 +25,13 @@ class World:
         self.fields: dict[str, Any] = fields
         self.time = START
         self.times_found = 0
+        self.tries: list[float] = []
         self.broken = ""
         self.cache = CredentialCache(self._find, lambda: self.time)
 
     async def _find(self) -> ClientConfig:
         await asyncio.sleep(0)
+        self.tries.append(self.time)
         if self.broken:
             raise ClusterError(self.broken)
         self.times_found += 1
@@ -94,8 +97,8 @@ def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: 
         with pytest.raises(ClusterError, match="the plugin failed"):
             await world.token()
         world.broken = ""
-        world.time += 6
-        assert await world.token() == "Bearer 2"
+        world.time += 21
+        assert await world.token() == "Bearer 2", "20 s after the second failure"
 
     run(story())
 
@@ -117,6 +120,71 @@ def test_a_changed_source_file_resolves_the_credentials_again(tmp_path: Path) ->
         assert await world.token() == "Bearer 2", "a file that is gone leaves what was read"
 
     run(story())
+
+
+def test_credentials_that_stay_broken_are_tried_less_and_less_often_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config"
+    file.write_text("one")
+    world = World(sources=(str(file),))
+
+    async def story() -> None:
+        await world.token()
+        file.write_text("broken")
+        world.broken = "not YAML"
+        for _ in range(600):
+            world.time += 1
+            assert await world.token() == "Bearer 1"
+
+    run(story())
+    pauses = [round(later - earlier) for earlier, later in itertools.pairwise(world.tries[1:])]
+    assert pauses[:4] == [10, 20, 40, 60]
+    assert set(pauses[4:]) == {60}
+    assert len([record for record in caplog.records if "not YAML" in record.getMessage()]) == 1
+
+
+def test_a_file_that_was_mended_is_read_at_once_after_many_failures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "config"
+    file.write_text("one")
+    world = World(sources=(str(file),))
+
+    async def story() -> None:
+        await world.token()
+        file.unlink()
+        world.broken = "no such file"
+        for _ in range(100):
+            world.time += 5
+            await world.token()
+        world.time = world.tries[-1] + 6
+        file.write_text("whole again")
+        world.broken = ""
+        assert await world.token() == "Bearer 2"
+
+    run(story())
+    assert caplog.messages[-1] == "credentials of here are refreshed again"
+
+
+def test_credentials_that_are_refused_again_and_again_are_resolved_less_and_less_often() -> None:
+    world = World()
+
+    async def story() -> None:
+        for _ in range(600):
+            world.time += 1
+            await world.cache.renewed(await world.cache.access())
+        world.time += 3600
+        seldom = len(world.tries)
+        for _ in range(6):
+            world.time += 1
+            await world.cache.renewed(await world.cache.access())
+        assert len(world.tries) - seldom == 2, "as after the first refusal"
+
+    run(story())
+    pauses = [round(later - earlier) for earlier, later in itertools.pairwise(world.tries[1:10])]
+    assert pauses == [5, 10, 20, 40, 60, 60, 60, 60]
 
 
 def test_concurrent_401s_resolve_the_credentials_once() -> None:

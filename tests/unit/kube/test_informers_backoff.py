@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 
 from nfagent.errors import UnreachableError
 from nfagent.kube.api import ResponseStream
-from nfagent.kube.client import ApiResponse
+from nfagent.kube.client import ApiClient, ApiResponse
 from nfagent.kube.credentials import ClientConfig
+from nfagent.kube.informers import Informers
 from nfagent.model.gvk import RESOURCES
 from tests.support.apiserver_documents import added, encoded, page, status
 from tests.support.scripted_http import EventBell, Fault, HttpScript
@@ -557,3 +559,33 @@ def test_recovery_is_logged_when_the_watch_is_open_again(caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO, "nfagent.kube.informers"):
         asyncio.run(body())
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_files_that_can_not_be_read_are_tried_less_and_less_often_and_logged_once(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    absent = tmp_path / "ca.crt"
+    reason = f"{absent}: No such file or directory; the connection to the API server needs it"
+
+    async def find() -> ClientConfig:
+        return ClientConfig(server="https://127.0.0.1:9", origin="here", ca_file=str(absent))
+
+    async def body() -> None:
+        async with waiting() as (stage, _):
+            server = ApiClient(find)
+            source = Informers(server, stage.clock, stage, stage.held, jitter=lambda: 1.0)
+            async with running(source):
+                for number in range(1, 10):
+                    await stage.clock.paused(number * len(RESOURCES))
+                    stage.clock.advance(15)
+            await server.close()
+            assert source.trouble == f"API server not followed: {reason}"
+            kinds = source.status()["apiserver"]["resources"].values()
+            assert all(str(absent) in kind["trouble"] for kind in kinds)
+            expected = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
+            each = len(RESOURCES)
+            assert stage.clock.pauses[: each * len(expected)] == [pause for pause in expected for _ in range(each)]
+
+    asyncio.run(body())
+    [logged] = [message for message in caplog.messages if str(absent) in message]
+    assert logged == f"Namespace: watch interrupted: {reason}; no rules are written until it was read"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from asyncinotify import Inotify, Mask
 
 from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
@@ -116,3 +120,59 @@ def test_no_file_is_left_open(certificate: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     TLSContextCache().context(access)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.fixture
+def system_authorities(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], bool]]:
+    """Put a file in the place of the system's CAs; return whether it was opened since the last call."""
+    file = tmp_path / "system.pem"
+    file.write_text(authority.file.read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with Inotify(sync_timeout=0) as watch:
+        watch.add_watch(file, Mask.OPEN)
+        yield lambda: next(iter(watch), None) is not None
+
+
+def test_the_systems_authorities_are_trusted_where_none_is_named(system_authorities: Callable[[], bool]) -> None:
+    context = TLSContextCache().context(ClientConfig(server="https://a", origin="here"))
+    assert system_authorities()
+    assert context.cert_store_stats()["x509_ca"] >= 1
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        pytest.param(("ca_file",), None, id="no CA file"),
+        pytest.param(("ca_file",), "no PEM", id="a CA file that is no PEM"),
+        pytest.param(("ca_file",), "", id="an empty CA file"),
+        pytest.param(("certificate_file", "key_file"), None, id="no client certificate"),
+        pytest.param(("certificate_file", "key_file"), "no PEM", id="a client certificate that is no PEM"),
+    ],
+)
+def test_a_file_that_can_not_be_used_costs_no_reading_of_the_systems_authorities(
+    tmp_path: Path, system_authorities: Callable[[], bool], fields: tuple[str, ...], content: str | None
+) -> None:
+    """Each watch tries again and again: this took a tenth of a CPU."""
+    file = tmp_path / "file.pem"
+    if content is not None:
+        file.write_text(content)
+    access = ClientConfig(server="https://a", origin="here", **dict.fromkeys(fields, str(file)))  # type: ignore[arg-type] # texts all
+    with pytest.raises(ClusterError, match=re.escape(str(file))):
+        TLSContextCache().context(access)
+    assert not system_authorities()
+
+
+def test_an_emptied_ca_file_does_not_make_the_systems_authorities_trusted(tmp_path: Path, authority: Authority) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("")
+    access = ClientConfig(server="https://a", origin="here", ca_file=str(ca))
+    trust = TLSContextCache()
+    with pytest.raises(ClusterError, match="is not a PEM certificate"):
+        trust.context(access)
+    ca.write_text(authority.file.read_text())
+    whole = trust.context(access)
+    ca.write_text("")
+    assert trust.context(access) is whole

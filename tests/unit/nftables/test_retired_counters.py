@@ -101,6 +101,19 @@ def test_a_deletion_that_was_done_or_refused_waits_no_more(retired: RetiredCount
     assert len(retired) == 1
 
 
+def test_a_listing_from_before_a_deletion_shows_the_counter_as_deleted_for_a_while(
+    retired: RetiredCounters, clock: Clock
+) -> None:
+    commit(retired, *GONE)
+    retired.deleted(["deny/ingress/a/b", ELEMENT])
+    listed = Ruleset({DENIED: NamedSet("counted", 4, frozenset({WEB}))}, counters=frozenset({"deny/ingress/a/b"}))
+    without = Ruleset({DENIED: NamedSet("counted", 4)})
+    assert len(retired) == 0
+    assert diff(retired.as_deleted(listed, without), without) == ()
+    clock.now += 3600
+    assert len(diff(retired.as_deleted(listed, without), without)) == 2, "another program has made it"
+
+
 def test_a_ruleset_is_compared_as_if_the_waiting_counters_were_wanted(retired: RetiredCounters) -> None:
     wanted = Ruleset(sets={DENIED: NamedSet("counted", 4, frozenset(("10.0.0.2",)))}, counters=frozenset(("drop/x",)))
     assert retired.with_waiting(wanted) is wanted

@@ -7,9 +7,10 @@ import pytest
 from nfagent.model.admin_policy import Policy
 from nfagent.model.networkpolicy import PolicyPort
 from nfagent.model.objects import ContainerPort
-from nfagent.simulate.patch import PatchedPolicies, PolicyPatch
-from nfagent.simulate.pod_pairs import FlowKind, PodPairEnumerator, kinds
-from nfagent.simulate.simulation import ObservedFlow
+from nfagent.simulate import pod_pairs
+from nfagent.simulate.patch import PolicyPatch
+from nfagent.simulate.pod_pairs import FlowKind, PodPairs, kinds
+from nfagent.simulate.simulation import PolicySimulation
 from tests.support.two_node_cluster import (
     DECODERS,
     Document,
@@ -31,27 +32,25 @@ TO_DB = policy("shop/db", labelled(app="db"), ingress=[{"ports": [{"port": 5432}
 FROM_WEB = policy("shop/web", labelled(app="web"), types=["Egress"])
 
 
-def survey(scene: TwoNodeCluster, *documents: Document, namespace: str = "") -> PodPairEnumerator:
+def survey(scene: TwoNodeCluster, *documents: Document, namespace: str = "", pod: str = "") -> PodPairs:
     view = scene.views["a"]
     put: list[Policy] = []
     for document in documents:
         item = DECODERS[document["kind"]](document)
         assert isinstance(item, Policy)
         put.append(item)
-    found = PodPairEnumerator(view.cluster, PatchedPolicies(view.index, PolicyPatch(put=tuple(put))), namespace)
+    found = PodPairs(PolicySimulation(view.cluster, view.index, PolicyPatch(put=tuple(put))), namespace, pod)
     for _ in found.steps():
+        pass
+    for _ in found.plan():
         pass
     return found
 
 
-def flows(found: PodPairEnumerator) -> list[ObservedFlow]:
-    return [seen for seen in found.flows() if seen is not None]
-
-
-def pairs(scene: TwoNodeCluster, found: PodPairEnumerator) -> set[str]:
-    cluster = scene.views["a"].cluster
-    names = [[cluster.holder(end) for end in (seen.flow.source, seen.flow.destination)] for seen in flows(found)]
-    return {" ".join(pod.ref.path for pod in ends if pod is not None) for ends in names}
+def pairs(found: PodPairs) -> set[str]:
+    """Return the pairs that are judged, by the Pods that stand for them."""
+    known = ((client, server) for client, server in found.pairs() if server is not None)
+    return {f"{client.pods[0].ref.path} {server.pods[-1].ref.path}" for client, server in known}
 
 
 @pytest.mark.parametrize(
@@ -70,12 +69,12 @@ def test_pairs_have_an_end_that_the_patch_affects(
     documents: tuple[Document, ...], where: str, expected: set[str]
 ) -> None:
     scene = TwoNodeCluster(*PODS)
-    assert pairs(scene, survey(scene, *documents, namespace=where)) == expected
+    assert pairs(survey(scene, *documents, namespace=where)) == expected
 
 
 def test_pods_that_a_policy_selected_before_count_too() -> None:
     scene = TwoNodeCluster(*PODS, TO_DB)
-    assert pairs(scene, survey(scene, policy("shop/db", labelled(app="web")))) == {
+    assert pairs(survey(scene, policy("shop/db", labelled(app="web")))) == {
         "shop/web shop/db",
         "ops/probe shop/db",
         "shop/db shop/web",
@@ -83,15 +82,63 @@ def test_pods_that_a_policy_selected_before_count_too() -> None:
     }
 
 
-def test_a_pair_is_evaluated_in_both_families_with_every_kind_of_traffic() -> None:
+def test_a_pair_is_judged_in_both_families_with_every_kind_of_traffic() -> None:
     scene = TwoNodeCluster(*PODS)
-    found = [seen for seen in flows(survey(scene, TO_DB)) if seen.flow.source == scene.address("shop/web")]
-    assert [(str(seen.flow), seen.traffic) for seen in found] == [
-        ("10.64.0.10 -> 10.64.1.20:5432/tcp", "5432/tcp"),
+    found = survey(scene, policy("shop/db", labelled(app="db")))
+    changes = [change for change in found.compare() if change is not None]
+    assert [(str(change.flow), change.traffic) for change in changes if change.source.startswith("shop/web")] == [
         ("10.64.0.10 -> 10.64.1.20:1/tcp", "other ports"),
-        ("10.64.0.10 -> 10.64.1.20/icmp", ""),
+        ("10.64.0.10 -> 10.64.1.20/icmp", "icmp"),
+        ("2001:db8:0:a::10 -> [2001:db8:0:b::20]:1/tcp", "other ports"),
+        ("2001:db8:0:a::10 -> 2001:db8:0:b::20/icmpv6", "icmpv6"),
     ]
-    assert len(flows(survey(scene, TO_DB))) == 2 * 2 * 3
+    assert survey(scene, TO_DB).total == 2 * 2 * 3, "two clients, two families; a port, other ports, and ICMP"
+
+
+REPLICAS = tuple(pod(f"shop/web-{number}", "a", number, app="web") for number in range(40, 45))
+
+
+def test_pods_that_policies_can_not_tell_apart_are_judged_once_and_all_counted() -> None:
+    scene = TwoNodeCluster(*PODS, *REPLICAS)
+    found = survey(scene, policy("shop/db", labelled(app="db")))
+    changes = [change for change in found.compare() if change is not None]
+    several = [change for change in changes if change.source == "shop app=web (5 Pods)"]
+    assert {change.pairs for change in several} == {5}
+    assert len(changes) == 3 * 2 * 2, "web, its replicas, and probe; two families; other ports and ICMP"
+    assert found.counts.denied == sum(change.pairs for change in changes) == 7 * 2 * 2
+    assert (found.done, found.total) == (3 * 2 * 2, 3 * 2 * 2)
+
+
+def test_pods_of_one_class_are_judged_with_each_other() -> None:
+    scene = TwoNodeCluster(*REPLICAS)
+    found = survey(scene, policy("shop/shut"))
+    changes = [change for change in found.compare() if change is not None]
+    assert {(change.source, change.destination, change.pairs) for change in changes} == {
+        ("shop app=web (5 Pods)", "shop app=web (5 Pods)", 5 * 4)
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("", {"shop/web-40 shop/db", "shop/web-41 shop/db"}),
+        ("shop", {"shop/web-40 shop/db", "shop/web-41 shop/db"}),
+        ("ops", set()),
+    ],
+    ids=["", "with an end in its namespace", "with an end in another"],
+)
+def test_pairs_can_be_narrowed_to_a_pod(where: str, expected: set[str]) -> None:
+    scene = TwoNodeCluster(*PODS, *REPLICAS)
+    found = survey(scene, TO_DB, namespace=where, pod="shop/web-40")
+    assert pairs(found) == {pair for pair in expected if "web-40" in pair}
+    assert found.total == len(pairs(found)) * 2 * 3
+
+
+def test_too_many_changes_are_counted_and_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_pairs, "MOST_LISTED", 3)
+    found = survey(TwoNodeCluster(*PODS), policy("shop/db", labelled(app="db")))
+    assert sum(change is not None for change in found.compare()) == 3
+    assert (found.unlisted, found.counts.denied) == (5, 8)
 
 
 def test_pods_without_an_address_of_their_own_are_left_out() -> None:
@@ -101,7 +148,7 @@ def test_pods_without_an_address_of_their_own_are_left_out() -> None:
     host["spec"]["hostNetwork"] = True
     scene = TwoNodeCluster(*PODS, ended, host)
     found = survey(scene, TO_DB)
-    assert pairs(scene, found) == {"shop/web shop/db", "ops/probe shop/db"}
+    assert pairs(found) == {"shop/web shop/db", "ops/probe shop/db"}
     assert found.judged == 1
 
 
@@ -135,7 +182,7 @@ def test_the_subject_of_a_tier_is_found_in_every_namespace() -> None:
         ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}],
     )
     scene = TwoNodeCluster(namespace("ops", team="red"), *PODS)
-    assert pairs(scene, survey(scene, guard)) == {"shop/web ops/probe", "shop/db ops/probe"}
+    assert pairs(survey(scene, guard)) == {"shop/web ops/probe", "shop/db ops/probe"}
 
 
 HTTP = ContainerPort("http", 80, "tcp")

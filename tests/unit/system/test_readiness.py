@@ -216,3 +216,13 @@ def test_before_the_start_has_ended_a_problem_is_no_status_of_its_own(said: Call
     assert said() == []
     notifier.compared()
     assert said() == ["READY=1\nSTATUS=enforcing; changes are not in force: EBUSY"]
+
+
+def test_a_status_of_any_length_leaves_the_message_short_enough_for_systemd(said: Callable[[], list[str]]) -> None:
+    notifier = ReadinessNotifier(Waits())
+    notifier.set_side_problem("ö" * 5000)
+    notifier.compared()
+    (message,) = said()
+    assert message.startswith("READY=1\nSTATUS=enforcing; öö")
+    assert message.endswith("ö…")
+    assert len(message.encode()) < 4096

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfagent.errors import HostError
-from nfagent.verdicts.log_stream import MAX_READERS, SLOW_READER, LogStream, StreamReader
+from nfagent.verdicts.log_stream import MAX_READERS, SLOW_READER, LogStream, RecentLines, StreamReader
 
 IDLE = 30.0
 
@@ -129,3 +129,15 @@ def test_a_reader_of_a_closed_stream_ends_at_once() -> None:
             return await read(reader)
 
     assert without_empty(asyncio.run(run())) == []
+
+
+def test_of_lines_the_latest_are_kept_by_number_and_by_bytes() -> None:
+    recent = RecentLines(most=3, most_bytes=10)
+    recent.add([b"1\n", b"2\n", b"3\n", b"4\n"])
+    assert recent.newest_first() == [b"4\n", b"3\n", b"2\n"]
+    recent.add([b"5678\n"])
+    assert recent.newest_first() == [b"5678\n", b"4\n", b"3\n"]
+    recent.add([b"x" * 11])
+    assert recent.newest_first() == []
+    recent.add([b"9\n"])
+    assert recent.newest_first() == [b"9\n"]

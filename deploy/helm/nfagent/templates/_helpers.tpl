@@ -31,3 +31,12 @@ app.kubernetes.io/name: nfagent
 {{- define "nfagent.isLoopback" -}}
 {{- if regexMatch "^(127[.]|\\[::1\\])" .Values.settings.metrics.listen -}}yes{{- end -}}
 {{- end -}}
+
+{{/* The node's folders are mounted where the settings have them. */}}
+{{- define "nfagent.stateDir" -}}
+{{ .Values.settings.state_dir | default "/var/lib/nfagent" }}
+{{- end -}}
+
+{{- define "nfagent.logDir" -}}
+{{ .Values.settings.log_dir | default "/var/log/network" }}
+{{- end -}}

@@ -1,0 +1,58 @@
+"""`nfagent logs --summary` and `--top` as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nfagent.cli.log_times import shown_time
+from nfagent.cli.tables import facts, paint, table
+from nfagent.model.plurals import counted
+from nfagent.verdicts.record_summary import NameCount, SummaryView, TopView
+
+
+def summary_lines(view: SummaryView, time_format: str) -> list[str]:
+    """Return who talks to whom."""
+    verdicts = ", ".join(f"{count} {paint(verdict)}" for verdict, count in view.verdicts.items())
+    lines = facts([("records", f"{counted(view.records, 'record')}: {verdicts}"), _span(view, time_format)])
+    rows = [
+        [
+            pair.source,
+            pair.destination,
+            paint(pair.verdict),
+            str(pair.records),
+            str(pair.packets),
+            shown_time(pair.latest, time_format),
+        ]
+        for pair in view.pairs
+    ]
+    lines += ["", *table(("source", "destination", "verdict", "records", "packets", "latest"), rows, right={3, 4})]
+    left = view.pairs_in_all - len(view.pairs)
+    return lines + ([f"and {left} more; --summary {view.pairs_in_all} shows all"] if left else []) + _error(view.error)
+
+
+def top_lines(view: TopView, time_format: str) -> list[str]:
+    """Return what is denied most."""
+    lines = facts([("denied", counted(view.denied, "record")), _span(view, time_format)])
+    found = (
+        ("denied source", view.sources),
+        ("denied destination", view.destinations),
+        ("denied port", view.ports),
+        ("denying policy", view.policies),
+    )
+    for header, names in found:
+        lines += ["", *table((header, "packets", "records", "latest"), _rows(names, time_format), right={1, 2})]
+    return lines + _error(view.error)
+
+
+def _rows(names: Sequence[NameCount], time_format: str) -> list[list[str]]:
+    return [[item.name, str(item.packets), str(item.records), shown_time(item.latest, time_format)] for item in names]
+
+
+def _span(view: SummaryView | TopView, time_format: str) -> tuple[str, str]:
+    times = [shown_time(when, time_format) for when in (view.first, view.last) if when]
+    return "time", " to ".join(times)
+
+
+def _error(error: int) -> list[str]:
+    """Return that rare names were forgotten."""
+    return [f"there are many names: counts may be too low by {counted(error, 'packet')}"] if error else []

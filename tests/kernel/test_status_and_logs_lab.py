@@ -1,0 +1,131 @@
+"""`nfagent status` and `nfagent logs` of a running agent: who was denied, by real packets; filters by the cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nfagent.lab.cluster.agents import LabAgent
+from nfagent.lab.probes.listeners import pod_endpoints
+from nfagent.lab.probes.probe import Probe
+from nfagent.lab.topology.plan import OutsideHost, grid
+from tests.support.packet_labs import (
+    ManifestLab,
+    logging_document,
+    namespace_document,
+    pod_document,
+    policy_document,
+    running_lab,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+NODES, PODS, _ = grid()
+OUTSIDE = OutsideHost("outside", ("198.51.100.10", "2001:db8:99::10"))
+FROM_Y = policy_document(
+    "x",
+    "from-y",
+    podSelector={"matchLabels": {"pod": "a"}},
+    ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}],
+)
+BROKEN = policy_document("x", "broken", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/99"}}]}])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestLab]:
+    documents = [*(namespace_document(name) for name in "xyz"), *map(pod_document, PODS), FROM_Y]
+    with running_lab(tmp_path_factory.mktemp("lab"), NODES, PODS, (OUTSIDE,), documents=documents) as running:
+        running.servers.listen(pod_endpoints(running.topology, [("tcp", 80)]))
+        running.apply("logging", logging_document(allow=True, deny=True))
+        yield running
+
+
+def agent(lab: ManifestLab) -> LabAgent:
+    return lab.cluster.agent(lab.topology.pods["x", "a"].node)
+
+
+def call(lab: ManifestLab, *sources: str) -> None:
+    """Call x/a from these Pods, or from outside; return once the records are in the log."""
+    log = agent(lab).verdict_log
+    known = log.read_bytes().count(b"\n") if log.exists() else 0
+    for source in sources:
+        name = lab.topology.outside_namespace("outside") if source == "outside" else lab.pod(source)
+        lab.reaches(Probe(name, lab.address("x/a", 4), "tcp", 80), 0.15)
+    wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= known + len(sources), 15.0)
+
+
+def shown(lab: ManifestLab, *options: str) -> set[str]:
+    """Return the sources of the records that `nfagent logs` shows."""
+    said = agent(lab).run("logs", "-o", "json", *options)
+    assert said.returncode in {0, 2}, said.stderr
+    ends = [json.loads(line)["src"] for line in said.stdout.splitlines()]
+    return {end.get("instance") or f"{end['pod_namespace']}/{end['pod_name']}" for end in ends}
+
+
+def status(lab: ManifestLab) -> tuple[int, dict[str, Any]]:
+    said = agent(lab).run("status", "-o", "json")
+    assert said.returncode in {0, 1}, said.stderr
+    found: dict[str, Any] = json.loads(said.stdout)
+    return said.returncode, found
+
+
+def test_who_was_denied_is_in_the_status_and_in_the_log(lab: ManifestLab) -> None:
+    call(lab, "z/c", "y/b", "outside")
+    assert shown(lab, "--to", "x/a", "--verdict", "dropped") == {"z/c", OUTSIDE.addresses[0]}
+    assert shown(lab, "--from", "pod=c") == {"z/c"}
+    assert shown(lab, "--from", "world") == {OUTSIDE.addresses[0]}
+    assert shown(lab, "--not", "--from", "world", "--not", "--from-label", "pod in (c)") == {"y/b"}
+    assert shown(lab, "--from-port", "80") == set()
+
+    code, found = status(lab)
+    assert (code, found["health"], found["problems"]) == (0, "ok", [])
+    assert (found["in_sync"], found["source"]["kind"], found["source"]["synced"]) == (True, "manifests", True)
+    assert found["denied"]["by"] == "log"
+    assert found["denied"]["packets"] >= 2
+    denied = {(item["source"], item["destination"], *item["policies"]) for item in found["denied"]["top"]}
+    assert denied == {("z/c", "x/a:80/tcp", "x/from-y"), (OUTSIDE.addresses[0], "x/a:80/tcp", "x/from-y")}
+
+    text = agent(lab).run("status").stdout
+    assert "z/c -> x/a:80/tcp by x/from-y" in text
+    top = json.loads(agent(lab).run("logs", "--top", "-o", "json").stdout)
+    assert [item["name"] for item in top["policies"]] == ["x/from-y"]
+
+
+def test_where_denies_are_not_logged_the_policies_counters_tell(lab: ManifestLab) -> None:
+    lab.apply("logging", logging_document(allow=True, deny=False))
+    before = status(lab)[1]["denied"]["packets"]
+    lab.reaches(Probe(lab.pod("z/c"), lab.address("x/a", 4), "tcp", 80), 0.15)
+    found = status(lab)[1]["denied"]
+    assert found["packets"] > before
+    assert found["by"] == "counters"
+    assert found["top"][0]["policies"] == ["x/from-y"]
+
+
+def test_a_policy_that_fails_closed_makes_the_status_degraded_until_it_is_repaired(lab: ManifestLab) -> None:
+    lab.apply("broken", BROKEN)
+    code, found = status(lab)
+    assert (code, found["health"], found["failing_closed"]) == (1, "degraded", ["x/broken"])
+    lab.apply("broken", policy_document("x", "broken", ingress=[{}]))
+    assert status(lab)[0] == 0
+
+
+def test_the_agent_filters_the_records_that_it_keeps(lab: ManifestLab) -> None:
+    found = [
+        json.loads(line)
+        for line in agent(lab).run("logs", "-o", "json", "--file", str(agent(lab).verdict_log)).stdout.splitlines()
+    ]
+    summary = agent(lab).ask("/v1/summary", filter='{"all":[{"field":"to","terms":["pod=a"]}]}')
+    assert summary["records"] == len(found) > 0
+    assert agent(lab).ask("/v1/summary", of="denied")["denied"] == sum(item["disposition"] == "deny" for item in found)
+
+
+def test_the_state_lists_the_pods_of_the_node(lab: ManifestLab) -> None:
+    said = agent(lab).run("dump", "state", "-o", "json")
+    node = lab.topology.pods["x", "a"].node
+    here = {f"{item['namespace']}/{item['name']}" for item in json.loads(said.stdout)["pods"]}
+    assert here == {f"{space}/{name}" for (space, name), pod in lab.topology.pods.items() if pod.node == node}
+    assert f"{len(PODS) - len(here)} Pods of other nodes not listed" in said.stderr
