@@ -24,6 +24,7 @@ from pyroute2 import netns
 
 from nfagent.introspection.agent_client import get_json
 from nfagent.kernel.nflog import NflogSource
+from tests.support.forked_command import run_command, start_server
 from tests.support.packet_labs import wait_until
 
 pytestmark = [
@@ -106,6 +107,8 @@ class AgentSite:
 
     def nfagent(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Run a command of nfagent."""
+        if not before:
+            return run_command(arguments, self.environment, DEADLINE)
         return subprocess.run(
             [*before, sys.executable, "-m", "nfagent", *arguments],
             env=self.environment,
@@ -225,6 +228,7 @@ class AgentProcess:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[AgentSite]:
     """Enter a network namespace that a Pod is attached to by veth, with this thread and its processes."""
+    start_server()
     node, pod = (f"nfagent-cli-{word}-{uuid4().hex[:8]}" for word in ("node", "pod"))
     made: list[str] = []
     try:
