@@ -12,7 +12,7 @@ from nfagent.lab.latency.quantiles import quantile
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.stats import Counts
 from tests.soak.cycles import Churn, Problem
-from tests.soak.plan import SPARED
+from tests.soak.plan import SPARED, Source
 from tests.soak.resources import Sample
 from tests.soak.slope import Slope, slope_of
 from tests.soak.tables import TableContents
@@ -74,6 +74,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     first: dict[str, NodeAtRest]
     last: dict[str, NodeAtRest]
     slope: Slope | None
+    source: Source = "folder"
 
     @property
     def leaks(self) -> bool:
@@ -135,12 +136,15 @@ def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
             f"cycle {problem.cycle}, step {problem.step}: {problem.kind}: {problem.words} {problem.fault}".rstrip()
         )
     for cycle in dict.fromkeys(problem.cycle for problem in report.problems):
-        output.text(f"again: make soak SEED={report.seed} CYCLE={cycle} ATTACHMENT={report.attachment}")
+        output.text(
+            f"again: make soak SEED={report.seed} CYCLE={cycle} ATTACHMENT={report.attachment} SOURCE={report.source}"
+        )
     output.text(f"report: {folder}/report.json, samples: {folder}/samples.jsonl")
     wrong = sum(problem.kind in {"verdict", "source address"} for problem in report.problems)
     done = f"{report.minutes:.1f} minutes, {churn.cycles:,} cycles, {churn.steps:,} steps"
     output.summary(
-        f"{done}; {wrong} wrong of {report.answers:,} answers; seed {report.seed}; {report.attachment} Pods",
+        f"{done}; {wrong} wrong of {report.answers:,} answers; seed {report.seed}; {report.attachment} Pods; "
+        f"{report.source}",
         as_expected=report.as_expected,
     )
 
