@@ -23,6 +23,9 @@ MOST_KIB_PER_HOUR = 512
 _CONNECTIONS = 50
 """Entries of conntrack more than at first that are no leak: those of the last questions."""
 
+_IDLE = 2
+"""Connections to the API server more than at first that are no leak: one stays open for 30 s after a request."""
+
 _POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """Threads more than at first that are no leak: asyncio's pool for calls that block grows to so many, and stays."""
 
@@ -48,6 +51,8 @@ class NodeAtRest(msgspec.Struct, frozen=True):
             return
         if other.sample.descriptors != self.sample.descriptors:
             yield f"{other.sample.descriptors} descriptors, {self.sample.descriptors} at first"
+        if other.sample.server > self.sample.server + _IDLE:
+            yield f"{other.sample.server} connections to the API server, {self.sample.server} at first"
         if other.sample.threads > self.sample.threads + _POOL_THREADS:
             yield f"{other.sample.threads} threads, {self.sample.threads} at first"
         if other.tables.reply_tuples > self.tables.reply_tuples:
@@ -159,6 +164,7 @@ def _rest_rows(report: SoakReport) -> Iterator[tuple[str, ...]]:
         for name, words, unit in (
             ("rss", "resident memory of the agent", " KiB"),
             ("descriptors", "descriptors", ""),
+            ("server", "connections to the API server", ""),
             ("threads", "threads", ""),
             ("connections", "conntrack entries", ""),
             ("log", "log folder", " bytes"),

@@ -63,13 +63,13 @@ def measured_growth(*, leaks: bool) -> MemoryGrowth:
     for item in small_cluster("a"):
         desired.put(item)
     churn(desired, range(50))
-    kept, held = list[object](), list[int]()
+    kept, held, unbounded = list[object](), list[int](), list[str]()
     tracemalloc.start(1)
     for begin in range(50, 50 + (SEGMENTS + 1) * ROUNDS, ROUNDS):
         rounds = range(begin, begin + ROUNDS)
         churn(desired, rounds)
         kept += [round_of(number, "a")[2] for number in rounds if leaks]
-        unbounded = emptied_caches()
+        unbounded += emptied_caches()
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
     return MemoryGrowth([later - earlier for earlier, later in itertools.pairwise(held)], unbounded)
