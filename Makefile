@@ -217,10 +217,10 @@ faults: $(VENV)/ready modules apiserver ## faults at every boundary, under traff
 	    $(if $(ONLY),--only '$(ONLY)',--write docs/reliability.md)
 
 .PHONY: soak
-soak: $(VENV)/ready modules ## a lab under churn and faults: verdicts, memory (root)
-#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge
+soak: $(VENV)/ready modules $(if $(filter apiserver,$(SOURCE)),apiserver) ## a lab under churn and faults: verdicts, memory (root)
+#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge  SOURCE=apiserver
 	@exec $(bin)/python -m tests.soak $(addprefix --minutes ,$(MINUTES)) $(addprefix --seed ,$(SEED)) \
-	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT))
+	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT)) $(addprefix --source ,$(SOURCE))
 
 .PHONY: fuzz-decoders
 fuzz-decoders: $(VENV)/ready ## coverage-guided fuzzing of every decoder, by atheris

@@ -13,6 +13,7 @@ A case is a history of manifests, drawn from the strategies of `tests/properties
     tables         the oracle of text and bytes: real tables, changed both ways, in one case of four
     oracle_runner  runs a case through the oracles, step by step
     packets        the third oracle: a lab, two agents, and probes between all places
+    folder_objects the source of that lab's objects, and the folder of manifests as one
     long_lived     connections of that lab that live through many steps
     link_scope     packets to addresses of the link: link-local, broadcast, multicast
     document_parts the parts of a document

@@ -1,4 +1,4 @@
-"""The third oracle: a lab that lives through many cases, with agents on both nodes that follow one folder.
+"""The third oracle: a lab that lives through many cases, with agents on both nodes that follow one source of objects.
 
 Every slot is a permanent network namespace, with servers: a Pod that comes or goes is a document.
 """
@@ -13,7 +13,7 @@ from typing import Self
 
 from nfagent.errors import NfagentError
 from nfagent.kernel.backend_choice import BackendName
-from nfagent.lab.cluster.agents import LabAgent, LabCluster
+from nfagent.lab.cluster.agents import LabAgent, LabAgents
 from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol
 from nfagent.lab.probes.probe import Probe, run_probes
 from nfagent.lab.topology import netns
@@ -22,6 +22,7 @@ from nfagent.lab.topology.plan import Attachment, NodePlan, OutsideHost, PodPlan
 from nfagent.model.netaddr import family_of
 from nfagent.policy.evaluator import Flow
 from tests.fuzz.case import Case, Document, Finding, LinkDestination, Question, Step, verdict_text
+from tests.fuzz.folder_objects import FolderObjects, LabObjects
 from tests.fuzz.link_scope import LinkScope, destination_address
 from tests.fuzz.long_lived import LongLivedConnections
 from tests.fuzz.oracles import Oracles
@@ -46,31 +47,46 @@ _SHORT_TIMEOUTS = {
 class PacketLab:
     """The lab; a context manager in which it runs."""
 
-    def __init__(self, scratch: Path, attachment: Attachment = "routed", backend: BackendName = "nftables") -> None:
-        """Build nothing yet; `scratch` is an empty folder, for manifests and agents."""
-        self._manifests = scratch / "manifests"
+    def __init__(
+        self,
+        scratch: Path,
+        attachment: Attachment = "routed",
+        objects: LabObjects | None = None,
+        settings: Mapping[str, str] | None = None,
+        backend: BackendName = "nftables",
+    ) -> None:
+        """Build nothing yet.
+
+        scratch:  an empty folder, for objects and agents
+        objects:  what the agents follow: a folder of manifests by default
+        settings: of the agents, as environment variables
+        backend:  where agents that follow a folder write rules
+        """
+        self._scratch = scratch
+        self.objects = objects or FolderObjects(backend)
+        # A case starts with an empty cluster, without a Node of the agent's name.
+        self._settings = {"NFAGENT_ALLOW_UNKNOWN_NODE": "true", **self.objects.settings, **(settings or {})}
         self._topology = NetnsTopology(
             [
                 NodePlan(name, NODE_ADDRESSES[name], NODE_CIDRS[name], attachment, gateways=GATEWAYS[name])
                 for name in NODES
             ],
             [PodPlan(_SLOTS, place.name, place.node, place.addresses) for place in PLACES if place.slot],
-            [OutsideHost("outside", OUTSIDE)],
+            [OutsideHost("outside", OUTSIDE), *self.objects.hosts],
             TAG,
         )
         self._servers = Listeners()
-        self._cluster = LabCluster(self._topology, self._manifests, scratch / "agents", backend=backend)
-        for agent in self._cluster.agents.values():
-            # A case starts with an empty folder, without a Node of the agent's name.
-            agent.environment["NFAGENT_ALLOW_UNKNOWN_NODE"] = "true"
+        self._cluster: LabAgents
         self._connections = LongLivedConnections(lambda address: self._namespace(AT[address]))
         self._link_scope = LinkScope(self._namespace, attachment)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Build it, and return when both agents enforce an empty folder. Raises HostError, KernelError."""
+        """Build it, and return when both agents enforce an empty cluster.
+
+        Raises HostError, ClusterError, KernelError.
+        """
         netns.sweep(TAG)
-        self._manifests.mkdir()
         with contextlib.ExitStack() as unless_all_run:
             unless_all_run.enter_context(self._topology)
             unless_all_run.enter_context(self._servers)
@@ -79,6 +95,9 @@ class PacketLab:
             self._link_scope.open(*PLACES)
             for name in NODES:
                 netns.write_sysctls(self._topology.node_namespace(name), _SHORT_TIMEOUTS)
+            self._cluster = self.objects.open(self._topology, self._scratch, unless_all_run)
+            for agent in self._cluster.agents.values():
+                agent.environment |= self._settings
             unless_all_run.enter_context(self._cluster)
             unless_all_run.callback(self._connections.close)
             self._stack = unless_all_run.pop_all()
@@ -94,11 +113,6 @@ class PacketLab:
     def agents(self) -> Mapping[str, LabAgent]:
         """The agents, by node."""
         return self._cluster.agents
-
-    @property
-    def manifests(self) -> Path:
-        """The folder that the agents follow."""
-        return self._manifests
 
     def node_namespace(self, node: str) -> str:
         """Return the network namespace of a node."""
@@ -119,38 +133,33 @@ class PacketLab:
         self._link_scope.open(place)
 
     def clear(self) -> None:
-        """Empty the folder. Agents that don't sync are restarted."""
+        """Delete all objects. Agents that don't sync are restarted."""
         self._connections.close()
-        for path in list(self._manifests.iterdir()):
-            path.unlink()
+        self.objects.discard(())
         try:
             self.settle()
         except NfagentError:
             self._cluster.stop()
             self._start()
 
-    def take(self, step: Step) -> None:
-        """Apply a step, and return when both agents enforce it, unless it waits. Raises KernelError.
+    def take(self, step: Step) -> Step:
+        """Apply a step; return what the agents' source has of it, when both enforce it unless it waits.
 
-        At a restart the agents are killed, and started again after all changes.
+        At a restart the agents are killed, and started again after all changes. Raises KernelError, ClusterError.
         """
         if step.then == "restart":
             for agent in self._cluster.agents.values():
                 agent.stop(kill=True)
-        for change in step.changes:
-            text = change.text
-            if text is None:
-                (self._manifests / change.file).unlink(missing_ok=True)
-            else:
-                self._cluster.place(change.file, text)
+        placed = self.objects.place(step)
         if step.then == "restart":
             self._start()
         elif step.then != "wait":
             self.settle()
+        return placed
 
     def settle(self) -> None:
-        """Wait until the running agents enforce the folder, and re-check no address. Raises KernelError."""
-        self._cluster.wait_until_enforced()
+        """Wait until the running agents enforce their source's objects, and re-check no address. Raises KernelError."""
+        self.objects.await_enforced()
         self._cluster.wait_for_recheck()
 
     def seen_from(self, flows: Iterable[Flow], deadline: float) -> dict[Flow, str | None]:

@@ -99,7 +99,7 @@ def _runner(counts: Counts, make: Make, form: LabForm | None, *, tables: bool) -
         lab = None
         if form is not None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-fuzz-"))
-            lab = stack.enter_context(PacketLab(Path(scratch), form.attachment, form.backend))
+            lab = stack.enter_context(PacketLab(Path(scratch), form.attachment, backend=form.backend))
         yield OracleRunner(counts, lab, make, real)
 
 

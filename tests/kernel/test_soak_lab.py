@@ -12,7 +12,7 @@ from tests.fuzz.case import Case
 from tests.fuzz.packets import PacketLab
 from tests.kernel.test_fuzz_lab import WithoutPolicies
 from tests.soak.cycles import CycleRunner
-from tests.soak.faults import FAULTS, Fault, await_healed
+from tests.soak.faults import FOLDER_FAULTS, Fault, await_healed
 from tests.soak.plan import SPARED, rest_step
 from tests.soak.resources import sample
 from tests.soak.tables import contents
@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacketLab]:
         yield running
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FOLDER_FAULTS, ids=lambda fault: fault.name)
 def test_the_table_is_as_before_after(lab: PacketLab, fault: Fault) -> None:
     random = Random(1)  # noqa: S311 - it chooses a node
     agent = lab.agents[fault.node(random)]

@@ -2,11 +2,13 @@
 
     make soak MINUTES=30                   # as root
     make soak SEED=7 CYCLE=12              # repeats a cycle of a run
+    make soak SOURCE=apiserver             # the agents follow a kube-apiserver, not a folder
 
 A cycle begins and ends at the same small cluster. In between, a history of the fuzzer changes everything, with faults.
 At rest, after each cycle, tables must be what they were after the first one.
 
     plan       parameters of a run, the small cluster, and the history of a cycle
+    server_objects  a kube-apiserver as the agents' source
     faults     faults: an agent killed, the ruleset flushed, a manifest half-written, ...
     resources  what an agent and its node use: memory, descriptors, threads, connections, files
     tables     what is in a node's nftables: chains, sets, elements, counters

@@ -16,7 +16,7 @@ from nfagent.errors import NfagentError, UsageError
 from nfagent.lab.demo.output import DemoOutput
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.report import Progress
-from tests.soak.plan import SoakPlan
+from tests.soak.plan import SoakPlan, Source
 from tests.soak.report import show_report
 from tests.soak.session import soak
 
@@ -33,9 +33,18 @@ _ATTACHMENTS: tuple[Attachment, ...] = ("routed", "bridge")
     help="How the lab's nodes attach their Pods; chosen by the seed by default.",
 )
 @click.option(
+    "--source",
+    type=click.Choice(["folder", "apiserver"]),
+    default="folder",
+    show_default=True,
+    help="What the agents follow: a folder of manifests, or a kube-apiserver.",
+)
+@click.option(
     "--build", default="build/soak", show_default=True, type=click.Path(path_type=Path), help="Folder of the report."
 )
-def main(*, minutes: float, seed: int | None, cycle: int | None, attachment: Attachment | None, build: Path) -> None:
+def main(
+    *, minutes: float, seed: int | None, cycle: int | None, attachment: Attachment | None, source: Source, build: Path
+) -> None:
     """Let a lab of two nodes live through churn and faults, and compare what packets do with the evaluator.
 
     Exit code: 0 when every answer was right and everything has converged, 1 when not, 2 when it couldn't run.
@@ -48,12 +57,12 @@ def main(*, minutes: float, seed: int | None, cycle: int | None, attachment: Att
     output = DemoOutput()
     signal.signal(signal.SIGTERM, _interrupt)
     number = secrets.randbelow(1 << 32) if seed is None else seed
-    plan = SoakPlan(number, minutes, build, attachment or _ATTACHMENTS[number % len(_ATTACHMENTS)], cycle)
+    plan = SoakPlan(number, minutes, build, attachment or _ATTACHMENTS[number % len(_ATTACHMENTS)], cycle, source)
     try:
         if os.geteuid() != 0:
             raise UsageError("a soak needs root: use sudo")
         length = f"{minutes:g} minutes" if cycle is None else f"cycle {cycle}"
-        output.title(f"soak: seed {number}, {length}, {plan.attachment} Pods")
+        output.title(f"soak: seed {number}, {length}, {plan.attachment} Pods, {source}")
         report = soak(plan, Progress(output, quiet=False).show)
     except NfagentError as error:
         click.echo(f"error: {error}", err=True)

@@ -18,7 +18,7 @@ from tests.fuzz.oracles import Make, Oracles
 from tests.fuzz.packets import PacketLab
 from tests.fuzz.stats import Counts
 from tests.fuzz.topology import AT, PLACES
-from tests.soak.faults import FAULTS, Fault, await_healed
+from tests.soak.faults import Fault, await_healed, faults_of
 from tests.soak.plan import draw_cycle
 
 _FAULT, _REPLACED = 0.5, 0.25
@@ -76,6 +76,7 @@ class CycleRunner:
         self.churn = Churn()
         self.problems: list[Problem] = []
         self._lab = lab
+        self._faults = faults_of(lab)
         self._show = show
         self._at = (0, 0, "")
 
@@ -107,15 +108,14 @@ class CycleRunner:
 
     def _take(self, oracles: Oracles, step: Step, random: Random) -> None:
         """Apply a step; one in some, while a fault lasts."""
-        oracles.take(step)
         self.churn.steps += 1
         self.churn.documents += len(step.changes)
         fault = self._drawn_fault(random)
-        if fault is None or fault.whole or not oracles.committed:
-            self._lab.take(step)
+        if fault is None or fault.whole or step.then == "wait":
+            oracles.take(self._lab.take(step))
             return
         with self._injected(fault, random):
-            self._lab.take(step)
+            oracles.take(self._lab.take(step))
 
     def _disturb(self, oracles: Oracles, selection: RandomFlows, random: Random) -> None:
         """Inject a fault while nothing else changes, and ask again."""
@@ -130,7 +130,7 @@ class CycleRunner:
         self._ask(oracles, selection, lone=True, most=_AFTER_FAULT)
 
     def _drawn_fault(self, random: Random) -> Fault | None:
-        return random.choice(FAULTS) if random.random() < _FAULT else None
+        return random.choice(self._faults) if random.random() < _FAULT else None
 
     @contextlib.contextmanager
     def _injected(self, fault: Fault, random: Random) -> Iterator[None]:
@@ -185,10 +185,7 @@ class CycleRunner:
     def _restart_all(self, last: Step) -> None:
         for agent in self._lab.agents.values():
             agent.stop()
-        written = {change.file for change in last.changes if change.document is not None}
-        for path in self._lab.manifests.iterdir():
-            if path.name not in written:
-                path.unlink()
+        self._lab.objects.discard({change.file for change in last.changes if change.document is not None})
         for agent in self._lab.agents.values():
             agent.start()
         self._lab.take(last)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
@@ -15,8 +16,10 @@ from nfagent.errors import KernelError
 from nfagent.lab.cluster.agents import LabAgent
 from nfagent.lab.machine.patience import patient
 from nfagent.manifests.index import digest
+from tests.fuzz.folder_objects import FolderObjects
 from tests.fuzz.packets import PacketLab
 from tests.soak.plan import SPARED
+from tests.soak.server_objects import ServerObjects
 from tests.support.two_node_cluster import NODES
 
 TABLE = "inet nfagent"
@@ -31,7 +34,7 @@ class Fault(msgspec.Struct, frozen=True):
 
     inject:   injects it at the beginning of its context, and ends it at the end
     restarts: whether it ends the agent: those of the spared node never do
-    whole:    whether the manifests must stay as they are meanwhile
+    whole:    whether the objects must stay as they are meanwhile
     """
 
     name: str
@@ -96,7 +99,7 @@ def _set_emptied(_lab: PacketLab, agent: LabAgent, random: Random) -> Iterator[N
 @contextlib.contextmanager
 def _half_written(lab: PacketLab, agent: LabAgent, random: Random) -> Iterator[None]:
     """Cut a manifest in two in place, and write it whole again once the agent has read the half."""
-    path = random.choice(sorted(path for path in lab.manifests.glob("*.yaml") if not path.name.startswith(".")))
+    path = random.choice(sorted(path for path in _folder(lab).glob("*.yaml") if not path.name.startswith(".")))
     text = path.read_text("utf-8")
     half = text[: len(text) // 2]
     path.write_text(half, "utf-8")
@@ -110,7 +113,7 @@ def _half_written(lab: PacketLab, agent: LabAgent, random: Random) -> Iterator[N
 @contextlib.contextmanager
 def _no_manifest(lab: PacketLab, _agent: LabAgent, _random: Random) -> Iterator[None]:
     """Put a file among the manifests that isn't one."""
-    path = lab.manifests / "backup.yaml"
+    path = _folder(lab) / "backup.yaml"
     path.write_text("{:\n\x00", "utf-8")
     try:
         yield
@@ -118,7 +121,21 @@ def _no_manifest(lab: PacketLab, _agent: LabAgent, _random: Random) -> Iterator[
         path.unlink()
 
 
-FAULTS = (
+def _folder(lab: PacketLab) -> Path:
+    if not isinstance(lab.objects, FolderObjects):
+        raise TypeError("a fault of manifests, in a lab without a folder")
+    return lab.objects.manifests
+
+
+@contextlib.contextmanager
+def _server_away(lab: PacketLab, _agent: LabAgent, _random: Random) -> Iterator[None]:
+    if not isinstance(lab.objects, ServerObjects):
+        raise TypeError("a fault of the API server, in a lab without one")
+    with lab.objects.away():
+        yield
+
+
+_OF_EITHER = (
     Fault("agent killed (kill -9), started again", _killed, restarts=True),
     Fault("agent stopped, started again", _stopped, restarts=True),
     Fault("agent reloaded (SIGHUP)", _reloaded),
@@ -126,9 +143,18 @@ FAULTS = (
     Fault("ruleset flushed", _ruleset_flushed),
     Fault("foreign rule inserted", _foreign_rule),
     Fault("elements of a set deleted", _set_emptied),
+)
+FOLDER_FAULTS = (
+    *_OF_EITHER,
     Fault("manifest half-written", _half_written, whole=True),
     Fault("file that is no manifest", _no_manifest, whole=True),
 )
+SERVER_FAULTS = (*_OF_EITHER, Fault("API server killed, started again", _server_away, whole=True))
+
+
+def faults_of(lab: PacketLab) -> tuple[Fault, ...]:
+    """Return the faults that a lab can have, by where its objects are."""
+    return FOLDER_FAULTS if isinstance(lab.objects, FolderObjects) else SERVER_FAULTS
 
 
 def await_healed(agent: LabAgent, seconds: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,6 +14,8 @@ from tests.fuzz.generator import draw_case, file_of
 from tests.fuzz.topology import PLACES
 from tests.properties.objects import NAMESPACES, NODE_CIDRS
 from tests.support.two_node_cluster import NODE_ADDRESSES, NODES
+
+Source: TypeAlias = Literal["folder", "apiserver"]
 
 SPARED = NODES[0]
 """The node whose agent is never restarted: its memory shows what one process gains."""
@@ -30,6 +33,7 @@ class SoakPlan(msgspec.Struct, frozen=True):
     build:      folder of the report, the samples and failing cycles
     attachment: how the lab's nodes attach their Pods
     cycle:      the only cycle to run; None for all
+    source:     what the agents follow: a folder of manifests, or a kube-apiserver
     """
 
     seed: int
@@ -37,6 +41,7 @@ class SoakPlan(msgspec.Struct, frozen=True):
     build: Path
     attachment: Attachment = "routed"
     cycle: int | None = None
+    source: Source = "folder"
 
 
 def small_cluster() -> tuple[Document, ...]:

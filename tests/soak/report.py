@@ -12,7 +12,7 @@ from nfagent.lab.latency.quantiles import quantile
 from nfagent.lab.topology.plan import Attachment
 from tests.fuzz.stats import Counts
 from tests.soak.cycles import Churn, Problem
-from tests.soak.plan import SPARED
+from tests.soak.plan import SPARED, Source
 from tests.soak.resources import Sample
 from tests.soak.slope import Slope, slope_of
 from tests.soak.tables import TableContents
@@ -22,6 +22,9 @@ MOST_KIB_PER_HOUR = 512
 
 _CONNECTIONS = 50
 """Entries of conntrack more than at first that are no leak: those of the last questions."""
+
+_IDLE = 2
+"""Connections to the API server more than at first that are no leak: one stays open for 30 s after a request."""
 
 _POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """Threads more than at first that are no leak: asyncio's pool for calls that block grows to so many, and stays."""
@@ -48,6 +51,8 @@ class NodeAtRest(msgspec.Struct, frozen=True):
             return
         if other.sample.descriptors != self.sample.descriptors:
             yield f"{other.sample.descriptors} descriptors, {self.sample.descriptors} at first"
+        if other.sample.server > self.sample.server + _IDLE:
+            yield f"{other.sample.server} connections to the API server, {self.sample.server} at first"
         if other.sample.threads > self.sample.threads + _POOL_THREADS:
             yield f"{other.sample.threads} threads, {self.sample.threads} at first"
         if other.tables.reply_tuples > self.tables.reply_tuples:
@@ -76,6 +81,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     first: dict[str, NodeAtRest]
     last: dict[str, NodeAtRest]
     slope: Slope | None
+    source: Source = "folder"
     blocks: Slope | None = None
 
     @property
@@ -147,12 +153,15 @@ def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
             f"cycle {problem.cycle}, step {problem.step}: {problem.kind}: {problem.words} {problem.fault}".rstrip()
         )
     for cycle in dict.fromkeys(problem.cycle for problem in report.problems):
-        output.text(f"again: make soak SEED={report.seed} CYCLE={cycle} ATTACHMENT={report.attachment}")
+        output.text(
+            f"again: make soak SEED={report.seed} CYCLE={cycle} ATTACHMENT={report.attachment} SOURCE={report.source}"
+        )
     output.text(f"report: {folder}/report.json, samples: {folder}/samples.jsonl")
     wrong = sum(problem.kind in {"verdict", "source address"} for problem in report.problems)
     done = f"{report.minutes:.1f} minutes, {churn.cycles:,} cycles, {churn.steps:,} steps"
     output.summary(
-        f"{done}; {wrong} wrong of {report.answers:,} answers; seed {report.seed}; {report.attachment} Pods",
+        f"{done}; {wrong} wrong of {report.answers:,} answers; seed {report.seed}; {report.attachment} Pods; "
+        f"{report.source}",
         as_expected=report.as_expected,
     )
 
@@ -168,6 +177,7 @@ def _rest_rows(report: SoakReport) -> Iterator[tuple[str, ...]]:
             ("rss", "resident memory of the agent", " KiB"),
             ("blocks", "blocks of memory in use by its objects", ""),
             ("descriptors", "descriptors", ""),
+            ("server", "connections to the API server", ""),
             ("threads", "threads", ""),
             ("connections", "conntrack entries", ""),
             ("log", "log folder", " bytes"),

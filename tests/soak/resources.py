@@ -25,9 +25,11 @@ class Sample(msgspec.Struct, frozen=True):
     pid:         of the agent: another one after a restart
     rss:         resident memory, KiB
     blocks:      blocks of memory that Python's objects use; 0 where the agent wasn't asked
+    descriptors: without TCP connections
     connections: entries of the node's conntrack table
     log, state:  bytes in the agent's folders; files: their number in both
     at_rest:     whether the lab was at rest with the small cluster
+    server:      the agent's TCP connections, to its API server
     """
 
     seconds: float
@@ -42,6 +44,7 @@ class Sample(msgspec.Struct, frozen=True):
     state: int
     files: int
     at_rest: bool
+    server: int = 0
 
 
 def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, ask: bool) -> Sample:
@@ -49,6 +52,7 @@ def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, a
     pid = agent.process.pid
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines())
     connections = int(netns.inside(netns_name, lambda: _CONNECTIONS.read_text("ascii")))
+    opened, server = _descriptors(pid)
     log, state = list(_sizes(agent.verdict_log.parent)), list(_sizes(agent.state_dir))
     return Sample(
         round(seconds, 1),
@@ -56,14 +60,32 @@ def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, a
         pid,
         int(status["VmRSS"].split()[0]),
         int(agent.metric("nfagent_python_blocks")) if ask else 0,
-        sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
+        opened,
         int(status["Threads"]),
         connections,
         sum(log),
         sum(state),
         len(log) + len(state),
         at_rest,
+        server,
     )
+
+
+def _descriptors(pid: int) -> tuple[int, int]:
+    """Return the number of a process's descriptors that are no TCP connections, and of those that are."""
+    found = list(_targets(Path(f"/proc/{pid}/fd")))
+    lines = (Path(f"/proc/{pid}/net/{name}").read_text("ascii").splitlines()[1:] for name in ("tcp", "tcp6"))
+    connections = {f"socket:[{line.split()[9]}]" for each in lines for line in each}
+    server = sum(target in connections for target in found)
+    return len(found) - server, server
+
+
+def _targets(folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        try:
+            yield str(path.readlink())
+        except FileNotFoundError:  # closed meanwhile
+            continue
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -15,11 +15,13 @@ from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology import netns
 from tests.fuzz.case import Case, Finding
 from tests.fuzz.folder import LabForm, write_case
+from tests.fuzz.folder_objects import FolderObjects
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
 from tests.soak.plan import SPARED, SoakPlan, rest_step
 from tests.soak.report import NodeAtRest, SoakReport, block_slope, memory_slope
 from tests.soak.resources import Sample, Sampler
+from tests.soak.server_objects import ServerObjects
 from tests.soak.tables import contents
 
 _SAMPLE_SECONDS = 5.0
@@ -50,10 +52,8 @@ def soak(plan: SoakPlan, show: Callable[[str], None]) -> SoakReport:
     samples.unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nfagent-soak-"))
-        lab = PacketLab(Path(scratch), plan.attachment)
-        for agent in lab.agents.values():
-            agent.environment |= _SETTINGS
-        stack.enter_context(lab)
+        objects = ServerObjects() if plan.source == "apiserver" else FolderObjects()
+        lab = stack.enter_context(PacketLab(Path(scratch), plan.attachment, objects, _SETTINGS))
         namespaces = {node: lab.node_namespace(node) for node in lab.agents}
         for name in namespaces.values():
             netns.write_sysctls(name, _TIMEOUTS)
@@ -90,6 +90,7 @@ class _Session:
             seed=self._plan.seed,
             minutes=round(self._sampler.elapsed / 60, 1),
             attachment=self._plan.attachment,
+            source=self._plan.source,
             churn=self._runner.churn,
             counts=self._runner.counts,
             problems=self._runner.problems,

@@ -90,10 +90,13 @@ def running_api_lab(
             yield ApiLab(topology, servers, cluster, plane)
 
 
-def account_token(plane: ControlPlane, client: LabApiClient) -> str:
-    """Apply deploy/rbac.yaml; return a token of its service account as soon as the server grants its rights."""
+def account_token(plane: ControlPlane, client: LabApiClient, seconds: int = 3600) -> str:
+    """Apply deploy/rbac.yaml; return a token of its service account as soon as the server grants its rights.
+
+    seconds: how long it is valid
+    """
     client.put_all(read_documents(DEPLOY / "rbac.yaml"))
-    token = client.service_account_token(*ACCOUNT)
+    token = client.service_account_token(*ACCOUNT, seconds)
     with plane.client(token=token) as account:
         wait_until(lambda: may(account, "list", "pods") and may(account, "watch", "configmaps", name="ip-masq-agent"))
     return token

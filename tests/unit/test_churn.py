@@ -69,7 +69,7 @@ def measured_growth(*, leaks: bool) -> MemoryGrowth:
         rounds = range(begin, begin + ROUNDS)
         churn(desired, rounds)
         kept += [round_of(number, "a")[2] for number in rounds if leaks]
-        unbounded = emptied_caches()
+        unbounded += emptied_caches()
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
     return MemoryGrowth([later - earlier for earlier, later in itertools.pairwise(held)], unbounded)

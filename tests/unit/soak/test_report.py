@@ -62,6 +62,8 @@ def test_a_table_differs_by(tables: TableContents, found: list[str]) -> None:
     ("change", "found"),
     [
         ({"descriptors": 31}, ["31 descriptors, 30 at first"]),
+        ({"server": 2}, []),
+        ({"server": 3}, ["3 connections to the API server, 0 at first"]),
         ({"threads": 11}, []),
         ({"threads": 99}, ["99 threads, 10 at first"]),
         ({"connections": 40}, []),
@@ -70,6 +72,8 @@ def test_a_table_differs_by(tables: TableContents, found: list[str]) -> None:
     ],
     ids=[
         "a descriptor",
+        "idle connections to the server",
+        "more connections to the server",
         "a thread of a pool",
         "many threads",
         "a few connections",
