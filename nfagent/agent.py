@@ -114,9 +114,8 @@ class Agent:
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
         self._bridges = BridgeWatch()
-        self._bridge_table = BridgeTableReconciler(
-            self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
-        )
+        dropping = settings.bridges.unjudged_frames == "dropped"
+        self._bridge_table = BridgeTableReconciler(self._backend.tables, self._reconciler.backoff, dropping=dropping)
         resync = settings.reconcile.resync_seconds
         changes = self._backend.monitor(self._reconciler.mark_changed)
         self._drift = DriftParts(changes, self._reconciler, self._bridge_table, self._clock, resync)
