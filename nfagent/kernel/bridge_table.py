@@ -92,7 +92,7 @@ class BridgeTableReconciler:
         self._repairs = repairs
         self._dropping = dropping
         self._accepted: Ruleset = FRAMES  # as this nft lists the table
-        self._dirty = self._rewritten = False
+        self._dirty = self._rewritten = self._looked = False
         self._dirty_at = self._repaired_at = 0.0
         self._changer = self._changer_unit = ""
         self._changed = asyncio.Event()
@@ -141,6 +141,7 @@ class BridgeTableReconciler:
         changer, unit = self._changer, self._changer_unit
         self._changer = self._changer_unit = ""
         try:
+            self._looked = True
             self._state = await self._client.with_table(self._refresh_now)
             if self._rewritten:
                 self._note_repair(changer, unit, exposed_since)
@@ -148,6 +149,11 @@ class BridgeTableReconciler:
             self._state = BridgeTableState("unknown", problem=str(error))
             if str(error) != before:
                 log.warning("%s: %s; retrying", NOT_FILTERED, error)
+
+    @property
+    def problem(self) -> str:
+        """Why frames aren't dropped that should be; '' without a problem, and before the first look."""
+        return self._state.problem if self._looked else ""
 
     def status(self) -> dict[str, Any]:
         """Return the last known state, for `dump state`."""
