@@ -120,19 +120,16 @@ class Agent:
             settings, self._desired, history, self._clock, places, time_slices=self._time_slices
         )
         self._bridges = BridgeWatch()
-        self._bridge_table = BridgeTableReconciler(
-            self._backend.tables, dropping=settings.bridges.unjudged_frames == "dropped"
-        )
+        dropping = settings.bridges.unjudged_frames == "dropped"
+        self._bridge_table = BridgeTableReconciler(self._backend.tables, self._reconciler.backoff, dropping=dropping)
         resync = settings.reconcile.resync_seconds
         self._changes = self._backend.monitor(self._reconciler.mark_changed)
         self._drift = DriftParts(self._changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
-        self._stop = asyncio.Event()
-        self._reload_requested = asyncio.Event()
+        self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
         self._ready = False
-        self._in_force = asyncio.Event()
-        self._source_synced = asyncio.Event()
+        self._in_force, self._source_synced = asyncio.Event(), asyncio.Event()
         wake, synced = self._reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
@@ -142,6 +139,9 @@ class Agent:
         self._part_problems = PartProblems(
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
+        if self._backend.is_nftables:  # docs/backends.md has what iptables lacks
+            self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
+        self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
         self._source, self._reporter = self._make_source()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)

@@ -75,6 +75,7 @@ class DriftParts:
 
     def _changed(self, committer: CommitOrigin) -> None:
         # Once for each comparison, not for each commit of a thousand a second.
-        unit = "" if self._reconciler.is_marked else process_unit(committer.process, committer.name)
+        marked = self._reconciler.is_marked and self._bridge_table.is_marked
+        unit = "" if marked else process_unit(committer.process, committer.name)
         self._reconciler.mark_changed(str(committer), unit)
-        self._bridge_table.mark_changed()
+        self._bridge_table.mark_changed(str(committer), unit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.reconciler import Reconciler
@@ -39,6 +41,8 @@ class PartProblems:
         self._checkpoint = checkpoint
         self._verdict_log = verdict_log
         self._egress_nat = egress_nat
+        self.also: dict[str, Callable[[], str]] = {}
+        """What returns the problem of a further part, by its name."""
 
     def by_part(self) -> dict[str, str]:
         """Return the problem of each part, '' for none."""
@@ -49,10 +53,11 @@ class PartProblems:
             "interfaces": self._links.problem,
             "last_good_objects": self._checkpoint.problem,
             "verdict_log": self._verdict_log.problem,
+            **{part: read() for part, read in self.also.items()},
         }
 
     def described(self) -> list[str]:
-        """Return what STATUS says; the verdict log describes itself, with another check of its folder."""
+        """Return what STATUS says. Verdict log and saved ruleset describe themselves there."""
         found, contest = self.by_part(), self._reconciler.contest
         contested = [f"{contest.who_in_short} keeps changing nfagent's rules"] if contest else []
         names = {
@@ -60,9 +65,10 @@ class PartProblems:
             "notifications": "notifications",
             "connections": "live connections are not ended",
             "interfaces": "interfaces",
+            "bridge_frames": "frames that no rule can match aren't dropped on bridges",
             "last_good_objects": "last good objects",
         }
-        return contested + [f"{name}: {found[part]}" for part, name in names.items() if found[part]]
+        return contested + [f"{name}: {found[part]}" for part, name in names.items() if found.get(part)]
 
     def node_faults(self) -> NodeFaults:
         """Return what Events on the Node report."""

@@ -134,6 +134,10 @@ class DriftBackoff:
         self._contests += began
         return began
 
+    def repaired_after(self, at: float) -> bool:
+        """Return whether there was a repair after a time."""
+        return bool(self._repairs) and self._last > at
+
     def next_repair(self, now: float) -> float:
         """Return the monotonic time of the next repair, which has passed where it may follow at once."""
         self._expire(now)

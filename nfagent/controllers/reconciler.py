@@ -116,8 +116,8 @@ class Reconciler:
         self._drifted = False  # changed by another program, `_changer` where it is known
         self._drifted_at = 0.0  # when that was heard first
         self._changer = self._changer_unit = ""
-        self._backoff = DriftBackoff()
-        self._refused = False  # the last round was; the table may be repaired no sooner than `_backoff` says
+        self.backoff = DriftBackoff()  # of table bridge nfagent too
+        self._refused = False  # the last round was; the table may be repaired no sooner than `backoff` says
         self._anew = False  # the kernel refused a repair while another program changed the table
         self._commits = deque([-_DEBOUNCE_SECONDS] * 2, maxlen=2)
         self.status = ReconcileStatus()
@@ -160,12 +160,12 @@ class Reconciler:
     @property
     def contest(self) -> TableContest | None:
         """Return which program keeps changing the table, None where none does."""
-        return self._backoff.contest(self._clock.monotonic())
+        return self.backoff.contest(self._clock.monotonic())
 
     @property
     def drift_totals(self) -> DriftTotals:
         """Return what happened by other programs' changes since the start."""
-        return self._backoff.totals(self._clock.monotonic())
+        return self.backoff.totals(self._clock.monotonic())
 
     @property
     def next_repair_in(self) -> float:
@@ -176,7 +176,7 @@ class Reconciler:
     def log_contest(self) -> None:
         """Log a contest that goes on, and the end of one; to be called about once a minute."""
         now = self._clock.monotonic()
-        ended, goes_on = self._backoff.ended(now), self._backoff.contest(now)
+        ended, goes_on = self.backoff.ended(now), self.backoff.contest(now)
         if ended is not None:
             log.info("resolved: no program contests %s any more; at last %s", self.rules, ended)
         if goes_on is not None:
@@ -269,7 +269,7 @@ class Reconciler:
 
     def _repairable_at(self) -> float:
         """Return the monotonic time from which changes by other programs may be compared and repaired."""
-        return max(self._budget.next_comparison(), self._backoff.next_repair(self._clock.monotonic()))
+        return max(self._budget.next_comparison(), self.backoff.next_repair(self._clock.monotonic()))
 
     def _compared(self, began: float, spent: float) -> None:
         """Record the end of a comparison. spent: what was spent at its begin."""
@@ -354,7 +354,7 @@ class Reconciler:
                 return
             self._note_drift("", len(transaction))
         exposed = repaired - drifted_at if drifted else 0.0
-        if self._backoff.repaired(repaired, program=changer, unit=unit, exposed=exposed):
+        if self.backoff.repaired(repaired, program=changer, unit=unit, exposed=exposed):
             log.warning("%s; from now on repairs are spaced by up to %g s", self.contest, MAX_SPACING)
 
     async def _is_variant(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -50,6 +51,26 @@ class TableClient(Protocol):
         ...
 
 
+class Repairs(Protocol):
+    """Records the repairs of all tables, and spaces them: controllers.drift_backoff."""
+
+    def repaired(self, now: float, *, program: str = "", unit: str = "", exposed: float = 0.0) -> bool:
+        """Record a repair; return whether it is the one that makes the tables contested."""
+        ...
+
+    def repaired_after(self, at: float) -> bool:
+        """Return whether there was a repair after a time."""
+        ...
+
+    def next_repair(self, now: float) -> float:
+        """Return the monotonic time of the next repair."""
+        ...
+
+    def contest(self, now: float) -> object | None:
+        """Return the contest, as text by `str`; None without one."""
+        ...
+
+
 class BridgeTableState(msgspec.Struct, frozen=True):
     """The last known state of the bridge table.
 
@@ -65,18 +86,33 @@ class BridgeTableState(msgspec.Struct, frozen=True):
 class BridgeTableReconciler:
     """Keeps the table that drops frames which no rule can filter; removes it where the settings let them pass."""
 
-    def __init__(self, client: TableClient, *, dropping: bool) -> None:
+    def __init__(self, client: TableClient, repairs: Repairs, *, dropping: bool) -> None:
         """Store the arguments; `run` and `refresh` access the kernel."""
         self._client = client
+        self._repairs = repairs
         self._dropping = dropping
         self._accepted: Ruleset = FRAMES  # as this nft lists the table
-        self._dirty = False
+        self._dirty = self._rewritten = self._looked = False
+        self._dirty_at = self._repaired_at = 0.0
+        self._changer = self._changer_unit = ""
         self._changed = asyncio.Event()
         self._state = BridgeTableState("unknown", problem="not read yet")
 
-    def mark_changed(self) -> None:
-        """Mark the table as changed by another program; it is compared after the next `compare_if_changed`."""
+    def mark_changed(self, by: str = "", unit: str = "") -> None:
+        """Mark the table as changed by another program; it is compared after the next `compare_if_changed`.
+
+        by, unit: as for Reconciler.mark_changed
+        """
+        if not self._dirty:
+            self._dirty_at = time.monotonic()
         self._dirty = True
+        if by and not self._changer:
+            self._changer, self._changer_unit = by, unit
+
+    @property
+    def is_marked(self) -> bool:
+        """Return whether a change by another program was reported and not compared yet."""
+        return self._dirty
 
     def compare_if_changed(self) -> None:
         """Start the comparison of a changed table: table inet nfagent, which takes precedence, is in sync."""
@@ -85,14 +121,13 @@ class BridgeTableReconciler:
 
     async def run(self, seconds: float = 60.0) -> None:
         """Compare now, after `mark_changed` and `compare_if_changed`, and every so many seconds, until cancelled."""
-        clock = asyncio.get_running_loop().time
         while True:
             self._changed.clear()
-            self._dirty = False
-            began = clock()
+            began = time.monotonic()
             await self.refresh()
             # A program that changes tables without end makes this take a tenth of the time at most.
-            await asyncio.sleep((clock() - began) * 9)
+            ended = time.monotonic()
+            await asyncio.sleep(max((ended - began) * 9, self._repairs.next_repair(ended) - ended))
             try:
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
@@ -102,27 +137,48 @@ class BridgeTableReconciler:
     async def refresh(self) -> None:
         """Compare the table and write it where it differs. A refusal by the kernel is logged once."""
         before = self._state.problem
+        exposed_since, self._dirty = self._dirty_at if self._dirty else time.monotonic(), False
+        changer, unit = self._changer, self._changer_unit
+        self._changer = self._changer_unit = ""
         try:
+            self._looked = True
             self._state = await self._client.with_table(self._refresh_now)
+            if self._rewritten:
+                self._note_repair(changer, unit, exposed_since)
         except (KernelError, HostError, WireError) as error:
             self._state = BridgeTableState("unknown", problem=str(error))
             if str(error) != before:
                 log.warning("%s: %s; retrying", NOT_FILTERED, error)
 
+    @property
+    def problem(self) -> str:
+        """Why frames aren't dropped that should be; '' without a problem, and before the first look."""
+        return self._state.problem if self._looked else ""
+
     def status(self) -> dict[str, Any]:
         """Return the last known state, for `dump state`."""
         return {"table": BRIDGE_TABLE, **msgspec.to_builtins(self._state)}
 
+    def _note_repair(self, changer: str, unit: str, exposed_since: float) -> None:
+        now = time.monotonic()
+        level = logging.WARNING if self._repairs.contest(now) is None else logging.DEBUG
+        log.log(level, "table %s changed by %s; wrote it again", BRIDGE_TABLE, changer or "another program")
+        if self._repairs.repaired_after(max(exposed_since, self._repaired_at)):
+            return  # one change of both tables, as a flush is: counted with table inet
+        self._repaired_at = now
+        if self._repairs.repaired(now, program=changer, unit=unit, exposed=now - exposed_since):
+            log.warning("%s; from now on repairs are spaced", self._repairs.contest(now))
+
     def _refresh_now(self, tables: KernelTables) -> BridgeTableState:
+        self._rewritten = False
         if not self._dropping:
             if remove_bridge_table(tables):
                 log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
             return BridgeTableState("passed")
         found = read_bridge_table(tables)
         if found is None or found.ruleset not in (FRAMES, self._accepted):
-            if self._state.state == "dropped":
-                log.warning("table %s changed by another program; writing it again", BRIDGE_TABLE)
             found = self._write_now(tables)
+            self._rewritten = self._state.state == "dropped"
         return BridgeTableState("dropped", found.dropped or 0)
 
     def _write_now(self, tables: KernelTables) -> BridgeTableListing:

@@ -36,7 +36,10 @@ Section: TypeAlias = Literal[
 MOST_SERIES = 10_000
 """Series of one family, at most: those beyond are left out, and counted by nfagent_metrics_omitted_series."""
 
-PARTS = ("ruleset", "notifications", "connections", "interfaces", "verdict_log", "last_good_objects")
+PARTS = (
+    *("ruleset", "notifications", "connections", "interfaces", "bridge_frames"),
+    *("verdict_log", "last_good_objects", "saved_ruleset"),
+)
 """Parts of the agent whose problems metrics and systemd's STATUS report."""
 
 OBJECT_KINDS = tuple(resource.kind for resource in RESOURCES)

@@ -102,6 +102,34 @@ def test_a_program_in_a_loop_that(change: str, site: AgentSite) -> None:
     assert said.count("repairing it with") <= 5
 
 
+def test_a_program_that_deletes_the_table_of_bridges_in_a_loop(site: AgentSite) -> None:
+    with site.agent() as agent:
+        with looping(REPEATED, "delete table bridge nfagent"):
+            wait_until(lambda: "contest" in agent_state(site)["drift"], 60)
+            began, used = time.monotonic(), cpu_seconds(agent.process.pid)
+            before = agent_state(site)["drift"]["contest"]["repairs"]
+            wait_until(lambda: agent_state(site)["drift"]["contest"]["repairs"] >= before + 3, 60)
+            contest = agent_state(site)["drift"]["contest"]
+            assert cpu_seconds(agent.process.pid) - used < 0.5 * (time.monotonic() - began)
+            assert contest["program"].startswith("nft (process ")
+            agent.await_told(lambda: "nft keeps changing nfagent's rules" in agent.told)
+        wait_until(lambda: "table bridge nfagent" in nft("list", "tables"), 60)
+        assert agent_state(site)["reconcile"]["drifts"] == 0
+        said = agent.stop()
+    assert said.count("from now on repairs are spaced") == 1
+    assert said.count("table bridge nfagent changed by nft (process ") <= 5
+
+
+def test_a_flush_of_both_tables_is_one_repair_and_no_contest(site: AgentSite) -> None:
+    with site.agent() as agent:
+        for count in range(1, 4):
+            nft(FLUSH)
+            wait_until(lambda: agent_state(site)["reconcile"]["drifts"] == count, 60)  # noqa: B023 - called at once
+            wait_until(lambda: "table bridge nfagent" in nft("list", "tables"), 60)
+        assert "contest" not in agent_state(site)["drift"]
+        agent.stop()
+
+
 def test_a_foreign_accept_goes_while_another_program_commits_a_thousand_times_a_second(site: AgentSite) -> None:
     with site.agent() as agent, looping(COMMITS):
         wait_until(lambda: "contest" in agent_state(site)["drift"], 60)

@@ -17,9 +17,11 @@ from nfagent.errors import KernelError
 from nfagent.introspection.agent_client import get_json
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.table_queries import table_flags
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.objects import ABSENT
-from tests.kernel.test_cli import AgentSite, site
+from tests.kernel.test_cli import DEADLINE, AgentSite, site
 from tests.kernel.test_reconciler import DB, SCENE, SECOND_DB, RunningReconciler, listed, nft, running
+from tests.support.metrics_page import scraped
 from tests.support.own_namespace import own_namespace
 from tests.support.owned_table import DORMANT, PERSIST, owned_table
 from tests.support.packet_labs import wait_until
@@ -207,3 +209,18 @@ def test_a_library_that_could_not_be_opened_once_is_opened_when_that_works_again
         assert kernel.read_now() == ABSENT
     finally:
         kernel.close()
+
+
+def test_a_table_of_bridges_that_cannot_be_written_is_in_status_and_metrics_until_it_is(site: AgentSite) -> None:
+    def problem() -> float:
+        return scraped(site.socket)["nfagent_problem"][frozenset({("part", "bridge_frames")})]
+
+    with site.agent() as agent:
+        site.await_sync()
+        assert problem() == 0
+        with owned_table("nfagent", replaces=True, family=NFPROTO_BRIDGE):
+            agent.await_told(lambda: "frames that no rule can match aren't dropped on bridges" in agent.told)
+            wait_until(lambda: problem() == 1, DEADLINE)
+        agent.await_told(lambda: "frames" not in agent.told)
+        wait_until(lambda: problem() == 0, DEADLINE)
+        agent.stop()

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from nfagent.controllers.drift_backoff import DriftBackoff
 from nfagent.kernel.bridge_table import BridgeTableReconciler, KernelTables
 from nfagent.kernel.nft_client import NftClient
 from nfagent.lab.cluster.agents import LabAgent
@@ -336,7 +337,7 @@ def test_another_nft_s_words_for_the_table_are_learned_and_not_written_again() -
         kernel = NftClient()
         try:
             commands = OtherWords(kernel)
-            watch = BridgeTableReconciler(commands, dropping=True)
+            watch = BridgeTableReconciler(commands, DriftBackoff(), dropping=True)
             for _ in range(3):
                 await watch.refresh()
                 assert (watch.status()["state"], commands.written) == ("dropped", 1)
@@ -365,7 +366,7 @@ def test_the_table_that_earlier_versions_wrote_is_kept() -> None:
         try:
             run_nft(EARLIER)
             commands = OtherWords(kernel, words={})
-            watch = BridgeTableReconciler(commands, dropping=True)
+            watch = BridgeTableReconciler(commands, DriftBackoff(), dropping=True)
             await watch.refresh()
             assert (watch.status()["state"], commands.written) == ("dropped", 0)
         finally:
@@ -380,7 +381,7 @@ def test_differences_that_another_program_may_have_written_are_not_accepted() ->
         kernel = NftClient()
         try:
             commands = OtherWords(kernel, disturbs=True)
-            watch = BridgeTableReconciler(commands, dropping=True)
+            watch = BridgeTableReconciler(commands, DriftBackoff(), dropping=True)
             await watch.refresh()
             assert watch.status()["state"] == "unknown"
             assert "keeps changing table" in watch.status()["problem"]

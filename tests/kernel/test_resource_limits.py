@@ -20,6 +20,7 @@ from tests.kernel.test_log_sinks import drop_packets, logged, ports
 from tests.kernel.test_stalled_files import await_state, enforce, state
 from tests.support.cgroups import memory_cgroup, thread_cgroup
 from tests.support.disk_images import fill, remount, tmpfs
+from tests.support.metrics_page import scraped
 from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
@@ -150,6 +151,12 @@ def test_a_change_whose_inotify_event_was_lost_takes_effect(site: AgentSite) -> 
         agent.stop()
 
 
+def problems_of(site: AgentSite) -> set[str]:
+    """Return the parts that metrics report a problem of."""
+    found = scraped(site.socket)["nfagent_problem"]
+    return {dict(labels)["part"] for labels, value in found.items() if value}
+
+
 @contextmanager
 def full(folder: Path) -> Iterator[Callable[[], object]]:
     """Mount a disk that is full; yield what makes room."""
@@ -181,6 +188,8 @@ def test_a_state_folder_that_cannot_be_written_is_reported_and_delays_no_policy(
         enforce(site, 5433)
         assert words in await_state(site, lambda found: found["last_good"]["problem"])["last_good"]["problem"]
         agent.await_told(lambda: "last good objects" in agent.told)
+        wait_until(lambda: problems_of(site) == {"last_good_objects", "saved_ruleset"}, 60)
+        assert problems_of(site) == {"last_good_objects", "saved_ruleset"}
         repair()
         enforce(site, 5434)
         await_state(site, lambda found: not found["last_good"]["problem"])
