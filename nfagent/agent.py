@@ -109,7 +109,9 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
-        self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
+        self._boot = BootParts(
+            settings, self._desired, self._clock, self._reconciler, self._event_applier, backend=self._backend
+        )
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
         self._bridges = BridgeWatch()

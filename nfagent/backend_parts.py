@@ -42,6 +42,7 @@ class BackendParts:
 
     choice: the backend, and why
     client: reads and changes the rules
+    options: with which rules are lowered to iptables
     tables: the client of the table that drops frames of bridges, which only nf_tables can
     """
 
@@ -57,7 +58,7 @@ class BackendParts:
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
         self._sets: IpSetSocket | None = None
-        self._options = LoweringOptions()
+        self.options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -68,7 +69,7 @@ class BackendParts:
         self._sets = kernel.sets
         options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
         self.client = XtClient(kernel, known, options, logs=self._features.logs)
-        self._options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
+        self.options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
@@ -110,7 +111,7 @@ class BackendParts:
         """What makes commands from two rulesets; None for nftables, whose transactions are commands."""
         if self.is_nftables:
             return None
-        return lambda found, wanted: list(shell_commands(found, wanted, self._options))
+        return lambda found, wanted: list(shell_commands(found, wanted, self.options))
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
