@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import msgspec
 
@@ -154,7 +154,8 @@ def _decoded_member(member: _Member, kind: SetType) -> SetMember:
     parts = member if isinstance(member, list) else [member]
     if tuple(map(type, parts)) != _FORMS[kind]:
         raise DecodeError(f"it has a member that no set of type {kind} has")
-    return tuple(parts) if isinstance(member, list) else member  # type: ignore[return-value] - the form was compared
+    # The form was compared.
+    return cast("SetMember", tuple(parts) if isinstance(member, list) else member)
 
 
 def _names(content: _Content) -> Iterator[str]:

@@ -24,11 +24,14 @@ def legacy(machine: NspawnMachine, installed: NspawnService) -> Iterator[NspawnS
     if machine.run("command -v iptables-legacy-restore; true") == "":
         pytest.skip("build/nspawn-debian-12 is from before it had iptables; remove it, and: make systemd-test")
     machine.run(f"systemctl stop nfagent; iptables-legacy -t mangle -N KUBE-KUBELET-CANARY; rm -f {LOCK}")
+    machine.run(f"echo 'f {LOCK} 0600' >/etc/tmpfiles.d/nfagent.conf && systemd-tmpfiles --create nfagent.conf")
     try:
         yield installed
     finally:
         machine.run("systemctl stop nfagent")
-        machine.run(f"{COMMAND} cleanup && iptables-legacy -t mangle -X KUBE-KUBELET-CANARY")
+        machine.run(
+            f"rm /etc/tmpfiles.d/nfagent.conf; {COMMAND} cleanup && iptables-legacy -t mangle -X KUBE-KUBELET-CANARY"
+        )
 
 
 def test_with_the_drop_in_it_enforces_with_one_more_capability(machine: NspawnMachine, legacy: NspawnService) -> None:
