@@ -109,9 +109,8 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
-        self._boot = BootParts(
-            settings, self._desired, self._clock, self._reconciler, self._event_applier, backend=self._backend
-        )
+        changing = self._reconciler, self._event_applier
+        self._boot = BootParts(settings, self._desired, self._clock, *changing, backend=self._backend)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, self._backend.log_places)
         self._bridges = BridgeWatch()
@@ -193,7 +192,6 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
-                self._backend.shell_commands,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)

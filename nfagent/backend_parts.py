@@ -106,17 +106,14 @@ class BackendParts:
         """Where the rules log."""
         return NFTABLES if self.is_nftables else IPTABLES
 
-    @property
-    def shell_commands(self) -> Callable[[Ruleset, Ruleset], list[str]] | None:
-        """What makes commands from two rulesets; None for nftables, whose transactions are commands."""
-        if self.is_nftables:
-            return None
-        return lambda found, wanted: list(shell_commands(found, wanted, self.options))
-
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
         if isinstance(self.client, XtClient):
-            return TableListings(self.client.read_now, self.client.counters_now)
+            return TableListings(
+                self.client.read_now,
+                self.client.counters_now,
+                lambda found, wanted: list(shell_commands(found, wanted, self.options)),
+            )
         return TableListings()
 
     async def replace_others(self) -> None:
