@@ -154,7 +154,7 @@ class Agent:
             on_hold=self._held,
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
-        made.rules = self._backend.rules
+        made.rules, made.unjudged = self._backend.rules, not self._backend.is_nftables
         return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:

@@ -89,8 +89,8 @@ def _asked(family: Family, table: TableName, option: int, size: int, asked: int 
     # Any socket of the family will do; one of the raw protocol needs a right that others don't.
     try:
         opened = socket.socket(layout.domain, socket.SOCK_DGRAM)
-    except OSError as error:
-        raise KernelError(f"table {table} of {_PROGRAMS[family]} can't be read: {error.strerror}") from error
+    except OSError as refused:
+        raise KernelError(f"table {table} of {_PROGRAMS[family]} can't be read: {refused.strerror}") from refused
     with opened:
         if _libc.getsockopt(opened.fileno(), layout.level, option, content, ctypes.byref(length)):
             number = ctypes.get_errno()

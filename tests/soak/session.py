@@ -14,7 +14,7 @@ from nfagent.errors import NfagentError
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology import netns
 from tests.fuzz.case import Case, Finding
-from tests.fuzz.folder import write_case
+from tests.fuzz.folder import LabForm, write_case
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
 from tests.soak.plan import SPARED, SoakPlan, rest_step
@@ -152,7 +152,7 @@ class _Session:
         folder = self._plan.build / f"cycle-{number}"
         one = problems[0]
         finding = Finding(max(0, one.step - 1), None, {"soak": one.kind}, one.words)
-        write_case(folder, case, finding, seed=self._plan.seed, number=number, attachment=self._plan.attachment)
+        write_case(folder, case, finding, seed=self._plan.seed, number=number, lab=LabForm(self._plan.attachment))
         (folder / "problems.json").write_bytes(msgspec.json.format(msgspec.json.encode(problems), indent=2) + b"\n")
         with contextlib.suppress(NfagentError):
             for agent in self._lab.agents.values():
