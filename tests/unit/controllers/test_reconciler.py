@@ -718,6 +718,7 @@ async def test_where_an_earlier_process_may_not_have_judged_connections_the_firs
     async with running(holding("10.0.0.1"), current=holding("10.0.0.1"), wake=False) as stage:
         stage.reconciler.unjudged = True
         stage.reconciler.wake()
+        await stage.turn()
         await stage.passes(RESYNC)
         assert (stage.kernel.reads, stage.desired.rechecks) == (2, 1)
 
