@@ -306,6 +306,7 @@ install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units
 	if [ "$$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ] 2>/dev/null; then
 	    install -D -m 644 systemd/restart-backoff.conf "$(units)/nfagent.service.d/restart-backoff.conf"
 	fi
+	install -D -m 644 systemd/iptables-legacy.conf "$(root)/systemd/iptables-legacy.conf"
 	$(reload)
 	$(say) 'installed. Next: set `kubeconfig` or `manifests` in /etc/nfagent/nfagent.toml, then: systemctl enable --now nfagent'
 

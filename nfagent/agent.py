@@ -112,7 +112,8 @@ class Agent:
         self._event_applier = EventApplier(
             history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
         )
-        self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
+        changing = self._reconciler, self._event_applier
+        self._boot = BootParts(settings, self._desired, self._clock, *changing, backend=self._backend)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
         self._time_slices = TimeSlices()
         places = self._backend.log_places
@@ -163,6 +164,7 @@ class Agent:
             guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
         )
         made.rules, made.spent = self._backend.rules, self._backend.spent
+        made.unjudged = not self._backend.is_nftables
         return made
 
     def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
@@ -201,7 +203,6 @@ class Agent:
                 self._source.read_services,
                 self._kernel.as_written,
                 self._egress_nat.ports.refresh,
-                self._backend.shell_commands,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)

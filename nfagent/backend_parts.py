@@ -43,6 +43,7 @@ class BackendParts:
 
     choice: the backend, and why
     client: reads and changes the rules
+    options: with which rules are lowered to iptables
     tables: the client of the table that drops frames of bridges, which only nf_tables can
     """
 
@@ -58,7 +59,7 @@ class BackendParts:
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
         self._sets: IpSetSocket | None = None
-        self._options = LoweringOptions()
+        self.options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
         if self.choice.programs is None:
@@ -69,7 +70,7 @@ class BackendParts:
         self._sets = kernel.sets
         options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
         self.client = XtClient(kernel, known, options, logs=self._features.logs)
-        self._options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
+        self.options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)
@@ -111,17 +112,14 @@ class BackendParts:
         """Where the rules log."""
         return NFTABLES if self.is_nftables else IPTABLES
 
-    @property
-    def shell_commands(self) -> Callable[[Ruleset, Ruleset], list[str]] | None:
-        """What makes commands from two rulesets; None for nftables, whose transactions are commands."""
-        if self.is_nftables:
-            return None
-        return lambda found, wanted: list(shell_commands(found, wanted, self._options))
-
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
         if isinstance(self.client, XtClient):
-            return TableListings(self.client.read_now, self.client.counters_now)
+            return TableListings(
+                self.client.read_now,
+                self.client.counters_now,
+                lambda found, wanted: list(shell_commands(found, wanted, self.options)),
+            )
         return TableListings()
 
     async def replace_others(self) -> None:

@@ -31,6 +31,9 @@ from nfagent.nftables.transaction import Command, Transaction, cut_unreachable
 
 FORMAT = 1
 """Incremented when files of an older version would be decoded with another meaning."""
+XT_FORMAT = 2
+"""Of files whose content is that of `xt_ruleset_codec`: rules of iptables."""
+_FORMATS = (FORMAT, XT_FORMAT)
 LAYOUT = 1
 """Incremented with a table layout that agents of an older version don't take over without a gap."""
 MAGIC = b"nfagent saved ruleset\n"
@@ -72,6 +75,11 @@ class SavedRuleset(msgspec.Struct, frozen=True):
 
     header: SavedHeader
     batches: tuple[bytes, ...]
+
+    @property
+    def is_iptables(self) -> bool:
+        """Whether it has rules of iptables, otherwise of nftables."""
+        return self.header.format == XT_FORMAT
 
     def decoded(self) -> Iterator[Batch]:
         """Yield the batches, one in memory at a time. Raises DecodeError."""
@@ -132,8 +140,8 @@ def decode_saved(content: bytes) -> SavedRuleset:
         header = msgspec.json.decode(first, type=SavedHeader)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DecodeError(_other_format(first) or f"its header can't be decoded: {error}") from None
-    if header.format != FORMAT:
-        raise DecodeError(f"it has format {header.format}; this version of nfagent reads format {FORMAT}")
+    if header.format not in _FORMATS:
+        raise DecodeError(_unknown_format(header.format))
     if header.byte_order != sys.byteorder:
         raise DecodeError(f"it was written on a {header.byte_order}-endian machine")
     if not batches:
@@ -166,7 +174,11 @@ def _other_format(header: bytes) -> str:
     except (msgspec.DecodeError, ValueError, RecursionError):
         return ""
     number = found.get("format", FORMAT) if isinstance(found, dict) else FORMAT
-    return "" if number == FORMAT else f"it has format {number}; this version of nfagent reads format {FORMAT}"
+    return "" if number in _FORMATS else _unknown_format(number)
+
+
+def _unknown_format(number: object) -> str:
+    return f"it has format {number}; this version of nfagent reads formats {FORMAT} and {XT_FORMAT}"
 
 
 def _decompressed(compressed: bytes) -> bytes:

@@ -106,6 +106,7 @@ class Reconciler:
         self._on_hold = on_hold
         self._guard = guard
         self.rules = "table inet nfagent"  # what is reconciled, for messages
+        self.unjudged = False  # an earlier process may have changed rules, and judged no connection by them
         self._observer: CommitObserver | None = None
         self._woken = asyncio.Event()
         self._begun = False
@@ -341,9 +342,9 @@ class Reconciler:
         )
         if is_drift and changer:
             self._note_drift(changer, len(transaction))
-        recheck = self._wanted.recheck_all() if transaction else ()
+        recheck = self._wanted.recheck_all() if transaction or self.unjudged else ()
         await self._commit(transaction + recheck)
-        self._agreed = True
+        self._agreed, self.unjudged = True, False
         if not is_drift:
             return
         repaired = self._clock.monotonic()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from nfagent.system.daemon_thread import DaemonThread
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+RulesetEncoder: TypeAlias = Callable[[Ruleset, Callable[[], None]], tuple[tuple[bytes, ...], str]]
 _FIRST_SECONDS = 5.0
 _LEAST_SECONDS = 30.0
 _CPU_SHARE = 0.01
@@ -62,13 +63,17 @@ class RulesetSaver:
         header: Callable[[], SavedHeader],
         ruleset: Callable[[], Ruleset],
         commits: Callable[[], int | None],
+        *,
+        encode: RulesetEncoder = encode_batches,
     ) -> None:
         """Store the arguments; `run` writes.
 
         header:  returns what the file says about the ruleset of this moment
         ruleset: returns the desired ruleset
         commits: the number of commits so far; None while the kernel doesn't have the whole desired ruleset
+        encode:  returns the parts of the file, and the digest of their content; calls its second argument in between
         """
+        self._encode = encode
         self._path = path
         self._clock = clock
         self._header = header
@@ -109,7 +114,7 @@ class RulesetSaver:
 
         def save() -> tuple[str, int, float]:
             began = time.thread_time()
-            batches, content = encode_batches(ruleset, yield_to_others)
+            batches, content = self._encode(ruleset, yield_to_others)
             seconds = time.thread_time() - began
             if content == (known or _content_of(self._path, header)):
                 mark_in_force(self._path)

@@ -53,7 +53,6 @@ class AnswerSources(msgspec.Struct, frozen=True):
     problems:  what is wrong with objects
     status:    of the agent's parts
     services:  reads the Services that `explain` needs; returns why they can't be read, or ''
-    shell_commands: returns commands that make a listing the desired ruleset, where these aren't nft's; None otherwise
     as_written: removes from a listing the differences that only this nft version's wording makes
     read_ports: reads how full the ports of translated connections are, for `status`; at most once a minute
     """
@@ -64,7 +63,6 @@ class AnswerSources(msgspec.Struct, frozen=True):
     services: Callable[[], Awaitable[str]]
     as_written: Callable[[Ruleset, Ruleset], Ruleset] = lambda listed, _: listed
     read_ports: Callable[[], Awaitable[None]] = _read_nothing
-    shell_commands: Callable[[Ruleset, Ruleset], list[str]] | None = None
 
 
 class AgentAnswerer:
@@ -107,7 +105,7 @@ class AgentAnswerer:
                 return await self._ruleset(await self._listings.ruleset(), scope, known)
             case "diff":
                 listed, wanted = await self._both()
-                found, commands = self._reports.as_written(listed, wanted), self._reports.shell_commands
+                found, commands = self._reports.as_written(listed, wanted), self._listings.shell_commands
                 # It lowers both rulesets, which takes tenths of a second where they are large.
                 lines = await asyncio.to_thread(commands, found, wanted) if commands is not None else None
                 return diff_parts(found, wanted, freshness, lines=lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from nfagent.errors import KernelError
 from nfagent.model.netaddr import Family, family_of, is_link_local
 
 _DISCARD = 9
@@ -28,22 +30,35 @@ def is_local_address(address: str) -> bool:
 def first_local_address(addresses: Iterable[str]) -> str:
     """Return the first local address, link-local ones excluded; '' without one.
 
-    One socket per family, some microseconds per address.
+    One socket per family, some microseconds per address. Raises KernelError where none can be opened.
     """
     with ExitStack() as stack:
-        sockets: dict[Family, socket.socket] = {}
+        sockets: dict[Family, socket.socket | None] = {}
         for address in addresses:
             family = family_of(address)
             if family not in sockets:
-                sockets[family] = stack.enter_context(socket.socket(_DOMAINS[family], socket.SOCK_DGRAM))
+                sockets[family] = _opened(stack, family)
+            opened = sockets[family]
+            if opened is None:
+                continue
             try:
-                sockets[family].connect((address, _DISCARD))
-                chosen: str = sockets[family].getsockname()[0]
+                opened.connect((address, _DISCARD))
+                chosen: str = opened.getsockname()[0]
             except OSError:
                 continue
             if chosen == address and not ipaddress.ip_address(address).is_link_local:
                 return address
     return ""
+
+
+def _opened(stack: ExitStack, family: Family) -> socket.socket | None:
+    """Return a socket of a family, None where the kernel has no such family."""
+    try:
+        return stack.enter_context(socket.socket(_DOMAINS[family], socket.SOCK_DGRAM))
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise KernelError(f"cannot tell which addresses this machine has: {error.strerror}") from error
 
 
 def _link_locals() -> set[str]:

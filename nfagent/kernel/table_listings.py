@@ -54,8 +54,13 @@ class TableListings:
         self,
         read: Callable[[], Ruleset] | None = None,
         counters: Callable[[], dict[str, CounterValue]] | None = None,
+        shell_commands: Callable[[Ruleset, Ruleset], list[str]] | None = None,
     ) -> None:
-        """Read by these calls, each in a thread; by default by libnftables."""
+        """Read by these calls, each in a thread; by default by libnftables.
+
+        shell_commands: returns commands that make the first ruleset the second, where these aren't nft's
+        """
+        self.shell_commands = shell_commands
         self._ruleset = SharedListing(lambda: asyncio.to_thread(read or _read))
         self._counters = SharedListing(lambda: asyncio.to_thread(counters or _counters))
 

@@ -87,7 +87,11 @@ def _asked(family: Family, table: TableName, option: int, size: int, asked: int 
     content = ctypes.create_string_buffer(struct.pack("=32sI", table.encode(), asked), size)
     length = ctypes.c_uint(size)
     # Any socket of the family will do; one of the raw protocol needs a right that others don't.
-    with socket.socket(layout.domain, socket.SOCK_DGRAM) as opened:
+    try:
+        opened = socket.socket(layout.domain, socket.SOCK_DGRAM)
+    except OSError as refused:
+        raise KernelError(f"table {table} of {_PROGRAMS[family]} can't be read: {refused.strerror}") from refused
+    with opened:
         if _libc.getsockopt(opened.fileno(), layout.level, option, content, ctypes.byref(length)):
             number = ctypes.get_errno()
             error = OSError(number, os.strerror(number))

@@ -37,6 +37,7 @@ class FolderSource:
         self._path = folder
         self._folder = ManifestIndex()
         self._sink = sink
+        self._passed_on: dict[str, str] = {}
         self._last_good = last_good
         self._disk = FolderReader()
         self._ignored: frozenset[str] = frozenset()
@@ -93,8 +94,8 @@ class FolderSource:
         end_children()
 
     def status(self) -> dict[str, Any]:
-        """Return the digest of each file that was read."""
-        return {"files": dict(sorted(self._folder.digests.items()))}
+        """Return the digest of each file that was read, and whose objects were passed on."""
+        return {"files": self._passed_on}
 
     async def _first_scan(self) -> FolderScan:
         pause = _FIRST_RETRY_SECONDS
@@ -118,7 +119,10 @@ class FolderSource:
             for event in made:
                 if event is not None:
                     (pods if _is_pod(event) else others).append(event)
+        # As they are now: others may be read while these are applied.
+        digests = dict(sorted(self._folder.digests.items()))
         await self._sink.apply(chain(others, pods), received)
+        self._passed_on = digests
         for kind in sorted(self._folder.ignored - self._ignored):
             log.debug("%s is not read", kind)
         self._ignored |= self._folder.ignored

@@ -110,9 +110,11 @@ CALLS: list[tuple[Flow, LinkDestination]] = [
 ] + [(Flow("2001:db8:0:a::1", "2001:db8:0:a::2", "udp", PORT), to) for to in LINK_DESTINATIONS[6]]
 
 
-def test_packets_to_link_local_addresses_arrive_only_where_no_pod_is_isolated(tmp_path: Path) -> None:
+def test_packets_to_link_local_addresses_arrive_only_where_no_pod_is_isolated(
+    tmp_path: Path, backend: BackendName
+) -> None:
     oracles = Oracles()
-    with PacketLab(tmp_path, "bridge") as lab:
+    with PacketLab(tmp_path, "bridge", backend) as lab:
         oracles.take(BRIDGED_CLUSTER)
         lab.take(BRIDGED_CLUSTER)
         assert set(lab.arrived(CALLS)) == {call for call in CALLS if ":" not in call[0].source}

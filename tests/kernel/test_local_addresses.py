@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from nfagent.kernel.local_addresses import is_local_address
+from nfagent.errors import KernelError
+from nfagent.kernel.local_addresses import first_local_address, is_local_address
+from nfagent.kernel.xt_tables import table_shape
 from nfagent.lab.topology import netns
 
 pytestmark = pytest.mark.kernel
@@ -52,3 +56,27 @@ def test_an_address_is_own_where_the_machine_would_send_from_it(
 ) -> None:
     netns.write_sysctls(machine, {"ipv4/ip_nonlocal_bind": bind, "ipv6/ip_nonlocal_bind": bind})
     assert netns.inside(machine, functools.partial(is_local_address, address)) is own
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Have every socket that is opened fail with EMFILE."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_a_descriptor_it_is_an_error_that_is_tried_again() -> None:
+    with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):
+        first_local_address(("192.0.2.1",))
+
+
+def test_a_table_of_iptables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfagent.kernel.xt_tables.legacy_tables", lambda _: frozenset(("mangle",)))
+    with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):
+        table_shape(4, "mangle")

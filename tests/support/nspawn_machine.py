@@ -26,7 +26,7 @@ from tests.support.debootstrap import debootstrap
 
 CHECKOUT = Path(__file__).parents[2]
 _FOLDER = CHECKOUT / "build"
-_MACHINE_PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-nftables,nftables,iproute2,kmod"
+_MACHINE_PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-nftables,nftables,iptables,iproute2,kmod"
 DEADLINE = 60.0
 _BUILD_SECONDS = 3000.0
 _POLL_SECONDS = 0.05

@@ -714,6 +714,16 @@ async def test_a_comparison_without_a_difference_re_checks_no_connection() -> No
 
 
 @scenario
+async def test_where_an_earlier_process_may_not_have_judged_connections_the_first_comparison_has_it_done() -> None:
+    async with running(holding("10.0.0.1"), current=holding("10.0.0.1"), wake=False) as stage:
+        stage.reconciler.unjudged = True
+        stage.reconciler.wake()
+        await stage.turn()
+        await stage.passes(RESYNC)
+        assert (stage.kernel.reads, stage.desired.rechecks) == (2, 1)
+
+
+@scenario
 async def test_a_change_re_checks_only_the_addresses_in_its_transaction() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.want(holding("10.0.0.2"))

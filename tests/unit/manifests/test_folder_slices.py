@@ -255,3 +255,34 @@ def test_all_names_are_collected_as_often_for_many_files_as_for_few(tmp_path: Pa
         return found
 
     assert collected(20) == collected(10)
+
+
+class Asking(Taken):
+    """Notes which files the source says to have read, in each turn of the loop while changes come."""
+
+    source: FolderSource
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, str]] = []
+
+    async def apply(self, changes: Iterable[ObjectChange], received: float | None = None) -> None:
+        self.said.append(self.source.status()["files"])
+        await super().apply(changes, received)
+
+
+def test_a_file_is_said_to_be_read_when_its_objects_were_passed_on_and_not_before(tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    sink = Asking()
+
+    async def body() -> None:
+        sink.source = FolderSource(manifests, sink, CheckpointStore(tmp_path / "state", "a"), by_steps())
+        write_each(manifests, 10, "one")
+        await sink.source.start()
+        before = sink.source.status()["files"]
+        write_each(manifests, 10, "two", "web")
+        await sink.source.reload()
+        assert sink.said == [{}, before]
+        assert not set(sink.source.status()["files"].values()) & set(before.values())
+
+    asyncio.run(body())

@@ -1,0 +1,178 @@
+"""`nfagent restore` where the backend is iptables: what is in the kernel of a network namespace afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nfagent.checkpoint.ruleset_codec import XT_FORMAT, SavedHeader, encode_batches, encode_saved
+from nfagent.checkpoint.ruleset_file import ruleset_path, write_saved
+from nfagent.checkpoint.xt_ruleset_codec import Variant, encode_xt_ruleset
+from nfagent.config import BootSection, Settings
+from nfagent.desired.state import DesiredState
+from nfagent.kernel.backend_switch import remove_xt_rules
+from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.nfacct_socket import NfacctSocket
+from nfagent.kernel.xt_listing import XtKernel, read_listing
+from nfagent.kernel.xt_programs import programs_of
+from nfagent.nftables.boot_rulesets import after_boot
+from nfagent.nftables.objects import Ruleset
+from nfagent.policy.options import PolicyOptions
+from nfagent.restore import restore
+from nfagent.xtables.lowering import lower
+from nfagent.xtables.objects import XtRuleset
+from nfagent.xtables.options import LoweringOptions
+from tests.support.own_namespace import own_namespace
+from tests.support.two_node_cluster import decoded, node, pod, policy
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and iptables"),
+]
+OPTIONS = LoweringOptions()
+HEADER = SavedHeader(
+    version="0.1",
+    node="a",
+    boot_id="",
+    written_at=0.0,
+    pod_ranges=("10.64.0.0/24",),
+    holds_unknown=False,
+    format=XT_FORMAT,
+)
+DAY = 86400.0
+
+
+@pytest.fixture(autouse=True)
+def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    with own_namespace("xtrestore"):
+        yield
+        remove_xt_rules()
+
+
+def desired(unknown_pods: str = "passed") -> DesiredState:
+    made = DesiredState("a", policy_options=msgspec.convert({"unknown_pods": unknown_pods}, PolicyOptions))
+    for document in (node("a"), pod("shop/web", "a", 10), policy("shop/closed")):
+        made.put(decoded(document))
+    return made
+
+
+def settings(folder: Path, unknown_pods: str = "passed") -> Settings:
+    return Settings(
+        node="a",
+        backend="iptables",
+        state_dir=str(folder / "state"),
+        runtime_dir=str(folder / "run"),
+        policy=msgspec.convert({"unknown_pods": unknown_pods}, PolicyOptions),
+        boot=BootSection(max_age_seconds=30 * DAY),
+    )
+
+
+def save(folder: Path, variant: Variant = "legacy", header: SavedHeader = HEADER, unknown_pods: str = "passed") -> Path:
+    batches, content = encode_xt_ruleset(desired(unknown_pods).ruleset(), OPTIONS, variant)
+    path = ruleset_path(str(folder / "state"))
+    write_saved(path, encode_saved(msgspec.structs.replace(header, content=content), batches))
+    return path
+
+
+def in_kernel(known: XtRuleset, variant: Variant = "legacy") -> XtRuleset:
+    kernel = XtKernel(programs_of(variant), (4, 6), IpSetSocket(), NfacctSocket())
+    try:
+        return read_listing(kernel, known).ruleset
+    finally:
+        kernel.close()
+
+
+def written(ruleset: Ruleset) -> XtRuleset:
+    return lower(after_boot(ruleset), OPTIONS)[0]
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_the_saved_ruleset_is_written_in_the_variant_that_it_was_in(tmp_path: Path, variant: Variant) -> None:
+    save(tmp_path, variant)
+
+    found = restore(settings(tmp_path), now=time.time())
+
+    assert found.rules == "saved"
+    wanted = written(desired().ruleset())
+    assert in_kernel(wanted, variant) == wanted
+
+
+def test_rules_that_are_there_are_never_touched(tmp_path: Path) -> None:
+    save(tmp_path)
+    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "nfa-x"], check=True)
+
+    assert restore(settings(tmp_path), now=time.time()).rules == "present"
+    assert set(in_kernel(XtRuleset()).chains) == {(4, "mangle", "nfa-x")}
+
+
+@pytest.mark.parametrize(
+    ("header", "age", "reason"),
+    [
+        pytest.param(HEADER, 31 * DAY, "boot.max_age_seconds allows", id="too old"),
+        pytest.param(msgspec.structs.replace(HEADER, node="b"), 0.0, "it is of node b", id="another node's"),
+        pytest.param(msgspec.structs.replace(HEADER, layout=99), 0.0, "table layout 99", id="of a later layout"),
+        pytest.param(msgspec.structs.replace(HEADER, format=1), 0.0, "rules of the other backend", id="of nftables"),
+    ],
+)
+def test_a_ruleset_that_may_not_be_restored_leaves_the_node_as_it_is(
+    tmp_path: Path, header: SavedHeader, age: float, reason: str
+) -> None:
+    save(tmp_path, header=header)
+
+    found = restore(settings(tmp_path), now=time.time() + age)
+
+    assert (found.rules, reason in found.reason) == ("none", True), found
+    assert in_kernel(XtRuleset()) == XtRuleset()
+
+
+def test_rules_of_nftables_that_were_saved_are_not_taken_for_those_of_iptables(tmp_path: Path) -> None:
+    batches, _ = encode_batches(desired().ruleset())
+    write_saved(ruleset_path(str(tmp_path / "state")), encode_saved(HEADER, batches))
+
+    assert restore(settings(tmp_path), now=time.time()).rules == "none"
+    assert in_kernel(XtRuleset()) == XtRuleset()
+
+
+def test_where_the_settings_hold_unknown_pods_the_ranges_are_held_without_a_usable_ruleset(tmp_path: Path) -> None:
+    save(tmp_path)  # it lets unknown Pods pass
+
+    found = restore(settings(tmp_path, "held"), now=time.time())
+
+    assert (found.rules, found.held) == ("hold", ("10.64.0.0/24",))
+    chains = in_kernel(XtRuleset()).chains
+    assert any(rule.target == ("-j", "DROP") for chain in chains.values() for rule in chain.rules)
+
+
+def test_a_ruleset_that_holds_unknown_pods_is_restored_with_them(tmp_path: Path) -> None:
+    save(tmp_path, header=msgspec.structs.replace(HEADER, holds_unknown=True), unknown_pods="held")
+
+    found = restore(settings(tmp_path, "held"), now=time.time())
+
+    assert (found.rules, found.held) == ("saved", ("10.64.0.0/24",))
+    wanted = written(desired("held").ruleset())
+    assert in_kernel(wanted) == wanted
+
+
+def test_what_the_kernel_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path)
+    program = tmp_path / "bin" / "ip6tables-legacy-restore"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\ngiven=$(cat)\ncase $given in *-A\\ nfa-*) echo refused >&2; exit 1;; esac\n"
+        'printf \'%s\\n\' "$given" | exec /usr/sbin/ip6tables-legacy-restore "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    found = restore(settings(tmp_path), now=time.time())
+
+    assert found.rules == "none"
+    assert "it can't be loaded" in found.reason
+    assert in_kernel(XtRuleset()) == XtRuleset()
