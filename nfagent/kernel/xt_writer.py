@@ -15,7 +15,16 @@ from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restor
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
 from nfagent.xtables.order import StepOrder
-from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
+from nfagent.xtables.steps import (
+    AddAccounts,
+    AddMember,
+    CreateSet,
+    DeleteAccounts,
+    DeleteMember,
+    DestroySet,
+    Restore,
+    Step,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +43,18 @@ class XtWriter:
         """Sets without use that could not be deleted, as others refer to them."""
         return tuple(sorted(self._left))
 
-    def write(self, before: XtListing, after: XtRuleset) -> None:
-        """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force."""
+    def steps(self, before: XtListing, after: XtRuleset) -> tuple[Step, ...]:
+        """Return the steps that make what is there the ruleset."""
+        return self._order.steps(before.ruleset, after)
+
+    def write(self, before: XtListing, after: XtRuleset, ordered: tuple[Step, ...] | None = None) -> None:
+        """Make what is there the ruleset. Raises KernelError, HostError; then a part of it may be in force.
+
+        ordered: what `steps` has returned for it
+        """
         self._left -= after.sets.keys()
         self._restore_stray(before, after, leaving=True)
-        for group in grouped(self._order.steps(before.ruleset, after)):
+        for group in grouped(self.steps(before, after) if ordered is None else ordered):
             self._take(group, before, after)
         self._restore_stray(before, after, leaving=False)
 
