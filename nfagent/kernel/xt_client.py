@@ -34,9 +34,12 @@ from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
+from nfagent.xtables.steps import AddMember, DeleteMember
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_FEW, _MANY = 64, 20_000
+"""Elements that a transaction changes, and those of the sets that it changes: some milliseconds at most."""
 
 
 class _Enforced(msgspec.Struct, frozen=True):
@@ -220,22 +223,39 @@ class XtClient:
                 raise KernelError("the rules in iptables aren't known: they are read first")
             self._version += 1
             try:
-                self._force = await self._in_thread(self._write_now, force, rest)
+                self._force = await self._write(force, rest)
                 self._latest = self._force.lowering.source
             finally:
                 self._version += 1
         if flows:
             await self._in_thread(self._writer.add_members, flows)
 
+    async def _write(self, force: _Enforced, transaction: Transaction) -> _Enforced:
+        """Write a transaction: in the thread, or at once where it takes no longer than handing it to the thread."""
+        if not _is_small(transaction, force.lowering.source):
+            return await self._in_thread(self._write_now, force, transaction)
+        written = self._lower_now(force, transaction)
+        steps = self._writer.steps(force.listing, written.listing.ruleset)
+        write = functools.partial(self._writer.write, force.listing, written.listing.ruleset, steps)
+        if force.listing.stray or not all(isinstance(step, AddMember | DeleteMember) for step in steps):
+            await self._in_thread(write)
+        else:
+            write()
+        return written
+
     def _write_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
+        written = self._lower_now(force, transaction)
+        self._writer.write(force.listing, written.listing.ruleset)
+        return written
+
+    def _lower_now(self, force: _Enforced, transaction: Transaction) -> _Enforced:
+        """Return what is to be in force after a transaction."""
         try:
             force.lowering.apply(transaction)
         except NameCollisionError as error:
             raise _unwritable(error) from None
         self.unavailable = force.lowering.unavailable
-        lowered = force.lowering.ruleset
-        self._writer.write(force.listing, lowered)
-        return _Enforced(force.lowering, XtListing(lowered))
+        return _Enforced(force.lowering, XtListing(force.lowering.ruleset))
 
     def _names(self) -> Ruleset:
         """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
@@ -324,6 +344,16 @@ def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
     counting = (name for name, item in wanted.sets.items() if item.counters and name in found.sets)
     return bool(found.accounts - wanted.accounts) or any(
         found.sets[name].members - wanted.sets[name].members for name in counting
+    )
+
+
+def _is_small(transaction: Transaction, source: Ruleset) -> bool:
+    """Return whether a transaction changes some elements of sets that aren't large, and nothing else."""
+    changes = [command for command in transaction if isinstance(command, ChangeElements)]
+    return (
+        len(changes) == len(transaction)
+        and sum(len(command.elements) for command in changes) <= _FEW
+        and sum(len(source.sets[command.set].elements) for command in changes if command.set in source.sets) <= _MANY
     )
 
 

@@ -129,7 +129,13 @@ class XtReader:
             del self._sets[name]
         found: dict[str, IpSet] = {}
         for name in names:
-            messages, read = sets.messages(name), self._sets.get(name)
+            try:
+                messages = sets.messages(name)
+            except SetRefusedError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                continue  # it has gone meanwhile
+            read = self._sets.get(name)
             digest = blake2b(b"".join(each.payload for each in messages), digest_size=_DIGEST_BYTES).digest()
             if read is None or read.digest != digest:
                 read = self._sets[name] = _ReadSet(digest, _value(listed_set(name, messages)))

@@ -16,7 +16,16 @@ from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restor
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
 from nfagent.xtables.order import StepOrder
-from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteAccounts, DeleteMember, DestroySet, Restore
+from nfagent.xtables.steps import (
+    AddAccounts,
+    AddMember,
+    CreateSet,
+    DeleteAccounts,
+    DeleteMember,
+    DestroySet,
+    Restore,
+    Step,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +44,21 @@ class XtWriter:
         """Sets without use that could not be deleted, as others refer to them."""
         return tuple(sorted(self._left))
 
-    def write(self, before: XtListing, after: XtRuleset) -> None:
+    def steps(self, before: XtListing, after: XtRuleset) -> tuple[Step, ...]:
+        """Return the steps that make what is there the ruleset."""
+        return self._order.steps(before.ruleset, after)
+
+    def write(self, before: XtListing, after: XtRuleset, ordered: tuple[Step, ...] | None = None) -> None:
         """Make what is there the ruleset; what is refused of one family stops nothing of the other.
+
+        ordered: what `steps` has returned for it
 
         Raises KernelError, HostError; then a part of it may be in force.
         """
         self._left -= after.sets.keys()
         families = FamilySteps(before.ruleset, after)
         self._restore_stray(before, after, families, leaving=True)
-        for group in grouped(self._order.steps(before.ruleset, after)):
+        for group in grouped(self.steps(before, after) if ordered is None else ordered):
             with families.attempt(families.concern(group[0])) as taken:
                 if taken:
                     self._take(group, before, after)

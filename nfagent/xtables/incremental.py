@@ -123,7 +123,9 @@ class IncrementalLowering:
 
     def _replace(self, changed: dict[_Key, LoweredObject]) -> None:
         """Put these objects into the lowered ruleset, in place of what they were."""
-        sets, chains, hooks = dict(self.ruleset.sets), dict(self.ruleset.chains), dict(self.ruleset.hooks)
+        sets, chains, hooks = dict(self.ruleset.sets), self.ruleset.chains, dict(self.ruleset.hooks)
+        if any(item.chains for key, new in changed.items() for item in (new, self._objects.get(key, new))):
+            chains = dict(chains)  # otherwise the same: a comparison sees at once that none differs
         for key in changed:
             was = self._objects.pop(key, LoweredObject())
             self._unavailable.pop(key, frozenset())

@@ -47,14 +47,17 @@ def difference(old: XtRuleset, new: XtRuleset) -> Difference:
         for name, item in new.sets.items()
         if (before := was.get(name)) is not item and before is not None and not item.timeout and before != item
     )
-    find = old.chains.get
-    chains = {key for key, chain in new.chains.items() if (found := find(key)) is not chain and found != chain}
+    chains: set[ChainKey] = set()
+    if old.chains is not new.chains:
+        find = old.chains.get
+        chains = {key for key, chain in new.chains.items() if (found := find(key)) is not chain and found != chain}
+        chains |= old.chains.keys() - new.chains.keys()
     hooks = {hook for hook in old.hooks.keys() | new.hooks.keys() if old.hooks.get(hook) != new.hooks.get(hook)}
     return Difference(
         frozenset(sets),
         frozenset(new.sets.keys() - was.keys()),
         frozenset(was.keys() - new.sets.keys()),
-        frozenset(chains | (old.chains.keys() - new.chains.keys())),
+        frozenset(chains),
         frozenset(hooks),
     )
 

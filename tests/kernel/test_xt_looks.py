@@ -19,9 +19,12 @@ from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.kernel.xt_watch import XtWatch
+from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT
-from tests.kernel.test_xt_client import SHOP, converge, run
+from nfagent.nftables.transaction import ChangeElements
+from tests.kernel.test_xt_client import SHOP, converge, run, shop
 from tests.support.own_namespace import own_namespace
+from tests.support.two_node_cluster import pod
 
 pytestmark = [
     pytest.mark.kernel,
@@ -139,6 +142,22 @@ def test_a_table_that_nobody_changed_is_not_listed_again(tmp_path: Path) -> None
         assert await kernel.difference(SHOP) == ()
 
     with client(logged(tmp_path)) as kernel:
+        asyncio.run(body(kernel))
+
+
+def test_a_few_members_are_in_force_without_a_thread_between() -> None:
+    more = shop(pod("shop/db-2", "b", 12, app="db"))
+    change = diff(SHOP, more)
+    assert {type(command) for command in change} == {ChangeElements}
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        coming = kernel.apply(change)
+        with pytest.raises(StopIteration):
+            coming.send(None)  # it waits for nothing
+        assert await kernel.difference(more) == ()
+
+    with client() as kernel:
         asyncio.run(body(kernel))
 
 
