@@ -92,7 +92,7 @@ class StatusParts:
                 source=self._source(),
                 freshness=sources.freshness(),
                 agent=sources.status(),
-                problems=sources.problems(),
+                problems=(*sources.problems(), sources.metrics.uncounted),
                 denied=self._denied(),
             ),
         )
