@@ -107,6 +107,11 @@ class MetricsParts:
             await asyncio.wait((self._serving,))
 
     @property
+    def uncounted(self) -> str:
+        """Why the kernel's packet counters could not be read the last time; '' where they could."""
+        return f"the kernel's packet counters can't be read: {self._uncounted}" if self._uncounted else ""
+
+    @property
     def counts(self) -> CountedPackets:
         """The packets that the kernel counted, as of the last reading."""
         return self._counts.values

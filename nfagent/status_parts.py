@@ -17,14 +17,8 @@ from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import AgentStatus
 from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.http_server import view_route
-from nfagent.introspection.status_view import (
-    DeniedCount,
-    DeniedStatus,
-    SourceStatus,
-    StatusReadings,
-    StatusView,
-    status_parts,
-)
+from nfagent.introspection.status_answer import StatusReadings, status_parts
+from nfagent.introspection.status_view import DeniedCount, DeniedStatus, SourceStatus, StatusView
 from nfagent.metrics.increase_window import IncreaseWindow
 from nfagent.metrics.readings import CountedPackets, PodVerdict
 from nfagent.metrics_parts import MetricsParts
@@ -98,7 +92,7 @@ class StatusParts:
                 source=self._source(),
                 freshness=sources.freshness(),
                 agent=sources.status(),
-                problems=sources.problems(),
+                problems=(*sources.problems(), sources.metrics.uncounted),
                 denied=self._denied(),
             ),
         )

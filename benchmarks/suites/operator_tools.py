@@ -32,7 +32,8 @@ from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.record_peers import StatePeers
 from nfagent.introspection.record_route import record_routes
-from nfagent.introspection.status_view import DeniedStatus, SourceStatus, StatusReadings, StatusView, status_parts
+from nfagent.introspection.status_answer import StatusReadings, status_parts
+from nfagent.introspection.status_view import DeniedStatus, SourceStatus, StatusView
 from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import Size, Synthetic, synthetic
 from nfagent.model.objects import Pod

@@ -15,15 +15,13 @@ from nfagent.introspection.agent_client import NoAgentError, get_json
 from nfagent.introspection.record_peers import PeersView, SnapshotPeers, StatePeers
 from nfagent.manifests.snapshot import read_state
 from nfagent.model.netaddr import AddressError
-from nfagent.verdicts.record_filter import NoCluster, PeerLookup, RecordFilter
+from nfagent.verdicts.record_filter import PeerLookup
 
 _REFRESH_SECONDS = 5.0
 
 
-def peer_lookup(settings: Settings, wanted: RecordFilter, manifests: Path | None, *, follow: bool) -> PeerLookup:
-    """Return the state of the cluster, as far as a filter needs it. Raises UsageError, HostError."""
-    if not wanted.needs_cluster:
-        return NoCluster()
+def peer_lookup(settings: Settings, manifests: Path | None, *, follow: bool) -> PeerLookup:
+    """Return the state of the cluster. Raises UsageError, HostError."""
     if manifests is not None:
         desired, problems = read_state(
             manifests, settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nfagent.cli.log_follow import LogFollower, NoFileError
-from nfagent.cli.log_peers import peer_lookup
 from nfagent.cli.log_reading import Counts, Selection, records_of_file, records_of_lines, stdin_batches
 from nfagent.cli.log_streamed import kept_batches, streamed_batches
 from nfagent.cli.output import write_remark
@@ -14,7 +13,7 @@ from nfagent.config import Settings
 from nfagent.errors import HostError, UsageError
 from nfagent.introspection.agent_client import NoAgentError
 from nfagent.model.plurals import counted
-from nfagent.verdicts.record_filter import NoCluster, RecordFilter, RecordMatcher, encode_filter
+from nfagent.verdicts.record_filter import NoCluster, PeerLookup, RecordFilter, RecordMatcher, encode_filter
 from nfagent.verdicts.records import Record
 
 _STDIN = Path("-")
@@ -41,8 +40,7 @@ class LogSource:
         if self._is_agent:
             yield from self._of_agent(selection)
             return
-        peers = peer_lookup(self._settings, self._wanted, manifests, follow=selection.follow)
-        matches = RecordMatcher(self._wanted, peers)
+        matches = RecordMatcher(self._wanted, self._peers(selection, manifests))
         self._unknown = matches.unknown
         try:
             if self._path == _STDIN:
@@ -57,6 +55,13 @@ class LogSource:
             yield from records_of_file(follower, matches, selection, self.counts)
         except (PermissionError, IsADirectoryError, NoFileError) as error:
             raise HostError(f"{self._path} can't be read: {error.strerror}; use sudo, or another --file") from None
+
+    def _peers(self, selection: Selection, manifests: Path | None) -> PeerLookup:
+        if not self._wanted.needs_cluster:
+            return NoCluster()
+        from nfagent.cli.log_peers import peer_lookup  # most filters need no state, which takes time to import
+
+        return peer_lookup(self._settings, manifests, follow=selection.follow)
 
     def _of_agent(self, selection: Selection) -> Iterator[list[Record]]:
         last = str(selection.last or ("0" if selection.follow else "all"))

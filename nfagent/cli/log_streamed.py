@@ -10,8 +10,7 @@ import msgspec
 
 from nfagent.cli.output import write_remark
 from nfagent.errors import HostError, NfagentError
-from nfagent.introspection.agent_client import NoAgentError, get_lines
-from nfagent.introspection.record_route import FILTERED
+from nfagent.introspection.agent_client import FILTERED, NoAgentError, get_lines
 from nfagent.model.plurals import counted
 
 _RETRY_SECONDS = 0.5

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nfagent.cli.log_times import shown_time
-from nfagent.cli.tables import facts, paint, table
+from nfagent.cli.tables import facts, paint, table, terminal_width
 from nfagent.model.plurals import counted
 from nfagent.verdicts.record_summary import NameCount, SummaryView, TopView
+
+_NARROW = 100
 
 
 def summary_lines(view: SummaryView, time_format: str) -> list[str]:
     """Return who talks to whom."""
     verdicts = ", ".join(f"{count} {paint(verdict)}" for verdict, count in view.verdicts.items())
-    lines = facts([("records", f"{counted(view.records, 'record')}: {verdicts}"), _span(view, time_format)])
+    lines = facts([("records", f"{view.records}: {verdicts}"), _span(view, time_format)])
     rows = [
         [
             pair.source,
             pair.destination,
             paint(pair.verdict),
-            str(pair.records),
             str(pair.packets),
+            str(pair.records),
             shown_time(pair.latest, time_format),
         ]
         for pair in view.pairs
     ]
-    lines += ["", *table(("source", "destination", "verdict", "records", "packets", "latest"), rows, right={3, 4})]
+    header = ("source", "destination", "verdict", "packets", "records", "latest")
+    lines += ["", *table(*_fitting(header, rows, right={3, 4}))]
     left = view.pairs_in_all - len(view.pairs)
     return lines + ([f"and {left} more; --summary {view.pairs_in_all} shows all"] if left else []) + _error(view.error)
 
@@ -40,8 +43,18 @@ def top_lines(view: TopView, time_format: str) -> list[str]:
         ("denying policy", view.policies),
     )
     for header, names in found:
-        lines += ["", *table((header, "packets", "records", "latest"), _rows(names, time_format), right={1, 2})]
+        lines += ["", *table(*_fitting((header, "packets", "records", "latest"), _rows(names, time_format), {1, 2}))]
     return lines + _error(view.error)
+
+
+def _fitting(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]
+) -> tuple[Sequence[str], Sequence[Sequence[str]], Collection[int]]:
+    """Return what `table` takes; in a narrow terminal without the last two columns, records and the latest time."""
+    width = terminal_width()
+    if width is None or width >= _NARROW:
+        return header, rows, right
+    return header[:-2], [row[:-2] for row in rows], {column for column in right if column < len(header) - 2}
 
 
 def _rows(names: Sequence[NameCount], time_format: str) -> list[list[str]]:

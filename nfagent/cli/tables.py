@@ -130,7 +130,7 @@ def blocks(
     natural, limit = widths([capitals, *body]), width or terminal_width()
     columns = natural if limit is None else share(natural, _least([capitals, *body], right), limit)
     if columns is None:
-        return [[], *(_stacked(capitals, row, limit or 1) for row in body)]
+        return [[], *(_stacked(capitals, row, limit or 1, first=row is body[0]) for row in body)]
     head, *found = (list(_broken(row, columns, right)) for row in (capitals, *body))
     return [[strong(text) for text in head], *found]
 
@@ -190,9 +190,10 @@ def _least(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[int]:
     return found
 
 
-def _stacked(header: Sequence[str], row: Sequence[str], limit: int) -> list[str]:
-    """Return the lines of a row in a narrow terminal: a name and a value each, with an empty line at the end."""
-    return [*(text for pair in zip(header, row, strict=False) for text in _below(*pair, limit)), ""]
+def _stacked(header: Sequence[str], row: Sequence[str], limit: int, *, first: bool) -> list[str]:
+    """Return the lines of a row in a narrow terminal: a name and a value each, behind an empty line."""
+    lines = [text for pair in zip(header, row, strict=False) for text in _below(*pair, limit)]
+    return lines if first else ["", *lines]
 
 
 def _below(name: str, value: str, limit: int) -> list[str]:

@@ -9,12 +9,12 @@ GAP = 2
 """Spaces between two columns."""
 _LONGEST_PIECE = 16
 """A word up to this length is kept whole; a longer one, such as the name of a Pod, may be broken anywhere."""
-_BREAK_BEHIND = "/,-."
+_BREAK_BEHIND = "/,-.:"
 _PIECES = pattern(r"[^ /,]+[/,]?|[/,]")
 
 
 def breaks(text: str, width: int) -> list[tuple[int, int]]:
-    """Return begin and end of each line: broken at spaces, behind `/`, `,`, `-` and `.`, else anywhere."""
+    """Return begin and end of each line: broken at spaces, behind one of `/,-.:`, else anywhere."""
     found, begin = [], 0
     while len(text) - begin > width:
         end = _end(text, begin, width)

@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 from nfagent.errors import HostError, UsageError
 
 _TIMEOUT_SECONDS = 30.0
+FILTERED = "Nfagent-Records"
+"""The header of an answer to `GET /v1/records` that `filter`, `last` and `follow` were applied to."""
 
 
 class NoAgentError(UsageError):

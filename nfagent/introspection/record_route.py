@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import web
 
 from nfagent.errors import DecodeError, UsageError
+from nfagent.introspection.agent_client import FILTERED
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_stream import RECENT_LINES, LogStream
 from nfagent.verdicts.record_filter import NoCluster, PeerLookup, RecordFilter, RecordMatcher, decode_filter
@@ -26,8 +27,6 @@ from nfagent.verdicts.records import Record, decode
 
 _IDLE_SECONDS = 10.0
 """A reader whose connection is silent for longer than 30 s takes the agent for hung."""
-FILTERED = "Nfagent-Records"
-"""The header of an answer that `filter`, `last` and `follow` were applied to."""
 _MOST_TOP = 1_000
 _ALIVE = b"\n"
 

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import msgspec
 
 from nfagent.errors import UsageError
-from nfagent.model.netaddr import Range, family_of
+from nfagent.model.netaddr import Range, family_of, number
 from nfagent.model.objects import DIRECTIONS
 from nfagent.model.selectors import Selector
 from nfagent.nftables.verdict_keys import DISPOSITIONS
@@ -156,8 +156,7 @@ class RecordMatcher:
             case PodTerm(path, prefix):
                 return _pod(end, path, prefix=prefix)
             case AddressTerm(found):
-                inside = _containing(found)
-                return lambda record: inside(end(record)[1])
+                return lambda record: _contains(found, end(record)[1])
             case LabelTerm(selector):
                 return lambda record: self._has_labels(end(record)[0], selector)
         if term.place == "node":
@@ -214,9 +213,14 @@ def _any(tests: list[Test]) -> Test:
     return lambda record: any(test(record) for test in tests)
 
 
-def _containing(wanted: Range) -> Callable[[str], bool]:
-    # The same few addresses are in thousands of records, and reading one takes a microsecond.
-    return lru_cache(_CACHED_ADDRESSES)(wanted.contains)
+@lru_cache(_CACHED_ADDRESSES)
+def _number(address: str) -> int:
+    # The same few addresses are in thousands of records.
+    return number(address)
+
+
+def _contains(wanted: Range, address: str) -> bool:
+    return family_of(address) == wanted.family and wanted.first <= _number(address) <= wanted.last
 
 
 def _port(of: Callable[[Record], int | None], first: int, last: int) -> Test:

@@ -21,7 +21,7 @@ MOST_KEYS = 20_000
 _K = TypeVar("_K", bound=Hashable)
 
 
-class Tally(msgspec.Struct):
+class KeyCount(msgspec.Struct):
     """What was added up: records, the packets they stand for, and the time of the latest."""
 
     records: int = 0
@@ -29,37 +29,37 @@ class Tally(msgspec.Struct):
     latest: str = ""
 
 
-class Tallies(Generic[_K]):
-    """Tallies by key.
+class KeyCounts(Generic[_K]):
+    """Counts by key.
 
     error: packets by which a count may be too low
     """
 
     def __init__(self, most: int = MOST_KEYS) -> None:
         """Start empty; from twice `most` keys on, only the `most` frequent are kept."""
-        self.found: dict[_K, Tally] = {}
+        self.found: dict[_K, KeyCount] = {}
         self.error = 0
         self._most = most
 
     def add(self, key: _K, record: Record) -> None:
         """Add a record under a key."""
-        tally = self.found.get(key)
-        if tally is None:
+        count = self.found.get(key)
+        if count is None:
             if len(self.found) >= 2 * self._most:
                 self._forget()
-            tally = self.found[key] = Tally()
-        tally.records += 1
-        tally.packets += record.count
-        tally.latest = max(tally.latest, record.timestamp)
+            count = self.found[key] = KeyCount()
+        count.records += 1
+        count.packets += record.count
+        count.latest = max(count.latest, record.timestamp)
 
-    def top(self, number: int) -> list[tuple[_K, Tally]]:
+    def top(self, number: int) -> list[tuple[_K, KeyCount]]:
         """Return the keys with the most packets, so many; those with equally many by their latest record."""
         return nlargest(number, self.found.items(), key=lambda item: (item[1].packets, item[1].latest))
 
     def _forget(self) -> None:
         kept = self.top(self._most)
-        least = {key for key, _ in kept}
-        self.error += max(tally.packets for key, tally in self.found.items() if key not in least)
+        names = {key for key, _ in kept}
+        self.error += max(count.packets for key, count in self.found.items() if key not in names)
         self.found = dict(kept)
 
 
@@ -123,7 +123,7 @@ class RecordSummary:
         """Start empty."""
         self._span = _Span()
         self._verdicts: dict[str, int] = {}
-        self._pairs: Tallies[tuple[str, str, Disposition]] = Tallies(most)
+        self._pairs: KeyCounts[tuple[str, str, Disposition]] = KeyCounts(most)
 
     def add(self, record: Record) -> None:
         """Add a record."""
@@ -139,8 +139,8 @@ class RecordSummary:
             first=self._span.first,
             last=self._span.last,
             pairs=[
-                PairCount(source=source, destination=destination, verdict=verdict, **msgspec.structs.asdict(tally))
-                for (source, destination, verdict), tally in self._pairs.top(number)
+                PairCount(source=source, destination=destination, verdict=verdict, **msgspec.structs.asdict(count))
+                for (source, destination, verdict), count in self._pairs.top(number)
             ],
             pairs_in_all=len(self._pairs.found),
             error=self._pairs.error,
@@ -153,7 +153,7 @@ class TopDenied:
     def __init__(self, most: int = MOST_KEYS) -> None:
         """Start empty."""
         self._span = _Span()
-        self._by: tuple[Tallies[str], ...] = tuple(Tallies[str](most) for _ in range(4))
+        self._by: tuple[KeyCounts[str], ...] = tuple(KeyCounts[str](most) for _ in range(4))
 
     def add(self, record: Record) -> None:
         """Add a record, if it is denied."""
@@ -193,9 +193,9 @@ class _Span:
         self.last = max(self.last, record.timestamp)
 
 
-def _named(found: Tallies[str], number: int) -> Iterator[NameCount]:
-    for name, tally in found.top(number):
-        yield NameCount(name=name, **msgspec.structs.asdict(tally))
+def _named(found: KeyCounts[str], number: int) -> Iterator[NameCount]:
+    for name, count in found.top(number):
+        yield NameCount(name=name, **msgspec.structs.asdict(count))
 
 
 def served(record: Record) -> str:

@@ -229,9 +229,9 @@ def test_color_can_be_forced_and_switched_off(call: Call, log: Path, monkeypatch
 def test_a_summary_says_who_talks_to_whom(call: Call) -> None:
     said = call("logs", "--summary")
     lines = said.out.splitlines()
-    assert lines[0].split() == ["records", "50", "records:", "25", "allow,", "25", "deny"]
+    assert lines[0].split() == ["records", "50:", "25", "allow,", "25", "deny"]
     assert [line.split()[:5] for line in lines[3:]] == [
-        ["SOURCE", "DESTINATION", "VERDICT", "RECORDS", "PACKETS"],
+        ["SOURCE", "DESTINATION", "VERDICT", "PACKETS", "RECORDS"],
         ["shop/web", "data/db:80/tcp", "deny", "25", "25"],
         ["shop/web", "data/db:80/tcp", "allow", "25", "25"],
     ]

@@ -38,7 +38,8 @@ def test_every_command_has_a_page_and_no_page_lacks_its_command() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_page_has_the_options_the_text_and_the_examples_of_its_command(name: str) -> None:
     command, text = COMMANDS[name], plain(page_of(name))
-    options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
+    shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+    options = [option for parameter in shown for option in parameter.opts if option.startswith("-")]
     assert [option for option in (*options, "-h, --help") if option not in text] == []
     words = " ".join((command.help or "").replace("\b", "").split())
     assert words in " ".join(text.split())

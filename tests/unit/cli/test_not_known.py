@@ -295,7 +295,7 @@ def test_a_namespace_without_a_pod_here_is_no_empty_one(call: Call) -> None:
     assert "2 Pods of other nodes not listed" in answer.err
 
 
-def test_a_pod_that_is_named_is_shown_wherever_it_is(call: Call) -> None:
+def test_a_pod_that_is_named_is_shown_on_any_node(call: Call) -> None:
     assert "far/cat" in said(call, "dump", "state", "--pod", "far/cat").out
 
 

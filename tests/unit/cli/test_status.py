@@ -13,15 +13,8 @@ from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
 from nfagent.introspection.freshness import WHOLE, Freshness, StaleResource
 from nfagent.introspection.http_server import view_route
-from nfagent.introspection.status_view import (
-    DeniedCount,
-    DeniedStatus,
-    SourceStatus,
-    StatusReadings,
-    StatusView,
-    log_loss,
-    status_parts,
-)
+from nfagent.introspection.status_answer import StatusReadings, log_loss, status_parts
+from nfagent.introspection.status_view import DeniedCount, DeniedStatus, SourceStatus, StatusView
 from nfagent.time_slices import TimeSlices
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 from tests.unit.cli.agents import STATUS, introspection, running

@@ -111,7 +111,7 @@ def test_a_long_cell_is_broken_into_lines_of_its_column(monkeypatch: pytest.Monk
 
 def test_where_columns_do_not_fit_each_row_becomes_lines_of_names_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "24")
-    assert tables.table(HEADER, POLICIES[:1], right={3}) == [
+    assert tables.table(HEADER, [POLICIES[0], ["a/b", "", "", "1"]], right={3}) == [
         "POD  shop/web",
         "VERDICT  allow",
         "POLICIES",
@@ -120,6 +120,10 @@ def test_where_columns_do_not_fit_each_row_becomes_lines_of_names_and_values(mon
         "  monitoring",
         "PACKETS  12",
         "",
+        "POD  a/b",
+        "VERDICT  -",
+        "POLICIES  -",
+        "PACKETS  1",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.verdicts.record_summary import RecordSummary, Tallies, TopDenied
+from nfagent.verdicts.record_summary import KeyCounts, RecordSummary, TopDenied
 from tests.unit.verdicts.test_record_filter import record
 
 
@@ -35,10 +35,10 @@ def test_what_is_denied_most_is_by_source_destination_port_and_policy() -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=300))
 def test_of_too_many_names_the_frequent_stay_and_no_count_is_off_by_more_than_it_says(names: list[int]) -> None:
-    tallies: Tallies[int] = Tallies(most=4)
+    counts: KeyCounts[int] = KeyCounts(most=4)
     for name in names:
-        tallies.add(name, record())
-    assert len(tallies.found) <= 8
+        counts.add(name, record())
+    assert len(counts.found) <= 8
     for name in set(names):
-        shown = tallies.found[name].packets if name in tallies.found else 0
-        assert names.count(name) - tallies.error <= shown <= names.count(name)
+        shown = counts.found[name].packets if name in counts.found else 0
+        assert names.count(name) - counts.error <= shown <= names.count(name)
