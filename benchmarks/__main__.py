@@ -24,6 +24,7 @@ MODULES = (
     "benchmarks.suites.audit",
     "benchmarks.suites.outside_pods",
     "benchmarks.suites.introspection",
+    "benchmarks.suites.matrix",
     "benchmarks.suites.metrics",
     "benchmarks.suites.packet_counts",
     "benchmarks.suites.manifests",
