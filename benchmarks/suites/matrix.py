@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -48,11 +49,13 @@ spec:
 
 
 class _Taken(msgspec.Struct):
-    """What a command took: exit code, the agent's longest turn and the whole time in seconds; MiB of both; bytes."""
+    """What a command took: seconds (of the agent's longest turn, in all, of CPU), memory in MiB, bytes of output."""
 
     code: int
     longest: float
     seconds: float
+    agent_cpu: float
+    command_cpu: float
     agent_mib: float
     command_mib: float
     printed: int
@@ -92,7 +95,8 @@ def matrix(run: Run) -> Iterator[Row]:
                 values=[taken.longest * 1e3],
                 targets=(at_most("max", _LONGEST_MS),),
                 note=(
-                    f"exit code {taken.code}; {taken.printed:,} bytes in {taken.seconds:.1f} s; command "
+                    f"exit code {taken.code}; {taken.printed:,} bytes in {taken.seconds:.1f} s; CPU: agent "
+                    f"{taken.agent_cpu:.1f} s, command {taken.command_cpu:.1f} s; memory: command "
                     f"{taken.command_mib:.0f} MiB, agent {taken.agent_mib:+.0f} MiB"
                 ),
             )
@@ -116,14 +120,16 @@ def _measured(desired: DesiredState, folder: Path, words: tuple[str, ...]) -> _T
         runner = await http_server.serve(folder / "agent.sock", answers, turns, routes=answers.routes)
         before = _reset_peak()
         loop.longest = 0.0
-        began = time.monotonic()
-        code, peak = await asyncio.to_thread(_called, folder, words)
+        began, spent = time.monotonic(), time.thread_time()
+        code, usage = await asyncio.to_thread(_called, folder, words)
         taken = _Taken(
             code=code,
             longest=loop.longest,
             seconds=time.monotonic() - began,
+            agent_cpu=time.thread_time() - spent,
+            command_cpu=usage.ru_utime + usage.ru_stime,
             agent_mib=(_memory("VmHWM") - before) / _KIB,
-            command_mib=peak / _KIB,
+            command_mib=usage.ru_maxrss / _KIB,
             printed=(folder / "out").stat().st_size,
         )
         await runner.cleanup()
@@ -135,8 +141,8 @@ def _measured(desired: DesiredState, folder: Path, words: tuple[str, ...]) -> _T
     return taken
 
 
-def _called(folder: Path, words: tuple[str, ...]) -> tuple[int, int]:
-    """Run a command; return its exit code and its peak of memory in KiB."""
+def _called(folder: Path, words: tuple[str, ...]) -> tuple[int, resource.struct_rusage]:
+    """Run a command; return its exit code and what it used."""
     settings = {"NFAGENT_RUNTIME_DIR": str(folder), "NFAGENT_LOG_DIR": str(folder), "COLUMNS": "100"}
     with (folder / "out").open("wb") as written, Path(os.devnull).open("wb") as nothing:
         child = os.posix_spawn(
@@ -146,7 +152,7 @@ def _called(folder: Path, words: tuple[str, ...]) -> tuple[int, int]:
             file_actions=[(os.POSIX_SPAWN_DUP2, written.fileno(), 1), (os.POSIX_SPAWN_DUP2, nothing.fileno(), 2)],
         )
     _, ended, usage = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(ended), usage.ru_maxrss
+    return os.waitstatus_to_exitcode(ended), usage
 
 
 def _reset_peak() -> int:
