@@ -62,7 +62,9 @@ function joined(client, server) {
       }
     }
   }
-  return result;
+  const plain = (family) => JSON.stringify(result.filter((item) => item.family === family).map((item) => ({ ...item, family: 0 })));
+  const families = [...new Set(result.map((item) => item.family))];
+  return families.length > 1 && plain(families[0]) === plain(families[1]) ? JSON.parse(plain(families[0])) : result;
 }
 
 function trafficText(item) {

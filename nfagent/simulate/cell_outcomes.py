@@ -17,6 +17,7 @@ from nfagent.simulate.class_verdicts import (
     ClassVerdicts,
     NodeRelation,
     PortSpan,
+    Shape,
     Side,
     SideReason,
     TrafficProtocol,
@@ -93,7 +94,7 @@ class CellOutcomes:
         self._verdicts = ClassVerdicts(classes, everything, policy_options)
         self._numbers: dict[EndVerdict, int] = {}
         self._ends: dict[object, int] = {}
-        self._pairs: dict[tuple[Side, Side], CellVerdict] = {}
+        self._pairs: dict[tuple[Shape, Shape], CellVerdict] = {}
         self._hidden: dict[int, bool] = {}
         self._fixed: dict[str, int] = {}
 
@@ -116,8 +117,9 @@ class CellOutcomes:
             sides = yield from self._verdicts.judge(client, server, lane)
             egress.append((where, sides[0]))
             ingress.append((where, sides[1]))
-            verdict = self._pairs.get(sides)
-            verdicts.add(verdict or (yield from self._verdict(sides)))
+            shapes = (sides[0].shape, sides[1].shape)
+            verdict = self._pairs.get(shapes)
+            verdicts.add(verdict or (yield from self._verdict(shapes)))
         if not verdicts:
             return self._without_judging("none", _NO_FAMILY)
         if verdicts != {"denied"} and self._is_hidden(client, server):
@@ -125,18 +127,18 @@ class CellOutcomes:
         whole: CellVerdict = verdicts.pop() if len(verdicts) == 1 else "some"
         return Cell(whole, self._end(tuple(egress)), self._end(tuple(ingress)))
 
-    def _verdict(self, sides: tuple[Side, Side]) -> Generator[None, None, CellVerdict]:
+    def _verdict(self, shapes: tuple[Shape, Shape]) -> Generator[None, None, CellVerdict]:
         """Return the verdict on the ports that were asked about, in steps."""
         said = set()
-        for count, (span, egress, ingress) in enumerate(both(sides[0].spans, sides[1].spans)):
+        for count, (span, egress, ingress) in enumerate(both(shapes[0].spans, shapes[1].spans)):
             if count % _STEP == _STEP - 1:
                 yield
             if any(map(span.meets, self._ports)):
-                said.add(self.reasons[egress].allowed and self.reasons[ingress].allowed)
+                said.add(bool(egress and ingress))
         found: CellVerdict = "some" if len(said) > 1 else "allowed" if True in said else "denied"
         if len(self._pairs) >= _MOST_KEPT:
             self._pairs.clear()
-        self._pairs[sides] = found
+        self._pairs[shapes] = found
         return found
 
     def _end(self, sides: tuple[tuple[_Where, Side], ...]) -> int:

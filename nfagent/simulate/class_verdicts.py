@@ -8,7 +8,7 @@ ports are judged: one of each range that rules can tell apart.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -66,13 +66,25 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 _Steps: TypeAlias = Generator[None, None, "tuple[Side, Side]"]
+_Said = TypeVar("_Said", int, bool)
 _Spans: TypeAlias = tuple[tuple[PortSpan, int], ...]
+
+
+class Shape(msgspec.Struct, eq=False):
+    """Which ports an end allows, whatever the reasons: few sides differ in that."""
+
+    spans: tuple[tuple[PortSpan, bool], ...]
+
+    def at(self, protocol: TrafficProtocol, port: int) -> bool:
+        """Return whether a port is allowed; 0 is the port of `portless`."""
+        return next(is_ for span, is_ in self.spans if span.protocol == protocol and span.first <= port <= span.last)
 
 
 class Side(msgspec.Struct, eq=False):
     """What one end says: the reason for each range of ports, complete, in the order of PROTOCOLS, then portless."""
 
     spans: _Spans
+    shape: Shape
 
     def at(self, protocol: TrafficProtocol, port: int) -> int:
         """Return the reason for a port; 0 is the port of `portless`."""
@@ -99,12 +111,14 @@ class ClassVerdicts:
         self._numbers: dict[SideReason, int] = {}
         self._sides: dict[object, Side] = {}
         self._equal: dict[_Spans, Side] = {}
+        self._shapes: dict[tuple[tuple[PortSpan, bool], ...], Shape] = {}
         self._weight = 0
         self._scopes: dict[tuple[Direction, Selecting], _Scope] = {}
         self._link_local = self._constant("link-local addresses are never forwarded", allowed=False)
         self._own_node = self._constant("a node always reaches its own Pods")
         self._to_own_node = self._constant("a Pod may always reach its own node: own_node = allowed")
-        self._host = self._constant("no policy applies: it has its node's network")
+        self._from_host = self._constant("no policy applies: it has its node's network")
+        self._to_host = self._constant("no policy applies: it has its node's network (not to a Node's tunnel ports)")
 
     def judge(self, client: PodClass, server: PodClass, lane: Lane) -> _Steps:
         """Return what both ends say on one lane of a pair of known classes, egress first, in steps."""
@@ -113,7 +127,7 @@ class ClassVerdicts:
         ends = (client.key.addresses[lane.client], server.key.addresses[lane.server])
         if ends[0].link_local or ends[1].link_local:
             return self._link_local, self._link_local
-        egress = ingress = self._host
+        egress, ingress = self._from_host, self._to_host
         if client.judged and not (lane.nodes == "same" and ends[1].own and self._options.own_node == "allowed"):
             egress = yield from self._side("egress", client, server, lane)
         elif client.judged:
@@ -129,7 +143,9 @@ class ClassVerdicts:
         scope = self._scope(direction, judged.selecting(direction))
         there = lane.server if direction == "egress" else lane.client
         server = other if direction == "egress" else judged
-        ports = tuple([port for port in server.key.ports if port.name in scope.names])
+        ports: tuple[ContainerPort, ...] = ()
+        if scope.names:
+            ports = tuple([port for port in server.key.ports if port.name in scope.names])
         key = (direction, scope.policies, other.seen_bits(there) & scope.peers, ports)
         known = self._sides.get(key)
         if known is None:
@@ -198,7 +214,15 @@ class ClassVerdicts:
         known = self._equal.get(spans)
         if known is None:
             self._weigh(len(spans))
-            known = self._equal[spans] = Side(spans)
+            known = self._equal[spans] = Side(spans, self._shape(spans))
+        return known
+
+    def _shape(self, spans: _Spans) -> Shape:
+        found = tuple(_merged((span, self.reasons[why].allowed) for span, why in spans))
+        known = self._shapes.get(found)
+        if known is None:
+            self._weigh(len(found))
+            known = self._shapes[found] = Shape(found)
         return known
 
     def _weigh(self, ranges: int) -> None:
@@ -208,6 +232,7 @@ class ClassVerdicts:
             self._weight = ranges
             self._sides.clear()
             self._equal.clear()
+            self._shapes.clear()
 
     def _scope(self, direction: Direction, selecting: Selecting) -> _Scope:
         key = (direction, selecting)
@@ -232,7 +257,8 @@ class ClassVerdicts:
 
     def _constant(self, words: str, *, allowed: bool = True) -> Side:
         number = self._number(SideReason(allowed=allowed, words=words))
-        return Side(tuple((span, number) for span in EVERYTHING))
+        spans = tuple((span, number) for span in EVERYTHING)
+        return Side(spans, self._shape(spans))
 
     def _number(self, said: SideReason) -> int:
         known = self._numbers.get(said)
@@ -255,12 +281,14 @@ class _Scope(msgspec.Struct, eq=False):
 
 def lanes(client: PodClass, server: PodClass) -> Iterator[Lane]:
     """Yield the lanes of a pair of classes: every two addresses of one family, by the relation of the nodes."""
-    relations = _relations(client, server)
     for here, one in enumerate(client.key.addresses):
         for there, other in enumerate(server.key.addresses):
-            if one.family == other.family:
-                apart = (client.judged and other.own) or (server.judged and one.own)
-                yield from (Lane(here, there, nodes) for nodes in (relations if apart else ("",)))
+            if one.family != other.family:
+                continue
+            if (client.judged and other.own) or (server.judged and one.own):
+                yield from (Lane(here, there, nodes) for nodes in _relations(client, server))
+            else:
+                yield Lane(here, there)
 
 
 def has_pairs(client: PodClass, server: PodClass) -> bool:
@@ -306,9 +334,9 @@ def _pair(client: PodClass, server: PodClass) -> tuple[Pod, Pod]:
     return client.pods[0], server.pods[1 if client is server and len(server.pods) > 1 else 0]
 
 
-def _merged(spans: Iterable[tuple[PortSpan, int]]) -> _Spans:
+def _merged(spans: Iterable[tuple[PortSpan, _Said]]) -> tuple[tuple[PortSpan, _Said], ...]:
     """Return the ranges with adjacent ones of the same reason joined."""
-    found: list[tuple[PortSpan, int]] = []
+    found: list[tuple[PortSpan, _Said]] = []
     for span, why in spans:
         last = found[-1] if found else None
         if last is not None and last[1] == why and last[0].protocol == span.protocol:

@@ -28,6 +28,7 @@ MAX_RANGES = 500_000
 """Limit of the ranges of ports in all that ends say in one matrix."""
 _CELLS_A_PART = 1000
 _PODS_A_PART = 2000
+_CLASSES_A_PART = 256
 _NAMED = 20
 _NAMESPACES_NAMED = 500
 
@@ -120,13 +121,15 @@ class MatrixJob:
             ingress=tuple([-1 if cell is None else cell.ingress for cell in cells]),
         )
 
-    def _rows(self, outcomes: CellOutcomes) -> Generator[None, None, list[list[PodClass]]]:
+    def _rows(self, outcomes: CellOutcomes) -> Generator[MatrixPart | None, None, list[list[PodClass]]]:
         """Return the classes of each row, in steps; the first stands for the others, which have the same verdicts."""
         inside = [one for one in self._classes.found if self._is_inside(one)]
         alike: dict[object, list[PodClass]] = {}
         for one in self._classes.found:
             if self._is_inside(one):
                 continue
+            if one.number % _CLASSES_A_PART == 0:
+                yield MatrixPart("pods", self._pods, self._pods)  # a reader whose connection is silent gives up
             key: list[object] = []
             for here in inside:
                 for ends in ((one, here), (here, one)):

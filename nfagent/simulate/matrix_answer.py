@@ -151,7 +151,7 @@ class Matrix:
             if len(self._joined) >= 100_000:
                 self._joined.clear()
             found = _joined(self.said[key[0]], self.said[key[1]], self.reasons) if min(key) >= 0 else ()
-            known = self._joined[key] = tuple(found)
+            known = self._joined[key] = _of_both_families(list(found))
         return known
 
 
@@ -179,6 +179,15 @@ def _joined(egress: EndVerdict, ingress: EndVerdict, reasons: list[SideReason]) 
         for item, one, other in _common(here, there):
             allowed = reasons[one].allowed and reasons[other].allowed
             yield TrafficVerdict(item.protocol, allowed, one, other, item.first, item.last, family, nodes)
+
+
+def _of_both_families(items: list[TrafficVerdict]) -> tuple[TrafficVerdict, ...]:
+    """Return the verdicts without their family, once, where they are the same for both."""
+    families: dict[int, list[TrafficVerdict]] = {}
+    for item in items:
+        families.setdefault(item.family, []).append(msgspec.structs.replace(item, family=0))
+    first, *others = families.values() if families else ([],)
+    return tuple(first if others and all(other == first for other in others) else items)
 
 
 def _by_lane(end: EndVerdict) -> dict[tuple[int, NodeRelation], list[EndRange]]:

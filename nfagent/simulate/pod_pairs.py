@@ -20,7 +20,7 @@ from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, Protocol
 from nfagent.model.plurals import counted
 from nfagent.model.weighted_cache import WeightedCache
 from nfagent.simulate.class_names import class_names
-from nfagent.simulate.class_verdicts import ClassVerdicts, Lane, PortSpan, Side, flow_of, has_pairs, lanes
+from nfagent.simulate.class_verdicts import ClassVerdicts, Lane, PortSpan, Shape, Side, flow_of, has_pairs, lanes
 from nfagent.simulate.pod_classes import PodClass, PodClasses, take_snapshot
 from nfagent.simulate.simulation import FlippedEnd, FlowChange, PolicySimulation
 
@@ -48,15 +48,14 @@ class FlowKind(msgspec.Struct, frozen=True):
 
 
 class _Flip(msgspec.Struct, frozen=True):
-    """A kind of traffic whose verdict changes, None for ICMP; and the reasons before and after, egress first."""
+    """A kind of traffic whose verdict changes, None for ICMP, and whether it is allowed then."""
 
     kind: FlowKind | None
     allowed: bool
-    before: tuple[int, int]
-    after: tuple[int, int]
 
 
 _Sides: TypeAlias = tuple[Side, Side]
+_Shapes: TypeAlias = tuple[Shape, Shape]
 
 
 class PodPairs:
@@ -92,7 +91,7 @@ class PodPairs:
         self._namespace = namespace
         self._pod = pod
         self._names: list[str] = []
-        self._flips: dict[tuple[_Sides, _Sides, tuple[FlowKind, ...]], tuple[_Flip, ...]] = {}
+        self._flips: dict[tuple[_Shapes, _Shapes, tuple[FlowKind, ...]], tuple[_Flip, ...]] = {}
         self._ports: dict[tuple[Direction, tuple[int, ...]], frozenset[PolicyPort]] = {}
         self._listed_so_far = 0
         self.judged = self.unlogged = self.total = self.done = self.unlisted = 0
@@ -132,10 +131,10 @@ class PodPairs:
                 after = yield from then.judge(client, server, lane)
                 self.done += 1 + len(kinds_of_traffic)
                 self.counts.judged += pairs * (1 + len(kinds_of_traffic))
-                for flip in self._flipped((now, then), (before, after), kinds_of_traffic):
+                for flip in self._flipped(before, after, kinds_of_traffic):
                     self.counts.allowed += pairs * flip.allowed
                     self.counts.denied += pairs * (not flip.allowed)
-                    yield self._listed((now, then), (client, server), lane, flip, pairs)
+                    yield self._listed(((now, before), (then, after)), (client, server), lane, flip, pairs)
             yield None
 
     def pairs(self) -> Iterator[tuple[PodClass, PodClass | None]]:
@@ -180,20 +179,19 @@ class PodPairs:
             known = self._ports[key] = frozenset(port for at in key[1] for port in reach[at].ports if not port.name)
         return known
 
-    def _flipped(
-        self, verdicts: tuple[ClassVerdicts, ClassVerdicts], sides: tuple[_Sides, _Sides], known: tuple[FlowKind, ...]
-    ) -> tuple[_Flip, ...]:
-        key = (*sides, known)
+    def _flipped(self, before: _Sides, after: _Sides, known: tuple[FlowKind, ...]) -> tuple[_Flip, ...]:
+        """Return the kinds of traffic whose verdict changes: it depends on what is allowed, not on the reasons."""
+        key = ((before[0].shape, before[1].shape), (after[0].shape, after[1].shape), known)
         found = self._flips.get(key)
         if found is None:
             if len(self._flips) >= _MOST_KEPT:
                 self._flips.clear()
-            found = self._flips[key] = tuple(_flips(verdicts, sides, known))
+            found = self._flips[key] = tuple(_flips(*key))
         return found
 
     def _listed(
         self,
-        verdicts: tuple[ClassVerdicts, ClassVerdicts],
+        said: tuple[tuple[ClassVerdicts, _Sides], tuple[ClassVerdicts, _Sides]],
         ends: tuple[PodClass, PodClass],
         lane: Lane,
         flip: _Flip,
@@ -211,9 +209,7 @@ class PodPairs:
         flow = flow_of(here, there, span)
         turned = []
         for at, direction in enumerate(DIRECTIONS):
-            was, becomes = (
-                judged.reasons[numbers[at]] for judged, numbers in zip(verdicts, (flip.before, flip.after), strict=True)
-            )
+            was, becomes = (judged.reasons[sides[at].at(span.protocol, span.first)] for judged, sides in said)
             if was.allowed != becomes.allowed:
                 turned.append(FlippedEnd(direction, self._named(ends[at]), was.words, becomes.words))
         traffic = flow.protocol if flip.kind is None else flip.kind.traffic or f"{flip.kind.port}/{flip.kind.protocol}"
@@ -239,20 +235,16 @@ class PodPairs:
         return f"{self._names[one.number]} ({counted(len(one.pods), 'Pod')})"
 
 
-def _flips(
-    verdicts: tuple[ClassVerdicts, ClassVerdicts], sides: tuple[_Sides, _Sides], known: tuple[FlowKind, ...]
-) -> Iterator[_Flip]:
+def _flips(before: _Shapes, after: _Shapes, known: tuple[FlowKind, ...]) -> Iterator[_Flip]:
     kinds_and_icmp: list[FlowKind | None] = [*known, None]
     for kind in kinds_and_icmp:
         span = _ICMP if kind is None else PortSpan(kind.protocol, kind.port)
-        place = (span.protocol, span.first)
-        before, after = ((egress.at(*place), ingress.at(*place)) for egress, ingress in sides)
         was, becomes = (
-            all(judged.reasons[number].allowed for number in numbers)
-            for judged, numbers in zip(verdicts, (before, after), strict=True)
+            egress.at(span.protocol, span.first) and ingress.at(span.protocol, span.first)
+            for egress, ingress in (before, after)
         )
         if was != becomes:
-            yield _Flip(kind, becomes, before, after)
+            yield _Flip(kind, becomes)
 
 
 def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> tuple[FlowKind, ...]:
