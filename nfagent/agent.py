@@ -33,7 +33,7 @@ from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus
+from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.runtime_files import RuntimeFiles
@@ -47,7 +47,6 @@ from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_lock import acquire_table
-from nfagent.kernel.xt_watch import LOOK_SECONDS
 from nfagent.kube.client import ApiClient
 from nfagent.kube.credentials import find_client_config
 from nfagent.kube.informers import Informers
@@ -57,7 +56,10 @@ from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
+from nfagent.own_log_parts import OwnLogParts
 from nfagent.part_problems import PartProblems
+from nfagent.reload_parts import ReloadParts, live_settings
+from nfagent.settings_parts import SettingsParts, fixed
 from nfagent.system import systemd
 from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
 from nfagent.system.process_exit import exit_within
@@ -74,12 +76,14 @@ log = logging.getLogger(__name__)
 class Agent:
     """One node's agent. Satisfies object_source.EventSink."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, settings_parts: SettingsParts | None = None) -> None:
         """Make the parts: libnftables is loaded and sockets to the kernel are opened; `run` does the rest.
 
+        settings_parts: the settings as they are loaded again; None for settings that stay
         Raises HostError.
         """
         self._settings = settings
+        self._settings_parts = settings_parts or fixed(settings)
         self._desired = DesiredState(
             settings.node_name,
             settings.masquerade_settings(),
@@ -93,6 +97,8 @@ class Agent:
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
         self._kernel = self._backend.client
+        allowed, own = settings.allow_unknown_node, first_local_address
+        self._guard = UnknownNodeGuard(self._desired.cluster, allowed=allowed, own=own)
         self._reconciler = self._make_reconciler()
         self._reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
@@ -106,8 +112,21 @@ class Agent:
             own=is_local_address,
             undivided=self._reconciler.undivided,
         )
+        self._source_synced = asyncio.Event()
+        self._own_log = OwnLogParts(
+            self._desired,
+            history,
+            self._clock,
+            self._reconciler,
+            lambda: self._source,
+            synced=self._source_synced.is_set,
+        )
         self._event_applier = EventApplier(
-            history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
+            self._own_log.changes,
+            self._clock,
+            self._reconciler.wake,
+            self._reconciler.undivided,
+            self._reconciler.latency,
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
@@ -125,7 +144,6 @@ class Agent:
         self._reload_requested = asyncio.Event()
         self._ready = False
         self._in_force = asyncio.Event()
-        self._source_synced = asyncio.Event()
         wake, synced = self._reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
@@ -136,13 +154,25 @@ class Agent:
             *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
         )
         self._source, self._reporter = self._make_source()
+        live = live_settings(self._guard, self._reconciler, self._drift, self._verdict_log)
+        self._settings_parts.apply_with(live)
+        self._reload = ReloadParts(
+            self._settings_parts,
+            self._own_log,
+            self._source,
+            self._readiness,
+            self._reconciler,
+            verdict_log=self._verdict_log,
+            egress_nat=self._egress_nat,
+            bridges=self._bridges,
+        )
         self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
 
     def _make_reconciler(self) -> Reconciler:
-        settings, cluster = self._settings, self._desired.cluster
+        settings = self._settings
         made = Reconciler(
             self._kernel,
             self._clock,
@@ -151,7 +181,7 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
             on_hold=self._held,
-            guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
+            guard=self._guard,
         )
         made.rules = self._backend.rules
         return made
@@ -181,6 +211,7 @@ class Agent:
         self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         watchdog = asyncio.create_task(self._watchdog.run())
+        waits = asyncio.create_task(self._own_log.report_waits())
         try:
             await self._read_table()
             self._drift.subscribe()  # before the first comparison: a change after it is reported
@@ -194,7 +225,7 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs)
+            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, self._settings_parts.route)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
@@ -222,6 +253,7 @@ class Agent:
             self._nft_monitor.close()
             table_lock.close()
             watchdog.cancel()
+            waits.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -248,7 +280,8 @@ class Agent:
                 tasks.create_task(self._reconciler.run()),
                 tasks.create_task(self._source.run()),
                 tasks.create_task(self._egress_nat.run()),
-                tasks.create_task(self._reload()),
+                tasks.create_task(self._reload.run(self._reload_requested)),
+                tasks.create_task(self._own_log.run()),
                 tasks.create_task(self._verdict_log.run()),
                 tasks.create_task(self._drift.run()),
                 tasks.create_task(self._revoker.run()),
@@ -272,7 +305,7 @@ class Agent:
         self._notify_link_monitor()
         self._metrics.pods_changed()
         self._egress_nat.gateways.prepare()
-        self._log_problems()
+        self._own_log.applied(self._metrics)
 
     def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
@@ -281,6 +314,7 @@ class Agent:
             log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._egress_nat.gateways.prepare()
+        self._own_log.begin()
         self._source_synced.set()
         self._event_applier.open()
 
@@ -306,25 +340,6 @@ class Agent:
         self._verdict_log.report_problem()
         files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
         return [*self._part_problems.described(), *files, self._watchdog.problem]
-
-    async def _reload(self) -> None:
-        """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""
-        async with asyncio.TaskGroup() as rereading:
-            while True:
-                await self._reload_requested.wait()
-                self._reload_requested.clear()
-                read = asyncio.Event()
-                rereading.create_task(self._reread(read))
-                self._verdict_log.reopen()
-                self._bridges.refresh()
-                await self._readiness.await_reload(read, self._reconciler.invalidate)
-
-    async def _reread(self, read: asyncio.Event) -> None:
-        await self._egress_nat.file.read()
-        await self._source.reload()
-        self._readiness.reread_done()
-        self._reconciler.invalidate()
-        read.set()
 
     def _synced(self) -> None:
         self._revoker.committed()
@@ -355,14 +370,6 @@ class Agent:
         except KernelError as error:
             log.error("cannot read %s, retrying: %s", self._backend.rules, error)
 
-    def _log_problems(self) -> None:
-        came, went = self._source.news()
-        self._metrics.note_issues(came, went)
-        for problem in came:
-            log.warning("%s", problem)
-        for problem in went:
-            log.info("resolved: %s", problem)
-
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
@@ -372,17 +379,10 @@ class Agent:
         return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
 
     def _status(self) -> AgentStatus:
-        reconcile, drift = self._reconciler.status, self._nft_monitor
+        reconcile = self._reconciler.status
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=DriftStatus(
-                listening=drift.listening,
-                others=drift.others,
-                problem=drift.problem,
-                looks=0.0 if self._backend.is_nftables else LOOK_SECONDS,
-                contest=self._reconciler.contest or msgspec.UNSET,
-                next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
-            ),
+            drift=self._drift.status(self._nft_monitor),
             backend=self._backend.status(),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),

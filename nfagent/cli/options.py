@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml"
 
 
