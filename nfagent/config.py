@@ -7,7 +7,6 @@ lists are comma-separated there. An empty variable sets nothing, except a list, 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -26,7 +25,7 @@ from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
-from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, flat, merged, setting_keys
+from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
 from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT, LoweringOptions
 
@@ -196,39 +195,6 @@ def lowering_options(section: IptablesSection) -> LoweringOptions:
     return LoweringOptions(accepted_bit=accepted, unrouted_bit=unrouted)
 
 
-class LoadedSettings(msgspec.Struct, frozen=True):
-    """Settings, and where each that isn't a default comes from, by its key (`logging.group`)."""
-
-    settings: Settings
-    origins: dict[str, Origin]
-
-    def entries(self) -> Iterator[SettingEntry]:
-        """Yield every setting, in the order of the settings file."""
-        values, defaults = flat(msgspec.to_builtins(self.settings)), flat(msgspec.to_builtins(Settings()))
-        for key, _ in setting_keys(Settings):
-            yield SettingEntry(key, values[key], defaults[key], self.origins.get(key, Origin()))
-
-
-class SettingEntry(msgspec.Struct, frozen=True):
-    """One setting: its value, its default, and where the value comes from."""
-
-    key: str
-    value: Any
-    default: Any
-    origin: Origin
-
-    def __str__(self) -> str:
-        """Return it as in the settings file: `log_level = "debug"`."""
-        return f"{self.key} = {setting_text(self.value)}"
-
-
-def setting_text(value: object) -> str:
-    """Return a value as it is written in the settings file."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
 def load_settings(
     file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
 ) -> Settings:
@@ -236,13 +202,13 @@ def load_settings(
 
     flags: top-level settings from the command line; None and '' override nothing
     """
-    return load_with_origins(file, environment, flags).settings
+    return load_layers(file, environment, flags)[0]
 
 
-def load_with_origins(
-    file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None
-) -> LoadedSettings:
-    """Return what `load_settings` does, with the origin of each value. Raises SettingError."""
+def load_layers(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object] | None
+) -> tuple[Settings, dict[str, Origin]]:
+    """Return what `load_settings` does, and the origin of each value that some layer has. Raises SettingError."""
     given = {key: value for key, value in (flags or {}).items() if value is not None and value != ""}
     layers = (
         *file_layers(file, DEFAULT_FILE),
@@ -256,7 +222,7 @@ def load_with_origins(
     if given.get("kubeconfig"):
         values["manifests"] = ""  # the flag names the API server as the source
         origins["manifests"] = Origin("flag", "--kubeconfig")
-    return LoadedSettings(_converted("settings", values), origins)
+    return _converted("settings", values), origins
 
 
 def _converted(source: str, layer: dict[str, Any]) -> Settings:

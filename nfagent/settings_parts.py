@@ -14,8 +14,9 @@ import msgspec
 from aiohttp import web
 
 from nfagent import __version__
-from nfagent.config import LoadedSettings, SettingEntry, Settings, setting_text
+from nfagent.config import Settings
 from nfagent.errors import SettingError
+from nfagent.loaded_settings import ConfigView, LoadedSettings, SettingEntry, setting_text
 from nfagent.setting_layers import Origin, unknown_variables
 from nfagent.system.own_log import OwnLog
 
@@ -36,23 +37,6 @@ LIVE = (
 """The settings that a reload changes; the others take effect with a restart."""
 
 _OWN_LOG = ("log_level", "log_format")
-
-
-class ConfigView(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of /v1/config.
-
-    settings: those in force
-    pending:  those that a reload found changed, and that need a restart
-    problem:  why the last reload kept the settings as they were; '' where it did not
-    unknown:  variables NFAGENT_* that are no settings
-    """
-
-    version: str
-    node: str
-    settings: tuple[SettingEntry, ...]
-    pending: tuple[SettingEntry, ...] = ()
-    problem: str = ""
-    unknown: tuple[str, ...] = ()
 
 
 class SettingsParts:

@@ -25,6 +25,7 @@ COMMANDS = {
     "try": ("try_", "Show which connections a policy change would deny or allow."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
     "check": ("check", "Check that this node can run nfagent."),
+    "config": ("config_", "Show every setting, and where its value comes from."),
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),

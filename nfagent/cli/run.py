@@ -48,8 +48,8 @@ def run(
     log says what that changed. SIGTERM and Ctrl-C leave the rules in force; `nfagent cleanup` removes them. Needs root.
     """
     from nfagent.agent import Agent
-    from nfagent.config import load_with_origins
     from nfagent.errors import KernelError, UsageError
+    from nfagent.loaded_settings import load_with_origins
     from nfagent.settings_parts import SettingsParts
     from nfagent.system.descriptors import raise_limit
     from nfagent.system.own_log import OwnLog

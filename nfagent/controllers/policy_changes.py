@@ -149,14 +149,13 @@ class PolicyChanges:
     def _summary(self, changed: dict[ObjectRef, _Before]) -> str:
         counts = Counter(_verb(was.policy, self._find(ref)) for ref, was in changed.items())
         what = ", ".join(f"{number} {verb}" for verb, number in sorted(counts.items()))
+        said = f"{counted(len(changed), 'policy')} changed ({what}), {min(changed)} among them"
+        if len(counts) == 1 and "deleted" in counts:
+            return said
         index = self._desired.index
         selected = {identity for ref in changed for identity in index.active.get(ref, ())}
         pods = sum(len(index.local.get(identity, ())) for identity in selected)
-        first = min(changed)
-        return (
-            f"{counted(len(changed), 'policy')} changed ({what}), {first} among them: those that remain select "
-            f"{counted(pods, 'Pod')} of this node"
-        )
+        return f"{said}: those that remain select {counted(pods, 'Pod')} of this node"
 
     def _pods(self, identities: Iterable[Identity]) -> str:
         """Return the Pods of local identities: `2 Pods (shop/a, shop/b)`, or their number where they are many."""

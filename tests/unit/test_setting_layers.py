@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.config import LoadedSettings, Settings, load_with_origins
+from nfagent.config import Settings
 from nfagent.errors import SettingError
+from nfagent.loaded_settings import LoadedSettings, load_with_origins
 from nfagent.setting_layers import Origin, drop_ins, unknown_variables
 
 

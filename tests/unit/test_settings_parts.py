@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nfagent import __version__
-from nfagent.config import Settings, load_with_origins
+from nfagent.config import Settings
+from nfagent.loaded_settings import load_with_origins
 from nfagent.setting_layers import setting_keys
 from nfagent.settings_parts import LIVE, SettingsParts, fixed
 from nfagent.system.own_log import OwnLog

@@ -141,6 +141,12 @@ def test_many_changes_have_one_line(scene: Scene) -> None:
     ]
 
 
+def test_many_deletions_have_one_line(scene: Scene) -> None:
+    paths = [f"shop/p-{number}" for number in range(MOST_LINES + 1)]
+    scene.put(*map(policy, paths))
+    assert scene.remove(*paths) == ["6 policies changed (6 deleted), NetworkPolicy shop/p-0 among them"]
+
+
 def test_changes_are_counted_by_kind(scene: Scene) -> None:
     scene.put(policy("shop/a"), policy("shop/b"), pod("shop/more", "b", 60), policy("shop/a", labelled(app="db")))
     scene.remove("shop/b")
