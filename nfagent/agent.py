@@ -36,6 +36,7 @@ from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
+from nfagent.introspection.names_route import names_route
 from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
@@ -113,20 +114,12 @@ class Agent:
             undivided=self._reconciler.undivided,
         )
         self._source_synced = asyncio.Event()
+        reconciler, is_synced = self._reconciler, self._source_synced.is_set
         self._own_log = OwnLogParts(
-            self._desired,
-            history,
-            self._clock,
-            self._reconciler,
-            lambda: self._source,
-            synced=self._source_synced.is_set,
+            self._desired, history, self._clock, reconciler, lambda: self._source, synced=is_synced
         )
         self._event_applier = EventApplier(
-            self._own_log.changes,
-            self._clock,
-            self._reconciler.wake,
-            self._reconciler.undivided,
-            self._reconciler.latency,
+            self._own_log.changes, self._clock, reconciler.wake, reconciler.undivided, reconciler.latency
         )
         self._boot = BootParts(settings, self._desired, self._clock, self._reconciler, self._event_applier)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
@@ -225,7 +218,8 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, self._settings_parts.route)
+            names = names_route(self._desired, self._time_slices)
+            routes = (*self._metrics.routes, *self._verdict_log.routes, syncs, self._settings_parts.route, names)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)

@@ -58,9 +58,13 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command of the arguments; the error for an unknown one lists all commands."""
+        """Return the command of the arguments; the error for an unknown one says what was meant, and lists all."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}; there are {', '.join(COMMANDS)}")
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            ctx.fail(f"there is no command {args[0]!r}; {meant}there are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfagent.cli.complete_names import complete_names
 from nfagent.cli.options import config_option, namespace_option, output_option, pod_option, settings_of
 from nfagent.cli.tables import line, paint, strong, widths
 from nfagent.model.netaddr import endpoint
@@ -37,7 +38,13 @@ def parse_ago(text: str) -> int:
 @click.option("--verdict", type=click.Choice(("allow", "deny", "audit-deny")), help="Only this verdict.")
 @namespace_option
 @pod_option
-@click.option("--policy", metavar="NS/NAME", default="", help="Only verdicts by this policy.")
+@click.option(
+    "--policy",
+    metavar="NS/NAME",
+    default="",
+    shell_complete=complete_names("policies"),
+    help="Only verdicts by this policy.",
+)
 @click.option(
     "--since",
     metavar="SPAN",

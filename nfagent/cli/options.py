@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nfagent.cli.complete_names import complete_names
+
 if TYPE_CHECKING:
     from nfagent.config import Settings
 
@@ -69,7 +71,14 @@ def output_option(*forms: str) -> Callable[[_Command], _Command]:
 
 def namespace_option(command: _Command) -> _Command:
     """`-n NS`."""
-    return click.option("-n", "--namespace", metavar="NS", default="", help="Only this namespace.")(command)
+    return click.option(
+        "-n",
+        "--namespace",
+        metavar="NS",
+        default="",
+        shell_complete=complete_names("namespaces"),
+        help="Only this namespace.",
+    )(command)
 
 
 def pod_option(command: _Command) -> _Command:
@@ -80,9 +89,14 @@ def pod_option(command: _Command) -> _Command:
             raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/NAME, like shop/web")
         return value
 
-    return click.option("--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web.")(
-        command
-    )
+    return click.option(
+        "--pod",
+        metavar="NS/POD",
+        default="",
+        callback=checked,
+        shell_complete=complete_names("pods"),
+        help="Only this Pod, like shop/web.",
+    )(command)
 
 
 def settings_of(

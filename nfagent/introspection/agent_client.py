@@ -20,12 +20,13 @@ class NoAgentError(UsageError):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
+    def __init__(self, path: Path, seconds: float = _TIMEOUT_SECONDS) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
+        self._seconds = seconds
 
     def connect(self) -> None:
-        self.sock = _connected(self._path)
+        self.sock = _connected(self._path, self._seconds)
 
 
 def is_listening(path: Path) -> bool:
@@ -37,13 +38,16 @@ def is_listening(path: Path) -> bool:
     return True
 
 
-def get_json(path: Path, route: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+def get_json(
+    path: Path, route: str, parameters: Mapping[str, str], *, seconds: float = _TIMEOUT_SECONDS
+) -> dict[str, Any]:
     """Return the agent's answer to a GET of the path `route`, such as `/v1/dump/state`.
 
+    seconds: how long to wait for each part of the answer
     Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
     doesn't answer.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, seconds)
     try:
         connection.request("GET", f"{route}?{urlencode(parameters)}")
         response = connection.getresponse()
@@ -83,9 +87,9 @@ def _lines(path: Path, method: str, route: str, body: bytes | None) -> Iterator[
         connection.close()
 
 
-def _connected(path: Path) -> socket.socket:
+def _connected(path: Path, seconds: float = _TIMEOUT_SECONDS) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    opened.settimeout(_TIMEOUT_SECONDS)
+    opened.settimeout(seconds)
     try:
         opened.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):

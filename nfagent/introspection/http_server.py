@@ -9,6 +9,8 @@
     GET /metrics, /healthz, /readyz                 for monitoring systems (metrics_routes)
     GET /v1/syncs                                   the last syncs, step by step (syncs_route)
     GET /v1/records                                 new records of the verdict log (record_route)
+    GET /v1/config                                  the settings, each with its origin (settings_parts)
+    GET /v1/names?kind=KIND&prefix=TEXT             names of Pods, policies, namespaces (names_route)
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
