@@ -22,7 +22,7 @@ class LoadedSettings(msgspec.Struct, frozen=True):
 
     def entries(self) -> Iterator[SettingEntry]:
         """Yield every setting, in the order of the settings file."""
-        values, defaults = flat(msgspec.to_builtins(self.settings)), flat(msgspec.to_builtins(Settings()))
+        values, defaults = _values(self.settings), _values(Settings())
         for key, _ in setting_keys(Settings):
             yield SettingEntry(key, values[key], defaults[key], self.origins.get(key, Origin()))
 
@@ -69,3 +69,9 @@ def load_with_origins(
 ) -> LoadedSettings:
     """Return what `config.load_settings` does, with the origin of each value. Raises SettingError."""
     return LoadedSettings(*load_layers(file, environment, flags))
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    """Return the values by key, as JSON has them: a list where there is a tuple."""
+    found = flat(msgspec.to_builtins(settings))
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}

@@ -63,8 +63,8 @@ class _Commands(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            ctx.fail(f"there is no command {args[0]!r}; {meant}there are {', '.join(COMMANDS)}")
+            meant = f"did you mean {near[0]}? There are " if near else "there are "
+            ctx.fail(f"there is no command {args[0]!r}; {meant}{', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -83,7 +83,7 @@ def _in_use(loaded: LoadedSettings, agent: ConfigView) -> Iterator[Check]:
     waiting = {entry.key for entry in agent.pending}
     for here, there in outdated[:_SHOWN]:
         fix = f"systemctl {'restart' if here.key in waiting else 'reload'} nfagent"
-        yield Check(_IN_USE, "warn", f"the running agent has {there}; {here.origin} now says {here}", fix)
+        yield Check(_IN_USE, "warn", f"the running agent has {there}; the files now say {here} ({here.origin})", fix)
     if len(outdated) > _SHOWN:
         more = counted(len(outdated) - _SHOWN, "more setting")
         yield Check(_IN_USE, "warn", f"the running agent has otherwise: {more}", "nfagent config shows them")

@@ -31,14 +31,9 @@ def differing(here: Iterable[SettingEntry], view: ConfigView) -> list[tuple[Sett
     """Return the settings of which the running agent has another value, each as it is here and there."""
     there = {entry.key: entry for entry in view.settings}
     pairs = [(entry, there[entry.key]) for entry in here if entry.key in there]
-    return [(entry, other) for entry, other in pairs if _plain(entry) != _plain(other)]
+    return [(entry, other) for entry, other in pairs if entry.value != other.value]
 
 
 def is_outdated(here: SettingEntry, there: SettingEntry) -> bool:
     """Return whether a file has changed since the agent read it: neither value is of a variable or a flag."""
     return here.origin.kind in _OF_FILES and there.origin.kind in _OF_FILES
-
-
-def _plain(entry: SettingEntry) -> object:
-    """Return a value as JSON has it: a list where there is a tuple."""
-    return msgspec.to_builtins(entry.value)

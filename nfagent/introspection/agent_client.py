@@ -74,8 +74,6 @@ def _lines(path: Path, method: str, route: str, body: bytes | None) -> Iterator[
     try:
         connection.request(method, route, body)
         response = connection.getresponse()
-        if response.status == http.client.NOT_FOUND:
-            raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")
         if response.status != http.client.OK:
             _answer(path, response.status, response.read())
             raise _no_answer(path, OSError(f"HTTP status {response.status}"))
@@ -112,6 +110,8 @@ def _no_answer(path: Path, error: Exception) -> HostError:
 
 
 def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
+    if status == http.client.NOT_FOUND:
+        raise UsageError("the running agent is older than this command", hint="systemctl restart nfagent")
     try:
         content = json.loads(body)
     except ValueError:

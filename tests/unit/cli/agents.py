@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from aiohttp import web
 
 from nfagent.config import load_settings
 from nfagent.desired.state import DesiredState
@@ -86,13 +87,15 @@ def introspection(
 
 
 @contextmanager
-def running(answers: http_server.AnswerProvider, path: Path | None = None) -> Iterator[None]:
-    """Serve answers at a socket, by default the one that commands connect to."""
+def running(
+    answers: http_server.AnswerProvider, path: Path | None = None, routes: Iterable[web.RouteDef] = ()
+) -> Iterator[None]:
+    """Serve answers and further routes at a socket, by default the one that commands connect to."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        serving = http_server.serve(path or load_settings().socket_path, answers)
+        serving = http_server.serve(path or load_settings().socket_path, answers, routes=routes)
         runner = asyncio.run_coroutine_threadsafe(serving, loop).result(30)
         try:
             yield
