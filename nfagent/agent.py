@@ -92,7 +92,7 @@ class Agent:
             settings.policy,
             reply_tuples=revoked_set_size(),
         )
-        self._clock = SystemClock()
+        self._clock, self._time_slices = SystemClock(), TimeSlices()
         history = ObjectHistory(self._desired, self._clock.now_ns)
         nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
@@ -114,9 +114,15 @@ class Agent:
             undivided=self._reconciler.undivided,
         )
         self._source_synced = asyncio.Event()
-        reconciler, is_synced = self._reconciler, self._source_synced.is_set
+        reconciler = self._reconciler
         self._own_log = OwnLogParts(
-            self._desired, history, self._clock, reconciler, lambda: self._source, synced=is_synced
+            self._desired,
+            history,
+            self._clock,
+            reconciler,
+            lambda: self._source,
+            time_slices=self._time_slices,
+            synced=self._source_synced.is_set,
         )
         self._event_applier = EventApplier(
             self._own_log.changes, self._clock, reconciler.wake, reconciler.undivided, reconciler.latency
@@ -159,7 +165,6 @@ class Agent:
             egress_nat=self._egress_nat,
             bridges=self._bridges,
         )
-        self._time_slices = TimeSlices()
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
         self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)

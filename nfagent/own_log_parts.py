@@ -17,6 +17,7 @@ from nfagent.errors import ValidationIssue
 from nfagent.metrics_parts import MetricsParts
 from nfagent.model.objects import ObjectRef
 from nfagent.object_source import ObjectSource
+from nfagent.time_slices import TimeSlices
 
 log = logging.getLogger(__name__)
 _MANIFESTS = {".yaml", ".yml", ".json"}
@@ -36,6 +37,7 @@ class OwnLogParts:
         reconciler: Reconciler,
         source: Callable[[], ObjectSource],
         *,
+        time_slices: TimeSlices,
         synced: Callable[[], bool],
     ) -> None:
         """Connect the parts.
@@ -51,7 +53,7 @@ class OwnLogParts:
         self._synced = synced
         policies = desired.index.policies
         self._change_log = PolicyChangeLog(
-            self.changes, clock, lambda: len(policies), lambda: reconciler.status.in_sync
+            self.changes, clock, lambda: len(policies), lambda: reconciler.status.in_sync, time_slices
         )
         self._wait_log = WaitLog(clock, self.waiting_for)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from nfagent.clock import Clock
 from nfagent.controllers.policy_changes import PolicyChanges
 from nfagent.model.plurals import counted
+from nfagent.time_slices import TimeSlices
 
 log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 0.2
@@ -26,13 +27,21 @@ class PolicyChangeLog:
     """Writes a line for each change of a policy."""
 
     def __init__(
-        self, changes: PolicyChanges, clock: Clock, policies: Callable[[], int], in_force: Callable[[], bool]
+        self,
+        changes: PolicyChanges,
+        clock: Clock,
+        policies: Callable[[], int],
+        in_force: Callable[[], bool],
+        time_slices: TimeSlices,
     ) -> None:
         """Store the arguments.
 
-        policies: returns the number of policies      in_force: returns whether the kernel has all changes
+        policies: returns the number of policies
+        in_force: returns whether the kernel has all changes
+        time_slices: in which many changes are looked through
         """
         self._changes = changes
+        self._time_slices = time_slices
         self._clock = clock
         self._policies = policies
         self._in_force = in_force
@@ -59,14 +68,15 @@ class PolicyChangeLog:
             await self._changed.wait()
             await self._clock.wait(asyncio.Event(), _SETTLE_SECONDS)
             self._changed.clear()
-            self.write()
+            await self.write()
             self.idle.set()
             await self._clock.wait(asyncio.Event(), _PAUSE_SECONDS)
 
-    def write(self) -> None:
+    async def write(self) -> None:
         """Write what changed since the last call."""
+        lines = await self._time_slices.result(self._changes.lines())
         pending = "" if self._in_force() else "; not in force yet"
-        for line in self._changes.lines():
+        for line in lines:
             log.info("%s%s", line, pending)
         before, self._known = self._known, self._policies()
         if before and not self._known:

@@ -7,7 +7,7 @@ is not mentioned. No clock and no log: `controllers.change_log` decides when to 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 
 import msgspec
 
@@ -23,6 +23,7 @@ from nfagent.state.cluster import Identity
 MOST_LINES = 5
 """Changes of so many policies have a line each; more have one line together."""
 
+_A_STEP = 64
 _MOST_PODS = 3
 """So many Pods are named; more are a number."""
 
@@ -76,13 +77,30 @@ class PolicyChanges:
         """Return whether a policy changed since the last look."""
         return bool(self._before)
 
-    def lines(self) -> list[str]:
-        """Return a line for each policy that changed since the last call; one for all where they are many."""
+    def lines(self) -> Generator[None, None, list[str]]:
+        """Return a line for each policy that changed since the last call; one for all where they are many. In steps."""
         before, self._before = self._before, {}
-        changed = {ref: was for ref, was in before.items() if was.policy is not None or self._find(ref) is not None}
-        if len(changed) <= MOST_LINES:
-            return [self._line(ref, was) for ref, was in sorted(changed.items())]
-        return [self._summary(changed)]
+        few = dict[ObjectRef, _Before]()
+        verbs, active, first = Counter[str](), 0, None
+        while before:
+            if len(before) % _A_STEP == 0:
+                yield
+            ref, was = before.popitem()  # freed one by one: ten thousand at once would take too long
+            verb = _verb(was.policy, self._find(ref))
+            if not verb:
+                continue
+            verbs[verb] += 1
+            active += ref in self._desired.index.active
+            first = ref if first is None else min(first, ref)
+            if len(few) <= MOST_LINES:
+                few[ref] = was
+        if len(few) <= MOST_LINES:
+            # Between two steps one may have come or gone.
+            return [line for ref, was in sorted(few.items()) if (line := self._line(ref, was))]
+        what = ", ".join(f"{number} {verb}" for verb, number in sorted(verbs.items()))
+        said = f"{counted(verbs.total(), 'policy')} changed ({what}), {first} among them"
+        # The number of policies alone: to count the Pods of thousands of them would take too long.
+        return [said if set(verbs) == {"deleted"} else f"{said}: {active} of these select Pods of this node now"]
 
     def drain_counts(self) -> str:
         """Return what changed since the last call, by kind: `2 Pods added, 1 NetworkPolicy deleted`; '' for nothing."""
@@ -105,11 +123,12 @@ class PolicyChanges:
         return _Before(policy, self._pods(identities), identities)
 
     def _line(self, ref: ObjectRef, was: _Before) -> str:
+        """Return what happened to a policy; '' for one that came and went."""
         policy = self._find(ref)
         if policy is None and was.policy is not None:
             return f"{ref} deleted: it {self._effect(was.policy, was.words, past=True)}{self._freed(was)}"
-        if policy is None:  # never: `lines` leaves it out
-            return f"{ref} deleted"
+        if policy is None:
+            return ""
         selected = self._pods(self._desired.index.active.get(ref, ()))
         return f"{ref} {_verb(was.policy, policy)}: {self._effect(policy, selected)}{self._freed(was)}"
 
@@ -146,17 +165,6 @@ class PolicyChanges:
             for policy in policies
         )
 
-    def _summary(self, changed: dict[ObjectRef, _Before]) -> str:
-        counts = Counter(_verb(was.policy, self._find(ref)) for ref, was in changed.items())
-        what = ", ".join(f"{number} {verb}" for verb, number in sorted(counts.items()))
-        said = f"{counted(len(changed), 'policy')} changed ({what}), {min(changed)} among them"
-        if len(counts) == 1 and "deleted" in counts:
-            return said
-        index = self._desired.index
-        selected = {identity for ref in changed for identity in index.active.get(ref, ())}
-        pods = sum(len(index.local.get(identity, ())) for identity in selected)
-        return f"{said}: those that remain select {counted(pods, 'Pod')} of this node"
-
     def _pods(self, identities: Iterable[Identity]) -> str:
         """Return the Pods of local identities: `2 Pods (shop/a, shop/b)`, or their number where they are many."""
         local = self._desired.index.local
@@ -173,8 +181,9 @@ def _is_policy(ref: ObjectRef) -> bool:
 
 
 def _verb(before: Policy | None, after: Policy | None) -> str:
+    """Return what happened to a policy; '' for one that came and went."""
     if after is None:
-        return "deleted"
+        return "" if before is None else "deleted"
     return "added" if before is None else "changed"
 
 

@@ -19,6 +19,8 @@ from nfagent.time_slices import TimeSlices
 
 KINDS = ("pods", "policies", "namespaces")
 _MOST = 1000
+_KEPT = 4 * _MOST
+"""So many names are kept before those that come last are dropped: sorting all at the end would take too long."""
 _A_STEP = 1000
 
 
@@ -45,6 +47,8 @@ def find_names(keys: Iterable[tuple[str, str]], prefix: str) -> Generator[None, 
         path = f"{namespace}/{name}" if namespace else name
         if path.startswith(prefix):
             names.append(path)
+            if len(names) > _KEPT:
+                names = nsmallest(_MOST, names)
             namespaces.add(f"{namespace}/" if namespace else name)
     if "/" in prefix or sum(each.endswith("/") for each in namespaces) < 2:
         return nsmallest(_MOST, names)

@@ -18,6 +18,7 @@ from nfagent.manifests.folder_source import FolderSource
 from nfagent.model.gvk import ObjectChange
 from nfagent.model.objects import ObjectRef
 from nfagent.own_log_parts import OwnLogParts
+from nfagent.time_slices import TimeSlices
 from tests.support.fake_nftables import FakeNftables
 
 BAD = """
@@ -52,6 +53,7 @@ class Site:
             SystemClock(),
             self.reconciler,
             lambda: self.source,
+            time_slices=TimeSlices(),
             synced=lambda: self.synced,
         )
 

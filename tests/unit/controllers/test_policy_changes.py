@@ -15,6 +15,8 @@ from nfagent.controllers.policy_changes import MOST_LINES, PolicyChanges
 from nfagent.desired.state import DesiredState
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import ObjectRef
+from nfagent.time_slices import TimeSlices
+from tests.support.steps import finished
 from tests.support.two_node_cluster import decoded, labelled, namespace, node, pod, policy, tier_policy
 
 PODS = [pod(f"shop/db-{number}", "a", number + 10, app="db") for number in range(2)]
@@ -37,13 +39,13 @@ class Scene:
     def put(self, *documents: dict[str, object]) -> list[str]:
         for document in documents:
             self.changes.put(decoded(document))
-        return self.changes.lines()
+        return finished(self.changes.lines())
 
     def remove(self, *paths: str, kind: str = "NetworkPolicy") -> list[str]:
         for path in paths:
             space, _, name = path.rpartition("/")
             self.changes.remove(ObjectRef(kind, space, name))
-        return self.changes.lines()
+        return finished(self.changes.lines())
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def test_many_changes_have_one_line(scene: Scene) -> None:
     assert scene.put(*several) == [
         (
             "7 policies changed (5 added, 1 changed, 1 deleted), NetworkPolicy shop/new-0 among them: "
-            "those that remain select 6 Pods of this node"
+            "6 of these select Pods of this node now"
         )
     ]
 
@@ -190,7 +192,7 @@ def _info(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_a_storm_is_looked_at_once_a_second(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     clock = Skipping()
     policies = scene.desired.index.policies
-    written = PolicyChangeLog(scene.changes, clock, lambda: len(policies), lambda: True)
+    written = PolicyChangeLog(scene.changes, clock, lambda: len(policies), lambda: True, TimeSlices())
     written.begin()
     item = decoded(policy("shop/p"))
     assert isinstance(item, NetworkPolicy)
@@ -216,13 +218,13 @@ def test_a_storm_is_looked_at_once_a_second(scene: Scene, caplog: pytest.LogCapt
 def test_the_end_of_all_policies_is_a_warning(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     in_force = True
     policies = scene.desired.index.policies
-    written = PolicyChangeLog(scene.changes, Skipping(), lambda: len(policies), lambda: in_force)
+    written = PolicyChangeLog(scene.changes, Skipping(), lambda: len(policies), lambda: in_force, TimeSlices())
     scene.put(policy("shop/a"), policy("shop/far", labelled(app="x")))
     written.begin()
     scene.changes.remove(ObjectRef("NetworkPolicy", "shop", "a"))
     scene.changes.remove(ObjectRef("NetworkPolicy", "shop", "far"))
     in_force = False
-    written.write()
+    asyncio.run(written.write())
     *_, last = caplog.records
     assert (last.levelname, last.getMessage()) == (
         "WARNING",
@@ -230,7 +232,7 @@ def test_the_end_of_all_policies_is_a_warning(scene: Scene, caplog: pytest.LogCa
     )
     assert all(message.endswith("; not in force yet") for message in caplog.messages)
     caplog.clear()
-    written.write()
+    asyncio.run(written.write())
     assert caplog.messages == []
 
 
