@@ -88,7 +88,7 @@ def test_without_a_folder_or_with_an_empty_one_there_are_no_drop_in_files(tmp_pa
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("NFAGENT_LOG_LEVLE", "debug", "did you mean NFAGENT_LOG_LEVEL?"),
+        ("NFAGENT_LOG_LVEL", "debug", "did you mean NFAGENT_LOG_LEVEL?"),
         ("NFAGENT_LOGGING_GROUPS", "1", "did you mean NFAGENT_LOGGING_GROUP?"),
         ("NFAGENT_XYZZY", "1", "nfagent.toml(5) has all settings"),
         ("NFAGENT_LOGGING", "1", "did you mean"),

@@ -42,13 +42,13 @@ class Site:
 def test_the_first_line_has_version_node_source_and_the_settings_that_differ(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NFAGENT_LOG_LEVLE", "debug")
+    monkeypatch.setenv("NFAGENT_LOG_LVEL", "debug")
     site = Site(tmp_path, 'manifests = "/srv"\nlog_level = "info"\n[logging]\ngroup = 7\n')
     site.parts.announce()
     differing = f'node = "node-a" (--node), manifests = "/srv" ({site.file}), logging.group = 7 ({site.file})'
     assert caplog.messages == [
         f"nfagent {__version__} on node node-a, objects from the manifests in /srv; settings: {differing}",
-        "NFAGENT_LOG_LEVLE in the environment is no setting, and has no effect; did you mean NFAGENT_LOG_LEVEL?",
+        "NFAGENT_LOG_LVEL in the environment is no setting, and has no effect; did you mean NFAGENT_LOG_LEVEL?",
     ]
 
 

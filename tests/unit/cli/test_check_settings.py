@@ -73,7 +73,7 @@ def test_the_files_and_variables_that_settings_are_from_are_listed(call: Call, f
 
 
 def test_a_variable_that_is_no_setting_is_a_warning(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NFAGENT_LOG_LEVLE", "debug")
+    monkeypatch.setenv("NFAGENT_LOG_LVEL", "debug")
     _, (result, found) = named(checks(call), "settings")
     assert result == "warn"
     assert found.endswith("did you mean NFAGENT_LOG_LEVEL?")

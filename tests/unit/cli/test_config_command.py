@@ -66,10 +66,10 @@ def test_a_wrong_setting_is_an_error(call: Call, file: Path) -> None:
 
 
 def test_a_variable_that_is_no_setting_is_remarked(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NFAGENT_LOGING_GROUP", "7")
+    monkeypatch.setenv("NFAGENT_LOGGNG_GROUP", "7")
     said = call("config", "-o", "json")
     words = (
-        "NFAGENT_LOGING_GROUP in the environment is no setting, and has no effect; did you mean NFAGENT_LOGGING_GROUP?"
+        "NFAGENT_LOGGNG_GROUP in the environment is no setting, and has no effect; did you mean NFAGENT_LOGGING_GROUP?"
     )
     assert (said.code, said.err) == (0, f"warning: {words}\n")
     assert json.loads(said.out)["remarks"] == [words]

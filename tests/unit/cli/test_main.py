@@ -99,7 +99,7 @@ def test_an_unknown_command_lists_all_commands(call: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "meant"),
     [
-        (("expalin",), "there is no command 'expalin'; did you mean explain? There are run, "),
+        (("exlpain",), "there is no command 'exlpain'; did you mean explain? There are run, "),
         (("lab", "dmo"), "Did you mean 'demo'?"),
         (("dump", "--manifest", "x"), "Did you mean '--manifests'?"),
     ],
