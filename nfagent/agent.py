@@ -55,7 +55,6 @@ from nfagent.manifests.folder_source import FolderSource
 from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
-from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.own_log_parts import OwnLogParts
 from nfagent.part_problems import PartProblems
@@ -349,9 +348,7 @@ class Agent:
             self._boot.synced()
             self._in_force.set()
             collect_and_freeze()
-            cluster, policies = self._desired.cluster, self._desired.index.policies
-            counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
-            log.info("in sync: %s of node %s, %s", *counts)
+            self._own_log.in_sync()
         # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.compared:
             self._readiness.compared()

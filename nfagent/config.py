@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
-from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged
+from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged, setting_keys
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
 from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT, LoweringOptions
 
@@ -245,7 +246,9 @@ def _describe(message: str, layer: dict[str, Any]) -> str:
     key = path.strip("`").removeprefix("$").removeprefix(".")
     if (unknown := _UNKNOWN.fullmatch(reason)) is not None:
         name = f"{key}.{unknown['name']}" if key else unknown["name"]
-        return f"unknown setting {name}; systemd/nfagent.toml lists all settings"
+        near = get_close_matches(name, [known for known, _ in setting_keys(Settings)], 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown setting {name}; systemd/nfagent.toml lists all settings{meant}"
     value: Any = layer
     for part in re.findall(r"\w+", key):
         value = value[int(part)] if isinstance(value, list | tuple) and part.isdecimal() else value[part]

@@ -16,6 +16,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
 from nfagent.metrics_parts import MetricsParts
 from nfagent.model.objects import ObjectRef
+from nfagent.model.plurals import counted
 from nfagent.object_source import ObjectSource
 from nfagent.time_slices import TimeSlices
 
@@ -61,6 +62,13 @@ class OwnLogParts:
         """Log changes of policies from now on: everything was read once."""
         self._change_log.begin()
 
+    def in_sync(self) -> None:
+        """Log that the kernel has the rules for the first time."""
+        cluster, policies = self._desired.cluster, len(self._desired.index.policies)
+        isolated = self.changes.isolated_pods()
+        counts = counted(len(cluster.local), "Pod"), cluster.node, counted(policies, "policy")
+        log.info("in sync: %s of node %s, %s; %s isolated", *counts, counted(isolated, "Pod"))
+
     async def run(self) -> None:
         """Log changes of policies until cancelled."""
         await self._change_log.run()
@@ -85,7 +93,8 @@ class OwnLogParts:
 
     def reloaded(self) -> None:
         """Log which objects a reload found changed."""
-        log.info("reload: objects read again: %s", self.changes.drain_counts() or "none has changed")
+        changed = self.changes.drain_counts()
+        log.info("reload: %s", f"changed objects: {changed}" if changed else "no object has changed")
 
     def waiting_for(self) -> str:
         """Return what keeps the agent from enforcing the cluster's present state; '' for nothing."""

@@ -102,6 +102,15 @@ class PolicyChanges:
         # The number of policies alone: to count the Pods of thousands of them would take too long.
         return [said if set(verbs) == {"deleted"} else f"{said}: {active} of these select Pods of this node now"]
 
+    def isolated_pods(self) -> int:
+        """Return the number of Pods of this node that NetworkPolicies isolate, in a direction or both."""
+        local = self._desired.index.local
+        return sum(
+            len(pods)
+            for identity, pods in local.items()
+            if any(self._is_isolated(identity, direction) for direction in DIRECTIONS)
+        )
+
     def drain_counts(self) -> str:
         """Return what changed since the last call, by kind: `2 Pods added, 1 NetworkPolicy deleted`; '' for nothing."""
         counts, self._counts = self._counts, Counter()

@@ -143,8 +143,8 @@ def test_a_reload_says_what_it_found(site: Site, caplog: pytest.LogCaptureFixtur
     site.story({}, {"p.yaml": None})
     site.parts.reloaded()
     assert caplog.messages == [
-        "reload: objects read again: none has changed",
-        "reload: objects read again: 1 NetworkPolicy deleted",
+        "reload: no object has changed",
+        "reload: changed objects: 1 NetworkPolicy deleted",
     ]
 
 

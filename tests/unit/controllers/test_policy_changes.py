@@ -149,6 +149,14 @@ def test_many_deletions_have_one_line(scene: Scene) -> None:
     assert scene.remove(*paths) == ["6 policies changed (6 deleted), NetworkPolicy shop/p-0 among them"]
 
 
+def test_the_pods_that_policies_isolate_are_counted(scene: Scene) -> None:
+    assert scene.changes.isolated_pods() == 0
+    audited = policy("shop/audited")
+    audited["metadata"]["annotations"] = {"nfagent.io/audit": "true"}
+    scene.put(audited, policy("shop/db", labelled(app="db"), types=["Egress"]))
+    assert scene.changes.isolated_pods() == 2
+
+
 def test_changes_are_counted_by_kind(scene: Scene) -> None:
     scene.put(policy("shop/a"), policy("shop/b"), pod("shop/more", "b", 60), policy("shop/a", labelled(app="db")))
     scene.remove("shop/b")
