@@ -49,7 +49,7 @@ class ReloadParts:
             while True:
                 await requested.wait()
                 requested.clear()
-                self._settings.reload()
+                await self._settings.reload()
                 read = asyncio.Event()
                 rereading.create_task(self._reread(read))
                 self._verdict_log.reopen()

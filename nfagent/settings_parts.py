@@ -6,6 +6,7 @@ files have otherwise since a reload, and that take effect with a restart.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -94,10 +95,13 @@ class SettingsParts:
         """Call a function after a reload that changed settings; apply: by a section's name or a setting's key."""
         self._apply |= apply
 
-    def reload(self) -> None:
-        """Load the settings again, apply those that can change while the agent runs, and log what changed."""
+    async def reload(self) -> None:
+        """Load the settings again, apply those that can change while the agent runs, and log what changed.
+
+        The files are read in a thread: their disk may not answer.
+        """
         try:
-            loaded = self._load()
+            loaded = await asyncio.to_thread(self._load)
         except SettingError as error:
             self._problem = str(error)
             log.error("reload: every setting stays as it was: %s", error)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +22,9 @@ from nfagent.cli.options import (
     manifests_option,
     node_option,
 )
+
+if TYPE_CHECKING:
+    from nfagent.settings_parts import SettingsParts
 
 
 @click.command(epilog="Example: nfagent run --kubeconfig /etc/nfagent/kubeconfig --node node-a")
@@ -47,8 +52,7 @@ def run(
     The API server, or the folder, is watched for changes; SIGHUP reads everything again, the settings too, and the
     log says what that changed. SIGTERM and Ctrl-C leave the rules in force; `nfagent cleanup` removes them. Needs root.
     """
-    from nfagent.agent import Agent
-    from nfagent.errors import KernelError, UsageError
+    from nfagent.errors import NfagentError, UsageError
     from nfagent.loaded_settings import load_with_origins
     from nfagent.settings_parts import SettingsParts
     from nfagent.system.descriptors import raise_limit
@@ -71,15 +75,29 @@ def run(
     settings.announce()
     raise_limit()
     try:
+        _enforce(settings)
+    except NfagentError as error:
+        if settings.current.log_format != "json":
+            raise
+        logging.getLogger("nfagent").error("%s", error)
+        raise click.exceptions.Exit(2) from None
+    finally:
+        if not own_log.finish():
+            # Nothing reads stderr: anything printed from here on would block.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _enforce(settings: SettingsParts) -> None:
+    """Run the agent. Raises NfagentError."""
+    from nfagent.agent import Agent
+    from nfagent.errors import KernelError
+
+    try:
         asyncio.run(Agent(settings.current, settings).run())
     except KernelError as error:
         raise KernelError(str(error), hint="`nfagent check` shows what is missing") from None
     except BaseExceptionGroup as group:
         raise _plain(group) from group
-    finally:
-        if not own_log.finish():
-            # Nothing reads stderr: anything printed from here on would block.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -36,7 +37,7 @@ class Site:
 
     def reload(self, text: str) -> None:
         self.file.write_text(text)
-        self.parts.reload()
+        asyncio.run(self.parts.reload())
 
 
 def test_the_first_line_has_version_node_source_and_the_settings_that_differ(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_file_that_changed_since_is_a_warning_with_what_applies_it(call: Call,
     file.write_text("[logging]\ngroup = 8\nburst = 600\n")
     with running(answering(files={}), routes=[agent.route]):
         before = [each for each in checks(call) if each["name"] == "settings in use"]
-        agent.reload()
+        asyncio.run(agent.reload())
         after = [each for each in checks(call) if each["name"] == "settings in use"]
     assert [each["fix"] for each in before] == ["systemctl reload nfagent"] * 2
     assert [(each["found"], each["fix"]) for each in after] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tomllib
 from functools import partial
@@ -93,9 +94,9 @@ def test_what_the_running_agent_has_otherwise_is_remarked(call: Call, file: Path
 def test_what_a_reload_left_for_a_restart_is_remarked(call: Call, file: Path) -> None:
     parts = agent(file)
     file.write_text("[logging]\ngroup = 8\n")
-    parts.reload()
+    asyncio.run(parts.reload())
     file.write_text("[logging]\ngroup = x\n")
-    parts.reload()
+    asyncio.run(parts.reload())
     file.write_text("")
     with running(introspection(DesiredState("node-a")), routes=[parts.route]):
         said = call("config", "--running")
