@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,6 @@ from nfagent.config import Settings
 from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
 from nfagent.controllers.reconciler import Reconciler
-from nfagent.controllers.status_reporter import StatusReporter
 from nfagent.desired.node_guard import UnknownNodeGuard, advice
 from nfagent.desired.node_interfaces import NodeInterfaces, held_links
 from nfagent.desired.state import DesiredState
@@ -33,7 +33,7 @@ from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, OwnLogStatus
+from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.runtime_files import RuntimeFiles
@@ -45,19 +45,16 @@ from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
-from nfagent.kernel.look_budget import LOOK_SECONDS
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_lock import acquire_table
-from nfagent.kube.client import ApiClient
-from nfagent.kube.credentials import find_client_config
-from nfagent.kube.informers import Informers
-from nfagent.manifests.folder_source import FolderSource
 from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
-from nfagent.model.plurals import counted
-from nfagent.object_source import ObjectSource
+from nfagent.own_log_parts import OwnLogParts
 from nfagent.part_problems import PartProblems
+from nfagent.reload_parts import ReloadParts, live_settings
+from nfagent.settings_parts import SettingsParts, fixed
+from nfagent.source_parts import make_source
 from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
 from nfagent.system.garbage_collections import GarbageCollections
@@ -77,12 +74,14 @@ log = logging.getLogger(__name__)
 class Agent:
     """One node's agent. Satisfies object_source.EventSink."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, settings_parts: SettingsParts | None = None) -> None:
         """Make the parts: libnftables is loaded and sockets to the kernel are opened; `run` does the rest.
 
+        settings_parts: the settings as they are loaded again; None for settings that stay
         Raises HostError.
         """
         self._settings = settings
+        self._settings_parts = settings_parts or fixed(settings)
         self._desired = DesiredState(
             settings.node_name,
             settings.masquerade_settings(),
@@ -90,14 +89,16 @@ class Agent:
             settings.policy,
             reply_tuples=revoked_set_size(),
         )
-        self._clock = SystemClock()
+        self._clock, self._time_slices = SystemClock(), TimeSlices()
         history = ObjectHistory(self._desired, self._clock.now_ns)
         nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
         self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
         self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
         self._kernel = self._backend.client
-        self._reconciler = self._make_reconciler()
-        self._reconciler.observe_commits(history)
+        allowed, own = settings.allow_unknown_node, first_local_address
+        self._guard = UnknownNodeGuard(self._desired.cluster, allowed=allowed, own=own)
+        reconciler = self._reconciler = self._make_reconciler()
+        reconciler.observe_commits(history)
         self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
         self._connections = ConntrackClient()
         self._revoker = ConntrackRevoker(
@@ -109,17 +110,19 @@ class Agent:
             own=is_local_address,
             undivided=self._reconciler.undivided,
         )
+        self._source_synced = asyncio.Event()
+        slices, synced = self._time_slices, self._source_synced.is_set
+        self._own_log = OwnLogParts(
+            self._desired, history, self._clock, reconciler, lambda: self._source, time_slices=slices, synced=synced
+        )
         self._event_applier = EventApplier(
-            history, self._clock, self._reconciler.wake, self._reconciler.undivided, self._reconciler.latency
+            self._own_log.changes, self._clock, reconciler.wake, reconciler.undivided, reconciler.latency
         )
-        changing = self._reconciler, self._event_applier
-        self._boot = BootParts(settings, self._desired, self._clock, *changing, backend=self._backend)
+        events, backend = self._event_applier, self._backend
+        self._boot = BootParts(settings, self._desired, self._clock, reconciler, events, backend=backend)
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        self._time_slices = TimeSlices()
-        places = self._backend.log_places
-        self._verdict_log = VerdictLogParts(
-            settings, self._desired, history, self._clock, places, time_slices=self._time_slices
-        )
+        places = backend.log_places
+        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, places, time_slices=slices)
         self._bridges = BridgeWatch()
         dropping = settings.bridges.unjudged_frames == "dropped"
         self._bridge_table = BridgeTableReconciler(self._backend.tables, self._reconciler.backoff, dropping=dropping)
@@ -129,11 +132,10 @@ class Agent:
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._local_changes = 0
         self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
-        self._ready = False
-        self._in_force, self._source_synced = asyncio.Event(), asyncio.Event()
-        wake, synced = self._reconciler.wake, self._source_synced
+        self._ready, self._in_force = False, asyncio.Event()
+        wake, read = reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
-            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=synced
+            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=read
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         watched = self._reconciler, self._changes, self._revoker, self._links, self._checkpoint
@@ -143,16 +145,39 @@ class Agent:
         if self._backend.is_nftables:  # docs/backends.md has what iptables lacks
             self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
         self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
-        self._source, self._reporter = self._make_source()
+        origin = self, self._desired, self._clock, self._checkpoint
+        self._source, self._reporter = make_source(
+            settings, *origin, part_problems=self._part_problems, synced=self._source_synced.is_set
+        )
+        self._settings_parts.apply_with(live_settings(self._guard, reconciler, self._drift, self._verdict_log))
+        self._reload = self._make_reload()
+        self._metrics = self._make_metrics()
+        self._status_parts = self._make_status()
+
+    def _make_reload(self) -> ReloadParts:
+        return ReloadParts(
+            self._settings_parts,
+            self._own_log,
+            self._source,
+            self._readiness,
+            self._reconciler,
+            verdict_log=self._verdict_log,
+            egress_nat=self._egress_nat,
+            bridges=self._bridges,
+        )
+
+    def _make_metrics(self) -> MetricsParts:
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
-        self._metrics = MetricsParts(settings, self._desired, self._clock, self._time_slices, read)
+        return MetricsParts(self._settings, self._desired, self._clock, self._time_slices, read)
+
+    def _make_status(self) -> StatusParts:
         own = self._status, self._freshness, self._side_problems
         sources = StatusSources(*own, self._reconciler, self._source, self._verdict_log, self._metrics)
-        self._status_parts = StatusParts(settings, self._desired, self._clock, sources)
+        return StatusParts(self._settings, self._desired, self._clock, sources)
 
     def _make_reconciler(self) -> Reconciler:
-        settings, cluster = self._settings, self._desired.cluster
+        settings = self._settings
         made = Reconciler(
             self._kernel,
             self._clock,
@@ -161,23 +186,11 @@ class Agent:
             retry_max=settings.reconcile.retry_max_seconds,
             on_sync=self._synced,
             on_hold=self._held,
-            guard=UnknownNodeGuard(cluster, allowed=settings.allow_unknown_node, own=first_local_address),
+            guard=self._guard,
         )
         made.rules, made.spent = self._backend.rules, self._backend.spent
         made.unjudged = not self._backend.is_nftables
         return made
-
-    def _make_source(self) -> tuple[ObjectSource, StatusReporter | None]:
-        """Return the source of objects, and the status reporter where the source is an API server."""
-        settings = self._settings
-        if settings.manifests:
-            return FolderSource(Path(settings.manifests), self, self._checkpoint), None
-        server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
-        source = Informers(server, self._clock, self, self._desired.keys, self._checkpoint)
-        faults, synced = (lambda: source.faults), self._source_synced.is_set
-        node_faults = self._part_problems.node_faults
-        reporter = StatusReporter(self._desired, server, self._clock, faults, node_faults, synced=synced)
-        return source, reporter
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
@@ -192,7 +205,7 @@ class Agent:
         limit_free_memory()
         self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
-        watchdog = asyncio.create_task(self._watchdog.run())
+        reports_made = [asyncio.create_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
         try:
             await self._read_table()
             self._drift.subscribe()  # before the first comparison: a change after it is reported
@@ -206,9 +219,8 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            peers = http_server.view_route("/v1/peers", answers.peers, self._time_slices)
-            status = self._status_parts.route(self._time_slices)
-            routes = (*answers.routes, *self._metrics.routes, *self._verdict_log.routes, syncs, peers, status)
+            views = syncs, self._status_parts.route(self._time_slices), self._settings_parts.route
+            routes = (*answers.routes, *views, *self._metrics.routes, *self._verdict_log.routes)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
@@ -235,7 +247,8 @@ class Agent:
             self._backend.close()
             self._nft_monitor.close()
             table_lock.close()
-            watchdog.cancel()
+            for task in reports_made:
+                task.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 
     def _end(self) -> None:
@@ -258,26 +271,28 @@ class Agent:
 
     async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self._reconciler.run()),
-                tasks.create_task(self._source.run()),
-                tasks.create_task(self._egress_nat.run()),
-                tasks.create_task(self._reload()),
-                tasks.create_task(self._verdict_log.run()),
-                tasks.create_task(self._drift.run()),
-                tasks.create_task(self._revoker.run()),
-                tasks.create_task(self._bridges.run()),
-                tasks.create_task(self._bridge_table.run()),
-                tasks.create_task(self._when_synced(self._links.run)),
-                tasks.create_task(self._checkpoint.run()),
-                tasks.create_task(self._metrics.run()),
-                tasks.create_task(self._status_parts.run()),
-                tasks.create_task(self._boot.run()),
-                tasks.create_task(self._replace_others()),
-                tasks.create_task(self._when_synced(GarbageCollections(self._clock).run)),
+            parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
+                self._reconciler.run,
+                self._source.run,
+                self._egress_nat.run,
+                partial(self._reload.run, self._reload_requested),
+                self._own_log.run,
+                self._verdict_log.run,
+                self._drift.run,
+                self._revoker.run,
+                self._bridges.run,
+                self._bridge_table.run,
+                partial(self._when_synced, self._links.run),
+                self._checkpoint.run,
+                self._metrics.run,
+                self._status_parts.run,
+                self._boot.run,
+                self._replace_others,
+                partial(self._when_synced, GarbageCollections(self._clock).run),
             ]
             if self._reporter is not None:
-                running.append(tasks.create_task(self._when_synced(self._reporter.run)))
+                parts.append(partial(self._when_synced, self._reporter.run))
+            running = [tasks.create_task(run()) for run in parts]
             await self._stop.wait()
             for task in running:
                 task.cancel()
@@ -288,7 +303,7 @@ class Agent:
         self._notify_link_monitor()
         self._metrics.pods_changed()
         self._egress_nat.gateways.prepare()
-        self._log_problems()
+        self._own_log.applied(self._metrics)
 
     def on_synced(self) -> None:
         """Begin to write to the kernel: the source has read everything once."""
@@ -297,6 +312,7 @@ class Agent:
             log.warning("%s", advice(cluster.node, cluster.nodes))
         self._links.refresh()  # before the first comparison: it would remove the source checks of unknown interfaces
         self._egress_nat.gateways.prepare()
+        self._own_log.begin()
         self._source_synced.set()
         self._event_applier.open()
 
@@ -323,25 +339,6 @@ class Agent:
         files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
         return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
-    async def _reload(self) -> None:
-        """Read objects and kernel again after each SIGHUP, which systemd's ExecReload sends."""
-        async with asyncio.TaskGroup() as rereading:
-            while True:
-                await self._reload_requested.wait()
-                self._reload_requested.clear()
-                read = asyncio.Event()
-                rereading.create_task(self._reread(read))
-                self._verdict_log.reopen()
-                self._bridges.refresh()
-                await self._readiness.await_reload(read, self._reconciler.invalidate)
-
-    async def _reread(self, read: asyncio.Event) -> None:
-        await self._egress_nat.file.read()
-        await self._source.reload()
-        self._readiness.reread_done()
-        self._reconciler.invalidate()
-        read.set()
-
     def _synced(self) -> None:
         self._revoker.committed()
         self._egress_nat.committed()
@@ -351,9 +348,7 @@ class Agent:
             self._boot.synced()
             self._in_force.set()
             collect_and_freeze()
-            cluster, policies = self._desired.cluster, self._desired.index.policies
-            counts = counted(len(cluster.local), "Pod"), cluster.node, counted(len(policies), "policy")
-            log.info("in sync: %s of node %s, %s", *counts)
+            self._own_log.in_sync()
         # A comparison that began before a reload doesn't cover what was read since.
         if self._reconciler.compared:
             self._readiness.compared()
@@ -371,14 +366,6 @@ class Agent:
         except KernelError as error:
             log.error("cannot read %s, retrying: %s", self._backend.rules, error)
 
-    def _log_problems(self) -> None:
-        came, went = self._source.news()
-        self._metrics.note_issues(came, went)
-        for problem in came:
-            log.warning("%s", problem)
-        for problem in went:
-            log.info("resolved: %s", problem)
-
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
@@ -388,17 +375,10 @@ class Agent:
         return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
 
     def _status(self) -> AgentStatus:
-        reconcile, drift = self._reconciler.status, self._nft_monitor
+        reconcile = self._reconciler.status
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=DriftStatus(
-                listening=drift.listening,
-                others=drift.others,
-                problem=self._changes.problem,
-                looks=0.0 if self._backend.is_nftables else LOOK_SECONDS,
-                contest=self._reconciler.contest or msgspec.UNSET,
-                next_repair_in=self._reconciler.next_repair_in if self._reconciler.contest else msgspec.UNSET,
-            ),
+            drift=self._drift.status(self._nft_monitor),
             backend=self._backend.status(),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),

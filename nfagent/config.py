@@ -1,7 +1,7 @@
-"""Settings from the file, the environment and flags; each overrides those before it.
+"""Settings from the file, its drop-in files, the environment and flags; each overrides those before it.
 
-`/etc/nfagent/nfagent.toml` is TOML 1.0. An environment variable is named after its key:
-`NFAGENT_LOG_DIR` for `log_dir`, `NFAGENT_MASQUERADE_ENABLED` for `enabled` in `[masquerade]`;
+`/etc/nfagent/nfagent.toml` is TOML 1.0, and so are the files `conf.d/*.toml` beside it. An environment variable is
+named after its key: `NFAGENT_LOG_DIR` for `log_dir`, `NFAGENT_MASQUERADE_ENABLED` for `enabled` in `[masquerade]`;
 lists are comma-separated there. An empty variable sets nothing, except a list, which it empties.
 """
 
@@ -11,9 +11,8 @@ import math
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.listen_address import ListenAddress, parse_listen_address
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
+from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged, setting_keys
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
 from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT, LoweringOptions
 
@@ -141,6 +141,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log_dir: str = "/var/log/network"
     state_dir: str = "/var/lib/nfagent"
     log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
     cluster: ClusterSection = ClusterSection()
     masquerade: MasqueradeSection = MasqueradeSection()
     logging: LoggingSection = LoggingSection()
@@ -219,19 +220,27 @@ def load_settings(
 
     flags: top-level settings from the command line; None and '' override nothing
     """
+    return load_layers(file, environment, flags)[0]
+
+
+def load_layers(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object] | None
+) -> tuple[Settings, dict[str, Origin]]:
+    """Return what `load_settings` does, and the origin of each value that some layer has. Raises SettingError."""
+    given = {key: value for key, value in (flags or {}).items() if value is not None and value != ""}
     layers = (
-        (str(file or DEFAULT_FILE), _from_file(file)),
-        ("environment", _from_environment(environment)),
-        ("command line", {key: value for key, value in (flags or {}).items() if value is not None and value != ""}),
+        *file_layers(file, DEFAULT_FILE),
+        environment_layer(environment, Settings),
+        Layer("command line", given, "flag"),
     )
-    merged: dict[str, Any] = {}
-    for source, layer in layers:
+    for layer in layers:
         # Each layer is checked alone first, so that the error names the layer, even if a later one overrides it.
-        _converted(source, layer)
-        _overlay(merged, layer)
-    if (flags or {}).get("kubeconfig"):
-        merged["manifests"] = ""  # the flag names the API server as the source
-    return _converted("settings", merged)
+        _converted(layer.name, layer.values)
+    values, origins = merged(layers)
+    if given.get("kubeconfig"):
+        values["manifests"] = ""  # the flag names the API server as the source
+        origins["manifests"] = Origin("flag", "--kubeconfig")
+    return _converted("settings", values), origins
 
 
 def _converted(source: str, layer: dict[str, Any]) -> Settings:
@@ -254,7 +263,9 @@ def _describe(message: str, layer: dict[str, Any]) -> str:
     key = path.strip("`").removeprefix("$").removeprefix(".")
     if (unknown := _UNKNOWN.fullmatch(reason)) is not None:
         name = f"{key}.{unknown['name']}" if key else unknown["name"]
-        return f"unknown setting {name}; systemd/nfagent.toml lists all settings"
+        near = get_close_matches(name, [known for known, _ in setting_keys(Settings)], 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown setting {name}; systemd/nfagent.toml lists all settings{meant}"
     value: Any = layer
     for part in re.findall(r"\w+", key):
         value = value[int(part)] if isinstance(value, list | tuple) and part.isdecimal() else value[part]
@@ -329,52 +340,3 @@ def _range(key: str, cidr: str, *, strict: bool = False) -> Range:
         return parse_cidr(cidr, strict=strict)
     except AddressError as error:
         raise SettingError(f"{key} = {cidr!r}: {error}") from None
-
-
-def _from_file(file: Path | None) -> dict[str, Any]:
-    path = file or DEFAULT_FILE
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if file is None:
-            return {}
-        raise SettingError(f"{path}: there is no such file; give the right one with --config") from None
-    except OSError as error:
-        raise SettingError(f"{path}: {error.strerror}; give another with --config") from None
-    except (ValueError, RecursionError) as error:
-        raise SettingError(f"{path}: is not TOML: {error}") from None
-
-
-@cache
-def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    """Return the fields of a struct. msgspec evaluates their annotations anew at each call, which is most of a load."""
-    return msgspec.structs.fields(kind)
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in _fields(Settings):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            section = {
-                inner.name: _from_text(inner.type, environment[name])
-                for inner in _fields(field.type)
-                if (name := f"NFAGENT_{field.name}_{inner.name}".upper()) in environment
-                and (environment[name] or inner.type == tuple[str, ...])
-            }
-            if section:
-                found[field.name] = section
-        elif text := environment.get(f"NFAGENT_{field.name}".upper()):
-            found[field.name] = text
-    return found
-
-
-def _from_text(wanted: object, text: str) -> object:
-    return [part.strip() for part in text.split(",") if part.strip()] if wanted == tuple[str, ...] else text
-
-
-def _overlay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            below[key].update(value)
-        else:
-            below[key] = value

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from nfagent.clock import Clock
 from nfagent.controllers.reconciler import Reconciler
+from nfagent.introspection.agent_status import DriftStatus
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.conntrack_usage import ConntrackUsageWatch
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.xt_watch import XtWatch
+from nfagent.kernel.xt_watch import LOOK_SECONDS, XtWatch
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.system.process_unit import process_unit
 
@@ -72,6 +75,26 @@ class DriftParts:
                 self._conntrack_usage.look()
                 self._bridge_table.mark_changed()
                 self._bridge_table.compare_if_changed()
+
+    def set_resync(self, seconds: float) -> None:
+        """Set the seconds between two comparisons while notifications are received."""
+        self._resync_seconds = seconds
+        if isinstance(self._monitor, XtWatch):
+            self._reconciler.compare_every(seconds)
+        else:
+            self.subscribe()
+
+    def status(self, notifications: NftMonitor) -> DriftStatus:
+        """Return the state of changes by other programs. notifications: those of nf_tables, whatever is watched."""
+        contest = self._reconciler.contest
+        return DriftStatus(
+            listening=notifications.listening,
+            others=notifications.others,
+            problem=self._monitor.problem,
+            looks=LOOK_SECONDS if isinstance(self._monitor, XtWatch) else 0.0,
+            contest=contest or msgspec.UNSET,
+            next_repair_in=self._reconciler.next_repair_in if contest else msgspec.UNSET,
+        )
 
     def _changed(self, committer: CommitOrigin) -> None:
         # Once for each comparison, not for each commit of a thousand a second.

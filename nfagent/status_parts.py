@@ -16,7 +16,7 @@ from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import AgentStatus
 from nfagent.introspection.freshness import Freshness
-from nfagent.introspection.http_server import view_route
+from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import StatusReadings, status_parts
 from nfagent.introspection.status_view import DeniedCount, DeniedStatus, SourceStatus, StatusView
 from nfagent.metrics.increase_window import IncreaseWindow

@@ -55,7 +55,8 @@ class VerdictLogParts:
         self._path = str(settings.verdict_log) if "file" in section.sinks else ""
         self._nflog = NflogSource(section.group, receive_buffer=section.receive_buffer)
         stream = LogStream()
-        self._sinks = LogSinks({name: LogWriter(_sink(name, settings)) for name in section.sinks}, stream)
+        self._file = RotatingFile(settings.verdict_log, section.file_max_bytes, section.file_backups)
+        self._sinks = LogSinks({name: LogWriter(self._sink(name)) for name in section.sinks}, stream)
         self.routes: tuple[web.RouteDef, ...] = record_routes(stream, StatePeers(desired), time_slices)
         self._records = RecordStream(
             Attributor(desired, history, places),
@@ -87,6 +88,18 @@ class VerdictLogParts:
         self._nflog.close()
         self._records.finish()
         self._sinks.close()
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Apply those settings of the section that can change while the agent runs."""
+        section = settings.logging
+        self._records.limit(section.records_per_second, section.burst)
+        self._file.limit(section.file_max_bytes, section.file_backups)
+
+    def _sink(self, name: str) -> LineSink:
+        """Return the sink of a name that the settings allow."""
+        if name == "journald":
+            return JournalSink()
+        return StdoutSink() if name == "stdout" else self._file
 
     @property
     def problem(self) -> str:
@@ -135,13 +148,3 @@ class VerdictLogParts:
             sinks=sinks,
             **counts,
         )
-
-
-def _sink(name: str, settings: Settings) -> LineSink:
-    """Return the sink of a name that the settings allow."""
-    section = settings.logging
-    if name == "journald":
-        return JournalSink()
-    if name == "stdout":
-        return StdoutSink()
-    return RotatingFile(settings.verdict_log, section.file_max_bytes, section.file_backups)

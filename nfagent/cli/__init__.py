@@ -27,6 +27,7 @@ COMMANDS = {
     "matrix": ("matrix", "Show which Pods reach which, by the policies in force."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
     "check": ("check", "Check that this node can run nfagent."),
+    "config": ("config_", "Show every setting, and where its value comes from."),
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
     "lab": ("lab", "Try nfagent on nodes made of network namespaces."),
@@ -59,9 +60,13 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command of the arguments; the error for an unknown one lists all commands."""
+        """Return the command of the arguments; the error for an unknown one says what was meant, and lists all."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}; there are {', '.join(COMMANDS)}")
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            meant = f"did you mean {near[0]}? There are " if near else "there are "
+            ctx.fail(f"there is no command {args[0]!r}; {meant}{', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

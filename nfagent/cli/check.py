@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfagent.cli.options import backend_option, config_option, kubeconfig_option, node_option, output_option
+from nfagent.cli.options import (
+    backend_option,
+    config_option,
+    kubeconfig_option,
+    manifests_option,
+    node_option,
+    output_option,
+)
 
 if TYPE_CHECKING:
     from nfagent.cli.check_result import Check
@@ -21,6 +28,7 @@ _PREFIX = "fix: "
     is_flag=True,
     help="Also check the API server: credentials, permissions, CRDs, and this node's Node and Pods.",
 )
+@manifests_option
 @kubeconfig_option
 @node_option
 @backend_option
@@ -31,6 +39,7 @@ def check(
     context: click.Context,
     *,
     cluster: bool,
+    manifests: Path | None,
     kubeconfig: str,
     node: str,
     backend: str | None,
@@ -41,14 +50,28 @@ def check(
 
     Each line has a result (ok, warn, FAIL), what was found and, for a problem, the command or the step that fixes
     it. No rule is changed. With iptables rules are tried for a moment where no packet comes by; tables of
-    iptables-legacy that come to be by that are named.
+    iptables-legacy that come to be by that are named. With --manifests, the objects of that folder are checked too.
+
+    Where an agent runs, its settings and its source of objects are those that are checked.
 
     Exit code 0: no check failed (warnings are allowed); 2: a check failed.
     """
-    from nfagent.cli.check_host import read_settings, run_checks
+    from nfagent.cli.check_host import run_checks
+    from nfagent.cli.check_settings import objects_check, read_settings
+    from nfagent.errors import UsageError
 
-    settings, first = read_settings(config, node, kubeconfig, backend)
-    found = [first, *run_checks(settings, cluster=cluster)]
+    if manifests and (kubeconfig or cluster):
+        other = "kubeconfig" if kubeconfig else "cluster"
+        raise UsageError(f"--manifests and --{other} exclude each other; give one of them")
+    flags = {"manifests": str(manifests or ""), "kubeconfig": kubeconfig, "node": node, "backend": backend}
+    checked = read_settings(config, flags)
+    settings = checked.settings
+    found = [*checked.checks, objects_check(checked, cluster=cluster)]
+    if manifests and found[-1].result == "ok":
+        from nfagent.cli.check_manifests import manifest_checks
+
+        found += manifest_checks(settings)
+    found += run_checks(settings)
     if cluster:
         from nfagent.cli.check_cluster import run_cluster_checks
 

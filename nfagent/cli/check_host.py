@@ -13,13 +13,14 @@ from pathlib import Path
 from nfagent.cli.check_backend import backend_check, iptables_checks
 from nfagent.cli.check_boot import boot_checks
 from nfagent.cli.check_flowtables import flowtable_checks
+from nfagent.cli.check_forwarding import forwarding_checks
 from nfagent.cli.check_log_group import log_group_checks
 from nfagent.cli.check_marks import mark_checks
 from nfagent.cli.check_nat import ip_masq_check, nat_checks
 from nfagent.cli.check_result import Check, CheckResult
 from nfagent.cli.check_unit import unit_checks
-from nfagent.config import DEFAULT_FILE, Settings, load_settings
-from nfagent.errors import ClusterError, HostError, KernelError, NfagentError, SettingError
+from nfagent.config import Settings
+from nfagent.errors import HostError, KernelError, NfagentError
 from nfagent.introspection.agent_client import get_json, is_listening
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
@@ -30,7 +31,6 @@ from nfagent.kernel.nflog import NflogSource
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_listing import require_free_table
 from nfagent.kernel.table_lock import holder, holder_name, stop_command
-from nfagent.kube.credentials import find_client_config
 from nfagent.model.plurals import counted
 from nfagent.netlink.conntrack_ports import ALL_PORTS
 from nfagent.nftables.bridge_table import BRIDGE_TABLE, TABLE_TEXT
@@ -42,34 +42,16 @@ _DISK_SECONDS = 5.0
 _DROP_NET_RAW = "take NET_RAW from Pods that share a bridge: securityContext.capabilities.drop"
 _UNUSED_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing is bound to it: no connection has this address
 _STATUS = Path("/proc/self/status")
-_SYSCTL = Path("/proc/sys")
 _TABLE = f"{TABLE_FAMILY} {TABLE}"
 
 
-def run_checks(settings: Settings, *, cluster: bool) -> list[Check]:
-    """Return the results of all checks of this node; a check comes after those that it depends on.
-
-    cluster: the API server is checked too, and its credentials with it, so they are left out here
-    """
-    return list(_checks(settings, cluster=cluster))
+def run_checks(settings: Settings) -> list[Check]:
+    """Return the results of all checks of this node; a check comes after those that it depends on."""
+    return list(_checks(settings))
 
 
-def read_settings(
-    config: Path | None, node: str, kubeconfig: str, backend: str | None = None
-) -> tuple[Settings, Check]:
-    """Return the settings and their check; invalid ones are replaced by the defaults, to check the rest."""
-    try:
-        settings = load_settings(config, flags={"node": node, "kubeconfig": kubeconfig, "backend": backend})
-    except SettingError as error:
-        found = Check("settings", "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
-        return Settings(node=node, kubeconfig=kubeconfig), found
-    file = config or DEFAULT_FILE
-    return settings, Check("settings", "ok", str(file) if file.exists() else f"defaults (there is no {file})")
-
-
-def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
+def _checks(settings: Settings) -> Iterator[Check]:
     root = _has_net_admin()
-    yield _objects(settings, cluster=cluster)
     yield ip_masq_check(settings)
     if root:
         yield Check("privileges", "ok", "CAP_NET_ADMIN")
@@ -92,7 +74,7 @@ def _checks(settings: Settings, *, cluster: bool) -> Iterator[Check]:
     yield from mark_checks(settings, root=root)
     yield from flowtable_checks(root=root)
     yield _pod_links(settings)
-    yield from _forwarding()
+    yield from forwarding_checks()
     yield _other_agent(settings)
     yield _on_disk("log folder", settings.log_dir, lambda: _log_folder(settings))
     state, runtime = Path(settings.state_dir), Path(settings.runtime_dir)
@@ -112,24 +94,6 @@ def _boot(settings: Settings) -> Iterator[Check]:
 
     last = _on_disk("saved ruleset", settings.state_dir, read)
     yield from found or (last,)
-
-
-def _objects(settings: Settings, *, cluster: bool) -> Check:
-    """Check where Kubernetes objects come from."""
-    folder = settings.manifests
-    if folder and not Path(folder).is_dir():
-        return Check("objects", "FAIL", f"there is no folder {folder}", f"mkdir -p {folder}")
-    if folder:
-        return Check("objects", "ok", f"folder {folder}")
-    if cluster:
-        return Check("objects", "ok", "API server, with the credentials below")
-    try:
-        access = asyncio.run(find_client_config(settings.kubeconfig, settings.context, settings.token_file))
-    except ClusterError as error:
-        # Without any of these settings, a flag of `nfagent run` may still name a source.
-        named = settings.kubeconfig or settings.context or settings.token_file
-        return Check("objects", "FAIL" if named else "warn", error.reason, error.hint)
-    return Check("objects", "ok", f"API server {access.server}, with {access.origin}; check it with --cluster")
 
 
 def _has_net_admin() -> bool:
@@ -315,18 +279,6 @@ def _pod_links(settings: Settings) -> Check:
     return Check("Pod interfaces", "warn", found, "have the network plugin allow Pods only their own addresses")
 
 
-def _forwarding() -> Iterator[Check]:
-    for name, sysctl in (("IPv4", "net/ipv4/ip_forward"), ("IPv6", "net/ipv6/conf/all/forwarding")):
-        value = _sysctl(sysctl)
-        if value is None:
-            yield Check(f"{name} forwarding", "ok", f"this kernel has no {name}")
-        elif value == "0":
-            fix = f"sysctl -w {sysctl.replace('/', '.')}=1"
-            yield Check(f"{name} forwarding", "warn", "off: Pods reach nothing outside their node", fix)
-        else:
-            yield Check(f"{name} forwarding", "ok", "on")
-
-
 def _other_agent(settings: Settings) -> Check:
     try:
         process = holder()
@@ -377,10 +329,3 @@ def _log_folder(settings: Settings) -> Check:
         found = f"no verdict log is written: {problem}"
         return Check("log folder", "warn", found, "free disk space, or set another log_dir")
     return _folder("log folder", Path(settings.log_dir), "log_dir", "warn")
-
-
-def _sysctl(name: str) -> str | None:
-    try:
-        return (_SYSCTL / name).read_text("ascii").strip()
-    except OSError:
-        return None

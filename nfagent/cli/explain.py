@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfagent.cli.complete_names import complete_names
 from nfagent.cli.options import config_option, manifests_option, node_option, output_option, view_settings_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ _VERDICTS = {"allowed", "denied"}
 
 
 @click.command(epilog="Example: nfagent explain shop/web shop/db:5432/tcp")
-@click.argument("source", required=False, metavar="[SRC")
-@click.argument("destination", required=False, metavar="DST]")
+@click.argument("source", required=False, metavar="[SRC", shell_complete=complete_names("pods"))
+@click.argument("destination", required=False, metavar="DST]", shell_complete=complete_names("pods"))
 @click.option(
     "--from-log", "record", metavar="RECORD", help="Explain a record of the verdict log: its JSON, or - for stdin."
 )

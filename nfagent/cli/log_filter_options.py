@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from nfagent.cli.complete_names import complete_names
 from nfagent.errors import UsageError
 from nfagent.verdicts.record_filter import Clause, Field, RecordFilter
 from nfagent.verdicts.record_terms import parse_peer, parse_policy, parse_ports
@@ -98,6 +99,9 @@ OPTIONS = (
     _Option(("-4", "--ipv4"), "family", "IPv4 alone.", flag="4"),
     _Option(("-6", "--ipv6"), "family", "IPv6 alone.", flag="6"),
 )
+_COMPLETED = {"PEER": "pods", "NS/POD": "pods", "NS": "namespaces", "NS/NAME": "policies"}
+"""Which names of the running agent complete a value, by the option's metavar."""
+
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 
 
@@ -125,6 +129,8 @@ def _click_option(
     common: dict[str, Any] = {"callback": keep, "expose_value": False, "hidden": hidden, "help": option.help}
     if option.flag:
         return click.option(*names, name, is_flag=True, **common)
+    if option.metavar in _COMPLETED:
+        common["shell_complete"] = complete_names(_COMPLETED[option.metavar])
     return click.option(*names, name, multiple=True, metavar=option.metavar, type=option.type, **common)
 
 

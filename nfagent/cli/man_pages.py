@@ -30,6 +30,7 @@ _SETTING = re.compile(r"# (?P<key>\w+) = (?P<default>.+)")
 _SECTION = re.compile(r"\[(?P<name>\w+)\]")
 _FILES = {
     "/etc/nfagent/nfagent.toml": "Settings, nfagent.toml(5).",
+    "/etc/nfagent/conf.d/*.toml": "Settings that override it, in the order of their names.",
     "/etc/default/nfagent": "Environment of the service: settings as NFAGENT_<SECTION>_<KEY>.",
     "/run/nfagent/": "The agent's socket, which the other commands ask.",
     "/var/lib/nfagent/": "The last good version of each object, for the next start.",

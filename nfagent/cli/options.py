@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nfagent.cli.complete_names import complete_names
+
 if TYPE_CHECKING:
     from nfagent.config import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml"
 
 
@@ -84,7 +88,14 @@ def color_option(command: _Command) -> _Command:
 
 def namespace_option(command: _Command) -> _Command:
     """`-n NS`."""
-    return click.option("-n", "--namespace", metavar="NS", default="", help="Only this namespace.")(command)
+    return click.option(
+        "-n",
+        "--namespace",
+        metavar="NS",
+        default="",
+        shell_complete=complete_names("namespaces"),
+        help="Only this namespace.",
+    )(command)
 
 
 def pod_option(command: _Command) -> _Command:
@@ -95,9 +106,14 @@ def pod_option(command: _Command) -> _Command:
             raise click.BadParameter(f"{value!r} is no Pod; write NAMESPACE/NAME, like shop/web")
         return value
 
-    return click.option("--pod", metavar="NS/POD", default="", callback=checked, help="Only this Pod, like shop/web.")(
-        command
-    )
+    return click.option(
+        "--pod",
+        metavar="NS/POD",
+        default="",
+        callback=checked,
+        shell_complete=complete_names("pods"),
+        help="Only this Pod, like shop/web.",
+    )(command)
 
 
 def settings_of(

@@ -101,7 +101,7 @@ class Reconciler:
         self._clock = clock
         self._wanted = wanted
         self._resync = resync
-        self._retry_max = retry_max
+        self.retry_max = retry_max
         self._on_sync = on_sync
         self._on_hold = on_hold
         self._guard = guard
@@ -243,7 +243,7 @@ class Reconciler:
             self.status.in_sync = False
             known, self.status.last_error = self.status.last_error, str(error)
             contested = self.contest is not None
-            longest = min(MAX_SPACING, self._retry_max) if contested else self._retry_max
+            longest = min(MAX_SPACING, self.retry_max) if contested else self.retry_max
             pause: float = min(_FIRST_RETRY * 2.0 ** min(self.status.failures - 1, _DOUBLINGS), longest)
             level = logging.DEBUG if contested or known == str(error) else logging.ERROR
             words = "cannot reconcile %s (failures=%d): %s; retrying in %.1f s"

@@ -22,12 +22,13 @@ class NoAgentError(UsageError):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
+    def __init__(self, path: Path, seconds: float = _TIMEOUT_SECONDS) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
+        self._seconds = seconds
 
     def connect(self) -> None:
-        self.sock = _connected(self._path)
+        self.sock = _connected(self._path, self._seconds)
 
 
 def is_listening(path: Path) -> bool:
@@ -39,13 +40,16 @@ def is_listening(path: Path) -> bool:
     return True
 
 
-def get_json(path: Path, route: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+def get_json(
+    path: Path, route: str, parameters: Mapping[str, str], *, seconds: float = _TIMEOUT_SECONDS
+) -> dict[str, Any]:
     """Return the agent's answer to a GET of the path `route`, such as `/v1/dump/state`.
 
+    seconds: how long to wait for each part of the answer
     Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
     doesn't answer.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, seconds)
     try:
         connection.request("GET", f"{route}?{urlencode(parameters)}")
         response = connection.getresponse()
@@ -75,8 +79,6 @@ def _lines(path: Path, method: str, route: str, body: bytes | None, header: str 
     try:
         connection.request(method, route, body)
         response = connection.getresponse()
-        if response.status == http.client.NOT_FOUND:
-            raise _older()
         if response.status == http.client.OK and header and header not in response.headers:
             raise _older()
         if response.status != http.client.OK:
@@ -90,9 +92,9 @@ def _lines(path: Path, method: str, route: str, body: bytes | None, header: str 
         connection.close()
 
 
-def _connected(path: Path) -> socket.socket:
+def _connected(path: Path, seconds: float = _TIMEOUT_SECONDS) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    opened.settimeout(_TIMEOUT_SECONDS)
+    opened.settimeout(seconds)
     try:
         opened.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):

@@ -18,7 +18,9 @@ from nfagent.explain.explanation import Explanation, explain_in_steps
 from nfagent.introspection.agent_status import AgentStatus, with_agent
 from nfagent.introspection.diff_report import diff_parts
 from nfagent.introspection.freshness import Freshness, ViewHead
+from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.matrix_route import matrix_route
+from nfagent.introspection.names_route import names_route
 from nfagent.introspection.record_peers import PeersView, peers_parts
 from nfagent.introspection.view_filter import ViewFilter, check_scope, scoping
 from nfagent.introspection.views import (
@@ -79,8 +81,12 @@ class AgentAnswerer:
 
     @property
     def routes(self) -> tuple[web.RouteDef, ...]:
-        """The routes of answers that are streams of parts."""
-        return (matrix_route(self.start_matrix, self._time_slices),)
+        """The routes of further answers: the matrix, ends of the filters of records, names."""
+        return (
+            matrix_route(self.start_matrix, self._time_slices),
+            view_route("/v1/peers", self.peers, self._time_slices),
+            names_route(self._desired, self._time_slices),
+        )
 
     async def view(self, name: str, scope: ViewFilter) -> ViewHead:
         """Return a view of `dump`. Raises UsageError, KernelError, HostError."""

@@ -14,6 +14,8 @@
     GET /v1/summary?filter=JSON&of=denied&top=N     these added up (record_route)
     GET /v1/peers                                   what decides about the filters of records (record_peers)
     GET /v1/status                                  whether all is well, in a few lines (status_view)
+    GET /v1/config                                  the settings, each with its origin (settings_parts)
+    GET /v1/names?kind=KIND&prefix=TEXT             names of Pods, policies, namespaces (names_route)
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
@@ -25,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -197,15 +199,6 @@ def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web
             return await stream(request, time_slices.slices(lines), "application/x-ndjson")
 
     return [web.get("/v1/dump/{view}", dump), web.get("/v1/explain", explain), web.post("/v1/try", attempt)]
-
-
-def view_route(path: str, view: Callable[[], Awaitable[object]], time_slices: TimeSlices) -> web.RouteDef:
-    """Return a route that answers with a view, which may be unfinished (chunks)."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return await stream(request, time_slices.slices(encoded(await view())))
-
-    return web.get(path, answer)
 
 
 def _named(path: Path) -> tuple[int, int]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from aiohttp import web
+
+from nfagent.introspection.chunks import encoded
+from nfagent.time_slices import TimeSlices
 
 
 async def stream(
@@ -25,3 +28,12 @@ async def stream(
                 await response.write(part)
         await response.write_eof()
     return response
+
+
+def view_route(path: str, view: Callable[[], Awaitable[object]], time_slices: TimeSlices) -> web.RouteDef:
+    """Return a route that answers with a view, which may be unfinished (chunks)."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await stream(request, time_slices.slices(encoded(await view())))
+
+    return web.get(path, answer)

@@ -61,6 +61,10 @@ class RotatingFile:
         self._descriptor: int | None = None
         self._counted_cut = False  # the line that may be cut short now was counted when it was
 
+    def limit(self, max_bytes: int, backups: int) -> None:
+        """Change size and number of the files, from the next rotation on; files beyond the new number stay."""
+        self._max_bytes, self._backups = max_bytes, backups
+
     @property
     def problem(self) -> str:
         """Why the last batch was not written completely, or the next can't be; '' without a problem."""

@@ -127,6 +127,10 @@ class RecordStream:
                 records.append(record)
         self._pass_on(records)
 
+    def limit(self, per_second: float, burst: int) -> None:
+        """Change the rate limit; it starts with a full burst."""
+        self._limit = RateLimit(per_second, burst, self._clock.monotonic())
+
     async def run(self) -> None:
         """Write records of denied connections when they are due, until cancelled; without aggregation none ever is."""
         pause = 0.0

@@ -344,7 +344,7 @@ def test_an_agent_that_waits_for_its_credentials_answers_and_outlives_a_reload(s
 def test_an_agent_counts_what_it_has_in_words(site: AgentSite) -> None:
     with site.agent() as agent:
         said = agent.stop()
-    assert "in sync: 1 Pod of node node-a, 1 policy\n" in said
+    assert "in sync: 1 Pod of node node-a, 1 policy; 1 Pod isolated\n" in said
 
 
 def test_damage_is_put_right_as_soon_as_it_is_done_and_its_author_named(site: AgentSite) -> None:

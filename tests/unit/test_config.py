@@ -118,9 +118,11 @@ KNOWN = "systemd/nfagent.toml lists all settings"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param('nod = "a"', f"unknown setting nod; {KNOWN}", id="an unknown key"),
+        pytest.param('nod = "a"', f"unknown setting nod; {KNOWN}; did you mean node?", id="an unknown key"),
         pytest.param(
-            "[logging]\ngroups = 1", f"unknown setting logging.groups; {KNOWN}", id="an unknown key in a section"
+            "[logging]\ngroups = 1",
+            f"unknown setting logging.groups; {KNOWN}; did you mean logging.group?",
+            id="an unknown key in a section",
         ),
         pytest.param("[sets]\ngroup = 1", f"unknown setting sets; {KNOWN}", id="an unknown section"),
         pytest.param(

@@ -90,7 +90,7 @@ def introspection(
 def running(
     answers: http_server.AnswerProvider, path: Path | None = None, routes: Iterable[web.RouteDef] = ()
 ) -> Iterator[None]:
-    """Serve answers at a socket, by default the one that commands connect to."""
+    """Serve answers and further routes at a socket, by default the one that commands connect to."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

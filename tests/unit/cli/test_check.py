@@ -80,7 +80,18 @@ def test_without_the_library_check_names_the_packages_to_install() -> None:
 def test_without_the_library_run_names_the_packages_to_install(manifests: Path) -> None:
     done = process("run", "--manifests", manifests)
     assert done.returncode == 2
-    assert done.stderr == "error: python3-nftables is missing; apt-get install python3-nftables nftables\n"
+    first, last = done.stderr.splitlines()
+    assert " info nfagent " in first
+    assert last == "error: python3-nftables is missing; apt-get install python3-nftables nftables"
+
+
+@pytest.mark.usefixtures("_no_library")
+def test_with_a_log_in_json_the_error_that_ends_it_is_json_too(manifests: Path) -> None:
+    done = process("run", "--manifests", manifests, "--log-format", "json")
+    assert done.returncode == 2
+    *_, last = map(json.loads, done.stderr.splitlines())
+    said = "python3-nftables is missing; apt-get install python3-nftables nftables"
+    assert (last["level"], last["message"]) == ("error", said)
 
 
 @pytest.mark.usefixtures("_no_library")

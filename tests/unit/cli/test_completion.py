@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from nfagent.cli import COMMANDS
+from nfagent.config import load_settings
+from nfagent.introspection.names_route import names_route
+from nfagent.time_slices import TimeSlices
+from tests.support.two_node_cluster import TwoNodeCluster, namespace, pod, policy
+from tests.unit.cli.agents import introspection, running
 from tests.unit.cli.called import Call
 
 BASH = """
@@ -25,8 +30,9 @@ def completed(script: str, *words: str) -> list[str]:
     """Return what bash proposes for the last of these words."""
     line = BASH.format(words=" ".join(f"'{word}'" for word in words), last=len(words) - 1)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "NFAGENT_RUNTIME_DIR": load_settings().runtime_dir}
     done = subprocess.run(
-        ["bash", "-c", line], input=script, env={"PATH": path}, capture_output=True, text=True, check=True, timeout=60
+        ["bash", "-c", line], input=script, env=environment, capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout.split()
 
@@ -47,6 +53,35 @@ def test_bash_completes(call: Call, words: tuple[str, ...], proposed: list[str])
     found = call("completion", "bash")
     assert found.code == 0
     assert completed(found.out, *words) == proposed
+
+
+@pytest.mark.parametrize(
+    ("words", "proposed"),
+    [
+        (("explain", "shop/"), ["shop/db", "shop/web"]),
+        (("explain", "shop/web", "shop/d"), ["shop/db"]),
+        (("explain", ""), ["shop/", "test/"]),
+        (("dump", "policies", "--pod", "te"), ["test/web"]),
+        (("dump", "-n", "s"), ["shop"]),
+        (("logs", "--policy", "shop/"), ["shop/p"]),
+        (("try", "--filename", "x", "-n", "t"), ["test"]),
+    ],
+    ids=["a source", "a destination", "namespaces first", "a Pod", "a namespace", "a policy", "another command's"],
+)
+def test_bash_completes_names_from_the_running_agent(call: Call, words: tuple[str, ...], proposed: list[str]) -> None:
+    documents = [pod("shop/web", "a", 10), pod("shop/db", "b", 11), pod("test/web", "a", 12), policy("shop/p")]
+    scene = TwoNodeCluster(namespace("shop"), namespace("test"), *documents)
+    desired = scene.views["a"]
+    script = call("completion", "bash").out
+    with running(introspection(desired), routes=[names_route(desired, TimeSlices())]):
+        assert completed(script, "nfagent", *words) == proposed
+    assert completed(script, "nfagent", *words) == [], "without an agent"
+
+
+def test_an_agent_that_has_no_such_answer_completes_nothing(call: Call) -> None:
+    script = call("completion", "bash").out
+    with running(introspection(TwoNodeCluster().views["a"])):
+        assert completed(script, "nfagent", "explain", "s") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

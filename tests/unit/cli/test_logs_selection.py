@@ -12,7 +12,7 @@ import pytest
 from nfagent.cli.log_backwards import newest_first, split_end
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.freshness import Freshness
-from nfagent.introspection.http_server import view_route
+from nfagent.introspection.http_stream import view_route
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import encode

@@ -96,6 +96,21 @@ def test_an_unknown_command_lists_all_commands(call: Call) -> None:
     assert said.err.startswith("error: there is no command 'frobnicate'; there are run, render, ")
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("exlpain",), "there is no command 'exlpain'; did you mean explain? There are run, "),
+        (("lab", "dmo"), "Did you mean 'demo'?"),
+        (("dump", "--manifest", "x"), "Did you mean '--manifests'?"),
+    ],
+    ids=["a command", "a command of a group", "a flag"],
+)
+def test_what_is_misspelt_is_told_what_was_meant(call: Call, words: tuple[str, ...], meant: str) -> None:
+    said = call(*words)
+    assert said.code == 2
+    assert meant in said.err
+
+
 def test_a_wrong_option_points_to_the_command_s_own_help(call: Call) -> None:
     said = call("dump", "--frob")
     assert said.code == 2

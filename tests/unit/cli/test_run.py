@@ -16,9 +16,9 @@ from tests.unit.cli.called import Call
 
 LOG = """
 import logging, sys
-from nfagent.cli.run import _log_to_stderr
+from nfagent.system.own_log import OwnLog
 from tests.unit.cli.called import Call
-_log_to_stderr("info")
+OwnLog().start("info", "text")
 log = logging.getLogger("nfagent.agent")
 log.info("two\\nlines")
 log.error("bad \x1b[2J\u202e")

@@ -12,7 +12,7 @@ from nfagent.cli.status import span
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
 from nfagent.introspection.freshness import WHOLE, Freshness, StaleResource
-from nfagent.introspection.http_server import view_route
+from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import StatusReadings, log_loss, status_parts
 from nfagent.introspection.status_view import DeniedCount, DeniedStatus, SourceStatus, StatusView
 from nfagent.time_slices import TimeSlices

@@ -58,6 +58,16 @@ def test_the_table_is_kept(held: Ruleset, documents: tuple[Document, ...], name:
     assert not UnknownNodeGuard(desired.cluster, allowed=True, own=no_own_address).must_check
 
 
+def test_a_reload_may_allow_an_unknown_node_and_take_that_back() -> None:
+    desired = seen("elsewhere", WEB, CLOSED, node("a"))
+    guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)
+    found = [guard.must_check]
+    for allowed in (True, False):
+        guard.allow(allowed=allowed)
+        found.append(guard.must_check)
+    assert found == [True, False, True]
+
+
 def test_a_missing_node_is_accepted_until_a_node_of_the_name_was_added_and_removed() -> None:
     desired = seen("a", WEB, CLOSED)
     guard = UnknownNodeGuard(desired.cluster, allowed=False, own=no_own_address)

@@ -16,9 +16,9 @@ from tests.support.disk_images import hung
 
 HANGING = """
 import asyncio, os, sys
-from nfagent.cli.run import _log_to_stderr
+from nfagent.system.own_log import OwnLog
 from nfagent.system.process_exit import exit_within
-_log_to_stderr("info")
+OwnLog().start("info", "text")
 
 async def main():
     asyncio.get_running_loop().run_in_executor(None, os.stat, sys.argv[1])

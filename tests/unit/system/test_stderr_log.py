@@ -148,8 +148,8 @@ def test_a_record_with_wrong_arguments_is_written() -> None:
 
 ENDING = """
 import logging
-from nfagent.cli.run import _log_to_stderr
-_log_to_stderr("info")
+from nfagent.system.own_log import OwnLog
+OwnLog().start("info", "text")
 logging.getLogger("nfagent").info("x" * 100_000)
 """
 

@@ -88,6 +88,16 @@ def test_backups_are_numbered_by_age_and_the_oldest_goes(log: RotatingFile, path
     assert path.with_name("policy_action.log.3").read_bytes() == text(8, 9, 10, 11)
 
 
+def test_size_and_number_of_files_can_be_changed_between_two_batches(log: RotatingFile, path: Path) -> None:
+    log.write(lines(1, 2, 3, 4))
+    log.limit(max_bytes=50, backups=1)
+    log.write(lines(5, 6))
+    log.write(lines(7, 8))
+    assert names(path) == ["policy_action.log", "policy_action.log.1"]
+    assert path.read_bytes() == text(7, 8)
+    assert path.with_name("policy_action.log.1").read_bytes() == text(5, 6)
+
+
 def test_a_batch_larger_than_a_file_is_spread_over_files(log: RotatingFile, path: Path) -> None:
     log.write(lines(*range(10)))
 

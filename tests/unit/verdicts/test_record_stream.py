@@ -261,6 +261,15 @@ def test_an_allow_that_the_rate_limit_dropped_may_still_become_a_record() -> Non
     assert log.stream.status().dropped_packets == {RATE_LIMIT: 1}
 
 
+def test_a_changed_rate_limit_begins_with_a_full_burst() -> None:
+    log = Log(RecordLimits(records_per_second=1, burst=1))
+    log.stream.add([allowed(1), allowed(2)])
+    log.stream.limit(per_second=1, burst=2)
+    log.stream.add([allowed(3), allowed(4), allowed(5)])
+    assert [port for _, port, _, _ in seen(log.written)] == [1, 3, 4]
+    assert log.stream.status().dropped_packets == {RATE_LIMIT: 2}
+
+
 def test_a_connection_whose_packets_go_on_is_a_record_again_after_the_aggregation_time() -> None:
     log = Log(RecordLimits(aggregation_seconds=5))
     for now in range(12):

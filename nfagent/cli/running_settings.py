@@ -1,0 +1,39 @@
+"""The settings of the running agent, for `nfagent config` and `nfagent check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from nfagent.errors import HostError
+from nfagent.introspection.agent_client import NoAgentError, get_json
+from nfagent.loaded_settings import ConfigView, SettingEntry
+
+_OF_FILES = {"default", "file", "conf.d"}
+
+
+def running_settings(socket: Path) -> ConfigView | None:
+    """Return the settings of the agent that listens at a socket; None where none does. Raises HostError, UsageError."""
+    try:
+        return msgspec.convert(get_json(socket, "/v1/config", {}), ConfigView)
+    except NoAgentError:
+        return None
+    except msgspec.ValidationError as error:
+        raise HostError(
+            f"the running agent's settings have another format than this command reads ({error})",
+            hint="restart it, so that both have one version: systemctl restart nfagent",
+        ) from None
+
+
+def differing(here: Iterable[SettingEntry], view: ConfigView) -> list[tuple[SettingEntry, SettingEntry]]:
+    """Return the settings of which the running agent has another value, each as it is here and there."""
+    there = {entry.key: entry for entry in view.settings}
+    pairs = [(entry, there[entry.key]) for entry in here if entry.key in there]
+    return [(entry, other) for entry, other in pairs if entry.value != other.value]
+
+
+def is_outdated(here: SettingEntry, there: SettingEntry) -> bool:
+    """Return whether a file has changed since the agent read it: neither value is of a variable or a flag."""
+    return here.origin.kind in _OF_FILES and there.origin.kind in _OF_FILES
