@@ -11,8 +11,9 @@ from nfagent.controllers.reconciler import Reconciler
 from nfagent.introspection.agent_status import DriftStatus
 from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.conntrack_usage import ConntrackUsageWatch
+from nfagent.kernel.look_budget import LOOK_SECONDS
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.xt_watch import LOOK_SECONDS, XtWatch
+from nfagent.kernel.xt_watch import XtWatch
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.system.process_unit import process_unit
 

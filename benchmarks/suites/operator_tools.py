@@ -30,6 +30,7 @@ from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import WHOLE
+from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.record_peers import StatePeers
 from nfagent.introspection.record_route import record_routes
 from nfagent.introspection.status_answer import StatusReadings, status_parts
@@ -220,8 +221,8 @@ def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterato
     answers = AgentAnswerer(desired, TableListings(lambda: ABSENT, dict), slices, reports)
     routes = (
         *record_routes(stream, StatePeers(desired), slices),
-        http_server.view_route("/v1/peers", answers.peers, slices),
-        http_server.view_route("/v1/status", view, slices),
+        view_route("/v1/peers", answers.peers, slices),
+        view_route("/v1/status", view, slices),
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -6,7 +6,7 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.xt_features import open_xt_kernel
-from nfagent.kernel.xt_listing import read_listing
+from nfagent.kernel.xt_listing import XtReader
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.objects import Ruleset
@@ -31,7 +31,7 @@ class XtBoot:
 
     def has_rules(self) -> bool:
         """Return whether there are rules of ours. Raises KernelError, HostError."""
-        return bool(read_listing(self._kernel).ruleset.chains)
+        return bool(XtReader(self._kernel).read().ruleset.chains)
 
     def write(self, ruleset: Ruleset) -> None:
         """Lower a ruleset, and write it. Raises KernelError, HostError; then nothing of it is there."""
@@ -41,7 +41,7 @@ class XtBoot:
         """Write a lowered ruleset. Raises KernelError, HostError; then nothing of it is there."""
         try:
             # Sets that an agent left without rules are replaced; members of packets and counters alone are lost.
-            found = read_listing(self._kernel, ruleset)
+            found = XtReader(self._kernel).read(ruleset)
             self._writer.write(found, self._possible(ruleset))
         except (KernelError, HostError):
             self.remove()
@@ -49,7 +49,7 @@ class XtBoot:
 
     def remove(self) -> None:
         """Remove all that is there of ours. Raises KernelError, HostError."""
-        self._writer.write(read_listing(self._kernel), EMPTY)
+        self._writer.write(XtReader(self._kernel).read(), EMPTY)
 
     def close(self) -> None:
         """Close the sockets."""

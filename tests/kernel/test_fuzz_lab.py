@@ -114,7 +114,7 @@ def test_packets_to_link_local_addresses_arrive_only_where_no_pod_is_isolated(
     tmp_path: Path, backend: BackendName
 ) -> None:
     oracles = Oracles()
-    with PacketLab(tmp_path, "bridge", backend) as lab:
+    with PacketLab(tmp_path, "bridge", backend=backend) as lab:
         oracles.take(BRIDGED_CLUSTER)
         lab.take(BRIDGED_CLUSTER)
         assert set(lab.arrived(CALLS)) == {call for call in CALLS if ":" not in call[0].source}

@@ -19,7 +19,7 @@ from nfagent.desired.state import DesiredState
 from nfagent.kernel.backend_switch import remove_xt_rules
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
-from nfagent.kernel.xt_listing import XtKernel, read_listing
+from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_programs import programs_of
 from nfagent.nftables.boot_rulesets import after_boot
 from nfagent.nftables.objects import Ruleset
@@ -84,7 +84,7 @@ def save(folder: Path, variant: Variant = "legacy", header: SavedHeader = HEADER
 def in_kernel(known: XtRuleset, variant: Variant = "legacy") -> XtRuleset:
     kernel = XtKernel(programs_of(variant), (4, 6), IpSetSocket(), NfacctSocket())
     try:
-        return read_listing(kernel, known).ruleset
+        return XtReader(kernel).read(known).ruleset
     finally:
         kernel.close()
 
