@@ -70,7 +70,7 @@ def entries_of(written: XtRuleset) -> dict[tuple[Family, TableName], int]:
 
 
 def lacks_entries(found: Fingerprint, kernel: XtKernel, entries: Mapping[tuple[Family, TableName], int]) -> bool:
-    """Return whether a table has fewer entries than were written: it was flushed, whoever else has rules there."""
+    """Return whether a table has fewer entries than were written: it was flushed, whichever other rules are there."""
     if kernel.programs.variant != "legacy":
         return False
     shapes = zip(_tables(kernel), found.shapes, strict=True)

@@ -125,7 +125,7 @@ def logged(folder: Path) -> XtPrograms:
     return found
 
 
-def test_a_table_that_nobody_changed_is_not_listed_again(tmp_path: Path) -> None:
+def test_an_unchanged_table_is_not_listed_again(tmp_path: Path) -> None:
     saves = tmp_path / "saves"
 
     async def body(kernel: XtClient) -> None:
