@@ -114,7 +114,7 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _in_the_folder(tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")
     assert manifests.parent == tmp_path
 
 
