@@ -130,7 +130,7 @@ function showCell(client, server) {
     parts.push(make("table", {},
       make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col", text })))),
       make("tbody", {}, ...alike(items).map(cellRow))));
-    const shared = [client, server].filter((at) => !found.ends[at].inside && found.ends[at].pods > 1);
+    const shared = [client, server].filter((at) => found.ends[at].groups > 1);
     if (shared.length) parts.push(make("p", { class: "faint", text: `Pods of other namespaces share a row where no verdict differs: the reasons are those of ${shared.map((at) => found.ends[at].names[0]).join(" and ")}.` }));
   }
   show(title, ...parts, ...members(client), ...(client === server ? [] : members(server)));

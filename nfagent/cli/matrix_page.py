@@ -121,6 +121,7 @@ def _end(end: MatrixEnd) -> Iterator[tuple[str, object]]:
     yield "label_sets", end.label_sets
     yield "names", _printable(end.names)
     yield "inside", end.inside
+    yield "groups", end.groups
 
 
 def _printable(texts: Iterable[str]) -> list[str]:

@@ -161,6 +161,7 @@ class MatrixJob:
             label_sets=len(labels),
             names=tuple(islice((pod.ref.path for one in group for pod in one.pods), _NAMED)),
             inside=self._is_inside(group[0]),
+            groups=len(group),
         )
 
 

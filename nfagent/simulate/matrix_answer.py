@@ -44,6 +44,7 @@ class MatrixEnd(msgspec.Struct, frozen=True):
     labels:     the first label sets, of `label_sets`
     names:      NAMESPACE/NAME of the first Pods; reasons are those of the first
     inside:     in the namespace of the request; True where it has none
+    groups:     how many groups share the row, as their verdicts don't differ; 1 for most
     """
 
     name: str
@@ -54,6 +55,7 @@ class MatrixEnd(msgspec.Struct, frozen=True):
     label_sets: int
     names: tuple[str, ...]
     inside: bool = True
+    groups: int = 1
 
 
 class MatrixPart(msgspec.Struct, frozen=True, omit_defaults=True):

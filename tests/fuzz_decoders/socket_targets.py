@@ -165,6 +165,7 @@ _HTTP_WORDS = (
     b"Transfer-Encoding: chunked\r\n",
     b"\r\n\r\n",
     b"/v1/try",
+    b"/v1/matrix?port=",
     b"/v1/explain?source=",
     b"&destination=",
     b"%00",
