@@ -76,6 +76,7 @@ class RetiredCounters:
         """
         for counter in plan.added:
             self._since.pop(counter, None)
+            self._gone.pop(counter, None)
         self._since.update(dict.fromkeys(plan.deleted, self._clock()))
         self.added += [counter for counter in plan.added if " " not in counter]
 

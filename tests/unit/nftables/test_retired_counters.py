@@ -114,6 +114,17 @@ def test_a_listing_from_before_a_deletion_shows_the_counter_as_deleted_for_a_whi
     assert len(diff(retired.as_deleted(listed, without), without)) == 2, "another program has made it"
 
 
+def test_a_counter_that_was_added_again_after_its_deletion_is_a_difference_once_nothing_wants_it(
+    retired: RetiredCounters,
+) -> None:
+    commit(retired, *GONE)
+    retired.deleted(["deny/ingress/a/b", ELEMENT])
+    commit(retired, AddCounter("deny/ingress/a/b"), ChangeElements("add", DENIED, (WEB,)))
+    listed = Ruleset({DENIED: NamedSet("counted", 4, frozenset({WEB}))}, counters=frozenset({"deny/ingress/a/b"}))
+    without = Ruleset({DENIED: NamedSet("counted", 4)})
+    assert len(diff(retired.as_deleted(listed, without), without)) == 2
+
+
 def test_a_ruleset_is_compared_as_if_the_waiting_counters_were_wanted(retired: RetiredCounters) -> None:
     wanted = Ruleset(sets={DENIED: NamedSet("counted", 4, frozenset(("10.0.0.2",)))}, counters=frozenset(("drop/x",)))
     assert retired.with_waiting(wanted) is wanted
