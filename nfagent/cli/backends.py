@@ -34,7 +34,6 @@ from nfagent.introspection.views import (
     scoped,
     state_view,
 )
-from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.ruleset_reader import ruleset_reader
 from nfagent.manifests.ip_masq_reader import read_ip_masq_file
 from nfagent.manifests.policy_file_reader import decode_policies
@@ -214,7 +213,7 @@ class KernelBackend:
             raise self._no_backend()
         with ruleset_reader(self._setting, lambda: ABSENT, LoweringOptions()) as kernel:
             found = kernel.read_now()
-            if not isinstance(kernel, NftClient) and found.exists:
+            if found.exists and not kernel.is_nftables:
                 raise UsageError(
                     "names in iptables and ipset are digests, so these rules can't be named without the objects",
                     hint=f"start the agent (systemctl start nfagent), or {FOLDER_HINT}; or read iptables-save and "

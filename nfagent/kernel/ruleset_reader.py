@@ -25,6 +25,11 @@ class RulesetReader:
         self._client = client
         self._options = options
 
+    @property
+    def is_nftables(self) -> bool:
+        """Whether the rules are those of nftables."""
+        return self._options is None
+
     def read_now(self) -> Ruleset:
         """Return the ruleset. Raises KernelError, HostError."""
         return self._client.read_now()

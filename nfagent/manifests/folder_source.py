@@ -121,6 +121,7 @@ class FolderSource:
                     (pods if _is_pod(event) else others).append(event)
         # As they are now: others may be read while these are applied.
         digests = dict(sorted(self._folder.digests.items()))
+        self._passed_on = {name: digest for name, digest in self._passed_on.items() if name in digests}
         await self._sink.apply(chain(others, pods), received)
         self._passed_on = digests
         for kind in sorted(self._folder.ignored - self._ignored):
