@@ -111,7 +111,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 .PHONY: test
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
-#: BACKENDS=both  long tests with packets on iptables too (half an hour more)
+#: BACKENDS=both  long tests with packets on iptables too
 	@export NFAGENT_TEST_BACKENDS=$(BACKENDS)
 	setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
 	build=$$!
@@ -204,7 +204,8 @@ trixie: $(VENV)/ready modules ## our rules in Debian 13's nftables (root)
 
 .PHONY: fuzz
 fuzz: $(VENV)/ready modules ## random histories: evaluator, rules, packets (root)
-#: SECONDS=  SEED=  PACKETS=no  BACKEND=iptables  REPLAY=build/fuzz/SEED
+#: SECONDS=  SEED=  PACKETS=no  BACKEND=iptables
+#: REPLAY=build/fuzz/SEED
 	@exec $(bin)/python -m tests.fuzz $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED)) \
 	    $(addprefix --backend ,$(BACKEND)) \
 	    $(if $(filter no,$(PACKETS)),--no-packets) $(addprefix --replay ,$(REPLAY))
@@ -218,7 +219,8 @@ faults: $(VENV)/ready modules apiserver ## faults at every boundary, under traff
 
 .PHONY: soak
 soak: $(VENV)/ready modules $(if $(filter apiserver,$(SOURCE)),apiserver) ## a lab under churn and faults: verdicts, memory (root)
-#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge  SOURCE=apiserver
+#: MINUTES=5  SEED=  CYCLE=  ATTACHMENT=bridge
+#: SOURCE=apiserver
 	@exec $(bin)/python -m tests.soak $(addprefix --minutes ,$(MINUTES)) $(addprefix --seed ,$(SEED)) \
 	    $(addprefix --cycle ,$(CYCLE)) $(addprefix --attachment ,$(ATTACHMENT)) $(addprefix --source ,$(SOURCE))
 

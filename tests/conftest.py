@@ -19,6 +19,9 @@ DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "vagrant": 3600, "": 60}
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=_SLOW)
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW)
+# Commands that tests start write into pipes, where a row is one line; a width that this process was given isn't theirs.
+os.environ.pop("COLUMNS", None)
+
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
