@@ -112,7 +112,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
 #: BACKENDS=both  long tests with packets on iptables too
-	@export NFAGENT_TEST_BACKENDS=$(BACKENDS)
+	@$(if $(BACKENDS),export NFAGENT_TEST_BACKENDS=$(BACKENDS))
 	setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
