@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import msgspec
-
 from nfagent.clock import Clock
 from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
@@ -21,7 +19,7 @@ from nfagent.kernel.packet_counters import CounterSource
 from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.table_queries import own_table
 from nfagent.kernel.xt_client import XtClient
-from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
+from nfagent.kernel.xt_features import XtFeatures, kernel_options, open_xt_kernel
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
@@ -68,9 +66,8 @@ class BackendParts:
         log.info("backend: %s", self.choice)
         kernel, self._features = open_xt_kernel(self.choice.programs)
         self._sets = kernel.sets
-        options = msgspec.structs.replace(lowering_options(settings.iptables), lacking=self._features.lacking)
-        self.client = XtClient(kernel, known, options, logs=self._features.logs)
-        self.options = msgspec.structs.replace(options, families=kernel.families, accounts=kernel.accounts is not None)
+        self.options = kernel_options(lowering_options(settings.iptables), kernel, self._features)
+        self.client = XtClient(kernel, known, self.options)
         self.tables = _nft_client(monitor) or self.client
         for problem in self._features.problems:
             log.warning("%s", problem)

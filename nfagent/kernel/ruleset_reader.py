@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import msgspec
-
 from nfagent.kernel.backend_choice import BackendSetting, choose_backend
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.xt_client import XtClient
-from nfagent.kernel.xt_features import open_xt_kernel
+from nfagent.kernel.xt_features import kernel_options, open_xt_kernel
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.xtables.commands import shell_commands
@@ -59,10 +57,8 @@ def ruleset_reader(
         client = NftClient()
     else:
         kernel, features = open_xt_kernel(choice.programs)
-        lowering = msgspec.structs.replace(
-            options, families=kernel.families, accounts=kernel.accounts is not None, lacking=features.lacking
-        )
-        client = XtClient(kernel, known, lowering, logs=features.logs)
+        lowering = kernel_options(options, kernel, features)
+        client = XtClient(kernel, known, lowering)
     try:
         yield RulesetReader(client, lowering)
     finally:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from nfagent.errors import HostError, KernelError
-from nfagent.kernel.xt_features import open_xt_kernel
+from nfagent.kernel.xt_features import kernel_options, open_xt_kernel
 from nfagent.kernel.xt_listing import XtReader
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.kernel.xt_writer import XtWriter
@@ -21,17 +19,13 @@ class XtBoot:
     def __init__(self, programs: XtPrograms, options: LoweringOptions) -> None:
         """Open the sockets, and try what the kernel has. Raises HostError, KernelError."""
         self._kernel, features = open_xt_kernel(programs)
-        self._options = msgspec.structs.replace(
-            options,
-            families=self._kernel.families,
-            accounts=self._kernel.accounts is not None,
-            lacking=features.lacking,
-        )
+        self._options = kernel_options(options, self._kernel, features)
+        self._reader = XtReader(self._kernel)
         self._writer = XtWriter(self._kernel)
 
     def has_rules(self) -> bool:
         """Return whether there are rules of ours. Raises KernelError, HostError."""
-        return bool(XtReader(self._kernel).read().ruleset.chains)
+        return bool(self._reader.read().ruleset.chains)
 
     def write(self, ruleset: Ruleset) -> None:
         """Lower a ruleset, and write it. Raises KernelError, HostError; then nothing of it is there."""
@@ -41,7 +35,7 @@ class XtBoot:
         """Write a lowered ruleset. Raises KernelError, HostError; then nothing of it is there."""
         try:
             # Sets that an agent left without rules are replaced; members of packets and counters alone are lost.
-            found = XtReader(self._kernel).read(ruleset)
+            found = self._reader.read(ruleset)
             self._writer.write(found, self._possible(ruleset))
         except (KernelError, HostError):
             self.remove()
@@ -49,7 +43,7 @@ class XtBoot:
 
     def remove(self) -> None:
         """Remove all that is there of ours. Raises KernelError, HostError."""
-        self._writer.write(XtReader(self._kernel).read(), EMPTY)
+        self._writer.write(self._reader.read(), EMPTY)
 
     def close(self) -> None:
         """Close the sockets."""

@@ -77,13 +77,10 @@ class XtClient:
         kernel: XtKernel,
         known: Callable[[], Ruleset],
         options: LoweringOptions | None = None,
-        *,
-        logs: bool = True,
     ) -> None:
         """Store what is read and written by, and options of the lowering.
 
         known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
-        logs:  whether the kernel has the target NFLOG
         """
         self._kernel = kernel
         self._known = known
@@ -93,7 +90,6 @@ class XtClient:
             families=kernel.families,
             absent=kernel.absent,
             accounts=options.accounts and kernel.accounts is not None,
-            logs=logs,
         )
         self._reader = XtReader(kernel)
         self._writer = XtWriter(kernel)

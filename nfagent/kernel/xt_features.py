@@ -18,6 +18,7 @@ from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.objects import TABLES, IpSet, SetType, TableName
+from nfagent.xtables.options import LoweringOptions
 
 _SET_TYPES: tuple[SetType, ...] = (
     "hash:ip",
@@ -81,6 +82,18 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
         accounts.close()
         accounts = None
     return XtKernel(programs, features.families, sets, accounts, features.absent), features
+
+
+def kernel_options(options: LoweringOptions, kernel: XtKernel, features: XtFeatures) -> LoweringOptions:
+    """Return options of the lowering with what a kernel has and lacks."""
+    return msgspec.structs.replace(
+        options,
+        families=kernel.families,
+        absent=kernel.absent,
+        accounts=options.accounts and kernel.accounts is not None,
+        lacking=features.lacking,
+        logs=features.logs,
+    )
 
 
 def _require_type(sets: IpSetSocket, kind: SetType) -> None:

@@ -17,8 +17,9 @@ from nfagent.config import Settings
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.errors import HostError
 from nfagent.kernel.nft_monitor import NftMonitor
+from nfagent.kernel.xt_boot import XtBoot
 from nfagent.kernel.xt_client import XtClient
-from nfagent.kernel.xt_features import XtFeatures, open_xt_kernel
+from nfagent.kernel.xt_features import XtFeatures, kernel_options, open_xt_kernel
 from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
@@ -97,7 +98,7 @@ def enforced(programs: XtPrograms) -> tuple[XtFeatures, tuple[Unavailable, ...]]
     view.follow_links(NodeInterfaces(frozenset({"veth1"}), portless=True, bridged=True))
     wanted = view.ruleset()
     kernel, features = open_xt_kernel(programs)
-    client = XtClient(kernel, lambda: wanted, LoweringOptions(lacking=features.lacking), logs=features.logs)
+    client = XtClient(kernel, lambda: wanted, kernel_options(LoweringOptions(), kernel, features))
 
     async def body() -> None:
         assert await client.difference(wanted) == diff(ABSENT, wanted)
@@ -159,6 +160,20 @@ def test_without_a_match_that_all_rules_of_ipv4_need_nothing_is_written(
 ) -> None:
     with pytest.raises(HostError, match=r"addrtype is needed: .*; modprobe xt_addrtype"):
         enforced(programs_without("-m addrtype", tmp_path, monkeypatch))
+
+
+def test_at_a_boot_without_the_target_that_logs_the_rules_are_written_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = programs_without("-j NFLOG", tmp_path, monkeypatch)
+    view = TwoNodeCluster(namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"])).views["a"]
+    boot = XtBoot(programs, LoweringOptions())
+    try:
+        boot.write(view.ruleset())
+        assert boot.has_rules()
+    finally:
+        boot.close()
+    assert "NFLOG" not in saved("iptables")
 
 
 def test_tables_that_come_to_be_as_rules_are_tried_are_named() -> None:
