@@ -8,9 +8,6 @@ beyond what it had before the request.
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.harness.command_usage import run_measured
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
@@ -121,15 +119,15 @@ def _measured(desired: DesiredState, folder: Path, words: tuple[str, ...]) -> _T
         before = _reset_peak()
         loop.longest = 0.0
         began, spent = time.monotonic(), time.thread_time()
-        code, usage = await asyncio.to_thread(_called, folder, words)
+        used = await asyncio.to_thread(run_measured, words, folder, {"COLUMNS": "100"}, folder / "out")
         taken = _Taken(
-            code=code,
+            code=used.code,
             longest=loop.longest,
             seconds=time.monotonic() - began,
             agent_cpu=time.thread_time() - spent,
-            command_cpu=usage.ru_utime + usage.ru_stime,
+            command_cpu=used.cpu,
             agent_mib=(_memory("VmHWM") - before) / _KIB,
-            command_mib=usage.ru_maxrss / _KIB,
+            command_mib=used.mib,
             printed=(folder / "out").stat().st_size,
         )
         await runner.cleanup()
@@ -139,20 +137,6 @@ def _measured(desired: DesiredState, folder: Path, words: tuple[str, ...]) -> _T
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     return taken
-
-
-def _called(folder: Path, words: tuple[str, ...]) -> tuple[int, resource.struct_rusage]:
-    """Run a command; return its exit code and what it used."""
-    settings = {"NFAGENT_RUNTIME_DIR": str(folder), "NFAGENT_LOG_DIR": str(folder), "COLUMNS": "100"}
-    with (folder / "out").open("wb") as written, Path(os.devnull).open("wb") as nothing:
-        child = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-m", "nfagent", *words],
-            os.environ | settings,
-            file_actions=[(os.POSIX_SPAWN_DUP2, written.fileno(), 1), (os.POSIX_SPAWN_DUP2, nothing.fileno(), 2)],
-        )
-    _, ended, usage = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(ended), usage
 
 
 def _reset_peak() -> int:

@@ -7,11 +7,7 @@ synthetic cluster; its longest turn of the event loop is in CPU time, so that ot
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.harness.command_usage import CommandUsage, run_measured
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
@@ -108,9 +105,9 @@ def _measured(  # noqa: PLR0917 - a table of commands, and where they run
         yield Row(
             name=f"{name}, {size}",
             unit="s",
-            values=[took for took, _, _ in rounds],
-            cpu_seconds=min(cpu for _, cpu, _ in rounds),
-            rss_mib=max(rss for _, _, rss in rounds),
+            values=[used.seconds for used in rounds],
+            cpu_seconds=min(used.cpu for used in rounds),
+            rss_mib=max(used.mib for used in rounds),
             note=f"CPU seconds: the least of {len(rounds)} runs",
         )
         yield Row(
@@ -121,30 +118,12 @@ def _measured(  # noqa: PLR0917 - a table of commands, and where they run
         )
 
 
-_MEASURE = """
-import json, resource, subprocess, sys, time
-began = time.monotonic()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-took = time.monotonic() - began
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([done.returncode, done.stderr, took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
-"""
-"""Runs a command: the memory of a child begins with that of the process that it was forked from: a small one."""
-
-
-def _run(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float, float]:
-    """Run a command; return its seconds, its CPU seconds, and its memory in MiB at most. Raises HostError."""
-    settings = {"NFAGENT_RUNTIME_DIR": str(folder), "NFAGENT_LOG_DIR": str(folder), "NFAGENT_STATE_DIR": str(folder)}
-    measured = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-S", "-c", _MEASURE, sys.executable, "-m", "nfagent", *arguments],
-        env={**os.environ, **settings, **environment},
-        capture_output=True,
-        check=True,
-    )
-    code, said, took, cpu, memory = json.loads(measured.stdout)
-    if code not in {0, 1}:
-        raise HostError(f"nfagent {' '.join(arguments)} ended with {code}: {said}")
-    return took, cpu, memory
+def _run(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> CommandUsage:
+    """Run a command. Raises HostError."""
+    used = run_measured(arguments, folder, environment)
+    if used.code not in {0, 1}:
+        raise HostError(f"nfagent {' '.join(arguments)} ended with {used.code}: {used.said}")
+    return used
 
 
 def _write_log(folder: Path, cluster: Synthetic, count: int, seed: int) -> list[bytes]:
