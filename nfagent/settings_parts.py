@@ -37,8 +37,6 @@ LIVE = (
 )
 """The settings that a reload changes; the others take effect with a restart."""
 
-_OWN_LOG = ("log_level", "log_format")
-
 
 class SettingsParts:
     """The settings in force, and their reload."""

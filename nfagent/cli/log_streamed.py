@@ -40,9 +40,9 @@ def kept_batches(path: Path, asked: Mapping[str, str], unknown: dict[str, None])
     Raises what `streamed_batches` raises.
     """
     for line in get_lines(path, "/v1/records", {**asked, "follow": "no"}, FILTERED):
-        try:
+        if line.startswith(_UNKNOWN):
             unknown.update(dict.fromkeys(_unknowns.decode(line).unknown_pods))
-        except msgspec.DecodeError:
+        else:
             yield [line]
 
 

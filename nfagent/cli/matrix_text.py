@@ -5,10 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from shutil import get_terminal_size
 from typing import TypeAlias
 
-from nfagent.cli.tables import coloured, marked, strong
+from nfagent.cli.tables import coloured, marked, strong, terminal_width
 from nfagent.model.plurals import counted
 from nfagent.model.printable import printable
 from nfagent.simulate.cell_outcomes import CellVerdict
@@ -36,7 +35,7 @@ _Where: TypeAlias = tuple[int, str]
 
 def matrix_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
     """Yield the lines."""
-    width = get_terminal_size((_WIDTH, 24)).columns
+    width = terminal_width() or _WIDTH
     pods = sum(end.pods for end in found.ends)
     where = f"namespace {asked.namespace}" if asked.namespace else "all namespaces"
     traffic = _listed(map(span_text, asked.ports), _NAMES_SHOWN) if asked.ports else "all traffic"

@@ -116,26 +116,11 @@ def pod_option(command: _Command) -> _Command:
     )(command)
 
 
-def settings_of(
-    config: Path | None,
-    manifests: Path | None = None,
-    node: str = "",
-    kubeconfig: str = "",
-    *,
-    allow_unknown_node: bool | None = None,
-    backend: str | None = None,
-) -> Settings:
+def settings_of(config: Path | None, manifests: Path | None = None, node: str = "") -> Settings:
     """Return the settings, overridden by the flags of a command. Raises SettingError."""
     from nfagent.config import load_settings
 
-    flags = {
-        "manifests": str(manifests or ""),
-        "node": node,
-        "kubeconfig": kubeconfig,
-        "allow_unknown_node": allow_unknown_node,
-        "backend": backend,
-    }
-    return load_settings(config, flags=flags)
+    return load_settings(config, flags={"manifests": str(manifests or ""), "node": node})
 
 
 def view_settings_of(config: Path | None, manifests: Path | None, node: str) -> Settings:

@@ -118,16 +118,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collectio
     return [text for block in blocks(header, rows, right) for text in block]
 
 
-def blocks(
-    header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = (), width: int | None = None
-) -> list[list[str]]:
-    """Return the lines of the header, and those of each row, where `table` has them one after another.
-
-    width: what they must fit into; None for that of the terminal
-    """
+def blocks(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[list[str]]:
+    """Return the lines of the header, and those of each row, where `table` has them one after another."""
     capitals = [cell.upper() for cell in header]
     body = [list(row) for row in rows]
-    natural, limit = widths([capitals, *body]), width or terminal_width()
+    natural, limit = widths([capitals, *body]), terminal_width()
     columns = natural if limit is None else share(natural, _least([capitals, *body], right), limit)
     if columns is None:
         return [[], *(_stacked(capitals, row, limit or 1, first=row is body[0]) for row in body)]

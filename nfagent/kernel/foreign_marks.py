@@ -16,8 +16,8 @@ from nfagent.model.netaddr import FAMILIES
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.foreign_marks import MarkUse, marks_in_listing, marks_in_save, overlapping
 
-# nft lists the rules of iptables-nft without their marks.
 _NOTHING = '{"nftables": []}'
+# nft lists the rules of iptables-nft without their marks.
 _SAVES = ("iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft")
 
 

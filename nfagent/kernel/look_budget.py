@@ -26,10 +26,14 @@ class LookBudget:
         """Start with nothing spent."""
         self._monotonic = monotonic
         self.rest = _SHORTEST  # for which no look follows
-        self.pause = LOOK_SECONDS  # until the next look, where nothing calls for one
         self._content_at = 0.0
         self._verified_at = 0.0  # from which what we wrote may be listed
         self._credit, self._credited_at = _BURST, monotonic()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look, where nothing calls for one."""
+        return max(LOOK_SECONDS, self.rest)
 
     @property
     def is_content_due(self) -> bool:
@@ -50,7 +54,6 @@ class LookBudget:
             self._content_at = self._monotonic() + min(seconds * _CONTENT_REST, _LONGEST_CONTENT)
         else:
             self.rest = min(max(_SHORTEST, seconds * _REST), _LONGEST)
-            self.pause = max(LOOK_SECONDS, self.rest)
 
     def listed(self, seconds: float) -> None:
         """Record a listing."""

@@ -326,8 +326,8 @@ class Informers:
         """Note that everything that was read of a resource is applied; the last resource makes the source synced."""
         kind = reflector.resource.kind
         if reflector.listed:
-            self._applied |= {kind}
-            self._applied_again |= {kind}
+            self._applied.add(kind)
+            self._applied_again.add(kind)
         if self._applied_again >= self._reflectors.keys():
             self._listed.set()
         if not self.synced and self._applied >= self._reflectors.keys():

@@ -95,7 +95,7 @@ class FolderSource:
 
     def status(self) -> dict[str, Any]:
         """Return the digest of each file that was read, and whose objects were passed on."""
-        return {"files": self._passed_on}
+        return {"files": dict(sorted(self._passed_on.items()))}
 
     async def _first_scan(self) -> FolderScan:
         pause = _FIRST_RETRY_SECONDS
@@ -120,7 +120,7 @@ class FolderSource:
                 if event is not None:
                     (pods if _is_pod(event) else others).append(event)
         # As they are now: others may be read while these are applied.
-        digests = dict(sorted(self._folder.digests.items()))
+        digests = dict(self._folder.digests)
         self._passed_on = {name: digest for name, digest in self._passed_on.items() if name in digests}
         await self._sink.apply(chain(others, pods), received)
         self._passed_on = digests

@@ -33,11 +33,6 @@ class Difference(msgspec.Struct, frozen=True):
     chains: frozenset[ChainKey]
     hooks: frozenset[HookKey]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing differs."""
-        return not (self.sets or self.created or self.gone or self.chains or self.hooks)
-
 
 def difference(old: XtRuleset, new: XtRuleset) -> Difference:
     """Return what differs; objects that both share are not compared."""
