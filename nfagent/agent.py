@@ -133,9 +133,9 @@ class Agent:
         self._local_changes = 0
         self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
         self._ready, self._in_force = False, asyncio.Event()
-        wake, read = reconciler.wake, self._source_synced
+        wake, begun = reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
-            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=read
+            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=begun
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
         watched = self._reconciler, self._changes, self._revoker, self._links, self._checkpoint
@@ -146,9 +146,7 @@ class Agent:
             self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
         self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
         origin = self, self._desired, self._clock, self._checkpoint
-        self._source, self._reporter = make_source(
-            settings, *origin, part_problems=self._part_problems, synced=self._source_synced.is_set
-        )
+        self._source, self._reporter = make_source(settings, *origin, part_problems=self._part_problems, synced=synced)
         self._settings_parts.apply_with(live_settings(self._guard, reconciler, self._drift, self._verdict_log))
         self._reload = self._make_reload()
         self._metrics = self._make_metrics()
@@ -205,7 +203,7 @@ class Agent:
         limit_free_memory()
         self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
-        reports_made = [asyncio.create_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
+        reporting = [asyncio.create_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
         try:
             await self._read_table()
             self._drift.subscribe()  # before the first comparison: a change after it is reported
@@ -247,7 +245,7 @@ class Agent:
             self._backend.close()
             self._nft_monitor.close()
             table_lock.close()
-            for task in reports_made:
+            for task in reporting:
                 task.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
 

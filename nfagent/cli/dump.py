@@ -103,12 +103,12 @@ def _text(view: str, content: dict[str, Any]) -> list[str]:
     import msgspec
 
     from nfagent.cli import dump_text
-    from nfagent.errors import HostError
     from nfagent.introspection.agent_status import AgentStateView
+    from nfagent.introspection.answer_format import answer_format
     from nfagent.introspection.diff_report import DiffView
     from nfagent.introspection.views import CountersView, PoliciesView
 
-    try:
+    with answer_format(f"the running agent's view {view} has"):
         match view:
             case "state":
                 return dump_text.state(msgspec.convert(content, AgentStateView))
@@ -117,8 +117,3 @@ def _text(view: str, content: dict[str, Any]) -> list[str]:
             case "counters":
                 return dump_text.counters(msgspec.convert(content, CountersView))
         return dump_text.differences(msgspec.convert(content, DiffView))
-    except msgspec.ValidationError as error:
-        raise HostError(
-            f"the running agent's view {view} has another format than this command reads ({error})",
-            hint="restart it, so that both have one version: systemctl restart nfagent",
-        ) from None

@@ -12,8 +12,9 @@ from nfagent.cli.output import emit, write_lines
 from nfagent.cli.tables import table
 from nfagent.config import Settings
 from nfagent.controllers.sync_trace import SyncsReply
-from nfagent.errors import HostError, UsageError
+from nfagent.errors import UsageError
 from nfagent.introspection.agent_client import get_json
+from nfagent.introspection.answer_format import answer_format
 
 _HEADER = ("committed at", "events", "read", "wait", "compute", "commit", "total ms")
 
@@ -28,13 +29,8 @@ def dump_syncs(settings: Settings, output: str, *, narrowed: bool) -> None:
     if output in {"json", "yaml"}:
         emit(content, output)
         return
-    try:
+    with answer_format("the running agent's syncs have"):
         found = msgspec.convert(content, SyncsReply)
-    except msgspec.ValidationError as error:
-        raise HostError(
-            f"the running agent's syncs have another format than this command reads ({error})",
-            hint="restart it, so that both have one version: systemctl restart nfagent",
-        ) from None
     rows = list(_rows(found, time.time()))
     write_lines(table(_HEADER, rows, right=range(1, len(_HEADER))) if rows else ["no sync yet"])
 

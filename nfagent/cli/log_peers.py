@@ -10,11 +10,11 @@ import msgspec
 
 from nfagent.cli.output import write_freshness, write_problems, write_remark
 from nfagent.config import Settings
-from nfagent.errors import HostError, NfagentError, UsageError
+from nfagent.errors import NfagentError, UsageError
 from nfagent.introspection.agent_client import NoAgentError, get_json
+from nfagent.introspection.answer_format import answer_format
 from nfagent.introspection.record_peers import PeersView, SnapshotPeers, StatePeers
 from nfagent.manifests.snapshot import read_state
-from nfagent.model.netaddr import AddressError
 from nfagent.verdicts.record_filter import PeerLookup
 
 _REFRESH_SECONDS = 5.0
@@ -40,14 +40,8 @@ def peer_lookup(settings: Settings, manifests: Path | None, *, follow: bool) -> 
 
 def _asked(path: Path) -> SnapshotPeers:
     content = get_json(path, "/v1/peers", {})
-    try:
-        view = msgspec.convert(content, PeersView)
-        peers = SnapshotPeers(view)
-    except (msgspec.ValidationError, AddressError) as error:
-        raise HostError(
-            f"the running agent tells Pods and Nodes in another format than this command reads ({error})",
-            hint="restart it, so that both have one version: systemctl restart nfagent",
-        ) from None
+    with answer_format("the running agent tells Pods and Nodes in"):
+        peers = SnapshotPeers(msgspec.convert(content, PeersView))
     write_freshness(content)
     return peers
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from nfagent.errors import HostError
 from nfagent.introspection.agent_client import NoAgentError, get_json
+from nfagent.introspection.answer_format import answer_format
 from nfagent.loaded_settings import ConfigView, SettingEntry
 
 _OF_FILES = {"default", "file", "conf.d"}
@@ -17,14 +17,11 @@ _OF_FILES = {"default", "file", "conf.d"}
 def running_settings(socket: Path) -> ConfigView | None:
     """Return the settings of the agent that listens at a socket; None where none does. Raises HostError, UsageError."""
     try:
-        return msgspec.convert(get_json(socket, "/v1/config", {}), ConfigView)
+        content = get_json(socket, "/v1/config", {})
     except NoAgentError:
         return None
-    except msgspec.ValidationError as error:
-        raise HostError(
-            f"the running agent's settings have another format than this command reads ({error})",
-            hint="restart it, so that both have one version: systemctl restart nfagent",
-        ) from None
+    with answer_format("the running agent's settings have"):
+        return msgspec.convert(content, ConfigView)
 
 
 def differing(here: Iterable[SettingEntry], view: ConfigView) -> list[tuple[SettingEntry, SettingEntry]]:

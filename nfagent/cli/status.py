@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,9 +31,13 @@ def status(context: click.Context, *, config: Path | None, output: str) -> None:
 
     Exit code 0: all is well; 1: degraded, the last lines say why; 2: no agent answers.
     """
+    import msgspec
+
     from nfagent.cli.output import emit, write_lines
     from nfagent.errors import UsageError
     from nfagent.introspection.agent_client import NoAgentError, get_json
+    from nfagent.introspection.answer_format import answer_format
+    from nfagent.introspection.status_view import StatusView
 
     try:
         content = get_json(settings_of(config).socket_path, "/v1/status", {})
@@ -41,27 +45,13 @@ def status(context: click.Context, *, config: Path | None, output: str) -> None:
         raise UsageError(
             str(error), hint="see: systemctl status nfagent; `nfagent check` says what this node lacks"
         ) from None
-    view = _decoded(content)
+    with answer_format("the running agent's status has"):
+        view = msgspec.convert(content, StatusView)
     if output == "json":
         emit(content, "json")
     else:
         write_lines(status_lines(view))
     context.exit(0 if view.health == "ok" else 1)
-
-
-def _decoded(content: dict[str, Any]) -> StatusView:
-    import msgspec
-
-    from nfagent.errors import HostError
-    from nfagent.introspection.status_view import StatusView
-
-    try:
-        return msgspec.convert(content, StatusView)
-    except msgspec.ValidationError as error:
-        raise HostError(
-            f"the running agent's status has another format than this command reads ({error})",
-            hint="restart it, so that both have one version: systemctl restart nfagent",
-        ) from None
 
 
 def status_lines(view: StatusView) -> list[str]:

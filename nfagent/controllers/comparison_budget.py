@@ -17,18 +17,18 @@ class ComparisonBudget:
         self.compared_at = 0.0
         self._credit = _BURST
 
-    def compared(self, began: float, ended: float, cost: float | None = None) -> None:
-        """Subtract a comparison from the credit. cost: its seconds where those of a clock aren't what counts.
+    def compared(self, began: float, ended: float, cost: float) -> None:
+        """Subtract a comparison from the credit. cost: its seconds, of a clock or of the CPU.
 
         Debts don't add up: comparisons after refusals wait for no credit, and must not delay those of others' changes.
         """
         credit = min(_BURST, self._credit + (began - self.compared_at) * _SHARE)
-        self._credit = max(credit, 0.0) - (ended - began if cost is None else cost)
+        self._credit = max(credit, 0.0) - cost
         self.compared_at = ended
 
-    def repaired(self, ended: float, cost: float | None = None) -> None:
+    def repaired(self, cost: float) -> None:
         """Subtract the repair that followed the last comparison."""
-        self._credit -= ended - self.compared_at if cost is None else cost
+        self._credit -= cost
 
     def next_comparison(self) -> float:
         """Return the monotonic time from which there is credit for a comparison."""

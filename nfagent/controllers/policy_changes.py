@@ -7,13 +7,13 @@ is not mentioned. No clock and no log: `controllers.change_log` decides when to 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable
 
 import msgspec
 
 from nfagent.controllers.event_applier import EventTarget
 from nfagent.desired.state import DesiredState
-from nfagent.model.admin_policy import POLICY_KINDS, Policy, TierPolicy
+from nfagent.model.admin_policy import POLICY_KINDS, Policy, TierPolicy, applies
 from nfagent.model.gvk import Item
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
@@ -197,9 +197,5 @@ def _verb(before: Policy | None, after: Policy | None) -> str:
 
 
 def _directions(policy: Policy) -> str:
-    def applies() -> Iterator[str]:
-        for direction in reversed(DIRECTIONS):
-            if direction in policy.isolates if isinstance(policy, NetworkPolicy) else policy.rules(direction):
-                yield direction
-
-    return " and ".join(applies()) or "no direction"
+    found = [direction for direction in reversed(DIRECTIONS) if applies(policy, direction)]
+    return " and ".join(found) or "no direction"

@@ -348,7 +348,7 @@ class Reconciler:
         if not is_drift:
             return
         repaired = self._clock.monotonic()
-        self._budget.repaired(repaired, self.spent() - self._spent_then)
+        self._budget.repaired(self.spent() - self._spent_then)
         if not changer:
             # A table that was changed once more, or that was gone, is no listing variant.
             if not (self._drifted or is_table_gone) and await self._is_variant(wanted, transaction, recheck):

@@ -7,7 +7,7 @@ ports are judged: one of each range that rules can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -314,13 +314,14 @@ def port_spans(ports: Iterable[PolicyPort], declared: Sequence[ContainerPort]) -
             if known.name == port.name and port.protocol in {known.protocol, "any"}:
                 spans[known.protocol].add((known.port, known.port))
     for protocol in PROTOCOLS:
-        starts = {1}
-        for first, last in spans[protocol]:
-            starts.update((first, last + 1))
-        ordered = sorted(starts - {LAST_PORT + 1})
-        for first, following in zip(ordered, [*ordered[1:], LAST_PORT + 1], strict=True):
-            yield PortSpan(protocol, first, following - 1)
+        yield from (PortSpan(protocol, first, last) for first, last in partition(spans[protocol]))
     yield PortSpan("portless")
+
+
+def partition(spans: Collection[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Return a partition of all ports into ranges (first, last) that each span contains completely or not at all."""
+    starts = sorted({1, *(first for first, _ in spans), *(last + 1 for _, last in spans)} - {LAST_PORT + 1})
+    return ((first, following - 1) for first, following in zip(starts, [*starts[1:], LAST_PORT + 1], strict=True))
 
 
 def _relations(client: PodClass, server: PodClass) -> tuple[NodeRelation, ...]:

@@ -14,7 +14,7 @@ import msgspec
 
 from nfagent.errors import UsageError
 from nfagent.simulate.cell_outcomes import CellVerdict, EndRange, EndVerdict, both
-from nfagent.simulate.class_verdicts import NodeRelation, PortSpan, SideReason, TrafficProtocol
+from nfagent.simulate.class_verdicts import LAST_PORT, NodeRelation, PortSpan, SideReason, TrafficProtocol
 
 LETTERS: dict[CellVerdict, str] = {"allowed": "a", "denied": "d", "some": "s", "unknown": "u", "none": "n"}
 NOT_JUDGED = "."
@@ -166,7 +166,7 @@ def span_text(span: PortSpan) -> str:
     """Return ports as text: `80/tcp`, `8000-8080/tcp`, `any udp`, `ICMP and the like`."""
     if span.protocol == "portless":
         return "ICMP and the like"
-    if (span.first, span.last) == (1, 65535):
+    if (span.first, span.last) == (1, LAST_PORT):
         return f"any {span.protocol}"
     ports = str(span.first) if span.first == span.last else f"{span.first}-{span.last}"
     return f"{ports}/{span.protocol}"

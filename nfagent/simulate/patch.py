@@ -8,8 +8,7 @@ from difflib import get_close_matches
 import msgspec
 
 from nfagent.errors import UsageError
-from nfagent.model.admin_policy import Policy
-from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.admin_policy import Policy, applies
 from nfagent.model.objects import Direction, ObjectRef, Pod
 from nfagent.state.cluster import Identity
 from nfagent.state.policy_index import PolicyIndex
@@ -87,10 +86,7 @@ class PatchedPolicies:
             yield from self._put.get(space, ())
 
     def _selects(self, policy: Policy, identity: Identity, direction: Direction) -> bool:
-        has_direction = (
-            direction in policy.isolates if isinstance(policy, NetworkPolicy) else bool(policy.rules(direction))
-        )
-        return has_direction and self._index.selects(policy, identity)
+        return applies(policy, direction) and self._index.selects(policy, identity)
 
 
 def _near(index: PolicyIndex, ref: ObjectRef) -> list[str]:

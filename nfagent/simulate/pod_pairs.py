@@ -9,7 +9,7 @@ and ICMP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -20,14 +20,24 @@ from nfagent.model.objects import DIRECTIONS, ContainerPort, Direction, Protocol
 from nfagent.model.plurals import counted
 from nfagent.model.weighted_cache import WeightedCache
 from nfagent.simulate.class_names import class_names
-from nfagent.simulate.class_verdicts import ClassVerdicts, Lane, PortSpan, Shape, Side, flow_of, has_pairs, lanes
+from nfagent.simulate.class_verdicts import (
+    LAST_PORT,
+    PROTOCOLS,
+    ClassVerdicts,
+    Lane,
+    PortSpan,
+    Shape,
+    Side,
+    flow_of,
+    has_pairs,
+    lanes,
+    partition,
+)
 from nfagent.simulate.pod_classes import PodClass, PodClasses, take_snapshot
 from nfagent.simulate.simulation import FlippedEnd, FlowChange, PolicySimulation
 
 MOST_LISTED = 100_000
 """Changes that are listed; the others are counted."""
-_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "sctp")
-_LAST_PORT = 65535
 _REMEMBERED = 16_384
 """Capacity of the cache of traffic kinds, in ports."""
 _MOST_KEPT = 50_000
@@ -256,12 +266,12 @@ def kinds(ports: frozenset[PolicyPort], declared: tuple[ContainerPort, ...]) -> 
     found: list[FlowKind] = []
     ranges: list[FlowKind] = []
     other = None
-    for protocol in _PROTOCOLS:
-        spans = [(port.first or 1, port.last or _LAST_PORT) for port in ports if port.protocol == protocol]
+    for protocol in PROTOCOLS:
+        spans = [(port.first or 1, port.last or LAST_PORT) for port in ports if port.protocol == protocol]
         own = sorted({port.port for port in declared if port.protocol == protocol})
         found += [FlowKind(protocol, port) for port in own]
         alike: set[frozenset[tuple[int, int]]] = set()
-        for first, last in _parts([*spans, *((port, port) for port in own)]):
+        for first, last in partition([*spans, *((port, port) for port in own)]):
             covering = frozenset(span for span in spans if span[0] <= first <= span[1])
             if first in own or covering in alike:
                 continue
@@ -278,10 +288,3 @@ def _weight(key: tuple[frozenset[PolicyPort], tuple[ContainerPort, ...]], found:
 
 
 _known_kinds = WeightedCache(lambda key: kinds(*key), _weight, _REMEMBERED)
-
-
-def _parts(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Return a partition of all ports into ranges (first, last) that each span contains completely or not at all."""
-    listed = list(spans)
-    starts = sorted({1, *(first for first, _ in listed), *(last + 1 for _, last in listed)} - {_LAST_PORT + 1})
-    return ((first, following - 1) for first, following in zip(starts, [*starts[1:], _LAST_PORT + 1], strict=True))

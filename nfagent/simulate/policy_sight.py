@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from nfagent.model.admin_policy import NodePeer, Policy, TierPeer, TierPolicy
+from nfagent.model.admin_policy import NodePeer, Policy, TierPeer, TierPolicy, applies
 from nfagent.model.netaddr import family_of, number
 from nfagent.model.networkpolicy import IpBlock, NetworkPolicy, PolicyPort
 from nfagent.model.objects import DIRECTIONS, Direction, Labels, Node, Pod
@@ -143,7 +143,7 @@ class PolicySight:
             if not count % _STEP:
                 yield
         return LabelView(
-            {way: tuple(at for at in sorted(selecting) if _applies(self.policies[at], way)) for way in DIRECTIONS},
+            {way: tuple(at for at in sorted(selecting) if applies(self.policies[at], way)) for way in DIRECTIONS},
             found,
         )
 
@@ -197,8 +197,3 @@ class PolicySight:
 
     def _note_keys(self, selector: Selector) -> None:
         self._keys.update(requirement.key for requirement in selector.requirements)
-
-
-def _applies(policy: Policy, direction: Direction) -> bool:
-    """Return whether a policy that selects a Pod applies to it in a direction."""
-    return direction in policy.isolates if isinstance(policy, NetworkPolicy) else bool(policy.rules(direction))

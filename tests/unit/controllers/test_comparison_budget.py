@@ -22,11 +22,10 @@ from nfagent.controllers.comparison_budget import ComparisonBudget
 def test_the_wait_after_comparisons_without_a_pause(durations: list[float], repair: float, wait: float) -> None:
     budget, now = ComparisonBudget(), 1000.0
     for duration in durations:
-        budget.compared(now, now + duration)
+        budget.compared(now, now + duration, duration)
         now += duration
-    now += repair
-    budget.repaired(now)
-    assert max(0.0, budget.next_comparison() - (now - repair)) == pytest.approx(wait)
+    budget.repaired(repair)
+    assert max(0.0, budget.next_comparison() - now) == pytest.approx(wait)
 
 
 def test_where_the_cpu_is_what_counts_a_wait_for_it_costs_nothing() -> None:
@@ -34,7 +33,7 @@ def test_where_the_cpu_is_what_counts_a_wait_for_it_costs_nothing() -> None:
     for _ in range(10):
         budget.compared(now, now + 2.0, 0.1)
         now += 3.0
-        budget.repaired(now, 0.1)
+        budget.repaired(0.1)
         assert budget.next_comparison() <= now
 
 
@@ -46,5 +45,5 @@ def test_comparisons_that_wait_for_credit_take_a_twentieth_of_the_time_beyond_th
     for pause, duration in story:
         now = max(now + pause, budget.next_comparison())
         assert spent <= 3.0 + (now - 1000.0) * 0.05 + 1e-6
-        budget.compared(now, now + duration)
+        budget.compared(now, now + duration, duration)
         now, spent = now + duration, spent + duration
