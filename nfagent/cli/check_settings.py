@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+import nfagent.config
 from nfagent.cli.check_result import Check
 from nfagent.cli.running_settings import differing, is_outdated, running_settings
-from nfagent.config import DEFAULT_FILE, Settings
+from nfagent.config import Settings
 from nfagent.errors import ClusterError, HostError, NfagentError, SettingError
 from nfagent.introspection.agent_client import get_json
 from nfagent.kube.credentials import find_client_config
@@ -46,10 +47,10 @@ def read_settings(config: Path | None, flags: Mapping[str, object]) -> CheckedSe
     try:
         loaded = load_with_origins(config, flags=flags)
     except SettingError as error:
-        found = Check(_NAME, "FAIL", str(error), f"edit {config or DEFAULT_FILE}, or the environment")
+        found = Check(_NAME, "FAIL", str(error), f"edit {config or nfagent.config.DEFAULT_FILE}, or the environment")
         given = {key: value for key, value in flags.items() if value and key != "backend"}
         return CheckedSettings(msgspec.convert(given, Settings), [found, *_unknown()], named=named)
-    checks = [Check(_NAME, "ok", _layers(config or DEFAULT_FILE, loaded)), *_unknown()]
+    checks = [Check(_NAME, "ok", _layers(config or nfagent.config.DEFAULT_FILE, loaded)), *_unknown()]
     agent = None
     try:
         agent = running_settings(loaded.settings.socket_path)
