@@ -104,9 +104,14 @@ class LinkMonitor:
             for _ in self._steps():
                 pass
 
+    @property
+    def is_outdated(self) -> bool:
+        """Return whether Pods of this node, or its ranges, have changed the addresses to look up since the reading."""
+        return self._ask() != self._asked
+
     def pods_changed(self) -> None:
-        """Read soon where Pods of this node, or its ranges, have changed the addresses to look up."""
-        if self._ask() != self._asked:
+        """Read soon where there are other addresses to look up."""
+        if self.is_outdated:
             self._woken.set()
 
     async def run(self) -> None:
@@ -126,6 +131,7 @@ class LinkMonitor:
             "pod_links": sorted(known.pod_links),
             "tunnels": [f"{port.port}/{port.protocol}" for port in sorted(known.tunnels)],
             "shared": [{"link": name, "why": why} for name, why in known.shared],
+            "outdated": self.is_outdated,
             "problem": self.problem,
         }
 

@@ -158,8 +158,12 @@ class PacketLab:
         return placed
 
     def settle(self) -> None:
-        """Wait until the running agents enforce their source's objects, and re-check no address. Raises KernelError."""
+        """Wait until the running agents enforce their source's objects, know their Pods' interfaces, re-check nothing.
+
+        Raises KernelError.
+        """
         self.objects.await_enforced()
+        self._cluster.wait_for_links()
         self._cluster.wait_for_recheck()
 
     def seen_from(self, flows: Iterable[Flow], deadline: float) -> dict[Flow, str | None]:

@@ -141,6 +141,19 @@ def test_the_last_known_interfaces_stay_while_the_kernel_can_not_be_read(
     assert len(told) == 1
 
 
+def test_the_interfaces_are_outdated_from_a_new_pod_to_the_next_reading(machine: UplinkNamespace) -> None:
+    question = [LinkQuery(frozenset({"10.0.0.10"}))]
+    watch = LinkMonitor(lambda: question[0], lambda _: None)
+    found = [watch.status()["outdated"]]
+    machine.ask(watch.refresh)
+    found.append(watch.status()["outdated"])
+    question[0] = LinkQuery(frozenset({"10.0.0.10", "10.0.0.11"}))
+    found.append(watch.status()["outdated"])
+    machine.ask(watch.refresh)
+    found.append(watch.status()["outdated"])
+    assert found == [True, False, True, False]
+
+
 def test_a_changed_interface_is_notified_and_that_of_a_new_pod_is_read(machine: UplinkNamespace) -> None:
     question, heard = [LinkQuery(frozenset({"10.0.0.10"}))], asyncio.Event()
     watch = LinkMonitor(lambda: question[0], lambda _: heard.set())

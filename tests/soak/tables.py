@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import msgspec
 
 from nfagent.lab.cluster.agents import LabAgent
 
+_POLL_SECONDS = 0.05
 _REPLY_TUPLES = {"nfagent/revoked4", "nfagent/revoked6"}
 
 
@@ -62,6 +64,21 @@ def contents(agent: LabAgent) -> TableContents:
             case "counter":
                 counters.append(f"{item['table']}/{item['name']}")
     return TableContents(chains, sets, tuple(sorted(counters)))
+
+
+def remaining_differences(agent: LabAgent, wanted: TableContents, seconds: float) -> list[str]:
+    """Wait until a node's contents are as wanted, for so many seconds at most; return what is still different.
+
+    The agent writes table bridge after table inet, later still where repairs are spaced.
+
+    Raises KernelError.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        found = list(wanted.differences(contents(agent)))
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(_POLL_SECONDS)
 
 
 def _counted(number: int | None) -> str:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -31,7 +31,7 @@ from nfagent.manifests.index import digest
 _START_SECONDS = patient(20.0)
 _SYNC_SECONDS = patient(10.0)
 _STOP_SECONDS = patient(10.0)
-_RECHECK_SECONDS = patient(30.0)
+_WAIT_SECONDS = patient(30.0)
 """Rounds are 19 times their CPU apart, and a round walks the kernel's one table of all namespaces' connections."""
 _POLL_SECONDS = 0.002
 
@@ -233,6 +233,11 @@ class LabAgent:
         status = self.ask("/v1/dump/state")["agent"]
         return bool(status["reconcile"]["in_sync"]) and not status["revoke"]["suspects"]
 
+    def links_are_read(self) -> bool:
+        """Return whether the kernel is in sync with the interfaces of the Pods that the agent knows."""
+        status = self.ask("/v1/dump/state")["agent"]
+        return bool(status["reconcile"]["in_sync"]) and not status["links"]["outdated"]
+
 
 class LabAgents:
     """The agents of all nodes of a topology; a context manager that starts and ends them."""
@@ -278,14 +283,22 @@ class LabAgents:
 
     def wait_for_recheck(self) -> None:
         """Wait until no agent has an address under re-check. Raises KernelError after half a minute."""
-        end = time.monotonic() + _RECHECK_SECONDS
+        self._wait(LabAgent.recheck_is_done, "still re-checks addresses")
+
+    def wait_for_links(self) -> None:
+        """Wait until each agent knows the interfaces of its Pods: they are read a moment after the Pods.
+
+        Raises KernelError after half a minute.
+        """
+        self._wait(LabAgent.links_are_read, "still has not read the interfaces of its Pods")
+
+    def _wait(self, done: Callable[[LabAgent], bool], otherwise: str) -> None:
+        end = time.monotonic() + _WAIT_SECONDS
         for agent in (agent for agent in self.agents.values() if agent.is_running):
-            while not agent.recheck_is_done():
+            while not done(agent):
                 if time.monotonic() > end:
-                    raise KernelError(
-                        f"the agent of node {agent.node} still re-checks addresses after {_RECHECK_SECONDS:.0f} s: "
-                        f"{agent.stderr_text[-2000:]}"
-                    )
+                    why = f"{otherwise} after {_WAIT_SECONDS:.0f} s: {agent.stderr_text[-2000:]}"
+                    raise KernelError(f"the agent of node {agent.node} {why}")
                 time.sleep(_POLL_SECONDS)
 
 
