@@ -155,45 +155,58 @@ def list_(*, output: str) -> None:
     """List the labs that are up, half built, or whose state file is damaged: `lab down NAME` removes each."""
     from nfagent.cli.output import emit, write_lines
     from nfagent.cli.tables import table
-    from nfagent.errors import HostError
     from nfagent.lab.cluster import running_labs
 
-    found: dict[str, LabState | Literal["half built", "damaged"]] = {}
-    for name in running_labs.names():
-        try:
-            found[name] = running_labs.read_state(name) or "half built"
-        except HostError:
-            found[name] = "damaged"  # of one lab: the others are listed
+    found = [_listed(name) for name in running_labs.names()]
     if output == "json":
-        emit([{"name": name, "up": not isinstance(state, str)} for name, state in found.items()], output)
+        emit(found, output)
     elif not found:
         write_lines(["no lab is up; `nfagent lab up` builds one"])
     else:
-        rows = [
-            [name, "up", str(len(state.nodes)), str(sum(bool(member.node) for member in state.members)), state.source]
-            if not isinstance(state, str)
-            else [name, state, "", "", ""]
-            for name, state in found.items()
-        ]
-        write_lines(table(("name", "state", "nodes", "pods", "source"), rows))
+        columns = ("name", "state", "nodes", "pods", "source")
+        write_lines(table(columns, [[str(each.get(column, "")) for column in columns] for each in found]))
+
+
+def _listed(name: str) -> dict[str, str | int | bool]:
+    """Return what is there of a lab: a damaged state file hides no other lab."""
+    from nfagent.errors import HostError
+    from nfagent.lab.cluster import running_labs
+
+    try:
+        state = running_labs.read_state(name)
+    except HostError:
+        return {"name": name, "state": "damaged", "up": False}
+    if state is None:
+        return {"name": name, "state": "half built", "up": False}
+    ended = running_labs.ended_agents(state)
+    return {
+        "name": name,
+        "state": f"no agent runs on {', '.join(ended)}" if ended else "up",
+        "up": not ended,
+        "nodes": len(state.nodes),
+        "pods": sum(bool(member.node) for member in state.members),
+        "source": state.source,
+    }
 
 
 @lab.command(epilog="Example: nfagent lab down --all")
-@click.argument("name", default="")
-@click.option("--all", "all_labs", is_flag=True, help="Remove every lab of the driver.")
+@click.argument("name", default=None, required=False)
+@click.option(
+    "--all", "all_labs", is_flag=True, help="Remove every lab of the driver on this machine, whoever made it."
+)
 @driver_option
 @output_option("text", "json")
-def down(*, name: str, all_labs: bool, driver: Driver, output: Literal["text", "json"]) -> None:
+def down(*, name: str | None, all_labs: bool, driver: Driver, output: Literal["text", "json"]) -> None:
     """Remove a lab whole, by default the one named lab; also one that is half built, or whose agents were killed."""
     from nfagent.cli.output import emit, write_lines
     from nfagent.errors import UsageError
 
-    if name and all_labs:
+    if name is not None and all_labs:
         raise UsageError("a name and --all exclude each other: write one of them")
     remove = _remove_vms if driver == "vagrant" else _remove
-    removed = remove(name or "lab", all_labs=all_labs)
+    removed = remove("lab" if name is None else name, all_labs=all_labs)
     if output == "json":
-        emit([{"name": each} for each in removed], output)
+        emit([{"name": each, "removed": words} for each, words in removed.items()], output)
     else:
         write_lines([f"lab {each!r} removed: {words}" for each, words in removed.items()] or ["no lab is up"])
 
@@ -206,6 +219,9 @@ def _remove(name: str, *, all_labs: bool) -> dict[str, str]:
     from nfagent.model.plurals import counted
 
     requirements.check_root()
+    requirements.check_programs(("ip",))
+    if not all_labs:
+        running_labs.check_name(name)
     running_labs.sweep_killed()
     known = running_labs.names()
     words = {}

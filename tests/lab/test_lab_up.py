@@ -87,7 +87,8 @@ def test_a_lab_answers_after_its_command_has_ended_and_down_removes_all_of_it(la
     shown = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "dump", "syncs").stdout.splitlines()
     assert (shown[0].split()[:2], len(shown)) == (["COMMITTED", "AT"], len(json.loads(traced.stdout)["syncs"]) + 1)
     listed = json.loads(nfagent("lab", "list", "-o", "json").stdout)
-    assert {"name": NAME, "up": True} in listed
+    shown_of_it = {"state": "up", "up": True, "nodes": 1, "pods": 2, "source": "manifests"}
+    assert {"name": NAME, **shown_of_it} in listed
     before = left(NAME)
     again = nfagent("lab", "up", "--name", NAME)
     assert (again.returncode, left(NAME)) == (2, before)
@@ -101,6 +102,8 @@ def test_a_lab_whose_agents_were_killed_is_removed(lab: running_labs.LabState) -
     for pid in running_labs.processes_of(NAME):
         os.kill(pid, signal.SIGKILL)
     assert len(left(NAME)) > len(lab.nodes)
+    [listed] = [row for row in json.loads(nfagent("lab", "list", "-o", "json").stdout) if row["name"] == NAME]
+    assert (listed["state"], listed["up"]) == ("no agent runs on n1", False)
     assert (nfagent("lab", "down", NAME).returncode, left(NAME)) == (0, [])
 
 
@@ -143,7 +146,7 @@ def test_what_a_killed_build_leaves_is_named_and_removed(building: subprocess.Po
     building.communicate(timeout=60)
     again = nfagent("lab", "up", "--name", NAME)
     assert (again.returncode, "is half built" in again.stderr) == (2, True)
-    assert {"name": NAME, "up": False} in json.loads(nfagent("lab", "list", "-o", "json").stdout)
+    assert {"name": NAME, "state": "half built", "up": False} in json.loads(nfagent("lab", "list", "-o", "json").stdout)
     assert (nfagent("lab", "down", NAME).returncode, left(NAME)) == (0, [])
 
 
@@ -171,6 +174,8 @@ def test_a_damaged_state_file_hides_no_other_lab(building: subprocess.Popen[str]
         pytest.param(["up", "--pods", "201"], "--pods 201: write a number from 1 to 200", id="too many Pods"),
         pytest.param(["up", "--underlay", "gre"], "is not one of 'flat', 'vxlan'", id="an unknown underlay"),
         pytest.param(["down", "nosuchlab"], "there is no lab 'nosuchlab'", id="removing a lab that isn't there"),
+        pytest.param(["down", ""], "'' is no name for a lab", id="removing a lab whose name is empty"),
+        pytest.param(["up", "--driver", "vagrant", "--pods", "201"], "--pods 201: write", id="too many Pods for VMs"),
         pytest.param(["down", "lab", "--all"], "exclude each other", id="a name and --all"),
         pytest.param(["exec", "--name", "nosuchlab", "n1", "true"], "isn't up", id="a command in no lab"),
     ],
@@ -203,11 +208,12 @@ def test_another_user_is_told_to_use_sudo() -> None:
     ("command", "programs"),
     [
         (("up", "--name", NAME), ""),
+        (("down", NAME), ""),
         (("demo",), ""),
         (("demo",), "ip nft"),
         (("latency", "--paths", "nftables", "--policies", "0", "--pods", "50"), "ip nft"),
     ],
-    ids=["up without any", "demo without any", "demo without setpriv", "latency without setpriv"],
+    ids=["up without any", "down without any", "demo without any", "demo without setpriv", "latency without setpriv"],
 )
 def test_a_missing_program_is_named_with_its_package_before_anything_is_built(
     command: tuple[str, ...], programs: str, tmp_path: Path
@@ -216,7 +222,7 @@ def test_a_missing_program_is_named_with_its_package_before_anything_is_built(
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     done = nfagent("lab", *command, PATH=str(tmp_path))
     assert (done.returncode, left(NAME), done.stdout) == (2, [], "")
-    said = "setpriv missing; apt-get install util-linux" if programs else "iproute2 nftables"
+    said = "setpriv missing; apt-get install util-linux" if programs else "apt-get install iproute2"
     assert said in done.stderr
 
 

@@ -67,6 +67,12 @@ def test_every_series_of_either_run_is_in_the_comparison() -> None:
     ]
 
 
+def test_runs_of_other_scenarios_are_not_compared_row_by_row() -> None:
+    a, b = whole_run(scenarios=("policy-created",), sizes=(0,)), whole_run(scenarios=("pod-relabelled",), sizes=(0,))
+    found = compare(a, b)
+    assert (found.headline, found.changes) == ("The runs have no scenario and size in common.", ())
+
+
 def test_the_headline_counts_by_path() -> None:
     a, b = (whole_run(scenarios=("policy-created",), sizes=(0,), slower=slower) for slower in (1, 30))
     headline = compare(a, b).headline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nfagent.errors import HostError, UsageError
@@ -47,6 +49,15 @@ def test_a_machine_without_vagrant_is_told_what_to_install(monkeypatch: pytest.M
     with pytest.raises(HostError, match="vagrant isn't installed") as raised:
         check_machine()
     assert raised.value.hint.startswith("apt-get install vagrant")
+
+
+def test_vagrant_that_fails_is_named_with_what_it_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vagrant_there = tmp_path / "vagrant"
+    vagrant_there.write_text("#!/bin/sh\necho 'The home directory is not accessible.' >&2; exit 1\n", "utf-8")
+    vagrant_there.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(HostError, match="`vagrant plugin list` failed: The home directory is not accessible"):
+        check_machine()
 
 
 def test_memory_that_does_not_suffice_is_named_with_what_to_write_instead() -> None:

@@ -162,6 +162,16 @@ def processes_of(name: str) -> list[int]:
     return [pid for pid, lab in _processes().items() if lab == name]
 
 
+def ended_agents(state: LabState) -> tuple[str, ...]:
+    """Return the nodes of a lab whose agent doesn't run."""
+    environments = [environment for _, environment in _environments()]
+    return tuple(
+        node.name
+        for node in state.nodes
+        if not any(f"{node.folder}/".encode() in environment for environment in environments)
+    )
+
+
 def remove(name: str) -> Removed:
     """End a lab's processes, and remove its namespaces and files; what is gone already is no error."""
     with deferred_interrupts():

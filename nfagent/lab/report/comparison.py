@@ -60,6 +60,9 @@ class Comparison(msgspec.Struct, frozen=True):
 def compare(a: LabSamples, b: LabSamples) -> Comparison:
     """Return how long changes take in B, by how long they take in A."""
     before, after = _by_key(a), _by_key(b)
+    # Two runs of other scenarios have no row to show, and what differs tells why.
+    disjoint = bool(before and after) and not before.keys() & after.keys()
+    keys = {} if disjoint else {**before, **after}
     changes = tuple(
         SeriesChange(
             SCENARIOS[key[0]],
@@ -68,10 +71,11 @@ def compare(a: LabSamples, b: LabSamples) -> Comparison:
             path=key[3],
             quantiles=tuple(_change(before.get(key), after.get(key), percent) for percent in LEAST_TRIES),
         )
-        for key in sorted({**before, **after}, key=lambda key: (*key[:3], list(PATH_NAMES).index(key[3])))
+        for key in sorted(keys, key=lambda key: (*key[:3], list(PATH_NAMES).index(key[3])))
     )
     gaps = tuple(f"{name} ended before its last try: {run.incomplete}." for name, run in _named(a, b) if run.incomplete)
-    return Comparison(_headline(changes), tuple(_differences(a, b)), gaps, changes, rate_changes(a.rates, b.rates))
+    headline = "The runs have no scenario and size in common." if disjoint else _headline(changes)
+    return Comparison(headline, tuple(_differences(a, b)), gaps, changes, rate_changes(a.rates, b.rates))
 
 
 _Key: TypeAlias = tuple[int, int, int, DataPath]

@@ -18,6 +18,8 @@ _PACKAGES = "vagrant vagrant-libvirt qemu-system-x86 libvirt-daemon-system libvi
 _INSTALL = f"apt-get install {_PACKAGES}"
 _PLUGIN_SECONDS = 120.0
 MOST_WORKERS = 50
+MOST_PODS = 200
+"""Of a node: more addresses of a /24 for Pods aren't left."""
 MEMORY_VARIABLE = "NFAGENT_LAB_MEMORY"
 _DEFAULT_MIB = 1536
 _SMALLEST_MIB = 512
@@ -29,6 +31,12 @@ def check_workers(workers: int) -> None:
     """Check the number of workers. Raises UsageError."""
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"{workers} workers: write a number from 1 to {MOST_WORKERS}")
+
+
+def check_pods(pods: int) -> None:
+    """Check the number of Pods on each node. Raises UsageError."""
+    if not 1 <= pods <= MOST_PODS:
+        raise UsageError(f"--pods {pods}: write a number from 1 to {MOST_PODS}")
 
 
 def memory_of_vm(text: str) -> int:
@@ -65,10 +73,13 @@ def check_machine() -> Provider:
     if shutil.which("vagrant") is None:
         raise HostError("vagrant isn't installed", hint=_INSTALL)
     libvirt = all(shutil.which(name) for name in ("virsh", "libvirtd", "qemu-system-x86_64"))
-    plugins = subprocess.run(
+    asked = subprocess.run(
         ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False, timeout=_PLUGIN_SECONDS
-    ).stdout
-    provider = provider_of(plugins, libvirt=libvirt, virtualbox=shutil.which("VBoxManage") is not None)
+    )
+    if asked.returncode:
+        why = " ".join((asked.stderr or asked.stdout).split())[:300]
+        raise HostError(f"`vagrant plugin list` failed: {why}", hint="run it as a user whose HOME can be written")
+    provider = provider_of(asked.stdout, libvirt=libvirt, virtualbox=shutil.which("VBoxManage") is not None)
     if provider == "libvirt" and not Path("/run/systemd/system").exists() and os.geteuid() != 0:
         raise HostError("libvirt's daemons don't run, and only root can start them: run it as root, with sudo")
     if shutil.which("rsync") is None:

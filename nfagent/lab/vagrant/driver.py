@@ -32,7 +32,14 @@ from nfagent.lab.machine.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.machine.logged_command import run_logged
 from nfagent.lab.machine.patience import VARIABLE
 from nfagent.lab.vagrant import libvirt as vagrant_libvirt
-from nfagent.lab.vagrant.checks import MEMORY_VARIABLE, check_machine, check_memory, check_workers, memory_of_vm
+from nfagent.lab.vagrant.checks import (
+    MEMORY_VARIABLE,
+    check_machine,
+    check_memory,
+    check_pods,
+    check_workers,
+    memory_of_vm,
+)
 
 Progress = Callable[[str], None]
 
@@ -54,6 +61,7 @@ def up(name: str, nodes: int, pods: int, progress: Progress, attachment: str = "
     """
     check_name(name)
     check_workers(nodes)
+    check_pods(pods)
     if not (_FOLDER / "Vagrantfile").exists():
         raise UsageError(f"no {_FOLDER / 'Vagrantfile'}: run this in a checkout of nfagent")
     provider = check_machine()
@@ -105,7 +113,7 @@ def run(name: str, node: str, command: Sequence[str], output: Path | None = None
     """
     words = shlex.join(command)
     path = "/opt/nfagent/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    line = f"cd /vagrant && exec sudo env PATH={path} {VARIABLE}={_patience()} {words}"
+    line = f"cd /vagrant && exec sudo env PATH={path} {VARIABLE}={patience()} {words}"
     with contextlib.ExitStack() as stack:
         stdout = stack.enter_context(output.open("wb")) if output else None
         # With a terminal, Ctrl-C here ends it in the VM too.
@@ -163,18 +171,18 @@ def latency(name: str, arguments: Sequence[str], output: Path) -> int:
     return code
 
 
-def _failed_log(name: str) -> Path:
-    """Return where the log of a lab that couldn't be built is kept."""
-    return _BUILD / f"{name}-failed.log"
-
-
-def _patience() -> int:
+def patience() -> int:
     """Return how many times longer the lab waits in a VM: many times, where the VMs are emulated."""
     try:
         emulated = (_BUILD / "accelerator").read_text("ascii").strip() == "qemu"
     except OSError:
         emulated = False
     return _EMULATED_PATIENCE if emulated else 1
+
+
+def _failed_log(name: str) -> Path:
+    """Return where the log of a lab that couldn't be built is kept."""
+    return _BUILD / f"{name}-failed.log"
 
 
 def _claim(name: str) -> Path:
