@@ -58,7 +58,7 @@ from nfagent.source_parts import make_source
 from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
 from nfagent.system.garbage_collections import GarbageCollections
-from nfagent.system.gc_tuning import collect_and_freeze, limit_free_memory, relax_collection
+from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.system.process_exit import exit_within
 from nfagent.system.readiness import ReadinessNotifier
 from nfagent.system.stderr_log import lost_lines
@@ -200,7 +200,6 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         loop.set_default_executor(started_executor(POOL_THREADS, "agent"))
         relax_collection()
-        limit_free_memory()
         self._boot.read_enforced(self._backend.has_rules)
         start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
         reporting = [asyncio.create_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]

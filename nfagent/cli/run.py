@@ -56,6 +56,7 @@ def run(
     from nfagent.loaded_settings import load_with_origins
     from nfagent.settings_parts import SettingsParts
     from nfagent.system.descriptors import raise_limit
+    from nfagent.system.gc_tuning import limit_free_memory
     from nfagent.system.own_log import OwnLog
 
     if manifests and kubeconfig:
@@ -69,7 +70,8 @@ def run(
         "log_level": log_level,
         "log_format": log_format,
     }
-    own_log = OwnLog()
+    limit_free_memory()
+    own_log = OwnLog()  # whose thread is the first one
     settings = SettingsParts(partial(load_with_origins, config, flags=flags), own_log)
     own_log.start(settings.current.log_level, settings.current.log_format)
     settings.announce()

@@ -18,6 +18,8 @@ from nfagent.netlink.nflog import Datagram, LoggedPacket
 
 _MOST_LAYOUTS = 4_096
 """Of rules times pairs of interfaces. A layout takes some 300 bytes."""
+_KEPT_NS = 300 * 1_000_000_000
+"""Interfaces and rules come and go: after so long all layouts are forgotten, and those in use are soon kept again."""
 _HEADER = struct.Struct("=IH10x")  # struct nlmsghdr: length and type
 _SIZE = _HEADER.size
 _PREFIX_LENGTH = struct.Struct("=H")
@@ -42,6 +44,7 @@ class RecordLayouts:
     def __init__(self) -> None:
         """Start without layouts."""
         self._layouts: dict[bytes, _Layout] = {}
+        self._began_ns = 0  # the timestamp of the record with the first of them
         self._sizes: dict[int, int] = {}  # length of NFULA_PREFIX -> bytes before the timestamp, of the latest record
 
     def decode(self, datagram: bytes) -> Datagram:
@@ -97,10 +100,10 @@ class RecordLayouts:
         packet = nflog.decode_packet(body)
         at = body.find(_STAMP_HEADER, NFGEN_SIZE) + len(_STAMP_HEADER)
         if at >= len(_STAMP_HEADER) + NFGEN_SIZE and body[:at] not in self._layouts:
-            self._keep(body, at)
+            self._keep(body, at, packet.timestamp_ns or 0)
         return packet
 
-    def _keep(self, body: bytes, at: int) -> None:
+    def _keep(self, body: bytes, at: int, now_ns: int) -> None:
         """Keep the layout of the bytes before `at`: their values, since an attribute behind them may have others."""
         end = at - len(_STAMP_HEADER)
         if not _attributes_end_at(body, end):
@@ -109,8 +112,9 @@ class RecordLayouts:
             first = nflog.decode_packet(body[:end])
         except WireError:
             return
-        if len(self._layouts) >= _MOST_LAYOUTS:
+        if len(self._layouts) >= _MOST_LAYOUTS or abs(now_ns - self._began_ns) >= _KEPT_NS:
             self._layouts.clear()
+            self._began_ns = now_ns
         self._sizes[_PREFIX_LENGTH.unpack_from(body, _PREFIX_AT)[0]] = at
         self._layouts[body[:at]] = _Layout(
             first.prefix, first.hook, first.hw_protocol, first.in_interface, first.out_interface

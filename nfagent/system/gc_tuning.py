@@ -31,7 +31,8 @@ def limit_free_memory() -> None:
     stay with the process.
 
     Threads share two arenas, and 256 KiB at most are kept free at the end of each. By default each of a dozen threads
-    has its own, which a few long-lived blocks keep in memory, and of whose end malloc_trim returns nothing.
+    has its own, which a few long-lived blocks keep in memory, and of whose end malloc_trim returns nothing. A thread
+    that was started before keeps its own.
     """
     mallopt = _libc("mallopt")
     if mallopt is not None:

@@ -18,7 +18,7 @@ LARGEST_FILE = 256 * 1024 * 1024
 """The largest manifest file, in bytes: enough for 150,000 Pods as an API server returns them."""
 
 TOO_LARGE = f"is larger than {LARGEST_FILE >> 20} MiB, and is not read; give its objects in several files"
-_CHUNK = 1024 * 1024
+_CHUNK, _LEAST_CHUNK = 1024 * 1024, 64 * 1024
 _STATFS_BYTES = 256
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _KINDS = {
@@ -71,9 +71,10 @@ def read_regular(path: Path) -> bytes:
     finally:
         os.close(named)
     with closing(os.fdopen(opened, "rb", buffering=0)) as file:
-        if os.fstat(opened).st_size > LARGEST_FILE:
+        size = os.fstat(opened).st_size
+        if size > LARGEST_FILE:
             raise UnsuitableError(TOO_LARGE)
-        return _whole(file.fileno())
+        return _whole(file.fileno(), size)
 
 
 def refuse_pseudo_file_system(descriptor: int) -> None:
@@ -89,9 +90,10 @@ def refuse_pseudo_file_system(descriptor: int) -> None:
         )
 
 
-def _whole(opened: int) -> bytes:
-    parts, size = [], 0
-    while part := os.read(opened, _CHUNK):
+def _whole(opened: int, expected: int) -> bytes:
+    """Read to the end; each call of read(2) takes as much memory as it asks for. expected: what fstat(2) says."""
+    parts, size, chunk = [], 0, min(_CHUNK, max(_LEAST_CHUNK, expected + 1))
+    while part := os.read(opened, chunk):
         parts.append(part)
         size += len(part)
         if size > LARGEST_FILE:  # it grew while it was read

@@ -20,7 +20,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for key, value in folders.items():
         monkeypatch.setenv(f"NFAGENT_{key}", str(folder / value))
     monkeypatch.setattr(table_lock, "LOCK_FOLDER", folder / "lock")
-    for name in ("relax_collection", "limit_free_memory", "collect_and_freeze", "exit_within"):
+    for name in ("relax_collection", "collect_and_freeze", "exit_within"):
         monkeypatch.setattr(f"nfagent.agent.{name}", lambda: None)
 
 
