@@ -80,8 +80,10 @@ class StatusParts:
     async def view(self) -> StatusView:
         """Return the status."""
         sources = self._sources
-        if not sources.freshness().unread:
+        freshness = sources.freshness()
+        if not freshness.unread:
             await sources.metrics.refresh_counts()
+            freshness = sources.freshness()  # the counts take a while, and the rest is read after them
         return status_parts(
             self._desired,
             StatusReadings(
@@ -89,16 +91,15 @@ class StatusParts:
                 now=self._clock.monotonic(),
                 started=self._started,
                 in_sync_at=sources.reconciler.status.in_sync_at,
-                source=self._source(),
-                freshness=sources.freshness(),
+                source=self._source(synced=not freshness.unread),
+                freshness=freshness,
                 agent=sources.status(),
                 problems=(*sources.problems(), sources.metrics.uncounted),
                 denied=self._denied(),
             ),
         )
 
-    def _source(self) -> SourceStatus:
-        synced = not self._sources.freshness().unread
+    def _source(self, *, synced: bool) -> SourceStatus:
         if self._folder:
             last = self._sources.reconciler.latency.trace.reply(self._clock.monotonic(), last=1).syncs
             age = round(self._clock.monotonic() - last[0].latest, 1) if last else None

@@ -17,21 +17,16 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from benchmarks.harness.synthetic_agent import answerer
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
-from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.desired.state import DesiredState
 from nfagent.errors import UsageError
 from nfagent.explain.explanation import explain, explanation_view
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
-from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.diff_report import diff_view
-from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import annotation, counters_view, policies_view, ruleset_view, state_view
-from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import SIZES, Synthetic, synthetic
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.simulate.codec import encode_request
@@ -141,9 +136,6 @@ def _measured(desired: DesiredState, ask: Ask, held: Ruleset) -> tuple[float, fl
     loop, turns = MeteredLoop(), TimeSlices()
     counted: list[int] = []
 
-    async def no_trouble() -> str:
-        return ""
-
     def client(path: Path) -> None:
         async def asking() -> None:
             connector = aiohttp.UnixConnector(str(path))
@@ -154,14 +146,7 @@ def _measured(desired: DesiredState, ask: Ask, held: Ruleset) -> tuple[float, fl
         asyncio.run(asking())
 
     async def serve(path: Path) -> float:
-        status = AgentStatus(
-            reconcile=ReconcileStatus(in_sync=True),
-            drift=DriftStatus(listening=True, others=0),
-            revoke=RevokerStatus(),
-            verdict_log=VerdictLogStatus(path=""),
-        )
-        reports = AnswerSources(lambda: WHOLE, lambda: (), lambda: status, no_trouble)
-        answers = AgentAnswerer(desired, TableListings(lambda: held, dict), turns, reports)
+        answers = answerer(desired, turns, held)
         runner = await http_server.serve(path, answers, turns)
         loop.longest = 0.0
         began = time.monotonic()

@@ -16,19 +16,13 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.harness.command_usage import run_measured
+from benchmarks.harness.synthetic_agent import answerer
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
-from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.desired.state import DesiredState
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
-from nfagent.introspection.answers import AgentAnswerer, AnswerSources
-from nfagent.introspection.freshness import WHOLE
-from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import Size, synthetic
-from nfagent.nftables.objects import ABSENT
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.time_slices import TimeSlices
 
@@ -102,19 +96,9 @@ def matrix(run: Run) -> Iterator[Row]:
 
 def _measured(desired: DesiredState, folder: Path, words: tuple[str, ...]) -> _Taken:
     loop, turns = MeteredLoop(), TimeSlices()
-    status = AgentStatus(
-        reconcile=ReconcileStatus(in_sync=True),
-        drift=DriftStatus(listening=True, others=0),
-        revoke=RevokerStatus(),
-        verdict_log=VerdictLogStatus(path=""),
-    )
-
-    async def no_trouble() -> str:
-        return ""
 
     async def serve() -> _Taken:
-        reports = AnswerSources(lambda: WHOLE, lambda: (), lambda: status, no_trouble)
-        answers = AgentAnswerer(desired, TableListings(lambda: ABSENT, dict), turns, reports)
+        answers = answerer(desired, turns)
         runner = await http_server.serve(folder / "agent.sock", answers, turns, routes=answers.routes)
         before = _reset_peak()
         loop.longest = 0.0

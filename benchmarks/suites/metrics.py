@@ -19,21 +19,18 @@ import aiohttp
 import msgspec
 from prometheus_client import generate_latest
 
+from benchmarks.harness.synthetic_agent import answerer
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
 from nfagent.clock import SystemClock
-from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.controllers.reconcile_status import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.desired.state import DesiredState
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
-from nfagent.introspection.answers import AgentAnswerer, AnswerSources
-from nfagent.introspection.freshness import Freshness
+from nfagent.introspection.agent_status import VerdictLogStatus
 from nfagent.introspection.metrics_routes import metrics_routes
 from nfagent.kernel.nat_port_watch import NatPortStatus
-from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import Size, synthetic
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
@@ -117,9 +114,6 @@ class _Scrapes:
         async def collect() -> NodeCollector:
             return self._collector()
 
-        async def no_trouble() -> str:
-            return ""
-
         def client() -> None:
             async def asking() -> None:
                 connector = aiohttp.UnixConnector(str(path))
@@ -130,14 +124,7 @@ class _Scrapes:
             asyncio.run(asking())
 
         made = MetricsPage(collect, SystemClock(), turns)
-        status = AgentStatus(
-            reconcile=self._readings.reconcile,
-            drift=DriftStatus(listening=True, others=0),
-            revoke=RevokerStatus(),
-            verdict_log=VerdictLogStatus(path=""),
-        )
-        reports = AnswerSources(Freshness, tuple, lambda: status, no_trouble)
-        answers = AgentAnswerer(self._desired, TableListings(), turns, reports)
+        answers = answerer(self._desired, turns)
         serving = await http_server.serve(path, answers, turns, routes=metrics_routes(_Provider(made)))
         loop.longest = 0.0
         began = time.thread_time()

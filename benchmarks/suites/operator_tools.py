@@ -16,26 +16,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness.command_usage import CommandUsage, run_measured
+from benchmarks.harness.synthetic_agent import IN_SYNC, answerer
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most
 from benchmarks.suites.introspection import MeteredLoop
-from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.controllers.reconciler import ReconcileStatus
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
-from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.record_peers import StatePeers
 from nfagent.introspection.record_route import record_routes
 from nfagent.introspection.status_answer import StatusReadings, status_parts
 from nfagent.introspection.status_view import DeniedStatus, SourceStatus, StatusView
-from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import Size, Synthetic, synthetic
 from nfagent.model.objects import Pod
-from nfagent.nftables.objects import ABSENT
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_file import RotatingFile
@@ -170,15 +165,6 @@ def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterato
     """Serve the agent's answers in a thread of its own; yields its loop."""
     loop, slices, stream = MeteredLoop(), TimeSlices(), LogStream()
     stream.recent.add(lines)
-    status = AgentStatus(
-        reconcile=ReconcileStatus(in_sync=True),
-        drift=DriftStatus(listening=True, others=0),
-        revoke=RevokerStatus(),
-        verdict_log=VerdictLogStatus(path=""),
-    )
-
-    async def no_trouble() -> str:
-        return ""
 
     async def view() -> StatusView:
         return status_parts(
@@ -190,14 +176,13 @@ def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterato
                 in_sync_at=1.0,
                 source=SourceStatus(kind="manifests", name=str(path.parent), synced=True),
                 freshness=WHOLE,
-                agent=status,
+                agent=IN_SYNC,
                 problems=(),
                 denied=DeniedStatus(seconds=300.0, packets=0, by="log", top=[]),
             ),
         )
 
-    reports = AnswerSources(lambda: WHOLE, lambda: (), lambda: status, no_trouble)
-    answers = AgentAnswerer(desired, TableListings(lambda: ABSENT, dict), slices, reports)
+    answers = answerer(desired, slices)
     routes = (
         *record_routes(stream, StatePeers(desired), slices),
         view_route("/v1/peers", answers.peers, slices),

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from nfagent.cli.manifest_state import read_manifests
 from nfagent.cli.options import FOLDER_HINT
 from nfagent.cli.output import write_problems, write_remark
 from nfagent.config import Settings, lowering_options
@@ -37,7 +38,6 @@ from nfagent.introspection.views import (
 from nfagent.kernel.ruleset_reader import ruleset_reader
 from nfagent.manifests.ip_masq_reader import read_ip_masq_file
 from nfagent.manifests.policy_file_reader import decode_policies
-from nfagent.manifests.snapshot import read_state
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationJob, SimulationPart, SimulationRequest, run_in_slices, start_simulation
@@ -241,13 +241,7 @@ class KernelBackend:
 
 
 def _read(settings: Settings) -> tuple[DesiredState, tuple[ValidationIssue, ...]]:
-    desired, problems = read_state(
-        Path(settings.manifests),
-        settings.node_name,
-        settings.masquerade_settings(),
-        settings.logging.group,
-        settings.policy,
-    )
+    desired, problems = read_manifests(settings, Path(settings.manifests))
     path = settings.masquerade.config_file
     config, wrong = read_ip_masq_file(path)
     desired.put_ip_masq_file(path, config)

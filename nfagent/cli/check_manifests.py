@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nfagent.cli.check_result import Check
+from nfagent.cli.manifest_state import read_manifests
 from nfagent.config import Settings
 from nfagent.desired.node_guard import advice
 from nfagent.errors import UsageError
-from nfagent.manifests.snapshot import read_state
 from nfagent.model.plurals import counted
 
 _NAME = "manifests"
@@ -18,10 +18,9 @@ _SHOWN = 10
 
 def manifest_checks(settings: Settings) -> Iterator[Check]:
     """Yield what is wrong with the objects of the folder, and what it has."""
-    folder, section = Path(settings.manifests), settings.logging
-    masquerade = settings.masquerade_settings()
+    folder = Path(settings.manifests)
     try:
-        desired, problems = read_state(folder, settings.node_name, masquerade, section.group, settings.policy)
+        desired, problems = read_manifests(settings, folder)
     except UsageError as error:
         yield Check(_NAME, "FAIL", error.reason, error.hint)
         return

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfagent.cli.options import (
-    LOG_FORMATS,
-    LOG_LEVELS,
-    allow_unknown_node_option,
-    backend_option,
-    config_option,
-    kubeconfig_option,
-    manifests_option,
-    node_option,
-    output_option,
-)
+from nfagent.cli.options import config_option, flag_options, flag_values, output_option
 
 if TYPE_CHECKING:
     from nfagent.loaded_settings import ConfigView, SettingEntry
@@ -32,16 +22,10 @@ Example: nfagent config --changed
 )
 @click.option("--changed", is_flag=True, help="Only settings that differ from their default.")
 @click.option("--running", is_flag=True, help="Those of the running agent, instead of those of a start now.")
-@manifests_option
-@kubeconfig_option
-@node_option
-@allow_unknown_node_option
-@backend_option
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="As for nfagent run.")
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="As for nfagent run.")
+@flag_options
 @config_option
 @output_option("text", "json", "yaml", "toml")
-def config_(*, changed: bool, running: bool, config: Path | None, output: str, **flags: Any) -> None:  # noqa: ANN401 - those of run
+def config_(*, changed: bool, running: bool, config: Path | None, output: str, **flags: Any) -> None:  # noqa: ANN401 - those of flag_options
     """Show every setting with its value, and where the value comes from.
 
     That is the default, /etc/nfagent/nfagent.toml, a file conf.d/*.toml beside it, a variable NFAGENT_* of this shell,
@@ -57,8 +41,7 @@ def config_(*, changed: bool, running: bool, config: Path | None, output: str, *
     from nfagent.loaded_settings import load_with_origins
     from nfagent.setting_layers import unknown_variables
 
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()}
-    loaded = load_with_origins(config, flags=given)
+    loaded = load_with_origins(config, flags=flag_values(flags))
     if running:
         view = _required(loaded.settings.socket_path)
         entries, remarks = list(view.settings), [*view.unknown, *_of_reload(view)]

@@ -5,46 +5,30 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
+
 from nfagent.cli.log_follow import LogFollower
+from nfagent.cli.log_reading import Counts, Selection, records_of_file
 from nfagent.cli.output import write_remark
-from nfagent.errors import DecodeError, HostError, UsageError
+from nfagent.errors import HostError, UsageError
 from nfagent.model.plurals import counted
 from nfagent.simulate.logged_flows import LoggedFlows
-from nfagent.verdicts.records import Record, decode, timestamp
+from nfagent.verdicts.records import Record, timestamp
 
 _SWITCH = "the NetworkLogging object `default` switches logging on"
 _SECONDS_SHOWN = 19
 
 
-class LogScan:
-    """The flows of a verdict log.
+class LogScan(msgspec.Struct, frozen=True):
+    """The flows of a verdict log, and how many of its lines they are of."""
 
-    unread:  lines that are no records
-    skipped: records outside the time span or the namespace, or of other Pods
-    """
-
-    def __init__(self, path: Path, since: int | None, namespace: str, pod: str = "") -> None:
-        """Read the log and its older files. Raises OSError."""
-        self.path = path
-        self.logged = LoggedFlows()
-        self.unread = self.skipped = 0
-        earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
-        for lines in LogFollower(path).batches(follow=False):
-            for line in lines:
-                try:
-                    record = decode(line)
-                except DecodeError:
-                    self.unread += 1
-                    continue
-                wanted = namespace in {"", *_namespaces(record)} and pod in {"", *_pods(record)}
-                if record.timestamp >= earliest and wanted:
-                    self.logged.add(record)
-                else:
-                    self.skipped += 1
+    path: Path
+    logged: LoggedFlows
+    counts: Counts
 
 
 def read_log(path: Path, since: int | None, namespace: str, pod: str = "", *, needed: bool) -> LogScan:
-    """Return the connections of the log.
+    """Return the connections of the log and its older files.
 
     since:     seconds before now; None for the whole log
     namespace: only connections with an end there; '' for all
@@ -53,13 +37,22 @@ def read_log(path: Path, since: int | None, namespace: str, pod: str = "", *, ne
 
     Raises HostError where the log can't be read.
     """
+    earliest = "" if since is None else timestamp(max(0, time.time_ns() - since * 1_000_000_000))
+
+    def matches(record: Record) -> bool:
+        is_wanted = namespace in {"", *_namespaces(record)} and pod in {"", *_pods(record)}
+        return is_wanted and record.timestamp >= earliest
+
+    found = LogScan(path, LoggedFlows(), Counts())
     try:
-        logged = LogScan(path, since, namespace, pod)
+        for records in records_of_file(LogFollower(path), matches, Selection(), found.counts):
+            for record in records:
+                found.logged.add(record)
     except OSError as error:
         raise HostError(f"{path} can't be read: {error.strerror}", hint="use sudo, or another --log") from None
-    if needed and not logged.logged.flows:
-        raise UsageError(f"there is nothing to evaluate: {_nothing(logged)}; or evaluate all pairs of Pods with --pods")
-    return logged
+    if needed and not found.logged.flows:
+        raise UsageError(f"there is nothing to evaluate: {_nothing(found)}; or evaluate all pairs of Pods with --pods")
+    return found
 
 
 def write_log_remarks(logged: LogScan) -> None:
@@ -77,14 +70,14 @@ def write_log_remarks(logged: LogScan) -> None:
             )
     if flows_logged.left_out:
         write_remark("note", f"left out {counted(flows_logged.left_out, 'record')} without a port")
-    if logged.unread:
-        write_remark("warning", f"skipped {counted(logged.unread, 'invalid line')} of the log")
+    if logged.counts.unread:
+        write_remark("warning", f"skipped {counted(logged.counts.unread, 'invalid line')} of the log")
 
 
 def _nothing(logged: LogScan) -> str:
     """Return why the log has no connection, and what to do."""
-    if logged.skipped or logged.logged.records:
-        return f"none of {counted(logged.skipped + logged.logged.records, 'record')} of {logged.path} matches"
+    if logged.counts.records:
+        return f"none of {counted(logged.counts.records, 'record')} of {logged.path} matches"
     if LogFollower(logged.path).exists():
         return f"{logged.path} has no records; {_SWITCH}"
     return f"{logged.path}: no verdict log yet; {_SWITCH}, and --log PATH reads another file"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.cli.manifest_state import read_manifests
 from nfagent.cli.output import write_freshness, write_problems, write_remark
 from nfagent.config import Settings
 from nfagent.errors import NfagentError, UsageError
 from nfagent.introspection.agent_client import NoAgentError, get_json
 from nfagent.introspection.answer_format import answer_format
 from nfagent.introspection.record_peers import PeersView, SnapshotPeers, StatePeers
-from nfagent.manifests.snapshot import read_state
 from nfagent.verdicts.record_filter import PeerLookup
 
 _REFRESH_SECONDS = 5.0
@@ -23,9 +23,7 @@ _REFRESH_SECONDS = 5.0
 def peer_lookup(settings: Settings, manifests: Path | None, *, follow: bool) -> PeerLookup:
     """Return the state of the cluster. Raises UsageError, HostError."""
     if manifests is not None:
-        desired, problems = read_state(
-            manifests, settings.node_name, settings.masquerade_settings(), settings.logging.group, settings.policy
-        )
+        desired, problems = read_manifests(settings, manifests)
         write_problems(problems)
         return StatePeers(desired)
     try:

@@ -1,4 +1,4 @@
-"""Which records `nfagent logs` shows: of a file, of stdin or of the agent, filtered, the first or the last ones."""
+"""Which records of a verdict log are read: of a file, of stdin or of the agent, filtered, first or last ones."""
 
 from __future__ import annotations
 

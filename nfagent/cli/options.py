@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMATS = ("text", "json")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_LOG_FORMATS = ("text", "json")
 FOLDER_HINT = "give --manifests DIR, or set manifests in /etc/nfagent/nfagent.toml"
 
 
@@ -60,6 +60,31 @@ def config_option(command: _Command) -> _Command:
     return click.option("--config", metavar="FILE", type=click.Path(path_type=Path, readable=False), help=help_text)(
         command
     )
+
+
+def flag_options(command: _Command) -> _Command:
+    """Add the flags of `nfagent run` that override settings, each named as its setting."""
+    options = (
+        manifests_option,
+        kubeconfig_option,
+        node_option,
+        allow_unknown_node_option,
+        backend_option,
+        click.option(
+            "--log-level", type=click.Choice(_LOG_LEVELS), help="Least level of the agent's own log.  [default: info]"
+        ),
+        click.option(
+            "--log-format", type=click.Choice(_LOG_FORMATS), help="Form of the agent's own log.  [default: text]"
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def flag_values(flags: Mapping[str, Any]) -> dict[str, object]:
+    """Return the values of `flag_options` as settings have them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()}
 
 
 def output_option(*forms: str) -> Callable[[_Command], _Command]:

@@ -8,45 +8,20 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfagent.cli.options import (
-    LOG_FORMATS,
-    LOG_LEVELS,
-    allow_unknown_node_option,
-    backend_option,
-    config_option,
-    kubeconfig_option,
-    manifests_option,
-    node_option,
-)
+from nfagent.cli.options import config_option, flag_options, flag_values
 
 if TYPE_CHECKING:
     from nfagent.settings_parts import SettingsParts
 
 
 @click.command(epilog="Example: nfagent run --kubeconfig /etc/nfagent/kubeconfig --node node-a")
-@manifests_option
-@kubeconfig_option
-@node_option
-@allow_unknown_node_option
-@backend_option
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least level of the agent's own log.  [default: info]")
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="Form of the agent's own log.  [default: text]")
+@flag_options
 @config_option
-def run(
-    *,
-    manifests: Path | None,
-    kubeconfig: str,
-    node: str,
-    config: Path | None,
-    backend: str | None,
-    log_level: str | None,
-    log_format: str | None,
-    allow_unknown_node: bool | None,
-) -> None:
+def run(*, config: Path | None, **flags: Any) -> None:  # noqa: ANN401 - those of flag_options
     """Enforce the policies of the cluster, or of a folder of manifests, on this node until stopped.
 
     The API server, or the folder, is watched for changes; SIGHUP reads everything again, the settings too, and the
@@ -59,20 +34,11 @@ def run(
     from nfagent.system.gc_tuning import limit_free_memory
     from nfagent.system.own_log import OwnLog
 
-    if manifests and kubeconfig:
+    if flags["manifests"] and flags["kubeconfig"]:
         raise UsageError("--manifests and --kubeconfig exclude each other; give one of them")
-    flags = {
-        "manifests": str(manifests or ""),
-        "kubeconfig": kubeconfig,
-        "node": node,
-        "allow_unknown_node": allow_unknown_node,
-        "backend": backend,
-        "log_level": log_level,
-        "log_format": log_format,
-    }
     limit_free_memory()
     own_log = OwnLog()  # whose thread is the first one
-    settings = SettingsParts(partial(load_with_origins, config, flags=flags), own_log)
+    settings = SettingsParts(partial(load_with_origins, config, flags=flag_values(flags)), own_log)
     own_log.start(settings.current.log_level, settings.current.log_format)
     settings.announce()
     raise_limit()

@@ -90,6 +90,12 @@ def span(seconds: float) -> str:
     return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
+def _last(seconds: float) -> str:
+    """Return the time span that follows "in the last"."""
+    words = span(seconds)
+    return "minute" if words == "1 min" else words
+
+
 def _source(view: StatusView) -> str:
     from nfagent.cli.tables import paint
 
@@ -130,7 +136,7 @@ def _denied(view: StatusView) -> Iterator[tuple[str, str]]:
         yield "denied", "not counted yet"
         return
     by = "" if denied.by == "log" or not denied.top else "; by counters: denied connections aren't all logged"
-    yield "denied", f"{counted(denied.packets, 'packet')} in the last {span(denied.seconds)}{by}"
+    yield "denied", f"{counted(denied.packets, 'packet')} in the last {_last(denied.seconds)}{by}"
     for item in denied.top:
         yield " ", f"{item.packets} {_denied_text(item)}"
 

@@ -163,7 +163,7 @@ def view(
             "first": records.first,
             "last": records.last,
             "left_out": records.left_out,
-            "unread_lines": logged.unread,
+            "unread_lines": logged.counts.unread,
             **_numbers(outcome.log),
         },
         "pods": None if outcome.pods is None else _numbers(outcome.pods),

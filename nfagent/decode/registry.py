@@ -21,8 +21,8 @@ from nfagent.decode.fields import DocumentField
 from nfagent.decode.ip_masq import decode_ip_masq
 from nfagent.decode.networkpolicy import decode_network_policy
 from nfagent.decode.services import decode_service
-from nfagent.decode.unknown_kinds import kind_mistake, misspelt_namespace
-from nfagent.errors import ObjectError
+from nfagent.decode.unknown_kinds import foreign_kind, kind_mistake, misspelt_namespace
+from nfagent.errors import ObjectError, ValidationIssue
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 
@@ -64,6 +64,16 @@ def find_decoder(document: dict[str, Any]) -> Decoder | None:
     if wrong is not None:
         raise (document_field(document) / wrong.key).error(wrong.reason)
     return found
+
+
+def foreign_issue(ignored: str) -> ValidationIssue | None:
+    """Return what is to be said of a kind that `find_decoder` knows no decoder of; None for nothing.
+
+    ignored: its apiVersion and kind, with a space in between
+    """
+    version, _, kind = ignored.rpartition(" ")
+    reason = foreign_kind(version, kind, DECODERS)
+    return ValidationIssue(object=kind, field="apiVersion", value=version, reason=reason) if reason else None
 
 
 def possible_refs(document: dict[str, Any]) -> frozenset[ObjectRef]:

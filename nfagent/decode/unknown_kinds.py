@@ -2,7 +2,7 @@
 
 An API server refuses an unknown kind. Nothing checks a folder of manifests, and a policy that is ignored silently would
 leave Pods open. So two cases are errors: an unknown kind in an API group that nfagent reads, and a kind that
-nfagent reads under a wrong apiVersion.
+nfagent reads under a wrong apiVersion. Under a group of unknown software such a kind is ignored, and a warning says so.
 """
 
 from __future__ import annotations
@@ -47,6 +47,15 @@ _CLOSE_GROUP = 0.9
 _BUILT_IN = ("k8s.io", "kubernetes.io")
 
 
+_OTHER_SOFTWARE = frozenset(
+    {
+        *("projectcalico.org", "crd.projectcalico.org", "crd.antrea.io", "networking.k8s.aws", "serving.knative.dev"),
+        *("config.openshift.io", "longhorn.io", "management.cattle.io"),
+    }
+)
+"""API groups of other software with kinds of the same names: NetworkPolicy, ClusterNetworkPolicy, Service, Node."""
+
+
 class KindMistake(msgspec.Struct, frozen=True):
     """A mistake in apiVersion or kind.
 
@@ -76,6 +85,18 @@ def kind_mistake(version: str, kind: str, read: Collection[tuple[str, str]]) -> 
     if own and (_built_in(group) or any(_alike(group, group_of(known)) for known in own)):
         return KindMistake("apiVersion", f"has no kind {kind} that is read; write {' or '.join(own)}", (kind,))
     return None if own else _two_mistakes(group, kind, read)
+
+
+def foreign_kind(version: str, kind: str, read: Collection[tuple[str, str]]) -> str:
+    """Return why a kind is ignored that has the name of one that is read; '' for others, and those of known groups."""
+    group = group_of(version)
+    own = sorted(known for known, its in read if its == kind)
+    if not own or group in KINDS_OF_GROUPS or group in _OTHER_SOFTWARE:
+        return ""
+    return (
+        "is of an API group that nfagent doesn't know, so the object is ignored; of this kind nfagent reads apiVersion "
+        f"{' or '.join(own)}"
+    )
 
 
 def _two_mistakes(group: str, kind: str, read: Collection[tuple[str, str]]) -> KindMistake | None:

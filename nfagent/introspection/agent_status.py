@@ -8,7 +8,7 @@ import msgspec
 
 from nfagent.controllers.conntrack_revoker import RevokerStatus
 from nfagent.controllers.drift_backoff import TableContest
-from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.controllers.reconcile_status import ReconcileStatus
 from nfagent.controllers.ruleset_saver import SaverStatus
 from nfagent.introspection.views.state import StateView
 from nfagent.kernel.conntrack_usage import ConntrackUsage

@@ -19,7 +19,6 @@ _ELSEWHERE = "rules and counters of a Pod are known on its own node only; run th
 _NODES_NAMED = 3
 _RULES_A_STEP = 256
 _SET, _QUOTED = re.compile(r"@(\S+) "), re.compile(r'"([^"]*)"')
-_ENDED = {"Succeeded", "Failed"}
 _OF_THIS_KERNEL = {"ruleset", "kernel", "counters"}
 """Views of this node's kernel, which have nothing about other nodes' Pods."""
 
@@ -112,7 +111,7 @@ def why_no_policy_applies(pod: Pod) -> str:
     """Return why policies never apply to a Pod; '' where they may."""
     if pod.host_network:
         return f"Pod {pod.ref.path} uses its node's network and addresses: no policy applies to it"
-    return f"Pod {pod.ref.path} has ended ({pod.phase}): no policy applies to it" if pod.phase in _ENDED else ""
+    return f"Pod {pod.ref.path} has ended ({pod.phase}): no policy applies to it" if pod.has_ended else ""
 
 
 def pods_in(desired: DesiredState, scope: ViewFilter) -> list[Pod]:

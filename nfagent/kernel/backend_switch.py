@@ -16,7 +16,7 @@ from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_queries import list_tables, own_table
-from nfagent.kernel.xt_listing import XtKernel, read_sets, read_tables
+from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_programs import Variant, programs_of
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.netlink.nft_messages import FAMILY_NUMBERS
@@ -92,7 +92,7 @@ def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) ->
         if not programs.families:
             continue
         kernel = XtKernel(programs, tuple(programs.families), sets, None)
-        found = listed(read_tables(kernel), {}, ())
+        found = XtReader(kernel).read_tables()
         chains += len(found.ruleset.chains)
         rules += sum(len(chain.rules) for chain in found.ruleset.chains.values())
         XtWriter(kernel).write(found, EMPTY)
@@ -102,7 +102,7 @@ def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) ->
             names = [found.name for found in accounts.read() if is_ours(found.name)]
         except (KernelError, HostError):
             names = []
-        found = listed((), read_sets(sets), names)
+        found = listed((), XtReader(kernel).read_sets(), names)
         writer = XtWriter(kernel)
         writer.write(found, EMPTY)
         count, left = len(found.ruleset.sets), writer.left

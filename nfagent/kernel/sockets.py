@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from nfagent.errors import HostError, KernelError
 from nfagent.netlink.codec import NETLINK_NETFILTER, NLMSG_DONE, NLMSG_ERROR, Message, messages
@@ -47,15 +47,9 @@ def event_socket(receive_buffer: int, *, needs_root: str, failure: str) -> socke
     needs_root, failure: messages of the HostError without CAP_NET_ADMIN, and of the KernelError otherwise
     """
     opened = netfilter_socket(blocking=False)
-    try:
+    with _closed_after_errors(opened, needs_root, failure):
         opened.bind((0, 0))
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError as error:
-        opened.close()
-        raise HostError(needs_root, hint=AS_ROOT) from error
-    except OSError as error:
-        opened.close()
-        raise KernelError(f"{failure}: {os.strerror(error.errno or 0)}") from error
     return opened
 
 
@@ -67,19 +61,26 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
     Raises HostError for what an administrator must change, KernelError otherwise.
     """
     opened = netfilter_socket(blocking=blocking)
-    try:
+    with _closed_after_errors(opened, needs_root, "cannot set up a netlink socket"):
         opened.connect((0, 0))
         opened.setsockopt(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         opened.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+    return opened
+
+
+@contextmanager
+def _closed_after_errors(opened: socket.socket, needs_root: str, failure: str) -> Iterator[None]:
+    """Close a socket that can't be set up. Raises HostError without CAP_NET_ADMIN, KernelError otherwise."""
+    try:
+        yield
     except PermissionError as error:
         opened.close()
         raise HostError(needs_root, hint=AS_ROOT) from error
     except OSError as error:
         opened.close()
-        raise KernelError(f"cannot set up a netlink socket: {os.strerror(error.errno or 0)}") from error
-    return opened
+        raise KernelError(f"{failure}: {os.strerror(error.errno or 0)}") from error
 
 
 def discard_received(opened: socket.socket) -> None:

@@ -22,18 +22,18 @@ from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_looks import XtLooks
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.diff import diff
-from nfagent.nftables.objects import ABSENT, Element, NamedSet, Ruleset
+from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.parse import CounterValue
-from nfagent.nftables.transaction import ChangeElements, Command, Delete, RewriteChain, Transaction
+from nfagent.nftables.transaction import ChangeElements, Delete, RewriteChain, Transaction
 from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
+from nfagent.xtables.flow_members import added_flows, changes_flows
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
 from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError
-from nfagent.xtables.objects import ChainKey, SetMember, XtChain, XtRuleset
+from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from nfagent.xtables.set_parts import FLOW_PARTS, parts_of
 from nfagent.xtables.steps import AddMember, DeleteMember
 
 log = logging.getLogger(__name__)
@@ -211,8 +211,9 @@ class XtClient:
 
     async def _apply(self, transaction: Transaction) -> None:
         self._loses_counts = False
-        flows = self._flows(transaction)
-        rest = tuple(command for command in transaction if self._flow_shape(command) is None)
+        sets = self._names().sets
+        flows = added_flows(transaction, sets, self._options.families)
+        rest = tuple(command for command in transaction if not changes_flows(command, sets))
         if rest:
             force, self._force = self._force, None
             if force is None:
@@ -309,28 +310,6 @@ class XtClient:
                 self._variants[key] = lowered.chains[key], second.ruleset.chains[key]
         return tuple(f"chain {key[2]} of table {key[1]}, IPv{key[0]}" for key in accepted)
 
-    def _flow_shape(self, command: Command) -> NamedSet | None:
-        """Return the set of flows that a command changes; None for any other command."""
-        if not isinstance(command, ChangeElements):
-            return None
-        known = self._names()
-        shape = known.sets.get(command.set)
-        return shape if shape is not None and shape.kind == "flow" else None
-
-    def _flows(self, transaction: Transaction) -> dict[str, list[SetMember]]:
-        """Return the members of sets of flows that a transaction adds: each flow in a set by each of its ports."""
-        found: dict[str, list[SetMember]] = {}
-        for command in transaction:
-            shape = self._flow_shape(command)
-            if shape is None or not isinstance(command, ChangeElements) or command.verb != "add":
-                continue
-            names = {part.part: part.name for part in parts_of(command.set, shape, self._options.families)}
-            for flow in command.elements:
-                for part, member in _flow_members(flow):
-                    if part in names:
-                        found.setdefault(names[part], []).append(member)
-        return found
-
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await run_to_end(self._thread, call, *arguments)
 
@@ -355,17 +334,6 @@ def _is_small(transaction: Transaction, source: Ruleset) -> bool:
 
 def _unwritable(error: NameCollisionError) -> WireError:
     return WireError(f"the rules can't be written to iptables: {error}")
-
-
-def _flow_members(flow: Element) -> tuple[tuple[str, SetMember], ...]:
-    match flow:
-        case (source, protocol, source_port, destination, destination_port):
-            by_source, by_destination = FLOW_PARTS
-            return (
-                (by_source, (source, protocol, source_port, destination)),
-                (by_destination, (source, protocol, destination_port, destination)),
-            )
-    return ()
 
 
 def _differing(listing: XtListing, lowered: XtRuleset) -> tuple[ChainKey, ...]:

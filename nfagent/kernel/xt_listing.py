@@ -83,37 +83,44 @@ class XtReader:
 
     def _read(self, known: XtRuleset) -> XtListing:
         kernel = self._kernel
-        marks: dict[tuple[Family, TableName], object] = {}
-        tables = list(self._read_tables(marks))
-        sets = self._read_sets()
+        tables, sets = list(self._read_tables()), self._read_sets()
         accounts = () if kernel.accounts is None else (found.name for found in kernel.accounts.read())
-        listing = listed(tables, sets, filter(is_ours, accounts), known)
+        saved = ((family, table, read.saved) for family, table, read in tables)
+        listing = listed(saved, sets, filter(is_ours, accounts), known)
         # What is kept are the objects of the known ruleset, so that there is one of each.
         chains = listing.ruleset.chains
-        for family, table, saved in tables:
-            kept = msgspec.structs.replace(saved, chains={key: chains[key] for key in saved.chains})
-            self._tables[family, table] = _ReadTable(marks[family, table], kept)
+        for family, table, read in tables:
+            kept = msgspec.structs.replace(read.saved, chains={key: chains[key] for key in read.saved.chains})
+            self._tables[family, table] = _ReadTable(read.mark, kept)
         for name, item in listing.ruleset.sets.items():
-            read = self._sets[name]
-            if read.item.members is not item.members and read.item.members == item.members:
-                self._sets[name] = _ReadSet(read.digest, msgspec.structs.replace(read.item, members=item.members))
+            known_set = self._sets[name]
+            if known_set.item.members is not item.members and known_set.item.members == item.members:
+                replaced = msgspec.structs.replace(known_set.item, members=item.members)
+                self._sets[name] = _ReadSet(known_set.digest, replaced)
         return listing
 
-    def _read_tables(
-        self, marks: dict[tuple[Family, TableName], object]
-    ) -> Iterator[tuple[Family, TableName, SavedTable]]:
+    def read_tables(self) -> XtListing:
+        """Return our chains, and jumps to them, without sets and counters. Raises KernelError, HostError."""
+        with self._in_use:
+            return listed([(family, table, read.saved) for family, table, read in self._read_tables()], {}, ())
+
+    def read_sets(self) -> dict[str, IpSet]:
+        """Return our sets with their members; one that goes meanwhile is left out. Raises KernelError, HostError."""
+        with self._in_use:
+            return self._read_sets()
+
+    def _read_tables(self) -> Iterator[tuple[Family, TableName, _ReadTable]]:
         for family in self._kernel.families:
             for table in TABLES:
                 before, read = self._mark(family, table), self._tables.get((family, table))
                 if read is not None and before is not None and read.mark == before:
-                    marks[family, table] = before
-                    yield family, table, read.saved
+                    yield family, table, read
                     continue
                 saved = parse_saved(self._kernel.programs.save(family, table), family)
                 if table in saved:
                     # A change meanwhile: it isn't known which of both was printed.
-                    marks[family, table] = before if self._mark(family, table) == before else None
-                    yield family, table, saved[table]
+                    mark = before if self._mark(family, table) == before else None
+                    yield family, table, _ReadTable(mark, saved[table])
 
     def _mark(self, family: Family, table: TableName) -> object:
         """Return what is equal while the table is unchanged; None where the kernel doesn't tell."""
@@ -141,27 +148,6 @@ class XtReader:
                 read = self._sets[name] = _ReadSet(digest, _value(listed_set(name, messages)))
             found[name] = read.item
         return found
-
-
-def read_tables(kernel: XtKernel) -> Iterator[tuple[Family, TableName, SavedTable]]:
-    """Yield our chains, and jumps to them, of each family and table. Raises KernelError, HostError."""
-    for family in kernel.families:
-        for table in TABLES:
-            saved = parse_saved(kernel.programs.save(family, table), family)
-            if table in saved:
-                yield family, table, saved[table]
-
-
-def read_sets(sets: IpSetSocket) -> dict[str, IpSet]:
-    """Return our sets with their members; one that goes meanwhile is left out. Raises KernelError, HostError."""
-    found: dict[str, IpSet] = {}
-    for name in filter(is_ours, sets.names()):
-        try:
-            found[name] = _value(sets.read(name))
-        except SetRefusedError as error:
-            if error.code != errno.ENOENT:
-                raise
-    return found
 
 
 def _value(found: ListedSet) -> IpSet:

@@ -125,7 +125,11 @@ class FolderSource:
         await self._sink.apply(chain(others, pods), received)
         self._passed_on = digests
         for kind in sorted(self._folder.ignored - self._ignored):
-            log.debug("%s is not read", kind)
+            issue = self._folder.foreign_issue(kind)
+            if issue is None:
+                log.debug("%s is not read", kind)
+            else:
+                log.warning("%s", issue)
         self._ignored |= self._folder.ignored
 
     def _recorded(self, steps: Iterable[ObjectChange | None]) -> Iterator[ObjectChange | None]:

@@ -16,6 +16,7 @@ import msgspec
 
 from nfagent.checkpoint.codec import with_in_force_note
 from nfagent.decode.issue_tracker import IssueTracker
+from nfagent.decode.registry import foreign_issue
 from nfagent.errors import ValidationIssue
 from nfagent.manifests.file_content import FileContent, read_documents
 from nfagent.manifests.folder_listing import FolderIdentity
@@ -96,6 +97,20 @@ class ManifestIndex:
     def ignored(self) -> frozenset[str]:
         """Kinds in files that nfagent doesn't read."""
         return frozenset(self._ignored_counts)
+
+    @property
+    def foreign(self) -> tuple[ValidationIssue, ...]:
+        """What is to be said of ignored kinds whose names are those of kinds that nfagent reads: each once."""
+        found = (self.foreign_issue(kind) for kind in sorted(self._ignored_counts))
+        return tuple(issue for issue in found if issue is not None)
+
+    def foreign_issue(self, ignored: str) -> ValidationIssue | None:
+        """Return what is to be said of an ignored kind, with the first file that has it; None for nothing."""
+        issue = foreign_issue(ignored)
+        if issue is None:
+            return None
+        place = next((name for name, content in self._files.items() if ignored in content.ignored), "")
+        return msgspec.structs.replace(issue, place=place)
 
     @property
     def names(self) -> frozenset[str]:

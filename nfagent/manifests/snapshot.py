@@ -28,4 +28,4 @@ def read_state(
             desired.remove(event)
         else:
             desired.put(event)
-    return desired, known.problems
+    return desired, (*known.problems, *known.foreign)

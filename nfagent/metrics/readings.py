@@ -10,7 +10,7 @@ import msgspec
 
 from nfagent.checkpoint.enforced_rules import RulesOrigin
 from nfagent.controllers.drift_backoff import DriftTotals
-from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.controllers.reconcile_status import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.errors import ValidationIssue
 from nfagent.kernel.conntrack_usage import ConntrackUsage

@@ -139,12 +139,17 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
         return self.phase == "Running" and bool(self.addresses)
 
     @property
+    def has_ended(self) -> bool:
+        """Return whether all of its containers have ended, and none is started again."""
+        return self.phase in {"Succeeded", "Failed"}
+
+    @property
     def holds_addresses(self) -> bool:
         """Return whether it has addresses of its own: not the node's, and not released by a Pod that has ended.
 
         See docs/semantics.md, edge cases 40 and 41.
         """
-        return not self.host_network and self.phase not in {"Succeeded", "Failed"} and bool(self.addresses)
+        return not self.host_network and not self.has_ended and bool(self.addresses)
 
 
 class ServiceCIDR(msgspec.Struct, frozen=True):

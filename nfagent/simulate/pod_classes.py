@@ -20,7 +20,6 @@ from nfagent.policy.options import PolicyOptions
 from nfagent.simulate.policy_sight import LabelView, PolicySight, Selecting
 from nfagent.state.cluster import ClusterState, PodKey
 
-_ENDED = {"Succeeded", "Failed"}
 _STEP = 256
 _NO_VIEW = LabelView(dict.fromkeys(DIRECTIONS, ()), 0)
 
@@ -156,7 +155,7 @@ class PodClasses:
         groups: dict[ClassKey, list[Pod]] = {}
         for pod in self._snapshot.pods:
             self.done += 1
-            if pod.phase not in _ENDED and (self._host_network or not pod.host_network):
+            if not pod.has_ended and (self._host_network or not pod.host_network):
                 key = yield from self._key(pod)
                 groups.setdefault(key, []).append(pod)
             yield
@@ -174,7 +173,7 @@ class PodClasses:
         if held_ranges:
             self._bound.add(self._snapshot.node)
         for pod in self._snapshot.pods:
-            if pod.phase in _ENDED:
+            if pod.has_ended:
                 continue
             for address in pod.addresses:
                 owners = self._owners.get(address, ())

@@ -29,23 +29,16 @@ _DEFAULTS = PolicyOptions()
 
 
 class ObservedFlow(msgspec.Struct, frozen=True):
-    """A flow to evaluate.
+    """A flow of the verdict log.
 
-    count:               how often it was logged; 0 for a flow that Pods could open
+    count:               how often it was logged
     source, destination: the Pods that held its addresses, as NAMESPACE/NAME; '' where no Pod did
-    traffic:             the ports that it stands for, where these are more than its own: `8000-8080/tcp`
     """
 
     flow: Flow
-    count: int = 0
+    count: int = 1
     source: str = ""
     destination: str = ""
-    traffic: str = ""
-
-    @property
-    def origin(self) -> FlowSource:
-        """The source of the flow."""
-        return "log" if self.count else "pods"
 
 
 class FlippedEnd(msgspec.Struct, frozen=True):
@@ -138,7 +131,7 @@ class PolicySimulation:
         flow = seen.flow
         ends = (self.cluster.holder(flow.source), self.cluster.holder(flow.destination))
         pods = (*self.cluster.holders(flow.source), *self.cluster.holders(flow.destination))
-        counts = self.log if seen.origin == "log" else self.pods
+        counts = self.log
         counts.judged += 1
         counts.gone += any(map(_is_gone, (seen.source, seen.destination), ends))
         sides = zip((flow.source, flow.destination), DIRECTIONS, strict=True)
@@ -158,8 +151,8 @@ class PolicySimulation:
             flow=flow,
             source=describe_address(self.cluster, flow.source),
             destination=describe_address(self.cluster, flow.destination),
-            traffic=seen.traffic or (flow.protocol if flow.port is None else f"{flow.port}/{flow.protocol}"),
-            origin=seen.origin,
+            traffic=flow.protocol if flow.port is None else f"{flow.port}/{flow.protocol}",
+            origin="log",
             count=seen.count,
             before=_verdict(before),
             after=_verdict(after),

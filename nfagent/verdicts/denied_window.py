@@ -1,7 +1,7 @@
 """What was denied in the last minutes, by source, destination and policies: a window over the verdict log's records.
 
-Times are monotonic seconds that the caller passes in. The number of keys is bounded: packets of further ones are
-counted, and not named.
+Times are monotonic seconds that the caller passes in. The number of keys is bounded: packets of further ones are left
+out, and counted by the kernel's counters alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class DeniedKey(msgspec.Struct, frozen=True, gc=False):
 class _Bucket(msgspec.Struct):
     begun: float
     packets: Counter[DeniedKey]
-    unnamed: int = 0
 
 
 class DeniedWindow:
@@ -53,7 +52,6 @@ class DeniedWindow:
         key = DeniedKey(record.src.name, served(record), tuple(policy.path for policy in record.isolating_policies))
         if key not in bucket.packets:
             if self._keys >= self._most:
-                bucket.unnamed += record.count
                 return
             self._keys += 1
         bucket.packets[key] += record.count
@@ -65,11 +63,6 @@ class DeniedWindow:
         for bucket in self._buckets:
             total.update(bucket.packets)
         return total.most_common(number)
-
-    def packets(self, now: float) -> int:
-        """Return the number of packets, of keys that aren't named too."""
-        self._forget(now)
-        return sum(bucket.packets.total() + bucket.unnamed for bucket in self._buckets)
 
     def _forget(self, now: float) -> None:
         while self._buckets and now - self._buckets[0].begun >= self._seconds:

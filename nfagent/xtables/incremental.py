@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.nftables.applied import applied
-from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.nftables.transaction import (
     AddChain,
     AddMap,
@@ -71,26 +71,15 @@ class IncrementalLowering:
         """
         before, self.source = self.source, applied(self.source, transaction)
         touched = dict.fromkeys(_touched(transaction, before))
-        changed = {
-            key: self._changed(key, before) or self._lowered(key) for key in touched if self._differs(key, before)
-        }
+        # A repair names objects that only the kernel's differ from.
+        differing = [key for key in touched if _object(before, key) != _object(self.source, key)]
+        changed = {key: self._changed(key, before) or self._lowered(key) for key in differing}
         if any(kind == "chain" and self._calls(name, before) for kind, name in changed):
             changed[_HOOKS] = self._lowered(_HOOKS)
         self._replace(changed)
         if before.counters != self.source.counters:
             self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts_of(self.source, self._options))
         return self.ruleset
-
-    def _differs(self, key: _Key, before: Ruleset) -> bool:
-        """Return whether an object isn't what it was: a repair names objects that only the kernel's differ from."""
-        kind, name = key
-        match kind:
-            case "set":
-                return before.sets.get(name) != self.source.sets.get(name)
-            case "map":
-                return before.maps.get(name) != self.source.maps.get(name)
-            case _:
-                return before.chains.get(name) != self.source.chains.get(name)
 
     def _calls(self, name: str, before: Ruleset) -> bool:
         """Return whether the chains of hooks depend on a chain, as it was or as it is."""
@@ -99,27 +88,29 @@ class IncrementalLowering:
 
     def _changed(self, key: _Key, before: Ruleset) -> LoweredObject | None:
         """Return what a set or map becomes by the elements that came and went; None where that isn't enough."""
-        kind, name = key
-        lowered, now = self._objects.get(key), self.source
+        lowered, name = self._objects.get(key), key[1]
         if lowered is None:
             return None
-        if kind == "set" and name in before.sets and name in now.sets:
-            return changed_set(name, before.sets[name], now.sets[name], lowered, self._options)
-        if kind == "map" and name in before.maps and name in now.maps:
-            return changed_map(name, before.maps[name], now.maps[name], lowered, self._options)
+        match _object(before, key), _object(self.source, key):
+            case NamedSet() as was, NamedSet() as now:
+                return changed_set(name, was, now, lowered, self._options)
+            case VerdictMap() as was, VerdictMap() as now:
+                return changed_map(name, was, now, lowered, self._options)
         return None
 
     def _lowered(self, key: _Key) -> LoweredObject:
         """Return what an object becomes; nothing, where there is no such object any more."""
-        kind, name = key
-        source = self.source
-        if kind == "set" and name in source.sets:
-            return lower_set(name, source.sets[name], self._options)
-        if kind == "map" and name in source.maps:
-            return lower_map(name, source.maps[name], self._options)
-        if kind == "chain" and name in source.chains:
-            return lower_chain_object(name, source.chains[name], source.sets, self._options)
-        return lower_hooks(source.chains, source.sets, self._options) if kind == "hooks" else LoweredObject()
+        name, source = key[1], self.source
+        if key == _HOOKS:
+            return lower_hooks(source.chains, source.sets, self._options)
+        match _object(source, key):
+            case NamedSet() as item:
+                return lower_set(name, item, self._options)
+            case VerdictMap() as item:
+                return lower_map(name, item, self._options)
+            case Chain() as item:
+                return lower_chain_object(name, item, source.sets, self._options)
+        return LoweredObject()
 
     def _replace(self, changed: dict[_Key, LoweredObject]) -> None:
         """Put these objects into the lowered ruleset, in place of what they were."""
@@ -158,6 +149,17 @@ def _touched(transaction: Transaction, before: Ruleset) -> Iterator[_Key]:
                 yield "chain", name
             case Delete("table"):
                 yield from _keys(before)
+
+
+def _object(ruleset: Ruleset, key: _Key) -> NamedSet | VerdictMap | Chain | None:
+    """Return the object of a key; None where there is none."""
+    kind, name = key
+    match kind:
+        case "set":
+            return ruleset.sets.get(name)
+        case "map":
+            return ruleset.maps.get(name)
+    return ruleset.chains.get(name)
 
 
 def _keys(ruleset: Ruleset) -> Iterator[_Key]:

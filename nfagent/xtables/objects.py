@@ -5,6 +5,7 @@ A rule is kept as the words that iptables-save prints for it, so that what the k
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
@@ -65,6 +66,12 @@ class XtRule(msgspec.Struct, frozen=True):
     target: tuple[str, ...] = ()
     comment: str = ""
 
+    def lookups(self) -> Iterator[tuple[str, bool]]:
+        """Yield the names of the sets that the matches look up, and whether each match is negated."""
+        for match in self.matches:
+            if match[:2] == ("-m", "set"):
+                yield match[-2], match[2] == "!"
+
 
 class XtChain(msgspec.Struct, frozen=True, dict=True):
     """Rules in order.
@@ -78,7 +85,7 @@ class XtChain(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def refers_to(self) -> frozenset[str]:
         """The names of the sets that its rules look up, or add packets to."""
-        looked_up = (match[-2] for rule in self.rules for match in rule.matches if match[:2] == ("-m", "set"))
+        looked_up = (name for rule in self.rules for name, _ in rule.lookups())
         return frozenset((*looked_up, *(rule.target[3] for rule in self.rules if rule.target[:2] == ("-j", "SET"))))
 
     @cached_property
@@ -86,9 +93,8 @@ class XtChain(msgspec.Struct, frozen=True, dict=True):
         """By the names of the sets that its rules look up: these rules, and whether each of them negates the match."""
         found: dict[str, list[tuple[XtRule, bool]]] = {}
         for rule in self.rules:
-            for match in rule.matches:
-                if match[:2] == ("-m", "set"):
-                    found.setdefault(match[-2], []).append((rule, match[2] == "!"))
+            for name, negated in rule.lookups():
+                found.setdefault(name, []).append((rule, negated))
         return {name: tuple(rules) for name, rules in found.items()}
 
 

@@ -55,7 +55,7 @@ class SetUses:
                 effect = self._effect(key, rule, name, base=base, negated=negated)
                 if effect != "none":
                     self._effects.setdefault(name, set()).add(effect)
-                    self._together.setdefault(name, set()).update(_sets_of(rule) - {name})
+                    self._together.setdefault(name, set()).update({other for other, _ in rule.lookups()} - {name})
 
     def _effect(self, key: ChainKey, rule: XtRule, name: str, *, base: bool, negated: bool) -> Effect:
         if name not in self._sets:
@@ -81,7 +81,3 @@ class SetUses:
 def follows_members(origin: str) -> bool:
     """Return whether a chain changes with the members of sets: rules come before the first member, and go after it."""
     return is_policy_map(origin) or origin.startswith(_PAIRS)
-
-
-def _sets_of(rule: XtRule) -> set[str]:
-    return {match[-2] for match in rule.matches if match[:2] == ("-m", "set")}

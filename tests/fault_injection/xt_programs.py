@@ -9,22 +9,20 @@ from typing import Literal
 
 import msgspec
 
-ProgramAction = Literal["refuse", "die", "hang", "late", "locked", "cut", "kill"]
+ProgramAction = Literal["refuse", "die", "hang", "late", "locked", "cut"]
 """What happens to a run.
 
 refuse: nothing is changed or printed, and it fails      die:    it ends by SIGKILL
 hang:   it takes more than a second longer               late:   it does what it should, and fails
 locked: it finds the lock held by another program        cut:    it prints the first bytes only
-kill:   it does what it should, and the process that has started it is killed
 """
 
 _COMMANDS = ("iptables", "ip6tables")
 _SCRIPT = """#!/bin/sh
 [ "$1" = --version ] && exec {real} "$@"
 echo {name} >>{folder}/runs
-read -r action number <{folder}/{kind} 2>/dev/null || exec {real} "$@"
+read -r action <{folder}/{kind} 2>/dev/null || exec {real} "$@"
 echo {name} >>{folder}/hits
-if [ -n "$number" ] && [ "$(wc -l <{folder}/hits)" != "$number" ]; then exec {real} "$@"; fi
 case $action in
 refuse) echo '{name}: line 1 failed' >&2; exit 1;;
 die) kill -KILL $$;;
@@ -33,20 +31,15 @@ late) {real} "$@"; echo '{name}: line 1 failed' >&2; exit 1;;
 locked) echo 'Another app is currently holding the xtables lock; still 0s 0us time ahead to have a chance to grab' >&2
     exit 4;;
 cut) {real} "$@" | head -c 200;;
-kill) {real} "$@"; rm -f {folder}/{kind}; kill -KILL $PPID;;
 esac
 """
 
 
 class ProgramFault(msgspec.Struct, frozen=True):
-    """A fault of each run of a program.
-
-    number:  the only run that has it, counted from 1; 0 for all
-    """
+    """A fault of each run of a program."""
 
     program: Literal["restore", "save"]
     action: ProgramAction
-    number: int = 0
 
 
 class XtProgramFaults:
@@ -68,9 +61,8 @@ class XtProgramFaults:
         """Put a fault in force in the place of another."""
         self.disarm()
         (self._folder / "hits").unlink(missing_ok=True)
-        number = str(fault.number) if fault.number else ""
         hidden = self._folder / ".new"
-        hidden.write_text(f"{fault.action} {number}\n", encoding="ascii")
+        hidden.write_text(f"{fault.action}\n", encoding="ascii")
         hidden.rename(self._folder / fault.program)
 
     def disarm(self) -> None:

@@ -25,13 +25,13 @@ from tests.support.egress_labs import config_map
 from tests.support.packet_labs import (
     Document,
     ManifestLab,
+    holds_within,
     logging_document,
     namespace_document,
     node_document,
     pod_document,
     policy_document,
     running_lab,
-    wait_until,
 )
 from tests.support.raw_sockets import udp_socket
 
@@ -275,8 +275,7 @@ def echoes(live: LabFlow) -> bool:
         heard.extend(live.answers())
         return nonce in heard
 
-    wait_until(is_heard, 0.6)
-    return nonce in heard
+    return holds_within(is_heard, 0.6)
 
 
 def cluster() -> list[Document]:

@@ -37,7 +37,7 @@ from tests.support.gateway_labs import (
     views,
     world,
 )
-from tests.support.packet_labs import Document, ManifestLab, as_text, held, running_lab, wait_until
+from tests.support.packet_labs import Document, ManifestLab, as_text, held, holds_within, running_lab, wait_until
 from tests.support.session_report import PRINTED
 
 pytestmark = pytest.mark.kernel
@@ -84,8 +84,7 @@ def settled(lab: ManifestLab, ready: Iterable[str], nodes: Iterable[str] = GROUP
         found = held_on(lab.topology, wanted)
         return all(found[address] & there == holders & there for address, holders in wanted.items())
 
-    wait_until(is_so, AT_MOST_SECONDS)
-    assert is_so(), held_on(lab.topology, wanted)
+    assert holds_within(is_so, AT_MOST_SECONDS), held_on(lab.topology, wanted)
 
 
 def place_nodes(lab: ManifestLab, *not_ready: str) -> float:
@@ -383,7 +382,6 @@ def views_when(lab: ManifestLab, pods: list[PodPlan]) -> None:
     """Wait until Pods are seen under the moved address."""
     wanted = {pod.name: set(FLOATING[MOVED]) for pod in pods}
     wait_until(lambda: views(lab, pods) == wanted, AT_MOST_SECONDS)
-    assert views(lab, pods) == wanted
 
 
 def test_a_flushed_table_is_repaired_with_its_gateways(lab: ManifestLab) -> None:
@@ -392,6 +390,4 @@ def test_a_flushed_table_is_repaired_with_its_gateways(lab: ManifestLab) -> None
     lab.cluster.wait_until_enforced()
     pods = [pod_on(node, group) for node in GROUPS for group in GROUPS]
     wanted: dict[str, set[str]] = {pod.name: set(FLOATING[pod.name.partition("-on-")[0]]) for pod in pods}
-    check: Callable[[], bool] = lambda: views(lab, pods) == wanted  # noqa: E731 - named for both uses
-    wait_until(check, AT_MOST_SECONDS)
-    assert check()
+    wait_until(lambda: views(lab, pods) == wanted, AT_MOST_SECONDS)

@@ -64,7 +64,7 @@ def counts(lab: ManifestLab) -> Counts:
 
 
 def counts_with(lab: ManifestLab, allowed: int) -> Counts:
-    """Return the counts once so many connections to x/a were allowed, or after a while."""
+    """Return the counts once so many connections to x/a were allowed."""
     wait_until(lambda: counts(lab)[ALLOWED] == allowed)
     return counts(lab)
 
@@ -215,7 +215,7 @@ def test_no_packet_goes_missing_when_policies_come_and_go(lab: ManifestLab) -> N
 
 
 def settled(lab: ManifestLab, sent: int) -> Counts:
-    """Return the counts when the policy has counted so many packets, or after a while."""
+    """Return the counts when the policy has counted so many packets."""
     wait_until(lambda: counts(lab)[POLICY_DENIED] >= sent)
     return counts(lab)
 

@@ -22,6 +22,7 @@ from nfagent.lab.topology.plan import Attachment, PodPlan, Underlay, gateway, gr
 from nfagent.model.netaddr import FAMILIES, Family
 from tests.support.packet_labs import (
     ManifestLab,
+    holds_within,
     namespace_document,
     pod_document,
     policy_document,
@@ -465,12 +466,7 @@ def _discover() -> None:
 
 def knows(lab: ManifestLab, name: str, element: str, *, there: bool = True) -> bool:
     """Wait until the kernel's set has an element, or has it no longer; tell whether it came to that."""
-
-    def as_wanted() -> bool:
-        return (element in re.findall(r"[\w.:]+", set_text(lab, name))) == there
-
-    wait_until(as_wanted)
-    return as_wanted()
+    return holds_within(lambda: (element in re.findall(r"[\w.:]+", set_text(lab, name))) == there)
 
 
 @only(("routed", "flat"))

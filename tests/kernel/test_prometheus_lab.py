@@ -14,6 +14,7 @@ from nfagent.lab.topology.plan import grid
 from tests.support.packet_labs import (
     ManifestLab,
     held,
+    holds_within,
     logging_document,
     namespace_document,
     pod_document,
@@ -112,8 +113,7 @@ def counts_grow(lab: ManifestLab, prometheus: RunningPrometheus) -> bool:
         probe(lab)
         return all(counted(prometheus, verdict) > packets for verdict, packets in before.items())
 
-    wait_until(grown)
-    return grown()
+    return holds_within(grown)
 
 
 def test_counts_of_a_pod_never_fall_while_the_table_is_deleted_and_the_agent_killed(

@@ -252,7 +252,7 @@ def test_32_a_fin_of_a_revoked_server_is_dropped(lab: ManifestLab) -> None:
             watch.through(lab, lambda: present(lab, world(), [isolating(WEST)]))
             before = dropped(lab.cluster.agent("n1"))
             stream.send_fin()
-            wait_until(lambda: dropped(lab.cluster.agent("n1")) > before, 1.0)
+            wait_until(lambda: dropped(lab.cluster.agent("n1")) > before)
             committed = watch.committed["n1"]
             assert [when - committed for when, _ in answers.arrivals() if when > committed] == []
 

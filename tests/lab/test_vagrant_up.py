@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from nfagent.cli.lab import lab
 from nfagent.errors import HostError, UsageError
 from nfagent.lab.vagrant import driver as vagrant
+from tests.support.packet_labs import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start libvirt's daemons")
 
@@ -70,13 +69,6 @@ def up(name: str = "lab") -> list[str]:
     told: list[str] = []
     vagrant.up(name, 1, 3, told.append)
     return told
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_lab_that_is_up_is_known_by_its_name_until_it_is_down(machine: Machine) -> None:

@@ -29,6 +29,7 @@ from tests.support.deployed_objects import DEPLOY, kustomized, one
 from tests.support.packet_labs import (
     Document,
     as_text,
+    holds_within,
     logging_document,
     namespace_document,
     node_document,
@@ -92,13 +93,11 @@ class ImageLab:
 
     def gains(self, source: str, destination: str) -> bool:
         """Wait until a Pod reaches another; return whether it does."""
-        wait_until(lambda: self.reaches(source, destination), 20.0)
-        return self.reaches(source, destination)
+        return holds_within(lambda: self.reaches(source, destination), 20.0)
 
     def loses(self, source: str, destination: str) -> bool:
         """Wait until a Pod no longer reaches another; return whether that is so."""
-        wait_until(lambda: not self.reaches(source, destination), 20.0)
-        return not self.reaches(source, destination)
+        return holds_within(lambda: not self.reaches(source, destination), 20.0)
 
     def nft(self, node: str, *arguments: str) -> str:
         """Run the machine's nft on a node."""

@@ -268,6 +268,47 @@ def test_a_package_that_is_cut_short_is_refused(clone: Path, key: Key, name: str
     assert not (clone / "build/release" / __version__ / "SHA256SUMS").exists()
 
 
+def _deb(clone: Path, name: str = "", version: str = "", architecture: str = "") -> Path:
+    """Build a package without files under the name that `make deb` gives it, with other fields where they are given."""
+    commands = ([str(clone / "packaging/version")], ["dpkg", "--print-architecture"])
+    words = [subprocess.run(each, check=True, capture_output=True, text=True, timeout=30).stdout for each in commands]
+    own, here = map(str.strip, words)
+    package = clone / "build/deb" / f"nfagent_{own}_{here}.deb"
+    (clone / "build/deb/tree/DEBIAN").mkdir(parents=True)
+    fields = {"Package": name or "nfagent", "Version": version or own, "Architecture": architecture or here}
+    text = "".join(f"{key}: {value}\n" for key, value in fields.items())
+    _write(
+        clone / "build/deb/tree/DEBIAN/control", f"{text}Maintainer: Test <test@example.invalid>\nDescription: none\n"
+    )
+    command = ["dpkg-deb", "--root-owner-group", "--build", str(clone / "build/deb/tree"), str(package)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return package
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"name": "nfagent-old"}, {"version": "0.0.9"}, {"architecture": "all"}],
+    ids=["another package", "another version", "another architecture"],
+)
+def test_a_package_that_is_another_one_than_its_name_says_is_refused(
+    clone: Path, key: Key, fields: dict[str, str]
+) -> None:
+    package = _deb(clone, **fields)
+    done = release(clone, str(key.secret))
+    assert done.returncode == 2
+    assert f"{package.name} is " in done.stderr
+    assert next(iter(fields.values())) in done.stderr
+    assert "make it again: the Debian package (make deb)" in done.stderr
+    assert not (clone / "build/release" / __version__ / "SHA256SUMS").exists()
+
+
+def test_a_package_of_the_commit_is_taken_along(clone: Path, key: Key) -> None:
+    package = _deb(clone)
+    done = release(clone, str(key.secret))
+    assert done.returncode == 0, done.stderr
+    assert (clone / "build/release" / __version__ / package.name).read_bytes() == package.read_bytes()
+
+
 def test_a_version_that_the_changelog_calls_unreleased_is_refused(clone: Path, key: Key) -> None:
     changelog = clone / "CHANGELOG.md"
     _write(changelog, changelog.read_text("utf-8").replace("(2026-01-31)", "(unreleased)", 1))

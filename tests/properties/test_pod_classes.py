@@ -80,7 +80,7 @@ def test_the_verdict_of_classes_is_the_evaluators_for_every_pair_of_pods(
                 compare(one, other, client, server)
     assert wrong == []
     grouped = {(pod.namespace, pod.name) for one in classes.found for pod in one.pods}
-    running = {key for key, pod in view.cluster.pods.items() if pod.phase not in {"Succeeded", "Failed"}}
+    running = {key for key, pod in view.cluster.pods.items() if not pod.has_ended}
     assert grouped == running, "every Pod that has not ended is in a class"
     event("Pods share a class" if any(len(one.pods) > 1 for one in classes.found) else "each Pod has its class")
 
@@ -119,7 +119,7 @@ def test_the_matrix_says_what_the_evaluator_says_of_every_pair_with_an_end_in_th
     namespace = namespace if namespace in view.cluster.by_namespace else ""
     found = run(MatrixJob(view.cluster, policies, options, MatrixRequest(namespace, asked[0])))
     place = {name: at for at, end in enumerate(found.ends) for name in end.names}
-    live = [pod for pod in view.cluster.pods.values() if pod.phase not in {"Succeeded", "Failed"}]
+    live = [pod for pod in view.cluster.pods.values() if not pod.has_ended]
     assert {pod.ref.path for pod in live} == set(place)
     wrong: list[object] = []
     for client, server in product(live, repeat=2):

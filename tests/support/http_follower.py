@@ -25,7 +25,7 @@ from nfagent.lab.apiserver.kube_client import LabApiClient
 from nfagent.lab.cluster.agents_apiserver import served_state
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
-from tests.support.packet_labs import Document, wait_until
+from tests.support.packet_labs import Document, holds_within
 
 _SECONDS = 30.0
 _PAUSE = 0.005
@@ -83,8 +83,7 @@ class HttpFollower:
                 if kind in standing
             )
 
-        wait_until(has_seen)
-        return has_seen()
+        return holds_within(has_seen)
 
     async def apply(self, changes: Iterable[Item | ObjectRef], received: float | None = None) -> None:  # noqa: ARG002 - of the protocol
         for change in changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import threading
 import time
@@ -84,10 +85,26 @@ def as_text(documents: Iterable[Document]) -> str:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until a condition holds, or `seconds` have passed; checks it every 20 ms. The test asserts it afterwards."""
+    """Wait until a condition holds. Raises AssertionError with its source where it doesn't within `seconds`."""
+    assert holds_within(condition, seconds), f"not within {seconds:g} s: {_source(condition)}"
+
+
+def holds_within(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Wait until a condition holds, or `seconds` have passed; return whether it held. It is checked every 20 ms."""
     end, pause = time.monotonic() + seconds, threading.Event()
-    while not condition() and time.monotonic() < end:
+    while not condition():
+        if time.monotonic() >= end:
+            return False
         pause.wait(0.02)
+    return True
+
+
+def _source(condition: Callable[[], bool]) -> str:
+    """Return the source of a condition; of a call that isn't written in Python, or a partial one, its repr."""
+    try:
+        return " ".join(inspect.getsource(condition).split())
+    except (OSError, TypeError):
+        return repr(condition)
 
 
 @contextlib.contextmanager

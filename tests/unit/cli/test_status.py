@@ -129,6 +129,11 @@ def test_where_denies_are_not_logged_it_says_that_the_names_are_of_counters(call
     assert "denied    12 packets in the last 42 s; by counters: denied connections aren't all logged" in out
 
 
+def test_one_minute_is_the_last_minute(call: Call) -> None:
+    denied = DeniedStatus(seconds=61.0, packets=3, by="log", top=[])
+    assert "denied    3 packets in the last minute\n" in said(call, readings(denied=denied)).out
+
+
 def test_a_start_has_nothing_counted_yet(call: Call) -> None:
     denied = DeniedStatus(seconds=0.0, packets=0, by="log", top=[])
     assert "denied    not counted yet" in said(call, readings(denied=denied)).out

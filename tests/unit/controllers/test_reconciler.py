@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfagent.controllers.drift_backoff import MAX_SPACING
-from nfagent.controllers.reconciler import Reconciler, ReconcileStatus
+from nfagent.controllers.reconcile_status import ReconcileStatus
+from nfagent.controllers.reconciler import Reconciler
 from nfagent.errors import KernelError, WireError
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Chain, Goto, NamedSet, Rule, Ruleset

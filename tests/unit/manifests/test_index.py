@@ -277,6 +277,39 @@ class TestIndex:
         folder.update("b.yaml", None)
         assert folder.ignored == frozenset()
 
+    @pytest.mark.parametrize(
+        ("version", "kind", "right"),
+        [
+            ("nfagent.dev/v1", "NetworkLogging", "networking.gke.io/v1alpha1"),
+            ("example.com/v1", "Pod", "v1"),
+            ("example.com/v1", "NetworkPolicy", "networking.k8s.io/v1"),
+        ],
+    )
+    def test_a_kind_that_is_read_under_an_unknown_group_is_said_to_be_ignored(
+        self, version: str, kind: str, right: str
+    ) -> None:
+        text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: default}}\n"
+        folder = folder_of(a=text, b=text)
+        (issue,) = folder.foreign
+        assert (issue.place, issue.object, issue.value) == ("a.yaml", kind, version)
+        assert issue.reason.endswith(f"so the object is ignored; of this kind nfagent reads apiVersion {right}")
+        assert said(folder) == []
+        folder.update("a.yaml", None)
+        assert [problem.place for problem in folder.foreign] == ["b.yaml"]
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            *("apps/v1 Deployment", "example.com/v1 Sprocket", "cilium.io/v2 CiliumNetworkPolicy", "v1 Secret"),
+            *("projectcalico.org/v3 NetworkPolicy", "crd.antrea.io/v1beta1 NetworkPolicy"),
+            *("serving.knative.dev/v1 Service", "networking.k8s.aws/v1alpha1 ClusterNetworkPolicy"),
+        ],
+    )
+    def test_nothing_is_said_of_kinds_of_other_software(self, kind: str) -> None:
+        version, _, name = kind.partition(" ")
+        folder = folder_of(a=f"apiVersion: {version}\nkind: {name}\nmetadata: {{name: x}}\n")
+        assert (folder.ignored, folder.foreign) == (frozenset({kind}), ())
+
     def test_the_digest_is_that_of_the_last_text_valid_or_not(self) -> None:
         folder = folder_of(f=pod())
         good = folder.digests["f.yaml"]

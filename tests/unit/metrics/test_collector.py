@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nfagent.clock import SystemClock
-from nfagent.controllers.reconciler import ReconcileStatus
+from nfagent.controllers.reconcile_status import ReconcileStatus
 from nfagent.controllers.sync_latency import SyncLatency
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
