@@ -20,7 +20,7 @@ async def serve_page(address: ListenAddress, socket_path: Path, started: Callabl
     started:     called with the address to open, once it can be
     """
     access, relay = PageAccess(new_token(), address), Relay(socket_path)
-    application = page_application(access, {asked: relay for _, asked in ANSWERS})
+    application = page_application(access, {asked: relay.answer for _, asked in ANSWERS})
     application.cleanup_ctx.append(relay.running)
     try:
         opened = bound(address)

@@ -36,7 +36,7 @@ class Relay:
             yield
         self._session = None
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a GET with the agent's answer to the same path behind `/v1/`, and the same query."""
         if self._session is None:
             return error_answer("this page is being closed", _NO_AGENT)
