@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from nfagent.introspection import http_server
+from nfagent.introspection.error_answers import answered
 from nfagent.introspection.page.foreground import serve_page
 from nfagent.introspection.record_route import record_routes
 from nfagent.model.listen_address import ListenAddress
@@ -160,7 +160,7 @@ class PageAgent:
         if isinstance(found, tuple):
             status, words = found
             return web.json_response({"error": words}, status=status)
-        answer: web.StreamResponse = await http_server.answered(request, handler)
+        answer: web.StreamResponse = await answered(request, handler)
         return answer
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -189,13 +189,20 @@ def served_page(agent: PageAgent) -> Iterator[str]:
         ready.set()
 
     address = ListenAddress("127.0.0.1", free_port())
-    serving = asyncio.run_coroutine_threadsafe(serve_page(address, agent.path, started), agent.loop)
+
+    async def begin() -> asyncio.Task[None]:
+        return asyncio.create_task(serve_page(address, agent.path, started))
+
+    async def end(serving: asyncio.Task[None]) -> None:
+        serving.cancel()
+        await asyncio.wait((serving,))
+
+    serving = agent.run(begin())
     try:
-        assert ready.wait(30), serving.exception(0)
+        assert ready.wait(30), "the page isn't served"
         yield opened[0]
     finally:
-        serving.cancel()
-        agent.run(asyncio.sleep(0.01))
+        agent.run(end(serving))
 
 
 @contextmanager

@@ -9,6 +9,11 @@ const PODS_NAMED = 5;
 
 const nameOf = (policy) => (policy.namespace ? `${policy.namespace}/${policy.name}` : policy.name);
 
+function known(policies) {
+  if (!Array.isArray(policies) || !policies.every((policy) => policy && typeof policy.name === "string")) throw new TypeError("another format");
+  return policies;
+}
+
 export function countedBy(counters) {
   const found = new Map();
   for (const counter of counters) {
@@ -37,7 +42,7 @@ export class Policies {
     this.asking = true;
     if (first && this.policies === null) setText(byId("policies-words"), "asking the agent …");
     try {
-      if (first || this.turn % POLICIES_EVERY === 0) this.policies = (await askJson("dump/policies", {})).policies;
+      if (first || this.turn % POLICIES_EVERY === 0) this.policies = known((await askJson("dump/policies", {})).policies);
       this.turn += 1;
       const counters = await askJson("dump/counters", {});
       this.counts = countedBy(counters.counters);
@@ -51,7 +56,7 @@ export class Policies {
 
   draw() {
     const words = byId("policies-search").value.trim().toLowerCase();
-    const rows = (Array.isArray(this.policies) ? this.policies : []).filter((policy) => nameOf(policy).toLowerCase().includes(words)).map((policy) => ({
+    const rows = (this.policies || []).filter((policy) => nameOf(policy).toLowerCase().includes(words)).map((policy) => ({
       policy, sums: this.counts.get(JSON.stringify([policy.kind, policy.namespace, policy.name])),
     }));
     const weight = ({ policy, sums }) => [policy.problem ? 1 : 0, sums ? 1 : 0, sums ? sums.deny + sums["audit-deny"] : 0, sums ? sums.allow : 0];
