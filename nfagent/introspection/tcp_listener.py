@@ -86,8 +86,13 @@ def bound(address: ListenAddress) -> socket.socket:
     return opened
 
 
-def runner_of(application: web.Application, limits: ConnectionLimits = _LIMITS) -> web.AppRunner:
-    """Return the runner of an application whose middlewares begin with `deadlines`."""
+def runner_of(
+    application: web.Application, limits: ConnectionLimits = _LIMITS, *, ends_with_client: bool = False
+) -> web.AppRunner:
+    """Return the runner of an application whose middlewares begin with `deadlines`.
+
+    ends_with_client: whether an answer is broken off, by cancellation, at once when the client leaves
+    """
     return web.AppRunner(
         application,
         access_log=None,
@@ -95,6 +100,7 @@ def runner_of(application: web.Application, limits: ConnectionLimits = _LIMITS) 
         shutdown_timeout=_STOP_SECONDS,
         keepalive_timeout=limits.unread_seconds,
         lingering_time=limits.request_seconds,
+        handler_cancellation=ends_with_client,
     )
 
 

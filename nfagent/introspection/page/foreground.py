@@ -28,7 +28,7 @@ async def serve_page(address: ListenAddress, socket_path: Path, started: Callabl
         raise HostError(
             f"cannot serve the page at {address}: {error.strerror or error}", hint="choose another port with --address"
         ) from None
-    runner = runner_of(application)
+    runner = runner_of(application, ends_with_client=True)  # so that the agent has one reader less
     await runner.setup()
     try:
         if runner.server is None:

@@ -6,11 +6,25 @@ import { localTime } from "./verdicts.js";
 
 const ROW = 26;
 const TOP = 30;
-const LETTER = 6.9; // the mean width of a letter
+const MARGIN = 22; // beside a name
 const NARROW = 560;
 const EDGES_DRAWN = 400;
 const EDGES_LISTED = 100;
 const LEVEL_WORDS = { pod: "Pods and addresses", workload: "workloads and ranges of addresses", namespace: "namespaces" };
+
+const pen = document.createElement("canvas").getContext("2d");
+
+function widthOf(text) {
+  pen.font = "13px system-ui, sans-serif";
+  return pen.measureText(text).width;
+}
+
+// As much of a name as has room in so many pixels.
+function fitted(name, room) {
+  const shown = short(name);
+  const width = widthOf(shown);
+  return width <= room ? shown : short(name, Math.max(5, Math.floor((shown.length * room) / width) - 1));
+}
 
 export class Picture {
   constructor(store, opened, ended) {
@@ -40,9 +54,8 @@ export class Picture {
 
   svg(graph, width) {
     const most = width * (width < NARROW ? 0.38 : 0.33);
-    const [before, behind] = [graph.sources, graph.targets].map((ends) => Math.round(Math.min(most, 20 + LETTER * Math.max(4, ...ends.map((end) => end.name.length)))));
+    const [before, behind] = [graph.sources, graph.targets].map((ends) => Math.round(Math.min(most, MARGIN + Math.max(30, ...ends.map((end) => widthOf(short(end.name)))))));
     const [left, right] = [before, width - behind];
-    const letters = (label) => Math.max(8, Math.floor((label - 14) / LETTER));
     const height = TOP + ROW * Math.max(graph.sources.length, graph.targets.length) + 6;
     const at = (ends) => new Map(ends.map((end, index) => [end.name, TOP + ROW * index + ROW / 2]));
     const [sources, targets] = [at(graph.sources), at(ordered(graph))];
@@ -55,8 +68,8 @@ export class Picture {
       draw("text", { class: "title", x: left - 10, y: 16, "text-anchor": "end", text: "from" }),
       draw("text", { class: "title", x: right + 10, y: 16, text: "to" }),
       ...graph.edges.slice(0, EDGES_DRAWN).reverse().map((edge) => this.edge(edge, [left, sources.get(edge.from)], [right, targets.get(edge.to)], graph)),
-      ...graph.sources.map((end) => this.end(svg, end, left, sources.get(end.name), "from", letters(before))),
-      ...[...targets.keys()].map((name) => this.end(svg, names.get(name), right, targets.get(name), "to", letters(behind))));
+      ...graph.sources.map((end) => this.end(svg, end, left, sources.get(end.name), "from", before - MARGIN + 4)),
+      ...[...targets.keys()].map((name) => this.end(svg, names.get(name), right, targets.get(name), "to", behind - MARGIN + 4)));
     return svg;
   }
 
@@ -74,7 +87,7 @@ export class Picture {
     return made;
   }
 
-  end(svg, end, x, y, side, letters) {
+  end(svg, end, x, y, side, room) {
     const near = (on) => {
       svg.classList.toggle("some", on);
       for (const edge of svg.querySelectorAll(".edge")) edge.classList.toggle("near", on && edge.ends[side] === end.name);
@@ -83,7 +96,7 @@ export class Picture {
       draw("title", { text: short(end.name, 400) }),
       draw("rect", { x: side === "from" ? 0 : x, y: y - ROW / 2, width: side === "from" ? x : x, height: ROW, fill: "transparent" }),
       draw("circle", { cx: x, cy: y, r: 3.5 }),
-      draw("text", { x: side === "from" ? x - 10 : x + 10, y: y + 4, "text-anchor": side === "from" ? "end" : "start", text: short(end.name, letters) }));
+      draw("text", { x: side === "from" ? x - 10 : x + 10, y: y + 4, "text-anchor": side === "from" ? "end" : "start", text: fitted(end.name, room) }));
     made.addEventListener("pointerenter", () => near(true));
     made.addEventListener("pointerleave", () => near(false));
     return made;
