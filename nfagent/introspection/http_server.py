@@ -17,6 +17,9 @@
     GET /v1/config                                  the settings, each with its origin (settings_parts)
     GET /v1/names?kind=KIND&prefix=TEXT             names of Pods, policies, namespaces (names_route)
 
+The live page (page.application) asks for status, records, explain and dump policies and counters: what these answers
+have is what its modules in page/files read.
+
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
 503 carry {"error": "…"}. Connections have limits and deadlines (connections, request_bodies).

@@ -17,9 +17,12 @@ COME = 30_000
 """Milliseconds in which what is expected has to come."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Return the browser; the test is skipped where it, or playwright, isn't installed."""
+    """Return the browser; the test is skipped where it, or playwright, isn't installed.
+
+    For one module: as long as playwright runs, no other test of the process can run an event loop.
+    """
     if CHROMIUM is None:
         pytest.skip("chromium isn't installed: make browser-test installs it")
     if find_spec("playwright") is None:

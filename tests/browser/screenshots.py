@@ -179,7 +179,9 @@ def main(folder: Path | None) -> None:
             PICTURES.mkdir(exist_ok=True)
             # Few colours: a third of the bytes.
             with Image.open(taken / "live-page-light-1280.png") as picture:
-                picture.quantize(96).save(PICTURES / "live-page.png", optimize=True)
+                picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+                    PICTURES / "live-page.png", optimize=True
+                )
 
 
 if __name__ == "__main__":

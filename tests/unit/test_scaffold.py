@@ -221,9 +221,8 @@ def test_make_lists_every_target_that_is_for_people() -> None:
     assert targets == set(re.findall(r"^([a-z-]+):[^#\n]*## \S", text, re.MULTILINE))
 
 
-def test_what_the_fuzzer_of_decoders_needs_is_locked_apart() -> None:
-    found = locked("requirements-fuzz.txt")
-    assert [one.name for one in asked("options.extras_require", "fuzz") if found[one.name] in one.specifier] == [
-        "atheris"
-    ]
+@pytest.mark.parametrize(("extra", "package"), [("fuzz", "atheris"), ("browser", "playwright")])
+def test_what_one_target_alone_needs_is_locked_apart(extra: str, package: str) -> None:
+    found = locked(f"requirements-{extra}.txt")
+    assert [one.name for one in asked("options.extras_require", extra) if found[one.name] in one.specifier] == [package]
     assert found.keys().isdisjoint(locked("requirements-dev.txt"))
