@@ -31,7 +31,7 @@ Example: nfagent ui
 def ui(*, address: str, config: Path | None) -> None:
     r"""Serve the live page: verdicts as they come, who talks to whom, policies with their counters, health.
 
-    Open the address that is printed in a browser. It has a token: whoever has it can read the records. The page is
+    Open the address that is printed in a browser. It has a token: the user who has it can read the records. The page is
     served on loopback alone; on another machine, forward the port with ssh:
 
     \b

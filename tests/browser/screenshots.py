@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nfagent.introspection.page.foreground import serve_page
-from nfagent.lab.probes.listeners import pod_endpoints
-from nfagent.lab.probes.probe import Probe, ProbeProtocol
+from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
+from nfagent.lab.probes.probe import Probe
 from nfagent.lab.topology.plan import NodePlan, PodPlan
 from nfagent.model.listen_address import ListenAddress
 from tests.support.packet_labs import (
@@ -56,7 +56,11 @@ WANTED: Sequence[tuple[str, str, ProbeProtocol, int, int]] = (
 
 def plans() -> list[PodPlan]:
     """Return the Pods of the node."""
-    return [PodPlan(*path.split("/"), "worker-1", (f"10.64.0.{number}",)) for number, path in enumerate(APPS, start=10)]
+    found = []
+    for number, path in enumerate(APPS, start=10):
+        namespace, name = path.split("/")
+        found.append(PodPlan(namespace, name, NODE.name, (f"10.64.0.{number}",)))
+    return found
 
 
 def documents() -> Iterator[Document]:

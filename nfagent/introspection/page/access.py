@@ -1,4 +1,4 @@
-"""Who may read the page: whoever has its token, from this machine, and no page of another origin.
+"""Who may read the page: the user who has its token, from this machine, and no page of another origin.
 
 The printed address has the token. It is exchanged for a cookie, so that it isn't in the address of the page. The cookie
 belongs to a path that follows from the token: browsers don't tell ports apart, and would send a cookie of `/` to other

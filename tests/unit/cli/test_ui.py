@@ -34,6 +34,7 @@ def test_the_address_of_the_page_that_the_agent_serves_is_printed(call: Call, mo
     token = kept_token(load_settings().socket_path.parent)
     with running(introspection(TwoNodeCluster(pod("shop/web", "a", 10)).views["a"])):
         said = call("ui")
+        call("dump", "policies")  # its answer shows that the agent has seen the connection before
     assert said == (0, f"http://127.0.0.1:9465/?token={token}\n", "")
 
 
@@ -48,6 +49,7 @@ def test_an_agent_that_was_started_without_the_setting_is_named(call: Call, monk
     monkeypatch.setenv("NFAGENT_UI_LISTEN", "127.0.0.1:9465")
     with running(introspection(TwoNodeCluster(pod("shop/web", "a", 10)).views["a"])):
         said = call("ui")
+        call("dump", "policies")  # as above
     assert said.code == 2
     assert f"{NAME}: No such file or directory: the running agent was started without [ui] listen" in said.err
 

@@ -162,7 +162,7 @@ def test_only_get_and_head_are_answered(browser: Browser, agent: PageAgent, meth
     assert agent.asked == []
 
 
-def test_head_of_a_file_has_its_headers_and_of_an_answer_asks_nobody(browser: Browser, agent: PageAgent) -> None:
+def test_head_of_a_file_has_its_headers_and_of_an_answer_asks_no_agent(browser: Browser, agent: PageAgent) -> None:
     browser.enter()
     status, headers, body = browser.ask(f"{browser.base}page.css", "HEAD")
     assert (status, headers["Content-Type"], body) == (200, "text/css; charset=utf-8", b"")

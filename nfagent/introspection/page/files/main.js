@@ -92,7 +92,7 @@ setInterval(() => {
   news = { records: 0, denied: 0 };
 }, NEWS_MILLISECONDS);
 
-// A page that nobody looks at asks for nothing.
+// A page that no user looks at asks for nothing.
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hiding);
   if (document.hidden) hiding = setTimeout(() => stream.stop("paused while this page is hidden"), HIDDEN_MILLISECONDS);
