@@ -53,7 +53,7 @@ export class Detail {
     const { connection } = record;
     const policies = policyNames(record);
     const facts = make("dl", { class: "facts" },
-      ...fact("time", `${localTime(record.timestamp)} (${record.timestamp})`),
+      ...fact("time", record.timestamp.replace("T", " ").replace(/(\.\d{3})\d*Z$/, "$1 UTC")),
       ...fact("from", endWords(record.src, connection.src_ip, connection.src_port)),
       ...fact("to", endWords(record.dest, connection.dest_ip, connection.dest_port)),
       ...fact("protocol", connection.protocol),
@@ -67,7 +67,7 @@ export class Detail {
       make("button", { type: "button", text: "Only to this destination", click: () => this.filtered("to", record.dest) }));
     if (back) actions.prepend(make("button", { type: "button", text: "Back to the list", click: back }));
     this.show([make("bdi", { text: short(endName(record.src)) }), " → ", make("bdi", { text: short(destination(record)) }), " ", badge(record.disposition, verdictWord(record))],
-      opener, facts, actions, make("h3", { text: "By the policies in force now" }), answer);
+      opener, make("h3", { text: "By the policies in force now" }), answer, make("h3", { text: "The record" }), facts, actions);
     this.explain(record, answer, this.asking.signal);
   }
 

@@ -57,7 +57,7 @@ export class VerdictList {
 
   add(added) {
     if (this.isHeld() && this.body.rows.length) this.waiting += added.length;
-    else this.prepend(added.map(({ record }) => record), true);
+    else this.prepend(added.map(({ record }) => record), this.body.rows.length > 0);
     this.showHold();
   }
 
