@@ -177,7 +177,7 @@ def main(folder: Path | None) -> None:
             with page_of(Path(agent.environment["NFAGENT_RUNTIME_DIR"]) / "agent.sock") as url:
                 for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390)):
                     shoot(browser, url, taken, scheme=scheme, width=width)
-                shoot(browser, url, taken, scheme="light", width=1240, height=630)  # README's: below 200 kB
+                shoot(browser, url, taken, scheme="light", width=1240, height=610)  # README's: below 200 kB
             browser.close()
         if folder is None:
             PICTURES.mkdir(exist_ok=True)

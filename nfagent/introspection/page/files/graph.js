@@ -95,7 +95,7 @@ export function graphOf(records, wanted) {
   }
   return {
     level, edges: [...edges.values()], of: found.sides.map((side) => side.size),
-    sources: [...sources.shown.values()].sort(byName), targets: [...targets.shown.values()].sort(byName),
+    sources: inOrder(sources), targets: inOrder(targets),
   };
 }
 
@@ -110,7 +110,8 @@ function joined(edge, more) {
   edge.morePairs += more.morePairs;
 }
 
-const byName = (one, two) => (one.name < two.name ? -1 : 1);
+// By name, and the others last.
+const inOrder = ({ shown, other }) => [...shown.values()].sort((one, two) => (one.name === other) - (two.name === other) || (one.name < two.name ? -1 : 1));
 
 // What is denied comes first, then what has the most packets.
 const RANK = { deny: 0, "audit-deny": 1 };

@@ -56,9 +56,12 @@ export class Picture {
     const most = width * (width < NARROW ? 0.38 : 0.33);
     const [before, behind] = [graph.sources, graph.targets].map((ends) => Math.round(Math.min(most, MARGIN + Math.max(30, ...ends.map((end) => widthOf(short(end.name)))))));
     const [left, right] = [before, width - behind];
-    const height = TOP + ROW * Math.max(graph.sources.length, graph.targets.length) + 6;
-    const at = (ends) => new Map(ends.map((end, index) => [end.name, TOP + ROW * index + ROW / 2]));
+    const area = ROW * Math.max(graph.sources.length, graph.targets.length);
+    const height = TOP + area + 6;
+    const at = (ends) => new Map(ends.map((end, index) => [end.name, TOP + (area * (index + 0.5)) / ends.length]));
     const [sources, targets] = [at(graph.sources), at(ordered(graph))];
+    const drawn = graph.edges.slice(0, EDGES_DRAWN);
+    const [begins, ends] = [spread(drawn, "from", sources, "to", targets, area), spread(drawn, "to", targets, "from", sources, area)];
     const names = new Map(graph.targets.map((end) => [end.name, end]));
     const svg = draw("svg", {
       viewBox: `0 0 ${width} ${height}`, role: "img",
@@ -67,27 +70,25 @@ export class Picture {
     svg.append(
       draw("text", { class: "title", x: left - 10, y: 16, "text-anchor": "end", text: "from" }),
       draw("text", { class: "title", x: right + 10, y: 16, text: "to" }),
-      ...graph.edges.slice(0, EDGES_DRAWN).reverse().map((edge) => this.edge(edge, [left, sources.get(edge.from)], [right, targets.get(edge.to)], graph)),
-      ...graph.sources.map((end) => this.end(svg, end, left, sources.get(end.name), "from", before - MARGIN + 4)),
-      ...[...targets.keys()].map((name) => this.end(svg, names.get(name), right, targets.get(name), "to", behind - MARGIN + 4)));
+      ...[...drawn].reverse().map((edge) => this.edge(edge, [left, begins.found.get(edge)], [right, ends.found.get(edge)])),
+      ...graph.sources.map((end) => this.end(svg, end, left, [sources.get(end.name), begins.halves.get(end.name)], "from", before - MARGIN + 4)),
+      ...[...targets.keys()].map((name) => this.end(svg, names.get(name), right, [targets.get(name), ends.halves.get(name)], "to", behind - MARGIN + 4)));
     return svg;
   }
 
-  edge(edge, [x1, y1], [x2, y2], graph) {
-    const twins = graph.edges.filter((one) => one.from === edge.from && one.to === edge.to);
-    const shift = twins.length > 1 ? 5 * (twins.indexOf(edge) - (twins.length - 1) / 2) : 0;
+  edge(edge, [x1, y1], [x2, y2]) {
     const bend = (x2 - x1) * 0.45;
-    const path = `M${x1} ${y1 + shift} C${x1 + bend} ${y1 + shift} ${x2 - bend} ${y2 + shift} ${x2} ${y2 + shift}`;
+    const path = `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
     const words = `${short(edge.from)} → ${short(edge.to)}: ${WORDS[edge.verdict] || edge.verdict}, ${count(edge.packets, "packet")}`;
     const parts = [draw("title", { text: words }), draw("path", { class: "reach", d: path }),
       draw("path", { class: "line", d: path, "stroke-width": Math.min(6, 1.5 + Math.log10(edge.packets + 1)).toFixed(1) })];
-    if (edge.verdict === "deny") parts.push(draw("path", { class: "cross", d: `M${x2 - 12} ${y2 + shift - 4}l8 8m0-8l-8 8` }));
+    if (edge.verdict === "deny") parts.push(draw("path", { class: "cross", d: `M${x2 - 12} ${y2 - 4}l8 8m0-8l-8 8` }));
     const made = draw("g", { class: `edge ${verdictClass(edge.verdict)}`, click: () => this.opened(edge, null) }, ...parts);
     made.ends = { from: edge.from, to: edge.to };
     return made;
   }
 
-  end(svg, end, x, y, side, room) {
+  end(svg, end, x, [y, half], side, room) {
     const near = (on) => {
       svg.classList.toggle("some", on);
       for (const edge of svg.querySelectorAll(".edge")) edge.classList.toggle("near", on && edge.ends[side] === end.name);
@@ -95,7 +96,7 @@ export class Picture {
     const made = draw("g", { class: "end", click: () => this.ended(end, side) },
       draw("title", { text: short(end.name, 400) }),
       draw("rect", { x: side === "from" ? 0 : x, y: y - ROW / 2, width: side === "from" ? x : x, height: ROW, fill: "transparent" }),
-      draw("circle", { cx: x, cy: y, r: 3.5 }),
+      draw("rect", { class: "bar", x: x - 2, y: y - half, width: 4, height: 2 * half, rx: 2 }),
       draw("text", { x: side === "from" ? x - 10 : x + 10, y: y + 4, "text-anchor": side === "from" ? "end" : "start", text: fitted(end.name, room) }));
     made.addEventListener("pointerenter", () => near(true));
     made.addEventListener("pointerleave", () => near(false));
@@ -117,6 +118,19 @@ export class Picture {
     if (focused !== undefined) [...body.querySelectorAll("button")].find((one) => one.dataset.key === focused)?.focus();
     keepOneInTabOrder(body);
   }
+}
+
+// Where lines meet an end: beside each other, in the order of their other ends, as far as there is room.
+function spread(edges, side, places, other, others, area) {
+  const room = area / places.size - 8;
+  const [found, halves] = [new Map(), new Map()];
+  for (const [name, middle] of places) {
+    const own = edges.filter((edge) => edge[side] === name).sort((one, two) => others.get(one[other]) - others.get(two[other]) || byWeight(one, two));
+    const step = Math.min(5, room / Math.max(1, own.length - 1));
+    halves.set(name, Math.max(4, (step * (own.length - 1)) / 2 + 2));
+    own.forEach((edge, index) => found.set(edge, middle + step * (index - (own.length - 1) / 2)));
+  }
+  return { found, halves };
 }
 
 // Destinations in the order of the sources that reach them: fewer lines cross.
