@@ -22,6 +22,7 @@ MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 RUN_LOCK := requirements.txt
 DEV_LOCK := requirements-dev.txt
 FUZZ_LOCK := requirements-fuzz.txt
+BROWSER_LOCK := requirements-browser.txt
 
 say := printf '==> %s\n'
 bin := $(VENV)/bin
@@ -61,6 +62,11 @@ endef
 lock = CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
     --all-build-deps --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
     --output-file $(1) $(2) pyproject.toml
+
+# $(call lock_apart,EXTRA,FILE): write the lock file of an extra of setup.cfg alone.
+lock_apart = sed -n '/^$(1) =/,/^$$/s/^    //p' setup.cfg | CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet \
+    --upgrade --generate-hashes --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \
+    --no-emit-trusted-host --constraint $(DEV_LOCK) --output-file $(2) -
 
 # $(call unit_for,FOLDER,UNIT): a unit as it starts the nfagent that is in FOLDER.
 unit_for = sed 's|/opt/nfagent/bin/|$(1)/bin/|' $(2)
@@ -189,6 +195,23 @@ systemd-test: $(VENV)/ready modules ## the hardened unit in a booted systemd (ro
 unit: $(VENV)/ready ## tests that need no kernel
 	@exec $(bin)/pytest tests/unit tests/golden tests/properties
 
+# The browser is Debian's; playwright drives it, and downloads none.
+define browser
+$(call packages,chromium)
+$(bin)/pip install --quiet --require-hashes --requirement $(BROWSER_LOCK)
+endef
+
+.PHONY: browser-test
+browser-test: $(VENV)/ready ## the pages in headless Chromium
+	@$(browser)
+	exec $(bin)/pytest -v tests/browser
+
+.PHONY: screenshots
+screenshots: $(VENV)/ready modules ## the pictures of the live page, of a lab (root)
+#: FOLDER=  all of them, instead of docs/pictures
+	@$(browser)
+	exec $(bin)/python -m tests.browser.screenshots $(FOLDER)
+
 .PHONY: conformance
 conformance: $(VENV)/ready modules ## the recorded suites: evaluator, rules, packets (root)
 #: CASE=cyc-001  ATTACHMENT=bridge  one case; one kind of lab
@@ -256,9 +279,9 @@ lock: ## requirements*.txt: newest allowed versions, with hashes
 	$(say) '$(RUN_LOCK)'
 	$(call lock,$(RUN_LOCK),--constraint $(DEV_LOCK))
 	$(say) '$(FUZZ_LOCK)'
-	sed -n '/^fuzz =/,/^$$/s/^    //p' setup.cfg | CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet \
-	    --upgrade --generate-hashes --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --output-file $(FUZZ_LOCK) -
+	$(call lock_apart,fuzz,$(FUZZ_LOCK))
+	$(say) '$(BROWSER_LOCK)'
+	$(call lock_apart,browser,$(BROWSER_LOCK))
 
 .PHONY: install
 install: ## /opt/nfagent, /etc/nfagent/nfagent.toml, systemd units

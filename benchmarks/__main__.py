@@ -25,6 +25,7 @@ MODULES = (
     "benchmarks.suites.outside_pods",
     "benchmarks.suites.introspection",
     "benchmarks.suites.operator_tools",
+    "benchmarks.suites.live_page",
     "benchmarks.suites.matrix",
     "benchmarks.suites.metrics",
     "benchmarks.suites.packet_counts",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from nfagent.backend_parts import BackendParts
 from nfagent.boot_parts import BootParts
@@ -36,6 +37,7 @@ from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
+from nfagent.introspection.page.listener import PageListener
 from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.introspection.syncs_route import syncs_route
 from nfagent.kernel.bridge_table import BridgeTableReconciler
@@ -130,9 +132,8 @@ class Agent:
         self._changes = self._backend.monitor(self._reconciler.mark_changed)
         self._drift = DriftParts(self._changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
-        self._local_changes = 0
         self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
-        self._ready, self._in_force = False, asyncio.Event()
+        self._local_changes, self._ready, self._in_force = 0, False, asyncio.Event()
         wake, begun = reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
             settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=begun
@@ -150,6 +151,7 @@ class Agent:
         self._settings_parts.apply_with(live_settings(self._guard, reconciler, self._drift, self._verdict_log))
         self._reload = self._make_reload()
         self._metrics = self._make_metrics()
+        self._page = PageListener(settings.ui_address(), settings.socket_path.parent, self._clock)
         self._status_parts = self._make_status()
 
     def _make_reload(self) -> ReloadParts:
@@ -215,11 +217,10 @@ class Agent:
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
-            syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            views = syncs, self._status_parts.route(self._time_slices), self._settings_parts.route
-            routes = (*answers.routes, *views, *self._metrics.routes, *self._verdict_log.routes)
+            routes = self._routes(answers)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()
+            self._page.start((*http_server.answer_routes(answers, self._time_slices), *routes))
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
             files_task = asyncio.create_task(runtime_files.run())
             self._verdict_log.start()
@@ -233,6 +234,7 @@ class Agent:
                 await runtime_files.finish()
                 self._verdict_log.close()  # before the server: streams of records end with the last ones
                 await self._metrics.close()
+                await self._page.close()
                 await serving.cleanup()
         finally:
             start_limit.cancel()
@@ -247,6 +249,11 @@ class Agent:
             for task in reporting:
                 task.cancel()
         log.info("stopped; the rules stay in force until `nfagent cleanup`")
+
+    def _routes(self, answers: AgentAnswerer) -> tuple[web.RouteDef, ...]:
+        syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
+        views = syncs, self._status_parts.route(self._time_slices), self._settings_parts.route
+        return (*answers.routes, *views, *self._metrics.routes, *self._verdict_log.routes)
 
     def _end(self) -> None:
         if not self._stop.is_set():
@@ -333,7 +340,7 @@ class Agent:
     def _side_problems(self) -> list[str]:
         """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        files = (self._verdict_log.problem, self._metrics.problem, self._boot.problem)
+        files = (self._verdict_log.problem, self._metrics.problem, self._page.problem, self._boot.problem)
         return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
     def _synced(self) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from nfagent.egress.gateways import MarkBits
 from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.errors import SettingError
 from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
-from nfagent.model.listen_address import ListenAddress, parse_listen_address
+from nfagent.model.listen_address import ListenAddress, parse_listen_address, parse_loopback
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
 from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged, setting_keys
@@ -99,6 +99,12 @@ class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = ""
 
 
+class UiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[ui]`: where the agent serves the live page, on loopback; '' for nowhere."""
+
+    listen: str = ""
+
+
 class ReconcileSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[reconcile]`: times in seconds."""
 
@@ -146,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     masquerade: MasqueradeSection = MasqueradeSection()
     logging: LoggingSection = LoggingSection()
     metrics: MetricsSection = MetricsSection()
+    ui: UiSection = UiSection()
     reconcile: ReconcileSection = ReconcileSection()
     policy: PolicyOptions = PolicyOptions()
     bridges: BridgesSection = BridgesSection()
@@ -169,11 +176,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def metrics_address(self) -> ListenAddress | None:
         """Return where metrics are served over TCP; None for nowhere. Raises SettingError."""
-        listen = self.metrics.listen
-        try:
-            return parse_listen_address(listen) if listen else None
-        except AddressError as error:
-            raise SettingError(f"metrics.listen = {listen!r}: {error}") from None
+        return _address("metrics.listen", self.metrics.listen, parse_listen_address)
+
+    def ui_address(self) -> ListenAddress | None:
+        """Return where the agent serves the live page; None for nowhere. Raises SettingError."""
+        return _address("ui.listen", self.ui.listen, parse_loopback)
 
     def masquerade_settings(self) -> MasqueradeSettings:
         """Return the settings of the egress package. Raises SettingError for a range that is no CIDR."""
@@ -248,6 +255,7 @@ def _converted(source: str, layer: dict[str, Any]) -> Settings:
         settings = msgspec.convert(layer, Settings, strict=False)
         settings.masquerade_settings()
         settings.metrics_address()
+        settings.ui_address()
         mark_bits(settings.iptables)
         _check(settings)
     except msgspec.ValidationError as error:
@@ -276,6 +284,13 @@ def _cluster_cidrs(settings: Settings) -> Iterator[tuple[str, str]]:
     for key in ("pod_cidrs", "service_cidrs"):
         for cidr in getattr(settings.cluster, key):
             yield f"cluster.{key}", cidr
+
+
+def _address(key: str, written: str, parse: Callable[[str], ListenAddress]) -> ListenAddress | None:
+    try:
+        return parse(written) if written else None
+    except AddressError as error:
+        raise SettingError(f"{key} = {written!r}: {error}") from None
 
 
 def _check(settings: Settings) -> None:

@@ -20,8 +20,8 @@ from nfagent.desired.state import DesiredState
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import HostError, KernelError, ValidationIssue
 from nfagent.introspection.freshness import Freshness
-from nfagent.introspection.metrics_listener import MetricsListener
 from nfagent.introspection.metrics_routes import metrics_routes
+from nfagent.introspection.tcp_listener import TcpListener, deadlines
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
 from nfagent.metrics.collector import NodeCollector
 from nfagent.metrics.exposition import MetricsPage
@@ -78,7 +78,7 @@ class MetricsParts:
         sources.backend.client.defer_deletions(self._counts)
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
-        self._listener = MetricsListener(address, clock) if address is not None else None
+        self._listener = None if address is None else TcpListener(address, clock, "metrics", "[metrics] listen")
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -98,7 +98,9 @@ class MetricsParts:
     def start(self) -> None:
         """Serve over TCP, where the settings ask for it."""
         if self._listener is not None:
-            self._serving = asyncio.create_task(self._listener.run(self.routes))
+            application = web.Application(middlewares=[deadlines])
+            application.router.add_routes(self.routes)
+            self._serving = asyncio.create_task(self._listener.run(application, "/metrics"))
 
     async def close(self) -> None:
         """Stop to serve over TCP."""

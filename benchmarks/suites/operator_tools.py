@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from aiohttp import web
+
 from benchmarks.harness.command_usage import CommandUsage, run_measured
 from benchmarks.harness.synthetic_agent import IN_SYNC, answerer
 from benchmarks.registry import Run, bench
@@ -78,7 +80,9 @@ def operator_tools(run: Run) -> Iterator[Row]:
         run.progress(f"{records:,} records")
         lines = _write_log(path, cluster, records, run.seed)
         collect_and_freeze()
-        with _agent(path / "agent.sock", desired, lines[-RECENT_LINES:]) as loop:
+        stream = LogStream()
+        stream.recent.add(lines[-RECENT_LINES:])
+        with agent_of(path / "agent.sock", desired, stream) as (loop, _):
             yield from _measured(run, path, loop, _COMMANDS, f"{records:,} records", {})
             kept = f"{min(records, RECENT_LINES):,} records"
             yield from _measured(run, path, loop, _OF_AGENT, kept, {"NFAGENT_LOGGING_SINKS": "journald"})
@@ -122,7 +126,16 @@ def _run(folder: Path, arguments: Sequence[str], environment: Mapping[str, str])
 
 
 def _write_log(folder: Path, cluster: Synthetic, count: int, seed: int) -> list[bytes]:
-    """Write records of connections among the cluster's Pods and with addresses outside; return their lines."""
+    """Write records to the log's file; return their lines."""
+    lines = log_lines(cluster, count, seed)
+    sink = RotatingFile(folder / "policy_action.log", _FILE_BYTES, _FILES)
+    sink.write(lines)
+    sink.close()
+    return lines
+
+
+def log_lines(cluster: Synthetic, count: int, seed: int) -> list[bytes]:
+    """Return records of connections among the cluster's Pods and with addresses outside."""
     rng = random.Random(seed)  # noqa: S311 - records, not secrets
     begin = time.time_ns() - count * _SECOND_NS // 100
     here = [pod for pod in cluster.pods if pod.node == cluster.node]
@@ -130,9 +143,6 @@ def _write_log(folder: Path, cluster: Synthetic, count: int, seed: int) -> list[
     for number in range(count):
         peer = rng.choice(cluster.pods) if rng.random() < 0.8 else None
         lines.append(encode(_record(rng, begin + number * _SECOND_NS // 100, peer, rng.choice(here))))
-    sink = RotatingFile(folder / "policy_action.log", _FILE_BYTES, _FILES)
-    sink.write(lines)
-    sink.close()
     return lines
 
 
@@ -161,10 +171,11 @@ def _record(rng: random.Random, when: int, peer: Pod | None, here: Pod) -> Recor
 
 
 @contextmanager
-def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterator[MeteredLoop]:
-    """Serve the agent's answers in a thread of its own; yields its loop."""
-    loop, slices, stream = MeteredLoop(), TimeSlices(), LogStream()
-    stream.recent.add(lines)
+def agent_of(
+    path: Path, desired: DesiredState, stream: LogStream
+) -> Iterator[tuple[MeteredLoop, tuple[web.RouteDef, ...]]]:
+    """Serve the agent's answers in a thread of its own; yields its loop, and all its routes."""
+    loop, slices = MeteredLoop(), TimeSlices()
 
     async def view() -> StatusView:
         return status_parts(
@@ -194,7 +205,7 @@ def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterato
         serving = asyncio.run_coroutine_threadsafe(
             http_server.serve(path, answers, slices, routes=routes), loop
         ).result(30)
-        yield loop
+        yield loop, (*http_server.answer_routes(answers, slices), *routes)
         asyncio.run_coroutine_threadsafe(serving.cleanup(), loop).result(30)
     finally:
         loop.call_soon_threadsafe(loop.stop)

@@ -26,6 +26,7 @@ COMMANDS = {
     "try": ("try_", "Show which connections a policy change would deny or allow."),
     "matrix": ("matrix", "Show which Pods reach which, by the policies in force."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
+    "ui": ("ui", "Serve a live page for a browser: verdicts, who talks to whom."),
     "check": ("check", "Check that this node can run nfagent."),
     "config": ("config_", "Show every setting, and where its value comes from."),
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),

@@ -17,6 +17,9 @@
     GET /v1/config                                  the settings, each with its origin (settings_parts)
     GET /v1/names?kind=KIND&prefix=TEXT             names of Pods, policies, namespaces (names_route)
 
+The live page (page.application) asks for status, records, explain and dump policies and counters: what these answers
+have is what its modules in page/files read.
+
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
 503 carry {"error": "…"}. Connections have limits and deadlines (connections, request_bodies).
@@ -35,10 +38,11 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from nfagent.errors import HostError, KernelError, UsageError
+from nfagent.errors import HostError
 from nfagent.explain.explanation import Explanation, explanation_parts
 from nfagent.introspection.chunks import encoded
 from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
+from nfagent.introspection.error_answers import answered
 from nfagent.introspection.freshness import ViewHead
 from nfagent.introspection.http_log import log
 from nfagent.introspection.http_stream import stream
@@ -151,7 +155,7 @@ async def serve(
     application = web.Application(middlewares=[_errors])
     limits = limits or ConnectionLimits()
 
-    application.router.add_routes((*_answer_routes(answers, time_slices or TimeSlices()), *routes))
+    application.router.add_routes((*answer_routes(answers, time_slices or TimeSlices()), *routes))
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -173,7 +177,7 @@ async def serve(
     return serving
 
 
-def _answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web.RouteDef]:
+def answer_routes(answers: AnswerProvider, time_slices: TimeSlices) -> list[web.RouteDef]:
     """Return the routes of questions about the agent's state."""
     bodies = RequestBodies()
 
@@ -239,11 +243,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not request.body_exists:
         _read_whole(request)
     try:
-        return await handler(request)
-    except UsageError as error:
-        return _json({"error": str(error)}, status=400)
-    except (KernelError, HostError) as error:
-        return _json({"error": str(error)}, status=503)
+        return await answered(request, handler)
     finally:
         if connection is not None:
             connection.await_request()
@@ -251,7 +251,3 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _line(part: SimulationPart) -> bytes:
     return msgspec.json.encode(part) + b"\n"
-
-
-def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), status=status, content_type="application/json")

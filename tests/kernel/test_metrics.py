@@ -214,7 +214,7 @@ def test_a_port_in_use_is_a_problem_of_metrics_alone_and_ends_by_itself(
 ) -> None:
     write_manifests(folder, CLUSTER)
     monkeypatch.setenv("NFAGENT_METRICS_LISTEN", "127.0.0.1:9464")
-    monkeypatch.setattr("nfagent.introspection.metrics_listener._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("nfagent.introspection.tcp_listener._RETRY_SECONDS", 0.05)
 
     async def body() -> None:
         with socket.socket() as other:

@@ -22,6 +22,7 @@ _LIST = {"type": "array", "items": {"type": "object"}}
 _NUMBER_OF_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _BYTE = r"(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
 _LISTEN = {"type": "string", "pattern": rf"^({_BYTE}([.]{_BYTE}){{3}}|\[[0-9a-fA-F:.]+\]):{_NUMBER_OF_PORT}$"}
+_LOOPBACK = {"type": "string", "pattern": rf"^((127([.]{_BYTE}){{3}}|\[::1\]):{_NUMBER_OF_PORT})?$"}
 _FOLDERS = ("RUNTIME_DIR", "LOG_DIR", "STATE_DIR")
 _QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
 
@@ -52,6 +53,7 @@ def schema() -> dict[str, Any]:
     definitions = settings["$defs"]
     definitions["MetricsSection"] |= {"required": ["listen"]}
     definitions["MetricsSection"]["properties"]["listen"] = _LISTEN
+    definitions["UiSection"]["properties"]["listen"] = _LOOPBACK
     definitions["Settings"] |= {"required": ["metrics"]}
     top = definitions["Settings"]["properties"]
     top["log_level"] = {"enum": LOG_LEVELS}

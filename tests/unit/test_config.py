@@ -178,6 +178,13 @@ KNOWN = "systemd/nfagent.toml lists all settings"
             id="a name to listen at",
         ),
         pytest.param(
+            '[ui]\nlisten = "0.0.0.0:9465"',
+            "ui.listen = '0.0.0.0:9465': write an address of loopback, like 127.0.0.1:9465 or [::1]:9465: nothing is "
+            "encrypted",
+            id="a page that others reach",
+        ),
+        pytest.param('[ui]\nlisten = "9465"', "ui.listen = '9465': write ADDRESS:PORT", id="a page without an address"),
+        pytest.param(
             "[reconcile]\nresync_seconds = 0", "reconcile.resync_seconds = 0.0: write 1 to 86400", id="a resync of none"
         ),
         pytest.param(

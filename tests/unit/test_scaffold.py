@@ -221,9 +221,18 @@ def test_make_lists_every_target_that_is_for_people() -> None:
     assert targets == set(re.findall(r"^([a-z-]+):[^#\n]*## \S", text, re.MULTILINE))
 
 
-def test_what_the_fuzzer_of_decoders_needs_is_locked_apart() -> None:
-    found = locked("requirements-fuzz.txt")
-    assert [one.name for one in asked("options.extras_require", "fuzz") if found[one.name] in one.specifier] == [
-        "atheris"
-    ]
+@pytest.mark.parametrize(("extra", "package"), [("fuzz", "atheris"), ("browser", "playwright")])
+def test_what_one_target_alone_needs_is_locked_apart(extra: str, package: str) -> None:
+    found = locked(f"requirements-{extra}.txt")
+    assert [one.name for one in asked("options.extras_require", extra) if found[one.name] in one.specifier] == [package]
     assert found.keys().isdisjoint(locked("requirements-dev.txt"))
+
+
+def test_every_file_of_the_package_that_is_not_python_is_in_the_wheel() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    found = {path for path in (ROOT / "nfagent").rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    for package, patterns in config["options.package_data"].items():
+        folder = ROOT.joinpath(*package.split("."))
+        found -= {path for pattern in patterns.split(",") for path in folder.glob(pattern.strip())}
+    assert found == set()

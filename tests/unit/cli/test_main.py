@@ -72,7 +72,8 @@ def test_the_help_of_every_command_has_an_example_of_it(name: str) -> None:
 
 # `lab exec` runs another command, and -o of `lab latency` names the file for its samples, which are JSON.
 @pytest.mark.parametrize(
-    "name", [name for name in all_commands() if name not in {"run", "lab", "lab exec", "lab latency", "completion"}]
+    "name",
+    [name for name in all_commands() if name not in {"run", "ui", "lab", "lab exec", "lab latency", "completion"}],
 )
 def test_every_query_command_has_json_output(name: str) -> None:
     outputs = [option for option in all_commands()[name].params if option.name == "output"]

@@ -1,0 +1,59 @@
+"""The page as the agent serves it, where `[ui] listen` asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from aiohttp import web
+
+from nfagent.clock import Clock
+from nfagent.errors import HostError
+from nfagent.introspection.page.access import PageAccess
+from nfagent.introspection.page.application import handlers_of, page_application
+from nfagent.introspection.page.token_file import kept_token
+from nfagent.introspection.tcp_listener import TcpListener
+from nfagent.model.listen_address import ListenAddress
+
+log = logging.getLogger(__name__)
+
+
+class PageListener:
+    """The page at one address, or at none."""
+
+    def __init__(self, address: ListenAddress | None, folder: Path, clock: Clock) -> None:
+        """Store the arguments. address: None serves no page; folder: of the token's file."""
+        self._address = address
+        self._folder = folder
+        served, setting = "the page of nfagent ui", "[ui] listen"
+        self._listener = None if address is None else TcpListener(address, clock, served, setting)
+        self._unmade = ""
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why the page isn't served; '' where it is, or needn't be."""
+        return self._unmade or (self._listener.problem if self._listener is not None else "")
+
+    def start(self, routes: Iterable[web.RouteDef]) -> None:
+        """Serve the page, where the settings ask for it. routes: those of the agent's socket."""
+        if self._address is not None and self._listener is not None:
+            self._serving = asyncio.create_task(self._run(self._address, self._listener, handlers_of(routes)))
+
+    async def close(self) -> None:
+        """Stop to serve."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait((self._serving,))
+
+    async def _run(self, address: ListenAddress, listener: TcpListener, answers: dict[str, object]) -> None:
+        try:
+            token = await asyncio.to_thread(kept_token, self._folder)  # the folder's disk may not answer
+        except (OSError, HostError) as error:
+            self._unmade = f"the page of nfagent ui isn't served: its token can't be kept: {error}"
+            log.error("%s", self._unmade)
+            return
+        application = await asyncio.to_thread(page_application, PageAccess(token, address), answers)
+        await listener.run(application)
