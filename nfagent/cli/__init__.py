@@ -27,6 +27,7 @@ COMMANDS = {
     "matrix": ("matrix", "Show which Pods reach which, by the policies in force."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
     "check": ("check", "Check that this node can run nfagent."),
+    "bundle": ("bundle", "Write state, rules and logs into one file, without secrets."),
     "config": ("config_", "Show every setting, and where its value comes from."),
     "restore": ("restore", "Load the saved ruleset; nfagent-early.service runs it at a boot."),
     "cleanup": ("cleanup", "Remove the rules that a stopped agent left in force."),
