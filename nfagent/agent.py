@@ -217,7 +217,7 @@ class Agent:
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
             syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-            views = syncs, self._status_parts.route(self._time_slices), self._settings_parts.route
+            views = syncs, *self._status_parts.routes(self._time_slices), self._settings_parts.route
             routes = (*answers.routes, *views, *self._metrics.routes, *self._verdict_log.routes)
             serving = await http_server.serve(self._settings.socket_path, answers, self._time_slices, routes=routes)
             self._metrics.start()

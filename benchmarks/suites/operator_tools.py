@@ -1,4 +1,4 @@
-"""`nfagent status`, `logs` and `dump state` on a node of a cluster of 5,000 Pods, with 100,000 records in the log.
+"""`nfagent status`, `logs`, `dump state`, `top` and `bundle` on a node of a cluster of 5,000 Pods, with 100,000 records in the log.
 
 Each command is a process of its own, whose time, CPU and memory are measured. The agent's own server answers from a
 synthetic cluster; its longest turn of the event loop is in CPU time, so that other load of the machine doesn't count.
@@ -58,6 +58,8 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "logs --all": ("logs", "--all"),
     "logs --summary": ("logs", "--summary"),
     "logs --top": ("logs", "--top"),
+    "top -o json -n 3": ("top", "-o", "json", "-n", "3", "--interval", "1"),
+    "bundle": ("bundle", "-"),
 }
 _OF_AGENT: dict[str, tuple[str, ...]] = {
     "logs --all, of the agent": ("logs", "--all"),

@@ -26,6 +26,7 @@ COMMANDS = {
     "try": ("try_", "Show which connections a policy change would deny or allow."),
     "matrix": ("matrix", "Show which Pods reach which, by the policies in force."),
     "logs": ("logs", "Show the verdict log: allowed and denied connections."),
+    "top": ("top", "Show Pods and policies by packets allowed and denied, live."),
     "check": ("check", "Check that this node can run nfagent."),
     "bundle": ("bundle", "Write state, rules and logs into one file, without secrets."),
     "config": ("config_", "Show every setting, and where its value comes from."),
