@@ -1,4 +1,4 @@
-"""`nfagent status`, `logs`, `dump state`, `top` and `bundle` on a node of a cluster of 5,000 Pods, with 100,000 records in the log.
+"""`nfagent status`, `logs`, `dump state`, `top` and `bundle` at 5,000 Pods, with 100,000 records in the log.
 
 Each command is a process of its own, whose time, CPU and memory are measured. The agent's own server answers from a
 synthetic cluster; its longest turn of the event loop is in CPU time, so that other load of the machine doesn't count.
@@ -26,6 +26,7 @@ from nfagent.errors import HostError
 from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, DriftStatus, VerdictLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
+from nfagent.introspection.counts_view import CountReadings, CountsView, counts_parts
 from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.record_peers import StatePeers
@@ -34,8 +35,10 @@ from nfagent.introspection.status_answer import StatusReadings, status_parts
 from nfagent.introspection.status_view import DeniedStatus, SourceStatus, StatusView
 from nfagent.kernel.table_listings import TableListings
 from nfagent.lab.objects.synthetic import Size, Synthetic, synthetic
-from nfagent.model.objects import Pod
+from nfagent.metrics.readings import CountedPackets
+from nfagent.model.objects import DIRECTIONS, Pod
 from nfagent.nftables.objects import ABSENT
+from nfagent.nftables.verdict_keys import DISPOSITIONS, VerdictKey
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_file import RotatingFile
@@ -167,6 +170,19 @@ def _record(rng: random.Random, when: int, peer: Pod | None, here: Pod) -> Recor
     )
 
 
+def _counted(desired: DesiredState) -> CountedPackets:
+    """Return a count for each local Pod, active policy, direction and disposition."""
+    kinds = [(direction, disposition) for direction in DIRECTIONS for disposition in DISPOSITIONS]
+    return CountedPackets(
+        pods={(*key, *kind): 5 for key in desired.cluster.local for kind in kinds},
+        policies={
+            VerdictKey(disposition, direction, (ref,)): 5
+            for ref in desired.index.active
+            for direction, disposition in kinds
+        },
+    )
+
+
 @contextmanager
 def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterator[MeteredLoop]:
     """Serve the agent's answers in a thread of its own; yields its loop."""
@@ -198,12 +214,19 @@ def _agent(path: Path, desired: DesiredState, lines: Sequence[bytes]) -> Iterato
             ),
         )
 
+    counted = _counted(desired)
+
+    async def counts() -> CountsView:
+        read = CountReadings(version="0", started=1.0, read_at=time.monotonic(), problem="", counts=counted)
+        return counts_parts(desired, read)
+
     reports = AnswerSources(lambda: WHOLE, lambda: (), lambda: status, no_trouble)
     answers = AgentAnswerer(desired, TableListings(lambda: ABSENT, dict), slices, reports)
     routes = (
         *record_routes(stream, StatePeers(desired), slices),
         view_route("/v1/peers", answers.peers, slices),
         view_route("/v1/status", view, slices),
+        view_route("/v1/counts", counts, slices),
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""`nfagent bundle`: what somebody else needs to understand this node, in one file, without secrets."""
+"""`nfagent bundle`: what others need to understand this node, in one file, without secrets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bundle(
     config: Path | None,
     output: str,
 ) -> None:
-    """Write state, rulesets, check, settings, metrics, logs and versions into one file, to send to somebody else.
+    """Write state, rulesets, check, settings, metrics, logs and versions into one file, to send to others.
 
     FILE is nfagent-NODE-TIME.tar.zst in this folder by default; `-` is stdout. It has mode 0600, and exists only once
     it is whole. MANIFEST.json in it says what it has, what couldn't be read, and why. It works without an agent too.

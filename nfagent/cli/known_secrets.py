@@ -1,4 +1,4 @@
-"""Reads what is secret on this node, so that `nfagent bundle` can leave it out wherever it may appear.
+"""Reads what is secret on this node, so that `nfagent bundle` can leave it out of all that it writes.
 
 Tokens, passwords, keys and the environment of exec plugins in every kubeconfig that the agent may use, files of tokens
 and keys that these name, and passwords in the environment of this process and of the service.

@@ -2,7 +2,7 @@
 
 What looks like one: private keys and certificates (PEM), JSON web tokens, Authorization headers, user and password of
 a URL, values of keys as `token`, `password` or `client-key-data`, and the annotation last-applied-configuration, which
-has a whole object as somebody wrote it.
+has a whole object as a user wrote it.
 """
 
 from __future__ import annotations

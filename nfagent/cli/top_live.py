@@ -128,7 +128,7 @@ def show_live(sampler: CountSampler, samples: int | None, by: SortKey) -> int:
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
-        # An OSError: the terminal is gone. There is nobody to tell.
+        # An OSError: the terminal is gone. No user is there to be told.
         stack.enter_context(suppress(_Interrupted, OSError, termios.error))
         stack.enter_context(_keys())
         live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
