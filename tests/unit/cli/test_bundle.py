@@ -31,6 +31,8 @@ from tests.unit.cli.called import Call
 from tests.unit.cli.test_logs import record, write
 from tests.unit.cli.test_status import PODS, readings
 
+WHOLE = pytest.mark.kernel
+"""A whole bundle asks the real kernel, by a dozen commands: seconds of CPU time."""
 ORDER = [
     *("versions.txt", "status.json", "config.json", "config-running.json", "check.json", "state.json", "policies.json"),
     *("ruleset.nft", "kernel.nft", "diff.json", "syncs.json", "metrics.txt", "logs.jsonl", "journal.txt"),
@@ -87,6 +89,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log" / "policy_action.log"
 
 
+@WHOLE
 def test_no_secret_of_any_source_is_in_it(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journalctl: Path, log: Path
 ) -> None:
@@ -130,6 +133,7 @@ def test_no_secret_of_any_source_is_in_it(
     assert manifest(path)["removed_secrets"] > len(PLANTED)
 
 
+@WHOLE
 def test_the_members_are_in_one_order_and_the_manifest_lists_them(
     call: Call, tmp_path: Path, journalctl: Path, log: Path
 ) -> None:
@@ -160,6 +164,7 @@ def test_the_members_are_in_one_order_and_the_manifest_lists_them(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@WHOLE
 def test_without_an_agent_it_has_what_can_be_read(
     call: Call, tmp_path: Path, manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +227,7 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, journalctl: Path, num
             started.kill()
 
 
+@WHOLE
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with start(tmp_path, "made.tar.zst", "--no-logs", program="ulimit -f 1; ") as started:
         _, err = started.communicate(timeout=120)
@@ -249,6 +255,7 @@ def test_a_file_that_cannot_be_made_is_named_before_anything_is_read(
     assert (tmp_path / "there").read_text() == "kept"
 
 
+@WHOLE
 def test_to_stdout_the_list_is_on_stderr(tmp_path: Path) -> None:
     into = tmp_path / "made"
     with start(tmp_path, "-", "--no-logs", f"> {into}") as started:
