@@ -356,3 +356,18 @@ def test_the_manual_page_has_every_option() -> None:
     shown = subprocess.run([str(PLUGIN), "--help"], capture_output=True, text=True, check=True).stdout
     options = set(re.findall(r"--[a-z]+", shown.partition("commands:")[0])) - {"--help"}
     assert {option for option in options if option not in page} == set()
+
+
+def test_a_full_disk_is_named(cluster: Cluster) -> None:
+    cluster.has(a=says("health    ok"))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(PLUGIN), "status"],
+            env=cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, "error: the output can't be written: No space left on device\n")
