@@ -19,26 +19,28 @@ SHORTEST = 4
 
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|$)")
 _PEM_END = re.compile(r"^.*?-----END [A-Z0-9 ]+-----")
-_KEYS = (
-    r"(?:[a-z0-9_-]*[_.-])?(?:token|password|passwd|passphrase|secret|api[-_]?key|private[-_]?key)"
-    r"|(?:client-key|client-certificate|certificate-authority)-data"
+_MOST_KEY_LINES = 200
+"""Lines of a key of several lines: an end that never comes takes no more than these along."""
+_KEY = re.compile(
+    r"(?i)(?<![\w.-])\\*[\"']?(?:[a-z0-9_-]*[_.-])?"
+    r"(?:token|password|passwd|passphrase|secret|api[-_]?key|private[-_]?key"
+    r"|client-key-data|client-certificate-data|certificate-authority-data)"
+    r"\\*[\"']?\s*[:=]\s*(?!<removed>)"
 )
-_VALUE = r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|[^\s,;}\]]+'
+_APPLIED = re.compile(r"last-applied-configuration\\*[\"']?\s*[:=]\s*")
+_QUOTE = re.compile(r"(\\*)\"")
+_KEY_QUOTE = re.compile(r"(\\*\")\s*:\s*$")
+_WORD = re.compile(r"(?:[^\s,;}\]\"\\]|,(?![\s\"\\]|$)|[\"\\](?![\"\\]{0,8}(?:[,}\]\s]|$)))+")
+"""A value without quotes: what may as well end the JSON around it isn't of it."""
 _PATTERNS = (
     (re.compile(r"\beyJ[\w-]{6,}\.[\w-]{2,}(?:\.[\w-]*)*"), REMOVED),
-    (re.compile(r"(?i)\b(authorization\"?\s*[:=]\s*\"?)(?:bearer|basic)?\s*[^\s\"]+"), rf"\1{REMOVED}"),
+    (re.compile(r"(?i)\b(authorization\\*\"?\s*[:=]\s*\\*\"?)(?:bearer|basic)?\s*[^\s\"\\]+"), rf"\1{REMOVED}"),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{REMOVED}"),
     (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>]*@"), rf"\1{REMOVED}@"),
-    (
-        re.compile(rf"(?i)(?<![\w.-])(\\?[\"']?(?:{_KEYS})\\?[\"']?\s*[:=]\s*)(?!<removed>)(?:{_VALUE})"),
-        rf'\1"{REMOVED}"',
-    ),
 )
 _HINT = re.compile(r"eyJ|://|-----|(?i:token|passw|passphrase|secret|key|bearer|authorization|-data|last-applied)")
-"""What a line has in which one of the patterns can be: most have none, and a bundle has 100,000s of lines."""
-_APPLIED = re.compile(
-    rf"(last-applied-configuration\\?[\"']?\s*[:=]\s*)(\\\"(?:[^\"\\]|\\\\.|\\[^\"])*\\\"|{_VALUE}|$)(.*)"
-)
+"""What a line has in which there can be a secret by its looks: most have none, and a bundle has 100,000s of lines."""
+_BLOCKS = {"|", "|-", "|+", ">", ">-", ">+", ""}
 
 
 class SecretFilter:
@@ -49,7 +51,7 @@ class SecretFilter:
         forms = {form for value in known for form in _forms(value)}
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
         self._known = re.compile("|".join(map(re.escape, longest_first))) if forms else None
-        self._in_key = False
+        self._key_lines = 0  # that may follow of a key
         self._block = -1
         self.removed = 0
 
@@ -64,10 +66,11 @@ class SecretFilter:
 
     def line(self, text: str) -> str | None:
         """Return a line without secrets; None for one inside of a key, or of a block that is removed as a whole."""
-        if self._in_key:
+        if self._key_lines:
+            self._key_lines -= 1
             if (end := _PEM_END.match(text)) is None:
                 return None
-            self._in_key = False
+            self._key_lines = 0
             text = text[end.end() :]
         if self._block >= 0:
             if not text.strip() or len(text) - len(text.lstrip()) > self._block:
@@ -81,21 +84,50 @@ class SecretFilter:
         if _HINT.search(text) is None:
             return text
         if "-----BEGIN " in text:
-            self._in_key = "-----END " not in text.rpartition("-----BEGIN ")[2]
+            self._key_lines = 0 if "-----END " in text.rpartition("-----BEGIN ")[2] else _MOST_KEY_LINES
             text = self._replaced(_PEM, REMOVED, text)
-        if (applied := _APPLIED.search(text)) is not None:
-            if applied[2] in {"|", "|-", ">", ">-", ""}:
-                self._block = len(text) - len(text.lstrip())
-            text = f'{text[: applied.start()]}{applied[1]}"{REMOVED}"{applied[3] if applied[2][:1] in chr(34) else ""}'
-            self.removed += 1
+        if (applied := _APPLIED.search(text)) is not None and text[applied.end() :].strip() in _BLOCKS:
+            self._block = len(text) - len(text.lstrip())
+        text = self._without_values(_APPLIED, text, whole_line=True)
+        text = self._without_values(_KEY, text, whole_line=False)
         for pattern, instead in _PATTERNS:
             text = self._replaced(pattern, instead, text)
         return text
+
+    def _without_values(self, key: re.Pattern[str], text: str, *, whole_line: bool) -> str:
+        """Return a text without the values of some keys. whole_line: a value without quotes goes on to the end."""
+        parts, at = list[str](), 0
+        while (found := key.search(text, at)) is not None:
+            begin = found.end()
+            end, quotes = _end_of_value(text, begin, whole_line=whole_line)
+            if not quotes and (of_key := _KEY_QUOTE.search(found[0])) is not None:
+                quotes = of_key[1]  # a number, which becomes a string
+            parts += [text[at:begin], quotes, REMOVED, quotes]
+            at = max(end, begin)
+            self.removed += 1
+        return "".join([*parts, text[at:]])
 
     def _replaced(self, pattern: re.Pattern[str], instead: str, text: str) -> str:
         text, number = pattern.subn(instead, text)
         self.removed += number
         return text
+
+
+def _end_of_value(text: str, begin: int, *, whole_line: bool) -> tuple[int, str]:
+    """Return where a value ends, and its quotes: also of a string of JSON that is in strings of JSON itself."""
+    opening = _QUOTE.match(text, begin)
+    if opening is not None:
+        level = len(opening[1])
+        for quote_ in _QUOTE.finditer(text, opening.end()):
+            # Of JSON in a string, a quote has one backslash, and one within its own strings three.
+            if len(quote_[1]) % (2 * (level + 1)) == level:
+                return quote_.end(), opening[0]
+        return len(text), opening[0]
+    if text[begin : begin + 1] == "'":
+        end = text.find("'", begin + 1)
+        return (end + 1 if end > 0 else len(text)), "'"
+    word = _WORD.match(text, begin)
+    return (len(text) if whole_line else word.end() if word is not None else begin), ""
 
 
 def _forms(value: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -69,6 +70,35 @@ def test_the_last_applied_configuration_is_removed_as_a_whole(text: str) -> None
 def test_json_stays_json_around_an_annotation() -> None:
     text = json.dumps({"kubectl.kubernetes.io/last-applied-configuration": '{"x":"y"}\n', "kept": 1})
     assert json.loads(cleaned(text)) == {"kubectl.kubernetes.io/last-applied-configuration": REMOVED, "kept": 1}
+
+
+@pytest.mark.parametrize("key", ["password", "client-key-data", "kubectl.kubernetes.io/last-applied-configuration"])
+@pytest.mark.parametrize(
+    "secret", ["hunter2", "hunter2, hunter2; {hunter2}", 'a"hunter2', '{"a": "hunter2"}', "hunter2\\"]
+)
+def test_json_within_json_stays_json(key: str, secret: str) -> None:
+    inner = json.dumps({"before": 1, key: secret, "after": "kept"})
+    for text, levels in (
+        (inner, 0),
+        (json.dumps({"text": inner}), 1),
+        (json.dumps({"a": json.dumps({"b": inner})}), 2),
+    ):
+        found = cleaned(text)
+        assert "hunter2" not in found
+        value = json.loads(found)
+        for _ in range(levels):
+            (value,) = value.values()
+            value = json.loads(value)
+        assert value == {"before": 1, key: REMOVED, "after": "kept"}
+
+
+def test_a_number_of_a_secret_key_stays_json() -> None:
+    assert json.loads(cleaned('{"token": 1234, "after": 1}')) == {"token": REMOVED, "after": 1}
+
+
+def test_a_key_without_an_end_takes_not_all_that_follows_along() -> None:
+    text = "-----BEGIN PRIVATE KEY-----\n" + "line\n" * 1_000
+    assert cleaned(text).count("line\n") == 800
 
 
 @pytest.mark.parametrize("secret", ["hunter2/+ü", 'quo"ted\\', "two\nlines here"])
@@ -149,3 +179,12 @@ def test_a_kubeconfig_of_any_content_stops_nothing(tmp_path: Path, text: str) ->
 def test_of_a_kubeconfig_that_does_not_parse_every_value_is_taken_for_secret(tmp_path: Path) -> None:
     (tmp_path / "node.conf").write_text("users: [\n  token: hunter2\n")
     assert "hunter2" in known(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part", ['"', "\\", '\\"', "token=", "://", "-", "a-", "eyJ", '{"', "last-applied-configuration:", "x@"]
+)
+def test_a_line_of_any_length_is_filtered_in_little_time(part: str) -> None:
+    before = time.process_time()
+    cleaned(f"token=a{part * 20_000}\n")
+    assert time.process_time() - before < 5
