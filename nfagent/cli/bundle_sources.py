@@ -166,7 +166,10 @@ def _journal(remarks: Remarks, since: int) -> Iterator[bytes]:
     units = [f"--unit={unit}" for unit in _UNITS]
     limit = [f"--since=@{since // 1_000_000_000}"] if since else [f"--lines={MOST_RECORDS}"]
     options = ["--quiet", "--no-pager", "--output=short-iso-precise", *limit]
-    yield from _command(remarks, [program, *units, *options])
+    try:
+        yield from _command(remarks, [program, *units, *options])
+    except UnreadError as error:
+        raise UnreadError(str(error) if remarks.text else f"the journal has no lines of {_UNITS[0]}") from None
 
 
 def _versions(settings: Settings) -> Iterator[bytes]:

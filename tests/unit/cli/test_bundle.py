@@ -21,6 +21,8 @@ from backports import zstd
 
 from nfagent.cli.bundle_archive import MOST_BYTES, BundleArchive
 from nfagent.cli.bundle_contents import size_text
+from nfagent.cli.bundle_sources import Remarks, UnreadError, sources
+from nfagent.config import load_settings
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import status_parts
 from nfagent.introspection.status_view import StatusView
@@ -298,3 +300,17 @@ def test_a_member_is_cut_at_the_limit() -> None:
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (56_000_000, "56 MB")])
 def test_sizes_are_said_in_words(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 0", "the journal has no lines of nfagent.service"),
+        ("echo 'Failed to open system journal' >&2; exit 1", "Failed to open system journal"),
+    ],
+)
+def test_a_journal_without_lines_says_why(journalctl: Path, script: str, reason: str) -> None:
+    journalctl.write_text(f"#!/bin/sh\n{script}\n")
+    journal = next(found for found in sources(load_settings(), None, 0, "", logs=True) if found.name == "journal.txt")
+    with pytest.raises(UnreadError, match=reason):
+        next(journal.read(Remarks()))
