@@ -252,7 +252,7 @@ class Agent:
 
     def _routes(self, answers: AgentAnswerer) -> tuple[web.RouteDef, ...]:
         syncs = syncs_route(self._reconciler.latency.trace, self._clock, lambda: self._revoker.last_round)
-        views = syncs, self._status_parts.route(self._time_slices), self._settings_parts.route
+        views = syncs, *self._status_parts.routes(self._time_slices), self._settings_parts.route
         return (*answers.routes, *views, *self._metrics.routes, *self._verdict_log.routes)
 
     def _end(self) -> None:

@@ -118,6 +118,11 @@ class MetricsParts:
         """The packets that the kernel counted, as of the last reading."""
         return self._counts.values
 
+    @property
+    def counted_at(self) -> float:
+        """When the kernel's counters were read, in monotonic seconds; 0 for not yet."""
+        return self._counts.read_at
+
     async def page(self) -> bytes:
         """Return the page."""
         return await self._page.read()

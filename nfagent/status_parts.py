@@ -1,4 +1,4 @@
-"""The parts of `nfagent status`: what it is read from, and the counts of denied packets of the last minutes."""
+"""The parts of `nfagent status` and `top`: what they are read from, and what was denied in the last minutes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nfagent.config import Settings
 from nfagent.controllers.reconciler import Reconciler
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.agent_status import AgentStatus
+from nfagent.introspection.counts_view import CountReadings, CountsView, counts_parts
 from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import StatusReadings, status_parts
@@ -30,6 +31,8 @@ from nfagent.verdicts.denied_window import WINDOW_SECONDS
 
 _SAMPLE_SECONDS = 30.0
 _TOP = 3
+_FRESH_SECONDS = 0.8
+"""Counts are read again after so long: several readers share a reading, and `top` asks once a second at most."""
 
 _Counted = PodVerdict | VerdictKey | str
 
@@ -52,7 +55,7 @@ class StatusSources(msgspec.Struct, frozen=True):
 
 
 class StatusParts:
-    """Answers GET /v1/status."""
+    """Answers GET /v1/status and GET /v1/counts."""
 
     def __init__(self, settings: Settings, desired: DesiredState, clock: Clock, sources: StatusSources) -> None:
         """Keep the sources; the counters are sampled by `run`."""
@@ -63,9 +66,12 @@ class StatusParts:
         self._started = clock.monotonic()
         self._window: IncreaseWindow[_Counted] = IncreaseWindow(WINDOW_SECONDS)
 
-    def route(self, time_slices: TimeSlices) -> web.RouteDef:
-        """Return the route for the agent's socket."""
-        return view_route("/v1/status", self.view, time_slices)
+    def routes(self, time_slices: TimeSlices) -> tuple[web.RouteDef, ...]:
+        """Return the routes for the agent's socket."""
+        return (
+            view_route("/v1/status", self.view, time_slices),
+            view_route("/v1/counts", self.count_view, time_slices),
+        )
 
     async def run(self) -> None:
         """Sample the counters of denied packets from the first sync on, until cancelled."""
@@ -96,6 +102,22 @@ class StatusParts:
                 agent=sources.status(),
                 problems=(*sources.problems(), sources.metrics.uncounted),
                 denied=self._denied(),
+            ),
+        )
+
+    async def count_view(self) -> CountsView:
+        """Return the packets by Pod and by policy."""
+        metrics, unread = self._sources.metrics, self._sources.freshness().unknown
+        if not unread and self._clock.monotonic() - metrics.counted_at > _FRESH_SECONDS:
+            await metrics.refresh_counts()
+        return counts_parts(
+            self._desired,
+            CountReadings(
+                version=__version__,
+                started=self._started,
+                read_at=metrics.counted_at,
+                problem=unread or metrics.uncounted,
+                counts=metrics.counts,
             ),
         )
 

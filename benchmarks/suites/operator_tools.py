@@ -1,4 +1,4 @@
-"""`nfagent status`, `logs` and `dump state` on a node of a cluster of 5,000 Pods, with 100,000 records in the log.
+"""`nfagent status`, `logs`, `dump state`, `top` and `bundle` at 5,000 Pods, with 100,000 records in the log.
 
 Each command is a process of its own, whose time, CPU and memory are measured. The agent's own server answers from a
 synthetic cluster; its longest turn of the event loop is in CPU time, so that other load of the machine doesn't count.
@@ -25,6 +25,7 @@ from benchmarks.suites.introspection import MeteredLoop
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError
 from nfagent.introspection import http_server
+from nfagent.introspection.counts_view import CountReadings, CountsView, counts_parts
 from nfagent.introspection.freshness import WHOLE
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.record_peers import StatePeers
@@ -32,7 +33,9 @@ from nfagent.introspection.record_route import record_routes
 from nfagent.introspection.status_answer import StatusReadings, status_parts
 from nfagent.introspection.status_view import DeniedStatus, SourceStatus, StatusView
 from nfagent.lab.objects.synthetic import Size, Synthetic, synthetic
-from nfagent.model.objects import Pod
+from nfagent.metrics.readings import CountedPackets
+from nfagent.model.objects import DIRECTIONS, Pod
+from nfagent.nftables.verdict_keys import DISPOSITIONS, VerdictKey
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.time_slices import TimeSlices
 from nfagent.verdicts.log_file import RotatingFile
@@ -55,6 +58,8 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "logs --all": ("logs", "--all"),
     "logs --summary": ("logs", "--summary"),
     "logs --top": ("logs", "--top"),
+    "top -o json -n 3": ("top", "-o", "json", "-n", "3", "--interval", "1"),
+    "bundle": ("bundle", "-"),
 }
 _OF_AGENT: dict[str, tuple[str, ...]] = {
     "logs --all, of the agent": ("logs", "--all"),
@@ -170,6 +175,19 @@ def _record(rng: random.Random, when: int, peer: Pod | None, here: Pod) -> Recor
     )
 
 
+def _counted(desired: DesiredState) -> CountedPackets:
+    """Return a count for each local Pod, active policy, direction and disposition."""
+    kinds = [(direction, disposition) for direction in DIRECTIONS for disposition in DISPOSITIONS]
+    return CountedPackets(
+        pods={(*key, *kind): 5 for key in desired.cluster.local for kind in kinds},
+        policies={
+            VerdictKey(disposition, direction, (ref,)): 5
+            for ref in desired.index.active
+            for direction, disposition in kinds
+        },
+    )
+
+
 @contextmanager
 def agent_of(
     path: Path, desired: DesiredState, stream: LogStream
@@ -193,11 +211,18 @@ def agent_of(
             ),
         )
 
+    counted = _counted(desired)
+
+    async def counts() -> CountsView:
+        read = CountReadings(version="0", started=1.0, read_at=time.monotonic(), problem="", counts=counted)
+        return counts_parts(desired, read)
+
     answers = answerer(desired, slices)
     routes = (
         *record_routes(stream, StatePeers(desired), slices),
         view_route("/v1/peers", answers.peers, slices),
         view_route("/v1/status", view, slices),
+        view_route("/v1/counts", counts, slices),
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

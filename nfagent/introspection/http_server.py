@@ -14,6 +14,7 @@
     GET /v1/summary?filter=JSON&of=denied&top=N     these added up (record_route)
     GET /v1/peers                                   what decides about the filters of records (record_peers)
     GET /v1/status                                  whether all is well, in a few lines (status_view)
+    GET /v1/counts                                  packets allowed and denied by Pod and by policy (counts_view)
     GET /v1/config                                  the settings, each with its origin (settings_parts)
     GET /v1/names?kind=KIND&prefix=TEXT             names of Pods, policies, namespaces (names_route)
 

@@ -119,7 +119,8 @@ NFTABLES_COUNTERS = CounterSource(read_counters, read_elements)
 class PacketCounts:
     """The totals of one node. Implements kernel.counter_deletions.CounterDeletions.
 
-    values: as of the last `refresh`
+    values:  as of the last `refresh`
+    read_at: when it read the kernel's counters, in monotonic seconds; 0 for not yet
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class PacketCounts:
         self._calls = BoundedCalls(_DISK_SECONDS)
         self._problem = ""
         self.values = CountedPackets()
+        self.read_at = 0.0
 
     def delete_by(self, commit_latest: Callable[[Callable[[], Transaction]], Awaitable[None]]) -> None:
         """Have retired counters deleted by a function as `NftClient.commit_latest`."""
@@ -226,18 +228,21 @@ class PacketCounts:
 
     async def refresh(self) -> None:
         """Read the counters, delete those without use, and keep the totals. Raises KernelError, HostError."""
+        began = 0.0
         async with self._turn:
             await self._restore()
             if self._synced():
                 self.pods_changed()
                 due = self._retired.due()
                 self._totals.begin_reading()
+                began = self._clock.monotonic()
                 reading = await asyncio.to_thread(self._source.read)
                 await self._in_slices(self._add(reading))
                 await self._delete_retired({name: due[name] for name in due if name in reading.packets})
                 self._retired.forget(due.keys() - reading.packets.keys() if reading.is_whole else ())
                 await self._keep()
             await self._in_slices(self._publish())
+            self.read_at = began or self.read_at
 
     async def _in_slices(self, steps: Iterator[None]) -> None:
         async for _ in self._time_slices.slices(steps):

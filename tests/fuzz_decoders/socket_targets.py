@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from nfagent.errors import KernelError, UsageError
 from nfagent.explain.explanation import Explanation, explain
 from nfagent.introspection import http_log, http_server
 from nfagent.introspection.connections import ConnectionLimits
+from nfagent.introspection.record_peers import StatePeers
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.manifests.policy_file_reader import decode_policies
 from nfagent.policy.evaluator import Flow
@@ -23,6 +25,8 @@ from nfagent.simulate.codec import decode_request, encode_request
 from nfagent.simulate.job import SimulationJob, SimulationRequest, run_in_slices, start_simulation
 from nfagent.simulate.policy_files import PolicyFile, PolicyFiles
 from nfagent.simulate.simulation import ObservedFlow, PolicySimulation
+from nfagent.verdicts.record_filter import Clause, RecordFilter, RecordMatcher, decode_filter, encode_filter
+from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint
 from tests.fuzz_decoders.target import FuzzTarget
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 
@@ -157,6 +161,89 @@ def _try_seeds() -> Iterator[bytes]:
     yield _try_body()
 
 
+def _read_filter(content: bytes) -> None:
+    """Decode a filter of records; of a clause and its reverse one holds for each record."""
+    wanted = decode_filter(content)
+    assert decode_filter(encode_filter(wanted)) == wanted
+    peers = StatePeers(_state())
+    matches = RecordMatcher(wanted, peers)
+    for record in _records():
+        matches(record)
+    for clause in (*wanted.all, *wanted.none)[:8]:
+        one, other = (RecordMatcher(reverse, peers) for reverse in _both(clause))
+        assert all(one(record) != other(record) for record in _records())
+
+
+def _both(clause: Clause) -> tuple[RecordFilter, RecordFilter]:
+    return RecordFilter(all=(clause,)), RecordFilter(none=(clause,))
+
+
+@cache
+def _records() -> tuple[Record, ...]:
+    """Return a connection of two Pods, one of a Pod that is gone, and one from outside without ports."""
+    web, gone, db = (
+        RecordEndpoint(pod_name=name, workload_kind="Pod", workload_name=name, pod_namespace="shop", namespace="shop")
+        for name in ("web", "gone", "db")
+    )
+    ends = {
+        "10.64.0.10": web,
+        "10.64.0.99": gone,
+        "2001:db8::9": RecordEndpoint(instance="2001:db8::9"),
+    }
+    return tuple(
+        Record(
+            connection=RecordConnection(
+                src_ip=address,
+                dest_ip="2001:db8:0:a::20" if ":" in address else "10.64.0.20",
+                src_port=None if ":" in address else 40_000,
+                dest_port=None if ":" in address else 80,
+                protocol="icmpv6" if ":" in address else "tcp",
+                direction="ingress",
+            ),
+            disposition="deny",
+            isolating_policies=(PolicyName("all", "shop", "NetworkPolicy"),),
+            src=end,
+            dest=db,
+            count=1,
+            node_name="a",
+            timestamp="2026-01-02T03:04:05.000000000Z",
+        )
+        for address, end in ends.items()
+    )
+
+
+def _filter_seeds() -> Iterator[bytes]:
+    clauses = {
+        "from": ("shop", "app=web,tier!=db", "app in (web,api)", "!app"),
+        "to": ("shop/web", "shop/web-*", "10.0.0.0/8"),
+        "peer": ("node", "world", "2001:db8::/32"),
+        "port": ("80", "8000-8100"),
+        "from_port": ("1",),
+        "to_port": ("5432",),
+        "protocol": ("tcp", "icmpv6"),
+        "direction": ("ingress",),
+        "verdict": ("deny", "audit-deny"),
+        "policy": ("shop/all", "ClusterNetworkPolicy floor"),
+        "family": ("6",),
+    }
+    for field, terms in clauses.items():
+        yield json.dumps({"all": [{"field": field, "terms": terms}]}).encode()
+        yield json.dumps({"none": [{"field": field, "terms": terms[:1]}], "since": "2026-01-01"}).encode()
+    yield b'{"all": [], "none": [], "since": "2026-01-02T03:04:05.000000000Z", "until": "2026-01-03"}'
+    yield b'{"all": [{"field": "from", "terms": []}]}'
+
+
+_FILTER_WORDS = (
+    b'{"all":[',
+    b'"none":[',
+    b'{"field":"',
+    b'","terms":["',
+    b'"since":"',
+    b'"until":"',
+    b" in (",
+    b"notin",
+)
+
 _HTTP_WORDS = (
     b"GET ",
     b"POST ",
@@ -179,4 +266,5 @@ _HTTP_WORDS = (
 TARGETS = (
     FuzzTarget(name="socket-requests", read=_read_request, seeds=_request_seeds, words=_HTTP_WORDS, longest=1024),
     FuzzTarget(name="try-requests", read=_read_try, seeds=_try_seeds, longest=1024),
+    FuzzTarget(name="record-filters", read=_read_filter, seeds=_filter_seeds, words=_FILTER_WORDS, longest=512),
 )

@@ -105,6 +105,25 @@ def test_where_denies_are_not_logged_the_policies_counters_tell(lab: ManifestLab
     assert found["top"][0]["policies"] == ["x/from-y"]
 
 
+def test_top_counts_by_pod_and_by_policy_and_knows_what_is_not_counted(lab: ManifestLab) -> None:
+    lab.reaches(Probe(lab.pod("z/c"), lab.address("x/a", 4), "tcp", 80), 0.15)
+    said = agent(lab).run("top", "-o", "json", "-n", "2", "--interval", "1")
+    assert said.returncode == 0, said.stderr
+    first, second = map(json.loads, said.stdout.splitlines())
+    assert first["seconds"] is None
+    assert second["seconds"] > 0.5
+    rows = {(row["name"], row["direction"]): row for row in second["pods"]}
+    denied = rows["x/a", "ingress"]["denied"]
+    assert denied >= 1
+    assert rows["x/a", "ingress"]["denied_rate"] == 0
+    here = [key for key, pod in lab.topology.pods.items() if pod.node == lab.topology.pods["x", "a"].node]
+    assert {f"{space}/{name}" for space, name in here} == {name for name, _ in rows}
+    other = next(row for row in second["pods"] if row["name"] != "x/a")
+    assert (other["direction"], other["denied"], other["allowed"]) == ("", None, None)
+    policies = {(row["name"], row["direction"]): row["denied"] for row in second["policies"]}
+    assert policies["x/from-y", "ingress"] >= 1
+
+
 def test_a_policy_that_fails_closed_makes_the_status_degraded_until_it_is_repaired(lab: ManifestLab) -> None:
     lab.apply("broken", BROKEN)
     code, found = status(lab)

@@ -23,6 +23,7 @@ TABLE = "nft --json list table inet nfagent"
 OURS = (
     "/usr/lib/nfagent",
     "/usr/bin/nfagent",
+    "/usr/bin/kubectl-nfagent",
     "/usr/lib/systemd/system/nfagent.service",
     "/usr/share/man/man1/nfagent.1.gz",
 )
@@ -149,6 +150,8 @@ class TestLife:
     def test_manual_pages_and_completion_are_there(self, machine: BareDebian) -> None:
         assert machine.exists("/usr/share/man/man1/nfagent-explain.1.gz")
         assert machine.exists("/usr/share/man/man5/nfagent.toml.5.gz")
+        assert machine.run("kubectl_complete-nfagent st").split() == ["status", ":4"]
+        assert "kubectl nfagent logs -f" in machine.run("kubectl-nfagent --help")
         typed = ". /usr/share/bash-completion/completions/nfagent; COMP_WORDS=(nfagent ex); COMP_CWORD=1"
         assert machine.run(f"bash -c '{typed}; _nfagent_completion nfagent; echo ${{COMPREPLY[@]}}'").split() == [
             "explain"
