@@ -257,8 +257,9 @@ class Terminal:
     def ended(self) -> int:
         """Return the exit code; the terminal must be as it was."""
         self.until(r"\x1b\[\?1049l.*\x1b\[\?25h|\x1b\[\?25h.*\x1b\[\?1049l")
+        code = self.process.wait(30)
         assert termios.tcgetattr(self.master)[3] == self.before[3]
-        return self.process.wait(30)
+        return code
 
     def close(self) -> None:
         self.process.kill()
