@@ -26,7 +26,7 @@ from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
 from nfagent.xtables.names import temporary
 from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
-from nfagent.xtables.references import Difference, References, difference, references
+from nfagent.xtables.references import Difference, References, difference, references, same_shape
 from nfagent.xtables.set_effects import Effect, SetUses, follows_members
 from nfagent.xtables.steps import (
     AddAccounts,
@@ -126,7 +126,7 @@ class FamilyOrder:
         names = frozenset(item.name for item in changes)
         self._uses = uses = tuple(SetUses(each, family, names) for each in ((before, after) if changes else ()))
         self._effects = effects = {name: _common({use.effect(name) for use in uses}) for name in names}
-        reshaped = {name for name in names if not _same_shape(old.sets[name], new.sets[name])}
+        reshaped = {name for name in names if not same_shape(old.sets[name], new.sets[name])}
         self._settled = [item for item in changes if effects[item.name] == "none" and item.name not in reshaped]
         self._early = [item for item in changes if effects[item.name] == "early" and item.name not in reshaped]
         apart = {item.name for item in (*self._settled, *self._early)}
@@ -293,7 +293,7 @@ class FamilyOrder:
             yield CreateSet(copy, self._new.sets[name])
         yield from self._restores(copies)
         for item in self._live:
-            if _same_shape(self._old.sets[item.name], self._new.sets[item.name]):
+            if same_shape(self._old.sets[item.name], self._new.sets[item.name]):
                 yield from _additions(item)
                 yield from _deletions(item)
             else:
@@ -349,11 +349,6 @@ def _union(one: _Way, other: _Way) -> _Way:
     return other if one == "none" else "both"
 
 
-def _same_shape(one: IpSet, other: IpSet) -> bool:
-    empty: frozenset[SetMember] = frozenset()
-    return msgspec.structs.replace(one, members=empty) == msgspec.structs.replace(other, members=empty)
-
-
 def _all(item: SetChange) -> frozenset[SetMember]:
     return item.added | item.deleted
 
@@ -381,4 +376,7 @@ def _rule_with_copies(rule: XtRule, copies: Mapping[str, str]) -> XtRule:
         tuple(copies.get(word, word) for word in match) if match[:2] == ("-m", "set") else match
         for match in rule.matches
     )
-    return msgspec.structs.replace(rule, matches=matches)
+    target = rule.target
+    if target[:2] == ("-j", "SET"):
+        target = tuple(copies.get(word, word) for word in target)
+    return msgspec.structs.replace(rule, matches=matches, target=target)

@@ -293,6 +293,21 @@ def test_flows_are_added_by_each_of_their_ports() -> None:
     assert {"10.64.0.10,tcp:80,10.64.1.9", "10.64.0.10,tcp:40000,10.64.1.9"} <= members
 
 
+@pytest.mark.parametrize("there", ["hash:ip", "hash:ip,port,ip", "hash:ip,port,ip timeout 5", "list:set"])
+@pytest.mark.parametrize("origin", ["revoked4", "podpairs4"])
+def test_a_set_of_a_name_of_ours_that_is_another_one_is_made_anew(origin: str, there: str) -> None:
+    lowered, _ = lower(SHOP, LoweringOptions())
+    name = next(name for name, item in lowered.sets.items() if item.origin == origin)
+    run("ipset", "create", name, *there.split())
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        assert await kernel.difference(SHOP) == ()
+
+    with client("legacy") as kernel:
+        asyncio.run(body(kernel))
+
+
 def test_a_full_set_of_flows_is_an_error_of_its_own() -> None:
     shape = SHOP.sets["revoked4"]
     small = msgspec.structs.replace(SHOP, sets={**SHOP.sets, "revoked4": msgspec.structs.replace(shape, size=64)})
