@@ -111,11 +111,12 @@ class BackendParts:
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
-        if isinstance(self.client, XtClient):
+        programs = self.choice.programs
+        if isinstance(self.client, XtClient) and programs is not None:
             return TableListings(
                 self.client.read_now,
                 self.client.counters_now,
-                lambda found, wanted: list(shell_commands(found, wanted, self.options)),
+                lambda found, wanted: list(shell_commands(found, wanted, self.options, programs.restore_names)),
             )
         return TableListings()
 

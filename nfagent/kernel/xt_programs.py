@@ -94,6 +94,11 @@ class XtPrograms(msgspec.Struct, frozen=True):
             raise restore_error(Path(program.save).name, "", done.stderr, done.returncode)
         return done.stdout
 
+    @property
+    def restore_names(self) -> dict[Family, str]:
+        """The names of the programs that write, for commands that are shown."""
+        return {family: program.name for family, program in self.families.items()}
+
     def program(self, family: Family) -> Program:
         """Return the programs of a family. Raises HostError where they aren't installed."""
         found = self.families.get(family)
