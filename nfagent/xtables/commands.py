@@ -22,6 +22,7 @@ from nfagent.xtables.steps import (
     DeleteMember,
     DestroySet,
     Restore,
+    SwapSets,
 )
 from nfagent.xtables.text import create_text, member_text
 
@@ -62,6 +63,8 @@ def _of_group(group: StepGroup, hooks: dict[HookKey, str], restore: Mapping[Fami
                 yield f"ipset -exist add {name} {member_text(member)}"
             case DeleteMember(name, member):
                 yield f"ipset -exist del {name} {member_text(member)}"
+            case SwapSets(name, other):
+                yield f"ipset swap {name} {other}"
             case DestroySet(name):
                 yield f"ipset destroy {name}"
             case AddAccounts(names):
