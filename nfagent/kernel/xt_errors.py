@@ -105,6 +105,6 @@ def _shown(errors: str) -> str:
     kept = [
         _PREFIX.sub("", line).strip()
         for line in errors.splitlines()
-        if line.strip() and not line.startswith(("Try `", "# Warning", "Error occurred"))
+        if line.strip() and not line.startswith(("Try `", "# Warning", "Error occurred", "Another app"))
     ]
     return "; ".join(line for line in kept if line)

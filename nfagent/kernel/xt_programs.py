@@ -19,7 +19,7 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.iptables_save import legacy_tables
-from nfagent.kernel.xt_errors import LockHeldError, is_locked, restore_error
+from nfagent.kernel.xt_errors import LOCK_STATUS, LockHeldError, is_locked, restore_error
 from nfagent.kernel.xtables_lock import lock_holder
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.names import PREFIX
@@ -79,7 +79,7 @@ class XtPrograms(msgspec.Struct, frozen=True):
         done = _run(program.restore, arguments, text)
         if done.returncode == 0:
             return
-        if is_locked(done.stderr):
+        if done.returncode == LOCK_STATUS and is_locked(done.stderr):
             raise LockHeldError(lock_holder(), LOCK_SECONDS)
         raise restore_error(program.name, text, done.stderr, done.returncode)
 
