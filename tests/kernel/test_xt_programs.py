@@ -137,7 +137,7 @@ def test_a_refusal_behind_a_wait_for_the_lock_is_none_of_the_lock(
     program.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {waits}\nexec {shutil.which(name)} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(RestoreRefusedError, match="no chain nfa-b$"):
+    with pytest.raises(RestoreRefusedError, match=r"no chain nfa-b$"):
         programs_of("legacy").restore(4, "*mangle\n:nfa-a - [0:0]\n-A nfa-a -j nfa-b\nCOMMIT\n")
 
 
