@@ -19,7 +19,7 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.iptables_save import legacy_tables
-from nfagent.kernel.xt_errors import LOCK_STATUS, LockHeldError, is_locked, restore_error
+from nfagent.kernel.xt_errors import LOCK_STATUS, LockHeldError, is_locked, restore_error, save_error
 from nfagent.kernel.xtables_lock import lock_holder
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.names import PREFIX
@@ -91,7 +91,7 @@ class XtPrograms(msgspec.Struct, frozen=True):
             return ""
         done = _run(program.save, ["-t", table], "")
         if done.returncode:
-            raise restore_error(Path(program.save).name, "", done.stderr, done.returncode)
+            raise save_error(Path(program.save).name, family, table, done.stderr, done.returncode)
         return done.stdout
 
     @property
@@ -158,7 +158,7 @@ def _saved_all(programs: dict[Family, Program]) -> Iterable[str]:
             continue
         done = _run(program.save, [], "")
         if done.returncode:
-            raise restore_error(Path(program.save).name, "", done.stderr, done.returncode)
+            raise save_error(Path(program.save).name, family, "", done.stderr, done.returncode)
         yield done.stdout
 
 
