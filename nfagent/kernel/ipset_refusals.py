@@ -99,7 +99,7 @@ def set_refusal(request: SetRequest, code: int, line: int | None = None) -> Host
 def _hint(request: SetRequest, code: int) -> str:
     if code in _IN_USE:
         name = request.command.split(" ")[-1]
-        return f"`iptables-save | grep {name}` and `ipset list` show what refers to it; delete that"
+        return f"delete what `(iptables-legacy-save; iptables-nft-save; ipset save) | grep {name}` shows"
     if code != _PRIVATE + 2:
         return ""
     kind = request.command.split(" ")[-1]
