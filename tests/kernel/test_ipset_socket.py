@@ -191,8 +191,10 @@ def other_types(sets: IpSetSocket) -> None:
         ),
         (
             in_use,
-            r"^ipset destroy nfa-x: rules or other sets still refer to it \(IPSET_ERR_BUSY\); delete what "
-            r"`\(iptables-legacy-save; iptables-nft-save; ipset save\) \| grep nfa-x` shows$",
+            (
+                r"^ipset destroy nfa-x: rules or other sets still refer to it \(IPSET_ERR_BUSY\); delete what "
+                r"`\(iptables-legacy-save; iptables-nft-save; ipset save\) \| grep nfa-x` shows$"
+            ),
         ),
         (other_types, r"^ipset swap nfa-x nfa-y: the two sets have different types"),
         (
