@@ -19,7 +19,10 @@ from nfagent.kernel.packet_counters import CounterSource
 from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.table_queries import own_table
 from nfagent.kernel.xt_client import XtClient
+from nfagent.kernel.xt_errors import LockHeldError
 from nfagent.kernel.xt_features import XtFeatures, kernel_options, open_xt_kernel
+from nfagent.kernel.xt_listing import XtKernel
+from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
@@ -64,7 +67,7 @@ class BackendParts:
             self.client = self.tables = NftClient(monitor=monitor)
             return
         log.info("backend: %s", self.choice)
-        kernel, self._features = open_xt_kernel(self.choice.programs)
+        kernel, self._features = _opened(self.choice.programs)
         self._sets = kernel.sets
         self.options = kernel_options(lowering_options(settings.iptables), kernel, self._features)
         self.client = XtClient(kernel, known, self.options)
@@ -111,11 +114,12 @@ class BackendParts:
 
     def listings(self) -> TableListings:
         """Return the listings for `dump`."""
-        if isinstance(self.client, XtClient):
+        programs = self.choice.programs
+        if isinstance(self.client, XtClient) and programs is not None:
             return TableListings(
                 self.client.read_now,
                 self.client.counters_now,
-                lambda found, wanted: list(shell_commands(found, wanted, self.options)),
+                lambda found, wanted: list(shell_commands(found, wanted, self.options, programs.restore_names)),
             )
         return TableListings()
 
@@ -156,6 +160,22 @@ class BackendParts:
             "problems": [*self._features.problems, *left, *replacing],
             "unavailable": unavailable,
         }
+
+
+def _opened(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
+    """Open the kernel's sockets and try what it has; wait while another program holds the xtables lock.
+
+    Nothing is tried without the lock, and an agent that ended would be started again later and later by a kubelet.
+    Raises HostError, KernelError.
+    """
+    said = ""
+    while True:
+        try:
+            return open_xt_kernel(programs)
+        except LockHeldError as error:
+            if str(error) != said:
+                log.warning("%s", error)
+            said = str(error)
 
 
 def _nft_client(monitor: NftMonitor) -> NftClient | None:

@@ -285,14 +285,14 @@ def _other_agent(settings: Settings) -> Check:
     except HostError:
         return Check("agent", "warn", "not tried: needs root")
     if process is None:
-        return Check("agent", "ok", f"no agent runs; table {_TABLE} is free")
+        return Check("agent", "ok", "no agent runs")
     try:
         ours = is_listening(settings.socket_path)
     except HostError:
-        return Check("agent", "ok", f"{holder_name(process)} holds table {_TABLE}")
+        return Check("agent", "ok", f"{holder_name(process)} writes the rules here")
     if ours:
-        return Check("agent", "ok", f"running: {holder_name(process)} holds table {_TABLE}")
-    found = f"{holder_name(process)} holds table {_TABLE}, but does not answer at {settings.socket_path}"
+        return Check("agent", "ok", f"running: {holder_name(process)} writes the rules here")
+    found = f"{holder_name(process)} writes the rules here, but does not answer at {settings.socket_path}"
     return Check("agent", "FAIL", found, stop_command(process))
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nfagent.lab.cluster.running_labs import LabState
     from nfagent.lab.topology.plan import Attachment, Underlay
 
+_LISTINGS = {"nftables": "nft list table inet nfagent", "iptables": "iptables-legacy-save"}
+"""What lists the rules that agents of a lab write, by backend."""
+
 
 @click.group(epilog="Example: nfagent lab demo")
 def lab() -> None:
@@ -143,7 +146,7 @@ def _usage(state: LabState) -> list[str]:
         f"  explain   {inside}n1 nfagent explain {first.name} {last.name}:80/tcp",
         f"  state     {inside}n1 nfagent dump",
         f"  log       {inside}n1 nfagent logs",
-        f"  rules     {inside}n1 nft list table inet nfagent",
+        f"  rules     {inside}n1 {_LISTINGS.get(state.nodes[0].backend, _LISTINGS['nftables'])}",
         f"  shell     ip netns exec {first.netns} bash",
         f"  remove    nfagent lab down {state.name}",
     ]

@@ -15,7 +15,7 @@ from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.kernel.table_queries import list_tables, own_table
+from nfagent.kernel.table_queries import list_chains, own_table
 from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_programs import Variant, programs_of
 from nfagent.kernel.xt_writer import XtWriter
@@ -71,22 +71,25 @@ def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
         return _removed(sets, accounts, keep)
 
 
-def _has_tables(variant: Variant) -> bool:
-    """Return whether there are tables of a variant that we write to, without running its programs.
+def _may_have_chains(variant: Variant) -> bool:
+    """Return whether tables of a variant may have chains of ours, without running its programs.
 
-    Another program may have destroyed our sets, so that these tell nothing.
+    Another program may have destroyed our sets, so that these tell nothing. The programs refuse to print a table that
+    has a rule of nft's own, so the kernel is asked for the chains' names where it has them.
     """
     if variant == "legacy":
         known = [legacy_tables(f"{command}-legacy") for command in ("iptables", "ip6tables")]
         return any(tables is None or not tables.isdisjoint(TABLES) for tables in known)
-    return has_nf_tables() and any(table.family in _IP_FAMILIES and table.name in TABLES for table in list_tables())
+    return has_nf_tables() and any(
+        chain.family in _IP_FAMILIES and chain.table in TABLES and is_ours(chain.name) for chain in list_chains()
+    )
 
 
 def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) -> RemovedRules:
     chains = rules = count = 0
     left: tuple[str, ...] = ()
     for variant in _VARIANTS:
-        if variant == keep or not _has_tables(variant):
+        if variant == keep or not _may_have_chains(variant):
             continue
         programs = programs_of(variant)
         if not programs.families:

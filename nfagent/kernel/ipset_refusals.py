@@ -19,6 +19,7 @@ LOAD_IPSET = "modprobe ip_set, or run a kernel with CONFIG_IP_SET"
 _PRIVATE, _TYPE_SPECIFIC = 4096, 4352
 FULL = _TYPE_SPECIFIC
 """IPSET_ERR_HASH_FULL; of a bitmap IPSET_ERR_BITMAP_RANGE."""
+_IN_USE = (_PRIVATE + 4, _PRIVATE + 12)
 _REASONS = {
     _PRIVATE + 1: ("PROTOCOL", "the kernel doesn't take it in this form"),
     _PRIVATE + 2: ("FIND_TYPE", "this kernel lacks the set type, or this revision of it"),
@@ -96,6 +97,9 @@ def set_refusal(request: SetRequest, code: int, line: int | None = None) -> Host
 
 
 def _hint(request: SetRequest, code: int) -> str:
+    if code in _IN_USE:
+        name = request.command.split(" ")[-1]
+        return f"delete what `(iptables-legacy-save; iptables-nft-save; ipset save) | grep {name}` shows"
     if code != _PRIVATE + 2:
         return ""
     kind = request.command.split(" ")[-1]

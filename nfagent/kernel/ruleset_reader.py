@@ -9,6 +9,7 @@ from nfagent.kernel.backend_choice import BackendSetting, choose_backend
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import kernel_options, open_xt_kernel
+from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.xtables.commands import shell_commands
@@ -18,10 +19,13 @@ from nfagent.xtables.options import LoweringOptions
 class RulesetReader:
     """Reads the rules in this thread."""
 
-    def __init__(self, client: NftClient | XtClient, options: LoweringOptions | None) -> None:
-        """Store the client; options: with which rules are lowered to iptables, None for nftables."""
+    def __init__(
+        self, client: NftClient | XtClient, options: LoweringOptions | None, programs: XtPrograms | None
+    ) -> None:
+        """Store the client; options: with which rules are lowered to iptables, None for nftables, as programs are."""
         self._client = client
         self._options = options
+        self._programs = programs
 
     @property
     def is_nftables(self) -> bool:
@@ -38,7 +42,9 @@ class RulesetReader:
 
     def shell_commands(self, found: Ruleset, wanted: Ruleset) -> Iterator[str] | None:
         """Return commands that make the first ruleset the second; None for nftables, whose transactions are some."""
-        return None if self._options is None else shell_commands(found, wanted, self._options)
+        if self._options is None or self._programs is None:
+            return None
+        return shell_commands(found, wanted, self._options, self._programs.restore_names)
 
 
 @contextmanager
@@ -60,6 +66,6 @@ def ruleset_reader(
         lowering = kernel_options(options, kernel, features)
         client = XtClient(kernel, known, lowering)
     try:
-        yield RulesetReader(client, lowering)
+        yield RulesetReader(client, lowering, choice.programs)
     finally:
         client.close()

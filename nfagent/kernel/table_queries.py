@@ -15,9 +15,12 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.sockets import AS_ROOT, DATAGRAM_BYTES, NEEDS_ROOT, dump_replies, netfilter_socket
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import (
+    ChainName,
     TableInfo,
+    decode_chain_name,
     decode_generation,
     decode_table,
+    encode_chains_request,
     encode_generation_request,
     encode_tables_request,
 )
@@ -48,6 +51,16 @@ def list_tables() -> list[TableInfo]:
             return [decode_table(part) for part in _dumped(opened)]
         except (OSError, WireError) as error:
             raise KernelError(f"cannot list the tables of nf_tables: {error}") from error
+
+
+def list_chains() -> list[ChainName]:
+    """Return where the chains of all tables are. Raises KernelError, HostError."""
+    with netfilter_socket(blocking=False) as opened:
+        try:
+            opened.send(encode_chains_request(_SEQUENCE))
+            return [decode_chain_name(part) for part in _dumped(opened)]
+        except (OSError, WireError) as error:
+            raise KernelError(f"cannot list the chains of nf_tables: {error}") from error
 
 
 def own_table() -> TableInfo | None:

@@ -34,12 +34,12 @@ from nfagent.xtables.listing import XtListing
 from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from nfagent.xtables.steps import AddMember, DeleteMember
+from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Step, SwapSets
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_FEW, _MANY = 64, 20_000
-"""Elements that a transaction changes, and those of the sets that it changes: some milliseconds at most."""
+_FEW, _MANY, _FILLED = 64, 20_000, 500
+"""Elements that a transaction changes, those of the sets that it changes, members of new sets: milliseconds at most."""
 
 
 class _Enforced(msgspec.Struct, frozen=True):
@@ -234,7 +234,7 @@ class XtClient:
         written = self._lower_now(force, transaction)
         steps = self._writer.steps(force.listing, written.listing.ruleset)
         write = functools.partial(self._writer.write, force.listing, written.listing.ruleset, steps)
-        if force.listing.stray or not all(isinstance(step, AddMember | DeleteMember) for step in steps):
+        if force.listing.stray or not _are_small(steps):
             await self._in_thread(write)
         else:
             write()
@@ -330,6 +330,13 @@ def _is_small(transaction: Transaction, source: Ruleset) -> bool:
         and sum(len(command.elements) for command in changes) <= _FEW
         and sum(len(source.sets[command.set].elements) for command in changes if command.set in source.sets) <= _MANY
     )
+
+
+def _are_small(steps: tuple[Step, ...]) -> bool:
+    """Return whether steps take milliseconds: they change sets, and fill new ones with few members."""
+    filled = sum(len(step.item.members) for step in steps if isinstance(step, CreateSet))
+    kinds = AddMember | DeleteMember | CreateSet | SwapSets | DestroySet
+    return filled <= _FILLED and all(isinstance(step, kinds) for step in steps)
 
 
 def _unwritable(error: NameCollisionError) -> WireError:

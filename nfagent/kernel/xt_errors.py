@@ -6,6 +6,7 @@ import re
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.sockets import AS_ROOT
+from nfagent.model.netaddr import Family
 
 _LINE = re.compile(r"(?:Error occurred at line: |\bline )(?P<line>\d+)")
 _NO_EXTENSION = re.compile(r"Couldn't load (?P<kind>match|target) `(?P<name>[^']*)'")
@@ -15,6 +16,7 @@ _NO_TABLE = re.compile(r"(?:can't|unable to) initiali[sz]e (?:ip6?tables )?table
 _ONLY_LINE = re.compile(r"\S+: line \d+ failed")
 _PREFIX = re.compile(r"^\S*tables\S* v[\d.]+ \((?:legacy|nf_tables)\): *")
 _LOCKED = "holding the xtables lock"
+_UNPRINTABLE = "Parsing nftables rule failed"
 LOCK_STATUS = 4
 """RESOURCE_PROBLEM of iptables(8): the lock is held, or, of the nft variant, the kernel refused."""
 _LINE_LENGTH = 200
@@ -48,6 +50,18 @@ class LockHeldError(KernelError):
 def is_locked(errors: str) -> bool:
     """Return whether a program gave up as another one holds the xtables lock."""
     return _LOCKED in errors
+
+
+def save_error(program: str, family: Family, table: str, errors: str, status: int) -> HostError | KernelError:
+    """Return the error for a program that could not print a table; table: '' for all tables of the family."""
+    error = restore_error(program, "", errors, status)
+    if _UNPRINTABLE not in errors:
+        return error
+    ip = "ip" if family == 4 else "ip6"
+    shown = f"`nft -a list table {ip} {table}`" if table else f"`nft -a list ruleset {ip}`"
+    return KernelError(
+        f"{program}: it can't print a rule that nft has written", hint=f"{shown} shows the rule; delete it"
+    )
 
 
 def restore_error(program: str, given: str, errors: str, status: int) -> HostError | KernelError:
@@ -105,6 +119,6 @@ def _shown(errors: str) -> str:
     kept = [
         _PREFIX.sub("", line).strip()
         for line in errors.splitlines()
-        if line.strip() and not line.startswith(("Try `", "# Warning", "Error occurred"))
+        if line.strip() and not line.startswith(("Try `", "# Warning", "Error occurred", "Another app"))
     ]
     return "; ".join(line for line in kept if line)

@@ -14,7 +14,7 @@ from nfagent.errors import HostError, KernelError
 from nfagent.kernel.xt_errors import LockHeldError
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.objects import IpSet, XtRuleset
-from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step
+from nfagent.xtables.steps import AddAccounts, AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step, SwapSets
 
 Concern: TypeAlias = Literal[4, 6, "first", "last"]
 """Which packets a step is about: those of one family, or of both, with a place before or behind their own steps."""
@@ -51,7 +51,7 @@ class FamilySteps:
                 return _of_set(item, "first")
             case AddMember(name):
                 return _of_set(self._sets[name], "first")
-            case DeleteMember(name) | DestroySet(name):
+            case DeleteMember(name) | SwapSets(name) | DestroySet(name):
                 return _of_set(self._sets[name], "last")
             case Restore(family):
                 return family

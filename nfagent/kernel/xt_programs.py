@@ -19,7 +19,7 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.iptables_save import legacy_tables
-from nfagent.kernel.xt_errors import LockHeldError, is_locked, restore_error
+from nfagent.kernel.xt_errors import LOCK_STATUS, LockHeldError, is_locked, restore_error, save_error
 from nfagent.kernel.xtables_lock import lock_holder
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.names import PREFIX
@@ -79,7 +79,7 @@ class XtPrograms(msgspec.Struct, frozen=True):
         done = _run(program.restore, arguments, text)
         if done.returncode == 0:
             return
-        if is_locked(done.stderr):
+        if done.returncode == LOCK_STATUS and is_locked(done.stderr):
             raise LockHeldError(lock_holder(), LOCK_SECONDS)
         raise restore_error(program.name, text, done.stderr, done.returncode)
 
@@ -91,8 +91,13 @@ class XtPrograms(msgspec.Struct, frozen=True):
             return ""
         done = _run(program.save, ["-t", table], "")
         if done.returncode:
-            raise restore_error(Path(program.save).name, "", done.stderr, done.returncode)
+            raise save_error(Path(program.save).name, family, table, done.stderr, done.returncode)
         return done.stdout
+
+    @property
+    def restore_names(self) -> dict[Family, str]:
+        """The names of the programs that write, for commands that are shown."""
+        return {family: program.name for family, program in self.families.items()}
 
     def program(self, family: Family) -> Program:
         """Return the programs of a family. Raises HostError where they aren't installed."""
@@ -153,7 +158,7 @@ def _saved_all(programs: dict[Family, Program]) -> Iterable[str]:
             continue
         done = _run(program.save, [], "")
         if done.returncode:
-            raise restore_error(Path(program.save).name, "", done.stderr, done.returncode)
+            raise save_error(Path(program.save).name, family, "", done.stderr, done.returncode)
         yield done.stdout
 
 

@@ -25,6 +25,7 @@ from nfagent.xtables.steps import (
     DestroySet,
     Restore,
     Step,
+    SwapSets,
 )
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class XtWriter:
                 sets.change("add", name, members_of_group(group))
             case DeleteMember(name):
                 sets.change("delete", name, members_of_group(group))
+            case SwapSets(name, other):
+                sets.swap(name, other)
             case DestroySet(name):
                 self._destroy(name, needed=name in after.sets)
             case Restore(family):

@@ -13,7 +13,16 @@ import msgspec
 
 from nfagent.errors import WireError
 from nfagent.netlink import codec
-from nfagent.netlink.nft_messages import GETGEN, GETTABLE, IN_TABLE, NEWGEN, NEWTABLE, TABLE_ATTRIBUTE
+from nfagent.netlink.nft_messages import (
+    GETCHAIN,
+    GETGEN,
+    GETTABLE,
+    IN_TABLE,
+    NEWCHAIN,
+    NEWGEN,
+    NEWTABLE,
+    TABLE_ATTRIBUTE,
+)
 
 NFNLGRP_NFTABLES = 7
 """The multicast group of nf_tables notifications, linux/netfilter/nfnetlink.h."""
@@ -21,6 +30,7 @@ NFNLGRP_NFTABLES = 7
 _NFTA_TABLE_FLAGS = 2
 _NFTA_TABLE_USE = 3
 _NFTA_TABLE_HANDLE = 4
+_NFTA_CHAIN_NAME = 3
 TABLE_DORMANT = 1
 """NFT_TABLE_F_DORMANT: the table's chains see no packets."""
 TABLE_OWNER = 2
@@ -47,6 +57,14 @@ class TableInfo(msgspec.Struct, frozen=True):
     flags: int
     size: int
     handle: int
+
+
+class ChainName(msgspec.Struct, frozen=True):
+    """Where a chain is; family: NFPROTO_*."""
+
+    family: int
+    table: str
+    name: str
 
 
 class CommitOrigin(msgspec.Struct, frozen=True):
@@ -114,6 +132,25 @@ def decode_table(message: codec.Message) -> TableInfo:
         size=_number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size"),
         handle=int.from_bytes(found.get(_NFTA_TABLE_HANDLE, b""), "big"),
     )
+
+
+def encode_chains_request(sequence: int) -> bytes:
+    """Encode the request for all chains of all tables."""
+    return codec.message(GETCHAIN, codec.NLM_F_REQUEST | codec.NLM_F_DUMP, sequence, codec.nfgen(0, 0))
+
+
+def decode_chain_name(message: codec.Message) -> ChainName:
+    """Decode where a chain is. Raises WireError."""
+    if message.type != NEWCHAIN:
+        raise WireError(f"nf_tables chain: unexpected message of type {message.type}")
+    if len(message.payload) < codec.NFGEN_SIZE:
+        raise WireError("nf_tables chain: the message ends inside its header")
+    found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
+    table, name = (
+        found.get(attribute, b"").rstrip(b"\0").decode(errors="backslashreplace")
+        for attribute in (TABLE_ATTRIBUTE, _NFTA_CHAIN_NAME)
+    )
+    return ChainName(message.payload[0], table, name)
 
 
 def _commit_origin(payload: bytes) -> CommitOrigin:

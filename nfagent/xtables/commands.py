@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -22,20 +22,22 @@ from nfagent.xtables.steps import (
     DeleteMember,
     DestroySet,
     Restore,
+    SwapSets,
 )
 from nfagent.xtables.text import create_text, member_text
 
-_RESTORE: dict[Family, str] = {4: "iptables-restore", 6: "ip6tables-restore"}
 
-
-def shell_commands(found: Ruleset, wanted: Ruleset, options: LoweringOptions) -> Iterator[str]:
+def shell_commands(
+    found: Ruleset, wanted: Ruleset, options: LoweringOptions, restore: Mapping[Family, str]
+) -> Iterator[str]:
     """Yield the commands, in the order in which the agent takes the steps. Raises NameCollisionError.
 
-    found: as `found_ruleset` returns it: of a chain that is listed otherwise than it was written, all is written
+    restore: the programs of the variant that the rules are in; the other one would judge packets twice
+    found:   as `found_ruleset` returns it: of a chain that is listed otherwise than it was written, all is written
     """
     before, after = lower(_without_unknown(found), options)[0], lower(wanted, options)[0]
     for group in grouped(steps(before, after)):
-        yield from _of_group(group, before.hooks)
+        yield from _of_group(group, before.hooks, restore)
 
 
 def _without_unknown(found: Ruleset) -> Ruleset:
@@ -46,9 +48,9 @@ def _without_unknown(found: Ruleset) -> Ruleset:
     return msgspec.structs.replace(found, chains=chains)
 
 
-def _of_group(group: StepGroup, hooks: dict[HookKey, str]) -> Iterator[str]:
+def _of_group(group: StepGroup, hooks: dict[HookKey, str], restore: Mapping[Family, str]) -> Iterator[str]:
     if isinstance(group[0], Restore):
-        yield f"{_RESTORE[group[0].family]} --noflush <<'END'"
+        yield f"{restore[group[0].family]} --noflush <<'END'"
         yield from restore_input(group, hooks).splitlines()
         yield "END"
         return
@@ -61,6 +63,8 @@ def _of_group(group: StepGroup, hooks: dict[HookKey, str]) -> Iterator[str]:
                 yield f"ipset -exist add {name} {member_text(member)}"
             case DeleteMember(name, member):
                 yield f"ipset -exist del {name} {member_text(member)}"
+            case SwapSets(name, other):
+                yield f"ipset swap {name} {other}"
             case DestroySet(name):
                 yield f"ipset destroy {name}"
             case AddAccounts(names):

@@ -9,7 +9,9 @@ depends on what a member does (`set_effects`):
 - One address that is newly judged, and joins or leaves peers: first it is judged. A packet has it at one end, and its
   own policy set decides about that end, those with the peers about the other: both must allow.
 - Peers of rules that allow: what joins before what leaves, where a packet meets one such change.
-- Addresses under re-check, and other exceptions from early accepts: they end first, and begin last.
+- Addresses under re-check, and other exceptions from early accepts: they end first, and begin last. What begins is
+  put into a set of another name before anything else changes, and exchanged for the set behind it: a member that the
+  kernel refuses would leave established connections going on by rules that are no longer there.
 - Everything else goes by copies: sets with other names have the new members, one restore of all chains that refer to
   them takes effect, then the sets themselves change, and a second restore leads back to them.
 """
@@ -26,7 +28,7 @@ from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.dispatch import all_set, dispatch_level
 from nfagent.xtables.names import temporary
 from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
-from nfagent.xtables.references import Difference, References, difference, references
+from nfagent.xtables.references import Difference, References, difference, references, same_shape
 from nfagent.xtables.set_effects import Effect, SetUses, follows_members
 from nfagent.xtables.steps import (
     AddAccounts,
@@ -37,6 +39,7 @@ from nfagent.xtables.steps import (
     DestroySet,
     Restore,
     Step,
+    SwapSets,
 )
 
 _Way: TypeAlias = Literal["none", "takes", "gives", "both"]
@@ -126,7 +129,7 @@ class FamilyOrder:
         names = frozenset(item.name for item in changes)
         self._uses = uses = tuple(SetUses(each, family, names) for each in ((before, after) if changes else ()))
         self._effects = effects = {name: _common({use.effect(name) for use in uses}) for name in names}
-        reshaped = {name for name in names if not _same_shape(old.sets[name], new.sets[name])}
+        reshaped = {name for name in names if not same_shape(old.sets[name], new.sets[name])}
         self._settled = [item for item in changes if effects[item.name] == "none" and item.name not in reshaped]
         self._early = [item for item in changes if effects[item.name] == "early" and item.name not in reshaped]
         apart = {item.name for item in (*self._settled, *self._early)}
@@ -139,29 +142,42 @@ class FamilyOrder:
         """Yield the steps."""
         for change in self._settled:
             yield from _additions(change)
+        begins = [change for change in self._early if change.added]
+        copies: dict[str, str] = {}
+        if self._live or self._chains or self._hooks:
+            copies = {change.name: self._free_copy(change.name) for change in begins}
+            for name, copy in copies.items():
+                yield CreateSet(copy, self._new.sets[name])
+        else:
+            for change in begins:
+                yield from _additions(change)
         for change in self._early:
-            yield from _deletions(change)
-        yield from self._live_steps()
-        for change in self._early:
-            yield from _additions(change)
+            # A connection whose one end ends and whose other end begins would be under no re-check in between.
+            if change.name not in copies:
+                yield from _deletions(change)
+        yield from self._live_steps(tuple(SwapSets(copy, name) for name, copy in copies.items()))
+        for copy in copies.values():
+            yield DestroySet(copy)
         for change in self._settled:
             yield from _deletions(change)
 
-    def _live_steps(self) -> Iterator[Step]:
+    def _live_steps(self, begin: tuple[Step, ...]) -> Iterator[Step]:
+        """Yield the steps that change verdicts. begin: what follows as soon as the new rules are in force."""
         if not self._live:
-            yield from self._restores({})
+            yield from self._restores({}, begin=begin)
             return
         order = self._in_place() if self._known and not self._rules_change() else None
         if order is None:
-            yield from self._by_copies()
+            yield from self._by_copies(begin)
         elif order == "judged first":
             yield from self._restores({})
             yield from self._dispatch_steps()
             yield from self._peer_steps()
+            yield from begin
         else:
             yield from self._peer_steps()
             yield from self._dispatch_steps()
-            yield from self._restores({})
+            yield from self._restores({}, begin=begin)
 
     def _rules_change(self) -> bool:
         """Return whether a chain changes by more than a chain that follows the members of sets.
@@ -287,13 +303,13 @@ class FamilyOrder:
         for item in self._peers:
             yield from _deletions(item)
 
-    def _by_copies(self) -> Iterator[Step]:
+    def _by_copies(self, begin: tuple[Step, ...]) -> Iterator[Step]:
         copies = {item.name: self._free_copy(item.name) for item in self._live}
         for name, copy in copies.items():
             yield CreateSet(copy, self._new.sets[name])
-        yield from self._restores(copies)
+        yield from self._restores(copies, begin=begin)
         for item in self._live:
-            if _same_shape(self._old.sets[item.name], self._new.sets[item.name]):
+            if same_shape(self._old.sets[item.name], self._new.sets[item.name]):
                 yield from _additions(item)
                 yield from _deletions(item)
             else:
@@ -307,10 +323,13 @@ class FamilyOrder:
         """Return the name for a copy; rules lead to copies of a change that was broken off."""
         return next(copy for number in count() if (copy := temporary(name, number)) not in self._old.sets)
 
-    def _restores(self, copies: Mapping[str, str], only: Collection[str] | None = None) -> Iterator[Restore]:
+    def _restores(
+        self, copies: Mapping[str, str], only: Collection[str] | None = None, begin: tuple[Step, ...] = ()
+    ) -> Iterator[Step]:
         """Yield the restores that write what changes, with copies in place of sets.
 
-        only: of chains that stay, those that refer to one of these sets, also where they don't change
+        only:  of chains that stay, those that refer to one of these sets, also where they don't change
+        begin: what follows the tables that give verdicts; a refusal of table nat doesn't keep it from that
         """
         referring = self._after.of_any(copies.keys() if only is None else only)
         written = referring | self._chains if only is None else referring
@@ -324,9 +343,14 @@ class FamilyOrder:
             for table in TABLES
             if only is None
         }
-        for table, chains in by_table.items():
-            if chains or hooks.get(table):
-                yield Restore(self._family, table, chains, hooks.get(table, {}))
+        restores = [
+            Restore(self._family, table, chains, hooks.get(table, {}))
+            for table, chains in by_table.items()
+            if chains or hooks.get(table)
+        ]
+        yield from (step for step in restores if step.table != "nat")
+        yield from begin
+        yield from (step for step in restores if step.table == "nat")
 
 
 class _Judged(msgspec.Struct, frozen=True):
@@ -347,11 +371,6 @@ def _union(one: _Way, other: _Way) -> _Way:
     if other in (one, "none"):
         return one
     return other if one == "none" else "both"
-
-
-def _same_shape(one: IpSet, other: IpSet) -> bool:
-    empty: frozenset[SetMember] = frozenset()
-    return msgspec.structs.replace(one, members=empty) == msgspec.structs.replace(other, members=empty)
 
 
 def _all(item: SetChange) -> frozenset[SetMember]:
@@ -381,4 +400,7 @@ def _rule_with_copies(rule: XtRule, copies: Mapping[str, str]) -> XtRule:
         tuple(copies.get(word, word) for word in match) if match[:2] == ("-m", "set") else match
         for match in rule.matches
     )
-    return msgspec.structs.replace(rule, matches=matches)
+    target = rule.target
+    if target[:2] == ("-j", "SET"):
+        target = tuple(copies.get(word, word) for word in target)
+    return msgspec.structs.replace(rule, matches=matches, target=target)

@@ -11,7 +11,7 @@ import msgspec
 
 from nfagent.model.netaddr import Family
 from nfagent.xtables.names import TEMPORARY_PREFIX
-from nfagent.xtables.objects import ChainKey, HookKey, IpSet, XtChain, XtRuleset
+from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
 
 _POLICY_MAPS = ("egress", "ingress")
 _NONE: frozenset[ChainKey] = frozenset()
@@ -20,7 +20,7 @@ _NONE: frozenset[ChainKey] = frozenset()
 class Difference(msgspec.Struct, frozen=True):
     """What differs between two rulesets, by name.
 
-    sets:    those that are there before and after, but for those whose members come from packets
+    sets:    those that are there before and after; of those whose members come from packets, such as have another shape
     created: sets of the new one only
     gone:    sets of the old one only
     chains:  those that differ, come or go
@@ -40,7 +40,10 @@ def difference(old: XtRuleset, new: XtRuleset) -> Difference:
     sets = (
         name
         for name, item in new.sets.items()
-        if (before := was.get(name)) is not item and before is not None and not item.timeout and before != item
+        if (before := was.get(name)) is not item
+        and before is not None
+        and before != item
+        and not (item.timeout and same_shape(before, item))
     )
     chains: set[ChainKey] = set()
     if old.chains is not new.chains:
@@ -55,6 +58,12 @@ def difference(old: XtRuleset, new: XtRuleset) -> Difference:
         frozenset(chains),
         frozenset(hooks),
     )
+
+
+def same_shape(one: IpSet, other: IpSet) -> bool:
+    """Return whether two sets differ in their members at most."""
+    empty: frozenset[SetMember] = frozenset()
+    return msgspec.structs.replace(one, members=empty) == msgspec.structs.replace(other, members=empty)
 
 
 def is_policy_map(origin: str) -> bool:

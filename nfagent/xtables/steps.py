@@ -31,6 +31,13 @@ class DeleteMember(msgspec.Struct, frozen=True):
     member: SetMember
 
 
+class SwapSets(msgspec.Struct, frozen=True):
+    """Exchange the contents of two sets of one shape; rules go on referring to the names."""
+
+    name: str
+    other: str
+
+
 class DestroySet(msgspec.Struct, frozen=True):
     """Destroy a set that no rule refers to any more."""
 
@@ -62,4 +69,4 @@ class DeleteAccounts(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
 
 
-Step: TypeAlias = CreateSet | AddMember | DeleteMember | DestroySet | Restore | AddAccounts | DeleteAccounts
+Step: TypeAlias = CreateSet | AddMember | DeleteMember | SwapSets | DestroySet | Restore | AddAccounts | DeleteAccounts

@@ -189,7 +189,13 @@ def other_types(sets: IpSetSocket) -> None:
             refused_member,
             r"^ipset add nfa-x 0\.0\.0\.0/0: the set takes no such prefix length \(IPSET_ERR_INVALID_CIDR\)$",
         ),
-        (in_use, r"^ipset destroy nfa-x: rules or other sets still refer to it \(IPSET_ERR_BUSY\)$"),
+        (
+            in_use,
+            (
+                r"^ipset destroy nfa-x: rules or other sets still refer to it \(IPSET_ERR_BUSY\); delete what "
+                r"`\(iptables-legacy-save; iptables-nft-save; ipset save\) \| grep nfa-x` shows$"
+            ),
+        ),
         (other_types, r"^ipset swap nfa-x nfa-y: the two sets have different types"),
         (
             lambda sets: sets.change("add", "nfa-z", ["10.0.0.1"]),

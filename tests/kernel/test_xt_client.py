@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError, SetFullError
-from nfagent.kernel.backend_switch import remove_xt_rules
+from nfagent.kernel.backend_switch import RemovedRules, remove_xt_rules
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.xt_client import XtClient
@@ -293,6 +293,21 @@ def test_flows_are_added_by_each_of_their_ports() -> None:
     assert {"10.64.0.10,tcp:80,10.64.1.9", "10.64.0.10,tcp:40000,10.64.1.9"} <= members
 
 
+@pytest.mark.parametrize("there", ["hash:ip", "hash:ip,port,ip", "hash:ip,port,ip timeout 5", "list:set"])
+@pytest.mark.parametrize("origin", ["revoked4", "podpairs4"])
+def test_a_set_of_a_name_of_ours_that_is_another_one_is_made_anew(origin: str, there: str) -> None:
+    lowered, _ = lower(SHOP, LoweringOptions())
+    name = next(name for name, item in lowered.sets.items() if item.origin == origin)
+    run("ipset", "create", name, *there.split())
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        assert await kernel.difference(SHOP) == ()
+
+    with client("legacy") as kernel:
+        asyncio.run(body(kernel))
+
+
 def test_a_full_set_of_flows_is_an_error_of_its_own() -> None:
     shape = SHOP.sets["revoked4"]
     small = msgspec.structs.replace(SHOP, sets={**SHOP.sets, "revoked4": msgspec.structs.replace(shape, size=64)})
@@ -327,6 +342,29 @@ def test_a_set_that_another_program_uses_is_left_and_named() -> None:
         assert remove_xt_rules().left == (name,)
 
     with client("legacy") as kernel:
+        asyncio.run(body(kernel))
+
+
+@pytest.mark.parametrize("table", ["raw", "mangle", "nat"])
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_a_table_that_iptables_save_cannot_print_holds_nothing_up_where_no_chain_of_it_is_ours(
+    family: str, table: str
+) -> None:
+    """The agent asks at each start, also by nftables, whether the other backend has left anything."""
+    run(f"{'ip6' if family == 'ip6' else 'ip'}tables-nft", "-t", table, "-N", "MINE")
+    run("nft", "add", "rule", family, table, "MINE", "meta", "cpu", "0", "accept")
+    assert remove_xt_rules() == RemovedRules()
+
+
+def test_a_table_of_ours_that_iptables_save_cannot_print_is_named_with_what_shows_it() -> None:
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        run("nft", "add", "rule", "ip", "mangle", "FORWARD", "meta", "cpu", "0", "accept")
+        with pytest.raises(KernelError) as refused:
+            await kernel.difference(SHOP)
+        assert refused.value.hint == "`nft -a list table ip mangle` shows the rule; delete it"
+
+    with client("nft") as kernel:
         asyncio.run(body(kernel))
 
 

@@ -56,6 +56,18 @@ printf '%s\\n' "$given" | exec {real} "$@"
 """
 
 
+# Stands for iptables-restore while another program holds the lock, in the runs whose numbers are given.
+LOCKED = """#!/bin/sh
+[ "$1" = --version ] && exec {real} "$@"
+echo run >>{runs}
+case " {numbers} " in *" $(wc -l <{runs}) "*)
+    echo 'Another app is currently holding the xtables lock. Stopped waiting after 5s.' >&2
+    exit 4
+esac
+exec {real} "$@"
+"""
+
+
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
@@ -225,6 +237,28 @@ def test_rules_that_an_earlier_agent_left_in_iptables_are_known_at_the_start() -
         assert parts.has_rules()
     finally:
         parts.close()
+
+
+@pytest.mark.parametrize("numbers", ["1", "1 2 3", "3", "4"], ids=lambda numbers: f"in runs {numbers}")
+def test_a_lock_that_is_held_at_the_start_is_waited_for_until_it_is_free(
+    numbers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY"], check=True)  # tells the variant
+    program = tmp_path / "iptables-legacy-restore"
+    program.write_text(LOCKED.format(runs=tmp_path / "runs", numbers=numbers, real=shutil.which(program.name)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    view = TwoNodeCluster(namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"])).views["a"]
+    parts = BackendParts(
+        Settings(backend="iptables"), view.ruleset, SystemClock(), NftMonitor(others_changed=lambda: None)
+    )
+    try:
+        assert any("the xtables lock was held" in record.message for record in caplog.records)
+        asyncio.run(write(parts.client, view.ruleset()))
+        assert parts.has_rules()
+    finally:
+        parts.close()
+    assert "nfx-" not in saved("iptables") + saved("ip6tables")
 
 
 async def write(client: RulesetClient, wanted: Ruleset) -> None:

@@ -128,6 +128,19 @@ def test_the_program_that_holds_the_lock_is_named(lock: Path, monkeypatch: pytes
             programs_of("legacy").restore(4, CHAIN)
 
 
+def test_a_refusal_behind_a_wait_for_the_lock_is_none_of_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "iptables-legacy-restore"
+    program = tmp_path / name
+    waits = "echo 'Another app is currently holding the xtables lock; still 4s 0us time ahead' >&2"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {waits}\nexec {shutil.which(name)} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(RestoreRefusedError, match=r"no chain nfa-b$"):
+        programs_of("legacy").restore(4, "*mangle\n:nfa-a - [0:0]\n-A nfa-a -j nfa-b\nCOMMIT\n")
+
+
 def test_the_variant_that_has_our_rules_is_used() -> None:
     programs_of("legacy").restore(4, CHAIN)
     run("iptables-nft", "-A", "FORWARD", "-j", "ACCEPT")

@@ -71,6 +71,16 @@ def address_of(state: running_labs.LabState, name: str) -> str:
     return next(member.addresses[0] for member in state.members if member.name == name)
 
 
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_lab_on_iptables_says_so_and_its_commands_look_there() -> None:
+    done = nfagent("lab", "up", "--name", NAME, *SMALL, NFAGENT_LAB_BACKEND="iptables")
+    assert done.returncode == 0, done.stderr
+    assert "nft list" not in done.stdout
+    checked = nfagent("lab", "exec", "--name", NAME, "n1", *NFAGENT, "check", "-o", "json").stdout
+    assert "nfagent's rules are there" in checked
+    assert "table inet nfagent" not in checked
+
+
 def test_a_lab_answers_after_its_command_has_ended_and_down_removes_all_of_it(lab: running_labs.LabState) -> None:
     named = {node.netns for node in lab.nodes} | {member.netns for member in lab.members}
     assert named < set(netns.named(running_labs.prefix(NAME)))

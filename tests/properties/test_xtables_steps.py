@@ -16,14 +16,16 @@ from nfagent.xtables.names import TEMPORARY_PREFIX
 from nfagent.xtables.objects import EMPTY, XtRuleset
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.order import steps
-from nfagent.xtables.steps import CreateSet, DestroySet
+from nfagent.xtables.steps import CreateSet, DestroySet, SwapSets
 from tests.properties.strategies import PROTOCOLS, RANDOM, flows, histories
 from tests.support.fake_xtables import FakeXtables
-from tests.support.nft_interpreter import HookName, HookPacket, opening, reply, stray
+from tests.support.nft_interpreter import HookName, HookPacket, later, opening, reply, stray
 from tests.support.xtables_interpreter import XtMachine
 
 _OPTIONS = LoweringOptions()
-_MOST_PACKETS = 40
+_MOST_PACKETS = 60
+_REST = 0.5
+"""How often all connections have been checked again before the next change."""
 
 
 def verdicts(machine: XtMachine, ruleset: XtRuleset, packets: list[tuple[HookName, HookPacket]]) -> list[str]:
@@ -33,7 +35,7 @@ def verdicts(machine: XtMachine, ruleset: XtRuleset, packets: list[tuple[HookNam
 
 def packets_of(view: DesiredState, protocol: str, port: int | None) -> Iterator[tuple[HookName, HookPacket]]:
     for flow in flows(view.cluster.by_address, protocol, port):
-        for packet in (opening(flow), reply(flow), stray(flow, "untracked")):
+        for packet in (opening(flow), later(flow), reply(flow), stray(flow, "untracked")):
             yield "forward", packet
 
 
@@ -51,6 +53,9 @@ def test_no_step_gives_a_packet_a_verdict_of_its_own(
                 view.remove(item)
             else:
                 view.put(item)
+        if random.random() < _REST:
+            view.clear_recheck(view.recheck_addresses)
+        view.drain_changes()  # addresses whose connections may end are under re-check
         after, _ = lower(view.ruleset(), _OPTIONS)
         every = list(packets_of(view, *protocol))
         packets = random.sample(every, min(len(every), _MOST_PACKETS))
@@ -58,6 +63,7 @@ def test_no_step_gives_a_packet_a_verdict_of_its_own(
         found = steps(before, after)
         copied = any(isinstance(step, CreateSet) and step.name.startswith(TEMPORARY_PREFIX) for step in found)
         event(f"by copies: {copied}")
+        event(f"begins behind the rules: {any(isinstance(step, SwapSets) for step in found)}")
         for number, step in enumerate(found):
             ruleset = kernel.apply(step)
             if isinstance(step, CreateSet | DestroySet):

@@ -14,6 +14,7 @@ from nfagent.xtables.steps import (
     DestroySet,
     Restore,
     Step,
+    SwapSets,
 )
 
 
@@ -33,6 +34,10 @@ class FakeXtables:
             case CreateSet(name, item):
                 assert name not in sets, f"set {name} is there"
                 sets[name] = item
+            case SwapSets(name, other):
+                shapes = {msgspec.structs.replace(sets[each], members=frozenset()) for each in (name, other)}
+                assert len(shapes) == 1, f"{name} and {other} have different shapes"
+                sets[name], sets[other] = sets[other], sets[name]
             case DestroySet(name):
                 assert not any(name in chain.refers_to for chain in chains.values()), f"set {name} is in use"
                 del sets[name]

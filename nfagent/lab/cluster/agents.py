@@ -46,6 +46,11 @@ AgentKind: TypeAlias = Literal["nfagent", "ebpf"]
 _PROGRAMS: dict[AgentKind, tuple[str, ...]] = {"nfagent": ("nfagent", "run"), "ebpf": ("nfagent.lab.ebpf.agent",)}
 
 
+def lab_backend() -> str:
+    """Return the backend that the environment names for labs' agents."""
+    return os.environ.get(BACKEND_VARIABLE, "nftables")
+
+
 def own_environment() -> dict[str, str]:
     """Return this process's environment without nfagent's settings, which aren't those of a lab's processes."""
     return {key: value for key, value in os.environ.items() if not key.startswith("NFAGENT_")}
@@ -73,7 +78,7 @@ class LabAgent:
         backend:  where it writes rules; None: where the environment says
         """
         self.node = node
-        self.backend = backend or os.environ.get(BACKEND_VARIABLE, "nftables")
+        self.backend = backend or lab_backend()
         self._program = _PROGRAMS[kind]
         self._outlives = outlives
         self._topology = topology

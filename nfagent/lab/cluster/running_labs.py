@@ -39,12 +39,17 @@ _POLL_SECONDS = 0.02
 
 
 class LabNode(msgspec.Struct, frozen=True):
-    """A node: its network namespace, addresses, and the agent's runtime, log and state folders below `folder`."""
+    """A node: its network namespace, addresses, and its agent.
+
+    folder:  below it are the agent's runtime, log and state folders
+    backend: where the agent writes rules
+    """
 
     name: str
     netns: str
     addresses: tuple[str, ...]
     folder: str
+    backend: str = "nftables"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -53,6 +58,8 @@ class LabNode(msgspec.Struct, frozen=True):
             "NFAGENT_RUNTIME_DIR": f"{self.folder}/run",
             "NFAGENT_LOG_DIR": f"{self.folder}/log",
             "NFAGENT_STATE_DIR": f"{self.folder}/state",
+            "NFAGENT_BACKEND": self.backend,
+            "XTABLES_LOCKFILE": f"{self.folder}/xtables.lock",
         }
 
 

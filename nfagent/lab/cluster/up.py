@@ -16,7 +16,7 @@ from nfagent.errors import KernelError
 from nfagent.lab.apiserver.control_plane import ControlPlane
 from nfagent.lab.apiserver.source import fill
 from nfagent.lab.cluster import running_labs
-from nfagent.lab.cluster.agents import LabAgent, own_environment
+from nfagent.lab.cluster.agents import LabAgent, lab_backend, own_environment
 from nfagent.lab.cluster.plan import API_HOST, ClusterPlan, LabSource, cluster_plan, documents
 from nfagent.lab.cluster.running_labs import LabMember, LabNode, LabState
 from nfagent.lab.machine import requirements
@@ -146,6 +146,7 @@ class _Builder:
                 topology.node_namespace(node.name),
                 node.addresses,
                 str(self._folder / "agents" / node.name),
+                lab_backend(),
             )
             for node in self._plan.nodes
         )

@@ -9,14 +9,16 @@ import pytest
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, attribute, message, nfgen
 from nfagent.netlink.nft_events import (
+    ChainName,
     CommitOrigin,
+    decode_chain_name,
     decode_commit_origin,
     decode_generation,
     decode_table,
     mentions_table,
 )
 
-NEWTABLE, NEWGEN = 10 << 8 | 0, 10 << 8 | 15
+NEWTABLE, NEWCHAIN, NEWGEN = 10 << 8 | 0, 10 << 8 | 3, 10 << 8 | 15
 GENERATION = attribute(1, struct.pack("!I", 7))
 PROCESS = attribute(2, struct.pack("!I", 4711))
 
@@ -123,3 +125,20 @@ def test_a_message_that_is_not_a_table_is_a_wire_error(answer: Message, complain
 def test_a_table_s_message_without_its_header_is_a_wire_error() -> None:
     with pytest.raises(WireError, match="ends inside its header"):
         decode_table(Message(NEWTABLE, 0, 1, 0, b""))
+
+
+def test_a_chain_is_named_with_its_family_and_table() -> None:
+    payload = nfgen(2, 7) + attribute(1, b"mangle\0") + attribute(3, b"FORWARD\0")
+    assert decode_chain_name(Message(NEWCHAIN, 0, 1, 0, payload)) == ChainName(2, "mangle", "FORWARD")
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(Message(NEWTABLE, 0, 1, 0, nfgen(1, 7)), "unexpected message of type 2560", id="a table"),
+        pytest.param(Message(NEWCHAIN, 0, 1, 0, b""), "ends inside its header", id="no header"),
+    ],
+)
+def test_a_message_that_names_no_chain_is_a_wire_error(answer: Message, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode_chain_name(answer)

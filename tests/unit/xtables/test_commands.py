@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nfagent.model.netaddr import Family
 from nfagent.nftables.objects import ABSENT, Chain
 from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.found import UNKNOWN_RULE
@@ -14,18 +15,19 @@ SHOP = (
     TwoNodeCluster(namespace("shop"), pod("shop/db", "a", 1), policy("shop/db", types=["Ingress"])).views["a"].ruleset()
 )
 OPTIONS = LoweringOptions()
+RESTORE: dict[Family, str] = {4: "iptables-legacy-restore", 6: "ip6tables-restore"}
 
 
 def test_equal_rulesets_need_no_command() -> None:
-    assert list(shell_commands(SHOP, SHOP, OPTIONS)) == []
+    assert list(shell_commands(SHOP, SHOP, OPTIONS, RESTORE)) == []
 
 
 def test_without_rules_sets_come_before_the_chains_of_both_families() -> None:
-    found = list(shell_commands(ABSENT, SHOP, OPTIONS))
+    found = list(shell_commands(ABSENT, SHOP, OPTIONS, RESTORE))
     kinds = [
-        line.split()[0] for line in found if line.startswith(("ipset ", "iptables-restore ", "ip6tables-restore "))
+        line.split()[0] for line in found if line.startswith(("ipset ", *(f"{name} " for name in RESTORE.values())))
     ]
-    assert list(dict.fromkeys(kinds)) == ["ipset", "iptables-restore", "ip6tables-restore"]
+    assert list(dict.fromkeys(kinds)) == ["ipset", "iptables-legacy-restore", "ip6tables-restore"]
     assert found.count("END") == 2
 
 
@@ -34,12 +36,16 @@ def test_an_element_that_is_missing_is_added_by_ipset() -> None:
     without = msgspec.structs.replace(
         SHOP, sets={**SHOP.sets, "cluster4": msgspec.structs.replace(pods, elements=frozenset())}
     )
-    assert any(line.startswith("ipset ") and " add nf" in line for line in shell_commands(without, SHOP, OPTIONS))
+    assert any(
+        line.startswith("ipset ") and " add nf" in line for line in shell_commands(without, SHOP, OPTIONS, RESTORE)
+    )
 
 
 def test_a_chain_that_is_listed_otherwise_is_written_again() -> None:
     name, chain = next((name, chain) for name, chain in SHOP.chains.items() if chain.rules and chain.hook is None)
     changed = Chain((*chain.rules, UNKNOWN_RULE), chain.hook)
-    found = list(shell_commands(msgspec.structs.replace(SHOP, chains={**SHOP.chains, name: changed}), SHOP, OPTIONS))
-    assert any(line.startswith("iptables-restore --noflush") for line in found)
+    found = list(
+        shell_commands(msgspec.structs.replace(SHOP, chains={**SHOP.chains, name: changed}), SHOP, OPTIONS, RESTORE)
+    )
+    assert any(line.startswith("iptables-legacy-restore --noflush") for line in found)
     assert any(line.startswith("-A nfa-") for line in found)

@@ -11,7 +11,7 @@ from nfagent.xtables.names import TEMPORARY_PREFIX, set_name
 from nfagent.xtables.objects import EMPTY, XtRuleset
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.order import steps
-from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step
+from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Restore, Step, SwapSets
 from tests.properties.strategies import flows
 from tests.support.fake_xtables import FakeXtables
 from tests.support.nft_interpreter import opening
@@ -76,11 +76,60 @@ def test_a_peer_that_is_relabelled_joins_before_it_leaves() -> None:
     assert [type(step) for step in found] == [AddMember, DeleteMember] * 2
 
 
-def test_a_pod_that_begins_to_be_isolated_needs_no_copy() -> None:
+def test_a_pod_that_begins_to_be_isolated_needs_one_restore_of_a_table_at_most() -> None:
     found = between(lowered(*BASE), lowered(*BASE, pod("shop/db-2", "a", 2, app="db")))
-    assert copies(found) == []
-    member = next(step.set for step in reversed(found) if isinstance(step, AddMember) and step.member == "10.64.0.2")
-    assert member == set_name("podpairs4", 4), "exceptions from early accepts begin last"
+    restored = [(step.family, step.table) for step in found if isinstance(step, Restore)]
+    assert len(restored) == len(set(restored))
+    last = next(step for step in reversed(found) if isinstance(step, AddMember | SwapSets) and "pairs4" in str(step))
+    judged = max(found.index(step) for step in found if isinstance(step, AddMember) and step.member == "10.64.0.2")
+    assert isinstance(last, SwapSets)
+    assert last.other == set_name("podpairs4", 4)
+    assert found.index(last) > judged, "exceptions from early accepts begin last"
+
+
+NARROWED = policy("shop/db", labelled(app="db"), types=["Ingress"], ingress=[{"from": [PEER], "ports": [{"port": 80}]}])
+MOVED = (policy("shop/quiet", labelled(app="web"), types=["Egress"]), pod("shop/db-2", "a", 2, app="web"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [(NARROWED,), (pod("shop/web", "b", 1, app="x"),), MOVED],
+    ids=["a policy's rules", "a peer", "rules, peers and a Pod that moves"],
+)
+def test_addresses_under_re_check_cannot_be_refused_after_the_new_rules_are_in_force(
+    change: tuple[Document, ...],
+) -> None:
+    """Otherwise established connections would go on by the old rules until the next try."""
+    cluster = TwoNodeCluster(*BASE, pod("shop/db-2", "a", 2, app="db"))
+    view = cluster.views["a"]
+    view.drain_changes()
+    view.clear_recheck(view.recheck_addresses)
+    view.drain_changes()
+    before = lower(view.ruleset(), LoweringOptions())[0]
+    for document in change:
+        cluster.put(document)
+    view.drain_changes()
+    after = lower(view.ruleset(), LoweringOptions())[0]
+    found = between(before, after)
+    rechecked = {name for name, item in after.sets.items() if item.origin.startswith("recheck") and item.members}
+    begin = [step.other for step in found if isinstance(step, SwapSets)]
+    assert rechecked
+    assert rechecked <= set(begin)
+    assert not any(isinstance(step, AddMember) and step.set in rechecked for step in found)
+    for family in (4, 6):
+        own = [
+            place
+            for place, step in enumerate(found)
+            if isinstance(step, SwapSets) and after.sets[step.other].family == family
+        ]
+        verdicts = [
+            place
+            for place, step in enumerate(found)
+            if isinstance(step, Restore) and (step.family, step.table) == (family, "mangle")
+        ]
+        assert not verdicts or verdicts[0] < own[0], "first the new rules"
+        between_them = found[verdicts[0] + 1 : own[0]] if verdicts else ()
+        assert not any(isinstance(step, Restore | CreateSet) for step in between_them)
 
 
 def test_a_pod_that_ends_needs_no_copy() -> None:
