@@ -7,6 +7,7 @@ lists are comma-separated there. An empty variable sets nothing, except a list, 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -277,7 +278,16 @@ def _describe(message: str, layer: dict[str, Any]) -> str:
     value: Any = layer
     for part in re.findall(r"\w+", key):
         value = value[int(part)] if isinstance(value, list | tuple) and part.isdecimal() else value[part]
+    if choices := _choices(key):
+        return f"{key} = {value!r}: write {' or '.join(choices)}"
     return f"{key} = {value!r}: {reason[:1].lower()}{reason[1:].replace('`', '')}"
+
+
+def _choices(key: str) -> tuple[str, ...]:
+    """Return the values that a setting may have, where they are few words; none for other settings and for a part."""
+    kind = dict(setting_keys(Settings)).get(key)
+    values = get_args(kind) if get_origin(kind) is Literal else ()
+    return tuple(json.dumps(value) for value in values)
 
 
 def _cluster_cidrs(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -194,6 +194,9 @@ KNOWN = "systemd/nfagent.toml lists all settings"
             'log_level = "loud"', "log_level = 'loud': write debug, info, warning, error", id="an unknown level"
         ),
         pytest.param('runtime_dir = ""', "runtime_dir = '': write a folder's path", id="a folder without a name"),
+        pytest.param(
+            'backend = "nft"', """backend = 'nft': write "auto" or "nftables" or "iptables\"""", id="no backend"
+        ),
         pytest.param("node =", "is not TOML: Invalid value (at end of document)", id="no TOML"),
         pytest.param("node = 'a'\nnode = 'b'", "is not TOML: Cannot overwrite a value (at", id="a key twice"),
         pytest.param("a = " + "[" * 5000, "is not TOML: maximum recursion depth", id="brackets without end"),
