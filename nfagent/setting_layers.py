@@ -106,9 +106,13 @@ def drop_ins(file: Path) -> list[Path]:
     try:
         # As in shells, not what begins with a dot: a ConfigMap's volume has folders of its own.
         found = sorted(path for path in folder.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
-        owners = {path: path.stat().st_uid for path in (folder, *found)} if found else {}
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise SettingError(f"{error.filename or folder}: {error.strerror}") from None
+    try:
+        # Also of a link that leads nowhere: one that was left out in silence would take its settings along.
+        owners = {path: path.stat().st_uid for path in (folder, *found)} if found else {}
     except OSError as error:
         raise SettingError(f"{error.filename or folder}: {error.strerror}") from None
     for path, owner in owners.items():

@@ -19,8 +19,9 @@ from nfagent.config import Settings, lowering_options
 from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, UsageError, ValidationIssue
-from nfagent.explain.explanation import explain, explanation_view
+from nfagent.explain.explanation import ExplanationAnswer, explain, explanation_view
 from nfagent.introspection.agent_client import get_json, get_lines, is_listening, post_lines
+from nfagent.introspection.answer_format import answer_format
 from nfagent.introspection.chunks import whole
 from nfagent.introspection.diff_report import diff_view
 from nfagent.introspection.freshness import WHOLE
@@ -100,7 +101,10 @@ class AgentBackend:
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
-        return get_json(self._path, "/v1/explain", {"source": source, "destination": destination})
+        found = get_json(self._path, "/v1/explain", {"source": source, "destination": destination})
+        with answer_format("the running agent's explanation has"):
+            msgspec.convert(found, ExplanationAnswer)
+        return found
 
     def simulate(self, asked: SimulationRequest, seen: Iterable[ObservedFlow]) -> Iterator[SimulationPart]:
         """Evaluate flows before and after a policy change."""
@@ -117,7 +121,7 @@ class AgentBackend:
         for line in lines:
             try:
                 yield decoder.decode(line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise HostError(
                     f"the agent at {self._path} is of another version than this command",
                     hint="systemctl restart nfagent",

@@ -108,10 +108,14 @@ def _of_plugin(plugin: dict[Any, Any]) -> Iterator[str]:
     for item in listed if isinstance(listed, list) else ():
         if isinstance(item, dict):
             yield str(item.get("value", ""))
-    for argument in arguments if isinstance(arguments, list) else ():
-        name, _, value = str(argument).partition("=")
+    before = ""
+    for argument in map(str, arguments if isinstance(arguments, list) else ()):
+        name, equals, value = argument.partition("=")
         if value and _SECRET_NAME.search(name):
             yield value
+        if before.startswith("-") and _SECRET_NAME.search(before) and not argument.startswith(("-", "/")):
+            yield argument
+        before = "" if equals else argument
 
 
 def _decoded(value: str) -> Iterator[str]:

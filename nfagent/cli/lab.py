@@ -195,7 +195,7 @@ def _listed(name: str) -> dict[str, str | int | bool]:
 @lab.command(epilog="Example: nfagent lab down --all")
 @click.argument("name", default=None, required=False)
 @click.option(
-    "--all", "all_labs", is_flag=True, help="Remove every lab of the driver on this machine, not yours alone."
+    "--all", "all_labs", is_flag=True, help="Remove every lab of the driver on this machine, those of other users too."
 )
 @driver_option
 @output_option("text", "json")

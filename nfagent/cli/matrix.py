@@ -105,7 +105,7 @@ def _write(found: Matrix, asked: MatrixRequest, output: str) -> None:
         case "csv":
             from nfagent.cli.matrix_files import csv_lines
 
-            for line in csv_lines(found):
+            for line in csv_lines(found, asked):
                 click.echo(line)
         case _:
             from nfagent.cli.matrix_files import matrix_view

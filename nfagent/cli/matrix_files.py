@@ -33,11 +33,11 @@ def matrix_view(found: Matrix, asked: MatrixRequest) -> dict[str, Any]:
         "groups": msgspec.to_builtins(found.ends),
         "reasons": msgspec.to_builtins(found.reasons),
         "said": msgspec.to_builtins(found.said),
-        "cells": list(_cells(found)),
+        "cells": list(_cells(found, asked)),
     }
 
 
-def csv_lines(found: Matrix) -> Iterator[str]:
+def csv_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
     """Yield the lines of a CSV file: a header, then one for each pair that was judged."""
     yield _csv(_CSV_HEADER)
     for client, one in enumerate(found.ends):
@@ -46,7 +46,7 @@ def csv_lines(found: Matrix) -> Iterator[str]:
             if verdict is None:
                 continue
             traffic = found.traffic(client, server)
-            allowed = allowed_text(traffic) if verdict in {"some", "allowed"} else ""
+            allowed = allowed_text(traffic, asked.ports) if verdict in {"some", "allowed"} else ""
             egress, ingress = (
                 "; ".join(dict.fromkeys(found.reasons[number].words for number in numbers))
                 for numbers in ([item.egress for item in traffic], [item.ingress for item in traffic])
@@ -68,14 +68,14 @@ def dot_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
                 case "allowed":
                     yield f"  n{client} -> n{server};"
                 case "some":
-                    words = allowed_text(found.traffic(client, server))
+                    words = allowed_text(found.traffic(client, server), asked.ports)
                     yield f"  n{client} -> n{server} [style=dashed, label={_quoted(words)}];"
                 case "unknown":
                     yield f'  n{client} -> n{server} [style=dotted, color=gray50, label="?"];'
     yield "}"
 
 
-def _cells(found: Matrix) -> Iterator[dict[str, Any]]:
+def _cells(found: Matrix, asked: MatrixRequest) -> Iterator[dict[str, Any]]:
     for client in range(len(found.ends)):
         for server in range(len(found.ends)):
             verdict = found.verdict(client, server)
@@ -84,7 +84,7 @@ def _cells(found: Matrix) -> Iterator[dict[str, Any]]:
             egress, ingress = found.cell(client, server)
             cell: dict[str, Any] = {"client": client, "server": server, "verdict": verdict}
             if verdict == "some":
-                cell["allowed"] = allowed_text(found.traffic(client, server))
+                cell["allowed"] = allowed_text(found.traffic(client, server), asked.ports)
             yield {**cell, "egress": egress, "ingress": ingress}
 
 

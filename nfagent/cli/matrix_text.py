@@ -11,6 +11,7 @@ from nfagent.cli.tables import coloured, marked, strong, terminal_width
 from nfagent.model.plurals import counted
 from nfagent.model.printable import printable
 from nfagent.simulate.cell_outcomes import CellVerdict
+from nfagent.simulate.class_verdicts import PortSpan
 from nfagent.simulate.matrix_answer import Matrix, MatrixEnd, MatrixRequest, TrafficVerdict, span_text
 
 _SYMBOLS: dict[CellVerdict, str] = {"allowed": "+", "denied": "-", "some": "~", "unknown": "?", "none": "."}
@@ -47,22 +48,29 @@ def matrix_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
     if len(found.ends) * cell + _NAME_LEAST + cell <= width:
         yield ""
         yield from _grid(found, width, cell)
-        yield from _parts(found, width)
+        yield from _parts(found, width, asked.ports)
         yield from _denials(found, width)
     else:
-        yield from _lists(found, width)
+        yield from _lists(found, width, asked.ports)
 
 
-def allowed_text(traffic: Iterable[TrafficVerdict]) -> str:
-    """Return the traffic of a cell that is allowed: `5432/tcp`, `80/tcp by IPv4`, `anything but 25/tcp`."""
+def allowed_text(traffic: Iterable[TrafficVerdict], ports: tuple[PortSpan, ...] = ()) -> str:
+    """Return the traffic of a cell that is allowed: `5432/tcp`, `80/tcp by IPv4`, `anything but 25/tcp`.
+
+    ports: those that were asked for; the rest isn't known, so `anything` isn't said of them
+    """
     listed = list(traffic)
     lanes = dict.fromkeys((item.family, item.nodes) for item in listed)
     allowed, denied = ([item for item in listed if item.allowed is wanted] for wanted in (True, False))
-    if len(lanes) == 1 and len(denied) < len(allowed):
+    if not denied:
+        return _listed(map(span_text, ports), _PORTS_SHOWN) if ports else "anything"
+    if len(lanes) == 1 and len(denied) < len(allowed) and not ports:
         return f"anything but {_listed(_ranges(denied), _PORTS_SHOWN)}"
     found: dict[str, list[_Where]] = {}
     for lane in lanes:
-        for words in _ranges([item for item in allowed if (item.family, item.nodes) == lane]):
+        items = [item for item in allowed if (item.family, item.nodes) == lane]
+        whole = ports and any(item.protocol == "any" for item in items)
+        for words in map(span_text, ports) if whole else _ranges(items):
             found.setdefault(words, []).append(lane)
     return _listed(
         [f"{words}{'' if len(where) == len(lanes) else _conditions(where)}" for words, where in found.items()],
@@ -124,12 +132,12 @@ def _symbol(verdict: CellVerdict | None, cell: int) -> str:
     return blank + (marked(mark, _COLOURS[verdict]) if verdict in _COLOURS and coloured() else mark)
 
 
-def _parts(found: Matrix, width: int) -> Iterator[str]:
+def _parts(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[str]:
     """Yield what is allowed where only a part of the traffic is."""
     alike: dict[tuple[int, str], list[int]] = {}
     for client, server in _pairs(found):
         if found.verdict(client, server) == "some":
-            alike.setdefault((server, allowed_text(found.traffic(client, server))), []).append(client)
+            alike.setdefault((server, allowed_text(found.traffic(client, server), ports)), []).append(client)
     if alike:
         yield ""
         yield strong("ALLOWED IN PART")
@@ -163,7 +171,7 @@ def _denials(found: Matrix, width: int) -> Iterator[str]:
         yield f"and {len(alike) - _REASONS_SHOWN} more: the page of -o html has the reasons of every cell"
 
 
-def _lists(found: Matrix, width: int) -> Iterator[str]:
+def _lists(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[str]:
     """Yield what each group reaches, and what reaches it where a namespace was asked for."""
     count = range(len(found.ends))
     places = Names(found.ends)
@@ -173,19 +181,27 @@ def _lists(found: Matrix, width: int) -> Iterator[str]:
             continue
         yield ""
         yield from map(strong, _wrapped(f"{printable(end.name)} ({counted(end.pods, 'Pod')})", width))
-        yield from _list(found, "to", [(at, other) for other in count], places, width)
+        yield from _list(found, "to", [(at, other) for other in count], places, width=width, ports=ports)
         if narrowed:
-            yield from _list(found, "from", [(other, at) for other in count], places, width)
+            yield from _list(found, "from", [(other, at) for other in count], places, width=width, ports=ports)
 
 
-def _list(found: Matrix, word: str, pairs: list[tuple[int, int]], places: Names, width: int) -> Iterator[str]:
+def _list(
+    found: Matrix,
+    word: str,
+    pairs: list[tuple[int, int]],
+    places: Names,
+    *,
+    width: int,
+    ports: tuple[PortSpan, ...],
+) -> Iterator[str]:
     """Yield the lines about one group, in one direction: what most others have is counted, not named."""
     whole: dict[str, list[int]] = {"allowed": [], "not known": [], "denied": []}
     parts: dict[str, list[int]] = {}
     for other, (client, server) in enumerate(pairs):
         verdict = found.verdict(client, server)
         if verdict == "some":
-            parts.setdefault(allowed_text(found.traffic(client, server)), []).append(other)
+            parts.setdefault(allowed_text(found.traffic(client, server), ports), []).append(other)
         elif verdict is not None and verdict != "none":
             whole[_LEGEND[verdict]].append(other)
     first, *last = whole

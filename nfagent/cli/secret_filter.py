@@ -22,9 +22,9 @@ _PEM_END = re.compile(r"^.*?-----END [A-Z0-9 ]+-----")
 _MOST_KEY_LINES = 200
 """Lines of a key of several lines: an end that never comes takes no more than these along."""
 _KEY = re.compile(
-    r"(?i)(?<![\w.-])\\*[\"']?(?:[a-z0-9_-]*[_.-])?"
-    r"(?:token|password|passwd|passphrase|secret|api[-_]?key|private[-_]?key"
-    r"|client-key-data|client-certificate-data|certificate-authority-data)"
+    r"(?i)(?<![\w.-])\\*[\"']?[\w.-]*"
+    r"(?:token|password|passwd|pwd|[_-]pass|passphrase|secret|secret(?:[-_]?access)?[-_]?key|api[-_]?key"
+    r"|private[-_]?key|dockerconfigjson|client-key-data|client-certificate-data|certificate-authority-data)"
     r"\\*[\"']?\s*[:=]\s*(?!<removed>)"
 )
 _APPLIED = re.compile(r"last-applied-configuration\\*[\"']?\s*[:=]\s*")
@@ -36,9 +36,15 @@ _PATTERNS = (
     (re.compile(r"\beyJ[\w-]{6,}\.[\w-]{2,}(?:\.[\w-]*)*"), REMOVED),
     (re.compile(r"(?i)\b(authorization\\*\"?\s*[:=]\s*\\*\"?)(?:bearer|basic)?\s*[^\s\"\\]+"), rf"\1{REMOVED}"),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{REMOVED}"),
+    (
+        re.compile(r"(?i)(--[\w-]*(?:token|password|passwd|passphrase|secret|api-?key)\s+)(?![-<])[^\s\"\\]+"),
+        rf"\1{REMOVED}",
+    ),
     (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>]*@"), rf"\1{REMOVED}@"),
 )
-_HINT = re.compile(r"eyJ|://|-----|(?i:token|passw|passphrase|secret|key|bearer|authorization|-data|last-applied)")
+_HINT = re.compile(
+    r"eyJ|://|-----|(?i:token|pass|pwd|secret|dockerconfigjson|key|bearer|authorization|-data|last-applied)"
+)
 """What a line has in which there can be a secret by its looks: most have none, and a bundle has 100,000s of lines."""
 _BLOCKS = {"|", "|-", "|+", ">", ">-", ">+", ""}
 

@@ -62,14 +62,15 @@ def status_lines(view: StatusView) -> list[str]:
     health = [("health", paint("ok"))]
     if view.health != "ok":
         health = [("health", f"{paint('FAIL')}, degraded"), *((" ", text) for text in view.problems)]
+    so_far = "" if view.source.synced else ", as far as it was read"
     drift = counted(view.drift_repairs, "repair") + (f", last by {view.drift_by}" if view.drift_by else "")
     return facts(
         [
             ("agent", f"nfagent {view.version}, node {view.node}, up {span(view.uptime_seconds)}"),
             ("source", _source(view)),
             ("in sync", _sync(view)),
-            ("Pods", f"{view.local_pods} here, {view.pods} in the cluster"),
-            ("policies", _policies(view)),
+            ("Pods", f"{view.local_pods} here, {view.pods} in the cluster{so_far}"),
+            ("policies", f"{_policies(view)}{so_far}"),
             *_denied(view),
             ("log loss", _loss(view)),
             ("drift", drift),
@@ -100,7 +101,8 @@ def _source(view: StatusView) -> str:
     from nfagent.cli.tables import paint
 
     source = view.source
-    name = f"API server {source.name}" if source.kind == "apiserver" else f"manifests in {source.name}"
+    # Which API server it is may not be known yet: its kubeconfig may be missing.
+    name = f"API server {source.name}".strip() if source.kind == "apiserver" else f"manifests in {source.name}"
     if not source.synced:
         return f"{paint('warn')}, {name}: not read whole yet"
     if source.age_seconds is None:

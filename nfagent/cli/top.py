@@ -53,7 +53,8 @@ def top(
     -o json is one sample, or N, each an object in a line; the first has no rates. While no agent answers, a line has
     `error`.
 
-    Exit code 0: shown; 2: the agent didn't answer, at least once where it isn't live.
+    Exit code 0: shown; 2: the agent didn't answer, or didn't know the counts of now (`problem`), at least once where it
+    isn't live.
     """
     from nfagent.cli.count_sampler import CountSampler
 
@@ -65,7 +66,7 @@ def top(
         from nfagent.cli.top_live import show_live
 
         context.exit(show_live(sampler, samples, by))
-    _write_tables(sampler, samples, by)
+    context.exit(_write_tables(sampler, samples, by))
 
 
 def _write_json(sampler: CountSampler, samples: int, by: SortKey) -> int:
@@ -84,6 +85,7 @@ def _write_json(sampler: CountSampler, samples: int, by: SortKey) -> int:
             write_remark("error", found)
             value = {"error": found}
         else:
+            code = 2 if found.problem else code
             pods, policies = ordered(found.pods, by), ordered(found.policies, by)
             value = msgspec.to_builtins(msgspec.structs.replace(found, pods=pods, policies=policies))
         click.echo(printable_json(json.dumps(value, ensure_ascii=False)))
@@ -91,12 +93,13 @@ def _write_json(sampler: CountSampler, samples: int, by: SortKey) -> int:
     return code
 
 
-def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> None:
-    """Write one table with rates, or one for each sample. Raises UsageError where the agent doesn't answer."""
+def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> int:
+    """Write one table with rates, or one for each sample; return the exit code. Raises UsageError without an agent."""
     from nfagent.cli.output import write_lines, write_remark
     from nfagent.cli.packet_rates import uncounted
     from nfagent.errors import UsageError
 
+    code = 0
     for number, found in enumerate(sampler.samples(samples or 2)):
         if isinstance(found, str):
             raise UsageError(found, hint="see: systemctl status nfagent; nfagent status")
@@ -105,8 +108,12 @@ def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> No
         if samples is not None and number:
             write_lines([""])
         write_lines(table_lines(found, by))
-        for remark in filter(None, (found.problem, uncounted(found))):
+        if found.problem:
+            write_remark("not known", found.problem)
+        if remark := uncounted(found):
             write_remark("note", remark)
+        code = 2 if found.problem else code
+    return code
 
 
 def table_lines(sample: CountSample, by: SortKey) -> list[str]:
@@ -121,7 +128,8 @@ def table_lines(sample: CountSample, by: SortKey) -> list[str]:
             cells = (list(row_cells(row)) for row in ordered(rows, by))
             lines += table((title, *_HEADER[1:]), cells, _NUMBERS)
         else:
-            lines.append(f"no {title}{' of this node' if title == 'Pod' else ' selects a Pod of this node'}")
+            none = "no Pod of this node" if title == "Pod" else "no policy selects a Pod of this node"
+            lines.append(f"{none}{', as far as is known' if sample.problem else ''}")
     return lines
 
 

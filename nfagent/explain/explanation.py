@@ -54,6 +54,38 @@ class Explanation(msgspec.Struct, frozen=True):
     translation: SourceTranslation | None = None
 
 
+class JudgedSide(msgspec.Struct, frozen=True):
+    """The verdict of one end of a flow, as far as a command reads it."""
+
+    allowed: bool
+
+
+class JudgedSides(msgspec.Struct, frozen=True):
+    """Both ends of a flow; None for one that isn't judged here."""
+
+    egress: JudgedSide | None
+    ingress: JudgedSide | None
+
+
+class JudgedFlow(msgspec.Struct, frozen=True):
+    """A flow of `explanation_view`, as far as a command reads it."""
+
+    judgement: JudgedSides  # codespell:ignore judgement
+
+
+class ExplanationAnswer(msgspec.Struct, frozen=True):
+    """What a command reads of `explanation_view`: an agent of another version may answer something else."""
+
+    complete: bool
+    connection: str
+    verdict: str
+    allowed: bool | None
+    lines: tuple[str, ...]
+    judged: tuple[JudgedFlow, ...]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 def explain(  # noqa: PLR0917 - the state, and the query
     cluster: ClusterState,
     index: PolicyIndex,

@@ -125,7 +125,7 @@ def _answer(path: Path, status: int, body: bytes) -> dict[str, Any]:
         raise _older()
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise HostError(f"{path}: unexpected answer (HTTP status {status})", hint="is it nfagent's socket?")

@@ -23,7 +23,9 @@ _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _LAST_PORT = 65_535
 _KINDS = ("namespace", "pod", "label", "ip")
 _OF_SELECTOR = re.compile(r"[=!( ]")
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?", re.ASCII)
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", re.ASCII)
+_OF_ADDRESS = re.compile(r"[.:]")
+"""What the name of a namespace never has: a mistyped address must not become one, which no record matches."""
 _POD_NAME = re.compile(r"[a-z0-9][-a-z0-9.]*\*?|\*", re.ASCII)
 
 
@@ -73,7 +75,9 @@ def parse_peer(text: str) -> PeerTerm:
         return _of_kind("label", text)
     try:
         return AddressTerm(address_range(text))
-    except AddressError:
+    except AddressError as error:
+        if _OF_ADDRESS.search(text.partition("/")[0]):
+            raise UsageError(f"{text!r} {error}") from None
         return _of_kind("pod" if "/" in text else "namespace", text)
 
 
@@ -88,7 +92,7 @@ def _of_kind(kind: str, text: str) -> PeerTerm:
                 raise UsageError(f"{text!r} {error}") from None
         case "pod":
             return _pod(text)
-    if not _NAME.fullmatch(text):
+    if not _NAMESPACE.fullmatch(text):
         raise UsageError(
             f"{text!r} is no end of a connection; write a Pod (shop/web), a namespace (shop), a label selector "
             "(app=web), an address or CIDR (10.0.0.0/8), node or world"
@@ -103,7 +107,7 @@ def address_range(text: str) -> Range:
 
 def _pod(text: str) -> PodTerm:
     namespace, _, name = text.partition("/")
-    if not (_NAME.fullmatch(namespace) and _POD_NAME.fullmatch(name)):
+    if not (_NAMESPACE.fullmatch(namespace) and _POD_NAME.fullmatch(name)):
         raise UsageError(f"{text!r} is no Pod; write NAMESPACE/NAME, like shop/web, or a prefix, like 'shop/web-*'")
     return PodTerm(text.removesuffix("*"), prefix=text.endswith("*"))
 

@@ -231,6 +231,13 @@ def test_records_in_json_are_merged_and_unchanged(cluster: Cluster) -> None:
     assert out.splitlines() == [one, two, three]
 
 
+@pytest.mark.parametrize("option", ["-ojson", "-4ojson", "-6o json", "--output json", "--output=json"])
+def test_json_is_known_by_each_form_of_its_option(cluster: Cluster, option: str) -> None:
+    one = encode(record("a", 1)).decode().strip()
+    cluster.has(a=says(one))
+    assert cluster.run("logs", *option.split())[1].splitlines() == [one]
+
+
 def test_the_real_logs_of_two_nodes_are_merged(cluster: Cluster) -> None:
     for node, seconds in {"a": (1, 4), "b": (2, 3)}.items():
         lines = (encode(record(node, second)) for second in seconds)
@@ -335,6 +342,20 @@ def test_help_has_an_example_and_other_commands_are_refused(cluster: Cluster) ->
     code, _, err = cluster.run("cleanup")
     assert code == 2
     assert "invalid choice: 'cleanup'" in err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon"])
+def test_a_time_that_cannot_be_waited_for_is_refused(cluster: Cluster, seconds: str) -> None:
+    cluster.has(a="exit 0")
+    code, out, err = cluster.run("--timeout", seconds, "status")
+    assert (code, out) == (2, "")
+    assert f"argument --timeout: '{seconds}' is no number from 1 to 86400" in err
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_about_logs_is_printed_as_other_answers_are(cluster: Cluster, option: str) -> None:
+    cluster.has(a="echo Usage; echo; echo TIME is a time")
+    assert cluster.run("logs", option)[1].splitlines() == ["a  Usage", "a", "a  TIME is a time"]
 
 
 def test_kubectl_completes_commands_and_options(cluster: Cluster) -> None:

@@ -65,6 +65,14 @@ def test_a_drop_in_file_with_an_error_is_named(file: Path) -> None:
         load_with_origins(file, {})
 
 
+def test_a_drop_in_file_that_is_a_link_to_nothing_is_named_and_hides_no_other(file: Path) -> None:
+    add(file, "10-first.toml", "[logging]\ngroup = 10\n")
+    link = file.parent / "conf.d" / "20-gone.toml"
+    link.symlink_to(file.parent / "nowhere")
+    with pytest.raises(SettingError, match=f"^{link}: No such file or directory"):
+        load_with_origins(file, {})
+
+
 def test_the_flag_that_names_an_api_server_is_the_origin_of_the_absent_folder(file: Path) -> None:
     add(file, "10-x.toml", 'manifests = "/srv"\n')
     loaded = load_with_origins(file, {}, {"kubeconfig": "/k"})

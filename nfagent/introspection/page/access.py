@@ -114,7 +114,12 @@ def _same(given: str, wanted: str) -> bool:
 
 
 def _is_of_another_origin(request: web.Request) -> bool:
-    """Return whether a browser says that another page asks; a link that is followed has no cookie already."""
+    """Return whether a browser says that another page asks; a link that is followed has no cookie already.
+
+    Old browsers have no Sec-Fetch-Site, and an Origin where a page asks for what it could read.
+    """
+    if any(origin.lower() != f"http://{request.host.lower()}" for origin in request.headers.getall("Origin", [])):
+        return True
     asked_by = request.headers.get("Sec-Fetch-Site", "none")
     return asked_by not in _OWN and request.headers.get("Sec-Fetch-Mode") != "navigate"
 

@@ -176,6 +176,27 @@ def test_csv_has_a_line_for_each_pair(call: Call, folder: Path) -> None:
     assert "rule 1 of 1 in NetworkPolicy shop/db allows it" in part["ingress"]
 
 
+@pytest.mark.parametrize(
+    ("ports", "whole", "part"),
+    [
+        ((), "anything", "5432/tcp"),
+        (("5432",), "5432/tcp", ""),
+        (("80/udp", "5432", "9000"), "5432/tcp, 9000/tcp, 80/udp", "5432/tcp"),
+        (("5431-5433",), "5431-5433/tcp", "5432/tcp"),
+    ],
+)
+def test_what_is_allowed_names_the_ports_that_were_asked_for(
+    call: Call, folder: Path, ports: tuple[str, ...], whole: str, part: str
+) -> None:
+    asked = [word for port in ports for word in ("--port", port)]
+    rows = list(csv.DictReader(io.StringIO(shown(call, folder, "-o", "csv", *asked).out)))
+    free = next(
+        row for row in rows if row["client"] == row["server"] == "shop app=web" or row["server"] == "shop app=web"
+    )
+    assert (free["verdict"], free["allowed"]) == ("allowed", whole)
+    assert [row["allowed"] for row in rows if row["verdict"] == "some"] == ([part] if part else [])
+
+
 def named(name: str) -> Matrix:
     """Return a matrix of one group of two Pods with a name from outside, which stands in its reason too."""
     found = Matrix()
@@ -190,16 +211,16 @@ def named(name: str) -> Matrix:
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1"])
 def test_csv_has_no_formulas(name: str) -> None:
-    _, row = csv.reader(csv_lines(named(name)))
+    _, row = csv.reader(csv_lines(named(name), MatrixRequest()))
     assert [cell for cell in row if cell[:1] in set("=+-@\t")] == []
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_text_from_outside_stays_text_in_every_form(text: str) -> None:
     found, asked = named(text), MatrixRequest()
-    for line in (*matrix_lines(found, asked), *csv_lines(found), *dot_lines(found, asked)):
+    for line in (*matrix_lines(found, asked), *csv_lines(found, asked), *dot_lines(found, asked)):
         assert line.isprintable()
-    assert len(list(csv.reader(csv_lines(found)))) == 2
+    assert len(list(csv.reader(csv_lines(found, asked)))) == 2
     graph = "\n".join(dot_lines(found, asked))
     assert re.fullmatch(r'([^"]|"([^"\\]|\\.)*")*', graph), "every string ends where it should"
     page = Page(matrix_page(found, asked))

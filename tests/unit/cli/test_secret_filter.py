@@ -37,6 +37,12 @@ def cleaned(text: str, *known: str) -> str:
         pytest.param('{"client-key-data": "aHVudGVy", "a": 1}\n', "aHVudGVy", id="a key in JSON"),
         pytest.param('{"password": "a\\"hunter2", "a": 1}\n', "hunter2", id="a quote in a value"),
         pytest.param("AWS_SECRET_ACCESS_TOKEN=hunter2\n", "hunter2", id="a variable"),
+        pytest.param("AWS_SECRET_ACCESS_KEY=hunter2\n", "hunter2", id="a key of AWS"),
+        pytest.param('{"accessToken": "hunter2"}\n', "hunter2", id="a key of two words in one"),
+        pytest.param("clientSecret: hunter2\n", "hunter2", id="a secret of two words in one"),
+        pytest.param("PGPASSWORD=hunter2\n", "hunter2", id="a variable without a line between its words"),
+        pytest.param("DB_PASS=hunter2\n", "hunter2", id="a word cut short"),
+        pytest.param("plugin --client-secret hunter2 failed\n", "hunter2", id="a flag with its value behind it"),
         pytest.param(json.dumps({"text": PEM}) + "\n", "MIIEowIBAAKCAQEAplanted", id="a key within JSON"),
         pytest.param(f"before\n{PEM}after\n", "secondLineOfTheKey", id="a key of several lines"),
     ],
@@ -124,6 +130,7 @@ def test_a_known_value_is_removed_in_each_form_that_text_has_it_in(secret: str) 
         "shop/web -> data/db:5432/tcp by data/wall\n",
         '{"server": "https://192.0.2.1:6443", "mail": "a@b.example"}\n',
         "ip daddr @peer-4 accept # token\n",
+        "see --token-file FILE, --token\n",
     ],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
@@ -137,7 +144,7 @@ users:
 - name: b
   user:
     exec:
-      args: [get-token, --client-secret=secret-argument]
+      args: [get-token, --client-secret=secret-argument, --password, secret-word, --token-file, /a/file]
       env: [{name: ANY, value: secret-variable}]
     auth-provider: {config: {refresh-token: secret-refresh}}
 clusters:

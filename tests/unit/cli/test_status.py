@@ -153,6 +153,14 @@ def test_what_the_log_lacks_is_counted_by_its_cause(call: Call) -> None:
     assert "log loss  warn, 3 packets not read in time, 2 records not written, 9 records beyond the rate limit" in out
 
 
+def test_before_everything_was_read_no_number_is_shown_as_the_whole(call: Call) -> None:
+    source = SourceStatus(kind="apiserver", name="", synced=False)
+    lines = said(call, readings(freshness=UNREAD, source=source), desired=DesiredState("a")).out.splitlines()
+    assert "source    warn, API server: not read whole yet" in lines
+    assert "Pods      0 here, 0 in the cluster, as far as it was read" in lines
+    assert "policies  none, as far as it was read" in lines
+
+
 @pytest.mark.parametrize("columns", [40, 60])
 def test_in_a_narrow_terminal_no_line_is_wider(call: Call, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

@@ -202,9 +202,9 @@ def test_agents_that_cannot_tell_are_named(call: Call) -> None:
         return view(problem="the agent hasn't read the whole cluster yet", read_at=0.0)
 
     with running(introspection(DesiredState("a")), routes=[view_route("/v1/counts", unread, TimeSlices())]):
-        answer = call("top", "-n", "1")
-    assert "note: the agent hasn't read the whole cluster yet" in answer.err
-    assert "no Pod of this node" in answer.out
+        answer, as_json = call("top", "-n", "1"), call("top", "-o", "json")
+    assert (answer.code, as_json.code) == (2, 2)
+    assert "not known: the agent hasn't read the whole cluster yet" in answer.err
 
 
 def test_rich_is_imported_by_the_live_table_alone() -> None:

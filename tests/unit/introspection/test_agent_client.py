@@ -124,16 +124,18 @@ def test_behind_a_stale_socket_no_agent_listens(path: Path) -> None:
         b"HTTP/1.0 200 OK\r\n\r\nno json",
         b"HTTP/1.0 200 OK\r\n\r\n[1]",
         b"HTTP/1.0 500 No\r\n\r\n\xff",
+        b"HTTP/1.0 200 OK\r\n\r\n" + b'{"a":' * 100_000,
+        b'HTTP/1.0 200 OK\r\n\r\n{"complete": true}',
     ],
-    ids=["hangs up", "no HTTP", "no JSON", "no object", "no text"],
+    ids=["hangs up", "no HTTP", "no JSON", "no object", "no text", "too deep", "another object"],
 )
 @pytest.mark.parametrize(
     "question_of",
     [
-        lambda path: get_json(path, "/v1/dump/state", {}),
+        lambda path: AgentBackend(path).explain("shop/web", "shop/db:80/tcp"),
         lambda path: list(AgentBackend(path).simulate(SimulationRequest((WALL,)), [])),
     ],
-    ids=["a view", "a trial"],
+    ids=["an explanation", "a trial"],
 )
 def test_another_server_at_the_socket_is_an_error(
     path: Path, reply: bytes, question_of: Callable[[Path], object]
@@ -151,7 +153,7 @@ def test_another_server_at_the_socket_is_an_error(
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            with pytest.raises(HostError, match=str(path)):
+            with pytest.raises(HostError, match=rf"{path}|another format than this command reads"):
                 question_of(path)
         finally:
             thread.join()

@@ -207,6 +207,15 @@ def test_a_request_of_another_origin_is_refused_with_the_cookie_too(
     assert browser.ask(f"{browser.base}v1/status", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors")[0] == 200
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_browser_that_names_another_origin_alone_is_refused_too(
+    browser: Browser, agent: PageAgent, origin: str
+) -> None:
+    browser.enter()
+    assert browser.ask(f"{browser.base}v1/status", Origin=origin)[0] == 403
+    assert agent.asked == []
+
+
 @pytest.mark.parametrize(
     "path",
     [

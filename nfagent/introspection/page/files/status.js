@@ -70,6 +70,7 @@ function banner(words) {
 }
 
 function deniedWords(denied) {
+  if (!denied.seconds) return ["not counted yet"];
   const top = denied.top.map((item) => {
     const who = item.source ? `${item.source} → ${item.destination}` : "";
     const why = item.policies.length ? `by ${item.policies.join(", ")}` : item.reason ? `without a policy: ${item.reason}` : "";
@@ -81,13 +82,14 @@ function deniedWords(denied) {
 function factsOf(found) {
   const { source, denied, log_loss: loss } = found;
   const heard = typeof source.age_seconds === "number" ? `, last ${source.kind === "apiserver" ? "heard" : "changed"} ${duration(source.age_seconds)} ago` : "";
+  const soFar = source.synced ? "" : ", as far as it was read";
   const lost = [[loss.unread, "packets not read"], [loss.unwritten, "records not written"], [loss.dropped, "beyond the limits"]].filter(([number]) => number).map(([number, words]) => `${number.toLocaleString("en")} ${words}`);
   return [
     ["agent", `nfagent ${found.version}, up ${duration(found.uptime_seconds)}`],
     ["source", `${source.kind === "apiserver" ? "API server" : "manifests"} ${source.name}${heard}${source.synced ? "" : ", not read yet"}`],
     ["in sync", found.in_sync ? `yes, for ${duration(found.in_sync_seconds) || "a moment"}` : `no${found.enforced ? `: ${found.enforced}` : ""}`],
-    ["Pods", `${found.local_pods.toLocaleString("en")} here, ${found.pods.toLocaleString("en")} in the cluster`],
-    ["policies", found.failing_closed_in_all ? `${found.policies.toLocaleString("en")}; failing closed: ${found.failing_closed.join(", ")}${found.failing_closed_in_all > found.failing_closed.length ? ", …" : ""}` : `${found.policies.toLocaleString("en")}, none fails closed`],
+    ["Pods", `${found.local_pods.toLocaleString("en")} here, ${found.pods.toLocaleString("en")} in the cluster${soFar}`],
+    ["policies", found.failing_closed_in_all ? `${found.policies.toLocaleString("en")}; failing closed: ${found.failing_closed.join(", ")}${found.failing_closed_in_all > found.failing_closed.length ? ", …" : ""}${soFar}` : `${found.policies.toLocaleString("en")}, none fails closed${soFar}`],
     ["denied", ...deniedWords(denied)],
     ["drift", found.drift_repairs ? `${count(found.drift_repairs, "repair")}${found.drift_by ? `, the last after ${found.drift_by}` : ""}` : "no repairs"],
     ["log loss", [lost.join(", ") || "none since the start", loss.problem].filter(Boolean).join("; ")],
