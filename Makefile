@@ -207,7 +207,7 @@ browser-test: $(VENV)/ready ## the pages in headless Chromium
 	exec $(bin)/pytest -v tests/browser
 
 .PHONY: screenshots
-screenshots: $(VENV)/ready modules ## the pictures of the live page, of a lab (root)
+screenshots: $(VENV)/ready modules ## the pictures of page and terminal, of a lab (root)
 #: FOLDER=  all of them, instead of docs/pictures
 	@$(browser)
 	exec $(bin)/python -m tests.browser.screenshots $(FOLDER)

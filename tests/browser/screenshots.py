@@ -1,4 +1,4 @@
-"""Takes the pictures of the live page, of a lab's real agent: `make screenshots` (root).
+"""Takes the pictures of the live page and of a terminal, of a lab's real agent: `make screenshots` (root).
 
 python -m tests.browser.screenshots [FOLDER]     README's into docs/pictures, or all of them into a folder
 """
@@ -6,7 +6,10 @@ python -m tests.browser.screenshots [FOLDER]     README's into docs/pictures, or
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -15,7 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
+
 from nfagent.introspection.page.foreground import serve_page
+from nfagent.lab.cluster.agents import LabAgent
 from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
 from nfagent.lab.probes.probe import Probe
 from nfagent.lab.topology.plan import NodePlan, PodPlan
@@ -52,6 +60,13 @@ WANTED: Sequence[tuple[str, str, ProbeProtocol, int, int]] = (
     ("prometheus", "db", "tcp", 9090, 1),
 )
 """Connections: from an app to an app, and how often."""
+
+COLUMNS = 124
+COMMANDS = (
+    "status",
+    "logs --verdict deny --last 5",
+    "explain guest/visitor shop/db-0:5432/tcp",
+)
 
 
 def plans() -> list[PodPlan]:
@@ -158,6 +173,30 @@ def shoot(browser: Any, url: str, folder: Path, *, scheme: str, width: int, heig
     context.close()
 
 
+def shoot_terminal(browser: Any, agent: LabAgent, path: Path) -> None:
+    """Take a picture of what commands print on a terminal."""
+    told = ""
+    environment = {**os.environ, **agent.environment, "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    for words in COMMANDS:
+        shown = subprocess.run(
+            ["script", "--quiet", "--command", f"{sys.executable} -m nfagent {words}", "/dev/null"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        told += f"\x1b[1m$ nfagent {words}\x1b[0m\n{shown}\n"
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text.from_ansi(told.rstrip()))
+    page = browser.new_page(viewport={"width": 1200, "height": 700})
+    page.set_content(console.export_html(theme=DIMMED_MONOKAI, inline_styles=True))
+    page.add_style_tag(content="pre { display: inline-block; padding: 1em; font-size: 13px }")
+    page.locator("pre").screenshot(path=path)
+    page.close()
+
+
 def main(folder: Path | None) -> None:
     """Build the lab, take all pictures, and keep README's or all of them."""
     from playwright.sync_api import sync_playwright
@@ -178,10 +217,12 @@ def main(folder: Path | None) -> None:
                 for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390)):
                     shoot(browser, url, taken, scheme=scheme, width=width)
                 shoot(browser, url, taken, scheme="light", width=1240, height=610)  # README's: below 200 kB
+            shoot_terminal(browser, agent, taken / "terminal.png")
             browser.close()
         if folder is None:
             PICTURES.mkdir(exist_ok=True)
             shutil.copy(taken / "live-page-light-1240.png", PICTURES / "live-page.png")
+            shutil.copy(taken / "terminal.png", PICTURES / "terminal.png")
 
 
 if __name__ == "__main__":
