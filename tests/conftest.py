@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.record_schema import refused_lines
 from tests.support.session_report import conclude
 
-DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "vagrant": 3600, "": 60}
+DEADLINE_SECONDS = {"apiserver": 900, "kernel": 300, "vagrant": 3600, "": 180}
 """By marker. Tests of the API server may wait for its build."""
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)

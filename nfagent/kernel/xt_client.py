@@ -190,7 +190,13 @@ class XtClient:
         if force is None or not is_current():
             return False
         look = functools.partial(self._looks.is_changed, with_content=with_content)
-        return await asyncio.to_thread(look, force.listing, version, budget or LookBudget(), is_current)
+        try:
+            return await asyncio.to_thread(look, force.listing, version, budget or LookBudget(), is_current)
+        except (KernelError, HostError):
+            if is_current():
+                raise
+            # A change of our own came meanwhile: iptables-save asked for the name of a set that this one has destroyed.
+            return False
 
     async def with_table(self, call: Callable[[Any], Any]) -> Any:  # noqa: ANN401, ARG002 - as NftClient
         """Raise HostError: the table of the bridges is one of nf_tables."""

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from nfagent.clock import SystemClock
+from nfagent.errors import KernelError
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.look_budget import LOOK_SECONDS, LookBudget
 from nfagent.kernel.nfacct_socket import NfacctSocket
@@ -142,6 +143,41 @@ def test_an_unchanged_table_is_not_listed_again(tmp_path: Path) -> None:
         assert await kernel.difference(SHOP) == ()
 
     with client(logged(tmp_path)) as kernel:
+        asyncio.run(body(kernel))
+
+
+@pytest.mark.parametrize("changes", [True, False], ids=["beside a change of our own is none", "is reported"])
+def test_a_refusal_to_print_a_table(tmp_path: Path, *, changes: bool) -> None:
+    """iptables-save asks for the names of sets after it has read the rules: a change may have destroyed one."""
+    asked, answer, programs = tmp_path / "asked", tmp_path / "answer", programs_of("legacy")
+    program = programs.families[6]
+    save = tmp_path / "save"
+    save.write_text(
+        f'#!/bin/sh\n[ -p {answer} ] || exec {program.save} "$@"\n'
+        f'echo >{asked}; read line <{answer}; echo "Set with index 66 in kernel doesn\'t exist." >&2; exit 1\n'
+    )
+    save.chmod(0o755)
+    wrapped = msgspec.structs.replace(program, save=str(save))
+    programs = msgspec.structs.replace(programs, families={**programs.families, 6: wrapped})
+    more = shop(pod("shop/db-2", "b", 12, app="db"))
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        run("ip6tables-legacy", "-t", "mangle", "-I", "FORWARD", "1", "-j", "ACCEPT")
+        for fifo in (asked, answer):
+            os.mkfifo(fifo)
+        looking = asyncio.create_task(kernel.is_changed(with_content=False))
+        await asyncio.to_thread(asked.read_text)
+        if changes:
+            await kernel.apply(diff(SHOP, more))
+        await asyncio.to_thread(answer.write_text, "go on\n")
+        if changes:
+            assert not await looking
+        else:
+            with pytest.raises(KernelError, match="Set with index 66"):
+                await looking
+
+    with client(programs) as kernel:
         asyncio.run(body(kernel))
 
 

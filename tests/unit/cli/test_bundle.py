@@ -34,6 +34,8 @@ from tests.unit.cli.called import Call
 from tests.unit.cli.test_logs import record, write
 from tests.unit.cli.test_status import PODS, readings
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 WHOLE = pytest.mark.kernel
 """A whole bundle asks the real kernel, by a dozen commands: seconds of CPU time."""
 ORDER = [

@@ -42,6 +42,8 @@ from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 from tests.unit.cli.agents import introspection, running
 from tests.unit.cli.called import Call
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 def view(*pods: PodCount, read_at: float = 100.0, started: float = 1.0, problem: str = "") -> CountsView:
     return CountsView(

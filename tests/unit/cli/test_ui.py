@@ -21,6 +21,8 @@ from tests.support.two_node_cluster import TwoNodeCluster, pod
 from tests.unit.cli.agents import introspection, running
 from tests.unit.cli.called import Call
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9465", "[::]:9465", "192.0.2.1:9465", "localhost:9465", "9465", "[::1]"])
 def test_an_address_beside_loopback_is_refused_with_the_reason(call: Call, address: str) -> None:
