@@ -19,6 +19,7 @@ from nfagent.nftables.objects import (
     PortRange,
     ProtocolPort,
     Ruleset,
+    SourceNat,
     VmapLookup,
 )
 from nfagent.nftables.render import set_properties, table_text
@@ -127,4 +128,4 @@ def test_38_no_rule_rejects_and_postrouting_only_translates(world: list[Item]) -
         assert "reject" not in table_text(ruleset).split()
         after = {name for name, chain in ruleset.chains.items() if chain.hook and chain.hook.name == "postrouting"}
         verdicts = {type(rule.verdict) for name in reached(ruleset, after) for rule in ruleset.chains[name].rules}
-        assert verdicts <= {Masquerade, Accept, Jump, VmapLookup}
+        assert verdicts <= {Masquerade, SourceNat, Accept, Jump, VmapLookup}
