@@ -35,6 +35,7 @@ from nfagent.model.netaddr import family_of
 StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
+_QUEUED_SECONDS = 0.01
 _PATIENCE = patient(5.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -118,12 +119,11 @@ class TrafficStream:
 
         A UDP packet counts where it was sent after the commit: one from before may have passed in time and have waited
         in a queue between two interfaces, for many milliseconds on a busy machine. A TCP segment counts by its
-        arrival, because it may be a retransmission.
+        arrival, because it may be a retransmission; those that may have waited in the queue, by 10 ms, don't.
         """
-        times = self.arrivals()
         if self.plan.protocol == "udp":
-            times = [self._sent_at[number - 1] for number in self.numbers()]
-        return [when for when in times if when > committed]
+            return [when for number in self.numbers() if (when := self._sent_at[number - 1]) > committed]
+        return [when for when in self.arrivals() if when > committed + _QUEUED_SECONDS]
 
     def numbers(self) -> list[int]:
         """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
