@@ -15,8 +15,7 @@ import msgspec
 from nfagent.desired.state import DesiredState
 from nfagent.introspection.chunks import in_steps
 from nfagent.metrics.readings import CountedPackets
-from nfagent.model.admin_policy import Policy
-from nfagent.model.networkpolicy import NetworkPolicy
+from nfagent.model.admin_policy import applies
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef, Pod
 from nfagent.nftables.verdict_keys import DISPOSITIONS
 from nfagent.state.cluster import Identity, identity_of
@@ -103,9 +102,7 @@ def _pods(desired: DesiredState, counts: CountedPackets) -> Iterator[PodCount | 
         if identity not in directions:
             directions[identity] = _judged(desired, pod)
         found = {
-            direction: _of_pod(counts, pod, direction)
-            for direction in directions[identity]
-            if pod.holds_addresses and not pod.host_network
+            direction: _of_pod(counts, pod, direction) for direction in directions[identity] if pod.holds_addresses
         }
         yield PodCount(namespace=pod.namespace, name=pod.name, **found)
 
@@ -113,14 +110,8 @@ def _pods(desired: DesiredState, counts: CountedPackets) -> Iterator[PodCount | 
 def _judged(desired: DesiredState, pod: Pod) -> frozenset[Direction]:
     """Return the directions in which policies judge a Pod's connections."""
     return frozenset(
-        direction for policy in desired.index.policies_of(pod) for direction in DIRECTIONS if _judges(policy, direction)
+        direction for policy in desired.index.policies_of(pod) for direction in DIRECTIONS if applies(policy, direction)
     )
-
-
-def _judges(policy: Policy, direction: Direction) -> bool:
-    if isinstance(policy, NetworkPolicy):
-        return direction in policy.isolates
-    return bool(policy.rules(direction))
 
 
 def _of_pod(counts: CountedPackets, pod: Pod, direction: Direction) -> PacketCount:

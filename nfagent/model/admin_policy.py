@@ -134,11 +134,9 @@ class TierPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Policy: TypeAlias = NetworkPolicy | TierPolicy
+"""Every kind of policy."""
 
 
 def applies(policy: Policy, direction: Direction) -> bool:
     """Return whether a policy that selects a Pod applies to it in a direction."""
     return direction in policy.isolates if isinstance(policy, NetworkPolicy) else bool(policy.rules(direction))
-
-
-"""Every kind of policy."""

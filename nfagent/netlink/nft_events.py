@@ -120,14 +120,10 @@ def encode_tables_request(sequence: int) -> bytes:
 
 def decode_table(message: codec.Message) -> TableInfo:
     """Decode a table. Raises WireError."""
-    if message.type != NEWTABLE:
-        raise WireError(f"nf_tables table: unexpected message of type {message.type}")
-    if len(message.payload) < codec.NFGEN_SIZE:
-        raise WireError("nf_tables table: the message ends inside its header")
-    found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
+    found = _attributes_of(message, NEWTABLE, "table")
     return TableInfo(
         family=message.payload[0],
-        name=found.get(TABLE_ATTRIBUTE, b"").rstrip(b"\0").decode(errors="backslashreplace"),
+        name=_text(found, TABLE_ATTRIBUTE),
         flags=_number(found.get(_NFTA_TABLE_FLAGS, bytes(_NUMBER.size)), "table's flags"),
         size=_number(found.get(_NFTA_TABLE_USE, bytes(_NUMBER.size)), "table's size"),
         handle=int.from_bytes(found.get(_NFTA_TABLE_HANDLE, b""), "big"),
@@ -141,23 +137,27 @@ def encode_chains_request(sequence: int) -> bytes:
 
 def decode_chain_name(message: codec.Message) -> ChainName:
     """Decode where a chain is. Raises WireError."""
-    if message.type != NEWCHAIN:
-        raise WireError(f"nf_tables chain: unexpected message of type {message.type}")
+    found = _attributes_of(message, NEWCHAIN, "chain")
+    return ChainName(message.payload[0], _text(found, TABLE_ATTRIBUTE), _text(found, _NFTA_CHAIN_NAME))
+
+
+def _attributes_of(message: codec.Message, wanted: int, what: str) -> dict[int, bytes]:
+    """Return the attributes of an object that was listed; its family is the payload's first byte. Raises WireError."""
+    if message.type != wanted:
+        raise WireError(f"nf_tables {what}: unexpected message of type {message.type}")
     if len(message.payload) < codec.NFGEN_SIZE:
-        raise WireError("nf_tables chain: the message ends inside its header")
-    found = dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
-    table, name = (
-        found.get(attribute, b"").rstrip(b"\0").decode(errors="backslashreplace")
-        for attribute in (TABLE_ATTRIBUTE, _NFTA_CHAIN_NAME)
-    )
-    return ChainName(message.payload[0], table, name)
+        raise WireError(f"nf_tables {what}: the message ends inside its header")
+    return dict(codec.attributes(message.payload, codec.NFGEN_SIZE))
+
+
+def _text(found: dict[int, bytes], attribute: int) -> str:
+    return found.get(attribute, b"").rstrip(b"\0").decode(errors="backslashreplace")
 
 
 def _commit_origin(payload: bytes) -> CommitOrigin:
     found = dict(codec.attributes(payload, codec.NFGEN_SIZE))
     process = _number(found.get(_NFTA_GEN_PROC_PID, bytes(_NUMBER.size)), "process id")
-    name = found.get(_NFTA_GEN_PROC_NAME, b"").rstrip(b"\0")
-    return CommitOrigin(process, name.decode(errors="backslashreplace"))
+    return CommitOrigin(process, _text(found, _NFTA_GEN_PROC_NAME))
 
 
 def _number(value: bytes, what: str) -> int:
