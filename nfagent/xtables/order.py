@@ -25,9 +25,10 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from nfagent.model.netaddr import FAMILIES, Family
+from nfagent.xtables.copies import with_copies
 from nfagent.xtables.dispatch import all_set, dispatch_level
 from nfagent.xtables.names import temporary
-from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRule, XtRuleset
+from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRuleset
 from nfagent.xtables.references import Difference, References, difference, references, same_shape
 from nfagent.xtables.set_effects import Effect, SetUses, follows_members
 from nfagent.xtables.steps import (
@@ -337,7 +338,7 @@ class FamilyOrder:
         for family, table, name in sorted(written):
             if family == self._family:
                 chain = self._new.chains.get((family, table, name))
-                by_table[table][name] = chain and _with_copies(chain, copies)
+                by_table[table][name] = chain and with_copies(chain, copies)
         hooks = {
             table: {hook[2]: self._new.hooks.get(hook) for hook in sorted(self._hooks) if hook[1] == table}
             for table in TABLES
@@ -387,20 +388,3 @@ def _additions(item: SetChange) -> Iterator[AddMember]:
 
 def _deletions(item: SetChange) -> Iterator[DeleteMember]:
     return (DeleteMember(item.name, member) for member in _sorted(item.deleted))
-
-
-def _with_copies(chain: XtChain, copies: Mapping[str, str]) -> XtChain:
-    if chain.refers_to.isdisjoint(copies):
-        return chain
-    return msgspec.structs.replace(chain, rules=tuple(_rule_with_copies(rule, copies) for rule in chain.rules))
-
-
-def _rule_with_copies(rule: XtRule, copies: Mapping[str, str]) -> XtRule:
-    matches = tuple(
-        tuple(copies.get(word, word) for word in match) if match[:2] == ("-m", "set") else match
-        for match in rule.matches
-    )
-    target = rule.target
-    if target[:2] == ("-j", "SET"):
-        target = tuple(copies.get(word, word) for word in target)
-    return msgspec.structs.replace(rule, matches=matches, target=target)
