@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -65,6 +63,7 @@ def bundle(
     from nfagent.cli.known_secrets import known_secrets
     from nfagent.cli.output import emit
     from nfagent.errors import UsageError
+    from nfagent.system.interrupts import interrupting
 
     settings = settings_of(config)
     now = int(time.time())
@@ -73,7 +72,7 @@ def bundle(
         raise UsageError("stdout takes the archive or its list; name a FILE, or leave -o json out")
     if path is None:
         path = Path(f"nfagent-{settings.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}.tar.zst")
-    with _signals_end(), standard_output() if to_stdout else new_file(path) as stream:
+    with interrupting(), standard_output() if to_stdout else new_file(path) as stream:
         archive = BundleArchive(stream, now)
         contents = BundleContents(
             known_secrets(settings), to_stderr=to_stdout or is_json, is_quiet=is_json and not sys.stderr.isatty()
@@ -95,19 +94,3 @@ def _say_where(contents: BundleContents, path: Path, *, to_stdout: bool) -> None
 
     where = "written to stdout" if to_stdout else f"{path}: {size_text(path.stat().st_size)}"
     contents.say(f"{where}; {counted(contents.removed, 'secret')} removed")
-
-
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """End as with Ctrl-C at SIGTERM and SIGHUP: so that what is half written goes, and commands that run end."""
-    import signal
-
-    def interrupt(_number: int, _frame: Any) -> None:  # noqa: ANN401 - of signal.signal
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)

@@ -9,6 +9,7 @@ import msgspec
 
 from nfagent.introspection.counts_view import CountsView, PacketCount, PodCount, PolicyCount
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
+from nfagent.model.plurals import counted
 
 SortKey: TypeAlias = Literal["denied", "allowed", "name"]
 SORT_KEYS: tuple[SortKey, ...] = ("denied", "allowed", "name")
@@ -47,10 +48,11 @@ def with_rates(before: CountsView | None, now: CountsView) -> CountSample:
     A rate is None of what wasn't there before, of a count that became smaller (it began anew), and of all where another
     run of the agent counted before: what happened in between may be missing in its counts.
     """
-    goes_on = before is not None and before.started == now.started and now.read_at > before.read_at > 0
-    seconds = now.read_at - before.read_at if before is not None and goes_on else None
-    pods = {_pod_name(pod): pod for pod in before.pods} if before is not None and goes_on else {}
-    policies = {_policy_name(policy): policy for policy in before.policies} if before is not None and goes_on else {}
+    if before is not None and (before.started != now.started or not now.read_at > before.read_at > 0):
+        before = None
+    seconds = None if before is None else now.read_at - before.read_at
+    pods = {_pod_name(pod): pod for pod in ([] if before is None else before.pods)}
+    policies = {_policy_name(policy): policy for policy in ([] if before is None else before.policies)}
     return CountSample(
         version=now.version,
         node=now.node,
@@ -81,12 +83,10 @@ def uncounted(sample: CountSample) -> str:
     pods = sum(not row.direction for row in sample.pods)
     policies = sum(not row.direction for row in sample.policies)
     found = [
-        f"{pods} {'Pod' if pods == 1 else 'Pods'} to which no policy applies" if pods else "",
-        f"{policies} {'policy' if policies == 1 else 'policies'} that this kernel has no counters of"
-        if policies
-        else "",
+        *([f"{counted(pods, 'Pod')} to which no policy applies"] if pods else []),
+        *([f"{counted(policies, 'policy')} that this kernel has no counters of"] if policies else []),
     ]
-    return f"- isn't counted: {', '.join(filter(None, found))}" if any(found) else ""
+    return f"- isn't counted: {', '.join(found)}" if found else ""
 
 
 def _pod_name(pod: PodCount) -> str:
@@ -101,13 +101,13 @@ def _policy_name(policy: PolicyCount) -> str:
 def _rows(
     name: str, before: PodCount | PolicyCount | None, now: PodCount | PolicyCount, seconds: float | None
 ) -> Iterator[CountRow]:
-    counted = False
+    is_counted = False
     for direction in DIRECTIONS:
         count: PacketCount | None = getattr(now, direction)
         earlier: PacketCount | None = getattr(before, direction, None)
         if count is None:
             continue
-        counted = True
+        is_counted = True
         known = earlier or PacketCount()
         yield CountRow(
             name=name,
@@ -119,7 +119,7 @@ def _rows(
             denied_rate=_rate(known.deny, count.deny, seconds),
             audited_rate=_rate(known.audit, count.audit, seconds),
         )
-    if not counted:
+    if not is_counted:
         yield CountRow(name=name)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import termios
 import threading
@@ -15,7 +14,6 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,6 +25,7 @@ from nfagent.cli.packet_rates import SORT_KEYS, CountRow, CountSample, SortKey, 
 from nfagent.cli.tables import coloured
 from nfagent.cli.top import row_cells
 from nfagent.model.printable import printable
+from nfagent.system.interrupts import interrupting
 
 _INTERRUPTED = 130
 _KEYS: dict[str, SortKey] = {key[0]: key for key in SORT_KEYS}
@@ -35,10 +34,6 @@ _WIDE, _NARROW = 78, 56
 _FIXED_LINES = 5
 """Lines beside the rows: title, remark, two headers, keys."""
 _LEAST_ROWS = 1
-
-
-class _Interrupted(Exception):  # noqa: N818 - no error: a signal
-    """SIGTERM or SIGHUP came."""
 
 
 class TopScreen:
@@ -120,16 +115,12 @@ def show_live(sampler: CountSampler, samples: int | None, by: SortKey) -> int:
             os.write(wake, b".")
         os.write(wake, b"e")
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise _Interrupted
-
     code = _INTERRUPTED
     console = Console(no_color=not coloured(), highlight=False)
     with ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            stack.callback(signal.signal, number, signal.signal(number, interrupt))
+        stack.enter_context(interrupting())
         # An OSError: the terminal is gone. No user is there to be told.
-        stack.enter_context(suppress(_Interrupted, OSError, termios.error))
+        stack.enter_context(suppress(OSError, termios.error))
         stack.enter_context(_keys())
         live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
         threading.Thread(target=ask, daemon=True).start()

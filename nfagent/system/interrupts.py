@@ -1,4 +1,4 @@
-"""Defers interrupts to the end of a block, so that a process that is being started is recorded before cleanup."""
+"""Interrupts of a block of a command: SIGTERM and SIGHUP as Ctrl-C, or all of them deferred to its end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
-
-
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 

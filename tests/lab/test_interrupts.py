@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from nfagent.lab.machine.interrupts import deferred_interrupts
+from nfagent.system.interrupts import deferred_interrupts
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -23,10 +23,10 @@ from typing import Any, Literal, Self, TypeAlias
 
 from nfagent.errors import KernelError, UsageError
 from nfagent.introspection.agent_client import get_json, get_lines
-from nfagent.lab.machine.interrupts import deferred_interrupts
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.manifests.index import digest
+from nfagent.system.interrupts import deferred_interrupts
 
 _START_SECONDS = patient(20.0)
 _SYNC_SECONDS = patient(10.0)

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError, UsageError
-from nfagent.lab.machine.interrupts import deferred_interrupts
 from nfagent.lab.topology import netns
+from nfagent.system.interrupts import deferred_interrupts
 
 ROOT = Path("/run/nfagent-lab")
 """The folder of all labs of this machine."""

@@ -21,9 +21,9 @@ from nfagent.lab.cluster.plan import API_HOST, ClusterPlan, LabSource, cluster_p
 from nfagent.lab.cluster.running_labs import LabMember, LabNode, LabState
 from nfagent.lab.machine import requirements
 from nfagent.lab.machine.binaries import find
-from nfagent.lab.machine.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import Attachment, Underlay
+from nfagent.system.interrupts import deferred_interrupts, interrupting
 
 # Resident memory of an agent with a small cluster, of the servers, and of etcd with kube-apiserver.
 _AGENT_MIB, _SERVERS_MIB, _PLANE_MIB = 80, 60, 600

@@ -42,9 +42,9 @@ from nfagent.lab.latency.samples import (
 from nfagent.lab.latency.scenarios import Cycle, admitting, cycles
 from nfagent.lab.latency.try_ import MeasuredLab, Outcome
 from nfagent.lab.machine import requirements
-from nfagent.lab.machine.interrupts import interrupting
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import Attachment
+from nfagent.system.interrupts import interrupting
 
 WARMUP = 5
 """Tries that aren't recorded, before those that are."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from nfagent.lab.machine.interrupts import deferred_interrupts
+from nfagent.system.interrupts import deferred_interrupts
 
 
 def run_logged(

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.lab.machine.interrupts import deferred_interrupts
 from nfagent.lab.topology import netns as network_namespaces
+from nfagent.system.interrupts import deferred_interrupts
 
 # Below the ephemeral ports: while a server is down, no connection takes its port or connects to itself there.
 _PORTS = range(20_000, 30_000)

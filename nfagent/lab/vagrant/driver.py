@@ -28,7 +28,6 @@ from nfagent.errors import HostError, UsageError
 from nfagent.lab.cluster.running_labs import check_name
 from nfagent.lab.latency.samples import decode_samples, encode_samples
 from nfagent.lab.machine.binaries import CHECKOUT
-from nfagent.lab.machine.interrupts import deferred_interrupts, interrupting
 from nfagent.lab.machine.logged_command import run_logged
 from nfagent.lab.machine.patience import VARIABLE
 from nfagent.lab.vagrant import libvirt as vagrant_libvirt
@@ -40,6 +39,7 @@ from nfagent.lab.vagrant.checks import (
     check_workers,
     memory_of_vm,
 )
+from nfagent.system.interrupts import deferred_interrupts, interrupting
 
 Progress = Callable[[str], None]
 
