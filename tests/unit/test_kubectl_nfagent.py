@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from nfagent.verdicts.records import Record, RecordConnection, RecordEndpoint, encode
+from tests.support.packet_labs import wait_until
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "deploy" / "kubectl-nfagent"
@@ -87,12 +87,8 @@ class Cluster:
 
 
 def when_there(path: Path) -> str:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if path.exists() and (text := path.read_text()):
-            return text
-        time.sleep(0.02)
-    raise AssertionError(f"{path} wasn't written in time")
+    wait_until(lambda: path.exists() and bool(path.read_text()), 30)
+    return path.read_text()
 
 
 def pod(node: str, phase: str = "Running", *, name: str = "", ready: str = "True") -> dict[str, Any]:
