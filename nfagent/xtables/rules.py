@@ -11,6 +11,7 @@ goto, returns to where the last jump was, and there the next rule returns packet
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -83,7 +84,7 @@ def lower_rule(rule: Rule, context: RuleContext) -> LoweredRule:
         unavailable = (_unavailable(rule, context, str(error)),)
         if _is_left_out(rule.verdict, str(error)):
             return LoweredRule((), unavailable=unavailable)
-        found = conjunctions(tuple(match for match in others if _is_supported(match, context)), context)
+        found = conjunctions(_supported(others, context), context)
         rule = msgspec.structs.replace(rule, verdict=Drop())
     if updates and context.options.lacks(context.family, SET_TARGET):
         unavailable += (
@@ -122,12 +123,14 @@ def _unavailable(rule: Rule, context: RuleContext, match: str) -> Unavailable:
     return Unavailable(context.chain, rule.comment or match, f"no match {match} in iptables; the rule is {held}")
 
 
-def _is_supported(match: Match, context: RuleContext) -> bool:
-    try:
-        conjunctions((match,), context)
-    except UnsupportedMatchError:
-        return False
-    return True
+def _supported(matches: tuple[Match, ...], context: RuleContext) -> tuple[Match, ...]:
+    """Return the matches that can be had together: what one needs may depend on the protocol that another asks for."""
+    kept: tuple[Match, ...] = ()
+    for match in matches:
+        with suppress(UnsupportedMatchError):
+            conjunctions((*kept, match), context)
+            kept = (*kept, match)
+    return kept
 
 
 def _by_pair(rule: Rule, pairs: tuple[PairInSet, ...], found: Alternatives, context: RuleContext) -> Iterator[XtRule]:

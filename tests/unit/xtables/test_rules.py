@@ -26,8 +26,15 @@ NUMBERS = NamedSet("ports", 4, frozenset({PortRange(80, 90), PortRange(443, 443)
 PEER = AddressInSet(CtAddress("client", 4), "peers4/x")
 
 
-def lowered(rule: Rule, reading: Reading = "original", *, base: bool = False, family: Family = 4) -> LoweredRule:
-    context = RuleContext("ingress/shop/db", family, "mangle", base, reading, {"numbers/x": NUMBERS}, LoweringOptions())
+def lowered(
+    rule: Rule,
+    reading: Reading = "original",
+    *,
+    base: bool = False,
+    family: Family = 4,
+    options: LoweringOptions = LoweringOptions(),  # noqa: B008 - frozen
+) -> LoweredRule:
+    context = RuleContext("ingress/shop/db", family, "mangle", base, reading, {"numbers/x": NUMBERS}, options)
     return lower_rule(rule, context)
 
 
@@ -117,3 +124,14 @@ def test_a_rule_with_a_match_that_iptables_lacks_allows_nothing_and_drops_no_les
 def test_a_word_with_spaces_and_quotes_stays_one_word() -> None:
     rule = Rule(verdict=Drop(), comment='a "b" \\c')
     assert texts(rule) == ['-m comment --comment "a \\"b\\" \\\\c" -j DROP']
+
+
+def test_a_set_of_ports_that_needs_a_missing_match_for_its_protocol_closes_the_protocol() -> None:
+    """Without the protocol it is a set, which every kernel has: neither match alone tells that both can't be had."""
+    lacking = LoweringOptions(lacking=frozenset({(4, "sctp")}))
+    rule = Rule((PEER, L4Proto(("sctp",)), ServerPortIn("numbers/x")), verdict=Drop())
+    found = lowered(rule, options=lacking)
+    assert [rule_text("c", item).removeprefix("-A c ") for item in found.rules] == [
+        f"-p sctp -m set --match-set {set_name('peers4/x', 4)} src -j DROP"
+    ]
+    assert len(found.unavailable) == 1
