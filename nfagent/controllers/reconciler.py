@@ -327,12 +327,13 @@ class Reconciler:
             log.warning("%s; from now on repairs are spaced by up to %g s", self.contest, MAX_SPACING)
 
     async def _is_variant(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> bool:
-        """Return whether nft only lists differently what was written (a listing variant); it is logged and accepted."""
+        """Return whether what was written is only listed differently (a listing variant); it is logged and accepted."""
         variants = await self._kernel.accept_variants(wanted, _without(repair, recheck))
         if variants:
             self.status.variants = variants
             log.warning(
-                "nft lists objects differently than they were written: %s; accepted as equal until they change",
+                "%s: listed differently than they were written: %s; accepted as equal until they change",
+                self.rules,
                 ", ".join(variants),
             )
         return bool(variants)

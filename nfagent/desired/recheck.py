@@ -43,6 +43,7 @@ class RecheckSets:
         self._live = live
         self._members = members
         self.addresses: dict[str, int] = {}
+        self._pending: set[str] = set()  # by `add`, since the last transaction
         self._families: RefCounts[Family] = RefCounts()
         self._change = 0
         for name, shape in recheck_sets(reply_tuples):
@@ -54,7 +55,8 @@ class RecheckSets:
         Return whether any address is new: only then do the changes have more.
         before, after: the uncommitted changes
         """
-        found = revocable(before, after, self._live, self._members.deny_sets)
+        found = revocable(before, after, self._live, self._members.deny_sets) | self._pending
+        self._pending = set()
         new = list(self._add(found))
         for name, element in new:
             self._live.add(name, element)
@@ -63,11 +65,12 @@ class RecheckSets:
     def add_all(self, others: Iterable[str] = ()) -> Transaction:
         """Add every address that policies apply to. Return the commands for it: `drain_changes` omits them.
 
-        For when the previous contents of the table are unknown.
+        For when the previous contents of the table are unknown. Those of `add` are among them, and in the next
+        transaction again: what they were added for may have come while the table was compared.
         others: addresses that other rules may drop connections of
         """
         maps = (item for name, item in self._live.maps.items() if _is_policy_map(name))
-        selected = {address for item in maps for address in item.elements}.union(others)
+        selected = {address for item in maps for address in item.elements}.union(others, self._pending)
         found: dict[str, list[Element]] = {}
         for name, element in self._add(selected):
             found.setdefault(name, []).append(element)
@@ -75,9 +78,11 @@ class RecheckSets:
         return tuple(ChangeElements("add", name, tuple(elements)) for name, elements in sorted(found.items()))
 
     def add(self, addresses: Iterable[str]) -> None:
-        """Add addresses for a reason that the changes of the ruleset don't show; part of the next transaction."""
-        for name, element in list(self._add(addresses)):
-            self._live.add(name, element)
+        """Add addresses for a reason that the changes of the ruleset don't show; part of the next transaction.
+
+        Not sooner: a round after a commit that lacks their reason would clear them, and end too little.
+        """
+        self._pending.update(addresses)
 
     def clear(self, checked: Mapping[str, int]) -> None:
         """Clear addresses whose connections were re-checked, unless a later change concerns them again."""

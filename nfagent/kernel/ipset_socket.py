@@ -48,6 +48,7 @@ class IpSetSocket:
 
     def __init__(self) -> None:
         """Open the socket. Raises HostError, KernelError."""
+        self.created = 0  # sets, by this socket; each may have got the index of one that is gone
         self._in_use = threading.RLock()
         self._sequence = 0
         self._types: dict[tuple[str, int], ipset.TypeRange] = {}
@@ -65,6 +66,7 @@ class IpSetSocket:
             request = SetRequest(f"create {name} {shape.type}")
             revision = ipset.revision_of(shape.type, self.supported(shape.type, shape.family))
             self._send(ipset.create_request(name, shape, revision, self._next()), request)
+            self.created += 1
 
     def change(
         self, verb: Literal["add", "delete"], name: str, members: Iterable[SetMember], *, timeout: int = 0

@@ -166,10 +166,13 @@ class XtClient:
     async def accept_variants(self, wanted: Ruleset, repair: Transaction) -> tuple[str, ...]:  # noqa: ARG002 - as NftClient
         """Return the chains that iptables-save prints otherwise than they were written, and accept them as equal.
 
+        What is in force by the last `apply` is written again, which has addresses under re-check that `wanted` lacks.
         Raises KernelError, HostError.
         """
         async with self._turn:
-            return await self._in_thread(self._listed_otherwise_now, wanted)
+            if self._force is None:
+                return ()
+            return await self._in_thread(self._listed_otherwise_now, self._force.lowering.ruleset)
 
     def as_written(self, listed: Ruleset, wanted: Ruleset) -> Ruleset:
         """Return a listing without counters to be deleted; variants are accepted where it is read."""
@@ -301,9 +304,8 @@ class XtClient:
             listing.ruleset.sets.pop(name, None)
         return listing
 
-    def _listed_otherwise_now(self, wanted: Ruleset) -> tuple[str, ...]:
-        """Write differing chains again; those that are listed as before then are variants."""
-        lowered = self._lowering(wanted).ruleset
+    def _listed_otherwise_now(self, lowered: XtRuleset) -> tuple[str, ...]:
+        """Write what differs again; chains that are listed as before then are variants."""
         first = self._list(lowered)
         names = _differing(first, lowered)
         if not names:

@@ -123,9 +123,14 @@ class XtReader:
                     yield family, table, _ReadTable(mark, saved[table])
 
     def _mark(self, family: Family, table: TableName) -> object:
-        """Return what is equal while the table is unchanged; None where the kernel doesn't tell."""
+        """Return what is equal while the table is unchanged; None where the kernel doesn't tell.
+
+        Rules hold the indices of sets. Equal rules stand for others where a new set has the index of one that is gone.
+        """
         try:
-            return table_digest(family, table) if self._kernel.programs.variant == "legacy" else generation()
+            if self._kernel.programs.variant == "legacy":
+                return self._kernel.sets.created, table_digest(family, table)
+            return generation()
         except KernelError:
             return None
 

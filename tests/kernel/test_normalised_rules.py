@@ -80,7 +80,7 @@ def test_a_rule_that_is_listed_differently_is_logged_once_and_not_rewritten(capl
     asyncio.run(body())
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"nft lists objects differently than they were written: chain allow/a \(nft \d[\d.]*\); "
+        r"table inet nfagent: listed differently than they were written: chain allow/a \(nft \d[\d.]*\); "
         r"accepted as equal until they change",
         message,
     )

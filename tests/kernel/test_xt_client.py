@@ -251,6 +251,48 @@ def test_rules_of_other_programs_stay_where_ours_are_put_back_first() -> None:
     assert rules[1] == "-A FORWARD -s 10.9.9.9/32 -j ACCEPT"
 
 
+def allowing(app: str) -> Ruleset:
+    """Return the ruleset whose rules differ by the names of sets alone, whichever app is allowed."""
+    return shop(policy("shop/web", labelled(app="web"), ingress=[{"from": [{"podSelector": labelled(app=app)}]}]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rules_are_read_again_where_another_set_has_the_index_of_one_that_is_gone(variant: Variant) -> None:
+    # The kernel's rules hold a set's index, which the next set gets: the same bytes stand for another rule then.
+    first, between, second = allowing("db"), shop(policy("shop/web", labelled(app="web"))), allowing("web")
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, first)
+        assert await kernel.difference(first) == ()
+        await kernel.apply(diff(first, between))
+        await kernel.apply(diff(between, second))
+
+        assert not await kernel.is_changed(with_content=True)
+        assert await kernel.difference(second) == ()
+
+    with client(variant) as kernel:
+        asyncio.run(body(kernel))
+
+
+def test_looking_for_listing_variants_takes_no_address_out_of_re_check() -> None:
+    under_recheck = (ChangeElements("add", "recheck4", ("10.64.0.10",)), ChangeElements("add", "rechecking", (4,)))
+
+    async def body(kernel: XtClient) -> tuple[str, ...]:
+        await converge(kernel, SHOP)
+        await kernel.apply(under_recheck)
+        add_rule("legacy")
+        return await kernel.accept_variants(SHOP, ())
+
+    with client("legacy", lambda: SHOP) as kernel:
+        assert asyncio.run(body(kernel)) == ()
+        found = asyncio.run(kernel.read())
+
+    assert {name: set(found.sets[name].elements) for name in ("recheck4", "rechecking")} == {
+        "recheck4": {"10.64.0.10"},
+        "rechecking": {4},
+    }
+
+
 def test_a_new_client_finds_the_rules_of_the_one_before() -> None:
     with client("legacy") as kernel:
         asyncio.run(converge(kernel, SHOP))

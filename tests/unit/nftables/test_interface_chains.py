@@ -14,6 +14,7 @@ from nfagent.model.objects import Node, ObjectRef, Pod
 from nfagent.nftables.interface_sets import FRAMES
 from nfagent.nftables.matches import CtDirection
 from nfagent.nftables.objects import Element, LinkName, ProtocolPort, Ruleset
+from nfagent.nftables.transaction import ChangeElements, Transaction
 from nfagent.policy.evaluator import Flow
 from nfagent.policy.options import PolicyOptions
 from tests.support.fake_nftables import FakeNftables
@@ -37,6 +38,11 @@ def wanted(links: NodeInterfaces = LINKS, policy_options: PolicyOptions | None =
     desired.put(Pod("shop", "web", node="a", addresses=(POD,)))
     desired.follow_links(links)
     return desired
+
+
+def changed(transaction: Transaction) -> set[str]:
+    """Return the names of the sets whose elements a transaction changes."""
+    return {command.set for command in transaction if isinstance(command, ChangeElements)}
 
 
 def dropped(ruleset: Ruleset, hook: HookName, packet: HookPacket) -> str:
@@ -254,6 +260,34 @@ def test_what_a_table_holds_is_what_was_known() -> None:
     assert held_links(ruleset) == NodeInterfaces(LINKS.pod_links, LINKS.tunnels, portless=True)
     assert wanted(held_links(ruleset)).ruleset().sets == ruleset.sets
     assert held_links(Ruleset(exists=False)) == NodeInterfaces()
+
+
+def test_an_address_that_a_new_tunnel_cuts_off_is_under_re_check_from_the_transaction_on_that_writes_the_tunnel() -> (
+    None
+):
+    desired = wanted(NodeInterfaces(LINKS.pod_links))
+    desired.drain_changes()
+    desired.clear_recheck(desired.recheck_addresses)
+
+    desired.follow_links(LINKS)
+    desired.ruleset()
+    assert desired.recheck_addresses == {}, "the kernel lacks the tunnel still: another commit has just ended"
+
+    assert changed(desired.drain_changes()) >= {"tunnels", "recheck4", "rechecking"}
+    assert desired.recheck_addresses.keys() == {POD}
+
+
+def test_a_repair_of_the_table_re_checks_what_a_new_tunnel_cuts_off() -> None:
+    desired = wanted(NodeInterfaces(LINKS.pod_links))
+    desired.drain_changes()
+    desired.clear_recheck(desired.recheck_addresses)
+
+    desired.follow_links(LINKS)
+    desired.ruleset()
+    desired.mark_synced()
+    desired.recheck_all()
+
+    assert desired.recheck_addresses.keys() == {POD}
 
 
 NAMES = st.frozensets(st.sampled_from(["cali1", "cali2", "cbr0"]))

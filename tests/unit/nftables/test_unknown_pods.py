@@ -104,7 +104,10 @@ def test_a_pod_is_held_until_its_address_is_known_and_again_when_it_has_gone() -
     desired.put(decoded(late))
     assert known(desired) == {KNOWN, UNKNOWN}
     desired.drain_changes()
+    desired.clear_recheck(desired.recheck_addresses)
     desired.remove(ObjectRef("Pod", "shop", "late"))
+    assert known(desired) == {KNOWN}
+    assert UNKNOWN not in desired.recheck_addresses, "the kernel knows it still"
     desired.drain_changes()
     assert known(desired) == {KNOWN}
     assert UNKNOWN in desired.recheck_addresses, "its connections end"
