@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -19,6 +20,7 @@ from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStreams
 from nfagent.lab.topology import netns
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import grid
+from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.netlink.packet_header import UDP
 from tests.support.packet_labs import wait_until
 
@@ -181,6 +183,25 @@ def test_a_counter_sees_packets_to_any_address_with_its_port_only(topology: Netn
             streams.wait_for(20, stream)
             assert len(same.arrivals()) > 10
             assert [one.arrivals() for one in (other_port, other_protocol, other_family, other_direction)] == [[]] * 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_counter_of_a_sender_sees_no_packets_of_another_one_with_the_same_port(
+    topology: NetnsTopology, protocol: StreamProtocol, family: Family
+) -> None:
+    client = CLIENT.addresses[FAMILIES.index(family)]
+    neighbour = str(ip_address(client) + 1)
+    with TrafficStreams() as streams:
+        stream = streams.open(line(topology, protocol, "client", family))
+        server = stream.plan.server
+        with (
+            PacketCounter(server, family, protocol, stream.client_port, source=client) as of_client,
+            PacketCounter(server, family, protocol, stream.client_port, source=neighbour) as of_neighbour,
+        ):
+            streams.wait_for(20, stream)
+            assert len(of_client.arrivals()) > 10
+            assert of_neighbour.arrivals() == []
 
 
 def test_the_time_of_a_destroyed_conntrack_entry_is_recorded(topology: NetnsTopology, node: str) -> None:

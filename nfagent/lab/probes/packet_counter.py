@@ -4,14 +4,15 @@
         change_the_policy()
         late = [when for when, number in counter.arrivals() if when > committed]
 
-Counts only packets with the port as source or destination: a BPF filter on a packet socket selects them, and the
-socket queues them until they are read.
+Counts only packets with the port as source or destination, and of one sender where it is given: two clients may have
+the same port. A BPF filter on a packet socket selects them, and the socket queues them until they are read.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import ipaddress
 import socket
 import struct
 import threading
@@ -32,6 +33,8 @@ _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _ETHERTYPES: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
 _IP_BYTES: dict[Family, int] = {4: 20, 6: 40}
 _PROTOCOL_AT: dict[Family, int] = {4: 9, 6: 6}
+_SOURCE_AT: dict[Family, int] = {4: 12, 6: 8}
+_WORD_BYTES = 4
 _UDP_BYTES = 8
 _HEAD_BYTES = 128
 _NUMBER = struct.Struct("!I")
@@ -46,16 +49,23 @@ _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23
 _STATISTICS = struct.Struct("II")
 # linux/filter.h: struct sock_filter, and four of its instructions
 _INSTRUCTION = struct.Struct("HBBI")
-_LOAD_BYTE, _LOAD_HALF, _IF_EQUAL, _RETURN = 0x30, 0x28, 0x15, 0x06
+_LOAD_BYTE, _LOAD_HALF, _LOAD_WORD, _IF_EQUAL, _RETURN = 0x30, 0x28, 0x20, 0x15, 0x06
 
 
 class PacketCounter:
     """Counts packets of one family and protocol, to any address; a context manager that closes it."""
 
-    def __init__(self, namespace: str, family: Family, protocol: StreamProtocol, port: int) -> None:
-        """Count from now on. Raises KernelError for a namespace that doesn't exist."""
+    def __init__(
+        self, namespace: str, family: Family, protocol: StreamProtocol, port: int, *, source: str = ""
+    ) -> None:
+        """Count from now on. Raises KernelError for a namespace that doesn't exist.
+
+        source: the address that the packets come from, as they arrive; '' for any
+        """
         self._family, self._protocol = family, protocol
-        self._sock = netns.inside(namespace, functools.partial(_capture, family, protocol, port))
+        self._sock = netns.inside(
+            namespace, functools.partial(_capture, _filter(family, protocol, port, source), family)
+        )
         self._lock = threading.Lock()
         self._arrived: list[Arrival] = []
         self._lost = 0
@@ -121,15 +131,14 @@ def arrived(sock: socket.socket, number: Callable[[bytes], int]) -> list[Arrival
     return found
 
 
-def _capture(family: Family, protocol: StreamProtocol, port: int) -> socket.socket:
-    """Open a packet socket for incoming packets of one protocol with a port as source or destination."""
+def _capture(written: bytes, family: Family) -> socket.socket:
+    """Open a packet socket for incoming packets of a family that a BPF program selects."""
     capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETHERTYPES[family]))
     try:
         capture.setblocking(False)  # noqa: FBT003 - socket's own signature
         stamp(capture)
         capture.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         capture.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        written = _filter(family, protocol, port)
         code = ctypes.create_string_buffer(written, len(written))
         program = struct.pack("HL", len(written) // _INSTRUCTION.size, ctypes.addressof(code))
         capture.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
@@ -140,12 +149,18 @@ def _capture(family: Family, protocol: StreamProtocol, port: int) -> socket.sock
     return capture
 
 
-def _filter(family: Family, protocol: StreamProtocol, port: int) -> bytes:
-    """Encode a classic BPF program for packets that begin with their IP header."""
+def _filter(family: Family, protocol: StreamProtocol, port: int, source: str) -> bytes:
+    """Encode a classic BPF program for packets that begin with their IP header.
+
+    A jump counts the instructions that follow it: each test that fails goes to the first return, which drops.
+    """
     ports = _IP_BYTES[family]
-    program = (
-        (_LOAD_BYTE, 0, 0, _PROTOCOL_AT[family]),
-        (_IF_EQUAL, 0, 4, _NUMBERS[protocol]),
+    tests = [(_LOAD_BYTE, _PROTOCOL_AT[family], _NUMBERS[protocol])]
+    address = ipaddress.ip_address(source).packed if source else b""
+    for start in range(0, len(address), _WORD_BYTES):
+        word = int.from_bytes(address[start : start + _WORD_BYTES], "big")
+        tests.append((_LOAD_WORD, _SOURCE_AT[family] + start, word))
+    of_ports = (
         (_LOAD_HALF, 0, 0, ports),
         (_IF_EQUAL, 3, 0, port),
         (_LOAD_HALF, 0, 0, ports + 2),
@@ -153,7 +168,11 @@ def _filter(family: Family, protocol: StreamProtocol, port: int) -> bytes:
         (_RETURN, 0, 0, 0),
         (_RETURN, 0, 0, 0xFFFF),
     )
-    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+    program = []
+    for number, (load, place, value) in enumerate(tests):
+        to_ports = 2 * (len(tests) - number - 1)
+        program += [(load, 0, 0, place), (_IF_EQUAL, 0, to_ports + len(of_ports) - 2, value)]
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in (*program, *of_ports))
 
 
 def _when(ancillary: list[tuple[int, int, bytes]]) -> float:

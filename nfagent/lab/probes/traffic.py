@@ -187,15 +187,16 @@ class TrafficStream:
         calling = self._in(line.client, self._call)
         self.client_port = int(calling.getsockname()[1])
         """The client's own port: identifies the connection among those of its Pod."""
-        serving, seen_port = self._greet(listener, calling)
+        serving, caller = self._greet(listener, calling)
         client_receives = line.speaker == "server"
         self._sender, self._receiver = (serving, calling) if client_receives else (calling, serving)
         if line.counted == "socket":
             stamp(self._receiver)
         else:
             # Where the source port is translated, the server sees another one than the client has.
-            where, port = (line.client, self.client_port) if client_receives else (line.server, seen_port)
-            self._counter = PacketCounter(where, self._family, line.protocol, port)
+            source, port = (line.address, self.client_port) if client_receives else caller
+            where = line.client if client_receives else line.server
+            self._counter = PacketCounter(where, self._family, line.protocol, port, source=source)
         for sock in (calling, serving):
             sock.setblocking(False)  # noqa: FBT003 - socket's own signature
 
@@ -230,21 +231,21 @@ class TrafficStream:
             raise
         return calling
 
-    def _greet(self, listener: socket.socket, calling: socket.socket) -> tuple[socket.socket, int]:
-        """Exchange the first packets; return the server's socket, and the client's port as the server sees it."""
+    def _greet(self, listener: socket.socket, calling: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+        """Exchange the first packets; return the server's socket, and the client's address as the server sees it."""
         if self.plan.protocol == "tcp":
             serving, caller = listener.accept()
             self._sockets.append(serving)
             listener.close()
             _disable_delays(serving)
-            return serving, int(caller[1])
+            return serving, (caller[0], int(caller[1]))
         calling.send(_NUMBER.pack(0))
         _, caller = listener.recvfrom(_NUMBER.size)
         listener.connect(caller)
         if self.plan.answered:
             listener.send(_NUMBER.pack(0))
             calling.recv(_NUMBER.size)
-        return listener, int(caller[1])
+        return listener, (caller[0], int(caller[1]))
 
 
 class TrafficStreams:
