@@ -15,7 +15,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cli.secret_filter import REMOVED, SecretFilter
+from nfagent.cli.secret_filter import SecretFilter
+from nfagent.cli.secret_patterns import REMOVED
 
 Way: TypeAlias = Callable[[str, str], str]
 """Returns a text that has a secret, of a name and the secret."""
