@@ -15,6 +15,8 @@ SHELL := /bin/bash
 # netbase has /etc/protocols, for those tests that hold names of protocols against numbers.
 RUN_PACKAGES := python3 python3-venv python3-nftables nftables iproute2 kmod
 DEV_PACKAGES := $(RUN_PACKAGES) iptables ipset netbase procps systemd clang gcc libbpf-dev libc6-dev openssl
+# Those whose completion is tried; bash is everywhere.
+SHELL_PACKAGES := zsh fish
 MODULES := nf_tables nfnetlink_log nf_conntrack_netlink br_netfilter
 
 # Exact versions of nfagent's Python packages, and of the tools, with the hashes of their files.
@@ -118,7 +120,8 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
 #: BACKENDS=both  long tests with packets on iptables too
-	@$(if $(BACKENDS),export NFAGENT_TEST_BACKENDS=$(BACKENDS))
+	@$(call packages,$(SHELL_PACKAGES))
+	$(if $(BACKENDS),export NFAGENT_TEST_BACKENDS=$(BACKENDS))
 	setpriv --pdeathsig TERM nice -n 19 $(bin)/python -m nfagent.lab.machine.binaries --quiet &
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT

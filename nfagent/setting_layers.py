@@ -18,9 +18,11 @@ from typing import Any, Literal
 import msgspec
 
 from nfagent.errors import SettingError
+from nfagent.system.regular_file import UnsuitableError, read_regular
 
 DROP_INS = "conf.d"
 _PREFIX = "NFAGENT_"
+_NULL_DEVICE = os.makedev(1, 3)
 _SERVICE_LINK = re.compile(r"NFAGENT_(\w+_)?SERVICE_(HOST|PORT(_\w+)?)", re.ASCII)
 _PORT_LINK = re.compile(r"NFAGENT_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?", re.ASCII)
 """Variables that kubelet sets in containers for Services, here for one named nfagent or nfagent-…"""
@@ -164,11 +166,14 @@ def _section(field: msgspec.structs.FieldInfo) -> type[msgspec.Struct] | None:
 
 def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # The empty device stands for no settings: as --config, and as a link where systemd and others mask a file.
+        return {} if path.stat().st_rdev == _NULL_DEVICE else tomllib.loads(read_regular(path).decode())
     except FileNotFoundError:
         if not required:
             return {}
         raise SettingError(f"{path}: there is no such file; give the right one with --config") from None
+    except UnsuitableError as error:
+        raise SettingError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}; give another with --config") from None
     except (ValueError, RecursionError) as error:

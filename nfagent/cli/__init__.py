@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -39,6 +40,7 @@ COMMANDS = {
 """Command -> its module in this package, which has a click command of the module's name; its line in `--help`."""
 
 INTERRUPTED = 130
+_LEAST_OF_CLICK, _LEAST_HELP = 50, 30
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of writing to stdout, where it is a file."""
 
@@ -108,13 +110,20 @@ def _called(arguments: Sequence[str] | None) -> int:
         nfagent.main(prog_name="nfagent")  # prints completions for the shell, and ends the process
     # click's own main ends with 1 where the reader of stdout has gone; 1 means "no" here.
     try:
-        with nfagent.make_context("nfagent", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        with nfagent.make_context("nfagent", words, terminal_width=_narrow_width()) as context:
             nfagent.invoke(context)
         code = 0
     except click.exceptions.Exit as end:
         code = end.exit_code
     sys.stdout.flush()  # here, where BrokenPipeError is still handled
     return code
+
+
+def _narrow_width() -> int | None:
+    """Return the width of help where the terminal is narrower than click's own least, 50 columns."""
+    columns = shutil.get_terminal_size().columns
+    return max(columns, _LEAST_HELP) if columns <= _LEAST_OF_CLICK else None
 
 
 def _unwritten(error: OSError) -> int:

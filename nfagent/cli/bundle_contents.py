@@ -13,8 +13,7 @@ from nfagent import __version__
 from nfagent.cli.bundle_archive import BundleArchive
 from nfagent.cli.bundle_sources import Remarks, Source, UnreadError
 from nfagent.cli.secret_filter import SecretFilter
-from nfagent.cli.tables import broken, shown, terminal_width
-from nfagent.cli.wrapping import GAP
+from nfagent.cli.tables import fitted, shown, terminal_width
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -72,11 +71,7 @@ class BundleContents:
         """Write a line about the bundle."""
         if self._is_quiet:
             return
-        limit = terminal_width()
-        begin, *rest = broken(text, limit) if limit else [text]
-        lines = [begin]
-        if rest and limit:
-            lines += [" " * GAP + part for part in broken(text[len(begin) :].strip(), limit - GAP)]
+        lines = fitted(text, terminal_width(sys.stderr if self._to_stderr else sys.stdout))
         if sys.stderr.isatty():
             click.echo("\r\x1b[K", err=True, nl=False)
         click.echo("\n".join(map(shown, lines)), err=self._to_stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
     from nfagent.cli.check_result import Check
 
 _PREFIX = "fix: "
+_PROGRAMS = {
+    "apt-get",
+    "chmod",
+    "ip",
+    "iptables",
+    "journalctl",
+    "kubectl",
+    "mkdir",
+    "modprobe",
+    "nfagent",
+    "nft",
+    "sudo",
+    "sysctl",
+    "systemctl",
+}
+"""What a fix begins with that is a command."""
+_LEAST_ROOM = 48
+"""A fix with less room than this beside the names of checks begins at the left."""
+_NARROW_INDENT = 2
 
 
 @click.command(epilog="Example: sudo nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig")
@@ -83,11 +103,12 @@ def show_checks(context: click.Context, found: list[Check], output: str, *, able
     """Write checks and their outcome, and exit: with 0 where none failed, else with 2."""
     import msgspec
 
-    from nfagent.cli.output import emit, write_lines
+    from nfagent.cli.output import emit, write_whole
 
     is_able = all(item.result != "FAIL" for item in found)
     if output == "text":
-        write_lines([*check_lines(found), "", able if is_able else unable])
+        # These fit already, as far as commands can be broken.
+        write_whole([*check_lines(found), "", able if is_able else unable])
     else:
         emit({"able": is_able, "checks": msgspec.to_builtins(found)}, output)
     context.exit(0 if is_able else 2)
@@ -99,12 +120,31 @@ def check_lines(found: list[Check]) -> list[str]:
 
     rows = ([item.name, paint(item.result), item.found] for item in found)
     header, *body = blocks(("check", "result", "found"), rows)
-    indent = " " * plain(header[0]).index("FOUND") if len(header) == 1 else ""
+    indent = plain(header[0]).index("FOUND") if len(header) == 1 else 0
     shown = [*header]
     for number, (item, block) in enumerate(zip(found, body, strict=True)):
         shown += block
         # A fix that several lines in a row share is shown once, below the last of them.
         if item.fix and item.fix not in {later.fix for later in found[number + 1 : number + 2]}:
-            first, *rest = item.fix.splitlines()
-            shown += [f"{indent}{_PREFIX}{first}", *(f"{indent}{' ' * len(_PREFIX)}{line}" for line in rest)]
+            shown += _fix_lines(item.fix, indent)
     return shown
+
+
+def _fix_lines(fix: str, indent: int) -> Iterator[str]:
+    """Yield the lines of a fix; commands stay such as can be pasted."""
+    from nfagent.cli.tables import broken, terminal_width
+    from nfagent.cli.wrapping import command_lines
+    from nfagent.model.printable import printable
+
+    width = terminal_width()
+    if width is not None and width - indent < _LEAST_ROOM:
+        indent = _NARROW_INDENT
+    begin = " " * indent + _PREFIX
+    for line in map(printable, fix.splitlines()):
+        parts = [line]
+        if width is not None:
+            lines = command_lines if line.partition(" ")[0] in _PROGRAMS else broken
+            parts = lines(line, max(1, width - len(begin)))
+        for part in parts:
+            yield begin + part
+            begin = " " * len(begin)

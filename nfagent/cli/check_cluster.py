@@ -37,6 +37,7 @@ from nfagent.kube.self_review import (
 )
 from nfagent.kube.watch_codec import decode_status
 from nfagent.model.plurals import counted
+from nfagent.system.regular_file import read_regular
 
 _SECONDS = 10.0
 """Deadline of one request: a user waits at the terminal."""
@@ -130,7 +131,7 @@ def _ends(access: ClientConfig, now: float) -> Iterator[tuple[str, bool]]:
 
 def _text(path: str) -> str:
     with suppress(OSError, ValueError):
-        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+        return read_regular(Path(path)).decode().strip() if path else ""
     return ""
 
 

@@ -4,6 +4,35 @@ from __future__ import annotations
 
 import click
 
+_CHANGES = {
+    # What ends with a slash goes on: no space behind it. fish has none there by itself.
+    "bash": [
+        (
+            "\n    return 0\n",
+            """
+    if [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == */ ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
+
+    return 0
+""",
+        )
+    ],
+    "zsh": [
+        (
+            "compadd -U -V unsorted -a completions\n",
+            """local -a unfinished=(${(M)completions:#*/})
+        local -a finished=(${completions:#*/})
+        compadd -U -V unsorted -S '' -a unfinished
+        compadd -U -V unsorted -a finished
+""",
+        )
+    ],
+    # Descriptions have commas: only the first one ends the type.
+    "fish": [('(string split "," $completion)', '(string split -m 1 "," $completion)')],
+}
+"""What differs from click's scripts."""
+
 
 @click.command(epilog="Example: nfagent completion bash > /usr/local/share/bash-completion/completions/nfagent")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -30,4 +59,7 @@ def completion(context: click.Context, shell: str) -> None:
         raise click.UsageError(f"click can't complete in {shell}")
     # The template by itself: `source()` asks the machine's own bash for its version, and a machine may have none.
     script = found(context.find_root().command, {}, "nfagent", COMPLETION)
-    write_text(script.source_template % script.source_vars())
+    template = script.source_template
+    for theirs, ours in _CHANGES[shell]:
+        template = template.replace(theirs, ours)
+    write_text(template % script.source_vars())

@@ -36,7 +36,7 @@ def config_(*, changed: bool, running: bool, config: Path | None, output: str, *
     """
     import os
 
-    from nfagent.cli.output import emit, write_lines, write_remark
+    from nfagent.cli.output import emit, write_lines, write_remark, write_whole
     from nfagent.config import Settings
     from nfagent.loaded_settings import load_with_origins
     from nfagent.setting_layers import unknown_variables
@@ -53,7 +53,7 @@ def config_(*, changed: bool, running: bool, config: Path | None, output: str, *
         case "text":
             write_lines(_table(shown))
         case "toml":
-            write_lines(_toml(shown))
+            write_whole(_toml(shown))
         case _:
             emit({"settings": list(map(_members, shown)), "remarks": remarks}, output)
     for words in remarks:

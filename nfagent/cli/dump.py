@@ -61,7 +61,7 @@ def dump(  # noqa: PLR0913 - one argument for each option
     Exit code 2: part of the answer isn't known here, or -n or --pod matches nothing; stderr has the reason.
     """  # noqa: D301 - \b is click's: keep these lines as they are
     from nfagent.cli.backends import find_backend
-    from nfagent.cli.output import emit, write_freshness, write_lines, write_remark, write_text
+    from nfagent.cli.output import emit, write_freshness, write_remark, write_text
     from nfagent.errors import UsageError
     from nfagent.introspection.view_filter import ViewFilter
     from nfagent.model.plurals import counted
@@ -85,7 +85,7 @@ def dump(  # noqa: PLR0913 - one argument for each option
     elif output == "nft":
         write_text("".join(f"{printable(command)}\n" for command in content["commands"]))
     else:
-        write_lines(_text(view, content))
+        _write_text(view, content)
     if view in _RULESETS and content["nothing"]:
         write_remark("note", content["nothing"])
     if content.get("elsewhere"):
@@ -99,21 +99,28 @@ def _objects(content: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in content.items() if key != "objects"}, **content["objects"]}
 
 
-def _text(view: str, content: dict[str, Any]) -> list[str]:
+def _write_text(view: str, content: dict[str, Any]) -> None:
     import msgspec
 
     from nfagent.cli import dump_text
+    from nfagent.cli.output import write_lines, write_whole
     from nfagent.introspection.agent_status import AgentStateView
     from nfagent.introspection.answer_format import answer_format
     from nfagent.introspection.diff_report import DiffView
     from nfagent.introspection.views import CountersView, PoliciesView
 
+    commands: list[str] = []
     with answer_format(f"the running agent's view {view} has"):
         match view:
             case "state":
-                return dump_text.state(msgspec.convert(content, AgentStateView))
+                lines = dump_text.state(msgspec.convert(content, AgentStateView))
             case "policies":
-                return dump_text.policies(msgspec.convert(content, PoliciesView))
+                lines = dump_text.policies(msgspec.convert(content, PoliciesView))
             case "counters":
-                return dump_text.counters(msgspec.convert(content, CountersView))
-        return dump_text.differences(msgspec.convert(content, DiffView))
+                lines = dump_text.counters(msgspec.convert(content, CountersView))
+            case _:
+                difference = msgspec.convert(content, DiffView)
+                lines, commands = dump_text.differences(difference), dump_text.commands(difference)
+    write_lines(lines)
+    if commands:
+        write_whole(commands)

@@ -232,7 +232,7 @@ def counters(view: CountersView) -> list[str]:
 
 
 def differences(view: DiffView) -> list[str]:
-    """Return where the kernel differs, and the commands that make it equal."""
+    """Return where the kernel differs, and what its `commands` are, which follow."""
     if view.equal:
         return [f"{paint('equal')}: the kernel holds the desired ruleset"]
     lines = [strong("the kernel differs from the desired ruleset:"), *(f"  {line}" for line in view.differences)]
@@ -240,7 +240,12 @@ def differences(view: DiffView) -> list[str]:
         command.endswith("restore --noflush <<'END'") or command.startswith("ipset ") for command in view.commands
     )
     title = "commands that make it equal:" if is_shell else "nft commands that make it equal:"
-    return [*lines, "", strong(title), *(f"  {command}" for command in view.commands)]
+    return [*lines, "", strong(title)]
+
+
+def commands(view: DiffView) -> list[str]:
+    """Return the commands that make the kernel equal, each in one line: they can be pasted."""
+    return [f"  {command}" for command in view.commands]
 
 
 def _problems(problems: list[ValidationIssue]) -> list[str]:

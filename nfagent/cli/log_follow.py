@@ -155,7 +155,12 @@ class LogFollower:
 
 def _opened(path: Path) -> BinaryIO:
     """Open a regular file, without blocking on a FIFO or a device. Raises OSError."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NoFileError(errno.EINVAL, "not a regular file", str(path)) from None
+        raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise NoFileError(errno.EINVAL, "not a regular file", str(path))

@@ -153,12 +153,13 @@ def _check_options(asked: dict[str, object], added: dict[str, object]) -> None:
 
 def _show(batches: Iterator[list[Record]], output: str, time_format: str) -> None:
     from nfagent.cli.log_rows import TextLines, json_lines
-    from nfagent.cli.output import write_lines
+    from nfagent.cli.output import write_lines, write_whole
 
     form = json_lines if output == "json" else TextLines("wide" if output == "wide" else "compact", time_format)
+    write = write_whole if output == "json" else write_lines
     for records in batches:
         if records:
-            write_lines(form(records))
+            write(form(records))
 
 
 def _show_sums(

@@ -87,7 +87,7 @@ def matrix(
 
 
 def _write(found: Matrix, asked: MatrixRequest, output: str) -> None:
-    from nfagent.cli.output import emit, write_lines
+    from nfagent.cli.output import emit, write_lines, write_whole
 
     match output:
         case "text":
@@ -101,7 +101,7 @@ def _write(found: Matrix, asked: MatrixRequest, output: str) -> None:
         case "dot":
             from nfagent.cli.matrix_files import dot_lines
 
-            write_lines(dot_lines(found, asked))
+            write_whole(dot_lines(found, asked))
         case "csv":
             from nfagent.cli.matrix_files import csv_lines
 

@@ -78,7 +78,7 @@ def matrix_page(found: Matrix, asked: MatrixRequest) -> str:
             f"{len(found.ends):,} groups of Pods are too many for a page: {MOST_GROUPS:,} at most",
             hint="narrow it with -n NS, or take -o json or csv",
         )
-    style, script = _asset("css"), _asset("js")
+    style, script = _palette() + _asset("css"), _asset("js")
     where = f"namespace {asked.namespace}" if asked.namespace else "all namespaces"
     traffic = ", ".join(map(span_text, asked.ports)) or "all traffic"
     pods = counted(sum(end.pods for end in found.ends), "Pod")
@@ -138,3 +138,8 @@ def _asset(kind: str) -> str:
 
 def _digest(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _palette() -> str:
+    """Return the colours, which are those of the live page."""
+    return files("nfagent.introspection.page").joinpath("files", "palette.css").read_text(encoding="utf-8")

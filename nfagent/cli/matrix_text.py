@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
@@ -35,23 +34,23 @@ _Where: TypeAlias = tuple[int, str]
 
 
 def matrix_lines(found: Matrix, asked: MatrixRequest) -> Iterator[str]:
-    """Yield the lines."""
+    """Yield the lines; sentences aren't broken yet."""
     width = terminal_width() or _WIDTH
     pods = sum(end.pods for end in found.ends)
     where = f"namespace {asked.namespace}" if asked.namespace else "all namespaces"
     traffic = _listed(map(span_text, asked.ports), _NAMES_SHOWN) if asked.ports else "all traffic"
     heading = f"{where}, {traffic}: {counted(len(found.ends), 'group')} of {counted(pods, 'Pod')}"
-    yield from map(strong, _wrapped(printable(heading), width))
+    yield strong(printable(heading))
     if not found.ends:
         return
     cell = len(str(len(found.ends))) + 1
     if len(found.ends) * cell + _NAME_LEAST + cell <= width:
         yield ""
         yield from _grid(found, width, cell)
-        yield from _parts(found, width, asked.ports)
-        yield from _denials(found, width)
+        yield from _parts(found, asked.ports)
+        yield from _denials(found)
     else:
-        yield from _lists(found, width, asked.ports)
+        yield from _lists(found, asked.ports)
 
 
 def allowed_text(traffic: Iterable[TrafficVerdict], ports: tuple[PortSpan, ...] = ()) -> str:
@@ -132,7 +131,7 @@ def _symbol(verdict: CellVerdict | None, cell: int) -> str:
     return blank + (marked(mark, _COLOURS[verdict]) if verdict in _COLOURS and coloured() else mark)
 
 
-def _parts(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[str]:
+def _parts(found: Matrix, ports: tuple[PortSpan, ...]) -> Iterator[str]:
     """Yield what is allowed where only a part of the traffic is."""
     alike: dict[tuple[int, str], list[int]] = {}
     for client, server in _pairs(found):
@@ -142,10 +141,10 @@ def _parts(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[s
         yield ""
         yield strong("ALLOWED IN PART")
     for (server, words), clients in sorted(alike.items()):
-        yield from _wrapped(f"{_numbers(clients)} -> {server + 1}: {words}", width)
+        yield f"{_numbers(clients)} -> {server + 1}: {words}"
 
 
-def _denials(found: Matrix, width: int) -> Iterator[str]:
+def _denials(found: Matrix) -> Iterator[str]:
     """Yield why connections are denied, or not known."""
     alike: dict[tuple[int, str, str], dict[int, None]] = {}
     for client, server in _pairs(found):
@@ -166,12 +165,12 @@ def _denials(found: Matrix, width: int) -> Iterator[str]:
     for (here, direction, words), others in islice(sorted(alike.items(), key=lambda item: item[0]), _REASONS_SHOWN):
         arrow = f"{here + 1} -> {_numbers(others)}" if direction == "egress" else f"{_numbers(others)} -> {here + 1}"
         said = f"{direction}: " if direction in {"egress", "ingress"} else direction
-        yield from _wrapped(f"{arrow}: {said}{printable(words)}", width)
+        yield f"{arrow}: {said}{printable(words)}"
     if len(alike) > _REASONS_SHOWN:
         yield f"and {len(alike) - _REASONS_SHOWN} more: the page of -o html has the reasons of every cell"
 
 
-def _lists(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[str]:
+def _lists(found: Matrix, ports: tuple[PortSpan, ...]) -> Iterator[str]:
     """Yield what each group reaches, and what reaches it where a namespace was asked for."""
     count = range(len(found.ends))
     places = Names(found.ends)
@@ -180,10 +179,10 @@ def _lists(found: Matrix, width: int, ports: tuple[PortSpan, ...]) -> Iterator[s
         if not end.inside:
             continue
         yield ""
-        yield from map(strong, _wrapped(f"{printable(end.name)} ({counted(end.pods, 'Pod')})", width))
-        yield from _list(found, "to", [(at, other) for other in count], places, width=width, ports=ports)
+        yield strong(f"{printable(end.name)} ({counted(end.pods, 'Pod')})")
+        yield from _list(found, "to", [(at, other) for other in count], places, ports=ports)
         if narrowed:
-            yield from _list(found, "from", [(other, at) for other in count], places, width=width, ports=ports)
+            yield from _list(found, "from", [(other, at) for other in count], places, ports=ports)
 
 
 def _list(
@@ -192,7 +191,6 @@ def _list(
     pairs: list[tuple[int, int]],
     places: Names,
     *,
-    width: int,
     ports: tuple[PortSpan, ...],
 ) -> Iterator[str]:
     """Yield the lines about one group, in one direction: what most others have is counted, not named."""
@@ -215,7 +213,7 @@ def _list(
             words = f"the {most} others" if sum(map(bool, labels.values())) > 1 else f"all {most}"
         else:
             words = _listed(named, _NAMES_SHOWN, "; ")
-        yield from _wrapped(f"{_INDENT}{label} {word} {words}", width)
+        yield f"{_INDENT}{label} {word} {words}"
 
 
 def _most_common(parts: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -269,17 +267,6 @@ def _numbers(places: Iterable[int]) -> str:
         else:
             runs.append([place + 1, place + 1])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def _wrapped(words: str, width: int) -> list[str]:
-    indent = " " * (len(words) - len(words.lstrip()))
-    return textwrap.wrap(
-        words,
-        max(width, 20),
-        initial_indent="",
-        subsequent_indent=f"{indent}{_INDENT}{_INDENT}",
-        break_on_hyphens=False,
-    )
 
 
 def _shortened(words: str, room: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nfagent.cli.tables import coloured, marked, shown
+from nfagent.cli.tables import coloured, fitted, marked, shown, terminal_width
 from nfagent.errors import ValidationIssue
 from nfagent.model.printable import printable_json, printable_lines
 
@@ -31,7 +31,13 @@ def emit(value: object, form: str) -> None:
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write lines to stdout, coloured on a terminal."""
+    """Write lines to stdout, coloured on a terminal, and broken to its width."""
+    width = terminal_width()
+    write_whole(text for line in lines for text in fitted(line, width))
+
+
+def write_whole(lines: Iterable[str]) -> None:
+    """Write lines that programs or shells read to stdout: one each, whatever the width."""
     click.echo("\n".join(map(shown, lines)), color=coloured())
 
 
@@ -45,7 +51,8 @@ def write_remark(word: str, message: object) -> None:
     label = f"{word}:"
     if coloured(sys.stderr):
         label = marked(label, "red" if word == "error" else "yellow")
-    click.echo(shown(f"{label} {message}"), err=True, color=coloured(sys.stderr))
+    for line in fitted(f"{label} {message}", terminal_width(sys.stderr)):
+        click.echo(shown(line), err=True, color=coloured(sys.stderr))
 
 
 def write_freshness(view: Mapping[str, Any]) -> bool:

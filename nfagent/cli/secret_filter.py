@@ -11,42 +11,48 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from urllib.parse import quote
 
-REMOVED = "<removed>"
+from nfagent.cli.secret_patterns import (
+    ANY_VALUE,
+    APPLIED,
+    ARGUMENT_LINE,
+    ESCAPED_END,
+    FLAG_LINE,
+    HINT,
+    KEY,
+    LINE_KEY,
+    MAPPING_LINE,
+    NAME_AND_VALUE,
+    NAME_BEHIND,
+    NAME_LINE,
+    PATTERNS,
+    PEM,
+    PEM_END,
+    REMOVED,
+    VALUE_LINE,
+)
+
 SHORTEST = 4
 """A shorter value isn't looked for: it would be found in words that have nothing to do with it."""
 
-_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|$)")
-_PEM_END = re.compile(r"^.*?-----END [A-Z0-9 ]+-----")
 _MOST_KEY_LINES = 200
 """Lines of a key of several lines: an end that never comes takes no more than these along."""
-_KEY = re.compile(
-    r"(?i)(?<![\w.-])\\*[\"']?[\w.-]*"
-    r"(?:token|password|passwd|pwd|[_-]pass|passphrase|secret|secret(?:[-_]?access)?[-_]?key|api[-_]?key"
-    r"|private[-_]?key|dockerconfigjson|client-key-data|client-certificate-data|certificate-authority-data)"
-    r"\\*[\"']?\s*[:=]\s*(?!<removed>)"
-)
-_APPLIED = re.compile(r"last-applied-configuration\\*[\"']?\s*[:=]\s*")
 _QUOTE = re.compile(r"(\\*)\"")
+_JSON_KEY = re.compile(r"\s*\"")
 _KEY_QUOTE = re.compile(r"(\\*\")\s*:\s*$")
 _WORD = re.compile(r"(?:[^\s,;}\]\"\\]|,(?![\s\"\\]|$)|[\"\\](?![\"\\]{0,8}(?:[,}\]\s]|$)))+")
 """A value without quotes: what may as well end the JSON around it isn't of it."""
-_PATTERNS = (
-    (re.compile(r"\beyJ[\w-]{6,}\.[\w-]{2,}(?:\.[\w-]*)*"), REMOVED),
-    (re.compile(r"(?i)\b(authorization\\*\"?\s*[:=]\s*\\*\"?)(?:bearer|basic)?\s*[^\s\"\\]+"), rf"\1{REMOVED}"),
-    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{REMOVED}"),
-    (
-        re.compile(r"(?i)(--[\w-]*(?:token|password|passwd|passphrase|secret|api-?key)\s+)(?![-<])[^\s\"\\]+"),
-        rf"\1{REMOVED}",
-    ),
-    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'<>]*@"), rf"\1{REMOVED}@"),
-)
-_HINT = re.compile(
-    r"eyJ|://|-----|(?i:token|pass|pwd|secret|dockerconfigjson|key|bearer|authorization|-data|last-applied)"
-)
-"""What a line has in which there can be a secret by its looks: most have none, and a bundle has 100,000s of lines."""
 _BLOCKS = {"|", "|-", "|+", ">", ">-", ">+", ""}
+
+
+class _Next(Enum):
+    """What the next line may have, by the one before it."""
+
+    ANYTHING = 0
+    VALUE = 1
+    ARGUMENT = 2
 
 
 class SecretFilter:
@@ -58,47 +64,137 @@ class SecretFilter:
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
         self._known = re.compile("|".join(map(re.escape, longest_first))) if forms else None
         self._key_lines = 0  # that may follow of a key
-        self._block = -1
+        self._block = -1  # the indent of a key whose value is in the lines below it
+        self._scalar = -1  # the same, where that is a value only if it is no mapping
+        self._next = _Next.ANYTHING
         self.removed = 0
 
     def lines(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the lines without secrets."""
+        held: tuple[str, str] | None = None
         for line in lines:
             text = line.decode(errors="backslashreplace")
             ending = "\n" if text.endswith("\n") else ""
             found = self.line(text.removesuffix("\n"))
-            if found is not None:
+            if held is not None:
+                # The name of an entry may be behind its value.
+                is_named = self._next is _Next.VALUE and not text.lstrip().startswith("- ")
+                before = self._without_value(VALUE_LINE, held[0]) if is_named else held[0]
+                yield (before + held[1]).encode()
+                held = None
+            if found is not None and VALUE_LINE.match(found) is not None:
+                held = found, ending
+            elif found is not None:
                 yield (found + ending).encode()
+        if held is not None:
+            yield "".join(held).encode()
 
     def line(self, text: str) -> str | None:
         """Return a line without secrets; None for one inside of a key, or of a block that is removed as a whole."""
         if self._key_lines:
             self._key_lines -= 1
-            if (end := _PEM_END.match(text)) is None:
+            if (end := PEM_END.match(text)) is None:
                 return None
             self._key_lines = 0
             text = text[end.end() :]
+        found = self._without_of_lines(text)
+        return None if found is None else self._without(self._without_in_string(found))
+
+    def _without_of_lines(self, text: str) -> str | None:
+        """Return a line without what is a secret by the lines before it; note what the next ones may have."""
         if self._block >= 0:
-            if not text.strip() or len(text) - len(text.lstrip()) > self._block:
+            if not text.strip() or _indent(text) > self._block:
                 return None
             self._block = -1
-        return self._without(text)
+        before, self._next = self._next, _Next.ANYTHING
+        scalar, self._scalar = self._scalar, -1
+        if 0 <= scalar < _indent(text) and text.strip() and MAPPING_LINE.match(text) is None:
+            self._block = scalar
+            self.removed += 1
+            return " " * _indent(text) + REMOVED
+        if before is _Next.VALUE and VALUE_LINE.match(text) is not None:
+            return self._without_value(VALUE_LINE, text)
+        if before is _Next.ARGUMENT and ARGUMENT_LINE.match(text) is not None:
+            return self._without_value(ARGUMENT_LINE, text)
+        if HINT.search(text) is None:
+            return text
+        if NAME_LINE.match(text) is not None:
+            self._next = _Next.VALUE
+        elif FLAG_LINE.match(text) is not None:
+            self._next = _Next.ARGUMENT
+        return self._without_value(LINE_KEY, text)
+
+    def _without_in_string(self, text: str) -> str:
+        """Return a line without what is a secret by lines before it, in a text of several lines within a string."""
+        if HINT.search(text) is None:
+            return text
+        first, *rest = ESCAPED_END.split(text)
+        if not rest:
+            return text
+        inner = SecretFilter()
+        begin = first.rfind('"') + 1
+        found = [first[:begin], inner._without_of_lines(first[begin:]) or ""]
+        for ending, part in zip(rest[::2], rest[1::2], strict=True):
+            end = len(part)
+            if part is rest[-1] and (quote_ := _QUOTE.search(part)) is not None:
+                end = quote_.start()  # what follows is beside the string
+            line = inner._without_of_lines(part[:end])
+            if line is not None:
+                found += [ending, line]
+            found.append(part[end:])
+        self.removed += inner.removed
+        return "".join(found)
 
     def _without(self, text: str) -> str:
         if self._known is not None:
             text = self._replaced(self._known, REMOVED, text)
-        if _HINT.search(text) is None:
+        if HINT.search(text) is None:
             return text
         if "-----BEGIN " in text:
             self._key_lines = 0 if "-----END " in text.rpartition("-----BEGIN ")[2] else _MOST_KEY_LINES
-            text = self._replaced(_PEM, REMOVED, text)
-        if (applied := _APPLIED.search(text)) is not None and text[applied.end() :].strip() in _BLOCKS:
-            self._block = len(text) - len(text.lstrip())
-        text = self._without_values(_APPLIED, text, whole_line=True)
-        text = self._without_values(_KEY, text, whole_line=False)
-        for pattern, instead in _PATTERNS:
+            text = self._replaced(PEM, REMOVED, text)
+        if (applied := APPLIED.search(text)) is not None and text[applied.end() :].strip() in _BLOCKS:
+            self._block = _indent(text)
+        text = self._without_values(APPLIED, text, whole_line=True)
+        text = self._without_values(NAME_AND_VALUE, text, whole_line=False)
+        text = self._without_values_before(text)
+        text = self._without_values(KEY, text, whole_line=False)
+        for pattern, instead in PATTERNS:
             text = self._replaced(pattern, instead, text)
         return text
+
+    def _without_value(self, key: re.Pattern[str], text: str) -> str:
+        """Return a line without the value that goes on to its end, or in lines that are indented further."""
+        found = key.match(text)
+        if found is None:
+            return text
+        value = text[found.end() :]
+        if not value.strip():
+            self._scalar = _indent(text)
+            return text
+        if value[0] not in "\"'[{\\":
+            # Of a scalar without quotes, or of a block, more lines may follow.
+            self._block = _indent(text)
+        end, quotes = _end_of_value(text, found.end(), whole_line=True)
+        if not quotes:
+            end = len(text.rstrip(",")) if _JSON_KEY.match(text) else end
+        self.removed += 1
+        return f"{text[: found.end()]}{quotes}{REMOVED}{quotes}{text[end:]}"
+
+    def _without_values_before(self, text: str) -> str:
+        """Return a line without the values of entries whose name is behind the value."""
+        parts, at = list[str](), 0
+        while (found := ANY_VALUE.search(text, at)) is not None:
+            end, quotes = _end_of_value(text, found.end(), whole_line=False)
+            end = max(end, found.end())
+            parts.append(text[at : found.end()])
+            if NAME_BEHIND.match(text, end) is not None:
+                parts.append(f"{quotes}{REMOVED}{quotes}")
+                self.removed += 1
+            else:
+                parts.append(text[found.end() : end])
+            at = end
+        return "".join([*parts, text[at:]])
 
     def _without_values(self, key: re.Pattern[str], text: str, *, whole_line: bool) -> str:
         """Return a text without the values of some keys. whole_line: a value without quotes goes on to the end."""
@@ -117,6 +213,10 @@ class SecretFilter:
         text, number = pattern.subn(instead, text)
         self.removed += number
         return text
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 def _end_of_value(text: str, begin: int, *, whole_line: bool) -> tuple[int, str]:

@@ -4,7 +4,8 @@ A colour is a random mark, which input can't contain, until `shown` turns it int
 every other character that isn't printable.
 
 Tables are as wide as the terminal or COLUMNS at most: long cells are broken into lines, and where even that doesn't
-fit, each row becomes lines of a name and a value. Elsewhere, as in a pipe, a row is one line.
+fit, each row becomes lines of a name and a value. Sentences go on in indented lines. Elsewhere, as in a pipe, a row
+and a sentence are one line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TextIO
 
 import click
 
-from nfagent.cli.wrapping import GAP, breaks, least_width, share
+from nfagent.cli.wrapping import GAP, LONGEST_PIECE, breaks, hang_of, least_width, share
 from nfagent.model.printable import printable
 
 _GAP = " " * GAP
@@ -49,12 +50,17 @@ _COLOURS = {
 }
 
 
-def terminal_width() -> int | None:
-    """Return the width that lines must fit into: COLUMNS, or that of the terminal; None in a pipe or a file."""
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Return the width that lines must fit into: COLUMNS, or that of the terminal; None in a pipe or a file.
+
+    stream: stdout by default
+    """
     named = os.environ.get("COLUMNS", "")
     if named.isascii() and named.isdecimal() and int(named):
         return int(named)
-    return shutil.get_terminal_size((0, 0)).columns or None if sys.stdout.isatty() else None
+    if not (stream or sys.stdout).isatty():
+        return None
+    return shutil.get_terminal_size((0, 0)).columns or None
 
 
 def coloured(stream: TextIO | None = None) -> bool:
@@ -141,8 +147,17 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [text for pair in known for text in _broken(pair, [name, limit - name - GAP], ())]
 
 
-def broken(cell: str, width: int) -> list[str]:
-    """Return a text with its styles in lines of a width at most."""
+def fitted(sentence: str, width: int | None) -> list[str]:
+    """Return a sentence in lines that fit, those below the first one indented; None: as one line."""
+    if width is None or _width(sentence) <= width:
+        return [sentence]
+    hang = hang_of(printable(plain(sentence)), width)
+    first, *rest = broken(sentence, width, hang, longest=width - hang)
+    return [first, *(" " * hang + text for text in rest)]
+
+
+def broken(cell: str, width: int, hang: int = 0, longest: int = LONGEST_PIECE) -> list[str]:
+    """Return a text with its styles in lines of a width at most, as `breaks` breaks it."""
     styles: list[int] = []
     text = ""
     style = _RESET
@@ -152,7 +167,7 @@ def broken(cell: str, width: int) -> list[str]:
         else:
             text += printable(part)
             styles += [style] * (len(text) - len(styles))
-    return ["".join(_restyled(text, styles, begin, end)) for begin, end in breaks(text, max(1, width))]
+    return ["".join(_restyled(text, styles, begin, end)) for begin, end in breaks(text, max(1, width), hang, longest)]
 
 
 def _restyled(text: str, styles: Sequence[int], begin: int, end: int) -> Iterator[str]:

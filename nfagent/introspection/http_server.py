@@ -23,7 +23,8 @@ have is what its modules in page/files read.
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
-503 carry {"error": "…"}. Connections have limits and deadlines (connections, request_bodies).
+503 carry {"error": "…"}. HEAD has the status
+and the headers of GET (head_requests). Connections have limits and deadlines (connections, request_bodies).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from nfagent.introspection.chunks import encoded
 from nfagent.introspection.connections import BACKLOG, ConnectionLimits, SocketListener, connection_of
 from nfagent.introspection.error_answers import answered
 from nfagent.introspection.freshness import ViewHead
+from nfagent.introspection.head_requests import answer_head
 from nfagent.introspection.http_log import log
 from nfagent.introspection.http_stream import stream
 from nfagent.introspection.request_bodies import RequestBodies
@@ -154,6 +156,7 @@ async def serve(
     routes:      further routes
     """
     application = web.Application(middlewares=[_errors])
+    answer_head(application)
     limits = limits or ConnectionLimits()
 
     application.router.add_routes((*answer_routes(answers, time_slices or TimeSlices()), *routes))

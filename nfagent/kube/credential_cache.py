@@ -11,6 +11,7 @@ from pathlib import Path
 from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.tls import FileFingerprint, fingerprints
+from nfagent.system.regular_file import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class CredentialCache:
             return access.authorization
         try:
             # Blocking: the file is small and local, and the request takes a thousand times as long.
-            token = Path(access.token_file).read_text(encoding="ascii").strip()
+            token = read_regular(Path(access.token_file)).decode("ascii").strip()
             reason = "empty"
         except OSError as error:
             token, reason = "", error.strerror or "unreadable"

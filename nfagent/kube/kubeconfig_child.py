@@ -34,6 +34,8 @@ from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException, load_kube_config_from_dict
 from kubernetes.aio.config.dateutil import parse_rfc3339
 
+from nfagent.system.regular_file import read_regular
+
 Section: TypeAlias = dict[str, Any]
 NamedEntry: TypeAlias = dict[str, tuple[Section, Path]]
 """Name -> the section under that name, and the folder of its file."""
@@ -116,7 +118,7 @@ def _merged(files: list[Path]) -> tuple[NamedEntry, NamedEntry, NamedEntry, str]
 
 def _document(file: Path) -> Section:
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document = yaml.safe_load(read_regular(file).decode())
     except OSError as error:
         raise UnresolvedError(f"{file}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -287,7 +289,7 @@ def _variable(entry: object, shown: str) -> tuple[str, str]:
 def _exec_cluster(cluster: Section, access: Section) -> Section:
     """Return the cluster as an exec plugin receives it. Source: client.authentication.k8s.io/v1, type Cluster."""
     try:
-        ca = access["ca"].encode() or (Path(access["ca_file"]).read_bytes() if access["ca_file"] else b"")
+        ca = access["ca"].encode() or (read_regular(Path(access["ca_file"])) if access["ca_file"] else b"")
     except OSError as error:
         raise UnresolvedError(f"{access['ca_file']}: {error.strerror}") from None
     extensions = {entry["name"]: entry.get("extension") for entry in _list(cluster.get("extensions"), "extensions")}

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
+from nfagent.system.regular_file import read_regular
 
 FileFingerprint: TypeAlias = tuple[int, int, int] | None
 """Inode, size and modification time of a file; None where it doesn't exist. A rename over it changes the inode."""
@@ -125,7 +126,7 @@ def _text(path: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_regular(Path(path)).decode()
     except OSError as error:
         raise ClusterError(f"{path}: {error.strerror}", hint="the connection to the API server needs it") from error
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -75,7 +75,11 @@ def _files(path: str) -> Iterator[PolicyFile]:
         return
     found = Path(path)
     if not found.is_dir():
-        yield _file(path, found)
+        if found.is_fifo():
+            # As a shell makes of <(kubectl get …): it ends when its writer does.
+            yield PolicyFile(path, _decoded(path, _piped(found)))
+        else:
+            yield _file(path, found)
         return
     listing = list_folders(found, BoundedCalls())
     for name, error in listing.unlisted.items():
@@ -86,16 +90,23 @@ def _files(path: str) -> Iterator[PolicyFile]:
     if not listing.files:
         raise UsageError(f"{path}: there are no manifests in this folder; they end in .yaml, .yml or .json")
     for file in sorted(listing.files.values()):
-        yield _file(str(file), file, read_regular)
+        yield _file(str(file), file)
 
 
-def _file(shown: str, path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> PolicyFile:
+def _file(shown: str, path: Path) -> PolicyFile:
     try:
-        return PolicyFile(shown, _decoded(shown, read(path)))
+        return PolicyFile(shown, _decoded(shown, read_regular(path)))
     except UnsuitableError as error:
         raise UsageError(f"{shown} {error.strerror}") from None
     except OSError as error:
         raise UsageError(f"{shown} can't be read: {error.strerror}; give the files of the policies with -f") from None
+
+
+def _piped(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}; give the files of the policies with -f") from None
 
 
 def _decoded(name: str, content: bytes) -> str:

@@ -239,7 +239,7 @@ def test_an_invalid_flag_is_reported_as_the_command_line(write: Write) -> None:
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     file = tmp_path / "none.toml"
     assert complaint(file) == f"{file}: there is no such file; give the right one with --config"
-    assert complaint(tmp_path) == f"{tmp_path}: Is a directory; give another with --config"
+    assert complaint(tmp_path) == f"{tmp_path}: is a folder; put a regular file there, or delete it"
 
 
 def test_lists_of_the_ip_masq_agent_are_given_in_file_and_environment(write: Write) -> None:

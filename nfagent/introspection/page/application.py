@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from nfagent.introspection.error_answers import answered
+from nfagent.introspection.head_requests import answer_head
 from nfagent.introspection.page.access import PageAccess, add_headers
 from nfagent.introspection.tcp_listener import deadlines
 
@@ -27,8 +28,9 @@ def page_application(access: PageAccess, answers: Mapping[str, Any]) -> web.Appl
     """Return the application. answers: the handler of each path of ANSWERS, as an agent's route has it."""
     application = web.Application(middlewares=[deadlines, access.middleware, _errors])
     application.on_response_prepare.append(add_headers)
+    answer_head(application)
     for path, asked in ANSWERS:
-        application.router.add_get(f"{access.base[:-1]}{path}", answers[asked], allow_head=False)
+        application.router.add_get(f"{access.base[:-1]}{path}", answers[asked])
     for name, content, content_type in _page_files():
         served = "" if name == "index.html" else name
         application.router.add_get(f"{access.base}{served}", _file(content, content_type))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 
 from nfagent.errors import UsageError
+from nfagent.system.regular_file import read_regular
 
 SCHEMA = 1
 """Incremented when samples of an older version would be read with another meaning."""
@@ -182,7 +183,7 @@ def decode_samples(text: bytes, file: str) -> LabSamples:
 def read_samples(path: Path) -> LabSamples:
     """Read a file of samples. Raises UsageError."""
     try:
-        text = path.read_bytes()
+        text = read_regular(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", hint=_MEASURE_AGAIN) from None
     return decode_samples(text, str(path))

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +82,107 @@ def test_bash_completes_names_from_the_running_agent(call: Call, words: tuple[st
     with running(introspection(desired), routes=[names_route(desired, TimeSlices())]):
         assert completed(script, "nfagent", *words) == proposed
     assert completed(script, "nfagent", *words) == [], "without an agent"
+
+
+FISH_AND_ZSH = [
+    ("nfagent exp", "explain"),
+    ("nfagent lab de", "demo"),
+    ("nfagent dump coun", "counters"),
+    ("nfagent render --mani", "--manifests"),
+    ("nfagent render -o nf", "nft"),
+    ("nfagent explain test/", "test/web"),
+    ("nfagent explain shop/web shop/d", "shop/db"),
+    ("nfagent logs --policy shop/", "shop/p"),
+    ("nfagent dump -n te", "test"),
+]
+"""Lines with the one word that fits their end."""
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    home = load_settings().runtime_dir  # a folder of the test
+    Path(home).mkdir(parents=True, exist_ok=True)
+    return {"PATH": path, "NFAGENT_RUNTIME_DIR": home, "HOME": home, "TERM": "dumb", "PS1": "", "COLUMNS": "200"}
+
+
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is missing; run: apt-get install {shell}")
+
+
+@contextmanager
+def named_agent() -> Iterator[None]:
+    """Run an agent that knows Pods and a policy."""
+    documents = [pod("shop/web", "a", 10), pod("shop/db", "b", 11), pod("test/web", "a", 12), policy("shop/p")]
+    desired = TwoNodeCluster(namespace("shop"), namespace("test"), *documents).views["a"]
+    with running(introspection(desired), routes=[names_route(desired, TimeSlices())]):
+        yield
+
+
+def fish_proposes(script: Path, line: str) -> list[str]:
+    """Return what fish proposes for a line, each with its description behind a tab."""
+    words = ["fish", "--no-config", "-c", "source $argv[1]; complete --do-complete $argv[2]", str(script), line]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.splitlines()
+
+
+def test_fish_completes(call: Call, tmp_path: Path) -> None:
+    needs("fish")
+    script = tmp_path / "nfagent.fish"
+    script.write_text(call("completion", "fish").out)
+    with named_agent():
+        for line, word in FISH_AND_ZSH:
+            assert [each.partition("\t")[0] for each in fish_proposes(script, line)] == [word], line
+        found = [each.partition("\t")[0] for each in fish_proposes(script, "nfagent ")]
+        assert sorted(found) == sorted(COMMANDS)
+        assert fish_proposes(script, "nfagent explain ") == ["shop/", "test/"]
+
+
+def test_a_description_in_fish_goes_on_behind_a_comma(call: Call, tmp_path: Path) -> None:
+    needs("fish")
+    script = tmp_path / "nfagent.fish"
+    script.write_text(call("completion", "fish").out)
+    found = fish_proposes(script, "nfagent ")
+    assert any(each.startswith("bundle\tWrite state, rules") for each in found), found
+
+
+def zsh_types(folder: Path, line: str) -> str:
+    """Return what stands in zsh's line after Tab: its own line editor, on a terminal of the test."""
+    setup = "unsetopt zle_bracketed_paste prompt_cr prompt_sp; PS1=; fpath=($FOLDER $fpath); autoload -Uz compinit; "
+    setup += "compinit -u -D; show() { print -r -- \"<$BUFFER>\"; exit }; zle -N show; bindkey '^X' show; print ready\n"
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe("zsh", ["zsh", "-f", "-i"], environment() | {"FOLDER": str(folder)})  # noqa: S606
+    try:
+        os.write(terminal, setup.encode())
+        read_until(terminal, "\nready")
+        os.write(terminal, f"{line}\t\x18".encode())
+        return read_until(terminal, ">\r\n").rpartition("<")[2].partition(">")[0]
+    finally:
+        os.close(terminal)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def read_until(terminal: int, end: str) -> str:
+    """Read from a terminal until a text came, 60 s at most."""
+    found, deadline = "", time.monotonic() + 60
+    while end not in found:
+        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"{end!r} didn't come behind {found!r}"
+        found += os.read(terminal, 65_536).decode(errors="replace")
+    return found
+
+
+def test_zsh_completes(call: Call, tmp_path: Path) -> None:
+    needs("zsh")
+    (tmp_path / "_nfagent").write_text(call("completion", "zsh").out)
+    with named_agent():
+        for line, word in FISH_AND_ZSH:
+            assert zsh_types(tmp_path, line) == f"{line.rpartition(' ')[0]} {word} "
+    desired = TwoNodeCluster(namespace("shop"), pod("shop/web", "a", 10), pod("shop/db", "b", 11)).views["a"]
+    with running(introspection(desired), routes=[names_route(desired, TimeSlices())]):
+        assert zsh_types(tmp_path, "nfagent explain ") == "nfagent explain shop/", "no space: it goes on"
 
 
 def test_an_agent_that_has_no_such_answer_completes_nothing(call: Call) -> None:

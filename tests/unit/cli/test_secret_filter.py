@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from nfagent.cli.known_secrets import known_secrets
-from nfagent.cli.secret_filter import REMOVED, SecretFilter
+from nfagent.cli.secret_filter import SecretFilter
+from nfagent.cli.secret_patterns import REMOVED
 from nfagent.config import Settings
 from nfagent.kube.credentials import CredentialPaths
 

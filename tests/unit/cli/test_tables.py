@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfagent.cli import tables
+from nfagent.cli import tables, wrapping
 from nfagent.model.plurals import counted
 
 CELL = st.text("ab/.:-", max_size=12)
@@ -138,8 +139,8 @@ def test_a_long_fact_goes_on_below_its_begin(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_colour_goes_on_in_the_next_line_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_terminal(monkeypatch)
-    lines = tables.broken(f"of {tables.marked('shop/web', 'red')} here", 8)
-    assert [tables.shown(line) for line in lines] == ["of \x1b[31mshop/\x1b[0m", "\x1b[31mweb\x1b[0m here"]
+    lines = tables.broken(f"of {tables.marked('shop/webs', 'red')} here", 8)
+    assert [tables.shown(line) for line in lines] == ["of \x1b[31mshop/\x1b[0m", "\x1b[31mwebs\x1b[0m", "here"]
 
 
 @given(st.text("ab /,-", max_size=60), st.integers(1, 30))
@@ -147,6 +148,74 @@ def test_breaking_a_text_loses_nothing_but_spaces(text: str, width: int) -> None
     lines = tables.broken(text, width)
     assert all(len(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+RULE = "  network   NetworkPolicy shop/db isolates ingress; rule 1 of 1 allows from pods app=api"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "lines"),
+    [
+        (
+            RULE,
+            [
+                "  network   NetworkPolicy shop/db",
+                "            isolates ingress; rule 1 of",
+                "            1 allows from pods app=api",
+            ],
+        ),
+        (
+            "  ingress 1. deny from all pods in namespaces team=none  'guests'",
+            ["  ingress 1. deny from all pods in", "      namespaces team=none  'guests'"],
+        ),
+        (
+            "shop/web (10.244.1.10) -> shop/db (10.244.2.11):80/tcp: DENIED",
+            ["shop/web (10.244.1.10) -> shop/db", "    (10.244.2.11):80/tcp: DENIED"],
+        ),
+        (
+            "a-name-that-is-longer-than-a-third  and what of it",
+            ["a-name-that-is-longer-than-a-third  and", "    what of it"],
+        ),
+        ("short", ["short"]),
+    ],
+    ids=["below the words behind a label", "a rule", "a sentence", "behind a long label", "one that fits"],
+)
+def test_a_sentence_goes_on_in_indented_lines(sentence: str, lines: list[str]) -> None:
+    assert tables.fitted(sentence, 40) == lines
+    assert tables.fitted(sentence, None) == [sentence]
+
+
+@given(st.text("ab /,-:.'", max_size=120), st.integers(1, 60))
+def test_fitting_a_sentence_loses_nothing_but_spaces(text: str, width: int) -> None:
+    lines = tables.fitted(text, width)
+    assert all(len(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def arguments(command: str) -> list[str]:
+    """Return the words of a command as a shell reads them."""
+    shown = ["bash", "-c", f"printf '%s\\0' {command}"]
+    done = subprocess.run(shown, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    return done.stdout.split("\0")[:-1]
+
+
+def test_a_command_in_several_lines_is_the_same_to_a_shell() -> None:
+    command = "sysctl -w 'net.ipv6.conf.all.a b'=1 net.ipv6.conf.all.forwarding=1 \"x  y\" it"
+    lines = wrapping.command_lines(command, 40)
+    assert max(map(len, lines)) <= 40
+    assert len(lines) > 1
+    assert arguments("\n".join(lines)) == arguments(command)
+
+
+@pytest.mark.parametrize("width", [1, 20, 60, 200])
+def test_a_word_of_a_command_is_never_broken(width: int) -> None:
+    command = "nfagent check --cluster --kubeconfig /etc/nfagent/kubeconfig"
+    assert arguments("\n".join(wrapping.command_lines(command, width))) == command.split()
+
+
+def test_an_address_and_a_path_are_broken_only_where_they_must_be() -> None:
+    assert tables.broken("at most 262,144 of /var/lib/x", 17) == ["at most 262,144", "of /var/lib/x"]
+    assert tables.broken("no /etc/nfagent/nfagent.toml", 10) == ["no /etc/", "nfagent/", "nfagent.", "toml"]
 
 
 def test_without_a_terminal_a_row_is_one_line() -> None:

@@ -194,3 +194,20 @@ def test_the_latest_records_are_added_up(path: Path) -> None:
 def test_a_pod_that_is_gone_is_named_where_its_labels_are_asked_for(path: Path) -> None:
     of_label = encode_filter(RecordFilter((Clause("from", ("app=web",)),)))
     assert json.loads(asked(path, last="all", follow="no", filter=of_label)) == {"unknown_pods": ["shop/web"]}
+
+
+@pytest.mark.parametrize("query", ["follow=no&last=all", "follow=yes&last=all", "follow=perhaps"])
+def test_head_writes_no_byte_behind_the_headers(path: Path, query: str) -> None:
+    async def body() -> bytes:
+        async with streaming(path) as (stream, _):
+            stream.write([LINE])
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(f"HEAD /v1/records?{query} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n".encode())
+            answer = await reader.read()
+            writer.close()
+            assert stream.readers == 0
+            return answer
+
+    head, end, rest = asyncio.run(body()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400" if "perhaps" in query else b"HTTP/1.1 200")
+    assert (end, rest) == (b"\r\n\r\n", b"")
