@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -21,6 +22,9 @@ settings.register_profile("quick", deadline=None, max_examples=30, suppress_heal
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW)
 # Commands that tests start write into pipes, where a row is one line; a width that this process was given isn't theirs.
 os.environ.pop("COLUMNS", None)
+# Containers often have Python write no bytecode. Each worker and each agent would then compile its modules anew: a second.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
