@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ settings.register_profile("quick", deadline=None, max_examples=30, suppress_heal
 settings.register_profile("thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW)
 # Commands that tests start write into pipes, where a row is one line; a width that this process was given isn't theirs.
 os.environ.pop("COLUMNS", None)
-# Containers often have Python write no bytecode. Each worker and each agent would then compile its modules anew: a second.
+# Images of containers often have Python write no bytecode. Each worker and agent would compile its modules: a second.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("kernel"):
             item.add_marker(pytest.mark.skip(reason="needs root: network namespaces and nf_tables"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected out of later garbage collections: a full one would look at it for half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab
-from tests.conformance.suites import NAMES, Case, Suite, read
+from tests.conformance.suites import NAMES, Case, Suite, read, recorded
 
 pytestmark = pytest.mark.kernel
 
 SMALL = read("small", small.content())
-SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
+SUITES = [recorded(name) for name in NAMES]
 WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 
 

@@ -10,18 +10,18 @@ from collections.abc import Iterator
 import pytest
 
 from nfagent.lab.ebpf import program as ebpf_program
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab, uncovered
-from tests.conformance.suites import Case, Suite, read
+from tests.conformance.suites import Case, Suite, read, recorded
 from tests.kernel.test_conformance_lab import (  # noqa: F401 - pytest collects it here too
     test_packets_find_a_verdict_that_is_wrong,
 )
 
 pytestmark = pytest.mark.kernel
 
-CYCLONUS = read("cyclonus", load_conformance("cyclonus.json"))
-TIERS = read("tiers-v1alpha2", load_conformance("tiers-v1alpha2.json"))
+CYCLONUS = recorded("cyclonus")
+TIERS = recorded("tiers-v1alpha2")
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
