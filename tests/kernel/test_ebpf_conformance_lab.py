@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,10 @@ CYCLONUS = recorded("cyclonus")
 TIERS = recorded("tiers-v1alpha2")
 
 
-@pytest.fixture(scope="module", params=["routed", "bridge"])
+ATTACHMENTS = ("routed", "bridge")
+
+
+@pytest.fixture(scope="module", params=ATTACHMENTS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
     if lack := ebpf_program.missing():
         pytest.skip(lack)
@@ -34,7 +38,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=f"{case.id} {', '.join(case.tags)}") for case in cover(CYCLONUS.cases)]
+    ("lab", "case"),
+    [
+        pytest.param(attachment, case, id=f"{attachment}-{case.id} {', '.join(case.tags)}")
+        for attachment, case in zip(itertools.cycle(ATTACHMENTS), cover(CYCLONUS.cases), strict=False)
+    ],
+    indirect=["lab"],
+    scope="module",
 )
 def test_packets_get_the_verdicts_that_the_suite_expects(lab: ConformanceLab, case: Case) -> None:
     result = lab.judge(CYCLONUS, case)
