@@ -123,7 +123,7 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
-	$(say) 'pytest: unit, properties, golden, kernel, lab, apiserver'
+	$(say) 'pytest: kernel, lab, apiserver, properties, golden, unit'
 	# Tests with labs wait for half of their time: more processes than cores.
 	$(bin)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
