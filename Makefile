@@ -115,7 +115,7 @@ demo: $(VENV)/ready modules ## two nodes in network namespaces, policies at work
 	@exec $(bin)/nfagent lab demo
 
 # What tests/apiserver needs is built meanwhile, at the lowest priority: it takes minutes the first time. Those
-# tests come last and wait for it; the end of `make test` ends the build too, Ctrl-C or not.
+# tests come late and wait for it; the end of `make test` ends the build too, Ctrl-C or not.
 .PHONY: test
 test: $(VENV)/ready modules ## lint, then every test (root for those that need the kernel)
 #: LATEST=1  with the newest packages that setup.cfg allows
@@ -126,8 +126,9 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 	build=$$!
 	trap 'kill $$build 2>/dev/null && wait $$build || true' EXIT
 	$(linting)
-	$(say) 'pytest: unit, properties, golden, kernel, lab, apiserver'
-	$(bin)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
+	$(say) 'pytest: kernel, lab, apiserver, properties, golden, unit'
+	# Tests with labs wait for half of their time: more processes than cores.
+	$(bin)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## etcd and kube-apiserver into build/, for tests/apiserver

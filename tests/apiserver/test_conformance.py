@@ -14,17 +14,16 @@ from nfagent.desired.state import DesiredState
 from nfagent.lab.apiserver.control_plane import ControlPlane
 from nfagent.lab.apiserver.kube_client import LabApiClient
 from nfagent.policy.evaluator import evaluate
-from tests.conformance import load_conformance
 from tests.conformance.cover import cover
 from tests.conformance.readings import decode
 from tests.conformance.results import ResultBuilder
-from tests.conformance.suites import NAMES, Case, State, Suite, flows, places, read, states
+from tests.conformance.suites import NAMES, Case, State, Suite, flows, places, recorded, states
 from tests.support.apiserver_labs import tier_definitions
 from tests.support.http_follower import HttpFollower
 
 pytestmark = pytest.mark.apiserver
 
-SUITES = {name: read(name, load_conformance(f"{name}.json")) for name in NAMES}
+SUITES = {name: recorded(name) for name in NAMES}
 WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
 
 

@@ -6,6 +6,7 @@ from nfagent.decode.registry import DECODERS
 from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.objects import Ruleset
 from nfagent.policy.evaluator import Flow, evaluate
 from tests.conformance.results import NO_PACKET, Result, ResultBuilder
 from tests.conformance.suites import Case, Document, Suite, flows, places, states
@@ -26,19 +27,24 @@ class _Cluster:
         self._views = {node.name: DesiredState(node.name) for node in suite.nodes}
         self._any = self._views[suite.nodes[0].name]
         self._hops: dict[tuple[str, str], list[tuple[str, HookName]]] = {}
+        self._rulesets: dict[str, Ruleset] = {}
         for document in suite.base.values():
             self.put(document)
 
     def put(self, document: Document) -> None:
         item = decode(document)
-        self._hops.clear()
+        self._changed()
         for view in self._views.values():
             view.put(item)
 
     def remove(self, ref: ObjectRef) -> None:
-        self._hops.clear()
+        self._changed()
         for view in self._views.values():
             assert view.remove(ref), f"{ref} was there to be removed"
+
+    def _changed(self) -> None:
+        self._hops.clear()
+        self._rulesets.clear()
 
     def evaluated(self, flow: Flow) -> str:
         allowed = evaluate(self._any.cluster, self._any.index.policies.values(), flow).allowed
@@ -50,7 +56,9 @@ class _Cluster:
         if ends not in self._hops:
             self._hops[ends] = list(hops(flow, self._any.cluster))
         for node, hook in self._hops[ends]:
-            if not run(self._views[node].ruleset(), hook, seen_at(hook, packet)).accepted:
+            if node not in self._rulesets:
+                self._rulesets[node] = self._views[node].ruleset()
+            if not run(self._rulesets[node], hook, seen_at(hook, packet)).accepted:
                 return "denied"
         return "allowed"
 

@@ -1,4 +1,4 @@
-"""A recorded suite in one shape, whichever file it came from; pure.
+"""A recorded suite in one shape, whichever file it came from.
 
 cyclonus writes its probes as tables, a row for each source and a column for each destination; the suites of the tiers
 write `from` and `to`. Both come out as `Probe`, for every step of every case.
@@ -7,6 +7,7 @@ write `from` and `to`. Both come out as `Probe`, for every step of every case.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from nfagent.decode.registry import object_ref
@@ -14,6 +15,7 @@ from nfagent.lab.probes.listeners import ProbeProtocol
 from nfagent.model.netaddr import FAMILIES, Family, family_of
 from nfagent.model.objects import ObjectRef
 from nfagent.policy.evaluator import Flow
+from tests.conformance import load_conformance
 
 NAMES = ("cyclonus", "tiers-v1alpha1", "tiers-v1alpha2")
 """The suites; each is a file NAME.json."""
@@ -126,6 +128,12 @@ def read(name: str, content: Document) -> Suite:
         listens={_path(pod): tuple(map(_listener, pod["listens"])) for pod in content["pods"] if "listens" in pod},
         cases=tuple(_case(name, case, tuple(map(_path, content["pods"]))) for case in content["cases"]),
     )
+
+
+@cache
+def recorded(name: str) -> Suite:
+    """Return one of the recorded suites: read once, for all modules of tests that ask for it."""
+    return read(name, load_conformance(f"{name}.json"))
 
 
 def states(suite: Suite, case: Case) -> Iterator[tuple[Step, State]]:

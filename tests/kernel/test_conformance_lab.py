@@ -1,6 +1,7 @@
 """The recorded suites with real packets, through agents with both backends.
 
-Every tag and support level is there at least once, both families, TCP, UDP and SCTP. Set
+Every tag and support level is there at least once with each backend and with each kind of attachment, both families,
+TCP, UDP and SCTP. Set
 NFAGENT_CONFORMANCE_CASES=all to send the packets of every case; `make conformance` does so outside of pytest.
 """
 
@@ -11,24 +12,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab
-from tests.conformance.suites import NAMES, Case, Suite, read
+from tests.conformance.suites import NAMES, Case, Suite, read, recorded
 
 pytestmark = pytest.mark.kernel
 
 SMALL = read("small", small.content())
-SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
+SUITES = [recorded(name) for name in NAMES]
 WHOLE = os.environ.get("NFAGENT_CONFORMANCE_CASES") == "all"
+
+
+ATTACHMENTS = ("routed", "bridge")
+PATHS = ("nftables", "iptables")
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((attachment, path), id=f"{path}, {attachment}")
-        for path in ("nftables", "iptables")
-        for attachment in ("routed", "bridge")
+        pytest.param((attachment, path), id=f"{path}, {attachment}") for path in PATHS for attachment in ATTACHMENTS
     ],
 )
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
@@ -37,13 +40,24 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield running
 
 
+def _sent() -> Iterator[tuple[tuple[str, str], Suite, Case]]:
+    """Yield each case with its labs: all four, or one of each backend and one of each attachment."""
+    for suite in SUITES:
+        for number, case in enumerate(suite.cases if WHOLE else cover(suite.cases)):
+            for backend, path in enumerate(PATHS):
+                chosen = (number + backend) % len(ATTACHMENTS)
+                for attachment in ATTACHMENTS if WHOLE else ATTACHMENTS[chosen : chosen + 1]:
+                    yield (attachment, path), suite, case
+
+
 @pytest.mark.parametrize(
-    ("suite", "case"),
+    ("lab", "suite", "case"),
     [
-        pytest.param(suite, case, id=f"{case.id} {', '.join(case.tags)}")
-        for suite in SUITES
-        for case in (suite.cases if WHOLE else cover(suite.cases))
+        pytest.param((attachment, path), suite, case, id=f"{path}, {attachment}-{case.id} {', '.join(case.tags)}")
+        for (attachment, path), suite, case in _sent()
     ],
+    indirect=["lab"],
+    scope="module",
 )
 def test_packets_get_the_verdicts_that_the_suite_expects(lab: ConformanceLab, suite: Suite, case: Case) -> None:
     result = lab.judge(suite, case)

@@ -5,26 +5,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from nfagent.lab.ebpf import program as ebpf_program
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.cover import cover
 from tests.conformance.packets import ConformanceLab, uncovered
-from tests.conformance.suites import Case, Suite, read
+from tests.conformance.suites import Case, Suite, read, recorded
 from tests.kernel.test_conformance_lab import (  # noqa: F401 - pytest collects it here too
     test_packets_find_a_verdict_that_is_wrong,
 )
 
 pytestmark = pytest.mark.kernel
 
-CYCLONUS = read("cyclonus", load_conformance("cyclonus.json"))
-TIERS = read("tiers-v1alpha2", load_conformance("tiers-v1alpha2.json"))
+CYCLONUS = recorded("cyclonus")
+TIERS = recorded("tiers-v1alpha2")
 
 
-@pytest.fixture(scope="module", params=["routed", "bridge"])
+ATTACHMENTS = ("routed", "bridge")
+
+
+@pytest.fixture(scope="module", params=ATTACHMENTS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConformanceLab]:
     if lack := ebpf_program.missing():
         pytest.skip(lack)
@@ -34,7 +38,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=f"{case.id} {', '.join(case.tags)}") for case in cover(CYCLONUS.cases)]
+    ("lab", "case"),
+    [
+        pytest.param(attachment, case, id=f"{attachment}-{case.id} {', '.join(case.tags)}")
+        for attachment, case in zip(itertools.cycle(ATTACHMENTS), cover(CYCLONUS.cases), strict=False)
+    ],
+    indirect=["lab"],
+    scope="module",
 )
 def test_packets_get_the_verdicts_that_the_suite_expects(lab: ConformanceLab, case: Case) -> None:
     result = lab.judge(CYCLONUS, case)

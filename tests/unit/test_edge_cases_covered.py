@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,10 @@ def numbers_in(source: str) -> Iterator[int]:
             yield int(found[1])
 
 
-def carried() -> set[int]:
+@cache
+def carried() -> frozenset[int]:
     modules = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
-    return {number for module in modules for number in numbers_in(module)}
+    return frozenset(number for module in modules for number in numbers_in(module))
 
 
 @pytest.mark.parametrize(

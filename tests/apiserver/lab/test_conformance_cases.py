@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nfagent.lab.probes.probe import Probe
-from tests.conformance import load_conformance
-from tests.conformance.suites import Case, flows, places, read, states
+from tests.conformance.suites import Case, flows, places, recorded, states
 from tests.support.apiserver_labs import ApiLab
 
 pytestmark = [pytest.mark.kernel, pytest.mark.apiserver, pytest.mark.usefixtures("tidy")]
 
-SUITE = read("cyclonus", load_conformance("cyclonus.json"))
+SUITE = recorded("cyclonus")
 # A range of ports of UDP; a policy that is created, and changed.
 CASES = [case for case in SUITE.cases if case.id in {"cyc-145", "cyc-195"}]
 

@@ -6,12 +6,12 @@ import pytest
 
 from nfagent.model.admin_policy import TierPolicy
 from nfagent.model.networkpolicy import NetworkPolicy
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.readings import decode, judge
 from tests.conformance.results import NO_PACKET, NO_VERDICT
-from tests.conformance.suites import NAMES, Case, Suite, read
+from tests.conformance.suites import NAMES, Case, Suite, read, recorded
 
-SUITES = [read(name, load_conformance(f"{name}.json")) for name in NAMES]
+SUITES = [recorded(name) for name in NAMES]
 SMALL = read("small", small.content())
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from nfagent.lab.probes.listeners import ProbeProtocol
 from nfagent.model.objects import ObjectRef
-from tests.conformance import load_conformance, small
+from tests.conformance import small
 from tests.conformance.cover import cover, marks
-from tests.conformance.suites import NAMES, Place, Probe, flows, places, read, states
+from tests.conformance.suites import NAMES, Place, Probe, flows, places, read, recorded, states
 
 SMALL = read("small", small.content())
 DENY = ObjectRef("NetworkPolicy", "x", "deny")
@@ -66,11 +66,11 @@ def test_a_host_network_pod_has_its_nodes_addresses_and_serves_what_the_suite_sa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cover_bears_every_tag_and_support_level(name: str) -> None:
-    cases = read(name, load_conformance(f"{name}.json")).cases
+    cases = recorded(name).cases
     few = cover(cases)
     assert len(few) <= 20
     assert frozenset().union(*map(marks, few)) == frozenset().union(*map(marks, cases))
 
 
 def test_all_suites_have_the_same_nodes_so_that_one_lab_serves_them_all() -> None:
-    assert {read(name, load_conformance(f"{name}.json")).nodes for name in NAMES} == {SMALL.nodes}
+    assert {recorded(name).nodes for name in NAMES} == {SMALL.nodes}
