@@ -30,6 +30,15 @@ class VerdictLookup:
         found = self._found(lambda keys: keys.whole(written)) if is_cut(written) else None
         return found or written
 
+    @property
+    def retirements(self) -> int:
+        """How often the rules of a verdict were removed so far, by changes that are computed."""
+        return self._policy_sets.verdict_chains.keys.retirements
+
+    def forget_retired(self, until: int) -> None:
+        """Forget the verdicts of the first `until` retirements."""
+        self._policy_sets.verdict_chains.keys.forget_retired(until)
+
     def _found(self, look: Callable[[VerdictKeys], _T | None]) -> _T | None:
         keys = self._policy_sets.verdict_chains.keys
         found = look(keys)

@@ -16,13 +16,18 @@ import msgspec
 from nfagent.errors import DecodeError
 from nfagent.kube.watch_codec import ListPage, decode_page
 
-_ITEMS = re.compile(rb'"items"\s*:\s*\[\s*')
+_NAME = b'"items"'
+_ITEMS = re.compile(rb'"items"\s*+(?::\s*+(?P<list>\[\s*+)?)?')
+"""The name with as much of `: [` as follows it."""
 _BETWEEN = re.compile(rb'\}\s*,\s*(?=\{\s*"(?:metadata|apiVersion|kind)")')
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}]')
 """A string, a brace, or the start of an unterminated string."""
 
 _OVERLAP = 64
 """Bytes of a boundary that the next chunk may complete."""
+
+_MOST_SPACE = 1024
+"""Bytes from the name `items` to the bracket; where there are more, the body is decoded as a whole."""
 
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 
@@ -54,7 +59,7 @@ class ListDecoder:
 
     def _find_head(self) -> None:
         """Find where the objects begin; a body with its resourceVersion behind them is decoded as a whole."""
-        found = _ITEMS.search(self._buffer) if self._searching else None
+        found = self._next_list() if self._searching else None
         if found is None:
             return
         head = bytes(self._buffer[: found.end()])
@@ -64,7 +69,21 @@ class ListDecoder:
             self._searching = False
             return
         self._head = head
+        self._searched = 0
         del self._buffer[: len(head)]
+
+    def _next_list(self) -> re.Match[bytes] | None:
+        """Search what is new for the begin of a list of items; what the next chunk may complete is searched again."""
+        while found := _ITEMS.search(self._buffer, self._searched):
+            if found["list"] is not None:
+                return found
+            if found.end() == len(self._buffer):
+                self._searched = found.start()
+                self._searching = found.end() - found.start() < _MOST_SPACE
+                return None
+            self._searched = found.start() + 1
+        self._searched = max(self._searched, len(self._buffer) - len(_NAME) + 1)
+        return None
 
     def _objects(self) -> list[msgspec.Raw]:
         found: list[msgspec.Raw] = []

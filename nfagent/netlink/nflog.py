@@ -143,9 +143,9 @@ def decode_packet(body: bytes) -> LoggedPacket:
         raise WireError(f"NFLOG record with an attribute of a wrong size: {error}") from None
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=128)
 def _prefix(raw: bytes) -> str:
-    # memoised: there are few rules, and looking up the same string object in a dict is faster
+    # memoised: few rules log most packets, and looking up the same string object in a dict is faster
     return raw.rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 

@@ -56,6 +56,8 @@ _PROTOCOLS = {name: protocol_number(name) for name in ("tcp", "udp", "sctp")}
 """Those that have ports."""
 _PORT_BYTES = 2
 _KEPT_ADDRESSES = 4096  # a megabyte; a Pod's address is in some ten sets, one after the other
+_KEPT_NAMES = 64
+"""Encoded names of sets and chains: those of a change are used several times in it, and seldom in later ones."""
 _LIST_BYTES = 60_000  # of the 65,531 that an attribute can hold; the largest element has 352
 
 
@@ -168,7 +170,7 @@ def _portions(elements: Iterable[bytes]) -> Iterator[tuple[int, int, list[bytes]
         yield start, start + len(written), written
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=_KEPT_NAMES)
 def _names(name: str) -> bytes:
     return IN_TABLE + name_attribute(_LIST_SET, "set or map", name)
 
@@ -265,7 +267,7 @@ def _map_element(key: bytes, chain: str | None) -> bytes:
     return head + key + tail
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=_KEPT_NAMES)
 def _around_map_key(size: int, chain: str) -> tuple[bytes, bytes]:
     """Encode what is before and after the key of a map element: `size` bytes, a multiple of four."""
     tail = nested(_DATA, verdict_data(NFT_GOTO, chain))

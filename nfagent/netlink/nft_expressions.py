@@ -44,7 +44,7 @@ _SOURCE_NAT = 0  # NFT_NAT_SNAT
 _RANDOM = 1  # NFT_NG_RANDOM
 _HOST_TO_NETWORK = 1  # NFT_BYTEORDER_HTON
 _EXTHDR_PRESENT = 1  # NFT_EXTHDR_F_PRESENT
-_KEPT = 1024  # results of each function
+_KEPT = 128  # results of each function, below `nft_match.match_parts`, which keeps whole matches
 _HEADER = struct.Struct("=HH")  # struct nlattr
 _u32 = lru_cache(maxsize=_KEPT)(u32_attribute)
 

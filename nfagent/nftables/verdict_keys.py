@@ -21,7 +21,7 @@ _DISPOSITIONS: dict[str, Disposition] = {disposition: disposition for dispositio
 _DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
 
 _RETIRED, _RETIRED_POLICIES = 1024, 16_384
-"""The latest prefixes of deleted rules that are kept, and how many policies they may name in all."""
+"""The latest prefixes of deleted rules that are kept at most, and how many policies they may name in all."""
 
 _REPLY = " reply"
 """The end of the prefix of a packet in reply direction. The name of a policy has no space."""
@@ -60,7 +60,10 @@ class VerdictKey(msgspec.Struct, frozen=True):
 
 
 class VerdictKeys:
-    """Verdict keys by NFLOG prefix."""
+    """Verdict keys by NFLOG prefix.
+
+    retirements: how often a key was retired so far
+    """
 
     def __init__(self, cut: Callable[[str], str] = str) -> None:
         """Start without any.
@@ -68,8 +71,10 @@ class VerdictKeys:
         cut: returns a prefix as iptables has it, which is another one for a prefix that is too long there
         """
         self._current: dict[str, VerdictKey] = {}
-        self._retired: dict[str, VerdictKey] = {}
+        # In the order of their retirements, each with its number.
+        self._retired: dict[str, tuple[int, VerdictKey]] = {}
         self._retired_policies = 0
+        self.retirements = 0
         self._cut = cut
         self._whole: dict[str, str] = {}
 
@@ -89,7 +94,9 @@ class VerdictKeys:
         """Mark the key of a deleted rule as retired."""
         if key.prefix in self._current:
             self._forget(key.prefix)
-            self._retired[key.prefix] = gone = self._current.pop(key.prefix)
+            gone = self._current.pop(key.prefix)
+            self.retirements += 1
+            self._retired[key.prefix] = self.retirements, gone
             self._retired_policies += len(gone.policies)
             # The latest one stays, however many policies it names.
             while len(self._retired) > 1 and (
@@ -97,8 +104,16 @@ class VerdictKeys:
             ):
                 self._forget(next(iter(self._retired)))
 
+    def forget_retired(self, until: int) -> None:
+        """Forget the keys of the first `until` retirements."""
+        while self._retired:
+            prefix, (number, _) = next(iter(self._retired.items()))
+            if number > until:
+                break
+            self._forget(prefix)
+
     def _forget(self, prefix: str) -> None:
-        gone = self._retired.pop(prefix, None)
+        _, gone = self._retired.pop(prefix, (0, None))
         if gone is not None:
             self._retired_policies -= len(gone.policies)
             if prefix not in self._current:
@@ -107,7 +122,8 @@ class VerdictKeys:
 
     def get(self, prefix: str) -> VerdictKey | None:
         """Return the key of a prefix; None for an unknown one."""
-        return self._current.get(prefix) or self._retired.get(prefix)
+        found = self._current.get(prefix)
+        return found if found is not None else self._retired.get(prefix, (0, None))[1]
 
 
 def key_of_counter(name: str) -> VerdictKey | None:

@@ -6,6 +6,8 @@ minute; an event costs one look-up before and one after it.
 
 The changes of one commit are one *generation*. An object's entries say up to which generation it was what.
 
+The verdicts of rules that are gone are forgotten at the same time: their packets are judged by these objects.
+
 Pods of other nodes change by the hundred a second in a large cluster. They have a bound of their own, so that they
 push out nothing of this node's Pods, of policies, Namespaces and Nodes. The addition of such a Pod is kept too: without
 it, its address would be the Pod's before that, and records would name policies that select it.
@@ -98,8 +100,10 @@ class ObjectHistory:
         # The generation that events belong to, and the last one that a commit covers; 0 is before the first event.
         self._open = 1
         self._covered = -1
-        # Time of a commit, and the last generation in force since; all up to `_oldest` are in force before these.
-        self._commits: list[tuple[int, int]] = []
+        self._covered_retirements = 0
+        # Time of a commit, the last generation in force since, and the retirements of verdicts that were computed then;
+        # all generations up to `_oldest` are in force before these.
+        self._commits: list[tuple[int, int, int]] = []
         self._oldest = 0
 
     def put(self, item: Item) -> bool:
@@ -125,19 +129,21 @@ class ObjectHistory:
         if self._covered < 0 or self._last_replaced == self._open:
             self._covered = self._open
             self._open += 1
+        self._covered_retirements = self._desired.verdicts.retirements
 
     def committed(self) -> None:
         """Note that the covered changes are in force."""
         now = self._now_ns()
-        known = self._commits[-1] if self._commits else (0, self._oldest)
+        known = self._commits[-1] if self._commits else (0, self._oldest, 0)
         if now < known[0]:  # the clock was set back: earlier times can't be compared with it
             self._commits.clear()
             self._oldest = max(self._covered, known[1])
         elif self._covered > known[1]:
-            self._commits.append((now, self._covered))
+            self._commits.append((now, self._covered, self._covered_retirements))
         expired = bisect_right(self._commits, now - _KEPT_NS, key=itemgetter(0))
         if expired:
-            self._oldest = self._commits[expired - 1][1]
+            _, self._oldest, retirements = self._commits[expired - 1]
+            self._desired.verdicts.forget_retired(retirements)
             del self._commits[:expired]
         for order in (self._remote, self._near):
             while order and order.oldest <= self._oldest:

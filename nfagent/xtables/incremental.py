@@ -78,8 +78,13 @@ class IncrementalLowering:
             changed[_HOOKS] = self._lowered(_HOOKS)
         self._replace(changed)
         if before.counters != self.source.counters:
-            self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts_of(self.source, self._options))
+            accounts = self.ruleset.accounts - self._accounts(before.counters - self.source.counters)
+            accounts |= self._accounts(self.source.counters - before.counters)
+            self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts)
         return self.ruleset
+
+    def _accounts(self, counters: frozenset[str]) -> frozenset[str]:
+        return accounts_of(Ruleset(counters=counters), self._options)
 
     def _calls(self, name: str, before: Ruleset) -> bool:
         """Return whether the chains of hooks depend on a chain, as it was or as it is."""

@@ -33,7 +33,7 @@ from tests.fault_injection.trial import Trial, Try
 _CRASHES = "kill -9"
 PARTS = {
     "ruleset": ("commit: *", "listing: *", "set change: *", "set listing: *", "iptables-*", "look: *"),
-    "netlink": ("notifications: *", "conntrack: *", "NFLOG: *", "rtnetlink: *"),
+    "netlink": ("notifications: *", "conntrack: *", "NFLOG: *", "rtnetlink: *", "threads: *"),
     "files": ("manifest*", "state: *", "verdict log: *", "own socket: *", "sd_notify: *", "wall clock: *"),
     "API server": ("API server: *",),
     "changes": ("kill -9, policy *",),

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -27,12 +28,13 @@
 #include <unistd.h>
 
 #define RULES 16
-#define CALLS 16
+#define CALLS 17
 #define MOST_DESCRIPTORS 4096
 #define MOST_REFUSED 64
 
 enum { SEND = 1, RECV = 2, OPEN = 4, READ = 8, WRITE = 16, FSYNC = 32, RENAME = 64, CONNECT = 128, SOCKET = 256,
-       ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384, PIPE = 32768 };
+       ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384, PIPE = 32768,
+       THREAD = 65536 };
 enum { NFT_COMMIT = 1, NFT_LIST = 2, NFT_EVENTS = 4, CONNTRACK = 8, NFLOG = 16, ROUTE = 32, UNIX = 64, INET = 128,
        FILES = 256, OTHER = 512, IPSET = 1024, IPSET_LIST = 2048 };
 enum { FAIL = 1, HANG, SHORT, KILL, REFUSE, LOSE, COUNT };
@@ -389,6 +391,15 @@ int pipe2(int ends[2], int flags) {
     size_t none = 0;
     if (active() && wanted(PIPE)) rule = match(PIPE, &subject);
     CHANGED(rule, none, REAL(pipe2)(ends, flags));
+}
+
+/* It returns its error, and errno says nothing. */
+int pthread_create(pthread_t *made, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+    struct rule *rule = NULL;
+    struct subject subject = {OTHER, ""};
+    if (active() && wanted(THREAD)) rule = match(THREAD, &subject);
+    if (rule && rule->action == FAIL) return rule->error;
+    return REAL(pthread_create)(made, attributes, run, argument);
 }
 
 int connect(int fd, const struct sockaddr *to, socklen_t length) {

@@ -225,6 +225,13 @@ def sockets(own: Path, systemd: Path) -> tuple[Fault, ...]:
     )
 
 
+def threads() -> tuple[Fault, ...]:
+    """Return a node on which no thread more can be started: its manifests are read by one."""
+    rules = (fails(Call.THREAD, Kind.OTHER, errno.EAGAIN),)
+    name = "threads: none can be started (EAGAIN)"
+    return (Fault(name=name, boundary="process", rules=rules, trigger="reload", reported="input"),)
+
+
 def clocks() -> tuple[Fault, ...]:
     """Return jumps of the wall clock."""
     return tuple(
@@ -247,4 +254,4 @@ def faults_of(
         else (*set_changes(), *program_runs(), *set_listings(), *looks())
     )
     others = (*connections(), *packet_logs(), *links())
-    return (*rules, *others, *files(manifests, state_dir, log_dir), *sockets(own, systemd), *clocks())
+    return (*rules, *others, *files(manifests, state_dir, log_dir), *sockets(own, systemd), *threads(), *clocks())

@@ -22,7 +22,7 @@ import msgspec
 
 _SOURCE = Path(__file__).with_name("boundary.c")
 # struct table: calls, wall_offset, rules; struct rule, as boundary.c has them.
-_CALLS, _RULES = 16, 16
+_CALLS, _RULES = 17, 16
 _HEAD = struct.Struct(f"={_CALLS}Qq")
 _RULE = struct.Struct("=4Ii3IQ2I248s")
 _ARMED = struct.Struct("=I")
@@ -31,7 +31,7 @@ _OFFSET = struct.Struct("=q")
 
 
 class Call(enum.IntFlag):
-    """Calls of the C library; WAIT is epoll_wait, which is only counted."""
+    """Calls of the C library; WAIT is epoll_wait, which is only counted, THREAD is pthread_create."""
 
     SEND = 1
     RECV = 2
@@ -49,6 +49,7 @@ class Call(enum.IntFlag):
     MKDIR = 8192
     WAIT = 16384
     PIPE = 32768
+    THREAD = 65536
 
 
 class Kind(enum.IntFlag):

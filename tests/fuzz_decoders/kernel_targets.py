@@ -6,7 +6,7 @@ import ipaddress
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 
@@ -163,12 +163,18 @@ def _read_conntrack(content: bytes) -> None:
         with suppress(WireError):
             for entry in conntrack.decode_entries(content, addresses).entries:
                 ends = entry.client, entry.called, entry.server
-                assert all(str(ipaddress.ip_address(end)) == end for end in ends)
+                assert all(map(_is_canonical, ends))
     ports = conntrack_ports.PortCounts()
     for decode in (conntrack.decode_entry, ports.add, conntrack_stats.decode_statistics):
         with suppress(WireError):
             decode(content)
     ports.busiest()
+
+
+@lru_cache(maxsize=4_096)
+def _is_canonical(address: str) -> bool:
+    """Return whether an address is written as ipaddress writes it, which takes longer than to decode an entry."""
+    return str(ipaddress.ip_address(address)) == address
 
 
 def _conntrack_seeds() -> Iterator[bytes]:

@@ -130,7 +130,7 @@ def _read_event(word: str, found: msgspec.Raw) -> None:
 
 def _watch_seeds() -> Iterator[bytes]:
     ended = event("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
-    for size in (255, 40):
+    for size in (127, 40, 170):
         yield bytes([size]) + added(pod("a", app="web"), pod("b", 2)) + bookmark("9") + event("DELETED", pod("a", 12))
         yield bytes([size]) + ended + b"\r\n\n" + event("MODIFIED", pod("a", 3, "fd00::1"))
 
@@ -157,12 +157,12 @@ def _read_list(content: bytes) -> None:
 
 def _list_seeds() -> Iterator[bytes]:
     owned = {**pod("c"), "metadata": {"name": "c", "ownerReferences": [{"kind": "A"}, {"kind": "B"}, {"kind": "C"}]}}
-    for size in (0, 7, 200):
+    for size in (0, 7, 140, 200):
         yield bytes([size]) + page(pod("a"), owned, pod("b", app="web"), rest="next")
         yield bytes([size]) + page()
     # A piece ends behind the bracket: the first object then has the space in front.
     yield bytes([49]) + b'{"metadata": {"resourceVersion": "1"}, "items": [ {"kind": "Pod"}, {"kind": "Pod"}]}'
-    yield b"\xff" + b'{"items": [{"metadata": {"name": "a"}} , {"kind": "Pod"}], "metadata": {"resourceVersion": "1"}}'
+    yield b"\x7f" + b'{"items": [{"metadata": {"name": "a"}} , {"kind": "Pod"}], "metadata": {"resourceVersion": "1"}}'
 
 
 def _read_response(content: bytes) -> None:

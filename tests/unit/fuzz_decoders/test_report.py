@@ -45,6 +45,16 @@ def test_a_worker_that_ended_early_failed() -> None:
     assert found.failed
 
 
+def test_a_worker_that_was_told_to_end_did_not_fail() -> None:
+    found = result(*LINES[:4], "==7== libFuzzer: run interrupted; exiting")
+    found.code = 72
+    assert (found.failed, found.inputs) == (False, 4096)
+
+
+def test_an_input_that_was_slow_by_the_clock_on_the_wall_is_no_failure() -> None:
+    assert not result(*LINES, "artifact_prefix='b/'; Test unit written to b/slow-unit-00ff").failed
+
+
 def test_results_of_several_runs_make_one_table(tmp_path: Path) -> None:
     for name, inputs in (("nflog", 7), ("netlink", 1_000_000)):
         (tmp_path / name).mkdir()

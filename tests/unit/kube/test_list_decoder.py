@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -115,3 +116,33 @@ def test_decoding_time_is_linear_in_the_size_of_the_body(
     monkeypatch.setattr(list_decoder, "_ANY", decoder)
     assert len(read(body, 65536)[0]) == 2002
     assert decoder.bytes < 3 * len(body), "the decoder looks through a few parts twice"
+
+
+class Searched:
+    """The expression that finds the list, and how many bytes it has looked through."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._expression = list_decoder._ITEMS  # noqa: SLF001
+
+    def search(self, content: bytearray, start: int = 0) -> re.Match[bytes] | None:
+        found = self._expression.search(content, start)
+        self.bytes += (len(content) if found is None else found.end()) - start
+        return found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(b"x" * 50_000, id="anything else"),
+        pytest.param(b'"items" ' * 6_000, id="the name of the list alone"),
+        pytest.param(b'"items":' + b" " * 50_000, id="the name of the list, and space"),
+    ],
+)
+def test_a_body_whose_list_does_not_begin_is_looked_through_once(words: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"metadata": ' + words * 4
+    expression = Searched()
+    monkeypatch.setattr(list_decoder, "_ITEMS", expression)
+    reading = ListDecoder()
+    assert not [found for start in range(0, len(body), 1000) for found in reading.feed(body[start : start + 1000])]
+    assert expression.bytes < 3 * len(body)

@@ -49,6 +49,28 @@ def test_a_key_that_is_retired_again_counts_once() -> None:
     assert origins.get(again.prefix) == again
 
 
+def test_the_keys_of_the_first_retirements_are_forgotten() -> None:
+    keys = VerdictKeys(lambda prefix: f"cut {prefix}")
+    first, again, last = (denial(number, 1) for number in range(3))
+    for key in (first, again, last, again):
+        keys.add(key)
+        keys.retire(key)
+    keys.forget_retired(3)
+    assert keys.retirements == 4
+    assert [keys.get(key.prefix) for key in (first, again, last)] == [None, again, None]
+    assert [keys.whole(f"cut {key.prefix}") for key in (first, again)] == [None, again.prefix]
+
+
+def test_a_key_in_use_again_is_not_forgotten() -> None:
+    keys = VerdictKeys()
+    key = denial(0, 1)
+    keys.add(key)
+    keys.retire(key)
+    keys.add(key)
+    keys.forget_retired(1)
+    assert keys.get(key.prefix) == key
+
+
 def test_a_cut_prefix_is_known_for_as_long_as_its_key() -> None:
     keys = VerdictKeys(lambda prefix: f"cut {prefix}")
     key, others = denial(0, 1), [denial(number, 1) for number in range(1, 1100)]

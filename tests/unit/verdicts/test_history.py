@@ -105,6 +105,33 @@ def test_a_pod_that_is_gone_when_its_packet_is_read_is_named() -> None:
     assert node.record(BY_WEB, None).src == RecordEndpoint(instance=WEB)
 
 
+def test_the_verdict_of_a_rule_that_is_gone_is_forgotten_with_the_objects_of_its_time() -> None:
+    node = Node(FROM_WEB)
+    node.change(ref("NetworkPolicy", "from-web"))
+    node.commit(10)
+    known = {}
+    # What a commit removes is computed for it, and counted from the next one on.
+    for seconds in (20, 79, 81):
+        node.change(pod(f"shop/other{seconds}", "a", seconds))
+        node.commit(seconds)
+        known[seconds] = node.view.verdict_key(BY_WEB) is not None
+
+    assert known == {20: True, 79: True, 81: False}
+
+
+def test_the_verdict_of_a_rule_that_no_commit_has_removed_yet_is_not_forgotten() -> None:
+    node = Node(FROM_WEB)
+    node.change(pod("shop/other", "a", 30))
+    node.history.cover()
+    node.change(ref("NetworkPolicy", "from-web"))
+    node.view.drain_changes()
+    node.set_clock(10)
+    node.history.committed()
+    node.commit(100)
+
+    assert node.view.verdict_key(BY_WEB) is not None
+
+
 def test_an_address_names_the_pod_that_held_it_then() -> None:
     node = Node(FROM_WEB)
     node.change(ref("Pod", "web"))
