@@ -111,12 +111,13 @@ class XtWriter:
     ) -> None:
         """Write chains, by those that are there. Where the kernel has others by now, all of each chain is written."""
         hooks = before.ruleset.hooks
-        whole = restore_input(steps, hooks)
         # A second try would not find the jumps that the first one has changed in another table.
-        text = whole if any(step.hooks for step in steps) else restore_input(steps, hooks, chains)
+        there = {} if any(step.hooks for step in steps) else chains
+        text = restore_input(steps, hooks, there)
         try:
             self._kernel.programs.restore(family, text)
         except RestoreRefusedError:
+            whole = restore_input(steps, hooks)
             if text == whole:
                 raise
             self._kernel.programs.restore(family, whole)

@@ -16,6 +16,7 @@ from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.pairs import pair_chains
+from nfagent.xtables.reached import reached
 from nfagent.xtables.set_parts import LINKS_EACH, part_members, parts_of
 
 _TOO_MANY_LINKS = "more interfaces than its sets can hold: packets of some pass without the checks of their interface"
@@ -73,7 +74,7 @@ def merged(objects: Iterable[LoweredObject], accounts: frozenset[str]) -> tuple[
         put_all(chains, item.chains)
         hooks |= item.hooks
         unavailable |= item.unavailable
-    return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
+    return XtRuleset(sets, reached(chains, hooks), hooks, accounts), tuple(sorted(unavailable))
 
 
 def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObject:
