@@ -86,21 +86,18 @@ class Judged:
         )
 
     def additions(self) -> Iterator[AddMember]:
-        """Yield what comes before the restore: what an address leads to before the address."""
+        """Yield what comes before the restore, in the order of what it does."""
         found = ((item, member) for item in self._changes for member in item.added)
-        ordered = sorted(found, key=lambda one: self._place(*one, upwards=True))
-        return (AddMember(item.name, member) for item, member in ordered)
+        return (AddMember(item.name, member) for item, member in sorted(found, key=self._place))
 
     def deletions(self) -> Iterator[DeleteMember]:
-        """Yield what goes behind the restore: an address before what it leads to."""
+        """Yield what goes behind the restore, in the order of what it does."""
         found = ((item, member) for item in self._changes for member in item.deleted)
-        ordered = sorted(found, key=lambda one: self._place(*one, upwards=False))
-        return (DeleteMember(item.name, member) for item, member in ordered)
+        return (DeleteMember(item.name, member) for item, member in sorted(found, key=self._place))
 
-    def _place(self, item: SetChange, member: SetMember, *, upwards: bool) -> tuple[int, int, str, str]:
-        phase = _PHASES[self._ways.get((item.origin, str(member)), "none")]
-        level = self._level(item.name, item.origin)
-        return phase, level if upwards else -level, item.name, str(member)
+    def _place(self, changed: tuple[SetChange, SetMember]) -> tuple[int, str, str]:
+        item, member = changed
+        return _PHASES[self._ways.get((item.origin, str(member)), "none")], item.name, str(member)
 
     def _level_of(self, name: str, origin: str) -> int:
         return dispatch_level(name, origin, self._family)
