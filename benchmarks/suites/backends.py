@@ -168,29 +168,35 @@ def _event_rows(run: Run, size: Size, children: dict[str, ChildProcess], familie
         "policy": (f"a policy created that isolates {size.farm} local Pods", f"the policy of {size.farm} Pods deleted"),
         "label": ("a label change that blocks", "a label change that allows"),
     }
-    took: dict[tuple[str, str], list[float]] = {}
+    costs: dict[tuple[str, str], list[EventCosts]] = {}
     alone: list[float] = []
     for turn in range(5 if run.quick else 20):
         run.progress(f"events, {families}: turn {turn}")
         for stream, (backend, child) in itertools.product(words, children.items()):
-            costs = child.request(EventCosts, "events", stream=stream, count=2 * _PAIRS)
-            took.setdefault((stream, backend), []).extend(costs.took)
-        alone += children[IPTABLES].request(Restores, "restores", count=_PAIRS).took
+            found = child.request(EventCosts, "events", stream=stream, count=2 * _PAIRS)
+            costs.setdefault((stream, backend), []).append(found)
+        alone += children[IPTABLES].request(Restores, "restores", count=_PAIRS).cpu
     for stream, names in words.items():
         for place, name in enumerate(names):
-            here, there = (took[stream, backend][place::2] for backend in (IPTABLES, NFTABLES))
-            row = Row(
+            here, there = (costs[stream, backend] for backend in (IPTABLES, NFTABLES))
+            yield Row(
                 name=f"{name}, {families}, bytes to commit: {IPTABLES}",
                 unit="ms",
-                values=here,
-                reference=there,
+                values=[ms for each in here for ms in each.took[place::2]],
+                reference=[ms for each in there for ms in each.took[place::2]],
                 reference_name=NFTABLES,
                 paired=True,
-                note=note,
+                note=note if name == "a policy created for one Pod that has others" else "",
             )
-            yield row
-            if stream != "label":
-                yield msgspec.structs.replace(row, reference=alone, reference_name="iptables-restore alone")
+            yield Row(
+                name=f"{name}, {families}, CPU time: {IPTABLES}",
+                unit="ms",
+                values=[ms for each in here for ms in each.cpu[place::2]],
+                reference=[ms for each in there for ms in each.cpu[place::2]],
+                reference_name=NFTABLES,
+                paired=True,
+            )
+    yield Row(name=f"iptables-restore of one empty chain, {families}, CPU time", unit="ms", values=alone)
 
 
 def _kube_router_commit(run: Run) -> Iterator[Row]:

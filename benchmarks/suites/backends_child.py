@@ -8,14 +8,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-import time
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from benchmarks.data import events
 from benchmarks.harness.child_process import say
-from benchmarks.suites.commits_child import CALLERS, LoadedTable, NodeTableOwner, Stream, callers, estrangements
+from benchmarks.suites.commits_child import (
+    CALLERS,
+    LoadedTable,
+    NodeTableOwner,
+    Stream,
+    callers,
+    cpu_seconds,
+    estrangements,
+)
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_features import open_xt_kernel
 from nfagent.kernel.xt_programs import programs_of
@@ -27,9 +34,9 @@ from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 
 
 class Restores(msgspec.Struct, frozen=True):
-    """What each restore took, of all families together, in ms."""
+    """The CPU time of each restore, of all families together, in ms."""
 
-    took: list[float]
+    cpu: list[float]
 
 
 class XtTableOwner(NodeTableOwner):
@@ -52,12 +59,12 @@ class XtTableOwner(NodeTableOwner):
         return LoadedTable(len(ruleset.chains), len(ruleset.sets), elements)
 
     def restores(self, families: tuple[Family, ...], count: int) -> Iterator[float]:
-        """Yield the ms that iptables-restore takes for a chain that comes and goes, beside the rules of the node."""
+        """Yield the CPU time, in ms, of iptables-restore for a chain that comes and goes, beside the node's rules."""
         for _ in range(count):
-            began = time.perf_counter()
+            began = cpu_seconds()
             for family in families:
                 self.programs.restore(family, "*mangle\n:nfa-alone - [0:0]\n-X nfa-alone\nCOMMIT\n")
-            yield (time.perf_counter() - began) * 1e3
+            yield (cpu_seconds() - began) * 1e3
 
 
 def _of_ipv4(pod: Pod) -> Pod:

@@ -71,7 +71,7 @@ class Judged:
         self._old, self._new, self._family = before.ruleset, after.ruleset, family
         self._changes = tuple(changes)
         self._leaves = functools.cache(self._leaves_of)
-        self._level = functools.cache(self._level_of)
+        self._level: dict[str, int] = {}
         self._way_between = functools.cache(self._compared)
         self._come, self._go = self._memberships(before, after, change)
         self._ways = {element: self._way(element) for element in self._come.keys() | self._go.keys()}
@@ -99,9 +99,6 @@ class Judged:
         item, member = changed
         return _PHASES[self._ways.get((item.origin, str(member)), "none")], item.name, str(member)
 
-    def _level_of(self, name: str, origin: str) -> int:
-        return dispatch_level(name, origin, self._family)
-
     def _memberships(
         self, before: References, after: References, change: Difference
     ) -> tuple[dict[_Element, list[str]], dict[_Element, list[str]]]:
@@ -109,27 +106,29 @@ class Judged:
         come: dict[_Element, list[str]] = {}
         go: dict[_Element, list[str]] = {}
         for item in self._changes:
-            _put(come, item.name, item.origin, item.added)
-            _put(go, item.name, item.origin, item.deleted)
+            self._put(come, item.name, item.origin, item.added)
+            self._put(go, item.name, item.origin, item.deleted)
         for found, ruleset, names in (
             (come, self._new, after.policy_sets & change.created),
             (go, self._old, before.policy_sets & change.gone),
         ):
             for name in names:
                 if (own := ruleset.sets[name]).family == self._family:
-                    _put(found, name, own.origin, own.members)
+                    self._put(found, name, own.origin, own.members)
         return come, go
+
+    def _put(self, into: dict[_Element, list[str]], name: str, origin: str, members: Iterable[SetMember]) -> None:
+        self._level[name] = dispatch_level(name, origin, self._family)
+        for member in members:
+            into.setdefault((origin, str(member)), []).append(name)
 
     def _is_known(self, element: _Element) -> bool:
         """Return whether an address joins and leaves sets as the lowering makes it."""
         return self._levels(element) in _KNOWN
 
     def _levels(self, element: _Element) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        come, go = (
-            tuple(sorted(self._level(name, element[0]) for name in found.get(element, ())))
-            for found in (self._come, self._go)
-        )
-        return come, go
+        come, go = self._come.get(element, []), self._go.get(element, [])
+        return tuple(sorted([self._level[name] for name in come])), tuple(sorted([self._level[name] for name in go]))
 
     def _way(self, element: _Element) -> Way:
         levels = self._levels(element)
@@ -174,11 +173,6 @@ def _first(leaves: _Leaves, *names: list[str]) -> ChainKey | None:
     """Return the chain that the first rule for one of these sets leads to."""
     found = [leaves[name] for each in names for name in each if name in leaves]
     return min(found)[1] if found else None
-
-
-def _put(into: dict[_Element, list[str]], name: str, origin: str, members: Iterable[SetMember]) -> None:
-    for member in members:
-        into.setdefault((origin, str(member)), []).append(name)
 
 
 def _are_in_order(moves: list[_Move]) -> bool:

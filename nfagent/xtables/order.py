@@ -116,7 +116,9 @@ class FamilyOrder:
         self._chains = frozenset(key for key in change.chains if key[0] == family)
         self._hooks = frozenset(hook for hook in change.hooks if hook[0] == family)
         names = frozenset(item.name for item in changes)
-        self._uses = uses = tuple(SetUses(each, family, names) for each in ((before, after) if changes else ()))
+        # Where no chain differs, the rules before say the same as those after.
+        sides = (after,) if old.chains is new.chains else (before, after)
+        self._uses = uses = tuple(SetUses(each, family, names) for each in (sides if changes else ()))
         self._effects = effects = {name: _common({use.effect(name) for use in uses}) for name in names}
         reshaped = {name for name in names if not same_shape(old.sets[name], new.sets[name])}
         self._settled = [item for item in changes if effects[item.name] == "none" and item.name not in reshaped]

@@ -1,7 +1,7 @@
 """What it does for packets of an address to be judged by one chain instead of another, read off the rules.
 
-A chain with the rules of another one, and more of them that accept, only gives: wherever such a rule stands, no packet
-is dropped for it.
+A chain with the rules of another one, and more of them that accept, only gives: no packet is dropped for such a rule,
+at whichever place it stands.
 """
 
 from __future__ import annotations
