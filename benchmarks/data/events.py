@@ -7,6 +7,7 @@ pairs: an odd count is rounded up.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -71,13 +72,33 @@ def remote_peers(cluster: Synthetic) -> list[Pod]:
 
 def isolations(_cluster: Synthetic, count: int) -> Iterator[Event]:
     """Yield events that create a policy which isolates all local Pods of `farm`, and delete it: 100 at the largest."""
+    return _policies(FARM, Selector(), count)
+
+
+def policies_of_one_pod(cluster: Synthetic, count: int) -> Iterator[Event]:
+    """Yield events that create a policy of one local Pod, which has others, and delete it.
+
+    No other local Pod has its Namespace and labels.
+    """
+    local = [pod for pod in cluster.pods if pod.node == cluster.node and pod.namespace != FARM]
+    alike = Counter((pod.namespace, pod.labels) for pod in local)
+    pod = next(pod for pod in local if alike[pod.namespace, pod.labels] == 1)
+    selector = Selector(tuple(Requirement(key, "In", (value,)) for key, value in pod.labels))
+    return _policies(pod.namespace, selector, count)
+
+
+def _policies(namespace: str, pods: Selector, count: int) -> Iterator[Event]:
+    metrics = NetworkPolicyRule(
+        peers=(PodPeer(Selector((Requirement("app", "In", ("prometheus",)),)), namespaces=Selector()),),
+        ports=(PolicyPort("tcp", name="metrics"),),
+    )
     for pair in range((count + 1) // 2):
-        metrics = NetworkPolicyRule(
-            peers=(PodPeer(Selector((Requirement("app", "In", ("prometheus",)),)), namespaces=Selector()),),
-            ports=(PolicyPort("tcp", name="metrics"),),
-        )
         policy = NetworkPolicy(
-            namespace=FARM, name=f"isolate-{pair}", isolates=("ingress", "egress"), ingress=(metrics,)
+            namespace=namespace,
+            name=f"isolate-{pair}",
+            pods=pods,
+            isolates=("ingress", "egress"),
+            ingress=(metrics,),
         )
         yield put(policy)
         yield gone(policy)

@@ -24,6 +24,7 @@ from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.packet_labs import NEAR, NO_RULES, NODES, PacketLab, load, plan_topology, ruleset_of
 from benchmarks.registry import Run, bench
 from benchmarks.results import Row
+from benchmarks.suites.backends_child import Restores
 from benchmarks.suites.commits_child import EventCosts, LoadedTable
 from benchmarks.suites.flushes import NODES as FLUSHED_NODES
 from benchmarks.suites.flushes import PODS, objects
@@ -49,6 +50,8 @@ _QUICK_SIZE = Size(1_000, 100, _LOCAL, 50)
 _SECONDS = 0.012
 _CHILD = "benchmarks.suites.backends_child"
 _AWAIT_SECONDS = 60.0
+_PAIRS = 2
+"""Of events that each backend commits in its turn."""
 
 
 @bench("backends", "nftables beside iptables with ipset, and beside kube-router's layout: packets, commits, flushes")
@@ -137,41 +140,63 @@ def _restore(text: str) -> None:
 
 
 def _events(run: Run, size: Size) -> Iterator[Row]:
-    counts = {"policy": 10, "label": 20} if run.quick else {"policy": 40, "label": 80}
-    costs: dict[tuple[str, str], EventCosts] = {}
-    with ExitStack() as stack:
-        names = {backend: f"{netns.prefix('backends', os.getpid())}{backend}" for backend in (NFTABLES, IPTABLES)}
-        stack.callback(netns.remove, list(names.values()))
-        netns.make(names.values())
-        numbers = str(size.pods), str(size.policies), str(run.seed)
-        children = {
-            backend: stack.enter_context(
-                ChildProcess(_CHILD, backend, *numbers, within=["ip", "netns", "exec", names[backend]])
-            )
-            for backend in names
-        }
-        loaded = [child.receive(LoadedTable) for child in children.values()]
-        for stream, count in counts.items():
-            run.progress(f"{stream} events")
-            for backend, child in children.items():
-                costs[stream, backend] = child.request(EventCosts, "events", stream=stream, count=count)
-    table = f"{loaded[0].chains} chains, {loaded[0].sets} sets, {loaded[0].elements:,} elements in nftables"
+    """Commit events, by both backends in turns; and the restore of an empty chain, beside the same rules."""
+    for families in ("dual", "IPv4"):
+        with ExitStack() as stack:
+            names = {
+                backend: f"{netns.prefix('backends', os.getpid())}{families}{backend}"
+                for backend in (NFTABLES, IPTABLES)
+            }
+            stack.callback(netns.remove, list(names.values()))
+            netns.make(names.values())
+            numbers = families, str(size.pods), str(size.policies), str(run.seed)
+            children = {
+                backend: stack.enter_context(
+                    ChildProcess(_CHILD, backend, *numbers, within=["ip", "netns", "exec", names[backend]])
+                )
+                for backend in names
+            }
+            loaded = [child.receive(LoadedTable) for child in children.values()]
+            table = f"{loaded[0].chains} chains, {loaded[0].sets} sets, {loaded[0].elements:,} elements in nftables"
+            yield from _event_rows(run, size, children, "both families" if families == "dual" else "IPv4 alone", table)
+    yield from _kube_router_commit(run)
+
+
+def _event_rows(run: Run, size: Size, children: dict[str, ChildProcess], families: str, note: str) -> Iterator[Row]:
     words = {
-        "policy": (f"a policy created that isolates {size.farm} local Pods", "the policy deleted"),
+        "one": ("a policy created for one Pod that has others", "the policy of one Pod deleted"),
+        "policy": (f"a policy created that isolates {size.farm} local Pods", f"the policy of {size.farm} Pods deleted"),
         "label": ("a label change that blocks", "a label change that allows"),
     }
-    for stream, (first, second) in words.items():
-        for place, name in enumerate((first, second)):
-            here, there = (costs[stream, backend].took[place::2] for backend in (IPTABLES, NFTABLES))
+    costs: dict[tuple[str, str], list[EventCosts]] = {}
+    alone: list[float] = []
+    for turn in range(5 if run.quick else 20):
+        run.progress(f"events, {families}: turn {turn}")
+        for stream, (backend, child) in itertools.product(words, children.items()):
+            found = child.request(EventCosts, "events", stream=stream, count=2 * _PAIRS)
+            costs.setdefault((stream, backend), []).append(found)
+        alone += children[IPTABLES].request(Restores, "restores", count=_PAIRS).cpu
+    for stream, names in words.items():
+        for place, name in enumerate(names):
+            here, there = (costs[stream, backend] for backend in (IPTABLES, NFTABLES))
             yield Row(
-                name=f"{name}, bytes to commit: {IPTABLES}",
+                name=f"{name}, {families}, bytes to commit: {IPTABLES}",
                 unit="ms",
-                values=here,
-                reference=there,
+                values=[ms for each in here for ms in each.took[place::2]],
+                reference=[ms for each in there for ms in each.took[place::2]],
                 reference_name=NFTABLES,
-                note=table,
+                paired=True,
+                note=note if name == "a policy created for one Pod that has others" else "",
             )
-    yield from _kube_router_commit(run)
+            yield Row(
+                name=f"{name}, {families}, CPU time: {IPTABLES}",
+                unit="ms",
+                values=[ms for each in here for ms in each.cpu[place::2]],
+                reference=[ms for each in there for ms in each.cpu[place::2]],
+                reference_name=NFTABLES,
+                paired=True,
+            )
+    yield Row(name=f"iptables-restore of one empty chain, {families}, CPU time", unit="ms", values=alone)
 
 
 def _kube_router_commit(run: Run) -> Iterator[Row]:

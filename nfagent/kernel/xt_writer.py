@@ -10,11 +10,13 @@ from contextlib import suppress
 
 from nfagent.errors import KernelError
 from nfagent.kernel.ipset_refusals import SetRefusedError
+from nfagent.kernel.xt_errors import RestoreRefusedError
 from nfagent.kernel.xt_family_steps import FamilySteps
 from nfagent.kernel.xt_listing import XtKernel
+from nfagent.model.netaddr import Family
 from nfagent.xtables.changes import StepGroup, grouped, members_of_group, restore_input, stray_input
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.objects import IpSet, SetMember, XtRuleset
+from nfagent.xtables.objects import ChainKey, IpSet, SetMember, XtChain, XtRuleset
 from nfagent.xtables.order import StepOrder
 from nfagent.xtables.steps import (
     AddAccounts,
@@ -58,11 +60,12 @@ class XtWriter:
         """
         self._left -= after.sets.keys()
         families = FamilySteps(before.ruleset, after)
+        chains = dict(before.ruleset.chains)
         self._restore_stray(before, after, families, leaving=True)
         for group in grouped(self.steps(before, after) if ordered is None else ordered):
             with families.attempt(families.concern(group[0])) as taken:
                 if taken:
-                    self._take(group, before, after)
+                    self._take(group, before, after, chains)
         self._restore_stray(before, after, families, leaving=False)
         families.end()
 
@@ -85,7 +88,7 @@ class XtWriter:
                 if text and taken:
                     self._kernel.programs.restore(family, text)
 
-    def _take(self, group: StepGroup, before: XtListing, after: XtRuleset) -> None:
+    def _take(self, group: StepGroup, before: XtListing, after: XtRuleset, chains: dict[ChainKey, XtChain]) -> None:
         sets = self._kernel.sets
         match group[0]:
             case CreateSet(name, item):
@@ -99,9 +102,30 @@ class XtWriter:
             case DestroySet(name):
                 self._destroy(name, needed=name in after.sets)
             case Restore(family):
-                self._kernel.programs.restore(family, restore_input(group, before.ruleset.hooks))
+                self._restore(family, tuple(step for step in group if isinstance(step, Restore)), before, chains)
             case AddAccounts(names) | DeleteAccounts(names):
                 self._change_accounts(names, adding=isinstance(group[0], AddAccounts))
+
+    def _restore(
+        self, family: Family, steps: tuple[Restore, ...], before: XtListing, chains: dict[ChainKey, XtChain]
+    ) -> None:
+        """Write chains, by those that are there. Where the kernel has others by now, all of each chain is written."""
+        hooks = before.ruleset.hooks
+        # A second try would not find the jumps that the first one has changed in another table.
+        there = {} if any(step.hooks for step in steps) else chains
+        text = restore_input(steps, hooks, there)
+        try:
+            self._kernel.programs.restore(family, text)
+        except RestoreRefusedError:
+            whole = restore_input(steps, hooks)
+            if text == whole:
+                raise
+            self._kernel.programs.restore(family, whole)
+        for step in steps:
+            for name, chain in step.chains.items():
+                chains.pop((family, step.table, name), None)
+                if chain is not None:
+                    chains[family, step.table, name] = chain
 
     def _create(self, name: str, item: IpSet) -> None:
         self._kernel.sets.create(name, item)

@@ -7,8 +7,10 @@ from itertools import groupby
 from typing import TypeAlias
 
 from nfagent.model.netaddr import Family
+from nfagent.xtables.chain_edits import edits
 from nfagent.xtables.listing import XtListing
-from nfagent.xtables.objects import TABLES, HookKey, SetMember, TableName, XtRuleset
+from nfagent.xtables.objects import TABLES, ChainKey, HookKey, SetMember, TableName, XtChain, XtRuleset
+from nfagent.xtables.set_effects import follows_members
 from nfagent.xtables.steps import AddMember, DeleteMember, Restore, Step
 from nfagent.xtables.text import rule_text, rule_words
 
@@ -37,21 +39,26 @@ def members_of_group(group: StepGroup) -> list[SetMember]:
     return [step.member for step in group if isinstance(step, AddMember | DeleteMember)]
 
 
-def restore_input(group: StepGroup, hooks: Mapping[HookKey, str]) -> str:
+def restore_input(
+    group: StepGroup, hooks: Mapping[HookKey, str], there: Mapping[ChainKey, XtChain] | None = None
+) -> str:
     """Return the input for steps of one family; each table is changed in one moment.
 
     hooks: the jumps of ours that are there
+    there: chains that are there; of those that follow the members of sets, only rules that differ are written
     """
-    return "".join(f"{line}\n" for step in group if isinstance(step, Restore) for line in _lines(step, hooks))
+    steps = (step for step in group if isinstance(step, Restore))
+    return "".join(f"{line}\n" for step in steps for line in _lines(step, hooks, there or {}))
 
 
-def _lines(step: Restore, hooks: Mapping[HookKey, str]) -> Iterator[str]:
+def _lines(step: Restore, hooks: Mapping[HookKey, str], there: Mapping[ChainKey, XtChain]) -> Iterator[str]:
+    edited = dict(_edited(step, there))
     yield f"*{step.table}"
     # A chain that is declared loses its rules, so that one that goes refers to none that goes before it.
-    yield from (f":{name} - [0:0]" for name in step.chains)
+    yield from (f":{name} - [0:0]" for name in step.chains if name not in edited)
     for name, chain in step.chains.items():
         if chain is not None:
-            yield from (rule_text(name, rule) for rule in chain.rules)
+            yield from edited.get(name) or (rule_text(name, rule) for rule in chain.rules)
     for hook, target in step.hooks.items():
         before = hooks.get((step.family, step.table, hook))
         if before is not None:
@@ -60,6 +67,16 @@ def _lines(step: Restore, hooks: Mapping[HookKey, str]) -> Iterator[str]:
             yield f"-I {hook} 1 -j {target}"
     yield from (f"-X {name}" for name, chain in step.chains.items() if chain is None)
     yield "COMMIT"
+
+
+def _edited(step: Restore, there: Mapping[ChainKey, XtChain]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the chains of which rules are deleted and inserted, and the lines that do it."""
+    for name, chain in step.chains.items():
+        before = there.get((step.family, step.table, name))
+        if chain is None or before is None or not follows_members(chain.origin):
+            continue
+        if lines := edits(name, before, chain):
+            yield name, lines
 
 
 def stray_input(before: XtListing, after: XtRuleset, family: Family, *, leaving: bool) -> str:

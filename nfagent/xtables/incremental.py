@@ -26,6 +26,7 @@ from nfagent.nftables.transaction import (
 )
 from nfagent.xtables.lowering import (
     LoweredObject,
+    NameCollisionError,
     accounts_of,
     calls_or_asks,
     lower_chain_object,
@@ -35,8 +36,9 @@ from nfagent.xtables.lowering import (
     put_all,
 )
 from nfagent.xtables.member_changes import changed_map, changed_set
-from nfagent.xtables.objects import XtRuleset
+from nfagent.xtables.objects import ChainKey, HookKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
+from nfagent.xtables.reached import ReachedChains
 
 _Kind: TypeAlias = Literal["set", "map", "chain", "hooks"]
 _Key: TypeAlias = tuple[_Kind, str]
@@ -56,6 +58,7 @@ class IncrementalLowering:
         self.source = ruleset
         self._objects: dict[_Key, LoweredObject] = {}
         self._unavailable: dict[_Key, frozenset[Unavailable]] = {}
+        self._reached = ReachedChains()
         self.ruleset = XtRuleset(accounts=accounts_of(ruleset, options))
         self._replace({key: self._lowered(key) for key in (*_keys(ruleset), _HOOKS)})
 
@@ -78,13 +81,15 @@ class IncrementalLowering:
             changed[_HOOKS] = self._lowered(_HOOKS)
         self._replace(changed)
         if before.counters != self.source.counters:
-            accounts = self.ruleset.accounts - self._accounts(before.counters - self.source.counters)
-            accounts |= self._accounts(self.source.counters - before.counters)
-            self.ruleset = msgspec.structs.replace(self.ruleset, accounts=accounts)
+            self.ruleset = msgspec.structs.replace(self.ruleset, accounts=self._accounts(before))
         return self.ruleset
 
-    def _accounts(self, counters: frozenset[str]) -> frozenset[str]:
-        return accounts_of(Ruleset(counters=counters), self._options)
+    def _accounts(self, before: Ruleset) -> frozenset[str]:
+        gone, come = (
+            accounts_of(Ruleset(counters=one.counters - other.counters), self._options)
+            for one, other in ((before, self.source), (self.source, before))
+        )
+        return self.ruleset.accounts - gone | come
 
     def _calls(self, name: str, before: Ruleset) -> bool:
         """Return whether the chains of hooks depend on a chain, as it was or as it is."""
@@ -119,27 +124,30 @@ class IncrementalLowering:
 
     def _replace(self, changed: dict[_Key, LoweredObject]) -> None:
         """Put these objects into the lowered ruleset, in place of what they were."""
-        sets, chains, hooks = dict(self.ruleset.sets), self.ruleset.chains, dict(self.ruleset.hooks)
-        if any(item.chains for key, new in changed.items() for item in (new, self._objects.get(key, new))):
-            chains = dict(chains)  # otherwise the same: a comparison sees at once that none differs
+        sets, hooks = dict(self.ruleset.sets), dict(self.ruleset.hooks)
+        gone: dict[ChainKey, XtChain | None] = {}
+        hooks_gone: dict[HookKey, str] = {}
         for key in changed:
             was = self._objects.pop(key, LoweredObject())
             self._unavailable.pop(key, frozenset())
             for name in was.sets:
                 del sets[name]
-            for place in was.chains:
-                del chains[place]
-            for hook in was.hooks:
-                del hooks[hook]
+            gone |= dict.fromkeys(was.chains)
+            hooks_gone |= {hook: hooks.pop(hook) for hook in was.hooks}
+        come: dict[ChainKey, XtChain] = {}
+        hooks_come: dict[HookKey, str] = {}
         for key, item in changed.items():
             put_all(sets, item.sets)
-            put_all(chains, item.chains)
-            hooks |= item.hooks
+            put_all(come, item.chains)
+            hooks_come |= item.hooks
             if item != LoweredObject():
                 self._objects[key] = item
             if item.unavailable:
                 self._unavailable[key] = item.unavailable
-        self.ruleset = XtRuleset(sets, chains, hooks, self.ruleset.accounts)
+        for place in come.keys() & self._reached.known.keys() - gone.keys():
+            raise NameCollisionError(f"two objects would be {place}")
+        self._reached.change({**gone, **come}, hooks_gone, hooks_come)
+        self.ruleset = XtRuleset(sets, self._reached.chains, hooks | hooks_come, self.ruleset.accounts)
 
 
 def _touched(transaction: Transaction, before: Ruleset) -> Iterator[_Key]:

@@ -11,11 +11,12 @@ from nfagent.nftables.objects import Chain, NamedSet, Ruleset, VerdictMap
 from nfagent.xtables.chains import lower_chain
 from nfagent.xtables.context import RuleContext
 from nfagent.xtables.counters import counter_accounts
-from nfagent.xtables.dispatch import all_set, dispatch_chains, group_of, map_set, map_tables, sets_of_element
+from nfagent.xtables.dispatch import all_set, dispatch_chains, groups_of, map_set, map_tables, sets_of_element
 from nfagent.xtables.hooks import asks_route, hook_chains
 from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
 from nfagent.xtables.pairs import pair_chains
+from nfagent.xtables.reached import reached
 from nfagent.xtables.set_parts import LINKS_EACH, part_members, parts_of
 
 _TOO_MANY_LINKS = "more interfaces than its sets can hold: packets of some pass without the checks of their interface"
@@ -73,7 +74,7 @@ def merged(objects: Iterable[LoweredObject], accounts: frozenset[str]) -> tuple[
         put_all(chains, item.chains)
         hooks |= item.hooks
         unavailable |= item.unavailable
-    return XtRuleset(sets, chains, hooks, accounts), tuple(sorted(unavailable))
+    return XtRuleset(sets, reached(chains, hooks), hooks, accounts), tuple(sorted(unavailable))
 
 
 def lower_set(name: str, item: NamedSet, options: LoweringOptions) -> LoweredObject:
@@ -143,10 +144,10 @@ def map_sets(name: str, item: VerdictMap) -> dict[str, IpSet]:
     """Return the ipsets that stand for a verdict map."""
     members: dict[str, set[SetMember]] = {all_set(name, item.family): set()}
     for address, target in item.elements.items():
-        for found in sets_of_element(name, item.family, target):
+        for found in sets_of_element(name, item.family, address, target):
             members.setdefault(found, set()).add(address)
     targets = set(item.elements.values())
-    if len(members) != 1 + len(targets) + len({group_of(target) for target in targets}):
+    if len(members) != 1 + len(targets) + len(groups_of(item.elements)):
         raise NameCollisionError(f"two of the sets of map {name} would have one name")
     shape = map_set(item.family, name)
     return {found: msgspec.structs.replace(shape, members=frozenset(those)) for found, those in members.items()}
@@ -154,7 +155,7 @@ def map_sets(name: str, item: VerdictMap) -> dict[str, IpSet]:
 
 def map_chains(name: str, item: VerdictMap) -> dict[ChainKey, XtChain]:
     """Return the chains that look up a verdict map."""
-    found = dispatch_chains(name, item.family, item.elements.values())
+    found = dispatch_chains(name, item.family, groups_of(item.elements))
     return {(item.family, table, chain): value for chain, value in found for table in map_tables(name)}
 
 

@@ -11,7 +11,7 @@ from nfagent.xtables.dispatch import (
     all_set,
     dispatch_chains,
     group_chains,
-    group_of,
+    groups_of,
     map_set,
     map_tables,
     sets_of_element,
@@ -52,12 +52,13 @@ def changed_map(
     if after.family != before.family or after.family not in options.families:
         return None
     sets = _changed_map_sets(name, before, after, lowered.sets)
-    was, targets = set(before.elements.values()), set(after.elements.values())
-    if was == targets:
+    was, groups = groups_of(before.elements), groups_of(after.elements)
+    changed = {group for group in was.keys() | groups.keys() if was.get(group) != groups.get(group)}
+    if not changed:
         return LoweredObject(sets, lowered.chains)
-    if len(sets) != 1 + len(targets) + len(set(map(group_of, targets))):
+    if len(sets) != 1 + len(set(after.elements.values())) + len(groups):
         raise NameCollisionError(f"two of the sets of map {name} would have one name")
-    chains = _changed_map_chains(name, after, set(map(group_of, was ^ targets)), lowered.chains)
+    chains = _changed_map_chains(name, after, groups, changed, lowered.chains)
     return without_absent(LoweredObject(sets, chains), options)
 
 
@@ -74,12 +75,16 @@ def _changed_map_sets(name: str, before: VerdictMap, after: VerdictMap, lowered:
 
 
 def _changed_map_chains(
-    name: str, after: VerdictMap, groups: set[int], lowered: dict[ChainKey, XtChain]
+    name: str,
+    after: VerdictMap,
+    groups: dict[int, set[str]],
+    changed: set[int],
+    lowered: dict[ChainKey, XtChain],
 ) -> dict[ChainKey, XtChain]:
     """Return the chains of a map, of which those of some groups change."""
-    old = group_chains(name, groups)
+    old = group_chains(name, changed)
     chains = {key: chain for key, chain in lowered.items() if key[2] not in old}
-    for chain, value in dispatch_chains(name, after.family, after.elements.values(), groups):
+    for chain, value in dispatch_chains(name, after.family, groups, changed):
         for table in map_tables(name):
             chains[after.family, table, chain] = value
     return chains
@@ -88,7 +93,7 @@ def _changed_map_chains(
 def _members_by_set(name: str, item: VerdictMap, elements: Iterable[tuple[str, str]]) -> dict[str, set[SetMember]]:
     found: dict[str, set[SetMember]] = {}
     for address, target in elements:
-        for lowered in sets_of_element(name, item.family, target):
+        for lowered in sets_of_element(name, item.family, address, target):
             found.setdefault(lowered, set()).add(address)
     return found
 

@@ -13,6 +13,7 @@ import msgspec
 
 from nfagent.model.netaddr import Family
 from nfagent.model.objects import Protocol
+from nfagent.xtables.names import PREFIX
 
 SetType: TypeAlias = Literal["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:net,iface", "bitmap:port"]
 SetMember: TypeAlias = (
@@ -34,6 +35,7 @@ HookChain: TypeAlias = Literal["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POST
 ChainKey: TypeAlias = tuple[Family, TableName, str]
 """Family, table and name of a chain of ours."""
 HookKey: TypeAlias = tuple[Family, TableName, HookChain]
+_LEADS = (("-g",), ("-j",))
 
 
 class IpSet(msgspec.Struct, frozen=True):
@@ -87,6 +89,13 @@ class XtChain(msgspec.Struct, frozen=True, dict=True):
         """The names of the sets that its rules look up, or add packets to."""
         looked_up = (name for rule in self.rules for name, _ in rule.lookups())
         return frozenset((*looked_up, *(rule.target[3] for rule in self.rules if rule.target[:2] == ("-j", "SET"))))
+
+    @cached_property
+    def leads_to(self) -> frozenset[str]:
+        """The names of the chains that its rules jump or go to."""
+        return frozenset(
+            rule.target[1] for rule in self.rules if rule.target[:1] in _LEADS and rule.target[1].startswith(PREFIX)
+        )
 
     @cached_property
     def lookups(self) -> dict[str, tuple[tuple[XtRule, bool], ...]]:

@@ -20,13 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import count
-from typing import Literal, TypeAlias
-
-import msgspec
+from typing import Literal
 
 from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.xtables.copies import with_copies
-from nfagent.xtables.dispatch import all_set, dispatch_level
+from nfagent.xtables.judged import Judged, SetChange
 from nfagent.xtables.names import temporary
 from nfagent.xtables.objects import EMPTY, TABLES, IpSet, SetMember, TableName, XtChain, XtRuleset
 from nfagent.xtables.references import Difference, References, difference, references, same_shape
@@ -42,17 +40,7 @@ from nfagent.xtables.steps import (
     Step,
     SwapSets,
 )
-
-_Way: TypeAlias = Literal["none", "takes", "gives", "both"]
-
-
-class SetChange(msgspec.Struct, frozen=True):
-    """A set that is there before and after, with other members."""
-
-    name: str
-    origin: str
-    added: frozenset[SetMember]
-    deleted: frozenset[SetMember]
+from nfagent.xtables.target_chains import Way, union
 
 
 class StepOrder:
@@ -128,7 +116,9 @@ class FamilyOrder:
         self._chains = frozenset(key for key in change.chains if key[0] == family)
         self._hooks = frozenset(hook for hook in change.hooks if hook[0] == family)
         names = frozenset(item.name for item in changes)
-        self._uses = uses = tuple(SetUses(each, family, names) for each in ((before, after) if changes else ()))
+        # Where no chain differs, the rules before say the same as those after.
+        sides = (after,) if old.chains is new.chains else (before, after)
+        self._uses = uses = tuple(SetUses(each, family, names) for each in (sides if changes else ()))
         self._effects = effects = {name: _common({use.effect(name) for use in uses}) for name in names}
         reshaped = {name for name in names if not same_shape(old.sets[name], new.sets[name])}
         self._settled = [item for item in changes if effects[item.name] == "none" and item.name not in reshaped]
@@ -167,18 +157,20 @@ class FamilyOrder:
         if not self._live:
             yield from self._restores({}, begin=begin)
             return
-        order = self._in_place() if self._known and not self._rules_change() else None
+        if not self._known or self._rules_change():
+            yield from self._by_copies(begin)
+            return
+        judged = Judged(self._before, self._after, self._change, self._family, self._dispatch)
+        order = self._in_place(judged)
         if order is None:
             yield from self._by_copies(begin)
         elif order == "judged first":
-            yield from self._restores({})
-            yield from self._dispatch_steps()
-            yield from self._peer_steps()
-            yield from begin
+            yield from judged.additions()
+            yield from self._restores({}, begin=(*judged.deletions(), *self._peer_steps(), *begin))
         else:
             yield from self._peer_steps()
-            yield from self._dispatch_steps()
-            yield from self._restores({}, begin=begin)
+            yield from judged.additions()
+            yield from self._restores({}, begin=(*judged.deletions(), *begin))
 
     def _rules_change(self) -> bool:
         """Return whether a chain changes by more than a chain that follows the members of sets.
@@ -195,21 +187,20 @@ class FamilyOrder:
             for key in self._chains
         )
 
-    def _in_place(self) -> Literal["judged first", "judged last"] | None:
+    def _in_place(self, judged: Judged) -> Literal["judged first", "judged last"] | None:
         """Return an order for changes of members one by one; None where there is none."""
-        judged = self._judged()
-        if judged is None:
-            return None
-        peers_way, peer_addresses = (
-            self._peers_way(),
-            {_address(member) for item in self._peers for member in _all(item)},
-        )
-        way = _union(judged.way, peers_way)
+        peers_way = self._peers_way()
+        peer_addresses = {_address(member) for item in self._peers for member in _all(item)}
+        way = union(judged.way, peers_way)
         if way in ("takes", "gives"):
             return "judged first" if judged.way == "takes" or way == "takes" else "judged last"
         if peers_way == "both" and not self._peers_commute(peer_addresses):
             return None
         if judged.way == "none":
+            return "judged first"
+        if not judged.in_order:
+            return None
+        if peers_way == "none":
             return "judged first"
         alone = len(judged.addresses) == 1 and peer_addresses <= judged.addresses
         if not alone or any(self._new.sets[item.name].type != "hash:ip" for item in self._peers):
@@ -218,55 +209,14 @@ class FamilyOrder:
             return {"takes": "judged last", "gives": "judged first", "none": "judged first"}.get(peers_way)  # type: ignore[return-value]
         return "judged first" if judged.way == "takes" else "judged last"
 
-    def _judged(self) -> _Judged | None:
-        """Return what changes in the verdict maps; None where a map changes as members one by one can't."""
-        way: _Way = "none"
-        addresses: set[str] = set()
-        for origin in {item.origin for item in self._dispatch}:
-            before, after = self._all(self._old, origin), self._all(self._new, origin)
-            touched = {str(member) for item in self._dispatch if item.origin == origin for member in _all(item)}
-            for one, names in ((self._old, self._change.gone), (self._new, self._change.created)):
-                touched |= {
-                    str(member)
-                    for name in names
-                    if one.sets[name].origin == origin
-                    for member in one.sets[name].members
-                }
-            moved = touched - (before ^ after)
-            if moved and (self._map_changes(origin) or touched - moved):
-                return None
-            way = _union(
-                way,
-                "both"
-                if moved
-                else _union("takes" if after - before else "none", "gives" if before - after else "none"),
-            )
-            addresses |= touched
-        if way == "both" and len(addresses) > 1:
-            return None
-        return _Judged(way, frozenset(addresses))
-
-    def _all(self, ruleset: XtRuleset, origin: str) -> set[str]:
-        item = ruleset.sets.get(all_set(origin, self._family))
-        return {str(member) for member in item.members} if item is not None else set()
-
-    def _map_changes(self, origin: str) -> bool:
-        """Return whether chains of a verdict map change: one that leads on begins or ends."""
-        return any(
-            chain.origin == origin
-            for key in self._chains
-            for one in (self._old, self._new)
-            if (chain := one.chains.get(key)) is not None
-        )
-
-    def _peers_way(self) -> _Way:
-        way: _Way = "none"
+    def _peers_way(self) -> Way:
+        way: Way = "none"
         for item in self._peers:
             gives = self._effects[item.name] == "allows"
             if item.added:
-                way = _union(way, "gives" if gives else "takes")
+                way = union(way, "gives" if gives else "takes")
             if item.deleted:
-                way = _union(way, "takes" if gives else "gives")
+                way = union(way, "takes" if gives else "gives")
         return way
 
     def _peers_commute(self, addresses: set[str]) -> bool:
@@ -289,14 +239,6 @@ class FamilyOrder:
             and all(self._new.sets[name].type in ("hash:ip", "hash:ip,port") for name in names)
             and not any(use.together(name) & names for use in self._uses for name in names)
         )
-
-    def _dispatch_steps(self) -> Iterator[Step]:
-        """Yield the changes of verdict maps: a packet finds an address's old chain, or its new one."""
-        ordered = sorted(self._dispatch, key=lambda item: dispatch_level(item.name, item.origin, self._family))
-        for item in ordered:
-            yield from _additions(item)
-        for item in reversed(ordered):
-            yield from _deletions(item)
 
     def _peer_steps(self) -> Iterator[Step]:
         for item in self._peers:
@@ -354,24 +296,11 @@ class FamilyOrder:
         yield from (step for step in restores if step.table == "nat")
 
 
-class _Judged(msgspec.Struct, frozen=True):
-    """What changes in verdict maps, and for which addresses."""
-
-    way: _Way
-    addresses: frozenset[str]
-
-
 def _common(effects: set[Effect]) -> Effect:
     known = effects - {"none"}
     if not known:
         return "none"
     return next(iter(known)) if len(known) == 1 else "unknown"
-
-
-def _union(one: _Way, other: _Way) -> _Way:
-    if other in (one, "none"):
-        return one
-    return other if one == "none" else "both"
 
 
 def _all(item: SetChange) -> frozenset[SetMember]:

@@ -15,6 +15,7 @@ from nfagent.xtables.objects import ChainKey, HookKey, IpSet, SetMember, XtChain
 
 _POLICY_MAPS = ("egress", "ingress")
 _NONE: frozenset[ChainKey] = frozenset()
+_NO_CHAIN = XtChain()
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -97,7 +98,7 @@ class References(msgspec.Struct, frozen=True):
     def changed(self, new: XtRuleset, change: Difference) -> References:
         """Return the references of another ruleset, by what differs from this one."""
         chains = dict(self.chains)
-        gone, come = _by_set(self.ruleset.chains, change.chains), _by_set(new.chains, change.chains)
+        gone, come = self._differing(new, change.chains)
         for name in gone.keys() | come.keys():
             now = (self.of(name) - gone.get(name, _NONE)) | come.get(name, _NONE)
             if now:
@@ -109,6 +110,19 @@ class References(msgspec.Struct, frozen=True):
         copies = (self.copies - change.gone) | _copies(change.created)
         stays = not change.hooks and not self._hooks_change(new, change)
         return References(new, chains, self.accepting if stays else _accepting(new), policy_sets, copies)
+
+    def _differing(
+        self, new: XtRuleset, keys: Iterable[ChainKey]
+    ) -> tuple[dict[str, set[ChainKey]], dict[str, set[ChainKey]]]:
+        """Return by set: those of some chains that no longer refer to it, and those that newly do."""
+        gone: dict[str, set[ChainKey]] = {}
+        come: dict[str, set[ChainKey]] = {}
+        for key in keys:
+            was, now = self.ruleset.chains.get(key, _NO_CHAIN), new.chains.get(key, _NO_CHAIN)
+            for found, names in ((gone, was.refers_to - now.refers_to), (come, now.refers_to - was.refers_to)):
+                for name in names:
+                    found.setdefault(name, set()).add(key)
+        return gone, come
 
     def _hooks_change(self, new: XtRuleset, change: Difference) -> bool:
         """Return whether a chain differs that tells in which chains RETURN accepts."""
@@ -126,17 +140,16 @@ class References(msgspec.Struct, frozen=True):
 
 def references(ruleset: XtRuleset) -> References:
     """Read a whole ruleset."""
-    chains = {name: frozenset(keys) for name, keys in _by_set(ruleset.chains, ruleset.chains).items()}
+    chains = {name: frozenset(keys) for name, keys in _by_set(ruleset.chains).items()}
     policy_sets = _policy_sets(ruleset.sets, ruleset.sets)
     return References(ruleset, chains, _accepting(ruleset), policy_sets, _copies(ruleset.sets))
 
 
-def _by_set(chains: Mapping[ChainKey, XtChain], keys: Iterable[ChainKey]) -> dict[str, set[ChainKey]]:
-    """Return those of some chains that refer to each set."""
+def _by_set(chains: Mapping[ChainKey, XtChain]) -> dict[str, set[ChainKey]]:
+    """Return the chains that refer to each set."""
     found: dict[str, set[ChainKey]] = {}
-    for key in keys:
-        chain = chains.get(key)
-        for name in chain.refers_to if chain is not None else ():
+    for key, chain in chains.items():
+        for name in chain.refers_to:
             found.setdefault(name, set()).add(key)
     return found
 

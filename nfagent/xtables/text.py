@@ -42,9 +42,9 @@ def create_text(name: str, item: IpSet) -> str:
     return " ".join(words)
 
 
-def rule_text(chain: str, rule: XtRule) -> str:
-    """Return the line that appends a rule to a chain."""
-    return " ".join(("-A", chain, *rule_words(rule)))
+def rule_text(chain: str, rule: XtRule, place: int = 0) -> str:
+    """Return the line that appends a rule to a chain; place: its number in the chain, for one that is inserted."""
+    return " ".join((*(("-I", chain, str(place)) if place else ("-A", chain)), *rule_words(rule)))
 
 
 def rule_words(rule: XtRule) -> Iterator[str]:

@@ -174,13 +174,109 @@ def becomes_judged() -> tuple[XtRuleset, XtRuleset]:
     return lowered(*rest, near, pod("shop/w", "a", 2)), lowered(*rest, near, pod("shop/w", "a", 2, app="web"))
 
 
+_Change = Callable[[], tuple[XtRuleset, XtRuleset]]
+FRONT = [{"from": [{"podSelector": labelled(app="front")}]}]
+
+
+def isolated(count: int, tier: str = "y") -> list[Document]:
+    """Return Pods that a policy isolates: some of them are in one group of addresses, others are not."""
+    return [pod(f"shop/db-{number}", "a", number, app="db", tier=tier) for number in range(2, 2 + count)]
+
+
+def another_policy(of: str, name: str = "more", *, count: int = 9) -> _Change:
+    """Return the change by which isolated Pods get a second policy: one that is alone, one of several, or all."""
+
+    def change() -> tuple[XtRuleset, XtRuleset]:
+        pods = isolated(1 if of == "alone" else count, tier="x" if of == "all" else "y")
+        if of == "some":
+            pods[::3] = isolated(count, tier="x")[::3]
+        rest = (*BASE[:1], *BASE[2:], *pods, pod("shop/x", "a", 40, app="z", tier="x"))
+        of_some = {"tier": "y"} if of == "alone" else {"tier": "x"}
+        more = policy(f"shop/{name}", labelled(**of_some), types=["Ingress", "Egress"], ingress=FRONT)
+        return lowered(*rest), lowered(*rest, more)
+
+    return change
+
+
+ANOTHER = {
+    f"{of} of them, {name}": another_policy(of, name)
+    for of in ("alone", "some", "all")
+    for name in ("a-policy", "policy-z")
+}
+"""The second policy is named before the first one, or behind it: so is the rule for the chain of both."""
+
+
+def two_pods_move() -> tuple[XtRuleset, XtRuleset]:
+    """Return the rules before and after two Pods exchange their policies, whose chains are there for others."""
+    other = policy("shop/other", labelled(app="other"), types=["Ingress"], ingress=FRONT)
+    rest = (
+        *BASE,
+        other,
+        *isolated(8),
+        *(pod(f"shop/o-{number}", "a", number, app="other") for number in range(12, 20)),
+    )
+    one, two = ("shop/one", "a", 30), ("shop/two", "a", 31)
+    return (
+        lowered(*rest, pod(*one, app="db"), pod(*two, app="other")),
+        lowered(*rest, pod(*one, app="other"), pod(*two, app="db")),
+    )
+
+
+def one_is_isolated_and_another_allows_more() -> tuple[XtRuleset, XtRuleset]:
+    """Return the rules before and after a Pod may send nothing any more, and another one would receive from it.
+
+    No chain of a map of IPv4 changes: other Pods, whose addresses are in the same groups, have these policies.
+    """
+    front, back = ("shop/front", "a", 2), ("shop/back", "a", 3)
+    quiet = policy("shop/quiet", labelled(tier="quiet"), types=["Egress"])
+    more = policy("shop/a-policy", labelled(tier="x"), types=["Ingress"], ingress=FRONT)
+    there = (
+        pod("shop/quiet", "a", 19, tier="quiet"),
+        pod("shop/more", "a", 18, app="db", tier="x"),
+        pod("shop/less", "a", 33, app="db"),
+    )
+    rest = (*BASE, quiet, more, *there)
+    return (
+        lowered(*rest, pod(*front, app="front"), pod(*back, app="db")),
+        lowered(*rest, pod(*front, app="front", tier="quiet"), pod(*back, app="db", tier="x")),
+    )
+
+
 @pytest.mark.parametrize("backwards", [False, True], ids=["there", "back"])
-@pytest.mark.parametrize("change", [becomes_judged, moves], ids=["a Pod becomes judged and a peer", "a Pod moves"])
-def test_between_the_steps_each_packet_has_the_verdict_before_or_the_one_after(
-    change: Callable[[], tuple[XtRuleset, XtRuleset]], *, backwards: bool
+def test_what_takes_away_comes_before_what_gives_where_no_restore_leads_to_other_chains(*, backwards: bool) -> None:
+    before, after = one_is_isolated_and_another_allows_more()
+    found = between(after, before) if backwards else between(before, after)
+    assert copies(found) == []
+    restored = {name for step in found if isinstance(step, Restore) and step.family == 4 for name in step.chains}
+    assert not any(name.startswith(("nfa-egress4", "nfa-ingress4")) for name in restored)
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["there", "back"])
+@pytest.mark.parametrize("change", ANOTHER.values(), ids=list(ANOTHER))
+def test_pods_that_get_another_policy_need_one_restore_of_a_family_and_no_copy(
+    change: _Change, *, backwards: bool
 ) -> None:
     before, after = reversed(change()) if backwards else change()
-    addresses = [f"10.64.{node}.{last}" for node in (0, 1) for last in range(1, 7)]
+    found = between(before, after)
+    assert copies(found) == []
+    assert [step.family for step in found if isinstance(step, Restore)] == [4, 6]
+
+
+def test_pods_that_exchange_their_policies_change_at_once_by_copies() -> None:
+    assert copies(between(*two_pods_move())) != []
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["there", "back"])
+@pytest.mark.parametrize(
+    "change",
+    [becomes_judged, moves, two_pods_move, one_is_isolated_and_another_allows_more, *ANOTHER.values()],
+    ids=["a Pod becomes judged and a peer", "a Pod moves", "two Pods move", "one takes and one gives", *ANOTHER],
+)
+def test_between_the_steps_each_packet_has_the_verdict_before_or_the_one_after(
+    change: _Change, *, backwards: bool
+) -> None:
+    before, after = reversed(change()) if backwards else change()
+    addresses = [f"10.64.{end}" for end in ("0.1", "0.2", "0.3", "0.4", "0.6", "0.30", "0.31", "0.40", "1.1")]
     packets = [opening(flow) for flow in flows(addresses, "tcp", 80)]
     machine, kernel = XtMachine(before), FakeXtables(before)
 
