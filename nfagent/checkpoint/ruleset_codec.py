@@ -25,9 +25,10 @@ from nfagent.errors import DecodeError, WireError
 from nfagent.netlink.nft_batch import Batch, encode_batch
 from nfagent.netlink.saved_batch import decode_saved_batch
 from nfagent.nftables.boot_rulesets import after_boot
+from nfagent.nftables.commit_parts import cut_unreachable
 from nfagent.nftables.diff import diff_in_steps
 from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import Command, Transaction, cut_unreachable
+from nfagent.nftables.transaction import Command, Transaction
 
 FORMAT = 1
 """Incremented when files of an older version would be decoded with another meaning."""

@@ -1,7 +1,8 @@
 """Reads and changes table inet nfagent: commits by our own netlink batches, listings by libnftables.
 
-A transaction is one batch, which the kernel applies as a whole or not at all (`nft_socket.py`). Only where it writes a
-table from nothing is it cut (`nftables.transaction.cut_unreachable`). The network namespace is that of the process.
+A transaction is one batch, which the kernel applies as a whole or not at all (`nft_socket.py`). What no packet can
+reach yet is committed before it: new interval sets, and most of a table that is written from nothing
+(`nftables.commit_parts`). The network namespace is that of the process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_queries import generation, own_table
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.nftables.commit_parts import commits
 from nfagent.nftables.diff import diff
 from nfagent.nftables.listing_variants import (
     ListingVariants,
@@ -33,7 +35,7 @@ from nfagent.nftables.objects import ABSENT, TABLE_FLAGS, TABLE_PERSISTS, Rulese
 from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.retired_counters import CommitPlan
 from nfagent.nftables.set_sizes import resize_commands, with_desired_sizes
-from nfagent.nftables.transaction import AddTable, Delete, Transaction, cut_unreachable, size_of
+from nfagent.nftables.transaction import AddTable, Delete, Transaction, size_of
 from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
 from nfagent.system.threads import started_executor
@@ -107,7 +109,7 @@ class NftClient:
     async def apply(self, transaction: Transaction) -> None:
         """Commit a transaction. Raises KernelError, HostError; WireError for a command that can't be encoded.
 
-        After an error nothing of it is in force, but for what a transaction from nothing has written so far.
+        After an error nothing of it is in force; what no packet reaches may have been written (`commit_parts`).
         """
         deletions = self._deletions
         if deletions is not None:
@@ -186,7 +188,7 @@ class NftClient:
         return await self._in_thread(deletions.plan, transaction)
 
     async def _commit(self, transaction: Transaction) -> None:
-        for part in cut_unreachable(transaction):
+        for part in commits(transaction):
             if size_of(part) <= _AT_ONCE:
                 self._socket.commit(part)
             else:

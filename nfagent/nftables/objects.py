@@ -161,6 +161,7 @@ class ProtocolPort(msgspec.Struct, frozen=True, order=True):
 SetKind: TypeAlias = Literal[
     "address", "range", "port", "ports", "family", "flow", "pair", "link", "service", "counted"
 ]
+INTERVAL_KINDS: frozenset[SetKind] = frozenset({"range", "ports"})
 PortElement: TypeAlias = tuple[str, Protocol, int]
 FlowElement: TypeAlias = tuple[str, Protocol, int, str, int]
 """Source, protocol, source port, destination, destination port of a packet."""

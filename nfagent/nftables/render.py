@@ -9,6 +9,7 @@ from nfagent.model.printable import printable_lines
 from nfagent.model.slices import sort_in_slices
 from nfagent.nftables.objects import (
     FLOW_SECONDS,
+    INTERVAL_KINDS,
     MARK_BITS,
     TABLE,
     TABLE_FAMILY,
@@ -161,7 +162,7 @@ def hook_text(chain: Chain) -> str:
     return f"type {hook.type} hook {hook.name} priority {hook.priority}; policy accept;"
 
 
-_FLAGGED = {"range": "flags interval", "ports": "flags interval", "counted": "counter"}
+_FLAGGED = dict.fromkeys(INTERVAL_KINDS, "flags interval") | {"counted": "counter"}
 
 
 def set_properties(item: NamedSet) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -13,8 +12,6 @@ from nfagent.nftables.render import element_text, hook_text, map_element_text, m
 _WHERE = f"{TABLE_FAMILY} {TABLE}"
 COMMAND_SIZE = 8
 """A command costs the kernel as much as so many elements: 14 to 23 us beside 2 us (measured, 1,000 sets and chains)."""
-LARGEST_PART = 100_000
-"""Size of one part of a transaction that writes a table from nothing: some 5 MB."""
 
 
 class AddTable(msgspec.Struct, frozen=True):
@@ -165,64 +162,14 @@ def transaction_text(transaction: Transaction, where: str = _WHERE) -> str:
 
 def size_of(transaction: Transaction) -> int:
     """Return the cost of a commit, in elements: of those in the commands, and COMMAND_SIZE for each command."""
-    return sum(_size(command) for command in transaction)
+    return sum(size_of_command(command) for command in transaction)
 
 
-def cut_unreachable(transaction: Transaction, largest: int = LARGEST_PART) -> Iterator[Transaction]:
-    """Yield a transaction whole; a large one that writes a table from nothing in parts of about `largest`.
-
-    Such a transaction only adds, and only to what it adds itself. No packet reaches any of it before a base chain is
-    there, so base chains and their rules come last, in one part: packets see no table, then all of it. Memory for a
-    part, here and in the kernel, doesn't grow with the table.
-    """
-    if size_of(transaction) <= largest or not _adds_only_to_itself(transaction):
-        yield transaction
-        return
-    base = {command.name for command in transaction if isinstance(command, AddChain) and command.shape.hook is not None}
-    part: list[Command] = []
-    last: list[Command] = []
-    size = 0
-    for command in transaction:
-        if _is_about_chain(command, base):
-            last.append(command)
-            continue
-        part.append(command)
-        size += _size(command)
-        if size >= largest:
-            yield tuple(part)
-            part, size = [], 0
-    yield (*part, *last)
-
-
-def _size(command: Command) -> int:
+def size_of_command(command: Command) -> int:
+    """Return the cost of a command in elements, as in `size_of`."""
     match command:
         case ChangeElements(elements=elements) | ChangeMapElements(elements=elements):
             return COMMAND_SIZE + len(elements)
         case RewriteChain(before=before, after=after):
             return COMMAND_SIZE * (1 + len(before) + len(after))
     return COMMAND_SIZE
-
-
-def _adds_only_to_itself(transaction: Transaction) -> bool:
-    """Return whether a transaction begins with the table, and every command adds an object, or adds to one of these."""
-    if not isinstance(transaction[0], AddTable):
-        return False
-    added: set[str] = set()
-    for command in transaction:
-        match command:
-            case AddTable() | AddCounter():
-                continue
-            case AddSet(name) | AddMap(name) | AddChain(name):
-                added.add(name)
-            case AddRule(name) | ChangeElements("add", name) | ChangeMapElements("add", name) if name in added:
-                continue
-            case _:
-                return False
-    return True
-
-
-def _is_about_chain(command: Command, names: set[str]) -> bool:
-    match command:
-        case AddChain(name) | AddRule(name):
-            return name in names
-    return False

@@ -14,10 +14,10 @@ from nfagent.errors import KernelError
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.nftables.commit_parts import LARGEST_PART
 from nfagent.nftables.objects import Accept, Chain, Hook, NamedSet, Rule
 from nfagent.nftables.transaction import (
     COMMAND_SIZE,
-    LARGEST_PART,
     AddChain,
     AddRule,
     AddSet,

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from nfagent.desired.state import DesiredState
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
+from nfagent.nftables.commit_parts import commits, cut_unreachable
 from nfagent.nftables.diff import diff
-from nfagent.nftables.objects import ABSENT, Ruleset
-from nfagent.nftables.transaction import Delete, Transaction, cut_unreachable, size_of
+from nfagent.nftables.objects import ABSENT, INTERVAL_KINDS, Ruleset
+from nfagent.nftables.transaction import AddRule, AddSet, ChangeElements, Delete, RewriteChain, Transaction, size_of
 from tests.properties.strategies import PROTOCOLS, RANDOM, desired, flows, histories, worlds
 from tests.support.fake_nftables import FakeNftables, Refused
 from tests.support.nft_interpreter import HookName, HookPacket, opening, run
@@ -49,6 +50,34 @@ def test_a_change_of_a_table_that_is_there_is_never_cut(first: list[Item], secon
     replacement = (Delete("table"), *diff(ABSENT, after))
     assert list(cut_unreachable(replacement, largest)) == [replacement]
     assert states(before, replacement, largest) == [after]
+
+
+@given(worlds(), worlds(), PROTOCOLS)
+def test_packets_see_a_change_at_its_last_commit_and_no_rule_looks_up_an_interval_set_of_its_own_commit(
+    first: list[Item], second: list[Item], protocol: tuple[str, int | None]
+) -> None:
+    scene, after = desired("a", first), desired("a", second).ruleset()
+    before = scene.ruleset()
+    shown = [opening(flow) for flow in flows(sorted(scene.cluster.by_address), *protocol)][:_FLOWS]
+    kernel = FakeNftables(before)
+    parts = list(commits(diff(before, after)))
+    for number, part in enumerate(parts, 1):
+        kernel.apply(part)
+        if number < len(parts):
+            assert verdicts(kernel.ruleset, shown) == verdicts(before, shown)
+    assert kernel.ruleset == after
+    assert not any(filled_intervals(part) & looked_up(part) for part in parts)
+
+
+def filled_intervals(part: Transaction) -> set[str]:
+    added = {item.name for item in part if isinstance(item, AddSet) and item.shape.kind in INTERVAL_KINDS}
+    return {item.set for item in part if isinstance(item, ChangeElements)} & added
+
+
+def looked_up(part: Transaction) -> set[str]:
+    """Return the names of sets in the rules that a commit writes, among other words."""
+    texts = (item.text() for item in part if isinstance(item, AddRule | RewriteChain))
+    return {word.removeprefix("@") for text in texts for word in text.split()}
 
 
 @given(worlds(), PROTOCOLS, st.integers(1, 50))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfagent.model.netaddr import parse_cidr
+from nfagent.nftables.commit_parts import cut_unreachable
 from nfagent.nftables.diff import diff
 from nfagent.nftables.matches import AddressInSet, CtAddress, IpAddress, UnknownExpr
 from nfagent.nftables.objects import (
@@ -34,7 +35,6 @@ from nfagent.nftables.transaction import (
     Delete,
     FlushChain,
     RewriteChain,
-    cut_unreachable,
     transaction_text,
 )
 from tests.support.fake_nftables import FakeNftables, Refused
