@@ -102,7 +102,8 @@ def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> in
     code = 0
     for number, found in enumerate(sampler.samples(samples or 2)):
         if isinstance(found, str):
-            raise UsageError(found, hint="see: systemctl status nfagent; nfagent status")
+            hint = "" if "; " in found else "see: systemctl status nfagent; `nfagent check` says what this node lacks"
+            raise UsageError(found, hint=hint)
         if samples is None and number == 0:
             continue
         if samples is not None and number:
