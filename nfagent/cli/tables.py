@@ -4,8 +4,8 @@ A colour is a random mark, which input can't contain, until `shown` turns it int
 every other character that isn't printable.
 
 Tables are as wide as the terminal or COLUMNS at most: long cells are broken into lines, and where even that doesn't
-fit, or a narrow column becomes long, each row becomes lines of a name and a value. Sentences go on in indented lines. Elsewhere, as in a pipe, a row
-and a sentence are one line.
+fit, or a narrow column becomes long, each row becomes lines of a name and a value. Sentences go on in indented lines.
+Elsewhere, as in a pipe, a row and a sentence are one line.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +297,27 @@ def test_check_says_what_the_ip_masq_agent_file_has(
     said = by_name(call("check", "--config", str(settings), "-o", "json").out)["ip-masq file"]
     assert said["result"] == result
     assert said["found"].startswith(found.format(file))
+
+
+def test_of_an_agent_that_does_not_answer_nothing_is_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the agent knows is neither ok nor as if there were no agent."""
+    monkeypatch.setenv("NFAGENT_RUNTIME_DIR", str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "agent.sock"))
+        silent.listen()
+        ending = threading.Thread(target=_end_connections, args=(silent,))
+        ending.start()
+        try:
+            found = by_name(process("check", "-o", "json").stdout)
+        finally:
+            silent.shutdown(socket.SHUT_RDWR)
+            ending.join(30)
+    row = found["Pod interfaces"]
+    assert row["result"] == "warn"
+    assert "not known: the agent at" in row["found"]
+
+
+def _end_connections(listening: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listening.accept()[0].close()

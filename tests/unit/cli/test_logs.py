@@ -15,8 +15,10 @@ import click
 import pytest
 
 from nfagent.cli.log_times import parse_ago
+from nfagent.desired.state import DesiredState
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode, timestamp
+from tests.unit.cli.agents import introspection, running
 from tests.unit.cli.called import Call
 
 WEB = RecordEndpoint(pod_name="web", workload_kind="Pod", workload_name="web", pod_namespace="shop", namespace="shop")
@@ -150,7 +152,8 @@ def test_a_filter_without_matches_is_reported(call: Call, log: Path) -> None:
 
 
 def test_without_a_log_the_error_names_the_switch(call: Call) -> None:
-    said = call("logs")
+    with running(introspection(DesiredState("a"))):
+        said = call("logs")
     assert said.code == 2
     assert "NetworkLogging" in said.err
 
