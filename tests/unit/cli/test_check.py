@@ -107,6 +107,7 @@ def test_invalid_settings_fail_and_the_other_checks_run(call: Call, tmp_path: Pa
     assert said.code == 2
     found = by_name(said.out)
     assert found["settings"]["result"] == "FAIL"
+    assert found["settings"]["found"].endswith("; all checks below go by the defaults")
     assert "logging.group" in found["settings"]["found"]
     assert len(found) > 5
 
