@@ -135,7 +135,7 @@ def blocks(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collecti
     columns = natural if limit is None else share(natural, _least([capitals, *body], right), limit)
     if columns is None or (limit is not None and limit <= _NARROW and _is_long(body, columns, limit)):
         return [[], *(_stacked(capitals, row, limit or 1, first=row is body[0]) for row in body)]
-    head, *found = (list(_broken(row, columns, right)) for row in (capitals, *body))
+    head, *found = (list(row_lines(row, columns, right)) for row in (capitals, *body))
     return [[strong(text) for text in head], *found]
 
 
@@ -147,7 +147,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
         return [line(pair, [name, 0]) for pair in known]
     if limit - name - GAP < name:
         return [text for pair in known for text in _below(*pair, limit)]
-    return [text for pair in known for text in _broken(pair, [name, limit - name - GAP], ())]
+    return [text for pair in known for text in row_lines(pair, [name, limit - name - GAP], ())]
 
 
 def fitted(sentence: str, width: int | None) -> list[str]:
@@ -184,7 +184,7 @@ def _restyled(text: str, styles: Sequence[int], begin: int, end: int) -> Iterato
         yield f"{_MARK}{_RESET}>"
 
 
-def _broken(row: Sequence[str], columns: Sequence[int], right: Collection[int]) -> Iterator[str]:
+def row_lines(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()) -> Iterator[str]:
     """Yield the lines of one row, each cell broken to the width of its column."""
     cells = [broken(cell or _NOTHING, width) for cell, width in zip(row, columns, strict=False)]
     for number in range(max(map(len, cells), default=0)):
