@@ -19,6 +19,8 @@ from nfagent.verdicts.records import Record
 
 _STDIN = Path("-")
 _PODS_NAMED = 3
+_NAMED = {"from", "to", "peer", "policy"}
+"""Fields of filters that have names of the cluster, of which some may be gone."""
 
 
 class LogSource:
@@ -119,7 +121,9 @@ class LogSource:
         counts = self.counts
         if counts.records or (self._is_agent and self._wanted != RecordFilter()):
             of = counted(counts.records, "record") if counts.records else "the latest records"
-            return f"none of {of} matches; is logging on for these connections?"
+            named = {clause.field for clause in (*self._wanted.all, *self._wanted.none)} & _NAMED
+            names = ", and do the names exist (`nfagent dump state -A`, `dump policies`)" if named else ""
+            return f"none of {of} matches; is logging on for these connections{names}?"
         if counts.unread:
             return f"none of the lines of {self._path} is a record: it is of another program, or of another version"
         return "the log has no records; the NetworkLogging object `default` switches logging on"

@@ -149,7 +149,8 @@ def test_a_filter_without_matches_is_reported(call: Call, log: Path) -> None:
     write(log, *FOUR)
     said = call("logs", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "none of 4 records matches; is logging on for these connections?" in said.err
+    assert "none of 4 records matches; is logging on for these connections, and do the names exist (" in said.err
+    assert "names" not in call("logs", "--protocol", "udp").err
 
 
 def test_without_a_log_the_error_names_the_switch(call: Call) -> None:
