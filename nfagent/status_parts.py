@@ -102,6 +102,7 @@ class StatusParts:
                 agent=sources.status(),
                 problems=(*sources.problems(), sources.metrics.uncounted),
                 denied=self._denied(),
+                issues=sources.source.problems,
             ),
         )
 

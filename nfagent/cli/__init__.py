@@ -102,7 +102,19 @@ def nfagent() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, by default that of the process. Raises SystemExit."""
+    _open_closed()
     sys.exit(_guarded(lambda: _called(arguments)))
+
+
+def _open_closed() -> None:
+    """Open /dev/null where a standard stream is closed (`>&-`): the exit code stays, and no socket takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _called(arguments: Sequence[str] | None) -> int:

@@ -20,7 +20,7 @@ from nfagent.desired.node_interfaces import held_links
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, UsageError, ValidationIssue
 from nfagent.explain.explanation import ExplanationAnswer, explain, explanation_view
-from nfagent.introspection.agent_client import get_json, get_lines, is_listening, post_lines
+from nfagent.introspection.agent_client import SLOW_SECONDS, get_json, get_lines, is_listening, post_lines
 from nfagent.introspection.answer_format import answer_format
 from nfagent.introspection.chunks import whole
 from nfagent.introspection.diff_report import diff_view
@@ -97,11 +97,12 @@ class AgentBackend:
 
     def view(self, name: str, scope: ViewFilter) -> View:
         """Return a view of `dump`."""
-        return get_json(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope))
+        return get_json(self._path, f"/v1/dump/{name}", msgspec.structs.asdict(scope), seconds=SLOW_SECONDS)
 
     def explain(self, source: str, destination: str) -> dict[str, Any]:
         """Return the verdict on a connection."""
-        found = get_json(self._path, "/v1/explain", {"source": source, "destination": destination})
+        asked = {"source": source, "destination": destination}
+        found = get_json(self._path, "/v1/explain", asked, seconds=SLOW_SECONDS)
         with answer_format("the running agent's explanation has"):
             msgspec.convert(found, ExplanationAnswer)
         return found

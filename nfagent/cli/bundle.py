@@ -62,6 +62,7 @@ def bundle(
     from nfagent.cli.bundle_sources import sources
     from nfagent.cli.known_secrets import known_secrets
     from nfagent.cli.output import emit
+    from nfagent.cli.running_settings import node_in_use
     from nfagent.errors import UsageError
     from nfagent.system.interrupts import interrupting
 
@@ -70,8 +71,9 @@ def bundle(
     to_stdout, is_json = path == Path("-"), output == "json"
     if to_stdout and is_json:
         raise UsageError("stdout takes the archive or its list; name a FILE, or leave -o json out")
+    node = node_in_use(settings)
     if path is None:
-        path = Path(f"nfagent-{settings.node_name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}.tar.zst")
+        path = Path(f"nfagent-{node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}.tar.zst")
     with interrupting(), standard_output() if to_stdout else new_file(path) as stream:
         archive = BundleArchive(stream, now)
         contents = BundleContents(
@@ -79,7 +81,7 @@ def bundle(
         )
         for source in sources(settings, config, *since, logs=not no_logs):
             contents.add(archive, source)
-        contents.add_manifest(archive, settings.node_name, now)
+        contents.add_manifest(archive, node, now)
         archive.close()
     if is_json:
         emit({"file": str(path), "bytes": path.stat().st_size, **contents.listing()}, "json")

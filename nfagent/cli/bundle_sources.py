@@ -177,8 +177,10 @@ def _versions(settings: Settings) -> Iterator[bytes]:
     from nfagent.cli.running_settings import running_settings
     from nfagent.errors import HostError, UsageError
 
+    node = settings.node_name
     try:
         view = running_settings(settings.socket_path)
+        node = node if view is None else view.node
         agent = "none runs" if view is None else f"nfagent {view.version}"
     except (HostError, UsageError) as error:
         agent = f"not known: {error}"
@@ -186,7 +188,7 @@ def _versions(settings: Settings) -> Iterator[bytes]:
     found = {
         "command": f"nfagent {__version__}",
         "agent": agent,
-        "node": settings.node_name,
+        "node": node,
         "kernel": " ".join(os.uname()[i] for i in (0, 2, 3, 4)),
         "system": system.get("PRETTY_NAME", "not known"),
         "python": platform.python_version(),

@@ -21,7 +21,7 @@ from nfagent.cli.check_result import Check, CheckResult
 from nfagent.cli.check_unit import unit_checks
 from nfagent.config import Settings
 from nfagent.errors import HostError, KernelError, NfagentError
-from nfagent.introspection.agent_client import get_json, is_listening
+from nfagent.introspection.agent_client import NoAgentError, get_json
 from nfagent.kernel.bridge_table import NOT_FILTERED
 from nfagent.kernel.bridges import bridges, describe_bridges, fix_command, unfiltered_bridges
 from nfagent.kernel.conntrack import ConntrackClient
@@ -183,8 +183,10 @@ def _nflog(settings: Settings, *, root: bool) -> Check:
     group = settings.logging.group
     try:
         problem = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
-    except NfagentError:
+    except NoAgentError:
         return _free_group(group)
+    except NfagentError as error:
+        return Check("NFLOG", "warn", f"not known: {error.reason}", error.hint)
     if problem:  # includes the hint
         return Check("NFLOG", "warn", f"no verdict log is written: {problem}")
     return Check("NFLOG", "ok", f"group {group} is read by the agent")
@@ -265,8 +267,10 @@ def _pod_links(settings: Settings) -> Check:
     """Check that Pods' source addresses are validated by interface; only a running agent knows their interfaces."""
     try:
         known = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
-    except (NfagentError, KeyError):
+    except (NoAgentError, KeyError):
         return Check("Pod interfaces", "ok", "unknown until an agent runs")
+    except NfagentError as error:
+        return Check("Pod interfaces", "warn", f"not known: {error.reason}", error.hint)
     if known["problem"]:
         return Check("Pod interfaces", "warn", known["problem"])
     if not known["shared"]:
@@ -286,14 +290,17 @@ def _other_agent(settings: Settings) -> Check:
         return Check("agent", "warn", "not tried: needs root")
     if process is None:
         return Check("agent", "ok", "no agent runs")
+    writes = f"{holder_name(process)} writes the rules here"
     try:
-        ours = is_listening(settings.socket_path)
-    except HostError:
-        return Check("agent", "ok", f"{holder_name(process)} writes the rules here")
-    if ours:
-        return Check("agent", "ok", f"running: {holder_name(process)} writes the rules here")
-    found = f"{holder_name(process)} writes the rules here, but does not answer at {settings.socket_path}"
-    return Check("agent", "FAIL", found, stop_command(process))
+        get_json(settings.socket_path, "/v1/dump/state", {"form": "summary"})
+    except NoAgentError:
+        found = f"{writes}, but does not answer at {settings.socket_path}"
+        return Check("agent", "FAIL", found, stop_command(process))
+    except HostError as error:
+        return Check("agent", "FAIL", f"{writes}, but: {error.reason}", error.hint)
+    except NfagentError as error:  # it answers
+        return Check("agent", "warn", f"running: {writes}; {error.reason}", error.hint)
+    return Check("agent", "ok", f"running: {writes}")
 
 
 def _folder(name: str, folder: Path, setting: str, failure: CheckResult) -> Check:

@@ -47,7 +47,12 @@ def read_settings(config: Path | None, flags: Mapping[str, object]) -> CheckedSe
     try:
         loaded = load_with_origins(config, flags=flags)
     except SettingError as error:
-        found = Check(_NAME, "FAIL", str(error), f"edit {config or nfagent.config.DEFAULT_FILE}, or the environment")
+        found = Check(
+            _NAME,
+            "FAIL",
+            f"{error}; all checks below go by the defaults",
+            f"edit {config or nfagent.config.DEFAULT_FILE}, or the environment",
+        )
         given = {key: value for key, value in flags.items() if value and key != "backend"}
         return CheckedSettings(msgspec.convert(given, Settings), [found, *_unknown()], named=named)
     checks = [Check(_NAME, "ok", _layers(config or nfagent.config.DEFAULT_FILE, loaded)), *_unknown()]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nfagent.cli.log_times import DEFAULT_FORMAT, shown_time
-from nfagent.cli.tables import broken, line, paint, strong, terminal_width, widths
-from nfagent.cli.wrapping import GAP
+from nfagent.cli.tables import broken, line, paint, row_lines, strong, terminal_width, widths
+from nfagent.cli.wrapping import GAP, share
 from nfagent.model.netaddr import endpoint
 from nfagent.verdicts.record_summary import served
 from nfagent.verdicts.records import PolicyName, Record, RecordEndpoint, encode
@@ -16,7 +16,7 @@ _HEADERS = {
     "wide": ("TIME", "NODE", "VERDICT", "DIRECTION", "SOURCE", "DESTINATION", "PROTOCOL", "POLICIES", "COUNT"),
 }
 _LEAST = {"compact": (24, 7, 9, 40, 20, 5), "wide": (24, 8, 7, 9, 40, 40, 8, 30, 5)}
-"""Widths that a table begins with: a column grows, and never shrinks."""
+"""Widths that a table begins with: a column grows, and never shrinks below that; long cells go on in their column."""
 
 
 def json_lines(records: list[Record]) -> Iterator[str]:
@@ -34,6 +34,7 @@ class TextLines:
         self._header = _HEADERS[form]
         time_width = len(shown_time("2026-01-01T00:00:00.000000000Z", time_format))
         self._columns = [time_width, *_LEAST[form][1:]]
+        self._least = tuple(self._columns)
         self._limit = terminal_width()
         needed = sum(self._columns) + GAP * (len(self._columns) - 1)
         self._narrow = self._limit is not None and self._limit < needed
@@ -48,11 +49,13 @@ class TextLines:
         rows = [self._row(record) for record in records]
         last = {len(self._header) - 1}
         self._columns = widths([self._header, *rows], self._columns)
+        if self._limit is not None:  # which the least columns fit
+            self._columns = share(self._columns, self._least, self._limit) or self._columns
         if rows and not self._begun:
             self._begun = True
             yield strong(line(self._header, self._columns, last))
         for row in rows:
-            yield line(row, self._columns, last)
+            yield from row_lines(row, self._columns, last)
 
     def _row(self, record: Record) -> list[str]:
         time, verdict = shown_time(record.timestamp, self._time_format), paint(record.disposition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from nfagent.cli.log_follow import LogFollower, NoFileError
@@ -11,13 +12,15 @@ from nfagent.cli.log_streamed import kept_batches, streamed_batches
 from nfagent.cli.output import write_remark
 from nfagent.config import Settings
 from nfagent.errors import HostError, UsageError
-from nfagent.introspection.agent_client import NoAgentError
+from nfagent.introspection.agent_client import NoAgentError, is_listening
 from nfagent.model.plurals import counted
 from nfagent.verdicts.record_filter import NoCluster, PeerLookup, RecordFilter, RecordMatcher, encode_filter
 from nfagent.verdicts.records import Record
 
 _STDIN = Path("-")
 _PODS_NAMED = 3
+_NAMED = {"from", "to", "peer", "policy"}
+"""Fields of filters that have names of the cluster, of which some may be gone."""
 
 
 class LogSource:
@@ -48,10 +51,7 @@ class LogSource:
                 return
             follower = LogFollower(self._path)
             if not selection.follow and not follower.exists():
-                raise UsageError(
-                    f"{self._path}: no verdict log yet; the NetworkLogging object `default` switches logging on, "
-                    "and --file PATH reads another file"
-                )
+                raise self._missing()
             yield from records_of_file(follower, matches, selection, self.counts)
         except (PermissionError, IsADirectoryError, NoFileError) as error:
             raise HostError(f"{self._path} can't be read: {error.strerror}; use sudo, or another --file") from None
@@ -103,11 +103,27 @@ class LogSource:
         if not counts.matching:
             write_remark("note", self._nothing())
 
+    def _missing(self) -> UsageError:
+        if self._path != self._settings.verdict_log:
+            return UsageError(f"{self._path}: there is no such file; without --file: {self._settings.verdict_log}")
+        with suppress(HostError):
+            if not is_listening(self._settings.socket_path):
+                return UsageError(
+                    f"{self._path}: no verdict log yet, and no agent listens at {self._settings.socket_path}",
+                    hint="see: systemctl status nfagent; --file PATH reads another file",
+                )
+        return UsageError(
+            f"{self._path}: no verdict log yet; the NetworkLogging object `default` switches logging on, "
+            "and --file PATH reads another file"
+        )
+
     def _nothing(self) -> str:
         counts = self.counts
         if counts.records or (self._is_agent and self._wanted != RecordFilter()):
             of = counted(counts.records, "record") if counts.records else "the latest records"
-            return f"none of {of} matches; is logging on for these connections?"
+            named = {clause.field for clause in (*self._wanted.all, *self._wanted.none)} & _NAMED
+            names = ", and do the names exist (`nfagent dump state -A`, `dump policies`)" if named else ""
+            return f"none of {of} matches; is logging on for these connections{names}?"
         if counts.unread:
             return f"none of the lines of {self._path} is a record: it is of another program, or of another version"
         return "the log has no records; the NetworkLogging object `default` switches logging on"

@@ -121,6 +121,7 @@ def logs(  # noqa: PLR0913 - one argument for each option
         {"-f": follow, "--first": first, "--last": last, "--all": whole, "--until": until},
         {"--summary": summary, "--top": top},
     )
+    _check_times(since, until)
     source = LogSource(settings_of(config), path, filter_of(context, since, until))
     by_default = sys.stdout.isatty() and not (last or first or whole or since or until or added)
     selection = Selection(first or 0, _LAST_ON_TERMINAL if by_default else last or 0, follow)
@@ -151,12 +152,29 @@ def _check_options(asked: dict[str, object], added: dict[str, object]) -> None:
             raise UsageError(f"{one} and {other} exclude each other; leave one of them out")
 
 
+def _check_times(since: str, until: str) -> None:
+    """Raise UsageError for times between which there can be no record."""
+    import time
+
+    from nfagent.errors import UsageError
+    from nfagent.verdicts.records import timestamp
+
+    if since and until and since >= until:
+        raise UsageError(f"--since ({since}) isn't before --until ({until}): no record can be between them")
+    if since > timestamp(time.time_ns()):
+        raise UsageError(
+            f"--since ({since}) is in the future; name the day, as in 2026-01-31T10:15, for an earlier one"
+        )
+
+
 def _show(batches: Iterator[list[Record]], output: str, time_format: str) -> None:
     from nfagent.cli.log_rows import TextLines, json_lines
     from nfagent.cli.output import write_lines, write_whole
+    from nfagent.cli.reader import end_with_reader
 
     form = json_lines if output == "json" else TextLines("wide" if output == "wide" else "compact", time_format)
     write = write_whole if output == "json" else write_lines
+    end_with_reader()
     for records in batches:
         if records:
             write(form(records))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from nfagent.config import Settings
+from nfagent.errors import HostError, UsageError
 from nfagent.introspection.agent_client import NoAgentError, get_json
 from nfagent.introspection.answer_format import answer_format
 from nfagent.loaded_settings import ConfigView, SettingEntry
@@ -22,6 +25,14 @@ def running_settings(socket: Path) -> ConfigView | None:
         return None
     with answer_format("the running agent's settings have"):
         return msgspec.convert(content, ConfigView)
+
+
+def node_in_use(settings: Settings) -> str:
+    """Return the name of this node: as the running agent has it, by a flag for instance, else as the settings say."""
+    with suppress(HostError, UsageError):
+        if (view := running_settings(settings.socket_path)) is not None:
+            return view.node
+    return settings.node_name
 
 
 def differing(here: Iterable[SettingEntry], view: ConfigView) -> list[tuple[SettingEntry, SettingEntry]]:

@@ -4,8 +4,8 @@ A colour is a random mark, which input can't contain, until `shown` turns it int
 every other character that isn't printable.
 
 Tables are as wide as the terminal or COLUMNS at most: long cells are broken into lines, and where even that doesn't
-fit, each row becomes lines of a name and a value. Sentences go on in indented lines. Elsewhere, as in a pipe, a row
-and a sentence are one line.
+fit, or a narrow column becomes long, each row becomes lines of a name and a value. Sentences go on in indented lines.
+Elsewhere, as in a pipe, a row and a sentence are one line.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from nfagent.model.printable import printable
 
 _GAP = " " * GAP
 _NOTHING = "-"
+_NARROW = 80
+"""Up to this width of a terminal a cell of too many lines makes each row a list."""
+_MOST_LINES = 6
 _MARK = f"<{os.urandom(8).hex()}:"
 """Start of a mark, random in each process; then the number of the sequence (ECMA-48, SGR), and `>`."""
 
@@ -130,9 +133,9 @@ def blocks(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collecti
     body = [list(row) for row in rows]
     natural, limit = widths([capitals, *body]), terminal_width()
     columns = natural if limit is None else share(natural, _least([capitals, *body], right), limit)
-    if columns is None:
+    if columns is None or (limit is not None and limit <= _NARROW and _is_long(body, columns, limit)):
         return [[], *(_stacked(capitals, row, limit or 1, first=row is body[0]) for row in body)]
-    head, *found = (list(_broken(row, columns, right)) for row in (capitals, *body))
+    head, *found = (list(row_lines(row, columns, right)) for row in (capitals, *body))
     return [[strong(text) for text in head], *found]
 
 
@@ -144,7 +147,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
         return [line(pair, [name, 0]) for pair in known]
     if limit - name - GAP < name:
         return [text for pair in known for text in _below(*pair, limit)]
-    return [text for pair in known for text in _broken(pair, [name, limit - name - GAP], ())]
+    return [text for pair in known for text in row_lines(pair, [name, limit - name - GAP], ())]
 
 
 def fitted(sentence: str, width: int | None) -> list[str]:
@@ -181,12 +184,21 @@ def _restyled(text: str, styles: Sequence[int], begin: int, end: int) -> Iterato
         yield f"{_MARK}{_RESET}>"
 
 
-def _broken(row: Sequence[str], columns: Sequence[int], right: Collection[int]) -> Iterator[str]:
+def row_lines(row: Sequence[str], columns: Sequence[int], right: Collection[int] = ()) -> Iterator[str]:
     """Yield the lines of one row, each cell broken to the width of its column."""
     cells = [broken(cell or _NOTHING, width) for cell, width in zip(row, columns, strict=False)]
     for number in range(max(map(len, cells), default=0)):
         shown_cells = [cell[number] if number < len(cell) else " " for cell in cells]
         yield line(shown_cells, columns, right)
+
+
+def _is_long(rows: Sequence[Sequence[str]], columns: Sequence[int], limit: int) -> bool:
+    """Return whether a cell takes many lines, of which most would be spared with the whole width for it."""
+    return any(
+        width < limit // 2 and _width(cell) > width * (_MOST_LINES - 1) and len(broken(cell, width)) > _MOST_LINES
+        for row in rows
+        for cell, width in zip(row, columns, strict=False)
+    )
 
 
 def _least(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[int]:

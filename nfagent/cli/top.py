@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _HEADER = ("", "dir", "allowed", "/s", "denied", "/s", "audited")
 _NUMBERS = {2, 3, 4, 5, 6}
+_DUMB = {"dumb", "unknown"}
+"""Terminals by their TERM that have no cursor to move: rich shows no live table there."""
 
 
 @click.command(
@@ -62,7 +65,7 @@ def top(
     by = cast("SortKey", sort)
     if output == "json":
         context.exit(_write_json(sampler, samples or 1, by))
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB:
         from nfagent.cli.top_live import show_live
 
         context.exit(show_live(sampler, samples, by))
@@ -102,7 +105,8 @@ def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> in
     code = 0
     for number, found in enumerate(sampler.samples(samples or 2)):
         if isinstance(found, str):
-            raise UsageError(found, hint="see: systemctl status nfagent; nfagent status")
+            hint = "" if "; " in found else "see: systemctl status nfagent; `nfagent check` says what this node lacks"
+            raise UsageError(found, hint=hint)
         if samples is None and number == 0:
             continue
         if samples is not None and number:

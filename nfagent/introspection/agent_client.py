@@ -12,7 +12,13 @@ from urllib.parse import urlencode
 
 from nfagent.errors import HostError, UsageError
 
-_TIMEOUT_SECONDS = 30.0
+SLOW_SECONDS = 30.0
+"""How long an answer may need that reads the kernel or the API server, or that is computed."""
+_PROMPT_SECONDS = 10.0
+"""How long one may need that the agent has at hand: its event loop is never held for long."""
+_AGAIN_SECONDS = 1.0
+_SILENT: set[Path] = set()
+"""Agents that this process asked, and that didn't answer in time: they aren't waited for again."""
 FILTERED = "Nfagent-Records"
 """The header of an answer to `GET /v1/records` that `filter`, `last` and `follow` were applied to."""
 
@@ -22,7 +28,7 @@ class NoAgentError(UsageError):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, seconds: float = _TIMEOUT_SECONDS) -> None:
+    def __init__(self, path: Path, seconds: float = SLOW_SECONDS) -> None:
         super().__init__("localhost", timeout=seconds)
         self._path = path
         self._seconds = seconds
@@ -41,19 +47,20 @@ def is_listening(path: Path) -> bool:
 
 
 def get_json(
-    path: Path, route: str, parameters: Mapping[str, str], *, seconds: float = _TIMEOUT_SECONDS
+    path: Path, route: str, parameters: Mapping[str, str], *, seconds: float = _PROMPT_SECONDS
 ) -> dict[str, Any]:
     """Return the agent's answer to a GET of the path `route`, such as `/v1/dump/state`.
 
-    seconds: how long to wait for each part of the answer
+    seconds: how long to wait for each part of the answer; a second where an earlier one didn't come in time
     Raises NoAgentError where no agent listens, UsageError for an error that the agent returns, HostError where it
     doesn't answer.
     """
-    connection = _UnixConnection(path, seconds)
+    connection = _UnixConnection(path, min(seconds, _AGAIN_SECONDS) if path in _SILENT else seconds)
     try:
         connection.request("GET", f"{route}?{urlencode(parameters)}")
         response = connection.getresponse()
         body = response.read()
+        _SILENT.discard(path)
     except (OSError, http.client.HTTPException) as error:
         raise _no_answer(path, error) from None
     finally:
@@ -92,7 +99,7 @@ def _lines(path: Path, method: str, route: str, body: bytes | None, header: str 
         connection.close()
 
 
-def _connected(path: Path, seconds: float = _TIMEOUT_SECONDS) -> socket.socket:
+def _connected(path: Path, seconds: float = SLOW_SECONDS) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     opened.settimeout(seconds)
     try:
@@ -117,6 +124,8 @@ def _older() -> UsageError:
 
 def _no_answer(path: Path, error: Exception) -> HostError:
     reason = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        _SILENT.add(path)
     return HostError(f"the agent at {path} does not answer ({reason})", hint="see: systemctl status nfagent")
 
 

@@ -7,17 +7,24 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from nfagent.desired.state import DesiredState
+from nfagent.errors import ValidationIssue
 from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
 from nfagent.introspection.chunks import deferred, in_steps
 from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.status_view import DeniedStatus, LogLoss, SourceStatus, StatusView
+from nfagent.model.plurals import counted
 
 _POLICIES_NAMED = 10
 _STEP = 500
 
 
 class StatusReadings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the view is made of, beside the desired state. problems: of the agent's parts; in_sync_at: monotonic."""
+    """What the view is made of, beside the desired state.
+
+    in_sync_at: monotonic
+    problems:   of the agent's parts
+    issues:     of objects and files; those of policies that fail closed may be among them
+    """
 
     version: str
     now: float
@@ -28,13 +35,18 @@ class StatusReadings(msgspec.Struct, frozen=True, kw_only=True):
     agent: AgentStatus
     problems: Sequence[str]
     denied: DeniedStatus
+    issues: Sequence[ValidationIssue] = ()
 
 
 def status_parts(desired: DesiredState, readings: StatusReadings) -> StatusView:
     """Return the view; the policies are looked through while it is written."""
     agent, freshness = readings.agent, readings.freshness
-    closed: list[str] = []
+    closed: set[str] = set()
     problems = list(_problems(readings))
+
+    def found() -> list[str]:
+        return [*problems, *_closed_problem(closed), *_object_problem(readings.issues, closed)]
+
     cluster = desired.cluster
     since = readings.now - readings.in_sync_at if readings.in_sync_at else None
     return StatusView(
@@ -54,8 +66,8 @@ def status_parts(desired: DesiredState, readings: StatusReadings) -> StatusView:
         log_loss=log_loss(agent.verdict_log),
         drift_repairs=agent.reconcile.drifts,
         drift_by=agent.reconcile.drift_by,
-        health=deferred(lambda: "degraded" if problems or closed else "ok"),
-        problems=deferred(lambda: [*problems, *_closed_problem(closed)]),
+        health=deferred(lambda: "degraded" if found() else "ok"),
+        problems=deferred(found),
     )
 
 
@@ -70,22 +82,31 @@ def log_loss(log: VerdictLogStatus) -> LogLoss:
     )
 
 
-def _failing_closed(desired: DesiredState, found: list[str]) -> Iterator[str | None]:
-    """Yield the first of the policies that fail closed; all are added to `found`."""
+def _failing_closed(desired: DesiredState, found: set[str]) -> Iterator[str | None]:
+    """Yield the first of the policies that fail closed; all are added to `found`, with their kinds."""
     for number, policy in enumerate(list(desired.index.policies.values())):
         if policy.problems:
-            found.append(policy.ref.path if policy.ref.namespace else str(policy.ref))
+            found.add(str(policy.ref))
             if len(found) <= _POLICIES_NAMED:
-                yield found[-1]
+                yield policy.ref.path if policy.ref.namespace else str(policy.ref)
         if number % _STEP == 0:
             yield None
 
 
-def _closed_problem(closed: list[str]) -> list[str]:
+def _closed_problem(closed: set[str]) -> list[str]:
     if not closed:
         return []
     words = "policy fails" if len(closed) == 1 else "policies fail"
     return [f"{len(closed)} {words} closed: `nfagent dump policies` says why"]
+
+
+def _object_problem(issues: Sequence[ValidationIssue], closed: set[str]) -> list[str]:
+    """Return that objects or files aren't in force as they are written: what they would allow or deny isn't known."""
+    others = [issue for issue in issues if issue.object not in closed]
+    if not others:
+        return []
+    problems = counted(len(others), "problem")
+    return [f"{problems} of objects or files, which aren't used as written: `nfagent dump policies` lists all"]
 
 
 def _problems(readings: StatusReadings) -> Iterator[str]:

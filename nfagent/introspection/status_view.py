@@ -1,7 +1,7 @@
 """`nfagent status`: whether all is well on a node, in ten lines; served as GET /v1/status.
 
 Degraded is what needs attention: rules that aren't in force, a source that brings nothing, a policy that fails closed,
-a part of the agent with a problem, traffic that no rule sees.
+an object or file that isn't used as written, a part of the agent with a problem, traffic that no rule sees.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def test_logs_are_merged_by_time_with_one_header(cluster: Cluster) -> None:
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == f"NODE  {HEADER}"
     assert [line.rpartition(" ")[2] for line in out.splitlines()[1:]] == ["one", "two", "three", "time", "four", "five"]
-    assert out.splitlines()[1].startswith("a  2026")
+    assert out.splitlines()[1].startswith("a     2026"), "the columns are below their names"
 
 
 def test_records_in_json_are_merged_and_unchanged(cluster: Cluster) -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from nfagent.errors import KernelError, UsageError
-from nfagent.introspection.agent_client import get_json, get_lines
+from nfagent.introspection.agent_client import SLOW_SECONDS, get_json, get_lines
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.manifests.index import digest
@@ -192,7 +192,7 @@ class LabAgent:
 
     def ask(self, path: str, **query: str) -> dict[str, Any]:
         """Return the reply to a GET on its Unix socket. Raises UsageError, HostError."""
-        return get_json(self._folder / "run" / "agent.sock", path, query)
+        return get_json(self._folder / "run" / "agent.sock", path, query, seconds=SLOW_SECONDS)
 
     def metric(self, name: str) -> float:
         """Return the value of a metric without labels. Raises KeyError, UsageError, HostError."""

@@ -25,6 +25,7 @@ from nfagent.config import load_settings
 from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import status_parts
 from nfagent.introspection.status_view import StatusView
+from nfagent.loaded_settings import ConfigView
 from nfagent.time_slices import TimeSlices
 from tests.support.packet_labs import wait_until
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
@@ -188,6 +189,25 @@ def test_without_an_agent_it_has_what_can_be_read(
     assert "logs.jsonl" not in reasons
     assert max(map(len, answer.out.splitlines())) <= 40 + len(str(path))
     assert "status.json                -" in answer.out
+
+
+def test_its_name_has_the_node_that_the_agent_has_not_the_host_name(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nfagent run --node` is no setting that the command could read."""
+    monkeypatch.chdir(tmp_path)
+    view = ConfigView(version="1", node="edge-7", settings=())
+
+    async def config() -> ConfigView:
+        return view
+
+    routes = [view_route("/v1/config", config, TimeSlices())]
+    with running(introspection(TwoNodeCluster().views["a"]), routes=routes):
+        call("bundle", "--no-logs")
+    [path] = tmp_path.glob("*.tar.zst")
+    assert path.name.startswith("nfagent-edge-7-")
+    assert manifest(path)["node"] == "edge-7"
+    assert "node      edge-7" in members(path)["versions.txt"].decode()
 
 
 def start(tmp_path: Path, *arguments: str, program: str = "") -> subprocess.Popen[str]:

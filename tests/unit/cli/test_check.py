@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,7 @@ def test_invalid_settings_fail_and_the_other_checks_run(call: Call, tmp_path: Pa
     assert said.code == 2
     found = by_name(said.out)
     assert found["settings"]["result"] == "FAIL"
+    assert found["settings"]["found"].endswith("; all checks below go by the defaults")
     assert "logging.group" in found["settings"]["found"]
     assert len(found) > 5
 
@@ -295,3 +298,27 @@ def test_check_says_what_the_ip_masq_agent_file_has(
     said = by_name(call("check", "--config", str(settings), "-o", "json").out)["ip-masq file"]
     assert said["result"] == result
     assert said["found"].startswith(found.format(file))
+
+
+def test_of_an_agent_that_does_not_answer_nothing_is_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the agent knows is neither ok nor as if there were no agent."""
+    monkeypatch.setenv("NFAGENT_RUNTIME_DIR", str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "agent.sock"))
+        silent.listen()
+        ending = threading.Thread(target=_end_connections, args=(silent,))
+        ending.start()
+        try:
+            found = by_name(process("check", "-o", "json").stdout)
+        finally:
+            silent.shutdown(socket.SHUT_RDWR)
+            ending.join(30)
+    row = found["Pod interfaces"]
+    assert row["result"] == "warn"
+    assert "not known: the agent at" in row["found"]
+
+
+def _end_connections(listening: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listening.accept()[0].close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from nfagent.cli.log_times import parse_ago
+from nfagent.config import load_settings
 from nfagent.verdicts.log_file import RotatingFile
 from nfagent.verdicts.records import PolicyName, Record, RecordConnection, RecordEndpoint, encode, timestamp
 from tests.unit.cli.called import Call
@@ -146,11 +149,17 @@ def test_a_filter_without_matches_is_reported(call: Call, log: Path) -> None:
     write(log, *FOUR)
     said = call("logs", "-n", "elsewhere")
     assert (said.code, said.out) == (2, "")
-    assert "none of 4 records matches; is logging on for these connections?" in said.err
+    assert "none of 4 records matches; is logging on for these connections, and do the names exist (" in said.err
+    assert "names" not in call("logs", "--protocol", "udp").err
 
 
 def test_without_a_log_the_error_names_the_switch(call: Call) -> None:
-    said = call("logs")
+    path = load_settings().socket_path
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path))
+        agent.listen()
+        said = call("logs")
     assert said.code == 2
     assert "NetworkLogging" in said.err
 
@@ -254,3 +263,19 @@ def test_a_fifo_in_place_of_the_log_is_an_error_without_waiting(
     said = call("logs", "--file", fifo, *options)
     assert said.code == 2
     assert f"{fifo} can't be read: not a regular file; use sudo, or another --file" in said.err
+
+
+def test_a_long_policy_goes_on_in_its_column_and_the_count_stays_in_the_first_line(
+    call: Call, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    name = "allow-" + "metrics-" * 9 + "only"
+    policies = (PolicyName(name, "data", "NetworkPolicy"),)
+    write(log, record(1), msgspec.structs.replace(record(2), policies=policies))
+    header, short, first, *more = call("logs").out.splitlines()
+    begin = header.index("POLICIES")
+    assert header.endswith("COUNT")
+    assert [line.split()[-1] for line in (short, first)] == ["1", "1"]
+    assert all(line[:begin].isspace() for line in more)
+    assert first[begin:].split()[0] + "".join(line.strip() for line in more) == f"data/{name}"
+    assert max(map(len, (header, short, first, *more))) <= 120

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,6 +162,42 @@ def test_without_a_log_nothing_is_said_but_that(call: Call, log: Path) -> None:
     said = call("logs")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert f"{log}: no verdict log yet" in said.err
+
+
+def test_without_a_log_an_agent_that_is_not_there_is_said_and_another_file_by_its_name(call: Call, log: Path) -> None:
+    assert f"{log}: no verdict log yet, and no agent listens at" in call("logs").err
+    assert "there is no such file; without --file:" in call("logs", "--file", log.with_name("other")).err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--since", "1m", "--until", "2m"), "isn't before --until"),
+        (("--since", "2999-01-01"), "is in the future"),
+    ],
+    ids=["an end before the begin", "the future"],
+)
+def test_times_between_which_no_record_can_be_are_wrong_usage(
+    call: Call, log: Path, options: tuple[str, ...], words: str
+) -> None:
+    write(log, record(1))
+    said = call("logs", *options)
+    assert (said.code, said.out) == (2, "")
+    assert words in said.err
+
+
+def test_a_command_that_follows_ends_when_its_reader_leaves(log: Path) -> None:
+    """Without a record to write, the broken pipe would show never."""
+    write(log, record(1))
+    command = [sys.executable, "-m", "nfagent", "logs", "-f", "--file", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        following.stdout.close()
+        try:
+            assert following.wait(20) == 130
+        finally:
+            following.kill()
 
 
 def test_stdin_is_read(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

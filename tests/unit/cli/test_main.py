@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -158,3 +159,19 @@ def test_output_to_a_full_disk_is_an_error_in_one_line() -> None:
             [sys.executable, "-m", "nfagent", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (2, "error: the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "code"), [("--version", 0), ("status", 2), ("frobnicate", 2)])
+def test_closed_standard_streams_change_no_exit_code(words: str, code: int, closed: str, tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m nfagent {words} {closed}"
+    environment = os.environ | {"NFAGENT_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=environment,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)

@@ -10,6 +10,7 @@ import pytest
 
 from nfagent.cli.status import span
 from nfagent.desired.state import DesiredState
+from nfagent.errors import ValidationIssue
 from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
 from nfagent.introspection.freshness import WHOLE, Freshness, StaleResource
 from nfagent.introspection.http_stream import view_route
@@ -121,6 +122,24 @@ def test_a_policy_that_fails_closed_is_named(call: Call) -> None:
         ["shop/closed"],
         1,
     )
+
+
+UNREADABLE = ValidationIssue(place="bad.yaml:2", reason="is not valid YAML")
+
+
+def test_a_file_that_cannot_be_read_is_degraded_for_what_it_would_deny_is_not_known(call: Call) -> None:
+    answer = said(call, readings(issues=[UNREADABLE]))
+    assert answer.code == 1
+    line = "1 problem of objects or files, which aren't used as written: `nfagent dump policies` lists all"
+    assert answer.out.splitlines()[-2:] == ["health    FAIL, degraded", f"          {line}"]
+    assert json.loads(said(call, readings(issues=[UNREADABLE]), "-o", "json").out)["problems"] == [line]
+
+
+def test_a_policy_that_fails_closed_is_not_counted_twice(call: Call) -> None:
+    issue = ValidationIssue(object="NetworkPolicy shop/closed", reason="is not a CIDR")
+    desired = TwoNodeCluster(*PODS, CLOSED).views["a"]
+    health = said(call, readings(issues=[issue, issue]), desired=desired).out.partition("health")[2].splitlines()
+    assert health[1:] == ["          1 policy fails closed: `nfagent dump policies` says why"]
 
 
 def test_where_denies_are_not_logged_it_says_that_the_names_are_of_counters(call: Call) -> None:

@@ -110,6 +110,38 @@ def test_a_long_cell_is_broken_into_lines_of_its_column(monkeypatch: pytest.Monk
     ]
 
 
+WHY = "ingress at shop/db: rule 1 of 1 in NetworkPolicy shop/db allows it (before: none of its 2 rules matches)"
+FLOWS = [["shop/web-1 -> shop/db-2", "80/tcp", "denied", WHY], ["a -> b", "53/udp", "denied", "no policy"]]
+
+
+def test_where_a_narrow_column_takes_many_lines_each_row_becomes_lines_of_names_and_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    assert tables.table(("flow", "traffic", "before", "why"), FLOWS) == [
+        "FLOW  shop/web-1 -> shop/db-2",
+        "TRAFFIC  80/tcp",
+        "BEFORE  denied",
+        "WHY",
+        "  ingress at shop/db: rule 1 of 1 in",
+        "  NetworkPolicy shop/db allows it (before:",
+        "  none of its 2 rules matches)",
+        "",
+        "FLOW  a -> b",
+        "TRAFFIC  53/udp",
+        "BEFORE  denied",
+        "WHY  no policy",
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert tables.table(("flow", "traffic", "before", "why"), FLOWS)[0].split() == ["FLOW", "TRAFFIC", "BEFORE", "WHY"]
+
+
+def test_a_cell_that_is_long_at_any_width_leaves_the_others_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    header, *_ = tables.table(("check", "found"), [["settings", "word " * 80], ["privileges", "ok"]])
+    assert header.split() == ["CHECK", "FOUND"]
+
+
 def test_where_columns_do_not_fit_each_row_becomes_lines_of_names_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "24")
     assert tables.table(HEADER, [POLICIES[0], ["a/b", "", "", "1"]], right={3}) == [

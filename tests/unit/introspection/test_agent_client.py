@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,22 @@ WALL = PolicyFile(
     "wall.yaml",
     "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: wall}, spec: {}}",
 )
+
+
+def test_an_agent_that_did_not_answer_in_time_is_not_waited_for_again_and_is_heard_once_it_does(path: Path) -> None:
+    """A command that asks several times, as check does, isn't held by each question."""
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(path))
+        stopped.listen()
+        with pytest.raises(HostError, match=r"does not answer \(timed out\); see: systemctl status nfagent"):
+            get_json(path, "/v1/status", {}, seconds=0.1)
+        began = time.monotonic()
+        with pytest.raises(HostError, match="does not answer"):
+            get_json(path, "/v1/status", {}, seconds=60)
+        assert time.monotonic() - began < 30
+    path.unlink()
+    with running(Echo(), path):
+        assert get_json(path, "/v1/dump/state", {})["name"] == "state"
 
 
 def test_a_streamed_answer_arrives_line_by_line(path: Path) -> None:
