@@ -102,7 +102,7 @@ class TestLife:
         machine.run(START)
         machine.wait_until("nfagent dump diff")
         assert "policy" in machine.run(TABLE)
-        assert json.loads(machine.run("nfagent dump state -o json"))["node"] == "node-a"
+        assert json.loads(machine.run("nfagent dump state -A -o json"))["node"] == "node-a"
 
     def test_an_upgrade_under_a_running_agent_keeps_rules_and_settings(
         self, machine: BareDebian, deb: Path, older: Path | str
