@@ -69,6 +69,10 @@ class HostError(NfagentError):
     """The machine lacks something that nfagent needs; the message names the command that fixes it."""
 
 
+class TableHeldError(HostError):
+    """Another agent holds the table of this network namespace."""
+
+
 class DecodeError(NfagentError):
     """Input of an unexpected format."""
 

@@ -17,7 +17,7 @@ from nfagent.checkpoint.ruleset_checks import clock_warning, refusal
 from nfagent.checkpoint.ruleset_file import StoredRuleset, read_saved, ruleset_path
 from nfagent.checkpoint.xt_ruleset_codec import decode_xt_ruleset
 from nfagent.config import Settings, lowering_options
-from nfagent.errors import DecodeError, HostError, KernelError, NfagentError
+from nfagent.errors import DecodeError, HostError, KernelError, NfagentError, TableHeldError
 from nfagent.kernel.backend_choice import BackendName, choose_backend
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_lock import acquire_table
@@ -41,9 +41,12 @@ def restore(settings: Settings, now: float | None = None) -> RestoreResult:
     """Restore the saved ruleset, or hold Pods. Return what is in the kernel.
 
     now: seconds since the epoch; by default the node's clock
-    Raises HostError where an agent runs, or without CAP_NET_ADMIN; KernelError where the kernel refuses even to hold.
+    Raises HostError without CAP_NET_ADMIN; KernelError where the kernel refuses even to hold.
     """
-    table_lock = acquire_table()
+    try:
+        table_lock = acquire_table()
+    except TableHeldError:
+        return RestoreResult("running")
     moment = time.time() if now is None else now
     try:
         choice = choose_backend(settings.backend)

@@ -23,13 +23,13 @@ class RestoreResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is in the kernel after a restore.
 
     rules:    'saved': the saved ruleset; 'hold': only rules that drop packets of Pods; 'none'; 'present': the table was
-              there, and is left as it is
+              there, and is left as it is; 'running': an agent runs, and nothing is touched
     in_force: when the saved ruleset was last in force, in seconds since the epoch; 0 for the others
     held:     the Pod ranges in which unknown addresses are held; none where they pass
     reason:   why the saved ruleset isn't used; '' where it is
     """
 
-    rules: Literal["saved", "hold", "none", "present"]
+    rules: Literal["saved", "hold", "none", "present", "running"]
     in_force: float = 0.0
     held: tuple[str, ...] = ()
     reason: str = ""
@@ -44,6 +44,8 @@ class RestoreResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return f"no policy{held}"
             case "present":
                 return "table inet nfagent, which exists and stays as it is"
+            case "running":
+                return "what the agent that runs enforces; nothing is restored"
         return str(NOTHING)
 
 

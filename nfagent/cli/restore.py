@@ -17,10 +17,10 @@ from nfagent.cli.options import config_option, node_option, output_option, setti
 def restore(context: click.Context, *, node: str, config: Path | None, output: str) -> None:
     """Load the ruleset that the agent saved, where the kernel has no table inet nfagent.
 
-    nfagent-early.service runs it when the node boots, before its network. A table that exists is left as it is. The
-    saved ruleset is used where it is whole, of this node, of a known table layout, not older than boot.max_age_seconds,
-    and boot.save_ruleset is true. With policy.unknown_pods = "held", all Pods are held until the agent has read the
-    cluster, also where the saved ruleset isn't used. Needs root.
+    nfagent-early.service runs it when the node boots, before its network. A table that exists is left as it is, and
+    nothing is touched while an agent runs. The saved ruleset is used where it is whole, of this node, of a known table
+    layout, not older than boot.max_age_seconds, and boot.save_ruleset is true. With policy.unknown_pods = "held", all
+    Pods are held until the agent has read the cluster, also where the saved ruleset isn't used. Needs root.
 
     Exit code 0: restored, or there is nothing to restore; 1: the saved ruleset is refused; 2: failure.
     """
@@ -37,7 +37,7 @@ def restore(context: click.Context, *, node: str, config: Path | None, output: s
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     settings = settings_of(config, node=node)
     result = restore_ruleset(settings)
-    if result.rules != "present":
+    if result.rules not in {"present", "running"}:
         try:
             write_result(settings.runtime_dir, result)
         except HostError as error:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from nfagent.errors import HostError, WireError
+from nfagent.errors import HostError, TableHeldError, WireError
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
 from nfagent.netlink import codec
 from nfagent.netlink.unix_diag import NETLINK_SOCK_DIAG, UnixSocket, decode_socket, encode_socket_dump
@@ -101,7 +101,7 @@ def _locked_in_folder() -> tuple[int, int]:
 
 
 def acquire_table() -> TableLock:
-    """Lock the table of this thread's network namespace. Raises HostError where another agent holds it."""
+    """Lock the table of this thread's network namespace. Raises HostError; TableHeldError beside an agent."""
     try:
         lock, folder = _locked_in_folder()
     except OSError as error:
@@ -173,7 +173,7 @@ def _open_folder() -> int:
 
 
 def _locked(folder: int) -> int:
-    """Open and lock the file of this namespace. Raises OSError, HostError where another agent holds it."""
+    """Open and lock the file of this namespace. Raises OSError, TableHeldError where another agent holds it."""
     name = _lock_name()
     while True:
         opened = _opened(name, folder)
@@ -209,7 +209,7 @@ def _is_roots_alone(found: os.stat_result) -> bool:
 
 
 def _lock(opened: int) -> bool:
-    """Lock a file. Raises HostError where another agent holds the lock."""
+    """Lock a file. Raises TableHeldError where another agent holds the lock."""
     for _ in range(_TRIES):
         if _try_lock(opened):
             return True
@@ -271,8 +271,8 @@ def _written_process(opened: int) -> int:
     return int(process) if known else UNKNOWN
 
 
-def _taken(process: int) -> HostError:
-    return HostError(
+def _taken(process: int) -> TableHeldError:
+    return TableHeldError(
         f"another agent holds {_TABLE} in this network namespace: {holder_name(process)}; "
         f"stop it ({stop_command(process)}), then start again"
     )
