@@ -30,7 +30,7 @@ from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.flow_members import added_flows, changes_flows
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
-from nfagent.xtables.listing import XtListing
+from nfagent.xtables.listing import XtListing, does_the_same
 from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
@@ -312,10 +312,14 @@ class XtClient:
             return ()
         self._writer.write(first, lowered)
         second = self._list(lowered)
-        accepted = [key for key in names if second.ruleset.chains.get(key) == first.ruleset.chains.get(key)]
+        before, after = first.ruleset.chains, second.ruleset.chains
+        accepted = [
+            key
+            for key in names
+            if key in after and after[key] == before.get(key) and does_the_same(after[key], lowered.chains[key])
+        ]
         for key in accepted:
-            if key in second.ruleset.chains:
-                self._variants[key] = lowered.chains[key], second.ruleset.chains[key]
+            self._variants[key] = lowered.chains[key], after[key]
         return tuple(f"chain {key[2]} of table {key[1]}, IPv{key[0]}" for key in accepted)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
