@@ -18,6 +18,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.look_budget import LookBudget
 from nfagent.kernel.xt_counters import XtCounters
+from nfagent.kernel.xt_foreign_names import ForeignNames
 from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_looks import XtLooks
 from nfagent.kernel.xt_writer import XtWriter
@@ -93,6 +94,7 @@ class XtClient:
         )
         self._reader = XtReader(kernel)
         self._writer = XtWriter(kernel)
+        self._foreign = ForeignNames(kernel.programs.variant)
         self._turn = asyncio.Lock()
         self._thread = started_executor(1, "iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
@@ -274,6 +276,7 @@ class XtClient:
         self._writer.destroy_left()
         lowered = lowering.ruleset
         listing = self._list_in_use(lowered)
+        self._foreign.report(listing.ruleset)
         loses_counts = _loses_counts(listing.ruleset, lowered)
         if not listing.ruleset.hooks:
             # No packet reaches any rule: as if there were none.
