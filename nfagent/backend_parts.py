@@ -11,7 +11,7 @@ from nfagent.clock import Clock
 from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
-from nfagent.kernel.backend_switch import remove_others_rules
+from nfagent.kernel.backend_switch import remove_others_rules, xt_rules_hold
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.packet_counters import CounterSource
@@ -73,14 +73,7 @@ class BackendParts:
 
     def has_rules(self) -> bool:
         """Return whether the kernel has rules of ours, of either backend. Raises KernelError, HostError."""
-        if isinstance(self.client, XtClient) and (self.client.is_enforcing_now() or self._other_variant):
-            return True
-        return own_table() is not None
-
-    @property
-    def _other_variant(self) -> bool:
-        """Whether the variant of iptables that isn't used had rules of ours as this one was chosen."""
-        return self.choice.programs is not None and bool(self.choice.programs.other)
+        return own_table() is not None or xt_rules_hold()
 
     @property
     def is_nftables(self) -> bool:

@@ -71,6 +71,22 @@ def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
         return _removed(sets, accounts, keep)
 
 
+def xt_rules_hold() -> bool:
+    """Return whether packets come to rules of ours in iptables, of any variant. Raises KernelError, HostError."""
+    with closing(IpSetSocket()) as sets:
+        try:
+            names = sets.names()
+        except (KernelError, HostError):
+            return False  # a kernel without ipset
+        if not any(map(is_ours, names)):
+            return False  # no rules of ours are without sets; no program is run that may not be allowed
+        for variant in filter(_may_have_chains, _VARIANTS):
+            programs = programs_of(variant)
+            if XtReader(XtKernel(programs, tuple(programs.families), sets, None)).read_tables().ruleset.hooks:
+                return True
+    return False
+
+
 def _may_have_chains(variant: Variant) -> bool:
     """Return whether tables of a variant may have chains of ours, without running its programs.
 

@@ -126,13 +126,6 @@ class XtClient:
         lowered = self._lowering(known).ruleset
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
 
-    def is_enforcing_now(self) -> bool:
-        """Return whether packets come to any rule of ours, in this thread: sets alone do nothing.
-
-        Raises KernelError, HostError.
-        """
-        return bool(self._reader.read_tables().ruleset.hooks)
-
     async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002 - see below
         """Read the kernel and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
 

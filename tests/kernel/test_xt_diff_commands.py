@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nfagent.model.netaddr import Family
 from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.dispatch import all_set, group_of, group_set, target_set
 from nfagent.xtables.options import LoweringOptions
@@ -44,7 +45,7 @@ def test_the_commands_put_an_address_back_into_the_set_that_lacks_it(name: str) 
         found = asyncio.run(kernel.read())
         assert found.maps["ingress4"].elements == {}
 
-        restore = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
+        restore: dict[Family, str] = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
         script = "\n".join(shell_commands(found, SHOP, LoweringOptions(), restore))
         subprocess.run(["sh", "-e", "-c", script], check=True)
 
