@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +60,14 @@ def test_all_names_that_are_made_are_known_as_ours() -> None:
     made = lower(SHOP, LoweringOptions())[0]
     names = {*made.sets, *made.accounts, *(key[2] for key in made.chains)}
     assert all(map(is_made, (*names, *map(temporary, made.sets), *(temporary(name, 1) for name in made.sets))))
+
+
+_REMOVAL = "from nfagent.kernel.backend_switch import remove_xt_rules; print(remove_xt_rules())"
+
+
+def test_a_service_without_the_right_of_iptables_legacy_knows_that_nothing_there_is_ours() -> None:
+    """The agent by nftables asks at each start; its unit has CAP_NET_ADMIN alone."""
+    run("iptables-legacy", "-t", "mangle", "-A", "FORWARD", "-j", "ACCEPT")
+    without = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")
+
+    assert run(*without, sys.executable, "-c", _REMOVAL).startswith("RemovedRules(chains=0, rules=0, sets=0")
