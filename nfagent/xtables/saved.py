@@ -26,16 +26,8 @@ _FLAGS = frozenset(
         *("--nowildcard", "--restore-skmark", "--transparent"),  # socket
         *("--physdev-is-bridged", "--physdev-is-in", "--physdev-is-out"),
         *("--limit-iface-in", "--limit-iface-out"),  # addrtype
-        *(
-            "--rcheck",
-            "--rdest",
-            "--reap",
-            "--remove",
-            "--rsource",
-            "--rttl",
-            "--set",
-            "--update",
-        ),  # recent  # codespell:ignore rsource
+        *("--rcheck", "--rdest", "--reap", "--remove", "--rttl", "--set", "--update"),  # recent
+        "--rsource",  # codespell:ignore rsource
         *("--contiguous", "--kerneltz"),  # time
         *("--fragfirst", "--fraglast", "--fragmore", "--fragres"),
         *("--ipvs", "--next", "--return-nomatch", "--socket-exists", "--strict", "--suppl-groups"),
