@@ -11,8 +11,7 @@ from nfagent.clock import Clock
 from nfagent.config import Settings, lowering_options
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_tables
-from nfagent.kernel.backend_switch import remove_others_rules
-from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.backend_switch import remove_others_rules, xt_rules_hold
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.packet_counters import CounterSource
@@ -30,7 +29,6 @@ from nfagent.system.cpu_time import process_cpu_seconds
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces
 from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.options import LoweringOptions
-from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,6 @@ class BackendParts:
         self._monitor = monitor
         self._features: XtFeatures | None = None
         self._replacing = ""  # why rules of another backend are still there
-        self._sets: IpSetSocket | None = None
         self.options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
@@ -68,7 +65,6 @@ class BackendParts:
             return
         log.info("backend: %s", self.choice)
         kernel, self._features = _opened(self.choice.programs)
-        self._sets = kernel.sets
         self.options = kernel_options(lowering_options(settings.iptables), kernel, self._features)
         self.client = XtClient(kernel, known, self.options)
         self.tables = _nft_client(monitor) or self.client
@@ -77,9 +73,7 @@ class BackendParts:
 
     def has_rules(self) -> bool:
         """Return whether the kernel has rules of ours, of either backend. Raises KernelError, HostError."""
-        if self._sets is not None and any(map(is_ours, self._sets.names())):
-            return True  # no ruleset of ours is without sets
-        return own_table() is not None
+        return own_table() is not None or xt_rules_hold()
 
     @property
     def is_nftables(self) -> bool:

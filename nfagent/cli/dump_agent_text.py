@@ -9,7 +9,7 @@ import msgspec
 
 from nfagent.cli.tables import paint
 from nfagent.controllers.conntrack_revoker import RevokerStatus
-from nfagent.introspection.agent_status import AgentStatus, BootStatus, VerdictLogStatus
+from nfagent.introspection.agent_status import AgentStatus, BootStatus, VerdictLogStatus, backend_words
 from nfagent.kernel.conntrack_usage import CONNTRACK_FIX, ConntrackUsage
 from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.nat_ports import describe
@@ -79,8 +79,7 @@ def _backend_lines(backend: _Status | msgspec.UnsetType) -> list[tuple[str, str]
     """Return where the rules are written, why there, and what is missing there."""
     if backend is msgspec.UNSET:
         return []
-    variant = f" ({backend['variant']}: {backend['variant_reason']})" if "variant" in backend else ""
-    lines = [("backend", f"{backend['name']}{variant}, as {backend['reason']}")]
+    lines = [("backend", backend_words(backend))]
     return lines + [("backend", f"{paint('warn')}, {problem}") for problem in backend.get("problems", ())]
 
 

@@ -69,6 +69,7 @@ def status_lines(view: StatusView) -> list[str]:
             ("agent", f"nfagent {view.version}, node {view.node}, up {span(view.uptime_seconds)}"),
             ("source", _source(view)),
             ("in sync", _sync(view)),
+            *([("backend", view.backend)] if view.backend else []),
             ("Pods", f"{view.local_pods} here, {view.pods} in the cluster{so_far}"),
             ("policies", f"{_policies(view)}{so_far}"),
             *_denied(view),

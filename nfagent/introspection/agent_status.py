@@ -115,6 +115,14 @@ class AgentStateView(StateView, frozen=True, kw_only=True):
     agent: AgentStatus | msgspec.UnsetType = msgspec.UNSET
 
 
+def backend_words(backend: dict[str, Any] | msgspec.UnsetType) -> str:
+    """Return where the rules are written, and why there; '' where that isn't said."""
+    if backend is msgspec.UNSET:
+        return ""
+    variant = f" ({backend['variant']}: {backend['variant_reason']})" if "variant" in backend else ""
+    return f"{backend['name']}{variant}, as {backend['reason']}"
+
+
 def with_agent(view: StateView, agent: AgentStatus) -> AgentStateView:
     """Return a view of the state with the agent's part behind it."""
     return AgentStateView(**msgspec.structs.asdict(view), agent=agent)

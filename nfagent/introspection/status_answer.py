@@ -8,7 +8,7 @@ import msgspec
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import ValidationIssue
-from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus
+from nfagent.introspection.agent_status import AgentStatus, VerdictLogStatus, backend_words
 from nfagent.introspection.chunks import deferred, in_steps
 from nfagent.introspection.freshness import Freshness
 from nfagent.introspection.status_view import DeniedStatus, LogLoss, SourceStatus, StatusView
@@ -57,6 +57,7 @@ def status_parts(desired: DesiredState, readings: StatusReadings) -> StatusView:
         in_sync=agent.reconcile.in_sync,
         in_sync_seconds=round(since, 1) if since is not None and agent.reconcile.in_sync else None,
         enforced=freshness.enforced.words,
+        backend=backend_words(agent.backend),
         local_pods=len(cluster.local),
         pods=len(cluster.pods),
         policies=len(desired.index.policies),

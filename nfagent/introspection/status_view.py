@@ -74,6 +74,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     in_sync:        the kernel holds the desired ruleset; since: the time from which on it did, or of the last change
     failing_closed: policies that can't be enforced as written, the first ten; `failing_closed_in_all` counts them
     drift_repairs:  how often changes by other programs were undone; drift_by: the last of these programs, '' unknown
+    backend:        where the rules are written, and why there; '' where no rules are written
     enforced:       what the kernel enforces until the agent's own rules are in force; '' once they are
     """
 
@@ -84,6 +85,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     in_sync: bool
     in_sync_seconds: float | None
     enforced: str
+    backend: str = ""
     local_pods: int
     pods: int
     policies: int

@@ -12,17 +12,19 @@ import msgspec
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, has_nf_tables
 from nfagent.kernel.ipset_socket import IpSetSocket
-from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_queries import list_chains, own_table
 from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_programs import Variant, programs_of
+from nfagent.kernel.xt_tables import may_have_chains
 from nfagent.kernel.xt_writer import XtWriter
+from nfagent.model.netaddr import FAMILIES, Family
 from nfagent.netlink.nft_messages import FAMILY_NUMBERS
 from nfagent.nftables.transaction import AddTable, Delete
 from nfagent.xtables.listing import listed
-from nfagent.xtables.objects import EMPTY, TABLES
+from nfagent.xtables.names import PREFIX
+from nfagent.xtables.objects import EMPTY, TABLES, TableName
 from nfagent.xtables.saved import is_ours
 
 _VARIANTS: tuple[Variant, Variant] = ("nft", "legacy")
@@ -71,6 +73,22 @@ def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
         return _removed(sets, accounts, keep)
 
 
+def xt_rules_hold() -> bool:
+    """Return whether packets come to rules of ours in iptables, of any variant. Raises KernelError, HostError."""
+    with closing(IpSetSocket()) as sets:
+        try:
+            names = sets.names()
+        except (KernelError, HostError):
+            return False  # a kernel without ipset
+        if not any(map(is_ours, names)):
+            return False  # no rules of ours are without sets; no program is run that may not be allowed
+        for variant in filter(_may_have_chains, _VARIANTS):
+            programs = programs_of(variant)
+            if XtReader(XtKernel(programs, tuple(programs.families), sets, None)).read_tables().ruleset.hooks:
+                return True
+    return False
+
+
 def _may_have_chains(variant: Variant) -> bool:
     """Return whether tables of a variant may have chains of ours, without running its programs.
 
@@ -78,11 +96,17 @@ def _may_have_chains(variant: Variant) -> bool:
     has a rule of nft's own, so the kernel is asked for the chains' names where it has them.
     """
     if variant == "legacy":
-        known = [legacy_tables(f"{command}-legacy") for command in ("iptables", "ip6tables")]
-        return any(tables is None or not tables.isdisjoint(TABLES) for tables in known)
+        return any(_may_have_legacy_chains(family, table) for family in FAMILIES for table in TABLES)
     return has_nf_tables() and any(
         chain.family in _IP_FAMILIES and chain.table in TABLES and is_ours(chain.name) for chain in list_chains()
     )
+
+
+def _may_have_legacy_chains(family: Family, table: TableName) -> bool:
+    try:
+        return may_have_chains(family, table, PREFIX)
+    except KernelError:
+        return True  # the program says why it can't be read
 
 
 def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) -> RemovedRules:

@@ -65,8 +65,8 @@ class IpSetSocket:
         with self._in_use:
             request = SetRequest(f"create {name} {shape.type}")
             revision = ipset.revision_of(shape.type, self.supported(shape.type, shape.family))
+            self.created += 1  # first: the kernel may have made a set whose answer is lost
             self._send(ipset.create_request(name, shape, revision, self._next()), request)
-            self.created += 1
 
     def change(
         self, verb: Literal["add", "delete"], name: str, members: Iterable[SetMember], *, timeout: int = 0

@@ -9,6 +9,7 @@ from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.objects import Ruleset
 from nfagent.xtables.lowering import lower
+from nfagent.xtables.names import is_made
 from nfagent.xtables.objects import EMPTY, XtRuleset
 from nfagent.xtables.options import LoweringOptions
 
@@ -25,7 +26,7 @@ class XtBoot:
 
     def has_rules(self) -> bool:
         """Return whether there are rules of ours. Raises KernelError, HostError."""
-        return bool(self._reader.read().ruleset.chains)
+        return any(is_made(key[2]) for key in self._reader.read().ruleset.chains)
 
     def write(self, ruleset: Ruleset) -> None:
         """Lower a ruleset, and write it. Raises KernelError, HostError; then nothing of it is there."""

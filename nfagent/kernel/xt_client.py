@@ -18,6 +18,7 @@ from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.look_budget import LookBudget
 from nfagent.kernel.xt_counters import XtCounters
+from nfagent.kernel.xt_foreign_names import ForeignNames
 from nfagent.kernel.xt_listing import XtKernel, XtReader
 from nfagent.kernel.xt_looks import XtLooks
 from nfagent.kernel.xt_writer import XtWriter
@@ -30,7 +31,7 @@ from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.flow_members import added_flows, changes_flows
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
-from nfagent.xtables.listing import XtListing
+from nfagent.xtables.listing import XtListing, does_the_same
 from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
@@ -93,6 +94,7 @@ class XtClient:
         )
         self._reader = XtReader(kernel)
         self._writer = XtWriter(kernel)
+        self._foreign = ForeignNames(kernel.programs.variant)
         self._turn = asyncio.Lock()
         self._thread = started_executor(1, "iptables")
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
@@ -274,6 +276,7 @@ class XtClient:
         self._writer.destroy_left()
         lowered = lowering.ruleset
         listing = self._list_in_use(lowered)
+        self._foreign.report(listing.ruleset)
         loses_counts = _loses_counts(listing.ruleset, lowered)
         if not listing.ruleset.hooks:
             # No packet reaches any rule: as if there were none.
@@ -312,10 +315,14 @@ class XtClient:
             return ()
         self._writer.write(first, lowered)
         second = self._list(lowered)
-        accepted = [key for key in names if second.ruleset.chains.get(key) == first.ruleset.chains.get(key)]
+        before, after = first.ruleset.chains, second.ruleset.chains
+        accepted = [
+            key
+            for key in names
+            if key in after and after[key] == before.get(key) and does_the_same(after[key], lowered.chains[key])
+        ]
         for key in accepted:
-            if key in second.ruleset.chains:
-                self._variants[key] = lowered.chains[key], second.ruleset.chains[key]
+            self._variants[key] = lowered.chains[key], after[key]
         return tuple(f"chain {key[2]} of table {key[1]}, IPv{key[0]}" for key in accepted)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:

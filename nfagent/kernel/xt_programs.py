@@ -22,7 +22,7 @@ from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.xt_errors import LOCK_STATUS, LockHeldError, is_locked, restore_error, save_error
 from nfagent.kernel.xtables_lock import lock_holder
 from nfagent.model.netaddr import FAMILIES, Family
-from nfagent.xtables.names import PREFIX
+from nfagent.xtables.names import is_made
 from nfagent.xtables.objects import TableName
 from nfagent.xtables.saved import rules_total
 
@@ -36,6 +36,7 @@ _COMMANDS: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
 _VERSION = re.compile(r"v(?P<version>\d+(?:\.\d+)*)(?: \((?P<variant>legacy|nf_tables)\))?")
 _RESTORE_WAITS = (1, 6, 2)
 """The first version of iptables-restore that takes the lock, and has `-w`."""
+_CHAIN = re.compile(r"^:(\S+)", re.MULTILINE)
 _CANARY = ":KUBE-KUBELET-CANARY "
 """A chain that kubelet makes with the variant that the node uses."""
 _VARIANTS: tuple[Variant, Variant] = ("nft", "legacy")
@@ -135,7 +136,7 @@ def programs_of(variant: Variant) -> XtPrograms:
 
 def _chosen(found: dict[Variant, dict[Family, Program]], plain: Variant | None) -> XtPrograms:
     saved = {variant: "\n".join(_saved_all(programs)) for variant, programs in found.items()}
-    ours = [variant for variant in found if f"\n:{PREFIX}" in f"\n{saved[variant]}"]
+    ours = [variant for variant in found if any(map(is_made, _CHAIN.findall(saved[variant])))]
     rules = {variant: rules_total(saved[variant]) for variant in found}
     most = max(found, key=lambda variant: rules[variant])
     kubelet = [variant for variant in found if _CANARY in saved[variant]]

@@ -70,16 +70,32 @@ def table_shape(family: Family, table: TableName) -> TableShape | None:
 
 def table_digest(family: Family, table: TableName) -> bytes:
     """Return a digest of all rules of a table, without their counters; b'' without the table. Raises KernelError."""
+    entries = _entries(family, table)
+    if entries is None:
+        return os.urandom(_DIGEST_BYTES)  # equal to none: it changes all the time
+    return _digest(entries, _LAYOUTS[family]) if entries else b""
+
+
+def may_have_chains(family: Family, table: TableName, prefix: str) -> bool:
+    """Return whether a table may have chains whose names begin with a prefix. Raises KernelError.
+
+    Needs no right but CAP_NET_ADMIN, where iptables-save needs another one.
+    """
+    entries = _entries(family, table)
+    return entries is None or prefix.encode() in entries
+
+
+def _entries(family: Family, table: TableName) -> bytes | None:
+    """Return a table's entries, none without the table; None where it changes all the time. Raises KernelError."""
     for _ in range(_TRIES):
         shape = table_shape(family, table)
         if shape is None:
             return b""
         try:
-            entries = _asked(family, table, _GET_ENTRIES, _ENTRIES_HEAD + shape.size, shape.size)[_ENTRIES_HEAD:]
+            return _asked(family, table, _GET_ENTRIES, _ENTRIES_HEAD + shape.size, shape.size)[_ENTRIES_HEAD:]
         except BlockingIOError:
             continue  # the table was changed meanwhile
-        return _digest(entries, _LAYOUTS[family])
-    return os.urandom(_DIGEST_BYTES)  # equal to none: it changes all the time
+    return None
 
 
 def _asked(family: Family, table: TableName, option: int, size: int, asked: int = 0) -> bytes:

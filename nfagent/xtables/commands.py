@@ -57,8 +57,8 @@ def _of_group(group: StepGroup, hooks: dict[HookKey, str], restore: Mapping[Fami
     for step in group:
         match step:
             case CreateSet(name, item):
-                yield f"ipset {create_text(name, item)}"
-                yield from (f"ipset add {name} {text}" for text in sorted(map(member_text, item.members)))
+                yield f"ipset -exist {create_text(name, item)}"
+                yield from (f"ipset -exist add {name} {text}" for text in sorted(map(member_text, item.members)))
             case AddMember(name, member):
                 yield f"ipset -exist add {name} {member_text(member)}"
             case DeleteMember(name, member):

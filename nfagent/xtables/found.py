@@ -24,7 +24,7 @@ from nfagent.nftables.objects import (
     Ruleset,
     VerdictMap,
 )
-from nfagent.xtables.dispatch import all_set, target_set
+from nfagent.xtables.dispatch import GROUPS, all_set, group_readings, group_set, target_set
 from nfagent.xtables.objects import SetMember, XtRuleset
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.set_parts import family_halves, parts_of
@@ -142,12 +142,25 @@ def _runs(members: Iterable[SetMember]) -> Iterator[tuple[int, int]]:
 
 
 def _found_elements(found: XtRuleset, name: str, known: VerdictMap) -> dict[str, str]:
-    """Return the elements of a map: addresses with the known chain that they lead to; '' for an unknown chain."""
-    listed = found.sets[all_set(name, known.family)].members
-    elements = {address: "" for address in listed if isinstance(address, str)}
-    for target in sorted(set(known.elements.values())):
-        leading = found.sets.get(target_set(name, known.family, target))
-        for address in leading.members if leading is not None else ():
-            if isinstance(address, str):
-                elements[address] = target
+    """Return the elements of a map: addresses with the known chain that they lead to; '' for an unknown chain.
+
+    A packet leads nowhere, as if its address had no element, where a set on its way lacks the address, or that of
+    another group comes first. Groups are those that are there: an earlier version had others.
+    """
+    family = known.family
+    targets = {target_set(name, family, target): target for target in known.elements.values()}
+    waiting, elements = set(_members(found, all_set(name, family))), dict[str, str]()
+    for group in range(GROUPS):
+        those = waiting & _members(found, group_set(name, family, group))
+        waiting -= those
+        chain = found.chains.get((family, "mangle", group_readings(name, group)[0]))
+        for rule in chain.rules if chain is not None else ():
+            for leaf, _ in rule.lookups():
+                led = those & _members(found, leaf)
+                those -= led
+                elements |= {str(address): targets.get(leaf, "") for address in led}
     return elements
+
+
+def _members(found: XtRuleset, name: str) -> frozenset[SetMember]:
+    return found.sets[name].members if name in found.sets else frozenset()

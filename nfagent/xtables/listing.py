@@ -51,6 +51,14 @@ def listed(
     return XtListing(XtRuleset(named, chains, hooks, frozenset(accounts)), tuple(stray))
 
 
+def does_the_same(found: XtChain, known: XtChain) -> bool:
+    """Return whether each rule has the target of the known one, however its matches are printed.
+
+    A rule more is another program's, which may have put it back as fast as it was removed.
+    """
+    return [rule.target[:2] for rule in found.rules] == [rule.target[:2] for rule in known.rules]
+
+
 def _known_chain(found: XtChain, known: XtChain | None) -> XtChain:
     if known is None:
         return msgspec.structs.replace(found, origin="") if found.origin else found

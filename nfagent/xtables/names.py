@@ -27,6 +27,7 @@ LOG_PREFIX_BYTES = 63
 """Longest prefix of NFLOG (nf_log.h: 64, with a NUL)."""
 _DIGEST_BYTES = 8
 _CUT = re.compile(r"~[a-z2-7]{13}\Z")
+_MADE = re.compile(rf"(?:{PREFIX}|{TEMPORARY_PREFIX})(?:[a-z0-9-]+-)?[a-z2-7]{{13}}\Z")
 _REMEMBERED = 4_096
 """Names that are kept: a digest costs more than a look-up. A node of a cluster of 150,000 Pods has 6,300, of which each
 reading of counters asks for 2,300."""
@@ -78,6 +79,11 @@ def log_prefix(prefix: str) -> str:
 def is_cut(prefix: str) -> bool:
     """Return whether a prefix has the form of one that was cut."""
     return len(prefix.encode()) <= LOG_PREFIX_BYTES and _CUT.search(prefix) is not None
+
+
+def is_made(name: str) -> bool:
+    """Return whether a name of a chain, set or counter has the form of those made here."""
+    return _MADE.match(name) is not None
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -20,6 +20,20 @@ _TABLES: dict[str, TableName] = {name: name for name in TABLES}
 _HOOKS: dict[str, HookChain] = {name: name for name in get_args(HookChain)}
 _HEADER_OPTIONS = frozenset({"-s", "-d", "-i", "-o", "-p", "-f"})
 _TARGET_OPTIONS = frozenset({"-j", "-g"})
+_FLAGS = frozenset(
+    (
+        *("--accept-local", "--invert", "--loose", "--validmark"),  # rpfilter
+        *("--nowildcard", "--restore-skmark", "--transparent"),  # socket
+        *("--physdev-is-bridged", "--physdev-is-in", "--physdev-is-out"),
+        *("--limit-iface-in", "--limit-iface-out"),  # addrtype
+        *("--rcheck", "--rdest", "--reap", "--remove", "--rttl", "--set", "--update"),  # recent
+        "--rsource",  # codespell:ignore rsource
+        *("--contiguous", "--kerneltz"),  # time
+        *("--fragfirst", "--fraglast", "--fragmore", "--fragres"),
+        *("--ipvs", "--next", "--return-nomatch", "--socket-exists", "--strict", "--suppl-groups"),
+    )
+)
+"""Options that iptables-save prints last of a match, and that have no value."""
 _COUNTS = "["
 _QUOTE = '"'
 _WORDS = re.compile(r'"((?:[^"\\]|\\.)*)"(?= |$)|(\S+)')
@@ -141,7 +155,7 @@ def _groups(words: list[str]) -> Iterator[tuple[str, ...]]:
         is_negated_header = word == "!" and following in _HEADER_OPTIONS
         begins = word in _HEADER_OPTIONS | _TARGET_OPTIONS | {"-m"} or is_negated_header
         # The value of an option may look like one: a comment, or the prefix of a log.
-        is_value = bool(group) and (group[-1].startswith("--") or group == ["!"])
+        is_value = bool(group) and ((group[-1].startswith("--") and group[-1] not in _FLAGS) or group == ["!"])
         if group and begins and not in_target and not is_value:
             yield tuple(group)
             group = []

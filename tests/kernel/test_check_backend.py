@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nfagent.kernel.xt_programs import programs_of
+from nfagent.xtables.names import chain_name
 from tests.support.own_namespace import own_namespace
 
 pytestmark = [
@@ -20,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and iptables"),
 ]
 
-CHAIN = "*mangle\n:nfa-x - [0:0]\n-A nfa-x -j DROP\n-I FORWARD 1 -j nfa-x\nCOMMIT\n"
+OURS = chain_name("x")
+CHAIN = f"*mangle\n:{OURS} - [0:0]\n-A {OURS} -j DROP\n-I FORWARD 1 -j {OURS}\nCOMMIT\n"
 
 
 @pytest.fixture(autouse=True)

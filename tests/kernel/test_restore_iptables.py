@@ -26,6 +26,7 @@ from nfagent.nftables.objects import Ruleset
 from nfagent.policy.options import PolicyOptions
 from nfagent.restore import restore
 from nfagent.xtables.lowering import lower
+from nfagent.xtables.names import chain_name
 from nfagent.xtables.objects import XtRuleset
 from nfagent.xtables.options import LoweringOptions
 from tests.support.own_namespace import own_namespace
@@ -106,10 +107,18 @@ def test_the_saved_ruleset_is_written_in_the_variant_that_it_was_in(tmp_path: Pa
 
 def test_rules_that_are_there_are_never_touched(tmp_path: Path) -> None:
     save(tmp_path)
-    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "nfa-x"], check=True)
+    ours = chain_name("x")
+    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", ours], check=True)
 
     assert restore(settings(tmp_path), now=time.time()).rules == "present"
-    assert set(in_kernel(XtRuleset()).chains) == {(4, "mangle", "nfa-x")}
+    assert set(in_kernel(XtRuleset()).chains) == {(4, "mangle", ours)}
+
+
+def test_a_chain_of_another_program_that_begins_as_ours_do_is_none_of_our_rules(tmp_path: Path) -> None:
+    save(tmp_path)
+    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "nfa-theirs"], check=True)
+
+    assert restore(settings(tmp_path), now=time.time()).rules == "saved"
 
 
 @pytest.mark.parametrize(

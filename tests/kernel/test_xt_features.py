@@ -235,6 +235,17 @@ def test_rules_that_an_earlier_agent_left_in_iptables_are_known_at_the_start() -
         assert not parts.has_rules()
         asyncio.run(write(parts.client, view.ruleset()))
         assert parts.has_rules()
+        by_nftables = BackendParts(
+            Settings(backend="nftables"), view.ruleset, SystemClock(), NftMonitor(others_changed=lambda: None)
+        )
+        assert by_nftables.has_rules(), "they hold until those of the new backend do"
+        by_nftables.close()
+        programs = parts.choice.programs
+        assert programs is not None
+        for command in ("iptables", "ip6tables"):
+            for table in ("raw", "mangle", "nat"):
+                subprocess.run([f"{command}-{programs.variant}", "-t", table, "-F"], check=True)
+        assert not parts.has_rules(), "the sets are there, and no rule that looks them up"
     finally:
         parts.close()
 

@@ -17,6 +17,7 @@ from nfagent.kernel.iptables_save import legacy_tables
 from nfagent.kernel.xt_errors import LockHeldError, RestoreRefusedError
 from nfagent.kernel.xt_programs import Variant, XtPrograms, find_programs, programs_of
 from nfagent.model.netaddr import Family
+from nfagent.xtables.names import chain_name
 from nfagent.xtables.saved import parse_saved
 from tests.support.own_namespace import own_namespace
 
@@ -141,8 +142,11 @@ def test_a_refusal_behind_a_wait_for_the_lock_is_none_of_the_lock(
         programs_of("legacy").restore(4, "*mangle\n:nfa-a - [0:0]\n-A nfa-a -j nfa-b\nCOMMIT\n")
 
 
+OURS = CHAIN.replace("nfa-x", chain_name("x"))
+
+
 def test_the_variant_that_has_our_rules_is_used() -> None:
-    programs_of("legacy").restore(4, CHAIN)
+    programs_of("legacy").restore(4, OURS)
     run("iptables-nft", "-A", "FORWARD", "-j", "ACCEPT")
     run("iptables-nft", "-A", "FORWARD", "-j", "ACCEPT")
 
@@ -151,9 +155,18 @@ def test_the_variant_that_has_our_rules_is_used() -> None:
     assert (found.variant, found.reason, found.other) == ("legacy", "nfagent's rules are there", "")
 
 
+def test_a_chain_of_another_program_that_begins_as_ours_do_is_none_of_ours() -> None:
+    run("iptables-nft", "-t", "mangle", "-N", "nfa-foreign")
+    run("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+
+    found = find_programs(nf_tables=True)
+
+    assert (found.variant, found.reason, found.other) == ("legacy", "kubelet uses it", "")
+
+
 def test_rules_of_ours_in_the_other_variant_are_found() -> None:
-    programs_of("legacy").restore(4, CHAIN)
-    programs_of("nft").restore(4, CHAIN)
+    programs_of("legacy").restore(4, OURS)
+    programs_of("nft").restore(4, OURS)
     run("iptables-nft", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
 
     found = find_programs(nf_tables=True)

@@ -78,6 +78,19 @@ def test_when_all_is_well_ten_lines_say_so_and_who_was_denied(call: Call) -> Non
     ]
 
 
+IPTABLES = {
+    "name": "iptables",
+    "reason": "the kernel has no nf_tables",
+    "variant": "legacy",
+    "variant_reason": "kubelet uses it",
+}
+
+
+def test_where_the_rules_are_written_and_why_there_is_a_line(call: Call) -> None:
+    answer = said(call, readings(agent=in_sync(backend=IPTABLES)))
+    assert "backend   iptables (legacy: kubelet uses it), as the kernel has no nf_tables" in answer.out.splitlines()
+
+
 STALE = Freshness(stale=(StaleResource(("Pod",), "2024-05-06T07:08:09Z", 720.0, "connection refused"),))
 UNREAD = Freshness(unread=("Pod",), trouble="connection refused")
 REFUSED = Freshness(refused="Operation not permitted")

@@ -103,6 +103,14 @@ def test_quotes_are_read_as_iptables_save_writes_them() -> None:
     assert chain.rules == (XtRule((), ("-j", "DROP"), r"""it's "x" \ y"""),)
 
 
+def test_a_target_behind_an_option_without_a_value_is_read() -> None:
+    saved = parse_saved("*mangle\n:nfa-x - [0:0]\n-A FORWARD -m rpfilter --loose --invert -j nfa-x\nCOMMIT\n", 4)
+
+    assert saved["mangle"].elsewhere == (
+        ("FORWARD", XtRule((("-m", "rpfilter", "--loose", "--invert"),), ("-j", "nfa-x"))),
+    )
+
+
 def test_a_rule_with_an_open_quote_is_equal_to_none() -> None:
     saved = parse_saved('*mangle\n:nfa-x - [0:0]\n-A nfa-x -m comment --comment "open -j DROP\nCOMMIT\n', 4)
 
