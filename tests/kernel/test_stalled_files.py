@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from nfagent.introspection.agent_client import get_json
+from nfagent.introspection.agent_client import NoAgentError, get_json
 from tests.kernel.test_cli import CLUSTER, DEADLINE, AgentSite, site
 from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until
@@ -51,6 +51,15 @@ def listed() -> str:
 
 def state(site: AgentSite) -> Any:  # noqa: ANN401 - JSON
     return get_json(site.socket, "/v1/dump/state", {})["agent"]
+
+
+def answers(site: AgentSite) -> bool:
+    """Return whether the agent listens: its socket exists a moment before."""
+    try:
+        state(site)
+    except NoAgentError:
+        return False
+    return True
 
 
 def await_state(site: AgentSite, wanted: Callable[[Any], object]) -> Any:  # noqa: ANN401 - JSON
@@ -202,7 +211,7 @@ def test_an_unwritable_log_is_reported_everywhere_before_a_record_is_lost_and_re
 def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None:
     with site.agent() as agent:
         shutil.rmtree(site.folder / "run")
-        wait_until(site.socket.exists)
+        wait_until(lambda: answers(site))
         assert state(site)["reconcile"]["in_sync"]
         assert "the agent's socket was removed; created it again" in agent.stop()
 
