@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -70,6 +71,7 @@ class SoakReport(msgspec.Struct, frozen=True):
                  run; None where there are too few cycles
     blocks:      the same of the blocks of memory that its objects use: where these are flat and the memory is not,
                  what grows is free memory between objects
+    anonymous:   the same of memory without files' content, in KiB an hour
     """
 
     seed: int
@@ -83,6 +85,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     slope: Slope | None
     source: Source = "folder"
     blocks: Slope | None = None
+    anonymous: Slope | None = None
 
     @property
     def leaks(self) -> bool:
@@ -100,17 +103,12 @@ class SoakReport(msgspec.Struct, frozen=True):
         return self.counts.probes + self.counts.long_lived + self.counts.link_scope + self.churn.translated
 
 
-def memory_slope(at_rest: Sequence[Sample]) -> Slope | None:
-    """Return the slope of the memory of an agent at rest, in KiB an hour, over the second half of its samples.
+def slope_at_rest(at_rest: Sequence[Sample], name: Literal["rss", "anonymous", "blocks"]) -> Slope | None:
+    """Return the slope of what an agent at rest uses, an hour, over the second half of its samples.
 
     Of the process that lives at the end: after a restart, memory starts anew.
     """
-    return slope_of([(each.seconds / 3600, each.rss) for each in _second_half(at_rest)])
-
-
-def block_slope(at_rest: Sequence[Sample]) -> Slope | None:
-    """Return the slope of the blocks of memory in use by an agent at rest, an hour, over the same samples."""
-    return slope_of([(each.seconds / 3600, each.blocks) for each in _second_half(at_rest)])
+    return slope_of([(each.seconds / 3600, getattr(each, name)) for each in _second_half(at_rest)])
 
 
 def _second_half(at_rest: Sequence[Sample]) -> list[Sample]:
@@ -147,6 +145,7 @@ def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
     output.table(("AT REST", "NODE", "FIRST", "LAST"), list(_rest_rows(report)))
     output.text("")
     output.text(_slope_text("memory", "KiB/h", report.slope))
+    output.text(_slope_text("of it, memory without files' content", "KiB/h", report.anonymous))
     output.text(_slope_text("blocks in use", "an hour", report.blocks))
     for problem in report.problems[:20]:
         output.fail(
@@ -175,6 +174,7 @@ def _rest_rows(report: SoakReport) -> Iterator[tuple[str, ...]]:
             yield (name.replace("_", " "), node, *(str(getattr(each.tables, name)) for each in pair))
         for name, words, unit in (
             ("rss", "resident memory of the agent", " KiB"),
+            ("anonymous", "of it without files' content", " KiB"),
             ("blocks", "blocks of memory in use by its objects", ""),
             ("descriptors", "descriptors", ""),
             ("server", "connections to the API server", ""),

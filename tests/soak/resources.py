@@ -23,7 +23,7 @@ class Sample(msgspec.Struct, frozen=True):
 
     seconds:     since the begin of the run
     pid:         of the agent: another one after a restart
-    rss:         resident memory, KiB
+    rss:         resident memory, KiB; anonymous: of it, what holds no content of files, such as libraries
     blocks:      blocks of memory that Python's objects use; 0 where the agent wasn't asked
     descriptors: without TCP connections
     connections: entries of the node's conntrack table
@@ -45,6 +45,7 @@ class Sample(msgspec.Struct, frozen=True):
     files: int
     at_rest: bool
     server: int = 0
+    anonymous: int = 0
 
 
 def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, ask: bool) -> Sample:
@@ -68,6 +69,7 @@ def sample(agent: LabAgent, netns_name: str, seconds: float, *, at_rest: bool, a
         len(log) + len(state),
         at_rest,
         server,
+        int(status["RssAnon"].split()[0]),
     )
 
 

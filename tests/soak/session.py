@@ -19,7 +19,7 @@ from tests.fuzz.folder_objects import FolderObjects
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
 from tests.soak.plan import SPARED, SoakPlan, rest_step
-from tests.soak.report import NodeAtRest, SoakReport, block_slope, memory_slope
+from tests.soak.report import NodeAtRest, SoakReport, slope_at_rest
 from tests.soak.resources import Sample, Sampler
 from tests.soak.server_objects import ServerObjects
 from tests.soak.tables import contents
@@ -96,8 +96,9 @@ class _Session:
             problems=self._runner.problems,
             first=first,
             last=last,
-            slope=memory_slope(spared),
-            blocks=block_slope(spared),
+            slope=slope_at_rest(spared, "rss"),
+            blocks=slope_at_rest(spared, "blocks"),
+            anonymous=slope_at_rest(spared, "anonymous"),
         )
 
     def _begin(self) -> dict[str, NodeAtRest]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import pytest
 
 from tests.fuzz.stats import Counts
 from tests.soak.cycles import Churn, Problem
-from tests.soak.report import NodeAtRest, SoakReport, memory_slope
+from tests.soak.report import NodeAtRest, SoakReport, slope_at_rest
 from tests.soak.resources import Sample
 from tests.soak.slope import Slope
 from tests.soak.tables import TableContents
@@ -87,14 +89,20 @@ def test_an_agent_differs_by(change: dict[str, int], found: list[str]) -> None:
     assert list(REST.differences(now, whole=False)) == []
 
 
-def test_the_slope_is_that_of_the_second_half_and_of_the_last_process() -> None:
+@pytest.mark.parametrize("name", ["rss", "anonymous", "blocks"])
+def test_the_slope_is_that_of_the_second_half_and_of_the_last_process(
+    name: Literal["rss", "anonymous", "blocks"],
+) -> None:
     # Memory rises by 1 MiB a minute, up to the half; before a restart, it is another process's.
     rising = [min(minute, 30) * 1024 for minute in range(60)]
     samples = [
-        msgspec.structs.replace(SAMPLE, seconds=60.0 * minute, rss=50_000 + rss) for minute, rss in enumerate(rising)
+        msgspec.structs.replace(SAMPLE, seconds=60.0 * minute, **{name: 50_000 + used})
+        for minute, used in enumerate(rising)
     ]
-    other = [msgspec.structs.replace(SAMPLE, pid=3, rss=90_000 + n * 1000, seconds=-60.0 * n) for n in range(9, 0, -1)]
-    found = memory_slope([*other, *samples])
+    other = [
+        msgspec.structs.replace(SAMPLE, pid=3, seconds=-60.0 * n, **{name: 90_000 + n * 1000}) for n in range(9, 0, -1)
+    ]
+    found = slope_at_rest([*other, *samples], name)
     assert found is not None
     assert found.value == 0.0
     assert found.points == 30
