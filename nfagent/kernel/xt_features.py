@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -67,7 +68,7 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
         for kind in _SET_TYPES:
             _require_type(sets, kind)
         accounts = NfacctSocket()
-        sets.create(PROBE, IpSet("bitmap:port", 4))  # of no family
+        _create_probe(sets)
         try:
             features = _tried(programs, accounts)
         finally:
@@ -82,6 +83,17 @@ def open_xt_kernel(programs: XtPrograms) -> tuple[XtKernel, XtFeatures]:
         accounts.close()
         accounts = None
     return XtKernel(programs, features.families, sets, accounts, features.absent), features
+
+
+def _create_probe(sets: IpSetSocket) -> None:
+    """Create the set that rules are tried with, in place of one of an agent that was killed as it tried."""
+    with suppress(SetRefusedError):
+        sets.destroy(PROBE)
+    try:
+        sets.create(PROBE, IpSet("bitmap:port", 4))  # of no family
+    except SetRefusedError as error:
+        if error.code != errno.EEXIST:  # another nfagent tries at this moment, by an equal one
+            raise
 
 
 def kernel_options(options: LoweringOptions, kernel: XtKernel, features: XtFeatures) -> LoweringOptions:

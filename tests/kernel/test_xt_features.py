@@ -16,6 +16,7 @@ from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.errors import HostError
+from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_boot import XtBoot
 from nfagent.kernel.xt_client import XtClient
@@ -224,6 +225,28 @@ def test_what_is_tried_leaves_nothing(programs: XtPrograms) -> None:
     finally:
         kernel.close()
     assert "nfx-" not in saved("iptables") + saved("ip6tables")
+
+
+@pytest.mark.parametrize("left", ["bitmap:port range 0-65535", "hash:ip,port"])
+def test_what_an_agent_left_that_was_killed_as_it_tried_keeps_no_agent_from_starting(
+    programs: XtPrograms, left: str
+) -> None:
+    kernel, _ = open_xt_kernel(programs)  # makes the tables
+    kernel.close()
+    kernel, expected = open_xt_kernel(programs)
+    kernel.close()
+    subprocess.run(["ipset", "create", "nfx-probe", *left.split()], check=True)
+    accounts = NfacctSocket()
+    accounts.create("nfx-probe")
+    accounts.close()
+    kernel, features = open_xt_kernel(programs)
+    try:
+        assert features == expected
+        assert kernel.sets.names() == []
+        assert kernel.accounts is not None
+        assert list(kernel.accounts.read()) == []
+    finally:
+        kernel.close()
 
 
 def test_rules_that_an_earlier_agent_left_in_iptables_are_known_at_the_start() -> None:
