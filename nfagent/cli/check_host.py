@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from nfagent.cli.check_backend import backend_check, iptables_checks
 from nfagent.cli.check_boot import boot_checks
@@ -177,12 +178,17 @@ def _nat_ports(settings: Settings, *, root: bool) -> Check:
     return Check(name, "warn", describe(ports), ADVICE) if ports.nearly_full else Check(name, "ok", describe(ports))
 
 
+def _state(settings: Settings) -> dict[str, Any]:
+    """Return the state of the running agent, without a list of Pods. Raises what `get_json` does."""
+    return get_json(settings.socket_path, "/v1/dump/state", {"form": "summary"})
+
+
 def _nflog(settings: Settings, *, root: bool) -> Check:
     if not root:
         return Check("NFLOG", "warn", "not tried: needs root")
     group = settings.logging.group
     try:
-        problem = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["verdict_log"]["problem"]
+        problem = _state(settings)["agent"]["verdict_log"]["problem"]
     except NoAgentError:
         return _free_group(group)
     except NfagentError as error:
@@ -266,7 +272,7 @@ def _frames_refusal() -> str:
 def _pod_links(settings: Settings) -> Check:
     """Check that Pods' source addresses are validated by interface; only a running agent knows their interfaces."""
     try:
-        known = get_json(settings.socket_path, "/v1/dump/state", {})["agent"]["links"]
+        known = _state(settings)["agent"]["links"]
     except (NoAgentError, KeyError):
         return Check("Pod interfaces", "ok", "unknown until an agent runs")
     except NfagentError as error:
@@ -292,7 +298,7 @@ def _other_agent(settings: Settings) -> Check:
         return Check("agent", "ok", "no agent runs")
     writes = f"{holder_name(process)} writes the rules here"
     try:
-        get_json(settings.socket_path, "/v1/dump/state", {"form": "summary"})
+        _state(settings)
     except NoAgentError:
         found = f"{writes}, but does not answer at {settings.socket_path}"
         return Check("agent", "FAIL", found, stop_command(process))

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nfagent.cli import INTERRUPTED
 from nfagent.cli.count_sampler import CountSampler
 from nfagent.cli.packet_rates import SORT_KEYS, CountRow, CountSample, SortKey, ordered, uncounted
 from nfagent.cli.tables import coloured
@@ -27,7 +28,6 @@ from nfagent.cli.top import row_cells
 from nfagent.model.printable import printable
 from nfagent.system.interrupts import interrupting
 
-_INTERRUPTED = 130
 _KEYS: dict[str, SortKey] = {key[0]: key for key in SORT_KEYS}
 _LEAVE = {"q", "Q", "\x1b"}
 _WIDE, _NARROW = 78, 56
@@ -115,7 +115,7 @@ def show_live(sampler: CountSampler, samples: int | None, by: SortKey) -> int:
             os.write(wake, b".")
         os.write(wake, b"e")
 
-    code = _INTERRUPTED
+    code = INTERRUPTED
     console = Console(no_color=not coloured(), highlight=False)
     with ExitStack() as stack:
         stack.enter_context(interrupting())
@@ -140,7 +140,7 @@ def _run(screen: TopScreen, console: Console, live: Live, came: list[CountSample
         if sys.stdin in readable:
             typed = os.read(sys.stdin.fileno(), 64).decode(errors="replace")
             if not typed:
-                return _INTERRUPTED  # the terminal is gone
+                return INTERRUPTED  # the terminal is gone
             if typed[0] in _LEAVE and typed[:2] != "\x1b[":
                 return 0
             screen.by = _KEYS.get(typed[0].lower(), screen.by)

@@ -23,8 +23,8 @@ have is what its modules in page/files read.
 
 A long answer is written while it is made, with chunked transfer encoding.
 Status 200 is an answer, 400 an invalid request, 503 a kernel that doesn't answer or too many requests at once; 400 and
-503 carry {"error": "…"}. HEAD has the status
-and the headers of GET (head_requests). Connections have limits and deadlines (connections, request_bodies).
+503 carry {"error": "…"}. HEAD has the status and the headers of GET (head_requests). Connections have limits and
+deadlines (connections, request_bodies).
 """
 
 from __future__ import annotations

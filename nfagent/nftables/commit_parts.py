@@ -45,9 +45,12 @@ def interval_sets_first(transaction: Transaction) -> tuple[Transaction, ...]:
     and where the table is deleted, all does. A table from nothing is one commit as well: until then packets passed
     unfiltered, and two commits give a program that deletes the table in a loop twice the chance.
     """
+    filled = _new_intervals(transaction)
+    if not filled or _adds_only_to_itself(transaction):
+        return (transaction,)
     deleted = {(command.kind, command.name) for command in transaction if isinstance(command, Delete)}
-    names = frozenset(name for name in _new_intervals(transaction) if ("set", name) not in deleted)
-    if not names or ("table", "") in deleted or _adds_only_to_itself(transaction):
+    names = frozenset(name for name in filled if ("set", name) not in deleted)
+    if not names or ("table", "") in deleted:
         return (transaction,)
     first = tuple(command for command in transaction if _is_about_set(command, names))
     return first, tuple(command for command in transaction if not _is_about_set(command, names))
@@ -84,6 +87,8 @@ def _new_intervals(transaction: Transaction) -> set[str]:
     added = {
         command.name for command in transaction if isinstance(command, AddSet) and command.shape.kind in INTERVAL_KINDS
     }
+    if not added:  # as in most transactions
+        return added
     return {
         command.set
         for command in transaction

@@ -14,7 +14,7 @@ import pytest
 
 from nfagent.kernel.xt_programs import programs_of
 from nfagent.xtables.names import chain_name
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -28,10 +28,9 @@ CHAIN = f"*mangle\n:{OURS} - [0:0]\n-A {OURS} -j DROP\n-I FORWARD 1 -j {OURS}\nC
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; folders and the lock of iptables are this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     for key in ("RUNTIME_DIR", "LOG_DIR", "STATE_DIR"):
         monkeypatch.setenv(f"NFAGENT_{key}", str(tmp_path / key))
-    with own_namespace("backend"):
+    with own_iptables("backend", tmp_path, monkeypatch):
         yield
 
 

@@ -29,7 +29,7 @@ from nfagent.xtables.lowering import lower
 from nfagent.xtables.names import chain_name
 from nfagent.xtables.objects import XtRuleset
 from nfagent.xtables.options import LoweringOptions
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import decoded, node, pod, policy
 
 pytestmark = [
@@ -51,8 +51,7 @@ DAY = 86400.0
 
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtrestore"):
+    with own_iptables("xtrestore", tmp_path, monkeypatch):
         yield
         remove_xt_rules()
 

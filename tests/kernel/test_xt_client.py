@@ -30,7 +30,7 @@ from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.saved import is_ours
 from nfagent.xtables.text import create_text
 from tests.properties.strategies import desired, worlds
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import DECODERS, Document, labelled, namespace, node, pod, policy, port
 
 pytestmark = [
@@ -44,8 +44,7 @@ VARIANTS: list[Variant] = ["legacy", "nft"]
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtclient"):
+    with own_iptables("xtclient", tmp_path, monkeypatch):
         yield
 
 

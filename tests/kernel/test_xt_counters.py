@@ -28,7 +28,7 @@ from nfagent.nftables.pod_counts import counted_set
 from nfagent.nftables.verdict_keys import denied_by
 from nfagent.xtables.counters import counting_set
 from nfagent.xtables.names import account_name
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -45,8 +45,7 @@ PROGRAMS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtcounters"):
+    with own_iptables("xtcounters", tmp_path, monkeypatch):
         run("ip", "link", "set", "lo", "up")
         yield
 

@@ -15,7 +15,7 @@ from nfagent.xtables.commands import shell_commands
 from nfagent.xtables.dispatch import all_set, group_of, group_set, target_set
 from nfagent.xtables.options import LoweringOptions
 from tests.kernel.test_xt_client import SHOP, client, converge, run
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -32,8 +32,7 @@ SETS = {
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtdiff"):
+    with own_iptables("xtdiff", tmp_path, monkeypatch):
         yield
 
 

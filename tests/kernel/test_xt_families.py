@@ -23,7 +23,7 @@ from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.xtables.lowering import lower
 from nfagent.xtables.objects import XtRuleset
 from nfagent.xtables.options import LoweringOptions
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import TwoNodeCluster, labelled, namespace, pod, policy
 
 pytestmark = [
@@ -60,8 +60,7 @@ BEFORE, AFTER, LATER = shop(), shop("isolated"), shop("isolated", "again")
 
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("families"):
+    with own_iptables("families", tmp_path, monkeypatch):
         yield
 
 

@@ -25,7 +25,7 @@ from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import TwoNodeCluster, namespace, pod, policy
 
 pytestmark = [
@@ -71,8 +71,7 @@ exec {real} "$@"
 
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("features"):
+    with own_iptables("features", tmp_path, monkeypatch):
         yield
 
 

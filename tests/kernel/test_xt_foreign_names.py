@@ -16,7 +16,7 @@ from nfagent.xtables.lowering import lower
 from nfagent.xtables.names import is_made, temporary
 from nfagent.xtables.options import LoweringOptions
 from tests.kernel.test_xt_client import SHOP, client, converge, run
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -27,8 +27,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtforeign"):
+    with own_iptables("xtforeign", tmp_path, monkeypatch):
         yield
 
 

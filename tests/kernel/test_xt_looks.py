@@ -24,7 +24,7 @@ from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT
 from nfagent.nftables.transaction import ChangeElements
 from tests.kernel.test_xt_client import SHOP, converge, run, shop
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import pod
 
 pytestmark = [
@@ -38,8 +38,7 @@ DEADLINE = 60.0
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtlooks"):
+    with own_iptables("xtlooks", tmp_path, monkeypatch):
         yield
 
 

@@ -19,7 +19,7 @@ from nfagent.kernel.xt_programs import Program, Variant, XtPrograms, programs_of
 from nfagent.xtables.lowering import lower
 from nfagent.xtables.names import set_name
 from nfagent.xtables.options import LoweringOptions
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import Document, decoded, labelled, namespace, node, pod, policy
 
 pytestmark = [
@@ -41,8 +41,7 @@ exec {program} "$@"
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtsmall"):
+    with own_iptables("xtsmall", tmp_path, monkeypatch):
         yield
 
 

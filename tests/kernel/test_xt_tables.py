@@ -12,7 +12,7 @@ import pytest
 
 from nfagent.kernel.xt_tables import table_digest, table_shape
 from nfagent.model.netaddr import FAMILIES, Family
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -27,8 +27,7 @@ DOMAINS: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xttables"):
+    with own_iptables("xttables", tmp_path, monkeypatch):
         yield
 
 

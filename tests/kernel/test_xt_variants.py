@@ -16,7 +16,7 @@ from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import Variant, XtPrograms, programs_of
 from tests.kernel.test_xt_client import SHOP, VARIANTS, add_rule, client, converge, first_rule
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -27,8 +27,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with own_namespace("xtvariants"):
+    with own_iptables("xtvariants", tmp_path, monkeypatch):
         yield
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from pyroute2 import netns
 
 
@@ -23,3 +25,11 @@ def own_namespace(word: str) -> Iterator[None]:
             netns.popns()
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@contextmanager
+def own_iptables(word: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Enter a new network namespace, with a lock of iptables of its own in a folder."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(folder / "xtables.lock"))
+    with own_namespace(word):
+        yield
