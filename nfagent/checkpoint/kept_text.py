@@ -25,6 +25,7 @@ class KeptText:
     def __init__(self, path: Path) -> None:
         """Keep the path."""
         self._path = path
+        self._beside = path.with_name(f"{path.name}.new")
         self._held: bytes | None = None
         self._known = False
 
@@ -52,15 +53,14 @@ class KeptText:
     def _replace(self, text: bytes) -> None:
         self._path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         self._check_folder()
-        beside = self._path.with_name(f"{self._path.name}.new")
         with suppress(FileNotFoundError):
-            beside.unlink()
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._beside.unlink()
+        descriptor = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self._path)
+        self._beside.replace(self._path)
 
     def _check_folder(self) -> None:
         """Raise PermissionError where another user may replace the file."""

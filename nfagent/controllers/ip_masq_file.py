@@ -46,6 +46,7 @@ class IpMasqFile:
         apply:   called with the new configuration, None for no file; keys that can't be read have the value of before
         """
         self._path = path
+        self._file = Path(path)
         self._clock = clock
         self._seconds = seconds
         self._apply = apply
@@ -69,7 +70,7 @@ class IpMasqFile:
         if self._first:
             await self._recall()
         try:
-            content = await asyncio.to_thread(self._calls.ask, lambda: read_regular(Path(self._path)), self._path)
+            content = await asyncio.to_thread(self._calls.ask, lambda: read_regular(self._file), self._path)
         except FileNotFoundError:
             self._content = None
             self._report(())

@@ -10,6 +10,8 @@ import msgspec
 
 log = logging.getLogger(__name__)
 _FOLDER = Path("/proc/sys/net/netfilter")
+_FILES = (_FOLDER / "nf_conntrack_count", _FOLDER / "nf_conntrack_max")
+"""Made once: they are read many times a second, and pathlib interns each part of a path that it makes."""
 _NEARLY_FULL = 0.85
 """The share from which on the table is reported."""
 CONNTRACK_FIX = "sysctl -w net.netfilter.nf_conntrack_max=N"
@@ -38,10 +40,13 @@ class ConntrackUsage(msgspec.Struct, frozen=True):
         return f"{used}: the table is full, and packets of new connections are dropped" if self.is_full else used
 
 
-def read_conntrack_usage(folder: Path = _FOLDER) -> ConntrackUsage | None:
-    """Return the usage; None without conntrack, or where it can't be read. Costs no walk through the table."""
+def read_conntrack_usage(files: tuple[Path, Path] = _FILES) -> ConntrackUsage | None:
+    """Return the usage; None without conntrack, or where it can't be read. Costs no walk through the table.
+
+    files: have the number of entries, and the limit
+    """
     try:
-        entries, limit = (int((folder / f"nf_conntrack_{name}").read_text("ascii")) for name in ("count", "max"))
+        entries, limit = (int(file.read_text("ascii")) for file in files)
     except (OSError, ValueError):
         return None
     return ConntrackUsage(entries, limit)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -44,6 +46,9 @@ _POLL_SECONDS = 2.0
 _SYSCTL = Path("/proc/sys/fs/inotify")
 _MAX_BATCH_WAITS = 5
 """Waits for further events at most: a writer may never stop."""
+
+_MOST_NAMES = 1024
+"""Names of files that are held interned, those of the latest events."""
 
 _MASK = Mask.CLOSE_WRITE | Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 _PATH_MASK = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW
@@ -209,6 +214,9 @@ class _EventBatcher:
         self._inotify = inotify
         self._stopping = stopping
         self._is_complete = complete
+        # pathlib interns each name. One that nothing holds is interned anew by each event, and uses up a place in the
+        # interpreter's table, which grows for it; writers use the same names again and again.
+        self._names: deque[str] = deque(maxlen=_MOST_NAMES)
         self._next = asyncio.ensure_future(inotify.get())
 
     async def next_batch(self, seconds: float) -> list[Event]:
@@ -222,7 +230,9 @@ class _EventBatcher:
             if not self._next.done():
                 break
             while self._next.done():
-                events.append(self._next.result())
+                events.append(event := self._next.result())
+                if event.name is not None:
+                    self._names.append(sys.intern(event.name.name))
                 self._next = asyncio.ensure_future(self._inotify.get())
                 await asyncio.sleep(0)
             if all(map(self._is_complete, events)):

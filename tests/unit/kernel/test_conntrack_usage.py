@@ -37,8 +37,8 @@ def test_a_table_with_these_entries(entries: int, limit: int, text: str, *, near
 )
 def test_what_proc_says(files: dict[str, str], usage: ConntrackUsage | None, tmp_path: Path) -> None:
     for name, text in files.items():
-        (tmp_path / f"nf_conntrack_{name}").write_text(text)
-    assert read_conntrack_usage(tmp_path) == usage
+        (tmp_path / name).write_text(text)
+    assert read_conntrack_usage((tmp_path / "count", tmp_path / "max")) == usage
 
 
 def test_a_table_that_fills_is_logged_twice_and_once_when_it_has_room_again(caplog: pytest.LogCaptureFixture) -> None:
