@@ -1,12 +1,16 @@
-"""Opens contexts of libnftables with reserved file descriptors, after a check that netlink sockets can be opened."""
+"""Opens contexts of libnftables with reserved file descriptors, after a check that netlink sockets can be opened.
+
+No call of the library runs beside another one (`one_call`).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -15,7 +19,20 @@ from nfagent.kernel.sockets import netlink_socket
 from nfagent.netlink.codec import NETLINK_NETFILTER
 from nfagent.system.descriptors import DescriptorReserve
 
+_IN_USE = threading.RLock()
 _FAILED = "cannot open a netlink socket for nf_tables"
+
+
+@contextmanager
+def one_call() -> Iterator[None]:
+    """Hold back other threads' calls of the library, of any context, for as long as a call runs. Blocking.
+
+    The library isn't made for threads, each with its context or not: it splits the names of types by strtok(3), whose
+    state is that of the process, and finds protocols by getprotobynumber(3), which returns the same memory each time.
+    A listing beside another one lacks types or has those of the other, or the library ends the process (assert(3)).
+    """
+    with _IN_USE:
+        yield
 
 
 class _FunctionsLoadedError(Exception):

@@ -1,6 +1,7 @@
 """Reads table inet nfagent by libnftables, as JSON, and checks nft text by its dry run; commits nothing.
 
-There is one context and one call at a time. The network namespace is that of the process.
+There is one context; other listings' calls wait for each other (`nft_library.one_call`). The network namespace is that
+of the process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.nft_library import ContextOpener, require_netlink
+from nfagent.kernel.nft_library import ContextOpener, one_call, require_netlink
 from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
@@ -68,7 +69,8 @@ class NftListing:
             raise HostError(f"cannot load libnftables ({error})", hint=INSTALL_HINT) from None
 
     def close(self) -> None:
-        """Free the reserved descriptors."""
+        """Free the context and the reserved descriptors."""
+        self._free_context()
         self._reserve.close()
 
     def ruleset(self, known: Ruleset = ABSENT) -> Ruleset:
@@ -141,13 +143,19 @@ class NftListing:
 
     def _replace_context(self) -> None:
         """Replace the context: libnftables caches a listing, a kilobyte per element, until the next one."""
-        self._context = None  # first: malloc can then reuse its memory for the next one
+        self._free_context()  # first: malloc can then reuse its memory for the next one
         with suppress(KernelError, HostError, OSError):  # the next call tries again, and raises
             self._context = self._opened()
         malloc_trim()
 
+    def _free_context(self) -> None:
+        with one_call():  # the library frees it as soon as nothing refers to it
+            self._context = None
+
     def _run(self, command: str) -> str:
-        status, output, error = self._opened_context().cmd(command)
+        self._opened_context()
+        with one_call():
+            status, output, error = self._context.cmd(command)
         if status != 0:
             if _DENIED_MESSAGE in error:
                 raise HostError(NEEDS_ROOT, hint=AS_ROOT)
