@@ -19,9 +19,11 @@ from pathlib import Path
 
 import msgspec
 
+from nfagent.cli import INTERRUPTED
 from nfagent.errors import HostError
 from nfagent.kernel.backend_choice import BackendName
 from nfagent.lab.topology import netns
+from nfagent.system.interrupts import interrupting
 from tests.fault_injection import crashes
 from tests.fault_injection.api_lab import api_fault_lab, api_faults
 from tests.fault_injection.catalogue import faults_of
@@ -70,16 +72,28 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def all_parts(arguments: Sequence[str], jobs: int) -> tuple[list[Try], list[str]]:
-    """Run the parts; return their tries in the order of the parts, and the parts that broke off."""
+    """Run the parts; return their tries in the order of the parts, and the parts that broke off.
+
+    An interrupt ends the parts that run, each of which removes its lab, and is raised again.
+    """
     parts = list(PARTS)
     with tempfile.TemporaryDirectory(prefix="nfagent-faults-") as folder, ThreadPoolExecutor(jobs) as pool:
+        running: list[subprocess.Popen[bytes]] = []
 
         def run(number: int) -> bool:
             own = ["--part", parts[number], "--json", f"{folder}/{number}"]
             command = [sys.executable, "-m", "tests.fault_injection", *arguments, *own]
-            return subprocess.run(command, check=False).returncode == 0
+            # A session of its own: Ctrl-C comes to this process alone, which ends each part once.
+            running.append(process := subprocess.Popen(command, start_new_session=True))
+            return process.wait() == 0
 
-        ended = list(pool.map(run, range(len(parts))))
+        try:
+            ended = list(pool.map(run, range(len(parts))))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
         files = [Path(folder, str(number)) for number in range(len(parts))]
         texts = [path.read_bytes() for path in files if path.exists()]
         found = [one for text in texts for one in msgspec.json.Decoder(Try).decode_lines(text)]
@@ -179,6 +193,9 @@ def say(line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        with interrupting():
+            sys.exit(main(sys.argv[1:]))
     except HostError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -6,13 +6,19 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from nfagent.cli import INTERRUPTED
 from nfagent.errors import KernelError
 from nfagent.kernel.backend_choice import BackendName
+from nfagent.lab.machine.patience import patient
+from nfagent.lab.topology import netns
 from tests.fault_injection import crashes
 from tests.fault_injection.catalogue import faults_of
 from tests.fault_injection.fault import Fault
@@ -30,6 +36,7 @@ pytestmark = [
 RESUBSCRIBE_SECONDS = 20.0
 """Far above the second after which the agent opens another socket, far below the minute of its other checks."""
 
+ENDED_SECONDS = patient(60.0)
 SHARED_PORT = 31_000
 """Of two clients; beyond the ports that connections get otherwise."""
 
@@ -169,3 +176,22 @@ def test_a_socket_for_notifications_that_failed_is_opened_again_within_seconds(l
         lab.agent.wait_until(listening, "another socket is opened", RESUBSCRIBE_SECONDS)
     lab.settle()
     assert lab.agent.ask("/v1/dump/diff")["equal"]
+
+
+def test_an_interrupted_run_removes_its_labs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fault_injection", "--only", "commit: refused by EBUSY"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert run.stdout is not None
+        try:
+            assert "0 wrong" in run.stdout.readline()
+            threads = Path(f"/proc/{run.pid}/task").iterdir()
+            parts = [part for thread in threads for part in (thread / "children").read_text("ascii").split()]
+            made = [name for part in parts for name in netns.named(netns.prefix("faults", int(part)))]
+            run.terminate()
+            assert run.wait(ENDED_SECONDS) == INTERRUPTED
+        finally:
+            run.kill()
+    assert made
+    assert [name for name in made if (netns.RUN / name).exists()] == []
+    assert list(tmp_path.iterdir()) == []
