@@ -123,6 +123,16 @@ def _rows(
         yield CountRow(name=name)
 
 
+def row_cells(row: CountRow) -> Iterator[str]:
+    """Yield the cells of a row, in the order of the header."""
+    yield row.name
+    yield {"ingress": "in", "egress": "out", "": "-"}[row.direction]
+    for total, rate in ((row.allowed, row.allowed_rate), (row.denied, row.denied_rate)):
+        yield _shown(total)
+        yield _shown(rate)
+    yield _shown(row.audited)
+
+
 def _rate(before: int | None, now: int | None, seconds: float | None) -> float | None:
     if before is None or now is None or not seconds or now < before:
         return None
@@ -131,3 +141,10 @@ def _rate(before: int | None, now: int | None, seconds: float | None) -> float |
 
 def _number(value: float | None) -> float:
     return -1.0 if value is None else value
+
+
+def _shown(value: float | None) -> str:
+    """Return a count or a rate; `-` where it isn't known."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +13,7 @@ from nfagent.cli.options import color_option, config_option, output_option, sett
 
 if TYPE_CHECKING:
     from nfagent.cli.count_sampler import CountSampler
-    from nfagent.cli.packet_rates import CountRow, CountSample, SortKey
+    from nfagent.cli.packet_rates import CountSample, SortKey
 
 _HEADER = ("", "dir", "allowed", "/s", "denied", "/s", "audited")
 _NUMBERS = {2, 3, 4, 5, 6}
@@ -122,7 +121,7 @@ def _write_tables(sampler: CountSampler, samples: int | None, by: SortKey) -> in
 
 def table_lines(sample: CountSample, by: SortKey) -> list[str]:
     """Return the tables of Pods and of policies."""
-    from nfagent.cli.packet_rates import ordered
+    from nfagent.cli.packet_rates import ordered, row_cells
     from nfagent.cli.tables import table
 
     lines: list[str] = []
@@ -135,20 +134,3 @@ def table_lines(sample: CountSample, by: SortKey) -> list[str]:
             none = "no Pod of this node" if title == "Pod" else "no policy selects a Pod of this node"
             lines.append(f"{none}{', as far as is known' if sample.problem else ''}")
     return lines
-
-
-def row_cells(row: CountRow) -> Iterator[str]:
-    """Yield the cells of a row, in the order of the header."""
-    yield row.name
-    yield {"ingress": "in", "egress": "out", "": "-"}[row.direction]
-    for total, rate in ((row.allowed, row.allowed_rate), (row.denied, row.denied_rate)):
-        yield number_text(total)
-        yield number_text(rate)
-    yield number_text(row.audited)
-
-
-def number_text(value: float | None) -> str:
-    """Return a count or a rate; `-` where it isn't known."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.1f}" if value < 100 else f"{value:.0f}"

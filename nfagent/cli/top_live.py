@@ -22,9 +22,8 @@ from rich.text import Text
 
 from nfagent.cli import INTERRUPTED
 from nfagent.cli.count_sampler import CountSampler
-from nfagent.cli.packet_rates import SORT_KEYS, CountRow, CountSample, SortKey, ordered, uncounted
+from nfagent.cli.packet_rates import SORT_KEYS, CountRow, CountSample, SortKey, ordered, row_cells, uncounted
 from nfagent.cli.tables import coloured
-from nfagent.cli.top import row_cells
 from nfagent.model.printable import printable
 from nfagent.system.interrupts import interrupting
 
