@@ -20,23 +20,62 @@ _RECENT_BYTES = 2 * 1024 * 1024
 
 
 class RecentLines:
-    """The latest lines: so many, and so many bytes of them, at most."""
+    """The latest lines: so many, and so many bytes of them, at most.
+
+    They are in one circular buffer, which stays where it is. Lines that are objects of their own are in CPython's
+    memory up to 512 bytes, and in malloc's beyond; with each other mix of lengths both would keep what the other got.
+    """
 
     def __init__(self, most: int = RECENT_LINES, most_bytes: int = _RECENT_BYTES) -> None:
-        """Start empty."""
-        self._lines: deque[bytes] = deque()
-        self._most, self._free_bytes = most, most_bytes
+        """Start empty; the first line makes the buffer."""
+        self._most, self._most_bytes = most, most_bytes
+        self._buffer = memoryview(b"")
+        self._lengths: deque[int] = deque()
+        self._held = 0
+        self._end = 0  # where the next line begins
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Keep lines, and forget the oldest ones beyond the limits."""
-        self._lines.extend(lines)
-        self._free_bytes -= sum(map(len, lines))
-        while self._lines and (self._free_bytes < 0 or len(self._lines) > self._most):
-            self._free_bytes += len(self._lines.popleft())
+        fitting = self._latest(lines)
+        if len(fitting) < len(lines):
+            self._lengths.clear()
+            self._held = 0
+        joined = b"".join(fitting)
+        free = self._most_bytes - len(joined)
+        while self._lengths and (self._held > free or len(self._lengths) + len(fitting) > self._most):
+            self._held -= self._lengths.popleft()
+        self._lengths.extend(map(len, fitting))
+        self._held += len(joined)
+        self._write(joined)
 
     def newest_first(self) -> list[bytes]:
         """Return the lines."""
-        return list(reversed(self._lines))
+        found: list[bytes] = []
+        end, buffer = self._end, self._buffer
+        for length in reversed(self._lengths):
+            begin = end - length
+            found.append(bytes(buffer[begin:end]) if begin >= 0 else b"".join((buffer[begin:], buffer[:end])))
+            end = begin % self._most_bytes
+        return found
+
+    def _latest(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the latest of some lines, as many as the limits allow."""
+        free = self._most_bytes
+        for count, line in enumerate(reversed(lines)):
+            free -= len(line)
+            if free < 0 or count == self._most:
+                return lines[len(lines) - count :]
+        return lines
+
+    def _write(self, joined: bytes) -> None:
+        if not joined:
+            return
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(self._most_bytes))
+        first = min(len(joined), self._most_bytes - self._end)
+        self._buffer[self._end : self._end + first] = joined[:first]
+        self._buffer[: len(joined) - first] = joined[first:]
+        self._end = (self._end + len(joined)) % self._most_bytes
 
 
 class StreamReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import accumulate, takewhile
 
 import pytest
 from hypothesis import given
@@ -141,3 +142,21 @@ def test_of_lines_the_latest_are_kept_by_number_and_by_bytes() -> None:
     assert recent.newest_first() == []
     recent.add([b"9\n"])
     assert recent.newest_first() == [b"9\n"]
+
+
+@given(
+    batches=st.lists(st.lists(st.binary(max_size=25), max_size=6), max_size=30),
+    most=st.integers(1, 8),
+    most_bytes=st.integers(1, 40),
+)
+def test_the_latest_lines_are_the_longest_end_of_all_within_the_limits(
+    batches: list[list[bytes]], most: int, most_bytes: int
+) -> None:
+    recent = RecentLines(most=most, most_bytes=most_bytes)
+    every: list[bytes] = []
+    for lines in batches:
+        recent.add(lines)
+        every += lines
+        # A line that is longer than the limit forgets all before it, and isn't kept itself.
+        held = takewhile(lambda size: size <= most_bytes, accumulate(map(len, reversed(every))))
+        assert recent.newest_first() == every[::-1][: min(most, len(list(held)))]
