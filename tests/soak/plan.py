@@ -44,6 +44,15 @@ class SoakPlan(msgspec.Struct, frozen=True):
     source: Source = "folder"
 
 
+def history_of(cycle: int, drawn: int) -> int:
+    """Return the number of a cycle's history: a new one, or from the begin again once so many were drawn (0: not yet).
+
+    Memory is measured over histories that the process has been through: a new one may need more at once than all before
+    it, and what it needed then is resident from there on.
+    """
+    return cycle % drawn if drawn else cycle
+
+
 def small_cluster() -> tuple[Document, ...]:
     """Return the documents at rest: a policy of each kind, Pods on both nodes."""
     pods = [place for place in PLACES if place.slot and place.name[1:] in {"1", "2"}]

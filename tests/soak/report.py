@@ -66,6 +66,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     """A run, as report.json has it.
 
     minutes:     how long it took
+    histories:   number of different histories: those of the first half are repeated in the second
     first, last: node -> what there was at rest at the begin, for what agents use after the first cycle; at the end
     slope:       of the resident memory of the spared node's agent at rest, in KiB an hour, over the second half of the
                  run; None where there are too few cycles
@@ -84,6 +85,7 @@ class SoakReport(msgspec.Struct, frozen=True):
     last: dict[str, NodeAtRest]
     slope: Slope | None
     source: Source = "folder"
+    histories: int = 0
     blocks: Slope | None = None
     anonymous: Slope | None = None
 
@@ -157,7 +159,8 @@ def show_report(output: DemoOutput, report: SoakReport, folder: str) -> None:
         )
     output.text(f"report: {folder}/report.json, samples: {folder}/samples.jsonl")
     wrong = sum(problem.kind in {"verdict", "source address"} for problem in report.problems)
-    done = f"{report.minutes:.1f} minutes, {churn.cycles:,} cycles, {churn.steps:,} steps"
+    cycles = f"{churn.cycles:,} cycles of {report.histories:,} histories"
+    done = f"{report.minutes:.1f} minutes, {cycles}, {churn.steps:,} steps"
     output.summary(
         f"{done}; {wrong} wrong of {report.answers:,} answers; seed {report.seed}; {report.attachment} Pods; "
         f"{report.source}",

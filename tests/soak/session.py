@@ -18,7 +18,7 @@ from tests.fuzz.folder import LabForm, write_case
 from tests.fuzz.folder_objects import FolderObjects
 from tests.fuzz.packets import PacketLab
 from tests.soak.cycles import CycleRunner, Problem
-from tests.soak.plan import SPARED, SoakPlan, rest_step
+from tests.soak.plan import SPARED, SoakPlan, history_of, rest_step
 from tests.soak.report import NodeAtRest, SoakReport, slope_at_rest
 from tests.soak.resources import Sample, Sampler
 from tests.soak.server_objects import ServerObjects
@@ -78,19 +78,22 @@ class _Session:
         # The first cycle makes what an agent makes once: threads, caches.
         warm = self._cycle(self._plan.cycle or 0, fresh)
         first = {node: fresh[node].warmed(reading) for node, reading in warm.items()}
-        last, number = warm, 1
+        last, cycles, drawn = warm, 1, 0
         while self._plan.cycle is None and self._sampler.elapsed < self._plan.minutes * 60:
-            last = self._cycle(number, first)
-            number += 1
+            if not drawn and self._sampler.elapsed > self._plan.minutes * 30:
+                drawn = cycles
+            last = self._cycle(history_of(cycles, drawn), first)
+            cycles += 1
         if self._plan.cycle is None:
             last = self._await(first, _END_SECONDS, whole=True)
-            self._compare(first, last, number, whole=True)
+            self._compare(first, last, cycles, whole=True)
         spared = [each for each in self._at_rest if each.node == SPARED]
         return SoakReport(
             seed=self._plan.seed,
             minutes=round(self._sampler.elapsed / 60, 1),
             attachment=self._plan.attachment,
             source=self._plan.source,
+            histories=drawn or cycles,
             churn=self._runner.churn,
             counts=self._runner.counts,
             problems=self._runner.problems,

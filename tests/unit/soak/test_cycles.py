@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.case import Case
 from tests.fuzz.generator import generator
 from tests.fuzz.packets import fits
-from tests.soak.plan import draw_cycle, rest_step
+from tests.soak.plan import draw_cycle, history_of, rest_step
 
 
 def files_after(case: Case) -> dict[str, object]:
@@ -40,3 +40,8 @@ def test_cycles_have_policies_of_every_kind() -> None:
         if change.document is not None
     }
     assert {"Pod", "Namespace", "Node", "NetworkPolicy", "AdminNetworkPolicy", "EgressNATPolicy", "ConfigMap"} <= kinds
+
+
+def test_in_the_second_half_the_histories_of_the_first_come_again_in_their_order() -> None:
+    assert [history_of(cycle, 0) for cycle in range(4)] == [0, 1, 2, 3]
+    assert [history_of(cycle, 4) for cycle in range(4, 13)] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
