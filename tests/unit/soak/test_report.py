@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz.stats import Counts
 from tests.soak.cycles import Churn, Problem
-from tests.soak.report import NodeAtRest, SoakReport, slope_at_rest
+from tests.soak.report import FILLING_CYCLES, NodeAtRest, SoakReport, slope_at_rest
 from tests.soak.resources import Sample
 from tests.soak.slope import Slope
 from tests.soak.tables import TableContents
@@ -19,8 +19,9 @@ TABLES = TableContents({"nfagent/forward": 3}, {"nfagent/pods4": 2, "nfagent/rev
 REST = NodeAtRest(TABLES, SAMPLE)
 
 
-def report(problems: list[Problem], slope: Slope | None) -> SoakReport:
-    return SoakReport(1, 30.0, "routed", Churn(), Counts(), problems, {"a": REST}, {"a": REST}, slope)
+def report(problems: list[Problem], slope: Slope | None, histories: int = FILLING_CYCLES) -> SoakReport:
+    rest = {"a": REST}
+    return SoakReport(1, 30.0, "routed", Churn(), Counts(), problems, rest, rest, slope, histories=histories)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,12 @@ def report(problems: list[Problem], slope: Slope | None) -> SoakReport:
 )
 def test_the_exit_code_says(problems: list[Problem], slope: Slope | None, *, as_expected: bool) -> None:
     assert report(problems, slope).as_expected == as_expected
+
+
+def test_memory_is_not_judged_while_caches_fill() -> None:
+    leak = Slope(5000.0, 4000.0, 6000.0, 50)
+    assert report([], leak, FILLING_CYCLES - 1).as_expected
+    assert not report([], leak, FILLING_CYCLES).as_expected
 
 
 @pytest.mark.parametrize(
