@@ -26,6 +26,10 @@ from tests.soak.tables import contents
 
 _SAMPLE_SECONDS = 5.0
 _REST_SECONDS = patient(60.0)
+_CYCLE_SECONDS = 20.0
+"""From the begin of a cycle to that of the next one, at least: agents keep some things for minutes, and hold as many of
+them as there are changes in that time, which doesn't depend on what else the machine does."""
+
 _END_SECONDS = 360.0
 """Reply tuples of revoked connections stay for five minutes."""
 
@@ -80,10 +84,12 @@ class _Session:
         first = {node: fresh[node].warmed(reading) for node, reading in warm.items()}
         last, cycles, drawn = warm, 1, 0
         while self._plan.cycle is None and self._sampler.elapsed < self._plan.minutes * 60:
-            if not drawn and self._sampler.elapsed > self._plan.minutes * 30:
+            begun = self._sampler.elapsed
+            if not drawn and begun > self._plan.minutes * 30:
                 drawn = cycles
             last = self._cycle(history_of(cycles, drawn), first)
             cycles += 1
+            time.sleep(max(0.0, begun + _CYCLE_SECONDS - self._sampler.elapsed))
         if self._plan.cycle is None:
             last = self._await(first, _END_SECONDS, whole=True)
             self._compare(first, last, cycles, whole=True)
