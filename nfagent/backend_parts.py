@@ -114,6 +114,7 @@ class BackendParts:
                 self.client.read_now,
                 self.client.counters_now,
                 lambda found, wanted: list(shell_commands(found, wanted, self.options, programs.restore_names)),
+                self.client.note_names,
             )
         return TableListings()
 

@@ -49,10 +49,12 @@ class CounterSource(msgspec.Struct, frozen=True):
 
     read:     returns all counters: named ones by name, those of Pods by set and address, with a space between
     elements: returns the packets of some elements, by set and address
+    prepare:  to be called on the event loop before `read`, which may be called in a thread
     """
 
     read: Callable[[], CounterReading]
     elements: Callable[[Iterable[tuple[str, str]]], dict[tuple[str, str], int]]
+    prepare: Callable[[], None] = lambda: None
 
 
 def read_named_counters() -> CounterReading:

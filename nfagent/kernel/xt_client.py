@@ -25,7 +25,7 @@ from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.parse import CounterValue
-from nfagent.nftables.transaction import ChangeElements, Delete, RewriteChain, Transaction
+from nfagent.nftables.transaction import AddCounter, ChangeElements, Delete, RewriteChain, Transaction
 from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
 from nfagent.xtables.flow_members import added_flows, changes_flows
@@ -81,10 +81,12 @@ class XtClient:
     ) -> None:
         """Store what is read and written by, and options of the lowering.
 
-        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
+        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison;
+               called in the thread of the event loop, where what it reads may change
         """
         self._kernel = kernel
         self._known = known
+        self._named = known()
         options = options or LoweringOptions()
         self._options = msgspec.structs.replace(
             options,
@@ -100,11 +102,12 @@ class XtClient:
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._latest: Ruleset | None = None  # that was in force, of which the names are known
+        self._adding: frozenset[str] = frozenset()  # counters that the last change may have added
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
         self.unavailable: tuple[Unavailable, ...] = ()
         self._deletions: CounterDeletions | None = None
-        self.counters = XtCounters(kernel, self._counter_names)
+        self.counters = XtCounters(kernel, self._counter_names, self.note_names)
         self._looks = XtLooks(kernel, self._list_in_use)
 
     def defer_deletions(self, deletions: CounterDeletions) -> None:
@@ -118,7 +121,13 @@ class XtClient:
 
     async def read(self) -> Ruleset:
         """Return the ruleset that the rules and sets in the kernel stand for. Raises KernelError, HostError."""
+        self.note_names()
         return await self._in_thread(self.read_now)
+
+    def note_names(self) -> None:
+        """Note which names to look for before the first comparison. To be called on the event loop."""
+        if self._latest is None:
+            self._named = self._known()
 
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
@@ -136,10 +145,12 @@ class XtClient:
             if self._deletions is not None:
                 self._deletions.compared(wanted)
                 wanted = self._deletions.with_waiting(wanted)
+            self._adding = wanted.counters
             found = await self._in_thread(self._compare_now, wanted, force)
             self._loses_counts = found.loses_counts
             self._force = found.force
-            self._latest = found.force.lowering.source if found.is_in_use else self._latest
+            if found.is_in_use:
+                self._latest, self._named = found.force.lowering.source, ABSENT
             return found.repair
 
     async def apply(self, transaction: Transaction) -> None:
@@ -217,8 +228,8 @@ class XtClient:
         self._kernel.close()
 
     def _counter_names(self) -> frozenset[str]:
-        """Return the names of the counters that the kernel may have."""
-        return self._known().counters | self._names().counters
+        """Return the names of the counters that the kernel may have; may be called in any thread."""
+        return self._adding | self._names().counters
 
     async def _apply(self, transaction: Transaction) -> None:
         self._loses_counts = False
@@ -230,9 +241,10 @@ class XtClient:
             if force is None:
                 raise KernelError("the rules in iptables aren't known: they are read first")
             self._version += 1
+            self._adding = frozenset(command.name for command in rest if isinstance(command, AddCounter))
             try:
                 self._force = await self._write(force, rest)
-                self._latest = self._force.lowering.source
+                self._latest, self._named = self._force.lowering.source, ABSENT
             finally:
                 self._version += 1
         if flows:
@@ -267,7 +279,8 @@ class XtClient:
 
     def _names(self) -> Ruleset:
         """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
-        return self._known() if self._latest is None else self._latest
+        named, latest = self._named, self._latest  # in this order: another thread may be reading
+        return named if latest is None else latest
 
     def _compare_now(self, wanted: Ruleset, force: _Enforced | None) -> _Compared:
         is_known = force is not None and force.lowering.source == wanted
@@ -294,7 +307,7 @@ class XtClient:
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
         listing = self._reader.read(known)
-        for key, (written, as_listed) in self._variants.items():
+        for key, (written, as_listed) in tuple(self._variants.items()):  # another thread may accept more
             found = listing.ruleset.chains.get(key)
             if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
                 listing.ruleset.chains[key] = written

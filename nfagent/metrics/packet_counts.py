@@ -236,6 +236,7 @@ class PacketCounts:
                 due = self._retired.due()
                 self._totals.begin_reading()
                 began = self._clock.monotonic()
+                self._source.prepare()
                 reading = await asyncio.to_thread(self._source.read)
                 await self._in_slices(self._add(reading))
                 await self._delete_retired({name: due[name] for name in due if name in reading.packets})
