@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from tests.fuzz_decoders.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
+SENTENCE = 60
+"""Characters beyond which an equal line is a copy."""
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MODULES = [
     "/" + path.relative_to(ROOT).as_posix()
@@ -47,6 +51,14 @@ def test_every_benchmark_suite_that_a_document_names_exists(document: Path) -> N
 def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [path for path in linked if not (document.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_sentence_and_no_row_is_in_a_document_twice(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    heads = {line for line, below in pairwise(lines) if below.startswith("|-")}
+    said = [line for line in lines if len(line) > SENTENCE and not line.startswith("    ") and line not in heads]
+    assert [line for line, times in Counter(said).items() if times > 1] == []
 
 
 def test_the_security_page_names_tests() -> None:
