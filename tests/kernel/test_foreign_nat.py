@@ -90,7 +90,6 @@ def test_a_comment_that_is_no_unicode_text_hides_no_rule_and_ends_no_watch(text:
     assert [item.chain for item in watch.found] == ["post"]
 
 
-
 ALL4, ALL6 = "10.0.0.0/8", "fd00::/8"
 SETS = (
     "set p { type ipv4_addr; flags interval; elements = { 10.244.0.0/16, 10.0.0.1-10.0.0.9 }; }\n"
