@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,28 @@ TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     named = set(re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8")))
     assert named - TESTS == set()
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", text.replace("'", "").lower()))
+
+
+def _quoted(document: Path) -> Iterator[tuple[str, str]]:
+    """Yield each test that is quoted behind the name of its file, `test_x.py`: *what it says …*, with that name."""
+    for line in document.read_text(encoding="utf-8").splitlines():
+        file = ""
+        for found in re.finditer(r"`(test_\w+\.py)`|(?<![\w*])\*([a-zA-Z0-9][^*|`]{8,}?)\*(?!\*)", line):
+            file = found[1] or file
+            if found[2] and file:
+                yield file, found[2]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_a_document_quotes_is_in_the_file_that_it_names(document: Path) -> None:
+    said: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        said[path.name] = f"{said.get(path.name, '')} {_words(path.read_text(encoding='utf-8'))}"
+    assert [(file, text) for file, text in _quoted(document) if _words(text) not in said.get(file, "")] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
