@@ -28,6 +28,7 @@ from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.transaction import AddCounter, ChangeElements, Delete, RewriteChain, Transaction
 from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
+from nfagent.xtables.change_sizes import are_small, is_small
 from nfagent.xtables.flow_members import added_flows, changes_flows
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
@@ -35,12 +36,11 @@ from nfagent.xtables.listing import XtListing, does_the_same
 from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Step, SwapSets
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_FEW, _MANY, _FILLED = 64, 20_000, 500
-"""Elements that a transaction changes, those of the sets that it changes, members of new sets: milliseconds at most."""
+_TRIES = 20
+"""Readings beside a stream of changes, each of which may break one off."""
 
 
 class _Enforced(msgspec.Struct, frozen=True):
@@ -134,6 +134,20 @@ class XtClient:
         known = self._names()
         lowered = self._lowering(known).ruleset
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
+
+    def read_beside_changes(self) -> Ruleset:
+        """Read in this thread, which isn't that of the changes. Raises what `read` does.
+
+        A change may destroy a set whose name iptables-save is about to ask for: it is read again then.
+        """
+        for _ in range(_TRIES):
+            version = self._version
+            try:
+                return self.read_now()
+            except KernelError:
+                if self._version == version and not self._turn.locked():
+                    raise
+        return self.read_now()
 
     async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002 - see below
         """Read the kernel and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
@@ -252,12 +266,12 @@ class XtClient:
 
     async def _write(self, force: _Enforced, transaction: Transaction) -> _Enforced:
         """Write a transaction: in the thread, or at once where it takes no longer than handing it to the thread."""
-        if not _is_small(transaction, force.lowering.source):
+        if not is_small(transaction, force.lowering.source):
             return await self._in_thread(self._write_now, force, transaction)
         written = self._lower_now(force, transaction)
         steps = self._writer.steps(force.listing, written.listing.ruleset)
         write = functools.partial(self._writer.write, force.listing, written.listing.ruleset, steps)
-        if force.listing.stray or not _are_small(steps):
+        if force.listing.stray or not are_small(steps):
             await self._in_thread(write)
         else:
             write()
@@ -348,23 +362,6 @@ def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
     return bool(found.accounts - wanted.accounts) or any(
         found.sets[name].members - wanted.sets[name].members for name in counting
     )
-
-
-def _is_small(transaction: Transaction, source: Ruleset) -> bool:
-    """Return whether a transaction changes some elements of sets that aren't large, and nothing else."""
-    changes = [command for command in transaction if isinstance(command, ChangeElements)]
-    return (
-        len(changes) == len(transaction)
-        and sum(len(command.elements) for command in changes) <= _FEW
-        and sum(len(source.sets[command.set].elements) for command in changes if command.set in source.sets) <= _MANY
-    )
-
-
-def _are_small(steps: tuple[Step, ...]) -> bool:
-    """Return whether steps take milliseconds: they change sets, and fill new ones with few members."""
-    filled = sum(len(step.item.members) for step in steps if isinstance(step, CreateSet))
-    kinds = AddMember | DeleteMember | CreateSet | SwapSets | DestroySet
-    return filled <= _FILLED and all(isinstance(step, kinds) for step in steps)
 
 
 def _unwritable(error: NameCollisionError) -> WireError:
