@@ -111,9 +111,10 @@ class BackendParts:
         programs = self.choice.programs
         if isinstance(self.client, XtClient) and programs is not None:
             return TableListings(
-                self.client.read_now,
+                self.client.read_beside_changes,
                 self.client.counters_now,
                 lambda found, wanted: list(shell_commands(found, wanted, self.options, programs.restore_names)),
+                self.client.note_names,
             )
         return TableListings()
 

@@ -27,7 +27,7 @@ from nfagent.model.ip_masq import DEFAULT_CIDRS, IpMasqConfig
 from nfagent.model.listen_address import ListenAddress, parse_listen_address, parse_loopback
 from nfagent.model.netaddr import AddressError, Range, parse_cidr
 from nfagent.policy.options import PolicyOptions
-from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged, setting_keys
+from nfagent.setting_layers import Layer, Origin, environment_layer, file_layers, merged, require_text, setting_keys
 from nfagent.verdicts.rate_limit import DRAINS_A_SECOND, RecordLimits
 from nfagent.xtables.options import ACCEPTED_BIT, UNROUTED_BIT, LoweringOptions
 
@@ -243,6 +243,7 @@ def load_layers(
     )
     for layer in layers:
         # Each layer is checked alone first, so that the error names the layer, even if a later one overrides it.
+        require_text(layer)
         _converted(layer.name, layer.values)
     values, origins = merged(layers)
     if given.get("kubeconfig"):

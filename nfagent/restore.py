@@ -17,7 +17,7 @@ from nfagent.checkpoint.ruleset_checks import clock_warning, refusal
 from nfagent.checkpoint.ruleset_file import StoredRuleset, read_saved, ruleset_path
 from nfagent.checkpoint.xt_ruleset_codec import decode_xt_ruleset
 from nfagent.config import Settings, lowering_options
-from nfagent.errors import DecodeError, HostError, KernelError, NfagentError, TableHeldError
+from nfagent.errors import DecodeError, HostError, KernelError, NfagentError, TableHeldError, WireError
 from nfagent.kernel.backend_choice import BackendName, choose_backend
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_lock import acquire_table
@@ -159,7 +159,7 @@ def _load_iptables(settings: Settings, kernel: XtBoot, stored: StoredRuleset, sa
         saved = msgspec.structs.replace(saved, chains={**saved.chains, **emptied})
     try:
         kernel.load(saved)
-    except KernelError as error:
+    except (KernelError, HostError, WireError) as error:
         return f"it can't be loaded: {error.reason}"
     return ""
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from nfagent.errors import SettingError
+from nfagent.model.printable import printable
 from nfagent.system.regular_file import UnsuitableError, read_regular
 
 DROP_INS = "conf.d"
@@ -144,6 +145,16 @@ def unknown_variables(environment: Mapping[str, str], kind: type[msgspec.Struct]
         for name, value in sorted(environment.items())
         if name.startswith(_PREFIX) and name not in known and not _is_service_link(name, value)
     ]
+
+
+def require_text(layer: Layer) -> None:
+    """Raise SettingError for a value that isn't text, as variables and flags may be: it could be written nowhere."""
+    for key, value in flat(layer.values).items():
+        for text in value if isinstance(value, tuple | list) else (value,):
+            try:
+                str(text).encode()
+            except UnicodeEncodeError:
+                raise SettingError(f"{layer.origin(key)}: '{printable(str(text))}' isn't UTF-8 text") from None
 
 
 def merged(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, Origin]]:

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Literal, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -27,6 +27,7 @@ _COMPRESSION = 1
 _NAME = re.compile(rf"{re.escape(PREFIX)}[A-Za-z0-9_.-]{{1,28}}")
 _LINE = re.compile(r"[^\x00-\x1f\x7f]*")
 Variant: TypeAlias = Literal["legacy", "nft"]
+_U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _Scalar: TypeAlias = str | int
 _Member: TypeAlias = _Scalar | list[_Scalar]
 
@@ -44,8 +45,8 @@ class _Set(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: Family
     members: list[_Member]
     counters: bool
-    timeout: int
-    size: int
+    timeout: _U32
+    size: _U32
     origin: str
 
 

@@ -9,7 +9,7 @@ from nfagent.cli.check_result import Check
 
 _SYSCTL = Path("/proc/sys")
 _ADDRESSES = Path("/proc/net/if_inet6")
-_GLOBAL = "00"
+_GLOBAL = b"00"
 """The scope of an address in if_inet6 that isn't link-local, site-local or loopback; unique local ones have it too."""
 
 
@@ -37,7 +37,7 @@ def _checked(family: str, value: str | None, sysctl: str, cost: str) -> Check:
 
 def _has_global(addresses: Path) -> bool:
     try:
-        lines = addresses.read_text("ascii").splitlines()
+        lines = addresses.read_bytes().split(b"\n")  # an interface's name is any bytes
     except OSError:
         return False
     return any(line.split()[3] == _GLOBAL for line in lines if len(line.split()) > 3)

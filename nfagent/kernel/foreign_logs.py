@@ -7,6 +7,7 @@ from nfagent.kernel.iptables_save import saved_rules
 from nfagent.kernel.table_queries import log_rules
 from nfagent.nftables.foreign_logs import LogUse, logs_in_save
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
+from nfagent.nftables.save_lines import save_lines
 from nfagent.xtables.names import PREFIX
 from nfagent.xtables.saved import is_ours
 
@@ -25,6 +26,6 @@ def read_log_uses(group: int) -> list[LogUse]:
         if rule.group == group and (rule.family, rule.table) != own and not is_ours(rule.chain)
     }
     for name in _PROGRAMS:
-        others = "\n".join(line for line in saved_rules(name).splitlines() if not line.startswith(f"-A {PREFIX}"))
+        others = "\n".join(line for line in save_lines(saved_rules(name)) if not line.startswith(f"-A {PREFIX}"))
         found.update(logs_in_save(others, name, group))
     return sorted(found)

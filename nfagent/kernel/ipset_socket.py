@@ -109,14 +109,16 @@ class IpSetSocket:
         """Return the names of all sets of all programs. Raises KernelError, HostError."""
         with self._in_use:
             request, sequence = SetRequest("list -name"), self._next()
-            return [decode_name(reply) for reply in self._dump(ipset.names_request(sequence), sequence, request)]
+            with _failures(request):
+                return [decode_name(reply) for reply in self._dump(ipset.names_request(sequence), sequence, request)]
 
     def headers(self) -> list[SetHeader]:
         """Return all sets of all programs without their members. Raises KernelError, HostError."""
         with self._in_use:
             request, sequence = SetRequest("list -terse"), self._next()
             replies = self._dump(ipset.headers_request(sequence), sequence, request)
-            return [part.header for part in map(decode_part, replies) if part.header is not None]
+            with _failures(request):
+                return [part.header for part in map(decode_part, replies) if part.header is not None]
 
     def raw_headers(self) -> list[bytes]:
         """Return the messages of all sets without their members, as they are. Raises KernelError, HostError."""
@@ -135,7 +137,7 @@ class IpSetSocket:
 
     def packets(self, name: str) -> dict[str, int]:
         """Return the packets that each address of a set has counted; none without the set. Raises what `read` does."""
-        with self._in_use:
+        with self._in_use, _failures(SetRequest(f"list {name}")):
             try:
                 return dict(found for reply in self._list(name) for found in decode_packets(reply))
             except SetRefusedError as error:
@@ -166,11 +168,12 @@ class IpSetSocket:
         return self._dump(ipset.list_request(name, sequence), sequence, SetRequest(f"list {name}"))
 
     def _send(self, content: bytes, request: SetRequest) -> None:
-        _raise_refusal(self._exchange(content, request), request)
+        self._asked(content, request)
 
     def _asked(self, content: bytes, request: SetRequest) -> codec.Message:
         reply = self._exchange(content, request)
-        _raise_refusal(reply, request)
+        with _failures(request):
+            _raise_refusal(reply, request)
         return reply
 
     def _exchange(self, content: bytes, request: SetRequest) -> codec.Message:

@@ -64,7 +64,7 @@ def _opened(stack: ExitStack, family: Family) -> socket.socket | None:
 def _link_locals() -> set[str]:
     """Return all interfaces' IPv6 addresses, in hexadecimal: a link-local route look-up needs an interface."""
     try:
-        listed = _INTERFACES.read_text(encoding="ascii")
+        listed = _INTERFACES.read_bytes()  # an interface's name is any bytes
     except OSError:  # a kernel without IPv6
         return set()
-    return {line.split()[0] for line in listed.splitlines()}
+    return {words[0].decode("ascii", "replace") for line in listed.split(b"\n") if (words := line.split())}

@@ -155,12 +155,14 @@ class NftListing:
     def _run(self, command: str) -> str:
         self._opened_context()
         with one_call():
-            status, output, error = self._context.cmd(command)
+            # As bytes: the library prints the comments of other programs as they are, and is asked for text otherwise.
+            status, output, refusal = self._context.cmd(command.encode())
         if status != 0:
+            error = str(refusal, "utf-8", "replace")
             if _DENIED_MESSAGE in error:
                 raise HostError(NEEDS_ROOT, hint=AS_ROOT)
             raise KernelError(_first_line(error))
-        return str(output)
+        return str(output, "utf-8", "replace")
 
 
 def require_free_table() -> None:

@@ -23,7 +23,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from nfagent.errors import HostError, KernelError, WireError
@@ -154,23 +154,27 @@ class NftMonitor:
         """Leave the group for one large commit of our own, made inside, in any thread.
 
         Where the generation shows another number of commits than one, other processes have committed meanwhile (or
-        ours failed), and where it can't be read, they may have: that is reported as a change of unknown origin. Raises
-        KernelError.
+        ours failed), and where it can't be read, they may have: that is reported as a change of unknown origin. Where
+        the group can't be left, the kernel builds notifications as for others' commits.
         """
-        opened, loop = self._socket, self._loop
-        if opened is None or loop is None or not self.listening:
+        loop = self._loop
+        if self._socket is None or loop is None or not self.listening:
             yield
             return
         before = _readable_generation()
-        with self._membership:
+        with self._membership, suppress(KernelError):
             self._muted = True
-            _join(opened, wanted=False)
+            self._join()
         try:
             yield
         finally:
             with self._membership:
                 self._muted = False
-                _join(opened, wanted=self.listening and not self._apart)
+                opened = self._socket  # another one, where the one of before has failed meanwhile
+                try:
+                    self._join()
+                except KernelError as error:
+                    loop.call_soon_threadsafe(self._fail_where_open, opened, str(error))
             if before is None or _readable_generation() != before + 1:
                 loop.call_soon_threadsafe(self._changed, CommitOrigin())
 
@@ -178,6 +182,12 @@ class NftMonitor:
     def _apart(self) -> bool:
         """Whether the monitor has left the group for a moment, and is to join it again."""
         return self._muted or self._paused
+
+    def _join(self) -> None:
+        """Join the group, or leave it where the monitor is apart. Raises KernelError."""
+        opened = self._socket
+        if opened is not None:
+            _join(opened, wanted=self.listening and not self._apart)
 
     def _read(self, opened: socket.socket, changed: OnChange) -> None:
         for _ in range(_BATCH):
@@ -196,6 +206,8 @@ class NftMonitor:
                 self._fail("end of file on the socket")
                 return
             self._receive(datagram, changed)
+            if self._socket is not opened:
+                return
 
     def _count_commit(self) -> None:
         """Count a commit of another process; leave the group for a while where they are too many."""
@@ -207,9 +219,13 @@ class NftMonitor:
             self._counting_since, self._commits = now, 0
         self._commits += 1
         if self._commits > MOST_COMMITS:
-            with self._membership:
-                _join(opened, wanted=False)
-                self._paused = True
+            self._paused = True
+            try:
+                with self._membership:
+                    self._join()
+            except KernelError as error:
+                self._fail(str(error))
+                return
             loop.call_later(_PAUSE_SECONDS, self._resume, opened)
 
     def _resume(self, paused: socket.socket) -> None:
@@ -219,11 +235,15 @@ class NftMonitor:
         try:
             with self._membership:
                 self._paused = False
-                _join(paused, wanted=self.listening and not self._apart)
+                self._join()
         except KernelError as error:
             self._fail(str(error))
             return
         self._changed(CommitOrigin())
+
+    def _fail_where_open(self, opened: socket.socket | None, reason: str) -> None:
+        if opened is not None and self._socket is opened:
+            self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         """Close a socket that fails, which would stay readable and wake the event loop for ever."""

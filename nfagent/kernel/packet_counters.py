@@ -28,6 +28,8 @@ from nfagent.netlink.nft_counters import (
 _TRIES = 3
 _SEQUENCE = 1  # each socket has one request
 _ADDRESS_BYTES = (4, 16)
+_REPLY_SECONDS = 10.0
+"""How long a reply is waited for, that the kernel gives within the call: for ever, where one was lost."""
 
 
 class CounterReading(msgspec.Struct, frozen=True):
@@ -49,10 +51,12 @@ class CounterSource(msgspec.Struct, frozen=True):
 
     read:     returns all counters: named ones by name, those of Pods by set and address, with a space between
     elements: returns the packets of some elements, by set and address
+    prepare:  to be called on the event loop before `read`, which may be called in a thread
     """
 
     read: Callable[[], CounterReading]
     elements: Callable[[Iterable[tuple[str, str]]], dict[tuple[str, str], int]]
+    prepare: Callable[[], None] = lambda: None
 
 
 def read_named_counters() -> CounterReading:
@@ -122,6 +126,7 @@ def _read_once(request: bytes, decode: Callable[[codec.Message], Iterable[tuple[
     packets: dict[str, int] = {}
     is_whole = True
     with netfilter_socket(blocking=True) as opened:
+        opened.settimeout(_REPLY_SECONDS)
         try:
             opened.send(request)
             for reply in _replies(opened):

@@ -7,6 +7,7 @@ namespace; none is written.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,16 +28,17 @@ def discards(links: Iterable[int]) -> Iterator[str]:
             name = socket.if_indextoname(link)
         except OSError:
             continue  # it is gone
+        shown = os.fsencode(name).decode("utf-8", "replace")  # a name is any bytes
         if max(_number("all", "rp_filter"), _number(name, "rp_filter")) == _STRICT:
             whose = "" if name == TUNNEL_LINK else " whose answers leave by another interface"
             yield (
-                f"packets of other nodes' Pods that come in by {name} are dropped{whose}: the reverse path filter is "
-                f"strict there; write `net/ipv4/conf/{name}/rp_filter = 2` into a file of /etc/sysctl.d, and set it"
+                f"packets of other nodes' Pods that come in by {shown} are dropped{whose}: the reverse path filter is "
+                f"strict there; write `net/ipv4/conf/{shown}/rp_filter = 2` into a file of /etc/sysctl.d, and set it"
             )
         if _number(name, "forwarding", absent=1) == 0:
             yield (
-                f"packets of other nodes' Pods that come in by {name} are dropped: it doesn't forward; "
-                f"write `net/ipv4/conf/{name}/forwarding = 1` into a file of /etc/sysctl.d, and set it"
+                f"packets of other nodes' Pods that come in by {shown} are dropped: it doesn't forward; "
+                f"write `net/ipv4/conf/{shown}/forwarding = 1` into a file of /etc/sysctl.d, and set it"
             )
 
 

@@ -55,14 +55,21 @@ class TableListings:
         read: Callable[[], Ruleset] | None = None,
         counters: Callable[[], dict[str, CounterValue]] | None = None,
         shell_commands: Callable[[Ruleset, Ruleset], list[str]] | None = None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Read by these calls, each in a thread; by default by libnftables.
 
+        prepare: called on the event loop before each of them
         shell_commands: returns commands that make the first ruleset the second, where these aren't nft's
         """
         self.shell_commands = shell_commands
-        self._ruleset = SharedListing(lambda: asyncio.to_thread(read or _read))
-        self._counters = SharedListing(lambda: asyncio.to_thread(counters or _counters))
+
+        async def ask(call: Callable[[], _T]) -> _T:
+            prepare()
+            return await asyncio.to_thread(call)
+
+        self._ruleset = SharedListing(lambda: ask(read or _read))
+        self._counters = SharedListing(lambda: ask(counters or _counters))
 
     async def ruleset(self) -> Ruleset:
         """Return the ruleset of the table, read after this call. Raises KernelError, HostError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nfagent.errors import HostError, KernelError
+from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.xt_features import kernel_options, open_xt_kernel
 from nfagent.kernel.xt_listing import XtReader
 from nfagent.kernel.xt_programs import XtPrograms
@@ -33,12 +33,12 @@ class XtBoot:
         self.load(lower(ruleset, self._options)[0])
 
     def load(self, ruleset: XtRuleset) -> None:
-        """Write a lowered ruleset. Raises KernelError, HostError; then nothing of it is there."""
+        """Write a lowered ruleset. Raises KernelError, HostError, WireError; then nothing of it is there."""
         try:
             # Sets that an agent left without rules are replaced; members of packets and counters alone are lost.
             found = self._reader.read(ruleset)
             self._writer.write(found, self._possible(ruleset))
-        except (KernelError, HostError):
+        except (KernelError, HostError, WireError):
             self.remove()
             raise
 

@@ -25,9 +25,10 @@ from nfagent.kernel.xt_writer import XtWriter
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.nftables.parse import CounterValue
-from nfagent.nftables.transaction import ChangeElements, Delete, RewriteChain, Transaction
+from nfagent.nftables.transaction import AddCounter, ChangeElements, Delete, RewriteChain, Transaction
 from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
+from nfagent.xtables.change_sizes import are_small, is_small
 from nfagent.xtables.flow_members import added_flows, changes_flows
 from nfagent.xtables.found import found_ruleset
 from nfagent.xtables.incremental import IncrementalLowering
@@ -35,12 +36,11 @@ from nfagent.xtables.listing import XtListing, does_the_same
 from nfagent.xtables.lowering import NameCollisionError
 from nfagent.xtables.objects import ChainKey, XtChain, XtRuleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
-from nfagent.xtables.steps import AddMember, CreateSet, DeleteMember, DestroySet, Step, SwapSets
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_FEW, _MANY, _FILLED = 64, 20_000, 500
-"""Elements that a transaction changes, those of the sets that it changes, members of new sets: milliseconds at most."""
+_TRIES = 20
+"""Readings beside a stream of changes, each of which may break one off."""
 
 
 class _Enforced(msgspec.Struct, frozen=True):
@@ -81,10 +81,12 @@ class XtClient:
     ) -> None:
         """Store what is read and written by, and options of the lowering.
 
-        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison
+        known: returns a ruleset whose names and shapes may be in the kernel, for `read` before the first comparison;
+               called in the thread of the event loop, where what it reads may change
         """
         self._kernel = kernel
         self._known = known
+        self._named = known()
         options = options or LoweringOptions()
         self._options = msgspec.structs.replace(
             options,
@@ -100,11 +102,12 @@ class XtClient:
         self._force: _Enforced | None = None  # None: unknown, the kernel must be read
         self._loses_counts = False  # whether the next change deletes counters of an earlier agent
         self._latest: Ruleset | None = None  # that was in force, of which the names are known
+        self._adding: frozenset[str] = frozenset()  # counters that the last change may have added
         self._version = 0  # of what was written: changes at the begin and at the end of each change
         self._variants: dict[ChainKey, tuple[XtChain, XtChain]] = {}
         self.unavailable: tuple[Unavailable, ...] = ()
         self._deletions: CounterDeletions | None = None
-        self.counters = XtCounters(kernel, self._counter_names)
+        self.counters = XtCounters(kernel, self._counter_names, self.note_names)
         self._looks = XtLooks(kernel, self._list_in_use)
 
     def defer_deletions(self, deletions: CounterDeletions) -> None:
@@ -118,13 +121,33 @@ class XtClient:
 
     async def read(self) -> Ruleset:
         """Return the ruleset that the rules and sets in the kernel stand for. Raises KernelError, HostError."""
+        self.note_names()
         return await self._in_thread(self.read_now)
+
+    def note_names(self) -> None:
+        """Note which names to look for before the first comparison. To be called on the event loop."""
+        if self._latest is None:
+            self._named = self._known()
 
     def read_now(self) -> Ruleset:
         """Read in this thread. Raises KernelError, HostError."""
         known = self._names()
         lowered = self._lowering(known).ruleset
         return found_ruleset(self._list(lowered).ruleset, known, lowered, self._options)
+
+    def read_beside_changes(self) -> Ruleset:
+        """Read in this thread, which isn't that of the changes. Raises what `read` does.
+
+        A change may destroy a set whose name iptables-save is about to ask for: it is read again then.
+        """
+        for _ in range(_TRIES):
+            version = self._version
+            try:
+                return self.read_now()
+            except KernelError:
+                if self._version == version and not self._turn.locked():
+                    raise
+        return self.read_now()
 
     async def difference(self, wanted: Ruleset, *, anew: bool = False) -> Transaction:  # noqa: ARG002 - see below
         """Read the kernel and return the transaction that makes it equal to `wanted`. Raises KernelError, HostError.
@@ -136,10 +159,12 @@ class XtClient:
             if self._deletions is not None:
                 self._deletions.compared(wanted)
                 wanted = self._deletions.with_waiting(wanted)
+            self._adding = wanted.counters
             found = await self._in_thread(self._compare_now, wanted, force)
             self._loses_counts = found.loses_counts
             self._force = found.force
-            self._latest = found.force.lowering.source if found.is_in_use else self._latest
+            if found.is_in_use:
+                self._latest, self._named = found.force.lowering.source, ABSENT
             return found.repair
 
     async def apply(self, transaction: Transaction) -> None:
@@ -217,8 +242,8 @@ class XtClient:
         self._kernel.close()
 
     def _counter_names(self) -> frozenset[str]:
-        """Return the names of the counters that the kernel may have."""
-        return self._known().counters | self._names().counters
+        """Return the names of the counters that the kernel may have; may be called in any thread."""
+        return self._adding | self._names().counters
 
     async def _apply(self, transaction: Transaction) -> None:
         self._loses_counts = False
@@ -230,9 +255,10 @@ class XtClient:
             if force is None:
                 raise KernelError("the rules in iptables aren't known: they are read first")
             self._version += 1
+            self._adding = frozenset(command.name for command in rest if isinstance(command, AddCounter))
             try:
                 self._force = await self._write(force, rest)
-                self._latest = self._force.lowering.source
+                self._latest, self._named = self._force.lowering.source, ABSENT
             finally:
                 self._version += 1
         if flows:
@@ -240,12 +266,12 @@ class XtClient:
 
     async def _write(self, force: _Enforced, transaction: Transaction) -> _Enforced:
         """Write a transaction: in the thread, or at once where it takes no longer than handing it to the thread."""
-        if not _is_small(transaction, force.lowering.source):
+        if not is_small(transaction, force.lowering.source):
             return await self._in_thread(self._write_now, force, transaction)
         written = self._lower_now(force, transaction)
         steps = self._writer.steps(force.listing, written.listing.ruleset)
         write = functools.partial(self._writer.write, force.listing, written.listing.ruleset, steps)
-        if force.listing.stray or not _are_small(steps):
+        if force.listing.stray or not are_small(steps):
             await self._in_thread(write)
         else:
             write()
@@ -267,7 +293,8 @@ class XtClient:
 
     def _names(self) -> Ruleset:
         """Return a ruleset whose names and shapes the kernel's may have: the one in force, or the one before."""
-        return self._known() if self._latest is None else self._latest
+        named, latest = self._named, self._latest  # in this order: another thread may be reading
+        return named if latest is None else latest
 
     def _compare_now(self, wanted: Ruleset, force: _Enforced | None) -> _Compared:
         is_known = force is not None and force.lowering.source == wanted
@@ -294,7 +321,7 @@ class XtClient:
     def _list(self, known: XtRuleset) -> XtListing:
         """Return our objects; listing variants that were accepted are returned as they were written."""
         listing = self._reader.read(known)
-        for key, (written, as_listed) in self._variants.items():
+        for key, (written, as_listed) in tuple(self._variants.items()):  # another thread may accept more
             found = listing.ruleset.chains.get(key)
             if found is not None and found.rules == as_listed.rules and known.chains.get(key) == written:
                 listing.ruleset.chains[key] = written
@@ -335,23 +362,6 @@ def _loses_counts(found: XtRuleset, wanted: XtRuleset) -> bool:
     return bool(found.accounts - wanted.accounts) or any(
         found.sets[name].members - wanted.sets[name].members for name in counting
     )
-
-
-def _is_small(transaction: Transaction, source: Ruleset) -> bool:
-    """Return whether a transaction changes some elements of sets that aren't large, and nothing else."""
-    changes = [command for command in transaction if isinstance(command, ChangeElements)]
-    return (
-        len(changes) == len(transaction)
-        and sum(len(command.elements) for command in changes) <= _FEW
-        and sum(len(source.sets[command.set].elements) for command in changes if command.set in source.sets) <= _MANY
-    )
-
-
-def _are_small(steps: tuple[Step, ...]) -> bool:
-    """Return whether steps take milliseconds: they change sets, and fill new ones with few members."""
-    filled = sum(len(step.item.members) for step in steps if isinstance(step, CreateSet))
-    kinds = AddMember | DeleteMember | CreateSet | SwapSets | DestroySet
-    return filled <= _FILLED and all(isinstance(step, kinds) for step in steps)
 
 
 def _unwritable(error: NameCollisionError) -> WireError:

@@ -23,15 +23,20 @@ _LOAD = "modprobe nfnetlink_acct xt_nfacct, or run a kernel with CONFIG_NETFILTE
 class XtCounters:
     """The counters of one kernel. Any thread may read them."""
 
-    def __init__(self, kernel: XtKernel, names: Callable[[], Collection[str]]) -> None:
-        """Store the kernel. names: returns the names of all counters that the kernel may have."""
+    def __init__(self, kernel: XtKernel, names: Callable[[], Collection[str]], prepare: Callable[[], None]) -> None:
+        """Store the kernel.
+
+        names:   returns the names of all counters that the kernel may have, in any thread
+        prepare: called on the event loop before a reading
+        """
         self._kernel = kernel
         self._names = names
+        self._prepare = prepare
 
     @property
     def source(self) -> CounterSource:
         """What totals are made of."""
-        return CounterSource(self.read, self.elements)
+        return CounterSource(self.read, self.elements, self._prepare)
 
     def read(self) -> CounterReading:
         """Return the packets of all counters; of Pods alone where the kernel has no nfacct."""

@@ -74,7 +74,7 @@ def restore_error(program: str, given: str, errors: str, status: int) -> HostErr
             f"{program}: no right to change rules (CAP_NET_ADMIN, and CAP_NET_RAW for iptables-legacy)",
             hint=f"{AS_ROOT}; in a service add CAP_NET_RAW to CapabilityBoundingSet=",
         )
-    lines = given.splitlines()
+    lines = given.split("\n")
     found = _LINE.search(errors)
     line = int(found["line"]) if found is not None else 0
     text = lines[line - 1] if 0 < line <= len(lines) else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -215,10 +216,12 @@ def _content(path: Path) -> bytes | None:
         return read_regular(path)
     except FileNotFoundError:
         try:
-            path.lstat()
+            kind = stat.S_IFMT(path.lstat().st_mode)
         except FileNotFoundError:
             return None
-        raise
+        if kind == stat.S_IFLNK:
+            raise
+        return read_regular(path)  # it has come meanwhile
     except OSError as error:
         if error.errno == errno.ENOTDIR and not os.path.lexists(path):
             return None

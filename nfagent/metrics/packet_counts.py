@@ -50,6 +50,8 @@ _MOST_GONE = 2_000
 _TRIES = 3
 _DISK_SECONDS = 1.0
 """How long a scrape waits for a disk that doesn't answer."""
+_READ_SECONDS = 5.0
+"""How long a reading is waited for: scrapes, the status and a commit that makes the table anew wait so long at most."""
 _STEP = 200
 """Totals of one step: 0.3 ms."""
 
@@ -95,6 +97,10 @@ def read_counters() -> CounterReading:
         if _handle() == reading.table:
             return reading
     raise KernelError("table inet nfagent was made anew while its packet counters were read")
+
+
+def _no_answer() -> KernelError:
+    return KernelError(f"no answer within {_READ_SECONDS:g} s")
 
 
 def _handle() -> int:
@@ -156,6 +162,7 @@ class PacketCounts:
         self._turn = asyncio.Lock()
         self._retiring = asyncio.Event()
         self._restored = False
+        self._hung: asyncio.Future[CounterReading] | None = None  # a reading that its caller waits for no longer
         self._calls = BoundedCalls(_DISK_SECONDS)
         self._problem = ""
         self.values = CountedPackets()
@@ -236,13 +243,29 @@ class PacketCounts:
                 due = self._retired.due()
                 self._totals.begin_reading()
                 began = self._clock.monotonic()
-                reading = await asyncio.to_thread(self._source.read)
+                reading = await self._read()
                 await self._in_slices(self._add(reading))
                 await self._delete_retired({name: due[name] for name in due if name in reading.packets})
                 self._retired.forget(due.keys() - reading.packets.keys() if reading.is_whole else ())
                 await self._keep()
             await self._in_slices(self._publish())
             self.read_at = began or self.read_at
+
+    async def _read(self) -> CounterReading:
+        """Return a reading that begins now. Raises KernelError, also where it hangs, or one before still does."""
+        if self._hung is not None:
+            await asyncio.wait((self._hung,), timeout=_READ_SECONDS)
+            if not self._hung.done():
+                raise _no_answer()
+            self._hung = None  # it began before counters retired that may be deleted after this one
+        self._source.prepare()
+        reading = asyncio.ensure_future(asyncio.to_thread(self._source.read))
+        done, _ = await asyncio.wait((reading,), timeout=_READ_SECONDS)
+        if not done:
+            self._hung = reading
+            reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # no one else asks for it
+            raise _no_answer()
+        return reading.result()
 
     async def _in_slices(self, steps: Iterator[None]) -> None:
         async for _ in self._time_slices.slices(steps):

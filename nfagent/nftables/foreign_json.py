@@ -115,7 +115,7 @@ def parse_rules(
 
 def parse_texts(listing: str) -> dict[int, str]:
     """Return the text of each rule by its handle in `nft -a list chain`, without the values of its counter."""
-    found = (_HANDLE.fullmatch(line.strip()) for line in listing.splitlines())
+    found = (_HANDLE.fullmatch(line.strip()) for line in listing.split("\n"))
     rules = ((each["text"], int(each["handle"])) for each in found if each and not each["text"].endswith("{"))
     return {handle: _COUNTED.sub("counter", " ".join(text.split())) for text, handle in rules}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from nfagent.model.plurals import counted
+from nfagent.nftables.save_lines import save_lines
 
 GROUP_HINT = "set another group that no program uses: [logging] group in /etc/nfagent/nfagent.toml"
 
@@ -37,7 +38,7 @@ def logs_in_save(saved: str, name: str, group: int) -> Iterator[LogUse]:
     Total: a group that can't be read counts as this one.
     """
     table = ""
-    for line in saved.splitlines():
+    for line in save_lines(saved):
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith("-A ") and _TARGET.search(line) and _group(line, group) == group:

@@ -12,6 +12,7 @@ import msgspec
 
 from nfagent.nftables.foreign_json import objects
 from nfagent.nftables.objects import MARK_BITS, TABLE, TABLE_FAMILY
+from nfagent.nftables.save_lines import save_lines
 
 _SAVED = re.compile(
     r" --(?P<option>set-xmark|set-mark|and-mark|or-mark|xor-mark|mark|restore-mark|tproxy-mark)(?P<rest>( [^-]\S*)?)"
@@ -91,7 +92,7 @@ def _bits_matched(match: object) -> int | None:
 def marks_in_save(saved: str, name: str) -> Iterator[MarkUse]:
     """Yield the uses in the text of iptables-save; `name` is the program's, such as `iptables-legacy`."""
     table = ""
-    for line in saved.splitlines():
+    for line in save_lines(saved):
         if line.startswith("*"):
             table = line[1:].strip()
         elif line.startswith("-A "):

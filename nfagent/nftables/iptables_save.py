@@ -10,6 +10,7 @@ import msgspec
 
 from nfagent.model.netaddr import AddressError, Family, Range, canonical, family_of, number, parse_cidr, single
 from nfagent.nftables.foreign_rules import Action, ForeignRule, ForeignTable, Ranges, common, of_family, other_than
+from nfagent.nftables.save_lines import save_lines
 
 _PRIORITY = 100
 """NF_IP_PRI_NAT_SRC: iptables has no other."""
@@ -34,7 +35,7 @@ def parse_iptables_save(saved: str, name: str, family: Family, shown: str = "") 
     """Return table nat of the text of `iptables-save` or `ip6tables-save`, named `name` in messages."""
     chains: dict[str, list[ForeignRule]] = {}
     table = ""
-    for line in saved.splitlines():
+    for line in save_lines(saved):
         if line.startswith("*"):
             table = line[1:].strip()
         elif table == "nat" and line.startswith(":"):

@@ -86,7 +86,8 @@ class _CallThread(Generic[_K, _T]):
                 found = self._found.get(timeout=seconds)
             except queue.Empty:
                 with self._lock:
-                    if not self._found.empty():
+                    # Between two calls the thread waits for the processor, not for a file system.
+                    if self._current is None or not self._found.empty():
                         continue
                     self._left = True
                     self._stuck.add(self._current)
@@ -109,6 +110,7 @@ class _CallThread(Generic[_K, _T]):
                     self._stuck.discard(key)
                     return
                 self._found.put((key, answer))
+                self._current = None
             del answer  # the frames of an error's traceback lead to this one
         self._found.put(None)
 

@@ -52,7 +52,7 @@ def process_age() -> float:
 
 def _send(state: str, target: str, flags: int = 0) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as opened:
-        opened.sendto(state.encode(), flags, target)
+        opened.sendto(state.encode(errors="backslashreplace"), flags, target)
 
 
 class _Waiting:

@@ -165,7 +165,8 @@ class LogWriter:
 
     def status(self) -> SinkStatus:
         """Return the status for `dump state`."""
-        lost = {reason: count for reason, count in (self._lost + self._sink.lost).items() if count}
+        # The thread may add a reason meanwhile: a copy is made in one step.
+        lost = {reason: count for reason, count in (self._lost + Counter(self._sink.lost)).items() if count}
         return SinkStatus(
             problem=self.problem,
             errors=self._sink.errors,

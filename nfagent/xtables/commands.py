@@ -51,7 +51,7 @@ def _without_unknown(found: Ruleset) -> Ruleset:
 def _of_group(group: StepGroup, hooks: dict[HookKey, str], restore: Mapping[Family, str]) -> Iterator[str]:
     if isinstance(group[0], Restore):
         yield f"{restore[group[0].family]} --noflush <<'END'"
-        yield from restore_input(group, hooks).splitlines()
+        yield from restore_input(group, hooks).removesuffix("\n").split("\n")
         yield "END"
         return
     for step in group:

@@ -71,7 +71,7 @@ class XtRule(msgspec.Struct, frozen=True):
     def lookups(self) -> Iterator[tuple[str, bool]]:
         """Yield the names of the sets that the matches look up, and whether each match is negated."""
         for match in self.matches:
-            if match[:2] == ("-m", "set"):
+            if match[:2] == ("-m", "set") and len(match) > len(("-m", "set", "--match-set")):
                 yield match[-2], match[2] == "!"
 
 

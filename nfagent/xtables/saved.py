@@ -13,6 +13,7 @@ from typing import get_args
 import msgspec
 
 from nfagent.model.netaddr import Family
+from nfagent.nftables.save_lines import save_lines
 from nfagent.xtables.names import PREFIX, TEMPORARY_PREFIX
 from nfagent.xtables.objects import TABLES, ChainKey, HookChain, HookKey, TableName, XtChain, XtRule
 
@@ -60,7 +61,7 @@ def parse_saved(saved: str, family: Family) -> dict[TableName, SavedTable]:
     found: dict[TableName, SavedTable] = {}
     table: TableName | None = None
     lines: list[str] = []
-    for line in saved.splitlines():
+    for line in save_lines(saved):
         if line.startswith("*"):
             table, lines = _TABLES.get(line[1:].strip()), []
         elif line.startswith("COMMIT") and table is not None:
@@ -78,7 +79,7 @@ def is_ours(name: str) -> bool:
 
 def rules_total(saved: str) -> int:
     """Return the number of rules in the text, of all programs."""
-    return sum(line.startswith("-A ") for line in saved.splitlines())
+    return sum(line.startswith("-A ") for line in save_lines(saved))
 
 
 def words_of(rule: XtRule) -> Iterator[str]:
@@ -139,6 +140,8 @@ def _target(rule: XtRule) -> str:
 
 
 def _rule(line: str) -> XtRule:
+    if "\n" in line:
+        return XtRule(((line,),))  # iptables-restore can't be given such a rule
     found = _WORDS.findall(line)
     words = [bare or _ESCAPED.sub(r"\1", quoted) for quoted, bare in found]
     if len(words) < len(("-A", "chain")) or any(_QUOTE in bare for _, bare in found):

@@ -13,9 +13,11 @@ import msgspec
 from nfagent.errors import WireError
 from nfagent.kernel.refusals import refusal, refusal_of_batch
 from nfagent.model.netaddr import FAMILIES
-from nfagent.netlink import codec, conntrack, conntrack_ports, conntrack_stats, nft_counters, nft_events
+from nfagent.netlink import codec, conntrack, conntrack_ports, conntrack_stats, ipset, nfacct, nft_counters, nft_events
 from nfagent.netlink.codec import Message, attribute, message, nested, nfgen
 from nfagent.netlink.extack import decode_acknowledgement
+from nfagent.netlink.ipset_listing import decode_answer, decode_name, decode_packets, decode_part, decode_type
+from nfagent.netlink.nfacct import decode_account
 from nfagent.netlink.nflog import decode_datagram, decode_packet
 from nfagent.netlink.nflog_layouts import RecordLayouts
 from nfagent.netlink.nft_batch import Batch, encode_batch
@@ -33,6 +35,7 @@ from nfagent.netlink.unix_diag import SOCK_DIAG_BY_FAMILY, decode_socket
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT
 from nfagent.verdicts.connection_key import connection_of_packet, key_of_packet
+from nfagent.xtables.objects import SetMember
 from tests.fuzz_decoders.target import FuzzTarget
 from tests.support.ctnetlink_dump import MULTI, NEW, DumpEntry, entry_body
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
@@ -251,6 +254,44 @@ def _packet_seeds() -> Iterator[bytes]:
     )
 
 
+def _read_ipset(content: bytes) -> None:
+    _each(content, decode_part, decode_name, decode_type, decode_answer, decode_packets, decode_account)
+
+
+def _ipset_seeds() -> Iterator[bytes]:
+    number = struct.Struct("!I").pack
+    header = attribute(ipset.TYPENAME, b"hash:ip\0") + attribute(ipset.REVISION, b"\1") + attribute(ipset.FAMILY, b"\2")
+    properties = nested(
+        ipset.DATA,
+        attribute(ipset.MAXELEM, number(65536)),
+        attribute(ipset.CADT_FLAGS, number(ipset.WITH_COUNTERS)),
+        attribute(ipset.TIMEOUT, number(300)),
+        attribute(ipset.REFERENCES, number(2)),
+        attribute(ipset.ELEMENTS, number(1)),
+    )
+    named = attribute(ipset.PROTOCOL, b"\6") + attribute(ipset.SETNAME, b"nfa-s\0")
+    counted = attribute(ipset.PACKETS, bytes(8)) + attribute(ipset.BYTES, bytes(8))
+    members: tuple[SetMember, ...] = (
+        *("10.0.0.1", "fd00::1", ("10.0.0.0", 8), ("fd00::", 8, "eth0"), 80),
+        *(("10.0.0.1", "tcp", 80), ("10.0.0.1", "sctp", 80, "10.0.0.2")),
+    )
+    for member in members:
+        (request,) = ipset.member_requests("add", "nfa-s", [member], 1)
+        # As it is listed: without the number of its line, which comes last.
+        (asked,) = codec.messages(request.data)
+        content = dict(codec.attributes(asked.payload, codec.NFGEN_SIZE))[ipset.ADT]
+        listed = nested(ipset.ADT, *(nested(ipset.DATA, value[:-8]) for _, value in codec.attributes(content)))
+        yield message(ipset.LIST, 2, 1, nfgen(2, 0) + named + header + properties + listed)
+        yield message(ipset.LIST, 2, 1, nfgen(2, 0) + named + listed)
+        yield message(_ACKNOWLEDGED, 0, 1, struct.pack("=i", -4100) + request.data)
+    address = nested(ipset.IP, attribute(ipset.IPADDR[4], bytes(4)))
+    yield message(ipset.LIST, 2, 1, nfgen(2, 0) + named + nested(ipset.ADT, nested(ipset.DATA, address + counted)))
+    revisions = attribute(ipset.REVISION, b"\5") + attribute(ipset.REVISION_MIN, b"\0")
+    yield message(ipset.TYPE, 0, 1, nfgen(2, 0) + revisions)
+    account = attribute(1, b"nfa-a\0") + attribute(2, bytes(8)) + attribute(3, bytes(8))
+    yield message(nfacct.NEW, 2, 1, nfgen(0, 0) + account)
+
+
 TARGETS = (
     FuzzTarget(name="netlink", read=_read_netlink, seeds=_netlink_seeds, longest=512),
     FuzzTarget(name="nft-notifications", read=_read_notifications, seeds=_notification_seeds, longest=512),
@@ -258,5 +299,6 @@ TARGETS = (
     FuzzTarget(name="nflog", read=_read_nflog, seeds=_nflog_seeds, longest=512),
     FuzzTarget(name="conntrack", read=_read_conntrack, seeds=_conntrack_seeds, longest=512),
     FuzzTarget(name="rtnetlink", read=_read_rtnetlink, seeds=_rtnetlink_seeds, longest=512),
+    FuzzTarget(name="ipset", read=_read_ipset, seeds=_ipset_seeds, longest=512),
     FuzzTarget(name="packet-headers", read=_read_packet, seeds=_packet_seeds, longest=256),
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fuzz_decoders import file_targets, kernel_targets, object_targets, socket_targets
+from tests.fuzz_decoders import file_targets, iptables_targets, kernel_targets, object_targets, socket_targets
 
-MODULES = (kernel_targets, object_targets, file_targets, socket_targets)
+MODULES = (kernel_targets, object_targets, file_targets, iptables_targets, socket_targets)
 TARGETS = tuple(target for module in MODULES for target in module.TARGETS)
 
 

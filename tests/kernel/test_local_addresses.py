@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,18 @@ def machine() -> Iterator[str]:
         yield name
     finally:
         netns.remove([name])
+
+
+@pytest.mark.parametrize("name", [b"\xc3\xa9th0", b"\xff0", b"a\x1c"], ids=repr)
+def test_an_interface_may_have_any_bytes_in_its_name(machine: str, name: bytes) -> None:
+    command = [b"ip", b"netns", b"exec", machine.encode(), b"ip", b"link"]
+    subprocess.run([*command, b"add", name, b"type", b"bridge"], check=True)
+    try:
+        subprocess.run([*command, b"set", name, b"up"], check=True)
+        assert netns.inside(machine, functools.partial(is_local_address, "fe80::7"))
+        assert not netns.inside(machine, functools.partial(is_local_address, "fe80::1"))
+    finally:
+        subprocess.run([*command, b"delete", name], check=True)
 
 
 @pytest.mark.parametrize("bind", ["0", "1"], ids=["binding to own addresses only", "binding to any address"])

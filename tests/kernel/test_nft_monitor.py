@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -19,7 +20,7 @@ from nfagent.kernel import nft_socket
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import MOST_COMMITS, MOST_OTHERS, NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
-from nfagent.kernel.sockets import request_socket
+from nfagent.kernel.sockets import event_socket, request_socket
 from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_events import CommitOrigin
 from nfagent.nftables.diff import diff
@@ -33,6 +34,7 @@ pytestmark = [
 ]
 
 DEADLINE = 60.0
+NETLINK_DROP_MEMBERSHIP = 2
 TABLE = Ruleset({"blocks4/1": NamedSet("address", 4, frozenset({"10.0.0.1"}))})
 OTHERS = "add table inet foreign; add set inet foreign s { type ipv4_addr; }"
 LAST = "add table inet foreign; add table ip nfagent"
@@ -100,9 +102,11 @@ def send_to_loopback() -> None:
 
 
 @asynccontextmanager
-async def hearing(receive_buffer: int = 4 * 1024 * 1024) -> AsyncIterator[Heard]:
+async def hearing(
+    receive_buffer: int = 4 * 1024 * 1024, opening: Callable[[int], socket.socket] | None = None
+) -> AsyncIterator[Heard]:
     """Load the table, and hear from then on."""
-    watch = NftMonitor(receive_buffer=receive_buffer)
+    watch = NftMonitor(receive_buffer=receive_buffer, opening=opening)
     kernel = NftClient(monitor=watch)
     try:
         await kernel.apply(diff(ABSENT, TABLE))
@@ -198,6 +202,46 @@ def test_after_a_failed_muted_commit_notifications_are_received_again() -> None:
         async with hearing() as heard:
             with pytest.raises(KernelError):
                 await heard.kernel.apply(elements(3000, "nowhere4/1"))
+            assert (await heard.of(LAST))[-1].name == "nft"
+
+    run(body)
+
+
+def test_a_socket_that_was_opened_during_a_muted_commit_is_heard_after_it() -> None:
+    async def body() -> None:
+        async with hearing() as heard:
+            with heard.watch.muted():
+                heard.watch.close()
+                assert heard.watch.listen(heard.take)
+            assert (await heard.of(LAST))[-1].name == "nft"
+
+    run(body)
+
+
+class LoyalSocket(socket.socket):
+    """A netlink socket that refuses to leave its notification group, once."""
+
+    leaves = False
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+        if option == NETLINK_DROP_MEMBERSHIP and not self.leaves:
+            self.leaves = True
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        super().setsockopt(level, option, value)
+
+
+def test_where_the_group_cannot_be_left_a_large_commit_is_made_and_others_are_heard_after_it() -> None:
+    def opening(receive_buffer: int) -> socket.socket:
+        opened = event_socket(receive_buffer, needs_root="", failure="")
+        return LoyalSocket(fileno=opened.detach())
+
+    async def body() -> None:
+        async with hearing(opening=opening) as heard:
+            await heard.kernel.apply(elements(3000))
+            assert len((await heard.kernel.read()).sets["blocks4/1"].elements) == 3001
+            heard.watch.close()
+            assert heard.watch.listen(heard.take)
+            heard.committers.clear()
             assert (await heard.of(LAST))[-1].name == "nft"
 
     run(body)

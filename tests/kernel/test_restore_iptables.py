@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,3 +185,31 @@ def test_what_the_kernel_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert found.rules == "none"
     assert "it can't be loaded" in found.reason
     assert in_kernel(XtRuleset()) == XtRuleset()
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        pytest.param({"members": [["10.0.0.999", 32]]}, "can't be a member", id="an address that is none"),
+        pytest.param({"members": [["10.0.0.0", -1]]}, "can't be a member", id="a prefix length below zero"),
+        pytest.param({"timeout": -1}, "can't be decoded", id="a timeout below zero"),
+        pytest.param({"size": 2**32}, "can't be decoded", id="more members than a set can have"),
+        pytest.param({"type": "bitmap:port", "members": [65536]}, "can't be a member", id="a port that is none"),
+    ],
+)
+def test_a_ruleset_with_values_that_no_set_can_have_leaves_the_ranges_held(
+    tmp_path: Path, values: dict[str, object], reason: str
+) -> None:
+    """Its digest is right: it may be of another version, or of a disk and a memory that both fail."""
+    batches, _ = encode_xt_ruleset(desired("held").ruleset(), OPTIONS, "legacy")
+    content = msgspec.json.decode(zlib.decompress(batches[0]))
+    chosen = next(number for number, item in enumerate(content["sets"]) if item["type"] == "hash:net")
+    content["sets"][chosen] |= values
+    header = msgspec.structs.replace(HEADER, holds_unknown=True)
+    saved = encode_saved(header, [zlib.compress(msgspec.json.encode(content))])
+    write_saved(ruleset_path(str(tmp_path / "state")), saved)
+
+    found = restore(settings(tmp_path, "held"), now=time.time())
+
+    assert (found.rules, found.held) == ("hold", ("10.64.0.0/24",)), found
+    assert reason in found.reason

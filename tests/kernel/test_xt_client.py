@@ -18,6 +18,7 @@ from nfagent.errors import KernelError, SetFullError
 from nfagent.kernel.backend_switch import RemovedRules, remove_xt_rules
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
+from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import Variant, programs_of
@@ -441,3 +442,33 @@ def test_a_set_that_is_left_is_no_change_by_another_program_and_goes_when_it_can
 def test_nothing_is_changed_before_the_rules_were_read() -> None:
     with client("legacy") as kernel, pytest.raises(KernelError, match="the rules in iptables aren't known"):
         asyncio.run(kernel.apply(diff(ABSENT, SHOP)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_listing_beside_changes_is_answered(variant: Variant) -> None:
+    """A change destroys sets; iptables-save asks the kernel for the names of those that a rule has referred to."""
+    rulesets = (
+        SHOP,
+        shop(policy("shop/db", labelled(app="db"), ingress=[{"from": [{"podSelector": labelled(app="web")}]}])),
+    )
+
+    async def change(kernel: XtClient, reading: asyncio.Task[None]) -> None:
+        changes = 0
+        while not reading.done():
+            changes += 1
+            await kernel.apply(diff(rulesets[(changes + 1) % 2], rulesets[changes % 2]))
+
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+        listings = TableListings(kernel.read_beside_changes, kernel.counters_now, prepare=kernel.note_names)
+
+        async def read() -> None:
+            for _ in range(25):
+                assert (await listings.ruleset()).exists
+
+        reading = asyncio.create_task(read())
+        await change(kernel, reading)
+        await reading
+
+    with client(variant) as kernel:
+        asyncio.run(body(kernel))

@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nfagent.errors import HostError
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.packet_counters import CounterReading
+from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.xt_client import XtClient
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import programs_of
@@ -24,6 +26,7 @@ from nfagent.metrics.packet_counts import PacketCounts, boot_id
 from nfagent.model.admin_policy import Policy
 from nfagent.model.networkpolicy import NetworkPolicy
 from nfagent.model.objects import Namespace, Pod
+from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.pod_counts import counted_set
 from nfagent.nftables.verdict_keys import denied_by
 from nfagent.xtables.counters import counting_set
@@ -37,6 +40,7 @@ pytestmark = [
 
 WEB = {4: "127.0.0.1", 6: "::1"}
 CLOSED = NetworkPolicy(namespace="shop", name="closed")
+OTHER = NetworkPolicy(namespace="shop", name="other")
 DENIED = "deny/ingress/shop/closed"
 KEY = denied_by("ingress", (CLOSED.ref,))
 PROGRAMS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
@@ -62,9 +66,16 @@ def desired() -> DesiredState:
 class Node:
     """A client, and the totals of its counters."""
 
-    def __init__(self, desired: DesiredState, folder: Path, *, accounts: bool = True) -> None:
+    def __init__(
+        self,
+        desired: DesiredState,
+        folder: Path,
+        *,
+        accounts: bool = True,
+        known: Callable[[], Ruleset] | None = None,
+    ) -> None:
         kernel = XtKernel(programs_of("legacy"), (4, 6), IpSetSocket(), NfacctSocket() if accounts else None)
-        self.client = XtClient(kernel, desired.ruleset)
+        self.client = XtClient(kernel, known or desired.ruleset)
         self.desired = desired
         source = self.client.counters.source
         self.counts = PacketCounts(desired, folder, SystemClock(), boot=boot_id(), synced=lambda: True, source=source)
@@ -201,3 +212,32 @@ def test_a_kernel_without_named_counters_counts_by_pod_and_says_so(desired: Desi
         node.close()
 
     asyncio.run(body())
+
+
+def test_a_reading_in_a_thread_leaves_the_desired_state_to_the_event_loop(
+    desired: DesiredState, tmp_path: Path
+) -> None:
+    """Another thread in the middle of a change would break it off, or leave a ruleset without some of it."""
+    asked_in: set[threading.Thread] = set()
+
+    def known() -> Ruleset:
+        asked_in.add(threading.current_thread())
+        return desired.ruleset()
+
+    async def body() -> None:
+        node = Node(desired, tmp_path, known=known)
+        listings = TableListings(node.client.read_now, node.client.counters_now, prepare=node.client.note_names)
+        await node.client.read()
+        for _ in range(2):  # before the first comparison, and after it
+            await node.counts.refresh()
+            await listings.ruleset()
+            await listings.counters()
+            await node.converge()
+        desired.put(OTHER)
+        await node.client.apply(desired.drain_changes())
+        found = await listings.counters()
+        assert {name for name in desired.ruleset().counters if name.startswith("deny/")} <= found.keys() - {DENIED}
+        node.close()
+
+    asyncio.run(body())
+    assert asked_in == {threading.current_thread()}

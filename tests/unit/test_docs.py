@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from tests.fuzz_decoders.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
+SENTENCE = 60
+"""Characters beyond which an equal line is a copy."""
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MODULES = [
     "/" + path.relative_to(ROOT).as_posix()
@@ -23,6 +28,28 @@ TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     named = set(re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8")))
     assert named - TESTS == set()
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", text.replace("'", "").lower()))
+
+
+def _quoted(document: Path) -> Iterator[tuple[str, str]]:
+    """Yield each test that is quoted behind the name of its file, `test_x.py`: *what it says …*, with that name."""
+    for line in document.read_text(encoding="utf-8").splitlines():
+        file = ""
+        for found in re.finditer(r"`(test_\w+\.py)`|(?<![\w*])\*([a-zA-Z0-9][^*|`]{8,}?)\*(?!\*)", line):
+            file = found[1] or file
+            if found[2] and file:
+                yield file, found[2]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_a_document_quotes_is_in_the_file_that_it_names(document: Path) -> None:
+    said: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        said[path.name] = f"{said.get(path.name, '')} {_words(path.read_text(encoding='utf-8'))}"
+    assert [(file, text) for file, text in _quoted(document) if _words(text) not in said.get(file, "")] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -47,6 +74,14 @@ def test_every_benchmark_suite_that_a_document_names_exists(document: Path) -> N
 def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [path for path in linked if not (document.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_sentence_and_no_row_is_in_a_document_twice(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    heads = {line for line, below in pairwise(lines) if below.startswith("|-")}
+    said = [line for line in lines if len(line) > SENTENCE and not line.startswith("    ") and line not in heads]
+    assert [line for line, times in Counter(said).items() if times > 1] == []
 
 
 def test_the_security_page_names_tests() -> None:

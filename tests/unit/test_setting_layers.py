@@ -81,6 +81,23 @@ def test_the_flag_that_names_an_api_server_is_the_origin_of_the_absent_folder(fi
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of another user")
+@pytest.mark.parametrize(
+    ("environment", "flags", "named"),
+    [
+        pytest.param({"NFAGENT_MANIFESTS": os.fsdecode(b"/srv/\xff")}, {}, "NFAGENT_MANIFESTS", id="a variable"),
+        pytest.param({"NFAGENT_CLUSTER_POD_CIDRS": os.fsdecode(b"\xff")}, {}, "NFAGENT_CLUSTER_POD_CIDRS", id="a list"),
+        pytest.param({}, {"manifests": os.fsdecode(b"/srv/\xff")}, "--manifests", id="a flag"),
+    ],
+)
+def test_a_value_that_is_no_unicode_text_is_refused(
+    file: Path, environment: dict[str, str], flags: dict[str, str], named: str
+) -> None:
+    """It could be written into no answer, no state and no message."""
+    with pytest.raises(SettingError, match=rf"{named}: '.*udcff' isn't UTF-8 text") as refused:
+        load_with_origins(file, environment, flags=flags)
+    assert str(refused.value).encode()
+
+
 @pytest.mark.parametrize("place", ["conf.d", "conf.d/10-x.toml"], ids=["its folder", "itself"])
 def test_a_drop_in_file_of_another_user_is_refused(file: Path, place: str) -> None:
     add(file, "10-x.toml", "")

@@ -44,6 +44,7 @@ FOUND = {
     ),
     "a rule of iptables without a chain": ("iptables-save", b"*nat\n-A "),
     "a rule of iptables without a chain that logs": ("iptables-save", b"*nat\n-A  -j NFLOG"),
+    "a rule of ours that looks up no set": ("iptables-own", b"*raw\n-A nfa-c -m set\nCOMMIT"),
     "nat chains that lead to themselves": (
         "iptables-save",
         b"*nat\n:POSTROUTING ACCEPT\n" + b"-A POSTROUTING -j POSTROUTING\n" * 24,

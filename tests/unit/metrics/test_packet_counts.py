@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from nfagent.nftables.pod_counts import counted_set
 from nfagent.nftables.transaction import AddCounter, Delete, Transaction
 from nfagent.nftables.verdict_keys import denied_by
 
+DEADLINE = 20.0
 CLOSED = ObjectRef("NetworkPolicy", "shop", "closed")
 DENIED = counted_set("deny", "ingress", 4)
 
@@ -51,14 +53,14 @@ class Node:
         self.clock = ManualClock()
         self.folder = folder
 
-    def agent(self) -> PacketCounts:
+    def agent(self, read: Callable[[], CounterReading] | None = None) -> PacketCounts:
         return PacketCounts(
             self.desired,
             self.folder,
             self.clock,
             boot="boot",
             synced=lambda: self.synced,
-            source=CounterSource(lambda: CounterReading(dict(self.packets)), lambda _: {}),
+            source=CounterSource(read or (lambda: CounterReading(dict(self.packets))), lambda _: {}),
         )
 
 
@@ -237,3 +239,38 @@ def test_a_reading_is_of_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packet_counts, "read_named_counters", lambda: CounterReading({"deny/ingress/a": 5}))
     monkeypatch.setattr(packet_counts, "read_address_counters", lambda _: CounterReading({}))
     assert packet_counts.read_counters() == CounterReading({"deny/ingress/a": 5}, table=2)
+
+
+def test_a_reading_that_hangs_is_an_error_and_holds_up_nothing_and_is_not_begun_again_before_it_has_ended(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packet_counts, "_READ_SECONDS", 0.05)
+    gate, begun = threading.Event(), list[int]()
+
+    def read() -> CounterReading:
+        begun.append(1)
+        gate.wait(DEADLINE)
+        return CounterReading(dict(node.packets))
+
+    async def body() -> CountedPackets:
+        counts = node.agent(read)
+        node.packets = {f"{DENIED} 10.64.0.10": 3}
+        try:
+            for _ in range(3):
+                with pytest.raises(KernelError, match="no answer"):
+                    await counts.refresh()
+            await counts.before((Delete("table"),))  # a commit waits for it
+            assert len(begun) == 1
+        finally:
+            gate.set()
+        monkeypatch.setattr(packet_counts, "_READ_SECONDS", DEADLINE)
+        # What it read in the end is older than what was deleted since may be.
+        await counts.refresh()
+        assert len(begun) == 2
+        return counts.values
+
+    async def within() -> CountedPackets:
+        async with asyncio.timeout(DEADLINE):
+            return await body()
+
+    assert asyncio.run(within()).pods == {("shop", "web", "ingress", "deny"): 3}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import threading
 import weakref
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -97,6 +99,26 @@ def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event
     calls = BoundedCalls(SHORT, most_stuck=3)
     assert [brief(answer) for _, answer in calls.each(call, range(10))] == ["ETIMEDOUT"] * 10
     assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stalled", [1, 2], ids=["before its first call", "between two calls"])
+def test_a_thread_that_gets_no_processor_time_loses_no_answer_and_blocks_no_key(stalled: int) -> None:
+    """A machine may be paused, or so busy that a thread waits for longer than a call may take."""
+    nexts = itertools.count(1)
+    stalls = threading.Event()
+
+    def stall(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "_next" and next(nexts) == stalled:
+            stalls.wait(4 * SHORT)
+
+    calls = BoundedCalls(SHORT, most_stuck=1)
+    threading.setprofile(stall)
+    try:
+        found = [(key, brief(answer)) for key, answer in calls.each(str.upper, "abc")]
+    finally:
+        threading.setprofile(None)
+    assert found == [("a", "A"), ("b", "B"), ("c", "C")]
+    assert [calls.ask(key.upper, key) for key in "abc"] == ["A", "B", "C"]
 
 
 @pytest.mark.parametrize("base", [OSError, ValueError])

@@ -32,6 +32,11 @@ def test_a_state_is_one_datagram(listener: socket.socket) -> None:
     assert [listener.recv(4096), listener.recv(4096)] == [b"READY=1\nSTATUS=enforcing", b"STOPPING=1"]
 
 
+def test_a_state_with_what_is_no_text_is_sent_with_escapes(listener: socket.socket) -> None:
+    assert notify("STATUS=interface \udcff0")
+    assert listener.recv(4096) == rb"STATUS=interface \udcff0"
+
+
 @pytest.mark.parametrize("address", [None, "", "relative/notify", "vsock:2:1234"])
 def test_without_a_listener_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)

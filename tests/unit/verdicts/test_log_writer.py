@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.log_sink import ErrorCounts
 from nfagent.verdicts.log_writer import LogWriter
 from tests.support.disk_images import Disk, ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until
 
 FULL = "No space left on device"
+REASONS, LONG = 40, 60.0
 
 
 @pytest.fixture
@@ -210,6 +213,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 from nfagent.verdicts.log_file import RotatingFile
+from nfagent.verdicts.log_sink import ErrorCounts
 from nfagent.verdicts.log_writer import LogWriter
 from tests.support.disk_images import Disk, ext4, fill, hung, remount, tmpfs
 writer = LogWriter(RotatingFile(Path(sys.argv[1]) / "policy_action.log"))
@@ -356,3 +360,45 @@ def test_a_link_to_a_file_is_a_log(path: Path) -> None:
     file.write(lines(1))
     file.close()
     assert (file.problem, elsewhere.read_bytes()) == ("", b"".join(lines(1)))
+
+
+class FailingSink(ErrorCounts):
+    """A sink that refuses each line, for a reason that isn't counted yet."""
+
+    label, target = "verdict log", "the disk"
+
+    def __init__(self) -> None:
+        """Start without lines."""
+        super().__init__()
+        self.refused = 0
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Refuse lines."""
+        for _ in lines:
+            self.refused += 1
+            if self.refused % REASONS == 0:
+                self.lost.clear()
+            self._failed(OSError(errno.EIO, f"reason {self.refused % REASONS}"), 1)
+
+    def check(self) -> None:
+        """Find nothing."""
+
+    def reopen(self) -> None:
+        """Stay as it is."""
+
+    def close(self) -> None:
+        """Stay as it is."""
+
+
+def test_the_status_can_be_asked_while_lines_are_refused_for_new_reasons() -> None:
+    sink = FailingSink()
+    writer = LogWriter(sink)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        while sink.refused < 200_000:
+            writer.write(lines(*range(50)))
+            assert len(writer.status().lost_by) <= REASONS + 1  # and the full queue
+    finally:
+        sys.setswitchinterval(interval)
+        writer.close(LONG)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfagent.nftables.save_lines import save_lines
 from nfagent.xtables.objects import XtChain, XtRule
 from nfagent.xtables.saved import parse_rule, parse_saved, rules_total, words_of
 
@@ -37,6 +39,34 @@ COMMIT
 -A FORWARD -j nfa-filter
 COMMIT
 """
+
+
+BREAKS = ("\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
+
+
+@pytest.mark.parametrize("line_end", BREAKS, ids=ascii)
+@pytest.mark.parametrize("chain", ["KUBE-FORWARD", "nfa-forward"])
+def test_a_comment_in_which_a_line_ends_is_no_rule(line_end: str, chain: str) -> None:
+    """iptables-save prints it between quotes, as it is."""
+    rule = f'-A {chain} -m comment --comment "a{line_end}-A nfa-empty -j ACCEPT{line_end}COMMIT{line_end}b" -j RETURN'
+    found = parse_saved(SAVED.replace("COMMIT", f"{rule}\nCOMMIT", 1), 4)["mangle"]
+    expected = parse_saved(SAVED, 4)["mangle"]
+    assert found.chains[4, "mangle", "nfa-empty"] == XtChain()
+    ours = found.chains[4, "mangle", "nfa-forward"].rules
+    assert ours[: len(ours) - (chain == "nfa-forward")] == expected.chains[4, "mangle", "nfa-forward"].rules
+    assert (found.hooks, found.elsewhere) == (expected.hooks, expected.elsewhere)
+    assert rules_total(rule) == 1
+
+
+def test_a_rule_that_looks_up_no_set_is_read() -> None:
+    (rule,) = parse_saved("*mangle\n-A nfa-a -m set\nCOMMIT\n", 4)["mangle"].chains[4, "mangle", "nfa-a"].rules
+    assert list(rule.lookups()) == []
+
+
+@given(st.lists(st.text(alphabet='-A nfa"\\\nx ', max_size=40), max_size=8))
+def test_the_lines_of_any_text_are_its_characters(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    assert "\n".join(save_lines(text)) == text.removesuffix("\n")
 
 
 def test_rules_of_our_chains_are_their_words() -> None:
