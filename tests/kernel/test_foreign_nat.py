@@ -79,9 +79,9 @@ def found() -> list[tuple[str, str, str, bool]]:
     return [(item.chain, item.effect, item.destinations, item.certain) for item in find_conflicts(read.tables, TRAFFIC)]
 
 
-@pytest.mark.parametrize("text", [b"caf\xe9", b"\xff\xfe", "\u2028".encode()], ids=repr)
+@pytest.mark.parametrize("text", [b"r\xe9seau", b"\xff\xfe", "\u2028".encode()], ids=repr)
 def test_a_comment_that_is_no_unicode_text_hides_no_rule_and_ends_no_watch(text: bytes) -> None:
-    """Whoever writes a rule may put any bytes there, and nft prints them."""
+    """A rule may have any bytes there, and nft prints them."""
     rules = table("masquerade comment X").encode().replace(b"X", b'"' + text + b'"')
     subprocess.run(["nft", "-f", "-"], input=rules, check=True)
     assert found() == [("post", "kept", ALL4, True)]
