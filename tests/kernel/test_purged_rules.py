@@ -24,10 +24,15 @@ FOREIGN = "-A FORWARD -s 192.0.2.1/32 -m comment --comment nfa-not-ours -j ACCEP
 
 
 def remove_rules() -> str:
-    """Run the function of the postrm that removes rules. The rest of it removes files of this machine."""
+    """Run the function of the postrm that removes rules, where no temporary file can be made.
+
+    The rest of it removes files of this machine.
+    """
     functions = re.findall(r"^\w+\(\) \{\n.*?^\}\n", POSTRM.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    script = "".join(functions) + "remove_rules"
+    environment = os.environ | {"TMPDIR": "/nowhere"}
     done = subprocess.run(
-        ["sh", "-e", "-c", "".join(functions) + "remove_rules"], capture_output=True, text=True, check=True, timeout=60
+        ["sh", "-e", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
     return done.stdout

@@ -129,6 +129,26 @@ class TestLife:
         machine.wait_until("nfagent dump diff")
         assert table_handle(machine) == handle
 
+    @pytest.mark.parametrize(
+        ("begun", "broken_off"),
+        [
+            pytest.param("upgrade 9.9", "abort-upgrade 9.9", id="an upgrade"),
+            pytest.param("remove", "abort-remove", id="a removal"),
+            pytest.param("deconfigure in-favour other 1", "abort-deconfigure in-favour other 1", id="one by another"),
+        ],
+    )
+    def test_what_is_broken_off_leaves_the_package_as_it_was(
+        self, machine: BareDebian, begun: str, broken_off: str
+    ) -> None:
+        """By the scripts' arguments of Debian's policy (chapter 6)."""
+        of_files = "find /usr/lib/nfagent -name '*.pyc' | sort"
+        before = machine.run(of_files)
+        machine.run(f"/var/lib/dpkg/info/nfagent.prerm {begun}")
+        assert machine.run(of_files) == ""
+        machine.run(f"/var/lib/dpkg/info/nfagent.postinst {broken_off}")
+        assert machine.run(of_files) == before
+        assert machine.exists("/usr/lib/nfagent/compiled")
+
     def test_another_python_has_its_files_compiled(self, machine: BareDebian) -> None:
         """Debian's trigger, as an upgrade of the distribution pulls it."""
         machine.run("echo 3.0 >/usr/lib/nfagent/compiled")
