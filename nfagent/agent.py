@@ -59,6 +59,7 @@ from nfagent.settings_parts import SettingsParts, fixed
 from nfagent.source_parts import make_source
 from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
+from nfagent.system.background_task import background_task
 from nfagent.system.garbage_collections import GarbageCollections
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.system.process_exit import exit_within
@@ -203,8 +204,8 @@ class Agent:
         loop.set_default_executor(started_executor(POOL_THREADS, "agent"))
         relax_collection()
         self._boot.read_enforced(self._backend.has_rules)
-        start_limit = asyncio.create_task(self._readiness.await_start(self._source_synced))
-        reporting = [asyncio.create_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
+        start_limit = background_task(self._readiness.await_start(self._source_synced))
+        reporting = [background_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
         try:
             await self._read_table()
             self._drift.subscribe()  # before the first comparison: a change after it is reported
@@ -222,7 +223,7 @@ class Agent:
             self._metrics.start()
             self._page.start((*http_server.answer_routes(answers, self._time_slices), *routes))
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
-            files_task = asyncio.create_task(runtime_files.run())
+            files_task = background_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
             try:

@@ -28,6 +28,7 @@ from nfagent.metrics.exposition import MetricsPage
 from nfagent.metrics.packet_counts import PacketCounts, boot_id
 from nfagent.metrics.readings import CountedPackets, InvalidObjects, Readings
 from nfagent.object_source import ObjectSource
+from nfagent.system.background_task import background_task
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
@@ -100,7 +101,7 @@ class MetricsParts:
         if self._listener is not None:
             application = web.Application(middlewares=[deadlines])
             application.router.add_routes(self.routes)
-            self._serving = asyncio.create_task(self._listener.run(application, "/metrics"))
+            self._serving = background_task(self._listener.run(application, "/metrics"))
 
     async def close(self) -> None:
         """Stop to serve over TCP."""

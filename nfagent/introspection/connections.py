@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import web
 
 from nfagent.introspection.http_log import MalformedRequest, log
+from nfagent.system.background_task import background_task
 
 BACKLOG = 128
 """Connections that wait in the kernel beside those that are accepted."""
@@ -141,7 +142,7 @@ class SocketListener:
         )
         self._connections: set[ServerConnection] = set()
         self._reported_at = -_REPORT_SECONDS
-        self._accepting = asyncio.create_task(self._accept())
+        self._accepting = background_task(self._accept())
 
     @property
     def connected(self) -> bool:

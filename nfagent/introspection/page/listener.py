@@ -16,6 +16,7 @@ from nfagent.introspection.page.application import handlers_of, page_application
 from nfagent.introspection.page.token_file import kept_token
 from nfagent.introspection.tcp_listener import TcpListener
 from nfagent.model.listen_address import ListenAddress
+from nfagent.system.background_task import background_task
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class PageListener:
     def start(self, routes: Iterable[web.RouteDef]) -> None:
         """Serve the page, where the settings ask for it. routes: those of the agent's socket."""
         if self._address is not None and self._listener is not None:
-            self._serving = asyncio.create_task(self._run(self._address, self._listener, handlers_of(routes)))
+            self._serving = background_task(self._run(self._address, self._listener, handlers_of(routes)))
 
     async def close(self) -> None:
         """Stop to serve."""

@@ -1,0 +1,25 @@
+"""Tasks that nobody waits for: one that ends by an error says so at once.
+
+asyncio says it when such a task is collected as garbage, which may be never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def background_task(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a task that runs a coroutine; an error that ends it is logged, with the function's name."""
+    task = asyncio.create_task(run, name=getattr(run, "__qualname__", repr(run)))
+    task.add_done_callback(_report)
+    return task
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%s has ended: this is a bug in nfagent; please report it", task.get_name(), exc_info=error)
