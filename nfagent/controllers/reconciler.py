@@ -286,13 +286,14 @@ class Reconciler:
             self.latency.computed(self._clock.monotonic())
             await self._commit(changes)
             return
+        refused = not await self._commit_before_comparison()
         # Before the kernel is read: a change during the reading causes another comparison.
         self._trusted, drifted, self._drifted = True, self._drifted, False
         changer, unit = self._changer, self._changer_unit
         self._changer = self._changer_unit = ""
         drifted_at, began, spent = self._drifted_at, self._clock.monotonic(), self.spent()
         # The current desired ruleset is compared; later changes stay pending for the next transaction.
-        agreed, pending = self._agreed, self._wanted.dirty
+        agreed, pending = self._agreed, refused or self._wanted.dirty
         wanted = self._wanted.ruleset()
         self.latency.computed(self._clock.monotonic())
         self._wanted.mark_synced()
@@ -325,6 +326,25 @@ class Reconciler:
         exposed = repaired - drifted_at if drifted else 0.0
         if self.backoff.repaired(repaired, program=changer, unit=unit, exposed=exposed):
             log.warning("%s; from now on repairs are spaced by up to %g s", self.contest, MAX_SPACING)
+
+    async def _commit_before_comparison(self) -> bool:
+        """Commit pending changes where another program's change was reported: what differs then is that change alone.
+
+        Return False where the kernel refuses them, as it may by that change. The comparison has them, too.
+        """
+        if not (self._drifted and self._trusted and self._agreed and self._wanted.dirty):
+            return True
+        changes = self._wanted.drain_changes()
+        self.latency.computed(self._clock.monotonic())
+        try:
+            await self._commit(changes)
+        except (KernelError, WireError):
+            return False
+        finally:
+            self.latency.cover(self._clock.monotonic())
+        if self._observer is not None:
+            self._observer.cover()
+        return True
 
     async def _is_variant(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> bool:
         """Return whether what was written is only listed differently (a listing variant); it is logged and accepted."""

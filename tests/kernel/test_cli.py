@@ -164,7 +164,7 @@ class AgentSite:
             state = get_json(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]
             if state["drifts"] and state["in_sync"]:
                 return state
-            assert time.monotonic() < end, "the agent never noticed"
+            assert time.monotonic() < end, f"the agent has not put it right: {state}"
 
     @property
     def in_pod(self) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,9 +179,16 @@ def test_a_socket_for_notifications_that_failed_is_opened_again_within_seconds(l
     assert lab.agent.ask("/v1/dump/diff")["equal"]
 
 
-def test_an_interrupted_run_removes_its_labs(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Return a folder whose path leaves room for that of a unix socket, of 107 bytes, below it."""
+    with tempfile.TemporaryDirectory(prefix="nfi-") as folder:
+        yield Path(folder)
+
+
+def test_an_interrupted_run_removes_its_labs(short_folder: Path) -> None:
     command = [sys.executable, "-m", "tests.fault_injection", "--only", "commit: refused by EBUSY"]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment = os.environ | {"TMPDIR": str(short_folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
         assert run.stdout is not None
         try:
@@ -194,4 +202,4 @@ def test_an_interrupted_run_removes_its_labs(tmp_path: Path) -> None:
             run.kill()
     assert made
     assert [name for name in made if (netns.RUN / name).exists()] == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []

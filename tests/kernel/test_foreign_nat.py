@@ -36,6 +36,8 @@ from tests.support.own_namespace import own_namespace
 pytestmark = pytest.mark.kernel
 
 REQUEST = NLM_F_REQUEST | NLM_F_ACK
+_NET_ADMIN, _CAPABILITY_VERSION_3 = 1 << 12, 0x20080522
+"""CAP_NET_ADMIN as a bit, and the version of the structures of capset(2) (linux/capability.h)."""
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 PODS: dict[Family, str] = {4: "10.244.1.0/24", 6: "fd00:244:1::/64"}
 KEPT: dict[Family, str] = {4: "10.0.0.0/8", 6: "fd00::/8"}
@@ -280,12 +282,19 @@ def test_tables_of_iptables_legacy_that_the_kernel_does_not_name_here_are_a_prob
     if shutil.which("iptables-legacy") is None:
         pytest.skip("iptables-legacy is missing; run: apt-get install iptables")
     subprocess.run(["iptables-legacy", "-t", "nat", "-N", "others"], check=True, timeout=60)
-    # Another user than root, who owns /proc/net/ip_tables_names: with the one right that the service has.
-    other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin"]
+    # Another user than root, who owns /proc/net/ip_tables_names: with the one right that the service has. Until all is
+    # imported it may read any file, since a checkout may lie where only root can read.
+    rights = "+net_admin,+dac_read_search"
+    other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={rights}"]
     program = (
-        "from nfagent.kernel.foreign_nat import read_foreign_nat\nprint(*read_foreign_nat().problems, sep='\\n')\n"
+        "import ctypes\n"
+        "from nfagent.kernel.foreign_nat import read_foreign_nat\n"
+        "read_foreign_nat()\n"
+        f"net_admin = (ctypes.c_uint32 * 6)({_NET_ADMIN}, {_NET_ADMIN}, {_NET_ADMIN})\n"
+        f"assert not ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)({_CAPABILITY_VERSION_3}, 0), net_admin)\n"
+        "print(*read_foreign_nat().problems, sep='\\n')\n"
     )
-    command = [*other_user, "--ambient-caps=+net_admin", sys.executable, "-c", program]
+    command = [*other_user, f"--ambient-caps={rights}", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "the tables of iptables-legacy can't be read: " in done.stdout, done.stderr
     assert read_foreign_nat().problems == ()

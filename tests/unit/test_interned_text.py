@@ -79,7 +79,8 @@ def test_reading_the_ip_masq_agent_file(tmp_path: Path, interned: list[str]) -> 
 
 
 def test_manifests_that_are_renamed_into_place_by_turns(tmp_path: Path, interned: list[str]) -> None:
-    files = [f"namespace-{name}.yaml" for name in ("db", "shop", "web")]
+    # Names that no other test of this process may hold.
+    files = [f"written-by-turns-{name}.yaml" for name in ("db", "shop", "web")]
     names = {*files, *(f".{file}.new" for file in files)}
 
     async def body() -> None:

@@ -384,6 +384,25 @@ async def test_a_table_that_another_program_removed_is_a_drift_beside_pending_ch
 
 
 @scenario
+async def test_a_change_by_another_program_is_a_drift_with_its_name_beside_pending_changes_too() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.desired.wanted = holding("10.0.0.1", "10.0.0.2")
+        await stage.others_write(holding("10.0.0.9"), by="nft (process 4711)")
+        status = stage.reconciler.status
+        assert (stage.current, status.drifts, status.drift_by) == (stage.desired.wanted, 1, "nft (process 4711)")
+        assert status.failures == 0
+
+
+@scenario
+async def test_pending_changes_beside_a_commit_by_another_program_without_a_difference_are_no_drift() -> None:
+    async with running(holding("10.0.0.1")) as stage:
+        stage.desired.wanted = holding("10.0.0.1", "10.0.0.2")
+        await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
+        status = stage.reconciler.status
+        assert (stage.current, status.drifts, status.drift_by) == (stage.desired.wanted, 0, "")
+
+
+@scenario
 async def test_a_commit_by_another_program_without_a_difference_is_no_drift() -> None:
     async with running(holding("10.0.0.1")) as stage:
         await stage.others_write(holding("10.0.0.1"), by="nft (process 4711)")
