@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for: one that ends by an error says so at once.
+"""Tasks that nothing waits for: one that ends by an error says so at once.
 
 asyncio says it when such a task is collected as garbage, which may be never.
 """
