@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import mmap
+import os
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -125,7 +126,9 @@ class FaultTable:
         """Compile the library into a folder, and make an empty table there. Raises CalledProcessError."""
         library, self._path = folder / "boundary.so", folder / "fault-table"
         flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Werror"]
-        subprocess.run(["gcc", *flags, "-o", str(library), str(_SOURCE), "-ldl"], check=True)
+        # Its temporary files go with the library's folder, where it is interrupted too.
+        environment = os.environ | {"TMPDIR": str(library.parent)}
+        subprocess.run(["gcc", *flags, "-o", str(library), str(_SOURCE), "-ldl"], check=True, env=environment)
         self._path.write_bytes(bytes(_HEAD.size + _RULES * _RULE.size))
         with self._path.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), 0)

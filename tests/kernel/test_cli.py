@@ -157,6 +157,15 @@ class AgentSite:
         while not get_json(self.socket, "/v1/dump/state", {})["agent"]["reconcile"]["in_sync"]:
             assert time.monotonic() < end, "the agent never got in sync"
 
+    def await_judged(self) -> None:
+        """Wait until the connections of before the start were judged: until then their addresses are in the table."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            state = get_json(self.socket, "/v1/dump/state", {})["agent"]
+            if state["reconcile"]["in_sync"] and not state["revoke"]["suspects"]:
+                return
+            assert time.monotonic() < end, f"connections are judged for ever: {state['revoke']}"
+
     def await_drift(self) -> Any:  # noqa: ANN401 - JSON
         """Wait until the agent has put right what others did; give how it stands with the kernel then."""
         end = time.monotonic() + DEADLINE
@@ -389,10 +398,12 @@ def test_a_damaged_table_is_reported_with_the_fix_and_a_start_repairs_it(site: A
 
 def test_a_reload_reads_everything_again_and_changes_nothing_that_is_right(site: AgentSite) -> None:
     with site.agent() as agent:
+        site.await_judged()
         before = site.ask("dump", "kernel")
         agent.process.send_signal(signal.SIGHUP)
         agent.await_state("RELOADING=1")
         agent.await_state("READY=1")
+        site.await_judged()
         assert site.ask("dump", "kernel") == before
         assert site.ask("dump", "state")["agent"]["reconcile"]["drifts"] == 0
 
