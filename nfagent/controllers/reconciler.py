@@ -278,15 +278,13 @@ class Reconciler:
             self._agreed = False
             self.latency.discard()
             return
-        self.latency.cover(self._clock.monotonic())
-        if self._observer is not None:
-            self._observer.cover()
+        self._cover()
         if self._trusted and self._clock.monotonic() < self._due():
             changes = self._wanted.drain_changes()
             self.latency.computed(self._clock.monotonic())
             await self._commit(changes)
             return
-        refused = not await self._commit_before_comparison()
+        refused = await self._commit_before_comparison()
         # Before the kernel is read: a change during the reading causes another comparison.
         self._trusted, drifted, self._drifted = True, self._drifted, False
         changer, unit = self._changer, self._changer_unit
@@ -327,24 +325,28 @@ class Reconciler:
         if self.backoff.repaired(repaired, program=changer, unit=unit, exposed=exposed):
             log.warning("%s; from now on repairs are spaced by up to %g s", self.contest, MAX_SPACING)
 
+    def _cover(self) -> None:
+        """Note that what is committed next has all changes until now."""
+        self.latency.cover(self._clock.monotonic())
+        if self._observer is not None:
+            self._observer.cover()
+
     async def _commit_before_comparison(self) -> bool:
         """Commit pending changes where another program's change was reported: what differs then is that change alone.
 
-        Return False where the kernel refuses them, as it may by that change. The comparison has them, too.
+        Return whether the kernel refuses them, as it may by that change. The comparison has them, too.
         """
         if not (self._drifted and self._trusted and self._agreed and self._wanted.dirty):
-            return True
+            return False
         changes = self._wanted.drain_changes()
         self.latency.computed(self._clock.monotonic())
+        refused = False
         try:
             await self._commit(changes)
         except (KernelError, WireError):
-            return False
-        finally:
-            self.latency.cover(self._clock.monotonic())
-        if self._observer is not None:
-            self._observer.cover()
-        return True
+            refused = True
+        self._cover()
+        return refused
 
     async def _is_variant(self, wanted: Ruleset, repair: Transaction, recheck: Transaction) -> bool:
         """Return whether what was written is only listed differently (a listing variant); it is logged and accepted."""
