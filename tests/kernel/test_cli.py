@@ -292,6 +292,7 @@ def test_every_view_of_a_running_agent_as_text_json_and_yaml(site: AgentSite) ->
             assert site.said("dump", view).strip()
             content = site.ask("dump", view)
             assert yaml.safe_load(site.said("dump", view, "-o", "yaml")).keys() == content.keys()
+        site.await_judged()
         state = site.ask("dump")
         assert state["agent"]["reconcile"]["in_sync"]
         assert state["counts"]["local_pods"] == 1
@@ -420,6 +421,7 @@ def test_the_nft_commands_of_dump_diff_repair_the_table(site: AgentSite) -> None
 
 def test_the_rules_of_a_stopped_agent_are_still_shown(site: AgentSite) -> None:
     with site.agent() as agent:
+        site.await_judged()
         loaded = site.said("dump", "kernel", "-o", "nft")
         assert "the rules stay in force" in agent.stop()
     assert not site.socket.exists()

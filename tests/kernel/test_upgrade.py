@@ -33,7 +33,7 @@ def test_the_next_agent_commits_nothing(site: AgentSite, manifests: Path) -> Non
     shutil.copy(manifests, site.manifests)
     site.node = "a"
     with site.agent(EARLIER):
-        site.await_sync()
+        site.await_judged()
         table = site.said("dump", "kernel")
     before = generation()
     with site.agent() as agent:
@@ -46,7 +46,7 @@ def test_the_next_agent_commits_nothing(site: AgentSite, manifests: Path) -> Non
 def test_a_change_is_seen_as_commits(site: AgentSite) -> None:
     """Assert that the test above can fail: one more policy is one more generation."""
     with site.agent(EARLIER):
-        site.await_sync()
+        site.await_judged()
     (site.manifests / "more.yaml").write_text(GOLDENS[0].read_text().replace("nodeName: a", "nodeName: node-a"))
     before = generation()
     with site.agent():
