@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ from benchmarks.registry import BENCHES, SEED, Bench, Run
 from benchmarks.results import Summary, summarise
 from nfagent.errors import HostError
 from nfagent.lab.demo.output import DemoOutput
+from nfagent.system.gc_tuning import MALLOC_ENVIRONMENT
 
 MODULES = (
     "benchmarks.suites.event_latency",
@@ -131,6 +133,9 @@ def main(*, quick: bool, only: tuple[str, ...], json_path: Path | None, markdown
     unknown = [name for name in only if name not in BENCHES]
     if unknown:
         raise click.BadParameter(f"no suite {unknown[0]!r}; there are {', '.join(BENCHES)}", param_hint="--only")
+    for name, value in MALLOC_ENVIRONMENT.items():
+        # Its processes start as an agent does. What the environment says wins: an empty value is glibc's default.
+        os.environ.setdefault(name, value)
     stage = DemoOutput()
     session = Session(stage, Run(quick, stage.progress, seed))
     began = time.monotonic()

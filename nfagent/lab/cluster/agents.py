@@ -26,6 +26,7 @@ from nfagent.introspection.agent_client import SLOW_SECONDS, get_json, get_lines
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.manifests.index import digest
+from nfagent.system.gc_tuning import MALLOC_ENVIRONMENT
 from nfagent.system.interrupts import deferred_interrupts
 
 _START_SECONDS = patient(20.0)
@@ -86,6 +87,8 @@ class LabAgent:
         self._folder = scratch / node
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
+            # As the unit has it; what the environment of the lab says wins.
+            **MALLOC_ENVIRONMENT,
             **own_environment(),
             "NFAGENT_RUNTIME_DIR": str(self._folder / "run"),
             "NFAGENT_LOG_DIR": str(self._folder / "log"),
