@@ -34,7 +34,7 @@ from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.errors import KernelError
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
+from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus, PacketCountStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.page.listener import PageListener
@@ -59,7 +59,7 @@ from nfagent.settings_parts import SettingsParts, fixed
 from nfagent.source_parts import make_source
 from nfagent.status_parts import StatusParts, StatusSources
 from nfagent.system import systemd
-from nfagent.system.background_task import background_task
+from nfagent.system.background_task import background_task, run_until
 from nfagent.system.garbage_collections import GarbageCollections
 from nfagent.system.gc_tuning import collect_and_freeze, relax_collection
 from nfagent.system.process_exit import exit_within
@@ -170,7 +170,9 @@ class Agent:
     def _make_metrics(self) -> MetricsParts:
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
         read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
-        return MetricsParts(self._settings, self._desired, self._clock, self._time_slices, read)
+        made = MetricsParts(self._settings, self._desired, self._clock, self._time_slices, read)
+        self._part_problems.also["packet_counters"] = lambda: made.packet_counts.problem
+        return made
 
     def _make_status(self) -> StatusParts:
         own = self._status, self._freshness, self._side_problems
@@ -227,7 +229,7 @@ class Agent:
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
             try:
-                if await self._start_source():
+                if await run_until(self._stop, self._source.start()):  # which may take a minute
                     await self._run_parts()
             finally:
                 systemd.notify("STOPPING=1")
@@ -260,19 +262,6 @@ class Agent:
         if not self._stop.is_set():
             exit_within()
         self._stop.set()
-
-    async def _start_source(self) -> bool:
-        """Start the source, which may take a minute; return False if the agent is stopped before."""
-        starting = asyncio.create_task(self._source.start())
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if starting.done():
-            await starting
-            return True
-        starting.cancel()
-        await asyncio.wait((starting,))
-        return False
 
     async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -396,5 +385,6 @@ class Agent:
             boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
+            packet_counts=PacketCountStatus(problem=self._metrics.packet_counts.problem),
             verdict_log=self._verdict_log.status(),
         )

@@ -14,7 +14,7 @@ from nfagent.kernel.backend_choice import BackendChoice, choose_backend, has_nf_
 from nfagent.kernel.backend_switch import remove_others_rules, xt_rules_hold
 from nfagent.kernel.nft_client import NftClient
 from nfagent.kernel.nft_monitor import NftMonitor
-from nfagent.kernel.packet_counters import CounterSource
+from nfagent.kernel.packet_counters import NFTABLES_COUNTERS, CounterSource
 from nfagent.kernel.table_listings import TableListings
 from nfagent.kernel.table_queries import own_table
 from nfagent.kernel.xt_client import XtClient
@@ -23,7 +23,6 @@ from nfagent.kernel.xt_features import XtFeatures, kernel_options, open_xt_kerne
 from nfagent.kernel.xt_listing import XtKernel
 from nfagent.kernel.xt_programs import XtPrograms
 from nfagent.kernel.xt_watch import XtWatch
-from nfagent.metrics.packet_counts import NFTABLES_COUNTERS
 from nfagent.nftables.objects import Ruleset
 from nfagent.system.cpu_time import process_cpu_seconds
 from nfagent.verdicts.packet_origin import IPTABLES, NFTABLES, LogPlaces

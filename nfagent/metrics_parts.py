@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,8 +32,6 @@ from nfagent.system.background_task import background_task
 from nfagent.system.stderr_log import lost_lines
 from nfagent.time_slices import TimeSlices
 from nfagent.verdict_log_parts import VerdictLogParts
-
-log = logging.getLogger(__name__)
 
 
 class MetricSources(msgspec.Struct, frozen=True):
@@ -65,8 +63,7 @@ class MetricsParts:
         self._sources = sources
         self._started = clock.monotonic()
         self._invalid = InvalidObjects()
-        self._uncounted = ""
-        self._counts = PacketCounts(
+        self.packet_counts = PacketCounts(
             desired,
             Path(settings.state_dir),
             clock,
@@ -75,8 +72,8 @@ class MetricsParts:
             time_slices=time_slices,
             source=sources.backend.counters,
         )
-        self._counts.delete_by(sources.backend.client.commit_latest)
-        sources.backend.client.defer_deletions(self._counts)
+        self.packet_counts.delete_by(sources.backend.client.commit_latest)
+        sources.backend.client.defer_deletions(self.packet_counts)
         self._page = MetricsPage(self._collect, clock, time_slices)
         address = settings.metrics_address()
         self._listener = None if address is None else TcpListener(address, clock, "metrics", "[metrics] listen")
@@ -94,7 +91,7 @@ class MetricsParts:
 
     async def run(self) -> None:
         """Read the kernel's counters between scrapes, until cancelled."""
-        await self._counts.run()
+        await self.packet_counts.run()
 
     def start(self) -> None:
         """Serve over TCP, where the settings ask for it."""
@@ -112,17 +109,17 @@ class MetricsParts:
     @property
     def uncounted(self) -> str:
         """Why the kernel's packet counters could not be read the last time; '' where they could."""
-        return f"the kernel's packet counters can't be read: {self._uncounted}" if self._uncounted else ""
+        return self.packet_counts.unread
 
     @property
     def counts(self) -> CountedPackets:
         """The packets that the kernel counted, as of the last reading."""
-        return self._counts.values
+        return self.packet_counts.values
 
     @property
     def counted_at(self) -> float:
         """When the kernel's counters were read, in monotonic seconds; 0 for not yet."""
-        return self._counts.read_at
+        return self.packet_counts.read_at
 
     async def page(self) -> bytes:
         """Return the page."""
@@ -135,7 +132,7 @@ class MetricsParts:
 
     def pods_changed(self) -> None:
         """Note that objects were applied, Pods possibly among them."""
-        self._counts.pods_changed()
+        self.packet_counts.pods_changed()
 
     def note_issues(self, came: Sequence[ValidationIssue], went: Sequence[ValidationIssue]) -> None:
         """Count issues of objects that appeared or were resolved."""
@@ -164,17 +161,11 @@ class MetricsParts:
             foreign_nat=len(sources.egress_nat.conflicts.found),
             nat_ports=sources.egress_nat.ports.status(),
             conntrack=read_conntrack_usage(),
-            counts=self._counts.values,
+            counts=self.packet_counts.values,
         )
         return NodeCollector(readings, self._desired)
 
     async def refresh_counts(self) -> None:
         """Read the kernel's counts; where that fails, those of the last scrape are served."""
-        try:
-            await self._counts.refresh()
-        except (KernelError, HostError) as error:
-            if str(error) != self._uncounted:
-                log.warning("cannot read the kernel's packet counters, keeping the last ones: %s", error)
-            self._uncounted = str(error)
-        else:
-            self._uncounted = ""
+        with contextlib.suppress(KernelError, HostError):  # it is in `uncounted`
+            await self.packet_counts.refresh()

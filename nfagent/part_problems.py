@@ -67,6 +67,7 @@ class PartProblems:
             "interfaces": "interfaces",
             "bridge_frames": "frames that no rule can match aren't dropped on bridges",
             "last_good_objects": "last good objects",
+            "packet_counters": "packet counters",
         }
         return contested + [f"{name}: {found[part]}" for part, name in names.items() if found.get(part)]
 

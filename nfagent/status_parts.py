@@ -100,7 +100,7 @@ class StatusParts:
                 source=self._source(synced=not freshness.unread),
                 freshness=freshness,
                 agent=sources.status(),
-                problems=(*sources.problems(), sources.metrics.uncounted),
+                problems=tuple(sources.problems()),
                 denied=self._denied(),
                 issues=sources.source.problems,
             ),

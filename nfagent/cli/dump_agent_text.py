@@ -44,10 +44,17 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
         lines.append(("NAT ports", _nat_ports_text(agent.nat_ports)))
     if agent.last_good is not msgspec.UNSET:
         lines.append(("last good objects", _last_good_text(agent.last_good)))
-    if agent.own_log.lost_lines:
-        lost = counted(agent.own_log.lost_lines, "line")
-        lines.append(("agent's log", f"{paint('warn')}, {lost} lost: stderr was not read, or its disk is full"))
+    lines += _loss_lines(agent)
     return [*lines, ("verdict log", "; ".join(_verdict_log_parts(agent.verdict_log)))]
+
+
+def _loss_lines(agent: AgentStatus) -> list[tuple[str, str]]:
+    """Return what is wrong with the packet counters and the agent's own log; nothing where they are right."""
+    counters, lost = agent.packet_counts.problem, counted(agent.own_log.lost_lines, "line")
+    lines = [("packet counters", f"{paint('warn')}, {counters}")] if counters else []
+    if agent.own_log.lost_lines:
+        lines.append(("agent's log", f"{paint('warn')}, {lost} lost: stderr was not read, or its disk is full"))
+    return lines
 
 
 def _kernel_text(agent: AgentStatus) -> str:

@@ -42,6 +42,12 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     lost_lines: int = 0
 
 
+class PacketCountStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's packet counters: why they can't be read, or their totals can't be kept, '' without a problem."""
+
+    problem: str = ""
+
+
 class VerdictLogStatus(RecordStatus, frozen=True, kw_only=True):
     """The verdict log, and the NFLOG group that feeds it, besides what became of the packets.
 
@@ -106,6 +112,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     boot: BootStatus | msgspec.UnsetType = msgspec.UNSET
     notices: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     own_log: OwnLogStatus = OwnLogStatus()
+    packet_counts: PacketCountStatus = PacketCountStatus()
     verdict_log: VerdictLogStatus
 
 

@@ -38,7 +38,7 @@ MOST_SERIES = 10_000
 
 PARTS = (
     *("ruleset", "notifications", "connections", "interfaces", "bridge_frames"),
-    *("verdict_log", "last_good_objects", "saved_ruleset"),
+    *("verdict_log", "last_good_objects", "saved_ruleset", "packet_counters"),
 )
 """Parts of the agent whose problems metrics and systemd's STATUS report."""
 

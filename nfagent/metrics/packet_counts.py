@@ -9,6 +9,7 @@ served for a while, so that their last packets are scraped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
@@ -19,19 +20,15 @@ from nfagent.clock import Clock
 from nfagent.desired.state import DesiredState
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.packet_counters import (
+    NFTABLES_COUNTERS,
     CounterReading,
     CounterSource,
-    read_address_counters,
-    read_elements,
-    read_named_counters,
 )
-from nfagent.kernel.table_queries import own_table
 from nfagent.metrics.counter_owners import CounterOwners, elements_of
 from nfagent.metrics.packet_totals import CountKey, PacketTotals
 from nfagent.metrics.readings import CountedPackets, PodVerdict
 from nfagent.model.objects import DIRECTIONS, Direction, ObjectRef
 from nfagent.nftables.objects import Ruleset
-from nfagent.nftables.pod_counts import COUNTED_SETS
 from nfagent.nftables.retired_counters import CommitPlan, RetiredCounters, element_counter
 from nfagent.nftables.transaction import Delete, Transaction
 from nfagent.nftables.verdict_keys import DISPOSITIONS, Disposition, VerdictKey
@@ -47,7 +44,6 @@ _GONE_SECONDS = 300.0
 """For so long the totals of what is gone are served: longer than the usual pause between two scrapes."""
 _MOST_GONE = 2_000
 """Totals of what is gone that are kept at most; the oldest ones are forgotten."""
-_TRIES = 3
 _DISK_SECONDS = 1.0
 """How long a scrape waits for a disk that doesn't answer."""
 _READ_SECONDS = 5.0
@@ -86,46 +82,15 @@ def boot_id() -> str:
         return ""
 
 
-def read_counters() -> CounterReading:
-    """Return the packets of all counters: named ones by name, those of Pods by set and address, with a space between.
-
-    Blocking: 3,000 counters take 10 ms. Raises KernelError, HostError.
-    """
-    for _ in range(_TRIES):
-        reading = _read_table(_handle())
-        # Of a table that was made anew meanwhile, packets would count here, and again under its own handle.
-        if _handle() == reading.table:
-            return reading
-    raise KernelError("table inet nfagent was made anew while its packet counters were read")
-
-
 def _no_answer() -> KernelError:
-    return KernelError(f"no answer within {_READ_SECONDS:g} s")
-
-
-def _handle() -> int:
-    """Return the handle of the table, 0 without it."""
-    table = own_table()
-    return table.handle if table is not None else 0
-
-
-def _read_table(table: int) -> CounterReading:
-    named = read_named_counters()
-    packets, is_whole = dict(named.packets), named.is_whole
-    for name in sorted(COUNTED_SETS):
-        reading = read_address_counters(name)
-        packets |= {f"{name} {address}": count for address, count in reading.packets.items()}
-        is_whole &= reading.is_whole
-    return CounterReading(packets, is_whole, table, named.handles)
-
-
-NFTABLES_COUNTERS = CounterSource(read_counters, read_elements)
+    return KernelError(f"cannot read the kernel's packet counters: no answer within {_READ_SECONDS:g} s")
 
 
 class PacketCounts:
     """The totals of one node. Implements kernel.counter_deletions.CounterDeletions.
 
     values:  as of the last `refresh`
+    unread:  why that one could not read the counters, '' where it could: the values are of the one before
     read_at: when it read the kernel's counters, in monotonic seconds; 0 for not yet
     """
 
@@ -164,7 +129,8 @@ class PacketCounts:
         self._restored = False
         self._hung: asyncio.Future[CounterReading] | None = None  # a reading that its caller waits for no longer
         self._calls = BoundedCalls(_DISK_SECONDS)
-        self._problem = ""
+        self._unkept = ""
+        self.unread = ""
         self.values = CountedPackets()
         self.read_at = 0.0
 
@@ -172,24 +138,25 @@ class PacketCounts:
         """Have retired counters deleted by a function as `NftClient.commit_latest`."""
         self._delete = commit_latest
 
+    @property
+    def problem(self) -> str:
+        """Why the counters can't be read, or their totals can't be kept; '' without a problem."""
+        return self.unread or (f"totals can't be kept over a restart: {self._unkept}" if self._unkept else "")
+
     async def run(self) -> None:
         """Read the counters from time to time, and soon after some retired, until cancelled."""
         while True:
             self._retiring.clear()
-            try:
+            with contextlib.suppress(KernelError, HostError):  # it is in `unread`
                 await self.refresh()
-            except (KernelError, HostError) as error:
-                log.debug("cannot read the kernel's packet counters: %s", error)
             if len(self._retired) or await self._clock.wait(self._retiring, _EVERY_SECONDS):
                 await self._clock.wait(asyncio.Event(), _RETIRED_SECONDS)
 
     async def before(self, transaction: Transaction) -> None:
         """Read the counters of a table that a transaction deletes as a whole."""
         if transaction and transaction[0] == Delete("table"):
-            try:
+            with contextlib.suppress(KernelError, HostError):
                 await self.refresh()
-            except (KernelError, HostError) as error:
-                log.debug("cannot read the packet counters of a table that is made anew: %s", error)
 
     def plan(self, transaction: Transaction) -> CommitPlan:
         """Return what of a transaction is committed at once: not the deletions of counters."""
@@ -235,6 +202,16 @@ class PacketCounts:
 
     async def refresh(self) -> None:
         """Read the counters, delete those without use, and keep the totals. Raises KernelError, HostError."""
+        try:
+            await self._refresh()
+        except (KernelError, HostError) as error:
+            if str(error) != self.unread:
+                log.warning("%s; the last values are kept", error)
+            self.unread = str(error)
+            raise
+        self.unread = ""
+
+    async def _refresh(self) -> None:
         began = 0.0
         async with self._turn:
             await self._restore()
@@ -343,11 +320,11 @@ class PacketCounts:
         try:
             await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(text), PACKET_COUNTS_FILE)
         except OSError as error:
-            if not self._problem:
+            if not self._unkept:
                 log.warning("packet counts can't be kept over a restart: %s", error.strerror)
-            self._problem = error.strerror or str(error)
+            self._unkept = error.strerror or str(error)
         else:
-            self._problem = ""
+            self._unkept = ""
 
     def _publish(self) -> Iterator[None]:
         pods: dict[PodVerdict, int] = {}

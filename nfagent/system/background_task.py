@@ -20,6 +20,19 @@ def background_task(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
+async def run_until(stop: asyncio.Event, run: Coroutine[Any, Any, None]) -> bool:
+    """Run a coroutine, cancelled once an event is set; return whether it ended by itself. Raises what it raises."""
+    running, stopping = asyncio.create_task(run), asyncio.create_task(stop.wait())
+    await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+    ended = running.done()
+    running.cancel()
+    stopping.cancel()
+    await asyncio.wait((running, stopping))
+    if ended:
+        await running
+    return ended
+
+
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("%s has ended: this is a bug in nfagent; please report it", task.get_name(), exc_info=error)

@@ -35,7 +35,7 @@ from tests.fault_injection.trial import Trial, Try
 _CRASHES = "kill -9"
 PARTS = {
     "ruleset": ("commit: *", "listing: *", "set change: *", "set listing: *", "iptables-*", "look: *"),
-    "netlink": ("notifications: *", "conntrack: *", "NFLOG: *", "rtnetlink: *", "threads: *"),
+    "netlink": ("notifications: *", "counters: *", "conntrack: *", "NFLOG: *", "rtnetlink: *", "threads: *"),
     "files": ("manifest*", "state: *", "verdict log: *", "own socket: *", "sd_notify: *", "wall clock: *"),
     "API server": ("API server: *",),
     "changes": ("kill -9, policy *",),
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     netns.sweep("faults")  # of runs that were killed
     began = time.monotonic()
     found, broken = all_parts(arguments, options.jobs)
+    if not found and not broken:
+        parser.error(f"no fault has such a name: {', '.join(options.only)}; docs/reliability.md has their names")
     text = markdown(rows_of(found), found, time.monotonic() - began, arguments, broken)
     say(f"\n{text}")
     if options.write:

@@ -36,7 +36,7 @@ enum { SEND = 1, RECV = 2, OPEN = 4, READ = 8, WRITE = 16, FSYNC = 32, RENAME = 
        ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384, PIPE = 32768,
        THREAD = 65536 };
 enum { NFT_COMMIT = 1, NFT_LIST = 2, NFT_EVENTS = 4, CONNTRACK = 8, NFLOG = 16, ROUTE = 32, UNIX = 64, INET = 128,
-       FILES = 256, OTHER = 512, IPSET = 1024, IPSET_LIST = 2048 };
+       FILES = 256, OTHER = 512, IPSET = 1024, IPSET_LIST = 2048, NFT_COUNTERS = 4096 };
 enum { FAIL = 1, HANG, SHORT, KILL, REFUSE, LOSE, COUNT };
 enum { SUBSYS_CTNETLINK = 1, SUBSYS_ULOG = 4, SUBSYS_IPSET = 6, SUBSYS_NFTABLES = 10, BATCH_BEGIN = 0x10, BATCH_END = 0x11 };
 
@@ -222,6 +222,9 @@ static struct rule *rule_of_path(uint32_t call, int folder, const char *path) {
 /* IPSET_CMD_CREATE to SWAP, ADD and DEL of linux/netfilter/ipset/ip_set.h change something. */
 static int ipset_kind(int command) { return (command >= 2 && command <= 6) || command == 9 || command == 10 ? IPSET : IPSET_LIST; }
 
+/* NFT_MSG_GETSETELEM and NFT_MSG_GETOBJ of linux/netfilter/nf_tables.h return the counters, also in a listing. */
+static int nft_kind(int command) { return command == 13 || command == 19 ? NFT_COUNTERS : NFT_LIST; }
+
 static void note_request(int fd, const void *data, size_t size) {
     int domain = 0, protocol = -1;
     socklen_t length = sizeof domain;
@@ -236,7 +239,7 @@ static void note_request(int fd, const void *data, size_t size) {
             case SUBSYS_CTNETLINK: kind_of[fd] = CONNTRACK; break;
             case SUBSYS_ULOG: kind_of[fd] = NFLOG; break;
             case SUBSYS_IPSET: kind_of[fd] = ipset_kind(head->nlmsg_type & 0xff); break;
-            case SUBSYS_NFTABLES: kind_of[fd] = NFT_LIST; break;
+            case SUBSYS_NFTABLES: kind_of[fd] = nft_kind(head->nlmsg_type & 0xff); break;
             default: kind_of[fd] = OTHER;
         }
     }

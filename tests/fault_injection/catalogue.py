@@ -42,7 +42,7 @@ def commits() -> tuple[Fault, ...]:
 
 def listings() -> tuple[Fault, ...]:
     """Return the faults of reading the ruleset, which a reload does before the next commit."""
-    kind = Kind.NFT_LIST
+    kind = Kind.NFT_LIST | Kind.NFT_COUNTERS
 
     def fault(name: str, rule: Rule, reported: str = "ruleset") -> Fault:
         rules = (rule,)
@@ -77,6 +77,23 @@ def notifications() -> tuple[Fault, ...]:
         fault("cut short", short(Call.RECV, kind, 24)),
         fault("receiving hangs", hangs(Call.RECV, kind)),
         fault("receiving is interrupted (EINTR)", fails(Call.RECV, kind, errno.EINTR)),
+    )
+
+
+def counters() -> tuple[Fault, ...]:
+    """Return the faults of reading packet counters, which `nfagent status` does: no rule depends on them."""
+    kind = Kind.NFT_COUNTERS
+
+    def fault(name: str, rule: Rule, reported: str = "packet counters") -> Fault:
+        rules = (rule,)
+        return Fault(name=f"counters: {name}", boundary="kernel", rules=rules, trigger="status", reported=reported)
+
+    return (
+        *(fault(f"refused by {code(number)}", refused(kind, number)) for number in (errno.ENOMEM, errno.EPERM)),
+        fault("the reply is lost (ENOBUFS)", lost(kind)),
+        fault("the reply is cut short", short(Call.RECV, kind, 24)),
+        fault("the reply hangs", hangs(Call.RECV, kind), ""),
+        fault("no descriptor (EMFILE)", fails(Call.SOCKET, Kind.NFT_LIST, errno.EMFILE)),
     )
 
 
@@ -249,7 +266,7 @@ def faults_of(
 ) -> tuple[Fault, ...]:
     """Return all faults of an agent with these paths."""
     rules = (
-        (*commits(), *listings(), *notifications())
+        (*commits(), *listings(), *notifications(), *counters())
         if backend == "nftables"
         else (*set_changes(), *program_runs(), *set_listings(), *looks())
     )

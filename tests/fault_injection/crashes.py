@@ -28,7 +28,7 @@ from tests.fault_injection.lab import (
 from tests.fault_injection.streams import Streams
 from tests.fault_injection.trial import Try
 
-_NETLINK = Kind.NFT_COMMIT | Kind.NFT_LIST | Kind.CONNTRACK | Kind.ROUTE | Kind.IPSET
+_NETLINK = Kind.NFT_COMMIT | Kind.NFT_LIST | Kind.NFT_COUNTERS | Kind.CONNTRACK | Kind.ROUTE | Kind.IPSET
 _WRITING = Call.OPEN | Call.WRITE | Call.FSYNC | Call.RENAME | Call.UNLINK | Call.MKDIR
 _KEPT_SECONDS = 1.5
 """Seconds after which what a change has to write to the disk is written, too."""

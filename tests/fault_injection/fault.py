@@ -9,8 +9,9 @@ import msgspec
 from tests.fault_injection.fault_table import Rule
 from tests.fault_injection.xt_programs import ProgramFault
 
-Trigger: TypeAlias = Literal["", "reload", "drift"]
-"""What happens at the begin of a fault besides the change: SIGHUP, or another program that changes our table."""
+Trigger: TypeAlias = Literal["", "reload", "drift", "status"]
+"""What happens at the begin of a fault besides the change: SIGHUP, another program that changes our table, or a
+request for `nfagent status`, which reads the packet counters."""
 
 Boundary: TypeAlias = Literal["kernel", "API server", "files", "sockets", "clock", "process", "programs"]
 

@@ -54,7 +54,10 @@ class Call(enum.IntFlag):
 
 
 class Kind(enum.IntFlag):
-    """What a call is about. A netlink socket is of the kind of its last request."""
+    """What a call is about. A netlink socket is of the kind of its last request.
+
+    A listing of rules asks for counters too, on the same socket.
+    """
 
     NFT_COMMIT = 1
     NFT_LIST = 2
@@ -68,6 +71,7 @@ class Kind(enum.IntFlag):
     OTHER = 512
     IPSET = 1024
     IPSET_LIST = 2048
+    NFT_COUNTERS = 4096
 
 
 class Action(enum.IntEnum):

@@ -139,14 +139,23 @@ class SupervisedAgent:
 
     def metrics(self) -> str:
         """Return its metrics. Raises OSError."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
-            opened.settimeout(_METRICS_SECONDS)
-            opened.connect(str(self.socket))
-            opened.sendall(b"GET /metrics HTTP/1.0\r\nHost: agent\r\n\r\n")
+        with self.begun_request("/metrics") as opened:
             parts = []
             while part := opened.recv(65_536):
                 parts.append(part)
         return b"".join(parts).decode("utf-8", "replace")
+
+    def begun_request(self, route: str) -> socket.socket:
+        """Return a connection on which a route was asked for. Raises OSError."""
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            opened.settimeout(_METRICS_SECONDS)
+            opened.connect(str(self.socket))
+            opened.sendall(f"GET {route} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
+        except OSError:
+            opened.close()
+            raise
+        return opened
 
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of the process so far."""

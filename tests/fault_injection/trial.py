@@ -87,6 +87,8 @@ def reported_problem(state: dict[str, Any], part: str) -> str:
         case "notifications" | "verdict log" | "last good objects" | "links":
             names = {"notifications": "drift", "last good objects": "last_good", "verdict log": "verdict_log"}
             found = agent[names.get(part, part)]["problem"]
+        case "packet counters":
+            found = agent["packet_counts"]["problem"]
     return str(found or "")
 
 
@@ -96,6 +98,7 @@ _SAID = {
     "conntrack": ("connections", "live connections are not ended"),
     "links": ("interfaces", "interfaces"),
     "last good objects": ("last_good_objects", "last good objects"),
+    "packet counters": ("packet_counters", "packet counters"),
 }
 """The label of `nfagent_problem` in metrics, and how systemd's STATUS begins, by the part that has a problem."""
 
@@ -115,13 +118,14 @@ class Trial:
         self._scene: Scene = lab.late_scene if fault.pods else lab.scene
         self._result = Try(fault=fault.name)
         self._enforced = False
+        self._open = contextlib.ExitStack()
         self._ended_at = time.monotonic()
 
     def run(self) -> Try:
         """Make the try; what goes wrong is in its result. The lab is as it was afterwards."""
         lab, result = self._lab, self._result
         kills = lab.agent.kills
-        with Streams(self._scene.flows) as streams:
+        with self._open, Streams(self._scene.flows) as streams:
             time.sleep(_BEFORE_SECONDS)
             try:
                 self._during(streams)
@@ -209,6 +213,8 @@ class Trial:
         if not self._enforced:
             lab.settle(_HEAL_SECONDS)
             streams.change_ends()
+        if self._fault.trigger == "status":
+            self._open.enter_context(lab.agent.begun_request("/v1/status"))  # else it looks after half a minute
         self._await(lambda: not self._problem() and self._is_equal(), "the report of the problem ends")
         result.cleared = time.monotonic() - self._ended_at
         if self._fault.reported in _SAID:
@@ -223,6 +229,8 @@ class Trial:
             self._lab.agent.reload()
         elif self._fault.trigger == "drift":
             self._lab.drift()
+        elif self._fault.trigger == "status":
+            self._open.enter_context(self._lab.agent.begun_request("/v1/status"))
 
     def _note_enforced(self, streams: Streams) -> None:
         if not self._enforced and self._lab.enforces():

@@ -65,6 +65,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Itera
             "look: sets can't be listed (ENOMEM)",
             id="changes by others can't be seen",
         ),
+        pytest.param(
+            "counters: refused by EPERM", "set listing: the reply is cut short", id="packet counters can't be read"
+        ),
     ],
 )
 def test_no_packet_meets_a_wrong_verdict_where_the_backend_fails(

@@ -200,6 +200,18 @@ def test_the_state_says_how_many_lines_of_the_verdict_log_are_lost_and_why() -> 
     assert facts["agent's log"] == "warn, 2 lines lost: stderr was not read, or its disk is full"
 
 
+def test_the_state_says_why_packet_counters_cannot_be_read() -> None:
+    agent: dict[str, object] = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    assert "packet counters" not in dict(facts_of(agent))
+    facts = dict(facts_of({**agent, "packet_counts": {"problem": "no answer within 5 s"}}))
+    assert facts["packet counters"] == "warn, no answer within 5 s"
+
+
 @pytest.mark.parametrize(
     ("waiting", "said"),
     [

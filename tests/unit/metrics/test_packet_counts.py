@@ -233,12 +233,36 @@ def test_a_folder_that_cannot_be_written_stops_no_count(node: Node, caplog: pyte
     ]
 
 
-def test_a_reading_is_of_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    handles = iter((1, 2, 2, 2))  # made anew between its handle and its counters
-    monkeypatch.setattr(packet_counts, "_handle", lambda: next(handles))
-    monkeypatch.setattr(packet_counts, "read_named_counters", lambda: CounterReading({"deny/ingress/a": 5}))
-    monkeypatch.setattr(packet_counts, "read_address_counters", lambda _: CounterReading({}))
-    assert packet_counts.read_counters() == CounterReading({"deny/ingress/a": 5}, table=2)
+def test_a_reading_that_fails_is_a_problem_until_one_works_also_without_a_scrape(node: Node) -> None:
+    failing = threading.Event()
+
+    def read() -> CounterReading:
+        if failing.is_set():
+            raise KernelError("refused")
+        return CounterReading(dict(node.packets))
+
+    node.packets = {f"{DENIED} 10.64.0.10": 3}
+    counts = node.agent(read)
+    before = refreshed(counts)
+    assert (counts.problem, counts.unread) == ("", "")
+    failing.set()
+    asyncio.run(counts.before((Delete("table"),)))  # which raises nothing
+    assert (counts.problem, counts.unread) == ("refused", "refused")
+    assert counts.values.pods == before.pods != {}, "the last ones are kept"
+    failing.clear()
+    refreshed(counts)
+    assert counts.problem == ""
+
+
+def test_totals_that_cannot_be_kept_are_a_problem_though_they_are_read(node: Node, tmp_path: Path) -> None:
+    node.folder = tmp_path / "state"
+    node.folder.write_text("no folder")
+    counts = node.agent()
+    refreshed(counts)
+    assert (counts.problem, counts.unread) == ("totals can't be kept over a restart: File exists", "")
+    node.folder.unlink()
+    refreshed(counts)
+    assert counts.problem == ""
 
 
 def test_a_reading_that_hangs_is_an_error_and_holds_up_nothing_and_is_not_begun_again_before_it_has_ended(
@@ -259,6 +283,7 @@ def test_a_reading_that_hangs_is_an_error_and_holds_up_nothing_and_is_not_begun_
             for _ in range(3):
                 with pytest.raises(KernelError, match="no answer"):
                     await counts.refresh()
+                assert "no answer" in counts.problem
             await counts.before((Delete("table"),))  # a commit waits for it
             assert len(begun) == 1
         finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
 import pytest
 
-from nfagent.system.background_task import background_task
+from nfagent.system.background_task import background_task, run_until
 
 
 async def _fails() -> None:
@@ -46,3 +47,33 @@ def test_nothing_is_said_of_a_task(caplog: pytest.LogCaptureFixture, *, cancelle
 
     asyncio.run(body())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("stopped", "run", "ended"),
+    [
+        pytest.param(False, _ends, True, id="it ends, and nothing stops it"),
+        pytest.param(True, _waits, False, id="it is stopped, and would wait for ever"),
+        pytest.param(True, _ends, True, id="it ends as it is stopped"),
+    ],
+)
+def test_a_coroutine_runs_until_an_event_is_set(
+    *, stopped: bool, run: Callable[[], Coroutine[object, object, None]], ended: bool
+) -> None:
+    async def body() -> None:
+        stop = asyncio.Event()
+        if stopped:
+            asyncio.get_running_loop().call_soon(stop.set)
+        async with asyncio.timeout(20):
+            assert await run_until(stop, run()) is ended
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on"
+
+    asyncio.run(body())
+
+
+def test_an_error_of_what_runs_until_an_event_is_raised() -> None:
+    async def body() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await run_until(asyncio.Event(), _fails())
+
+    asyncio.run(body())
