@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,18 +77,28 @@ def run_target(
     ]
     command = [sys.executable, "-m", "tests.fuzz_decoders.worker", module_of(name), name, str(folder), *options]
     result = FuzzResult(name)
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
-    try:
-        for line in worker.stderr or ():
-            if not line.startswith(_NOISE):
-                add_line(result, line.rstrip())
-                report(result)
-        _add_usage(result, worker)
-    finally:
-        worker.kill()
-        worker.wait()
-        if worker.stderr is not None:
-            worker.stderr.close()
+    # libFuzzer ends the worker without Python's clean-up: its temporary files are removed here.
+    with tempfile.TemporaryDirectory(prefix="nfagent-fuzz-") as scratch:
+        environment = {**os.environ, "TMPDIR": scratch}
+        worker = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        try:
+            for line in worker.stderr or ():
+                if not line.startswith(_NOISE):
+                    add_line(result, line.rstrip())
+                    report(result)
+            _add_usage(result, worker)
+        finally:
+            worker.kill()
+            worker.wait()
+            if worker.stderr is not None:
+                worker.stderr.close()
     return result
 
 
