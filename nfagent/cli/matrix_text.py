@@ -97,15 +97,15 @@ def _conditions(lanes: Iterable[_Where]) -> str:
 
 def _grid(found: Matrix, width: int, cell: int) -> Iterator[str]:
     count = len(found.ends)
-    room = min(_NAME_MOST, width - count * cell - cell)
-    shown = [_shortened(f"{printable(end.name)} ({end.pods})", room) for end in found.ends]
-    room = max(map(len, shown))
+    columns = min(_NAME_MOST, width - count * cell - cell)
+    shown = [_shortened(f"{printable(end.name)} ({end.pods})", columns) for end in found.ends]
+    columns = max(map(len, shown))
     heads = "".join(f"{number:>{cell}}" for number in range(1, count + 1))
-    yield strong(f"{'FROM':<{cell + room}}{'  TO' if count > 1 else ' TO'}")
-    yield strong(f"{'':<{cell + room}}{heads}")
+    yield strong(f"{'FROM':<{cell + columns}}{'  TO' if count > 1 else ' TO'}")
+    yield strong(f"{'':<{cell + columns}}{heads}")
     for client in range(count):
         cells = "".join(_symbol(found.verdict(client, server), cell) for server in range(count))
-        yield f"{client + 1:<{cell}}{shown[client]:<{room}}{cells}".rstrip()
+        yield f"{client + 1:<{cell}}{shown[client]:<{columns}}{cells}".rstrip()
     seen = {found.verdict(client, server) for client in range(count) for server in range(count)}
     yield ""
     yield from _legend([name for name in _LEGEND if name in seen], width)
@@ -269,8 +269,8 @@ def _numbers(places: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _shortened(words: str, room: int) -> str:
-    return words if len(words) <= room else f"{words[: room - 1]}…"
+def _shortened(words: str, columns: int) -> str:
+    return words if len(words) <= columns else f"{words[: columns - 1]}…"
 
 
 def _listed(words: Iterable[str], most: int, gap: str = ", ") -> str:

@@ -19,7 +19,7 @@ from typing import TextIO
 
 import click
 
-from nfagent.cli.wrapping import GAP, LONGEST_PIECE, breaks, hang_of, least_width, share
+from nfagent.cli.wrapping import GAP, LONGEST_PIECE, breaks, hanging_indent, least_width, share
 from nfagent.model.printable import printable
 
 _GAP = " " * GAP
@@ -154,12 +154,12 @@ def fitted(sentence: str, width: int | None) -> list[str]:
     """Return a sentence in lines that fit, those below the first one indented; None: as one line."""
     if width is None or _width(sentence) <= width:
         return [sentence]
-    hang = hang_of(printable(plain(sentence)), width)
-    first, *rest = broken(sentence, width, hang, longest=width - hang)
-    return [first, *(" " * hang + text for text in rest)]
+    indent = hanging_indent(printable(plain(sentence)), width)
+    first, *rest = broken(sentence, width, indent, longest=width - indent)
+    return [first, *(" " * indent + text for text in rest)]
 
 
-def broken(cell: str, width: int, hang: int = 0, longest: int = LONGEST_PIECE) -> list[str]:
+def broken(cell: str, width: int, indent: int = 0, longest: int = LONGEST_PIECE) -> list[str]:
     """Return a text with its styles in lines of a width at most, as `breaks` breaks it."""
     styles: list[int] = []
     text = ""
@@ -170,7 +170,7 @@ def broken(cell: str, width: int, hang: int = 0, longest: int = LONGEST_PIECE) -
         else:
             text += printable(part)
             styles += [style] * (len(text) - len(styles))
-    return ["".join(_restyled(text, styles, begin, end)) for begin, end in breaks(text, max(1, width), hang, longest)]
+    return ["".join(_restyled(text, styles, begin, end)) for begin, end in breaks(text, max(1, width), indent, longest)]
 
 
 def _restyled(text: str, styles: Sequence[int], begin: int, end: int) -> Iterator[str]:

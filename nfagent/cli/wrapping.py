@@ -10,7 +10,7 @@ GAP = 2
 LONGEST_PIECE = 16
 """A word up to this length is kept whole; a longer one, such as the name of a Pod, may be broken anywhere."""
 _BREAK_BEHIND = "/,-.:"
-_HANG = 4
+_INDENT = 4
 _WIDEST_LABEL = 1 / 3
 """The part of a line that may be empty below a label."""
 _LABEL = pattern(r"( *)(?:\S+ {2,})?")
@@ -20,17 +20,17 @@ _WORDS = pattern(r"""(?:[^ '"]|'[^']*'|"[^"]*"|['"])+""")
 _PIECES = pattern(r"[^ /,]+[/,]?|[/,]")
 
 
-def breaks(text: str, width: int, hang: int = 0, longest: int = LONGEST_PIECE) -> list[tuple[int, int]]:
+def breaks(text: str, width: int, indent: int = 0, longest: int = LONGEST_PIECE) -> list[tuple[int, int]]:
     """Return begin and end of each line: broken at spaces, in long words behind one of `/,-.:`, else anywhere.
 
-    hang:    by how much each line but the first is indented
+    indent:  by how much each line but the first is indented
     longest: a word up to this length is kept whole
     """
-    found, begin, room, rest = [], 0, width, max(1, width - hang)
-    while len(text) - begin > room:
-        end = _end(text, begin, room, longest)
+    found, begin, columns, rest = [], 0, width, max(1, width - indent)
+    while len(text) - begin > columns:
+        end = _end(text, begin, columns, longest)
         found.append((begin, begin + len(text[begin:end].rstrip(" "))))
-        begin, room = end, rest
+        begin, columns = end, rest
         while text[begin : begin + 1] == " ":
             begin += 1
     if begin < len(text) or not found:
@@ -56,7 +56,7 @@ def _in_long_word(text: str, begin: int, at: int, longest: int) -> bool:
     return length > longest and any(each.isalnum() for each in text[first : at - 1])
 
 
-def hang_of(text: str, width: int) -> int:
+def hanging_indent(text: str, width: int) -> int:
     """Return the column at which the lines below the first one of a sentence begin.
 
     That is below the words behind a label, as in `  network   NetworkPolicy …`, else a bit right of the first word.
@@ -65,16 +65,16 @@ def hang_of(text: str, width: int) -> int:
     indent, label = (len(found[1]), len(found[0])) if found is not None else (0, 0)
     if indent < label <= width * _WIDEST_LABEL:
         return label
-    return indent + _HANG if indent + _HANG <= width * _WIDEST_LABEL else min(indent, width - 1)
+    return indent + _INDENT if indent + _INDENT <= width * _WIDEST_LABEL else min(indent, width - 1)
 
 
 def command_lines(command: str, width: int) -> list[str]:
     """Return a shell command in lines of a width, as far as possible: all but the last end with a backslash."""
     if len(command) <= width:
         return [command]
-    found, room = [""], width - len(_CONTINUED)
+    found, columns = [""], width - len(_CONTINUED)
     for word in _WORDS.findall(command):
-        if found[-1].strip() and len(found[-1]) + 1 + len(word) > room:
+        if found[-1].strip() and len(found[-1]) + 1 + len(word) > columns:
             found[-1] += _CONTINUED
             found.append(" " * GAP + word)
         else:
@@ -92,14 +92,14 @@ def share(natural: Sequence[int], least: Sequence[int], width: int) -> list[int]
 
     natural: what each column needs; least: what it needs where its text is broken. The widest columns become narrower.
     """
-    room = width - GAP * (len(natural) - 1)
-    if sum(natural) <= room:
+    columns = width - GAP * (len(natural) - 1)
+    if sum(natural) <= columns:
         return list(natural)
     smallest = [min(pair) for pair in zip(natural, least, strict=True)]
-    if sum(smallest) > room:
+    if sum(smallest) > columns:
         return None
     cap = max(natural)
-    while sum(_capped(natural, smallest, cap)) > room:
+    while sum(_capped(natural, smallest, cap)) > columns:
         cap -= 1
     return _capped(natural, smallest, cap)
 
