@@ -19,20 +19,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from nfagent.backend_parts import BackendParts
 from nfagent.boot_parts import BootParts
 from nfagent.checkpoint.store import CheckpointStore
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
-from nfagent.controllers.conntrack_revoker import ConntrackRevoker
 from nfagent.controllers.event_applier import EventApplier
-from nfagent.controllers.reconciler import Reconciler
-from nfagent.desired.node_guard import UnknownNodeGuard, advice
-from nfagent.desired.node_interfaces import NodeInterfaces, held_links
+from nfagent.desired.node_guard import advice
+from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
-from nfagent.drift_parts import DriftParts
 from nfagent.egress_nat_parts import EgressNatParts
-from nfagent.errors import KernelError
 from nfagent.introspection import http_server
 from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus, PacketCountStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
@@ -40,20 +35,17 @@ from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.page.listener import PageListener
 from nfagent.introspection.runtime_files import RuntimeFiles
 from nfagent.introspection.syncs_route import syncs_route
-from nfagent.kernel.bridge_table import BridgeTableReconciler
 from nfagent.kernel.bridges import BridgeWatch
-from nfagent.kernel.conntrack import ConntrackClient, revoked_set_size
+from nfagent.kernel.conntrack import revoked_set_size
 from nfagent.kernel.conntrack_usage import read_conntrack_usage
-from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.link_monitor import LinkMonitor, link_query
-from nfagent.kernel.local_addresses import first_local_address, is_local_address
-from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.table_lock import acquire_table
 from nfagent.metrics_parts import MetricSources, MetricsParts
 from nfagent.model.gvk import Item
 from nfagent.model.objects import ObjectRef
 from nfagent.own_log_parts import OwnLogParts
 from nfagent.part_problems import PartProblems
+from nfagent.reconcile_parts import ReconcileParts
 from nfagent.reload_parts import ReloadParts, live_settings
 from nfagent.settings_parts import SettingsParts, fixed
 from nfagent.source_parts import make_source
@@ -93,63 +85,72 @@ class Agent:
             reply_tuples=revoked_set_size(),
         )
         self._clock, self._time_slices = SystemClock(), TimeSlices()
-        history = ObjectHistory(self._desired, self._clock.now_ns)
-        nat_conflicts = NatConflictWatch(self._desired.masquerade_ruleset, self._clock)
-        self._nft_monitor = NftMonitor(others_changed=nat_conflicts.mark_changed)
-        self._backend = BackendParts(settings, self._desired.ruleset, self._clock, self._nft_monitor)
-        self._kernel = self._backend.client
-        allowed, own = settings.allow_unknown_node, first_local_address
-        self._guard = UnknownNodeGuard(self._desired.cluster, allowed=allowed, own=own)
-        reconciler = self._reconciler = self._make_reconciler()
-        reconciler.observe_commits(history)
-        self._watchdog = WatchdogNotifier(self._clock, self._reconciler.progress)
-        self._connections = ConntrackClient()
-        self._revoker = ConntrackRevoker(
-            self._desired,
-            self._connections,
-            self._kernel,
-            self._clock,
-            self._reconciler.wake,
-            own=is_local_address,
-            undivided=self._reconciler.undivided,
+        made = self._reconcile = ReconcileParts(
+            settings, self._desired, self._clock, on_sync=self._synced, on_hold=self._held
         )
+        self._backend, self._reconciler, self._revoker = made.backend, made.reconciler, made.revoker
+        self._bridge_table, self._drift = made.bridge_table, made.drift
+        reconciler = self._reconciler
+        history = ObjectHistory(self._desired, self._clock.now_ns)
+        reconciler.observe_commits(history)
+        self._watchdog = WatchdogNotifier(self._clock, reconciler.progress)
         self._source_synced = asyncio.Event()
-        slices, synced = self._time_slices, self._source_synced.is_set
         self._own_log = OwnLogParts(
-            self._desired, history, self._clock, reconciler, lambda: self._source, time_slices=slices, synced=synced
+            self._desired,
+            history,
+            self._clock,
+            reconciler,
+            lambda: self._source,
+            time_slices=self._time_slices,
+            synced=self._source_synced.is_set,
         )
         self._event_applier = EventApplier(
             self._own_log.changes, self._clock, reconciler.wake, reconciler.undivided, reconciler.latency
         )
-        events, backend = self._event_applier, self._backend
-        self._boot = BootParts(settings, self._desired, self._clock, reconciler, events, backend=backend)
+        self._boot = BootParts(
+            settings, self._desired, self._clock, reconciler, self._event_applier, backend=self._backend
+        )
         self._readiness = ReadinessNotifier(self._clock, settings.boot.wait_seconds, lambda: self._boot.enforced)
-        places = backend.log_places
-        self._verdict_log = VerdictLogParts(settings, self._desired, history, self._clock, places, time_slices=slices)
+        self._verdict_log = VerdictLogParts(
+            settings, self._desired, history, self._clock, self._backend.log_places, time_slices=self._time_slices
+        )
         self._bridges = BridgeWatch()
-        dropping = settings.bridges.unjudged_frames == "dropped"
-        self._bridge_table = BridgeTableReconciler(self._backend.tables, self._reconciler.backoff, dropping=dropping)
-        resync = settings.reconcile.resync_seconds
-        self._changes = self._backend.monitor(self._reconciler.mark_changed)
-        self._drift = DriftParts(self._changes, self._reconciler, self._bridge_table, self._clock, resync)
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
         self._local_changes, self._ready, self._in_force = 0, False, asyncio.Event()
-        wake, begun = reconciler.wake, self._source_synced
         self._egress_nat = EgressNatParts(
-            settings, self._desired, nat_conflicts, self._kernel, self._clock, wake=wake, source_synced=begun
+            settings,
+            self._desired,
+            made.nat_conflicts,
+            self._backend.client,
+            self._clock,
+            wake=reconciler.wake,
+            source_synced=self._source_synced,
         )
         self._checkpoint = CheckpointStore(Path(settings.state_dir), settings.node_name)
-        watched = self._reconciler, self._changes, self._revoker, self._links, self._checkpoint
         self._part_problems = PartProblems(
-            *watched, bridges=self._bridges, verdict_log=self._verdict_log, egress_nat=self._egress_nat
+            reconciler,
+            made.monitor,
+            self._revoker,
+            self._links,
+            self._checkpoint,
+            bridges=self._bridges,
+            verdict_log=self._verdict_log,
+            egress_nat=self._egress_nat,
         )
         if self._backend.is_nftables:  # docs/backends.md has what iptables lacks
             self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
         self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
-        origin = self, self._desired, self._clock, self._checkpoint
-        self._source, self._reporter = make_source(settings, *origin, part_problems=self._part_problems, synced=synced)
-        self._settings_parts.apply_with(live_settings(self._guard, reconciler, self._drift, self._verdict_log))
+        self._source, self._reporter = make_source(
+            settings,
+            self,
+            self._desired,
+            self._clock,
+            self._checkpoint,
+            part_problems=self._part_problems,
+            synced=self._source_synced.is_set,
+        )
+        self._settings_parts.apply_with(live_settings(made.guard, reconciler, self._drift, self._verdict_log))
         self._reload = self._make_reload()
         self._metrics = self._make_metrics()
         self._page = PageListener(settings.ui_address(), settings.socket_path.parent, self._clock)
@@ -168,32 +169,31 @@ class Agent:
         )
 
     def _make_metrics(self) -> MetricsParts:
-        parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
-        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
-        made = MetricsParts(self._settings, self._desired, self._clock, self._time_slices, read)
+        sources = MetricSources(
+            self._freshness,
+            self._part_problems.by_part,
+            self._reconciler,
+            self._revoker,
+            self._verdict_log,
+            self._egress_nat,
+            self._source,
+            self._backend,
+        )
+        made = MetricsParts(self._settings, self._desired, self._clock, self._time_slices, sources)
         self._part_problems.also["packet_counters"] = lambda: made.packet_counts.problem
         return made
 
     def _make_status(self) -> StatusParts:
-        own = self._status, self._freshness, self._side_problems
-        sources = StatusSources(*own, self._reconciler, self._source, self._verdict_log, self._metrics)
-        return StatusParts(self._settings, self._desired, self._clock, sources)
-
-    def _make_reconciler(self) -> Reconciler:
-        settings = self._settings
-        made = Reconciler(
-            self._kernel,
-            self._clock,
-            self._desired,
-            resync=settings.reconcile.resync_seconds,
-            retry_max=settings.reconcile.retry_max_seconds,
-            on_sync=self._synced,
-            on_hold=self._held,
-            guard=self._guard,
+        sources = StatusSources(
+            self._status,
+            self._freshness,
+            self._side_problems,
+            self._reconciler,
+            self._source,
+            self._verdict_log,
+            self._metrics,
         )
-        made.rules, made.spent = self._backend.rules, self._backend.spent
-        made.unjudged = not self._backend.is_nftables
-        return made
+        return StatusParts(self._settings, self._desired, self._clock, sources)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises UsageError, HostError where the agent can't start."""
@@ -209,14 +209,14 @@ class Agent:
         start_limit = background_task(self._readiness.await_start(self._source_synced))
         reporting = [background_task(run()) for run in (self._watchdog.run, self._own_log.report_waits)]
         try:
-            await self._read_table()
+            await self._reconcile.read_table()
             self._drift.subscribe()  # before the first comparison: a change after it is reported
             reports = AnswerSources(
                 self._freshness,
                 lambda: (*self._source.problems, *self._egress_nat.file.problems),
                 self._status,
                 self._source.read_services,
-                self._kernel.as_written,
+                self._backend.client.as_written,
                 self._egress_nat.ports.refresh,
             )
             answers = AgentAnswerer(self._desired, self._backend.listings(), self._time_slices, reports)
@@ -244,10 +244,8 @@ class Agent:
             await self._source.close()
             await self._boot.finish()
             await self._checkpoint.close()
-            self._connections.close()
             self._egress_nat.close()
-            self._backend.close()
-            self._nft_monitor.close()
+            self._reconcile.close()
             table_lock.close()
             for task in reporting:
                 task.cancel()
@@ -352,14 +350,6 @@ class Agent:
         if self._reconciler.compared:
             self._readiness.compared(f"nothing is changed: {self._reconciler.status.held}")
 
-    async def _read_table(self) -> None:
-        """Read the table once. Raises HostError for what an administrator has to fix before the agent can work."""
-        try:
-            # Until this node's interfaces are read, those in the table count.
-            self._desired.follow_links(held_links(await self._kernel.read()), held=True)
-        except KernelError as error:
-            log.error("cannot read %s, retrying: %s", self._backend.rules, error)
-
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
@@ -372,7 +362,7 @@ class Agent:
         reconcile = self._reconciler.status
         return AgentStatus(
             reconcile=msgspec.structs.replace(reconcile, in_sync=reconcile.in_sync and not self._event_applier.busy),
-            drift=self._drift.status(self._nft_monitor),
+            drift=self._reconcile.drift_status(),
             backend=self._backend.status(),
             bridges=self._bridges.status(),
             frames=self._bridge_table.status(),

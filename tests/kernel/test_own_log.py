@@ -109,7 +109,7 @@ def test_the_log_tells_of_policies_and_of_what_a_reload_changed(site: Site, line
             f"WARNING reload: logging.group = 7 ({site.file}) needs a restart; until then it is 100",
         ]
         assert site.agent._reconciler.retry_max == 7  # noqa: SLF001 - what the setting changes
-        assert not site.agent._guard.must_check  # noqa: SLF001
+        assert not site.agent._reconcile.guard.must_check  # noqa: SLF001
         os.kill(os.getpid(), signal.SIGTERM)
         await running
 
