@@ -169,7 +169,7 @@ class Agent:
 
     def _make_metrics(self) -> MetricsParts:
         parts = self._reconciler, self._revoker, self._verdict_log, self._egress_nat, self._source, self._backend
-        read = MetricSources(self._freshness, self._part_problems.by_part, *parts)
+        read = MetricSources(self._freshness, self._part_problems.by_part, lambda: self._watchdog.problem, *parts)
         made = MetricsParts(self._settings, self._desired, self._clock, self._time_slices, read)
         self._part_problems.also["packet_counters"] = lambda: made.packet_counts.problem
         return made
@@ -363,7 +363,8 @@ class Agent:
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
-        refused = status.last_error or status.held or ("" if self._ready else "they aren't committed yet")
+        unended = self._watchdog.problem or ("" if self._ready else "they aren't committed yet")
+        refused = status.last_error or status.held or unended
         resources = self._source.status().get("apiserver", {}).get("resources", {})
         whole, now = self._source_synced.is_set(), self._clock.now_ns()
         return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
