@@ -146,7 +146,11 @@ class Agent:
         )
         if self._backend.is_nftables:  # docs/backends.md has what iptables lacks
             self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
-        self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
+        self._part_problems.also |= {
+            "other_backend": lambda: self._backend.replacing,
+            "saved_ruleset": lambda: self._boot.problem,
+            "settings": lambda: self._settings_parts.problem,
+        }
         origin = self, self._desired, self._clock, self._checkpoint
         self._source, self._reporter = make_source(settings, *origin, part_problems=self._part_problems, synced=synced)
         self._settings_parts.apply_with(live_settings(self._guard, reconciler, self._drift, self._verdict_log))
@@ -175,6 +179,8 @@ class Agent:
         return made
 
     def _make_status(self) -> StatusParts:
+        served = self._metrics, self._page
+        self._part_problems.also["listeners"] = lambda: "; ".join(filter(None, (part.problem for part in served)))
         own = self._status, self._freshness, self._side_problems
         sources = StatusSources(*own, self._reconciler, self._source, self._verdict_log, self._metrics)
         return StatusParts(self._settings, self._desired, self._clock, sources)
@@ -225,6 +231,7 @@ class Agent:
             self._metrics.start()
             self._page.start((*http_server.answer_routes(answers, self._time_slices), *routes))
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
+            self._part_problems.also["runtime_files"] = lambda: runtime_files.problem
             files_task = background_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -330,7 +337,7 @@ class Agent:
     def _side_problems(self) -> list[str]:
         """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        files = (self._verdict_log.problem, self._metrics.problem, self._page.problem, self._boot.problem)
+        files = self._verdict_log.problem, self._boot.problem
         return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
     def _synced(self) -> None:
@@ -386,6 +393,7 @@ class Agent:
             boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
+            problems=self._part_problems.found(),
             packet_counts=PacketCountStatus(problem=self._metrics.packet_counts.problem),
             verdict_log=self._verdict_log.status(),
         )
