@@ -140,7 +140,11 @@ class Agent:
         )
         if self._backend.is_nftables:  # docs/backends.md has what iptables lacks
             self._part_problems.also["bridge_frames"] = lambda: self._bridge_table.problem
-        self._part_problems.also["saved_ruleset"] = lambda: self._boot.problem
+        self._part_problems.also |= {
+            "other_backend": lambda: self._backend.replacing,
+            "saved_ruleset": lambda: self._boot.problem,
+            "settings": lambda: self._settings_parts.problem,
+        }
         self._source, self._reporter = make_source(
             settings,
             self,
@@ -172,6 +176,7 @@ class Agent:
         sources = MetricSources(
             self._freshness,
             self._part_problems.by_part,
+            lambda: self._watchdog.problem,
             self._reconciler,
             self._revoker,
             self._verdict_log,
@@ -184,6 +189,8 @@ class Agent:
         return made
 
     def _make_status(self) -> StatusParts:
+        served = self._metrics, self._page
+        self._part_problems.also["listeners"] = lambda: "; ".join(filter(None, (part.problem for part in served)))
         sources = StatusSources(
             self._status,
             self._freshness,
@@ -225,6 +232,7 @@ class Agent:
             self._metrics.start()
             self._page.start((*http_server.answer_routes(answers, self._time_slices), *routes))
             runtime_files = RuntimeFiles(serving, table_lock, self._clock, self._readiness, self._side_problems)
+            self._part_problems.also["runtime_files"] = lambda: runtime_files.problem
             files_task = background_task(runtime_files.run())
             self._verdict_log.start()
             await self._egress_nat.file.read()  # before the first comparison: the default list isn't written in between
@@ -328,7 +336,7 @@ class Agent:
     def _side_problems(self) -> list[str]:
         """Return what is wrong with the agent's parts, the files that it writes, and its progress."""
         self._verdict_log.report_problem()
-        files = (self._verdict_log.problem, self._metrics.problem, self._page.problem, self._boot.problem)
+        files = self._verdict_log.problem, self._boot.problem
         return [self._source.trouble, *self._part_problems.described(), *files, self._watchdog.problem]
 
     def _synced(self) -> None:
@@ -353,7 +361,8 @@ class Agent:
     def _freshness(self) -> Freshness:
         """Return how complete and how old the known state is."""
         status = self._reconciler.status
-        refused = status.last_error or status.held or ("" if self._ready else "they aren't committed yet")
+        unended = self._watchdog.problem or ("" if self._ready else "they aren't committed yet")
+        refused = status.last_error or status.held or unended
         resources = self._source.status().get("apiserver", {}).get("resources", {})
         whole, now = self._source_synced.is_set(), self._clock.now_ns()
         return freshness_of(resources, now, refused, whole=whole, enforced=self._boot.enforced)
@@ -375,6 +384,7 @@ class Agent:
             boot=self._boot.status(),
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
+            problems=self._part_problems.found(),
             packet_counts=PacketCountStatus(problem=self._metrics.packet_counts.problem),
             verdict_log=self._verdict_log.status(),
         )

@@ -43,6 +43,7 @@ class BackendParts:
     client: reads and changes the rules
     options: with which rules are lowered to iptables
     tables: the client of the table that drops frames of bridges, which only nf_tables can
+    replacing: why rules of another backend are still there, and hold too; '' where none are
     """
 
     def __init__(self, settings: Settings, known: Callable[[], Ruleset], clock: Clock, monitor: NftMonitor) -> None:
@@ -55,7 +56,7 @@ class BackendParts:
         self._clock = clock
         self._monitor = monitor
         self._features: XtFeatures | None = None
-        self._replacing = ""  # why rules of another backend are still there
+        self.replacing = ""
         self.options = LoweringOptions()
         self.client: RulesetClient
         self.tables: RulesetClient
@@ -124,11 +125,11 @@ class BackendParts:
             try:
                 removed = await asyncio.to_thread(remove_others_rules, self.choice)
             except (KernelError, HostError) as error:
-                if str(error) != self._replacing:
+                if str(error) != self.replacing:
                     log.warning("the rules of another backend can't be removed, and hold too: %s; retrying", error)
-                self._replacing = str(error)
+                self.replacing = str(error)
                 await self._clock.wait(asyncio.Event(), _RETRY_SECONDS)
-        self._replacing = ""
+        self.replacing = ""
         for what in removed:
             log.info("removed %s: the backend is %s now", what, self.choice.name)
 
@@ -142,7 +143,7 @@ class BackendParts:
         """Return the backend for `dump state`."""
         programs = self.choice.programs
         found: dict[str, Any] = {"name": self.choice.name, "reason": self.choice.reason}
-        replacing = [f"rules of another backend hold too: {self._replacing}"] if self._replacing else []
+        replacing = [f"rules of another backend hold too: {self.replacing}"] if self.replacing else []
         if programs is None or self._features is None or not isinstance(self.client, XtClient):
             return found | ({"problems": replacing} if replacing else {})
         left = [f"set {name} is used by rules of another program" for name in self.client.left]

@@ -19,6 +19,8 @@ from nfagent.system.process_unit import process_unit
 
 _LOOK_SECONDS = 60.0
 _RESUBSCRIBE_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+"""Between two tries to subscribe, where there is no subscription."""
 _POLL_SECONDS = 60.0
 
 
@@ -59,13 +61,17 @@ class DriftParts:
         if isinstance(monitor, XtWatch):
             await self._run_watch(monitor)
             return
+        looked = self._clock.monotonic()
         while True:
-            if await self._clock.wait(monitor.failed, _LOOK_SECONDS):
+            unopened = bool(monitor.problem) and not monitor.listening
+            if await self._clock.wait(monitor.failed, _RETRY_SECONDS if unopened else _LOOK_SECONDS):
                 await self._clock.wait(asyncio.Event(), _RESUBSCRIBE_SECONDS)
                 monitor.failed.clear()
             self.subscribe()
-            self._reconciler.log_contest()
-            self._conntrack_usage.look()
+            if self._clock.monotonic() - looked >= _LOOK_SECONDS:
+                looked = self._clock.monotonic()
+                self._reconciler.log_contest()
+                self._conntrack_usage.look()
 
     async def _run_watch(self, watch: XtWatch) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -17,15 +17,15 @@ from nfagent.controllers.gateway_connections import GatewayConnections
 from nfagent.controllers.gateway_controller import GatewayController
 from nfagent.controllers.ip_masq_file import IpMasqFile
 from nfagent.desired.state import DesiredState
-from nfagent.kernel import route_events
 from nfagent.kernel.conntrack import ConntrackClient
 from nfagent.kernel.foreign_nat import NatConflictWatch
 from nfagent.kernel.gateway_links import GatewayLinks
 from nfagent.kernel.nat_port_watch import NatPortWatch
+from nfagent.kernel.route_events import ADDRESSES, LINKS, RULES, RouteEvents
 from nfagent.model.ip_masq import IpMasqConfig
 from nfagent.netlink.conntrack_ports import ALL_PORTS
 
-_GATEWAY_EVENTS = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
+_GATEWAY_EVENTS = LINKS | ADDRESSES | RULES
 """Not of routes: a BGP node has a million. An interface that goes down takes the routes by it along."""
 
 
@@ -64,6 +64,7 @@ class EgressNatParts:
         self._connections = GatewayConnections(self._table, kernel, clock, desired)
         links = GatewayLinks(settings.masquerade_settings().gateway_mark)
         self.gateways = GatewayController(links, clock, desired, self._connections.applied)
+        self._events = RouteEvents(_GATEWAY_EVENTS, self.gateways.links_changed)
         self.ports = NatPortWatch(settings.masquerade_settings().to_ports or ALL_PORTS, clock)
 
     async def run(self) -> None:
@@ -71,7 +72,7 @@ class EgressNatParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.file.run())
             tasks.create_task(self.gateways.run())
-            tasks.create_task(route_events.follow(_GATEWAY_EVENTS, self.gateways.links_changed))
+            tasks.create_task(self._events.run())
             tasks.create_task(self._connections.run())
             tasks.create_task(self.ports.run())
             tasks.create_task(self.conflicts.run())
@@ -83,11 +84,28 @@ class EgressNatParts:
 
     def status(self) -> dict[str, Any]:
         """Return the state of gateways, of nat rules of other programs and of ports, for `dump state`."""
+        gateways = self.gateways.status()
         return {
-            "gateways": self.gateways.status(),
+            "gateways": {**gateways, "problems": [*gateways["problems"], *self._connection_problems()]},
             "nat": self.conflicts.status(),
             "nat_ports": self.ports.status(),
         }
+
+    def problems(self) -> dict[str, str]:
+        """Return the problem of each part, '' for none.
+
+        Without what the service has no right for by its unit, which only `status` says: addresses that can't be
+        announced, and others' rules in iptables-legacy.
+        """
+        return {
+            "gateways": "; ".join((*self.gateways.problems, *self._connection_problems())),
+            "masquerade_file": self.file.problem,
+            "foreign_nat": self.conflicts.unread,
+            "nat_ports": self.ports.problem,
+        }
+
+    def _connection_problems(self) -> list[str]:
+        return [problem for problem in (self._connections.problem, self._events.problem) if problem]
 
     def close(self) -> None:
         """Close what is open."""

@@ -39,10 +39,12 @@ class MetricSources(msgspec.Struct, frozen=True):
 
     freshness: returns how complete and how old the state is
     problems:  returns the problem of each part of the agent, '' for none
+    stalled:   returns why the reconciler makes no progress, '' where it does
     """
 
     freshness: Callable[[], Freshness]
     problems: Callable[[], Mapping[str, str]]
+    stalled: Callable[[], str]
     reconciler: Reconciler
     revoker: ConntrackRevoker
     verdict_log: VerdictLogParts
@@ -124,6 +126,10 @@ class MetricsParts:
     async def page(self) -> bytes:
         """Return the page."""
         return await self._page.read()
+
+    def stalled(self) -> str:
+        """Return why the agent should be started anew, '' where it works."""
+        return self._sources.stalled()
 
     def unready(self) -> str:
         """Return why the agent isn't ready, '' where it is."""

@@ -14,7 +14,31 @@ from nfagent.kernel.link_monitor import LinkMonitor
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.reporting.problems import NodeFaults
+from nfagent.system.background_task import ended_tasks
 from nfagent.verdict_log_parts import VerdictLogParts
+
+_NAMES = {
+    "ruleset": "changes are not in force",
+    "notifications": "notifications",
+    "connections": "live connections are not ended",
+    "interfaces": "interfaces",
+    "bridges": "",
+    "bridge_frames": "frames that no rule can match aren't dropped on bridges",
+    "other_backend": "rules of another backend hold too",
+    "gateways": "gateways",
+    "masquerade_file": "masquerade configuration",
+    "foreign_nat": "cannot check whether other programs translate Pods' traffic",
+    "nat_ports": "cannot tell how full the ports of translated connections are",
+    "credentials": "credentials of the API server",
+    "reports": "Events and conditions",
+    "last_good_objects": "last good objects",
+    "packet_counters": "packet counters",
+    "settings": "every setting stays as it was before the reload",
+    "runtime_files": "",
+    "listeners": "",
+    "tasks": "",
+}
+"""What STATUS says of a part, '' where its problem says it. Verdict log and saved ruleset describe themselves there."""
 
 
 class PartProblems:
@@ -51,25 +75,27 @@ class PartProblems:
             "notifications": self._monitor.problem,
             "connections": self._revoker.status.last_error,
             "interfaces": self._links.problem,
+            "bridges": self._bridges.problem,
             "last_good_objects": self._checkpoint.problem,
             "verdict_log": self._verdict_log.problem,
+            "tasks": ended_tasks(),
+            **self._egress_nat.problems(),
             **{part: read() for part, read in self.also.items()},
         }
 
+    def found(self) -> dict[str, str]:
+        """Return the problem of each part that has one, for `dump state`, which lists unfiltered bridges by itself."""
+        unread = self._bridges.unread
+        found = self.by_part() | {"bridges": f"cannot check whether bridges are filtered: {unread}" if unread else ""}
+        return {part: problem for part, problem in found.items() if problem}
+
     def described(self) -> list[str]:
-        """Return what STATUS says. Verdict log and saved ruleset describe themselves there."""
-        found, contest = self.by_part(), self._reconciler.contest
+        """Return what STATUS says."""
+        found, contest = self.found(), self._reconciler.contest
         contested = [f"{contest.who_in_short} keeps changing nfagent's rules"] if contest else []
-        names = {
-            "ruleset": "changes are not in force",
-            "notifications": "notifications",
-            "connections": "live connections are not ended",
-            "interfaces": "interfaces",
-            "bridge_frames": "frames that no rule can match aren't dropped on bridges",
-            "last_good_objects": "last good objects",
-            "packet_counters": "packet counters",
-        }
-        return contested + [f"{name}: {found[part]}" for part, name in names.items() if found.get(part)]
+        return contested + [
+            f"{name}: {found[part]}" if name else found[part] for part, name in _NAMES.items() if part in found
+        ]
 
     def node_faults(self) -> NodeFaults:
         """Return what Events on the Node report."""

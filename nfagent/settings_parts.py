@@ -39,7 +39,10 @@ LIVE = (
 
 
 class SettingsParts:
-    """The settings in force, and their reload."""
+    """The settings in force, and their reload.
+
+    problem: why the last reload kept the settings as they were; '' where it did not
+    """
 
     def __init__(self, load: Callable[[], LoadedSettings], own_log: OwnLog | None = None) -> None:
         """Load the settings. own_log: the log that log_level and log_format are for. Raises SettingError."""
@@ -47,7 +50,7 @@ class SettingsParts:
         self._own_log = own_log
         self._loaded = load()
         self._pending: tuple[SettingEntry, ...] = ()
-        self._problem = ""
+        self.problem = ""
         self._unknown = tuple(unknown_variables(os.environ, Settings))
         self._apply: dict[str, Callable[[Settings], None]] = {}
 
@@ -72,7 +75,7 @@ class SettingsParts:
             node=self.current.node_name,
             settings=tuple(self._loaded.entries()),
             pending=self._pending,
-            problem=self._problem,
+            problem=self.problem,
             unknown=self._unknown,
         )
 
@@ -101,10 +104,10 @@ class SettingsParts:
         try:
             loaded = await asyncio.to_thread(self._load)
         except SettingError as error:
-            self._problem = str(error)
+            self.problem = str(error)
             log.error("reload: every setting stays as it was: %s", error)
             return
-        self._problem = ""
+        self.problem = ""
         before = {entry.key: entry for entry in self._loaded.entries()}
         changed = [entry for entry in loaded.entries() if entry.value != before[entry.key].value]
         applied = [entry for entry in changed if entry.key in LIVE]

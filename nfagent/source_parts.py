@@ -35,4 +35,8 @@ def make_source(
     server = ApiClient(partial(find_client_config, settings.kubeconfig, settings.context, settings.token_file))
     source = Informers(server, clock, sink, desired.keys, checkpoint)
     faults = part_problems.node_faults
-    return source, StatusReporter(desired, server, clock, lambda: source.faults, faults, synced=synced)
+    reporter = StatusReporter(desired, server, clock, lambda: source.faults, faults, synced=synced)
+    part_problems.also["credentials"] = lambda: server.credential_problem
+    # Where the API server can't be reached, the source says so.
+    part_problems.also["reports"] = lambda: "" if source.trouble else reporter.problem
+    return source, reporter

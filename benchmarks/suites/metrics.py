@@ -147,6 +147,9 @@ class _Provider:
     async def page(self) -> bytes:
         return await self._made.read()
 
+    def stalled(self) -> str:
+        return ""
+
     def unready(self) -> str:
         return ""
 

@@ -15,6 +15,18 @@ from nfagent.kernel.nat_port_watch import NatPortStatus
 from nfagent.kernel.nat_ports import describe
 from nfagent.model.plurals import counted
 
+_NAMES = {
+    "bridges": "bridges",
+    "masquerade_file": "masquerading",
+    "credentials": "credentials",
+    "reports": "Events",
+    "settings": "settings",
+    "runtime_files": "socket, lock",
+    "listeners": "listeners",
+    "tasks": "tasks",
+}
+"""The parts that have a line where they have a problem, and none of their own."""
+
 _Status = dict[str, Any]
 """The status of one part, as its own package defines it."""
 
@@ -49,9 +61,10 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
 
 
 def _loss_lines(agent: AgentStatus) -> list[tuple[str, str]]:
-    """Return what is wrong with the packet counters and the agent's own log; nothing where they are right."""
+    """Return what is wrong with packet counters, smaller parts, and the agent's own log; nothing where it is right."""
     counters, lost = agent.packet_counts.problem, counted(agent.own_log.lost_lines, "line")
-    lines = [("packet counters", f"{paint('warn')}, {counters}")] if counters else []
+    found = {"packet counters": counters} | {name: agent.problems.get(part, "") for part, name in _NAMES.items()}
+    lines = [(name, f"{paint('warn')}, {problem}") for name, problem in found.items() if problem]
     if agent.own_log.lost_lines:
         lines.append(("agent's log", f"{paint('warn')}, {lost} lost: stderr was not read, or its disk is full"))
     return lines

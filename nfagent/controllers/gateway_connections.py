@@ -82,10 +82,14 @@ class Translations(typing.Protocol):
 
 
 class GatewayConnections:
-    """Follows the floating addresses that this node holds."""
+    """Follows the floating addresses that this node holds.
+
+    problem: why entries can't be ended that should be, '' where they can
+    """
 
     def __init__(self, table: ConntrackTable, kernel: RecheckKernel, clock: Clock, wanted: Translations) -> None:
         """Store the arguments; `table` is used by one worker thread at a time."""
+        self.problem = ""
         self._table = table
         self._kernel = kernel
         self._clock = clock
@@ -121,10 +125,19 @@ class GatewayConnections:
             waiting = bool(self._lost or self._gained or self._left)
             await self._clock.wait(self._woken, _RETRY_SECONDS if waiting else _IDLE_SECONDS)
             self._woken.clear()
-            try:
-                await self.end_stale()
-            except (HostError, KernelError) as error:
-                log.warning("connections keep the gateway that they had: %s; retrying", error)
+            before, self.problem = self.problem, await self._failure()
+            if self.problem and self.problem != before:
+                log.warning("%s; retrying", self.problem)
+            elif before and not self.problem:
+                log.info("resolved: %s", before)
+
+    async def _failure(self) -> str:
+        """End what is left over; return why that fails, '' where it doesn't."""
+        try:
+            await self.end_stale()
+        except (HostError, KernelError) as error:
+            return f"connections keep the gateway that they had: {error}"
+        return ""
 
     async def end_stale(self) -> int:
         """Delete the entries that the changes noted so far leave over; return their number.

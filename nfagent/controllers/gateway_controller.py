@@ -169,7 +169,12 @@ class GatewayController:
         """Return the plan that is carried out, for `dump state`."""
         plan = self._applied or GatewayPlan()
         shown = {"held": plan.held, "routes": msgspec.to_builtins(plan.routes)}
-        return {**shown, "problems": [*_told(self._outcome), *filter(None, (self._unannounced,))]}
+        return {**shown, "problems": [*self.problems, *filter(None, (self._unannounced,))]}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What of the plan can't be carried out, and why."""
+        return _told(self._outcome)
 
     def _pause(self) -> float:
         if self._outcome.problems:

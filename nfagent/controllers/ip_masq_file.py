@@ -55,6 +55,7 @@ class IpMasqFile:
         self._held: IpMasqConfig | None = None
         self._kept = KeptText(folder / IP_MASQ_FILE)
         self._first = True
+        self._unkept = ""
         self.problems: tuple[ValidationIssue, ...] = ()
 
     async def run(self) -> None:
@@ -89,6 +90,8 @@ class IpMasqFile:
             else:
                 self._report(problems)
                 await self._put(found.with_last_good(self._held))
+        elif self._unkept:
+            await self._keep(self._held)
 
     async def _recall(self) -> None:
         """Apply what was in force in the previous run; what the file has now comes after it."""
@@ -107,6 +110,10 @@ class IpMasqFile:
         """Apply a configuration with the values that unread keys keep, and keep it for the next start."""
         self._held = config
         self._apply(config)
+        await self._keep(config)
+
+    async def _keep(self, config: IpMasqConfig | None) -> None:
+        """Keep a configuration for the next start; a failure is logged once, and tried again with the next reading."""
         line = None
         if config is not None:
             item = msgspec.structs.replace(config, problems=())
@@ -114,7 +121,11 @@ class IpMasqFile:
         try:
             await asyncio.to_thread(self._calls.ask, lambda: self._kept.write(line), IP_MASQ_FILE)
         except OSError as error:
-            log.warning("what the ip-masq-agent file has can't be kept for the next start: %s", error)
+            before, self._unkept = self._unkept, error.strerror or str(error)
+            if self._unkept != before:
+                log.warning("what the ip-masq-agent file has can't be kept for the next start: %s", error)
+        else:
+            self._unkept = ""
 
     def _report(self, problems: tuple[ValidationIssue, ...]) -> None:
         before, self.problems = self.problems, problems
@@ -124,6 +135,12 @@ class IpMasqFile:
         for problem in before:
             if problem not in problems:
                 log.info("resolved: %s", problem)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the file, or why its content can't be kept; '' where nothing is."""
+        unkept = f"what {self._path} has can't be kept for the next start: {self._unkept}" if self._unkept else ""
+        return "; ".join(filter(None, (self.fault, unkept)))
 
     @property
     def fault(self) -> str:

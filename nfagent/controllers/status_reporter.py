@@ -59,6 +59,11 @@ class StatusReporter:
                 self._collect()
                 await self._clock.wait(never, _COLLECT_SECONDS)
 
+    @property
+    def problem(self) -> str:
+        """Why what is to be reported can't be written to the API server; '' where it can."""
+        return self._reporter.problem
+
     def status(self) -> dict[str, Any]:
         """Return the state of the cluster reporter, for `dump state`."""
         return self._reporter.status()

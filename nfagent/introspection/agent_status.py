@@ -92,6 +92,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     files:     manifests.source       apiserver: kube.informers; one of both
     nat:       kernel.foreign_nat     gateways: controllers.gateway_controller
     conntrack: absent where the kernel doesn't say
+    problems:  of parts that have one, by the part's name in the metric nfagent_problem
     last_good: checkpoint.store       notices: reporting.reporter, where the source is an API server
     """
 
@@ -112,6 +113,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     boot: BootStatus | msgspec.UnsetType = msgspec.UNSET
     notices: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     own_log: OwnLogStatus = OwnLogStatus()
+    problems: dict[str, str] = {}
     packet_counts: PacketCountStatus = PacketCountStatus()
     verdict_log: VerdictLogStatus
 

@@ -1,7 +1,7 @@
 """The routes that a monitoring system asks, on the agent's socket and over TCP.
 
 GET /metrics   the metrics of docs/metrics.md, in Prometheus' text format
-GET /healthz   200: the agent's event loop runs
+GET /healthz   200 while the agent's event loop runs and its reconciler makes progress; otherwise 503 and the reason
 GET /readyz    200 where all objects were read and the kernel holds their rules; otherwise 503 and the reason
 """
 
@@ -22,6 +22,10 @@ class MetricsProvider(Protocol):
         """Return the metrics' page."""
         ...
 
+    def stalled(self) -> str:
+        """Return why the agent should be started anew, '' where it works."""
+        ...
+
     def unready(self) -> str:
         """Return why the agent isn't ready, '' where it is."""
         ...
@@ -34,10 +38,13 @@ def metrics_routes(provider: MetricsProvider) -> list[web.RouteDef]:
         return web.Response(body=await provider.page(), headers={"Content-Type": CONTENT_TYPE})
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return _probed(provider.stalled())
 
     async def readyz(_: web.Request) -> web.Response:
-        reason = provider.unready()
-        return web.Response(text=f"{printable(reason)}\n" if reason else "ok\n", status=503 if reason else 200)
+        return _probed(provider.unready())
 
     return [web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)]
+
+
+def _probed(reason: str) -> web.Response:
+    return web.Response(text=f"{printable(reason)}\n" if reason else "ok\n", status=503 if reason else 200)

@@ -70,7 +70,7 @@ class RuntimeFiles:
         if self.problem and not problem:
             log.info("resolved: the agent's socket and lock exist again")
         self.problem = problem
-        self._readiness.set_side_problem("; ".join(filter(None, (*self._problems(), problem))))
+        self._readiness.set_side_problem("; ".join(dict.fromkeys(filter(None, (*self._problems(), problem)))))
 
     async def finish(self) -> None:
         """Wait for a check that still runs after `run` was cancelled: it could bind a socket that is being closed."""

@@ -121,7 +121,10 @@ def _problems(readings: StatusReadings) -> Iterator[str]:
         yield freshness.unenforced
     elif held:
         yield f"the kernel doesn't hold these rules: {held}"
-    yield from (text for text in dict.fromkeys(readings.problems) if text and not (held and held in text))
+    said = freshness.unenforced
+    yield from (
+        text for text in dict.fromkeys(readings.problems) if text and text not in said and not (held and held in text)
+    )
     for bridge in agent.bridges:
         yield f"traffic on bridge {bridge['bridge']} is not filtered: br_netfilter is off; see nfagent check"
     if agent.conntrack is not msgspec.UNSET and agent.conntrack.is_full:

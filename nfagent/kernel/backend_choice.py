@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -15,6 +16,8 @@ from nfagent.netlink.nft_events import encode_generation_request
 
 BackendName: TypeAlias = Literal["nftables", "iptables"]
 BackendSetting: TypeAlias = Literal["auto", "nftables", "iptables"]
+_LACKING = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+"""How nfnetlink answers requests to a subsystem that the kernel lacks; it refuses others for want of memory, say."""
 
 
 class BackendChoice(msgspec.Struct, frozen=True):
@@ -51,6 +54,8 @@ def has_nf_tables() -> bool:
             raise KernelError(f"cannot find out whether the kernel has nf_tables: {error}") from error
     if code == errno.EPERM:
         raise HostError(NEEDS_ROOT, hint=AS_ROOT)
+    if code not in _LACKING | {0}:
+        raise KernelError(f"cannot find out whether the kernel has nf_tables: {os.strerror(code)}")
     return code == 0
 
 

@@ -12,6 +12,7 @@ import msgspec
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.backend_choice import BackendChoice, has_nf_tables
 from nfagent.kernel.ipset_socket import IpSetSocket
+from nfagent.kernel.iptables_save import INSTALL
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_socket import NftSocket
 from nfagent.kernel.table_queries import list_chains, own_table
@@ -63,12 +64,12 @@ def remove_xt_rules(keep: Variant | None = None) -> RemovedRules:
     """
     try:
         sets = IpSetSocket()
-    except (KernelError, HostError):
-        return RemovedRules()
+    except HostError:
+        return RemovedRules()  # a kernel without nfnetlink
     with closing(sets), closing(NfacctSocket()) as accounts:
         try:
             sets.names()
-        except (KernelError, HostError):
+        except HostError:
             return RemovedRules()  # a kernel without ipset
         return _removed(sets, accounts, keep)
 
@@ -78,7 +79,7 @@ def xt_rules_hold() -> bool:
     with closing(IpSetSocket()) as sets:
         try:
             names = sets.names()
-        except (KernelError, HostError):
+        except HostError:
             return False  # a kernel without ipset
         if not any(map(is_ours, names)):
             return False  # no rules of ours are without sets; no program is run that may not be allowed
@@ -109,26 +110,46 @@ def _may_have_legacy_chains(family: Family, table: TableName) -> bool:
         return True  # the program says why it can't be read
 
 
+def _unremovable(variant: Variant) -> KernelError | None:
+    """Return the error for chains of ours that no installed program can remove; None where it isn't known of any."""
+    known = variant == "nft" or any(_has_legacy_chains(family, table) for family in FAMILIES for table in TABLES)
+    if not known:
+        return None
+    said = f"chains of ours hold in iptables-{variant}, and iptables-{variant}-restore is missing"
+    return KernelError(said, hint=INSTALL)
+
+
+def _has_legacy_chains(family: Family, table: TableName) -> bool:
+    try:
+        return may_have_chains(family, table, PREFIX)
+    except KernelError:
+        return False
+
+
 def _removed(sets: IpSetSocket, accounts: NfacctSocket, keep: Variant | None) -> RemovedRules:
     chains = rules = count = 0
+    left_over: KernelError | None = None
     left: tuple[str, ...] = ()
     for variant in _VARIANTS:
         if variant == keep or not _may_have_chains(variant):
             continue
         programs = programs_of(variant)
         if not programs.families:
+            left_over = left_over or _unremovable(variant)
             continue
         kernel = XtKernel(programs, tuple(programs.families), sets, None)
         found = XtReader(kernel).read_tables()
         chains += len(found.ruleset.chains)
         rules += sum(len(chain.rules) for chain in found.ruleset.chains.values())
         XtWriter(kernel).write(found, EMPTY)
+    if left_over is not None:
+        raise left_over
     if keep is None:
         kernel = XtKernel(programs_of("legacy"), (), sets, accounts)
         try:
             names = [found.name for found in accounts.read() if is_ours(found.name)]
-        except (KernelError, HostError):
-            names = []
+        except HostError:
+            names = []  # a kernel without nfnetlink_acct
         found = listed((), XtReader(kernel).read_sets(), names)
         writer = XtWriter(kernel)
         writer.write(found, EMPTY)

@@ -68,28 +68,31 @@ def filtered_families(bridge: Interface, sysctls: dict[Family, str | None]) -> t
 def fix_command(families: Iterable[Family]) -> str:
     """Return the command that filters these families on every bridge of this network namespace."""
     wanted = [SWITCHES[family] for family in sorted(set(families))]
-    module = "" if all(_read(name) is not None for name in wanted) else "modprobe br_netfilter && "
+    module = "" if all(_path(name).exists() for name in wanted) else "modprobe br_netfilter && "
     return f"{module}sysctl -w {' '.join(f'{name}=1' for name in wanted)}"
 
 
 class BridgeWatch:
-    """Logs when traffic between Pods on a bridge stops being filtered, and when it is filtered again."""
+    """Logs when traffic between Pods on a bridge stops being filtered, and when it is filtered again.
+
+    unread: why the bridges can't be read, '' where they can: what is known of them is from before
+    """
 
     def __init__(self) -> None:
         """Start without a reported bridge."""
         self._unfiltered: frozenset[tuple[str, Family]] = frozenset()
-        self._problem = ""
+        self.unread = ""
 
     def refresh(self) -> None:
         """Read the bridges now, in a fraction of a millisecond. A failure is logged once."""
         try:
             now = frozenset(unfiltered_bridges())
         except KernelError as error:
-            if str(error) != self._problem:
+            if str(error) != self.unread:
                 log.warning("cannot check whether bridges are filtered: %s; retrying", error)
-            self._problem = str(error)
+            self.unread = str(error)
             return
-        self._problem = ""
+        self.unread = ""
         found, resolved = now - self._unfiltered, self._unfiltered - now
         self._unfiltered = now
         if found:
@@ -108,6 +111,14 @@ class BridgeWatch:
         if not self._unfiltered:
             return "", ""
         return describe_bridges(self._unfiltered), fix_command(family for _, family in self._unfiltered)
+
+    @property
+    def problem(self) -> str:
+        """What isn't filtered, or why that isn't known; '' where all is filtered."""
+        bridges = describe_bridges(self._unfiltered)
+        unfiltered = f"traffic between Pods on {bridges} is not filtered: br_netfilter is off" if bridges else ""
+        unread = f"cannot check whether bridges are filtered: {self.unread}" if self.unread else ""
+        return "; ".join(filter(None, (unfiltered, unread)))
 
     async def run(self, seconds: float = 60.0) -> None:
         """Read the bridges now and every so many seconds, until cancelled."""
@@ -163,8 +174,15 @@ def _links(kind: str, master: int = 0) -> Iterator[Interface]:
         raise KernelError(f"cannot list interfaces: {error}") from None
 
 
+def _path(name: str) -> Path:
+    return _SYSCTL / name.replace(".", "/")
+
+
 def _read(name: str) -> str | None:
+    """Return a sysctl, None where there is none. Raises KernelError where it can't be read: it may have any value."""
     try:
-        return (_SYSCTL / name.replace(".", "/")).read_text("ascii").strip()
-    except OSError:
+        return _path(name).read_text("ascii").strip()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise KernelError(f"cannot read {name}: {error.strerror or error}") from error

@@ -154,7 +154,11 @@ def _legacy_tables(family: Family, program: str) -> list[ForeignTable]:
 
 
 class NatConflictWatch:
-    """Looks for nat rules of other programs that translate Pods' traffic otherwise; logs each once, and its end."""
+    """Looks for nat rules of other programs that translate Pods' traffic otherwise; logs each once, and its end.
+
+    found:  these rules, as of the last look that could read any
+    unread: why no rule of others could be read, '' where some could
+    """
 
     def __init__(
         self, ruleset: Callable[[], Ruleset], clock: Clock, read: Callable[[], ForeignNat] = read_foreign_nat
@@ -164,10 +168,11 @@ class NatConflictWatch:
         self._clock = clock
         self._read = read
         self._changed = asyncio.Event()
-        self._problems: tuple[str, ...] = ()
         self._compared = False
         self._said: dict[_Key, str] = {}
+        self._problems: tuple[str, ...] = ()
         self.found: tuple[NatConflict, ...] = ()
+        self.unread = ""
 
     def mark_changed(self) -> None:
         """Mark the rules of other programs, or one's own, as changed: they are compared soon."""
@@ -193,14 +198,17 @@ class NatConflictWatch:
         traffic = translated_traffic(self._ruleset())
         self._compared = traffic is not None
         if traffic is None:
+            self.unread = ""
             self._update((), ())
             return
         try:
             read = await asyncio.to_thread(self._read)
             found = await asyncio.to_thread(find_conflicts, read.tables, traffic)
         except (KernelError, HostError) as error:
-            self._update(self.found, (str(error),))
+            self.unread = str(error)
+            self._update(self.found, (self.unread,))
             return
+        self.unread = ""
         self._update(found, read.problems)
 
     def status(self) -> dict[str, Any]:

@@ -140,15 +140,11 @@ class LinkMonitor:
             route_events.drain(events)
             began = time.monotonic()
             took = await self._refresh_in_slices()
-            self._set_problem("")
             await asyncio.sleep(max(_PAUSE_SECONDS, took * _REST))
-            try:
-                with suppress(TimeoutError):
-                    # Not by `wait_for`: in Python 3.11 it may swallow a cancellation.
-                    async with asyncio.timeout(began + _RESYNC_SECONDS - time.monotonic()):
-                        await route_events.wait(events, self._woken)
-            except OSError as error:
-                raise self._failed(os.strerror(error.errno or 0)) from error
+            with suppress(TimeoutError):
+                # Not by `wait_for`: in Python 3.11 it may swallow a cancellation.
+                async with asyncio.timeout(began + _RESYNC_SECONDS - time.monotonic()):
+                    await route_events.wait(events, self._woken, lambda: self._set_problem(""))
 
     async def _refresh_in_slices(self) -> float:
         """Read in slices of the event loop's time; return the seconds of all slices."""

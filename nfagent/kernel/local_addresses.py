@@ -21,6 +21,7 @@ def is_local_address(address: str) -> bool:
     """Return whether an address is local: whether a packet to it would have it as its source too.
 
     A route look-up by `connect`; nothing is sent. (`bind` would accept any address with `ip_nonlocal_bind` set.)
+    Raises KernelError where that can't be told.
     """
     if is_link_local(address):
         return ipaddress.ip_address(address).packed.hex() in _link_locals()
@@ -58,13 +59,19 @@ def _opened(stack: ExitStack, family: Family) -> socket.socket | None:
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
             return None
-        raise KernelError(f"cannot tell which addresses this machine has: {error.strerror}") from error
+        raise _unknown(error) from error
+
+
+def _unknown(error: OSError) -> KernelError:
+    return KernelError(f"cannot tell which addresses this machine has: {error.strerror}")
 
 
 def _link_locals() -> set[str]:
     """Return all interfaces' IPv6 addresses, in hexadecimal: a link-local route look-up needs an interface."""
     try:
         listed = _INTERFACES.read_bytes()  # an interface's name is any bytes
-    except OSError:  # a kernel without IPv6
+    except FileNotFoundError:  # a kernel without IPv6
         return set()
+    except OSError as error:
+        raise _unknown(error) from error
     return {words[0].decode("ascii", "replace") for line in listed.split(b"\n") if (words := line.split())}

@@ -110,6 +110,11 @@ class NatPortWatch:
             self._problems.pop(self._read, None)
             self._report(self._last)
 
+    @property
+    def problem(self) -> str:
+        """Why it isn't known how full the ports are; '' where it is."""
+        return "; ".join(dict.fromkeys(self._problems.values()))
+
     def status(self) -> NatPortStatus:
         """Return the last reading for `dump state`."""
         last = self._last
@@ -118,7 +123,7 @@ class NatPortWatch:
             busiest=last.busiest if last is not None else None,
             insert_failed=self._newest.insert_failed,
             drop=self._newest.drop,
-            problem="; ".join(dict.fromkeys(self._problems.values())),
+            problem=self.problem,
         )
 
     def _report(self, last: NatPorts) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
-from nfagent.kernel.sockets import AS_ROOT, event_socket
+from nfagent.kernel.sockets import AS_ROOT, event_socket, watch
 from nfagent.netlink import codec, nflog
 from nfagent.netlink.nflog_layouts import RecordLayouts
 
@@ -108,13 +108,13 @@ class NflogSource:
         try:
             opened.send(self._request)
             self._await_ack(opened)
+            watch(self._loop, opened, self._read, opened, on_packets, on_failure)
         except OSError as error:
             self.close()
             raise KernelError(f"NFLOG group {self._group}: {os.strerror(error.errno or 0)}") from error
         except (HostError, KernelError):
             self.close()
             raise
-        self._loop.add_reader(opened, self._read, opened, on_packets, on_failure)
 
     def close(self) -> None:
         """Unbind the group; unread records are dropped. Closing twice is harmless."""

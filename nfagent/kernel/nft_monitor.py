@@ -28,7 +28,7 @@ from functools import partial
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
-from nfagent.kernel.sockets import DATAGRAM_BYTES, NEEDS_ROOT, SOL_NETLINK, event_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, NEEDS_ROOT, SOL_NETLINK, event_socket, watch
 from nfagent.kernel.table_queries import generation, list_tables
 from nfagent.netlink import codec
 from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table
@@ -118,7 +118,11 @@ class NftMonitor:
         self._fresh = True
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(opened, self._read, opened, changed)
+        try:
+            watch(self._loop, opened, self._read, opened, changed)
+        except KernelError:
+            self.close()
+            raise
 
     def refresh(self) -> bool:
         """Join the group where other tables are small, else leave it; return whether the monitor listens.

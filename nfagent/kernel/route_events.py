@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from nfagent.errors import KernelError
-from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket
+from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket, watch
 from nfagent.netlink.rtnl_link import NETLINK_ROUTE
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,15 @@ def drain(events: socket.socket) -> None:
                 raise _unsubscribed(error) from error
 
 
-async def wait(events: socket.socket, woken: asyncio.Event) -> None:
+async def wait(events: socket.socket, woken: asyncio.Event, watched: Callable[[], None] = lambda: None) -> None:
     """Wait for a notification, or until the event is set by another task; clear it.
 
-    Raises OSError where no further socket can be watched: fs.epoll.max_user_watches is used up.
+    watched: called when the socket is watched
+    Raises KernelError where no further one can be watched.
     """
     loop = asyncio.get_running_loop()
-    loop.add_reader(events, woken.set)
+    watch(loop, events, woken.set)
+    watched()
     try:
         await woken.wait()
     finally:
@@ -64,25 +66,43 @@ async def wait(events: socket.socket, woken: asyncio.Event) -> None:
         woken.clear()
 
 
-async def follow(groups: int, changed: Callable[[], None]) -> None:
-    """Call `changed` after notifications, twice a second at most, until cancelled. A failure is logged."""
-    while True:
-        try:
-            with event_socket(groups) as events:
-                await _follow(events, changed)
-        except (KernelError, OSError) as error:
-            log.warning("%s; retrying", error)
-            await asyncio.sleep(_RETRY_SECONDS)
+class RouteEvents:
+    """Follows the notifications of groups.
 
+    problem: why they can't be received, '' while they are
+    """
 
-async def _follow(events: socket.socket, changed: Callable[[], None]) -> NoReturn:
-    woken = asyncio.Event()
-    changed()  # what changed before the subscription
-    while True:
-        await wait(events, woken)
-        drain(events)
-        changed()
-        await asyncio.sleep(_PAUSE_SECONDS)
+    def __init__(self, groups: int, changed: Callable[[], None]) -> None:
+        """Store the arguments; `run` subscribes. changed: called after notifications, twice a second at most."""
+        self.problem = ""
+        self._groups = groups
+        self._changed = changed
+
+    async def run(self) -> None:
+        """Follow until cancelled. A failure is logged once."""
+        while True:
+            try:
+                with event_socket(self._groups) as events:
+                    await self._follow(events)
+            except KernelError as error:
+                self._set_problem(str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow(self, events: socket.socket) -> NoReturn:
+        woken = asyncio.Event()
+        self._changed()  # what changed before the subscription
+        while True:
+            await wait(events, woken, lambda: self._set_problem(""))
+            drain(events)
+            self._changed()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _set_problem(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.warning("%s; retrying", problem)
+        elif self.problem and not problem:
+            log.info("resolved: %s", self.problem)
+        self.problem = problem
 
 
 def _unsubscribed(error: OSError) -> KernelError:

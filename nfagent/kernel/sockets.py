@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from nfagent.errors import HostError, KernelError
@@ -68,6 +69,18 @@ def request_socket(needs_root: str, *, blocking: bool, send_buffer: int, receive
         opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, send_buffer)
         opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
     return opened
+
+
+def watch(loop: asyncio.AbstractEventLoop, opened: socket.socket, readable: Callable[..., None], *args: object) -> None:
+    """Have the event loop call a function while a socket is readable.
+
+    Raises KernelError where no further one can be watched: fs.epoll.max_user_watches is used up.
+    """
+    try:
+        loop.add_reader(opened, readable, *args)
+    except OSError as error:
+        limit = "; see fs.epoll.max_user_watches" if error.errno == errno.ENOSPC else ""
+        raise KernelError(f"cannot watch a netlink socket: {os.strerror(error.errno or 0)}{limit}") from error
 
 
 @contextmanager

@@ -117,11 +117,13 @@ class APIAvailability:
             if self._served is None or (resource.api_version, resource.plural) in self._served:
                 return
 
-    async def other_versions(self, resource: Resource) -> str:
-        """Ask in which other versions the server has a kind that it lacks; '' for none, and without an answer."""
-        with suppress(ClusterError):
-            await self._discover()
-        return self.known_other_versions(resource)
+    async def other_versions(self, resource: Resource) -> str | None:
+        """Ask in which other versions the server has a kind that it lacks; '' for none, None without an answer."""
+        try:
+            answered = await self._discover()
+        except ClusterError:
+            return None
+        return self.known_other_versions(resource) if answered else None
 
     def known_other_versions(self, resource: Resource) -> str:
         """Return in which other versions the server has a kind that it lacks, by the last discovery document."""
@@ -153,13 +155,17 @@ class APIAvailability:
         except ClusterError:
             return
 
-    async def _discover(self) -> None:
-        """Read the discovery document; without an answer, the previous one stays. Raises ClusterError."""
+    async def _discover(self) -> bool:
+        """Read the discovery document; return whether there was an answer, else the previous one stays.
+
+        Raises ClusterError.
+        """
         answer = await self._server.request("GET", PATH, accept=ACCEPT, etag=self._etag)
         if answer.status == _OK:
             self._served, self._etag = decode_discovery(answer.body), answer.etag
         elif _BAD_REQUEST <= answer.status < _UNREADY and answer.status != _TOO_MANY:
             self._served, self._etag = None, ""  # discovery is refused: then each kind is requested by itself
+        return answer.status < _UNREADY and answer.status != _TOO_MANY
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.wait(self._never, seconds)

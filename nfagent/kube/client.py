@@ -121,6 +121,11 @@ class ApiClient:
         self._session: aiohttp.ClientSession | None = None
         self._warned = False
 
+    @property
+    def credential_problem(self) -> str:
+        """Why credentials or their files can't be read again, so that those of before are used; '' where they can."""
+        return "; ".join(filter(None, (self._credentials.problem, self._tls.problem)))
+
     async def client_config(self) -> ClientConfig:
         """Return the server's address and the credentials. Raises ClusterError."""
         return await self._credentials.access()

@@ -41,7 +41,13 @@ class CredentialCache:
         self._finding = asyncio.Lock()
         self._failures = self._refusals = 0
         self._failed_files: tuple[FileFingerprint, ...] = ()
-        self._reported = ""
+        self._unresolved = self._unread = ""
+
+    @property
+    def problem(self) -> str:
+        """Why credentials can't be resolved again, or a token can't be read, and those of before are used; else ''."""
+        unresolved = f"credential refresh failed: {self._unresolved}" if self._unresolved else ""
+        return "; ".join(filter(None, (unresolved, self._unread)))
 
     async def access(self) -> ClientConfig:
         """Return the client config. Raises ClusterError where there is none, or it has expired and can't be renewed."""
@@ -87,18 +93,26 @@ class CredentialCache:
         # The files are known only now; one that changed while it was read is noticed at its next change.
         self._access, self._fingerprints, self._found_at = found, fingerprints(found.sources), self._now()
         self._token, self._failures = "", 0
-        if self._reported:
+        if self._unresolved:
             log.info("credentials of %s are refreshed again", found.origin)
-            self._reported = ""
+            self._unresolved = ""
         return found
 
     def _report(self, reason: str, cached: ClientConfig) -> None:
         """Log why the credentials can't be resolved again, once for each reason."""
-        if reason != self._reported:
+        if reason != self._unresolved:
             log.warning(
                 "credential refresh failed: %s; using cached credentials of %s until they expire", reason, cached.origin
             )
-            self._reported = reason
+            self._unresolved = reason
+
+    def _note_token(self, file: str, reason: str) -> None:
+        """Log why a token can't be read where another is used, once for each reason, and when it can again."""
+        before, self._unread = self._unread, f"token {file}: {reason}" if reason else ""
+        if self._unread and self._unread != before:
+            log.warning("%s", self._unread)
+        elif before and not self._unread:
+            log.info("token %s is read again", file)
 
     def _is_due(self, access: ClientConfig) -> bool:
         if self._is_recent(self._tried_at):
@@ -133,6 +147,9 @@ class CredentialCache:
             token, reason = "", error.strerror or "unreadable"
         except ValueError:
             token, reason = "", "not a token"
+        instead = "the last one that was read" if self._token else f"that of {access.origin}"
+        known = bool(self._token or access.authorization)
+        self._note_token(access.token_file, f"{reason}; {instead} is used" if known and not token else "")
         self._token = token or self._token
         if self._token:
             return f"Bearer {self._token}"

@@ -156,13 +156,14 @@ def _in_cluster(environment: Mapping[str, str], folder: Path) -> ClientConfig | 
     """Return the client config of a Pod; None outside of one. Source: client-go, rest.InClusterConfig."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
     token, ca = folder / "token", folder / "ca.crt"
-    if not host or not port or not token.exists():
+    # lexists, as above: a CA that can't be read is an error to report, and doesn't mean the system's CAs.
+    if not host or not port or not os.path.lexists(token):
         return None
     return ClientConfig(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         origin="in-cluster service account",
         auth_method=f"token file {token}",
-        ca_file=str(ca) if ca.exists() else "",
+        ca_file=str(ca) if os.path.lexists(ca) else "",
         token_file=str(token),
     )
 

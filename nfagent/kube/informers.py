@@ -50,8 +50,7 @@ _TURN_SECONDS = 0.01
 _OK = 200
 _NOT_FOUND = 404
 _UNAVAILABLE = 503
-_SERVICES_SECONDS = 10.0
-_MOST_EXPIRED = 2
+_SERVICES_SECONDS, _MOST_EXPIRED = 10.0, 2
 
 
 class Informers:
@@ -302,12 +301,13 @@ class Informers:
 
     async def _refused(self, reflector: Reflector, stream: ResponseStream) -> None:
         code, body = stream.status, await stream.read()
-        if code == _NOT_FOUND and not await self._availability.is_ready():
-            # A starting server may not have read its CRDs yet.
+        if code == _NOT_FOUND and not await self._availability.is_ready():  # it may not have read its CRDs yet
             code, body = _UNAVAILABLE, b"the API server is not ready"
         elif code == _NOT_FOUND and reflector.resource.optional and reflector.has_objects:
             elsewhere = await self._availability.other_versions(reflector.resource)
-            if elsewhere:
+            if elsewhere is None:
+                code, body = _UNAVAILABLE, b"not served, and the API server doesn't say in which versions it serves it"
+            elif elsewhere:
                 await self._deliver([*reflector.keep_in_force(f"{elsewhere}; the last known state stays in force")])
                 self._note_applied(reflector)
                 return

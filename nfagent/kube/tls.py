@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TypeAlias
 from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
 from nfagent.system.regular_file import read_regular
+
+log = logging.getLogger(__name__)
 
 FileFingerprint: TypeAlias = tuple[int, int, int] | None
 """Inode, size and modification time of a file; None where it doesn't exist. A rename over it changes the inode."""
@@ -34,9 +37,12 @@ class TLSContextCache:
     """The TLS context of the current client config.
 
     Open connections keep their context; aiohttp opens a new connection for a new context.
+
+    problem: why files of the client config can't be used, so that those of before are; '' where they can
     """
 
     def __init__(self) -> None:
+        self.problem = ""
         self._cached: tuple[ClientConfig, tuple[FileFingerprint, ...], ssl.SSLContext] | None = None
 
     def clear(self) -> None:
@@ -51,15 +57,25 @@ class TLSContextCache:
         """
         now = fingerprints(tuple(filter(None, (access.ca_file, access.certificate_file, access.key_file))))
         if self._cached is not None and self._cached[:2] == (access, now):
+            self._note("")
             return self._cached[2]
         try:
             context = _context(access)
-        except ClusterError:
+        except ClusterError as error:
             if self._cached is None or self._cached[0] != access:
                 raise
+            self._note(f"{error}; what was read before is used")
             return self._cached[2]
         self._cached = access, now, context
+        self._note("")
         return context
+
+    def _note(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        elif self.problem and not problem:
+            log.info("resolved: %s", self.problem)
+        self.problem = problem
 
 
 def _context(access: ClientConfig) -> ssl.SSLContext:

@@ -42,6 +42,7 @@ class FolderSource:
         self._disk = FolderReader()
         self._ignored: frozenset[str] = frozenset()
         self._received: float | None = None
+        self._unread = ""
         self._time_slices = time_slices or TimeSlices()
 
     @property
@@ -51,8 +52,8 @@ class FolderSource:
 
     @property
     def trouble(self) -> str:
-        """Return '': what is wrong with a folder or a file is one of `problems`."""
-        return ""
+        """Return why the folder can't be read for the first time; later this is one of `problems`."""
+        return self._unread
 
     def news(self) -> tuple[list[ValidationIssue], list[ValidationIssue]]:
         """Return the issues that appeared and those resolved since the last call; the cost grows with both."""
@@ -101,10 +102,14 @@ class FolderSource:
         pause = _FIRST_RETRY_SECONDS
         while True:
             try:
-                return await self._disk.scan(self._path, self._folder)
+                found = await self._disk.scan(self._path, self._folder)
             except OSError as error:
-                if pause == _FIRST_RETRY_SECONDS:
-                    log.warning("%s can't be read, retrying: %s", self._path, error.strerror or error)
+                before, self._unread = self._unread, f"{self._path} can't be read: {error.strerror or error}"
+                if self._unread != before:
+                    log.warning("%s; retrying", self._unread)
+            else:
+                self._unread = ""
+                return found
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
 

@@ -102,7 +102,6 @@ async def changed_paths(watching: FolderWatch, stop: asyncio.Event) -> AsyncGene
                 watching.on_fallback(_fallback_reason(error) if error.errno in _LIMITS else "")
                 changes = _polled_changes(watching, stopping)
             else:
-                watching.on_fallback("")
                 changes = _inotify_changes(watching, inotify, watched, stopping)
             async with aclosing(changes):
                 async for paths in changes:
@@ -125,7 +124,10 @@ async def _open_watches(watching: FolderWatch) -> tuple[Inotify, frozenset[Path]
 async def _inotify_changes(
     watching: FolderWatch, inotify: Inotify, watched: frozenset[Path], stopping: asyncio.Future[bool]
 ) -> AsyncGenerator[frozenset[Path] | None]:
-    """Yield None, then changed files, until an event requires a scan of the whole folder."""
+    """Yield None, then changed files, until an event requires a scan of the whole folder.
+
+    Where events can't be read, it is polled until then.
+    """
     is_relevant = watching.is_relevant
     with inotify:
 
@@ -136,6 +138,8 @@ async def _inotify_changes(
             inotify, stopping, lambda event: not unclear(event) and _is_complete(event, is_relevant)
         )
         try:
+            await batcher.begin()
+            watching.on_fallback("")
             # Watches exist: a scan now finds earlier changes, and events report later ones.
             yield None
             while not stopping.done():
@@ -145,8 +149,15 @@ async def _inotify_changes(
                 paths = frozenset(event.path for event in events if event.path is not None and is_relevant(event.path))
                 if paths:
                     yield paths
+        except OSError as error:
+            watching.on_fallback(_unread_reason(error))
+        else:
+            return
         finally:
             await batcher.close()
+    async with aclosing(_polled_changes(watching, stopping)) as changes:
+        async for polled in changes:
+            yield polled
 
 
 async def _polled_changes(
@@ -162,6 +173,13 @@ async def _polled_changes(
         await asyncio.wait([stopping], timeout=min(left, _POLL_SECONDS))
         if await watching.run(state) != before:
             return
+
+
+def _unread_reason(error: OSError) -> str:
+    """Return why events of inotify can't be read, and the remedy."""
+    limit = "; see fs.epoll.max_user_watches" if error.errno == errno.ENOSPC else ""
+    said = f"events of inotify can't be read: {error.strerror or error}"
+    return f"{said}; the folder is polled every {_POLL_SECONDS:g} s instead{limit}"
 
 
 def _fallback_reason(error: OSError) -> str:
@@ -219,10 +237,16 @@ class _EventBatcher:
         self._names: deque[str] = deque(maxlen=_MOST_NAMES)
         self._next = asyncio.ensure_future(inotify.get())
 
+    async def begin(self) -> None:
+        """Begin to read. Raises OSError where the event loop can't watch one descriptor more."""
+        await asyncio.sleep(0)
+        if self._next.done():
+            self._next.result()
+
     async def next_batch(self, seconds: float) -> list[Event]:
         """Return the events of a batch: waits so long for the first, then briefly for further ones; [] without events.
 
-        There is no further wait where all files were renamed into place: those are complete.
+        There is no further wait where all files were renamed into place: those are complete. Raises OSError.
         """
         events: list[Event] = []
         for _ in range(_MAX_BATCH_WAITS):

@@ -21,7 +21,7 @@ The agent serves them in Prometheus' text format, version 0.0.4:
 | route | answer |
 |---|---|
 | `/metrics` | the families below |
-| `/healthz` | 200: the agent's event loop runs |
+| `/healthz` | 200 while the agent's event loop runs; 503 and the reason where a round of its reconciler takes 300 s |
 | `/readyz` | 200 where all objects were read once and the kernel holds their rules; otherwise 503 and the reason |
 
 ## Cost and bounds

@@ -37,8 +37,10 @@ MOST_SERIES = 10_000
 """Series of one family, at most: those beyond are left out, and counted by nfagent_metrics_omitted_series."""
 
 PARTS = (
-    *("ruleset", "notifications", "connections", "interfaces", "bridge_frames"),
+    *("ruleset", "notifications", "connections", "interfaces", "bridges", "bridge_frames", "other_backend"),
+    *("gateways", "masquerade_file", "foreign_nat", "nat_ports", "credentials", "reports"),
     *("verdict_log", "last_good_objects", "saved_ruleset", "packet_counters"),
+    *("settings", "runtime_files", "listeners", "tasks"),
 )
 """Parts of the agent whose problems metrics and systemd's STATUS report."""
 

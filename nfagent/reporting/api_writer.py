@@ -30,6 +30,11 @@ class ApiWriter(ABC):
         self._is_leader = is_leader
         self._wakeup = asyncio.Event()
 
+    @property
+    def problem(self) -> str:
+        """Why what is to be written can't be; '' where it can, or nothing is."""
+        return self.retrier.problem if self._has_work else ""
+
     def wake(self) -> None:
         """Look at once what is due: it, or the leader, may have changed."""
         self._wakeup.set()
@@ -43,6 +48,11 @@ class ApiWriter(ABC):
                 pause = await self._write_next()
             if pause > 0.0:
                 await self._clock.wait(self._wakeup, min(pause, MAX_WAIT))
+
+    @property
+    @abstractmethod
+    def _has_work(self) -> bool:
+        """Whether this agent has anything to write, now or later."""
 
     @abstractmethod
     async def _write_next(self) -> float:

@@ -55,6 +55,10 @@ class ConditionWriter(ApiWriter):
             self._due[desired.about] = found if found is not None and found[0] == desired else (desired, now)
         self.wake()
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._due) and self._is_leader()
+
     async def _write_next(self) -> float:
         pause = self._delay()
         if pause <= 0.0:

@@ -50,6 +50,10 @@ class DefaultPolicyCreator(ApiWriter):
             self._missing = missing
             self.wake()
 
+    @property
+    def _has_work(self) -> bool:
+        return self._missing is not None and self._is_leader()
+
     async def _write_next(self) -> float:
         if self._missing is None or not self._is_leader():
             return MAX_WAIT

@@ -89,6 +89,11 @@ class EventQueue:
         """Number of active notices."""
         return sum(entry.notice is not None for entry in self._entries.values())
 
+    def has_active(self, *, leading: bool) -> bool:
+        """Return whether there is an active notice of this node, or any one where this agent is leader."""
+        notices = (entry.notice for entry in self._entries.values())
+        return any(notice is not None and (leading or notice.scope == "node") for notice in notices)
+
     @property
     def tracked(self) -> int:
         """Number of keys, those that were published recently included; at most MAX_KEYS."""

@@ -11,7 +11,7 @@ from nfagent.reporting.api_writer import MAX_WAIT, ApiWriter
 from nfagent.reporting.event_queue import EventQueue, QueuedEvent
 from nfagent.reporting.events import event_name, events_path, new_event, node_object_meta, repeat_patch
 from nfagent.reporting.notice import Notice, ObjectMeta, object_path
-from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, status_message
+from nfagent.reporting.request_retrier import ApiReply, RequestRetrier, is_namespace_terminating, status_message
 from nfagent.reporting.timestamps import to_seconds
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -43,6 +43,10 @@ class EventRecorder(ApiWriter):
         """Set all active notices; one that isn't among them is no longer published."""
         self.queue.replace(notices, self._clock.monotonic(), self._jitter())
         self.wake()
+
+    @property
+    def _has_work(self) -> bool:
+        return self.queue.has_active(leading=self._is_leader())
 
     async def _write_next(self) -> float:
         self.queue.set_leading(leading=self._is_leader())
@@ -111,7 +115,10 @@ class EventRecorder(ApiWriter):
             self.queue.record(notice, count, now)
             return
         self.queue.postpone(notice, now)
-        self.retrier.record_rejection(f"{notice.reason} on {notice.about}: {status_message(response)}")
+        self.retrier.record_rejection(
+            f"{notice.reason} on {notice.about}: {status_message(response)}",
+            of_one_object=response.status == 404 or is_namespace_terminating(response),
+        )
 
     def _may_write(self, notice: Notice) -> bool:
         return notice.scope == "node" or self._is_leader()

@@ -53,6 +53,12 @@ class ClusterReporter:
         """Whether this agent is leader now."""
         return self._elector.is_leader
 
+    @property
+    def problem(self) -> str:
+        """Why Events, conditions or the Lease can't be written; '' where they can, or needn't be."""
+        writers = (self._events, self._conditions, self._creator)
+        return "; ".join(filter(None, (self._elector.retrier.problem, *(writer.problem for writer in writers))))
+
     def publish(
         self,
         notices: Iterable[Notice],

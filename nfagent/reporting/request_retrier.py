@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 15.0
 """Timeout of a request: a leader must not wait past its renew deadline."""
 
+_LASTING_SECONDS = 60.0
 _FORBIDDEN = 403
 _RETRIABLE = frozenset({401, 408, 429})
 _SERVER_ERRORS = 500
@@ -90,6 +91,8 @@ class RequestRetrier:
         """
         self.failed = 0
         self.last_error = ""
+        self._problem = self._noted = ""
+        self._problem_since = 0.0
         self._api = api
         self._clock = clock
         self._jitter = jitter
@@ -101,6 +104,16 @@ class RequestRetrier:
         self._failing = False
         self._forbidden: set[str] = set()
         self._last_rejection = ""
+
+    @property
+    def problem(self) -> str:
+        """Why requests have failed for a minute or longer, with their purpose; '' where they are forbidden as expected.
+
+        Without what concerns one object alone, which is in `last_error`.
+        """
+        expected = self.forbidden and self._forbidden_hint and not self._failing
+        lasts = self._clock.monotonic() - self._problem_since >= _LASTING_SECONDS
+        return f"{self._purpose}: {self._problem}" if self._problem and lasts and not expected else ""
 
     @property
     def forbidden(self) -> bool:
@@ -147,10 +160,15 @@ class RequestRetrier:
             self._failed(message, response.retry_after)
         return None
 
-    def record_rejection(self, message: str) -> None:
-        """Record a response that a retry doesn't change; it is logged once, however often it comes."""
+    def record_rejection(self, message: str, *, of_one_object: bool = False) -> None:
+        """Record a response that a retry doesn't change; it is logged once, however often it comes.
+
+        of_one_object: it says nothing of other requests of this purpose, as where the object's Namespace is deleted
+        """
         self.failed += 1
         self.last_error = message
+        if not of_one_object:
+            self._note_problem(message)
         if message != self._last_rejection:
             log.warning("%s: %s", self._purpose, message)
         self._last_rejection = message
@@ -166,6 +184,7 @@ class RequestRetrier:
             log.warning("%s: request failed, retrying: %s", self._purpose, message)
         self._failing = True
         self.last_error = message
+        self._note_problem(message)
         nodes, jitter = self._nodes(), self._jitter()
         kept = min(max(asked or 0.0, 0.0), FORBIDDEN_RETRY_SECONDS)
         seconds = kept + self._backoff.pause(WatchFailure("busy", message), nodes, jitter) + window(nodes) * jitter
@@ -179,7 +198,14 @@ class RequestRetrier:
             log.log(level, "%s: request forbidden: %s", self._purpose, explained)
         self._forbidden.add(method)
         self.last_error = explained
+        self._note_problem(explained)
         self.delay_after_forbidden()
+
+    def _note_problem(self, problem: str) -> None:
+        """Note why a request failed; what failed so before a request of another kind succeeded still lasts."""
+        if not self._problem and problem != self._noted:
+            self._problem_since = self._clock.monotonic()
+        self._problem = self._noted = problem
 
     def _succeeded(self, method: str) -> None:
         """Record a success. Permission to read doesn't imply permission to write, so 403 is cleared per method."""
@@ -187,7 +213,7 @@ class RequestRetrier:
             log.info("%s: requests succeed again", self._purpose)
         self._failing = False
         self._forbidden.discard(method)
-        self.last_error = ""
+        self.last_error = self._problem = ""
         self._backoff.succeeded()
 
 

@@ -9,8 +9,11 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from typing import Any
+from weakref import WeakKeyDictionary
 
 log = logging.getLogger(__name__)
+_ended: WeakKeyDictionary[asyncio.AbstractEventLoop, list[str]] = WeakKeyDictionary()
+"""The names of tasks that an error has ended, by their event loop."""
 
 
 def background_task(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -18,6 +21,12 @@ def background_task(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(run, name=getattr(run, "__qualname__", repr(run)))
     task.add_done_callback(_report)
     return task
+
+
+def ended_tasks() -> str:
+    """Return which background tasks of this event loop an error has ended; '' for none."""
+    names = _ended.get(asyncio.get_running_loop(), ())
+    return f"{', '.join(names)} ended by an error: this is a bug in nfagent; restart it" if names else ""
 
 
 async def run_until(stop: asyncio.Event, run: Coroutine[Any, Any, None]) -> bool:
@@ -35,4 +44,5 @@ async def run_until(stop: asyncio.Event, run: Coroutine[Any, Any, None]) -> bool
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
+        _ended.setdefault(task.get_loop(), []).append(task.get_name())
         log.critical("%s has ended: this is a bug in nfagent; please report it", task.get_name(), exc_info=error)

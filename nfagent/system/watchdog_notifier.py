@@ -1,4 +1,7 @@
-"""Feeds systemd's watchdog from the event loop (WatchdogSec of the unit)."""
+"""Looks at the reconciler's progress from the event loop, and feeds systemd's watchdog (WatchdogSec of the unit).
+
+In a container /healthz has what is found, which a liveness probe asks.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from nfagent.system import systemd
 from nfagent.system.watchdog import RoundProgress, feed_seconds, stall
 
 log = logging.getLogger(__name__)
+_LOOK_SECONDS = 15.0
+"""Between two looks where systemd has no watchdog for this process."""
 
 
 class WatchdogNotifier:
     """Sends WATCHDOG=1 while the reconciler makes progress.
 
-    problem: why it isn't sent; '' where it is, or where systemd has no watchdog for this process
+    problem: why it isn't sent; '' where the reconciler makes progress
     """
 
     def __init__(self, clock: Clock, progress: RoundProgress) -> None:
@@ -28,16 +33,15 @@ class WatchdogNotifier:
         self._progress = progress
 
     async def run(self) -> None:
-        """Send the state until cancelled; return at once where systemd has no watchdog for this process."""
+        """Look, and send the state, until cancelled."""
         seconds = feed_seconds(os.environ, os.getpid())
-        if seconds is None:
-            return
-        # systemd's SIGABRT then writes where each thread is to the journal, before it ends the process.
-        faulthandler.enable(sys.__stderr__ or sys.stderr)
+        if seconds is not None:
+            # systemd's SIGABRT then writes where each thread is to the journal, before it ends the process.
+            faulthandler.enable(sys.__stderr__ or sys.stderr)
         never = asyncio.Event()
         while True:
             self.check()
-            await self._clock.wait(never, seconds)
+            await self._clock.wait(never, seconds or _LOOK_SECONDS)
 
     def check(self) -> None:
         """Send the state once, or log once why it isn't sent."""
@@ -47,4 +51,4 @@ class WatchdogNotifier:
             if before:
                 log.info("resolved: the round of the reconciler has ended")
         elif not before:
-            log.error("%s; systemd restarts nfagent, the rules stay in force meanwhile", self.problem)
+            log.error("%s; watchdog or liveness probe restart nfagent, the rules stay in force meanwhile", self.problem)

@@ -28,13 +28,13 @@
 #include <unistd.h>
 
 #define RULES 16
-#define CALLS 17
+#define CALLS 18
 #define MOST_DESCRIPTORS 4096
 #define MOST_REFUSED 64
 
 enum { SEND = 1, RECV = 2, OPEN = 4, READ = 8, WRITE = 16, FSYNC = 32, RENAME = 64, CONNECT = 128, SOCKET = 256,
        ACCEPT = 512, STAT = 1024, SCAN = 2048, UNLINK = 4096, MKDIR = 8192, WAIT = 16384, PIPE = 32768,
-       THREAD = 65536 };
+       THREAD = 65536, WATCH = 131072 };
 enum { NFT_COMMIT = 1, NFT_LIST = 2, NFT_EVENTS = 4, CONNTRACK = 8, NFLOG = 16, ROUTE = 32, UNIX = 64, INET = 128,
        FILES = 256, OTHER = 512, IPSET = 1024, IPSET_LIST = 2048, NFT_COUNTERS = 4096 };
 enum { FAIL = 1, HANG, SHORT, KILL, REFUSE, LOSE, COUNT };
@@ -413,6 +413,12 @@ int connect(int fd, const struct sockaddr *to, socklen_t length) {
 int accept4(int fd, struct sockaddr *from, socklen_t *length, int flags) {
     size_t none = 0;
     CHANGED(rule_of_descriptor(ACCEPT, fd), none, REAL(accept4)(fd, from, length, flags));
+}
+
+int epoll_ctl(int fd, int operation, int watched, struct epoll_event *event) {
+    struct rule *rule = operation == EPOLL_CTL_ADD ? rule_of_descriptor(WATCH, watched) : NULL;
+    if (rule && rule->action == FAIL) { errno = rule->error; return -1; }
+    return REAL(epoll_ctl)(fd, operation, watched, event);
 }
 
 int epoll_wait(int fd, struct epoll_event *events, int most, int milliseconds) {

@@ -77,6 +77,14 @@ def notifications() -> tuple[Fault, ...]:
         fault("cut short", short(Call.RECV, kind, 24)),
         fault("receiving hangs", hangs(Call.RECV, kind)),
         fault("receiving is interrupted (EINTR)", fails(Call.RECV, kind, errno.EINTR)),
+        Fault(
+            name="notifications: the event loop can watch no descriptor more (ENOSPC)",
+            boundary="kernel",
+            # Those of inotify too: manifests are polled.
+            rules=(fails(Call.RECV, kind, errno.ENOMEM, most=1), fails(Call.WATCH, Kind.OTHER, errno.ENOSPC)),
+            trigger="drift",
+            reported="notifications",
+        ),
     )
 
 

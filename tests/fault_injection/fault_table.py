@@ -23,7 +23,7 @@ import msgspec
 
 _SOURCE = Path(__file__).with_name("boundary.c")
 # struct table: calls, wall_offset, rules; struct rule, as boundary.c has them.
-_CALLS, _RULES = 17, 16
+_CALLS, _RULES = 18, 16
 _HEAD = struct.Struct(f"={_CALLS}Qq")
 _RULE = struct.Struct("=4Ii3IQ2I248s")
 _ARMED = struct.Struct("=I")
@@ -32,7 +32,7 @@ _OFFSET = struct.Struct("=q")
 
 
 class Call(enum.IntFlag):
-    """Calls of the C library; WAIT is epoll_wait, which is only counted, THREAD is pthread_create."""
+    """Calls of the C library; WAIT is epoll_wait, which is only counted, THREAD is pthread_create, WATCH epoll_ctl."""
 
     SEND = 1
     RECV = 2
@@ -51,6 +51,7 @@ class Call(enum.IntFlag):
     WAIT = 16384
     PIPE = 32768
     THREAD = 65536
+    WATCH = 131072
 
 
 class Kind(enum.IntFlag):

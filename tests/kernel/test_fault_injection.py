@@ -66,6 +66,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Itera
             id="changes by others can't be seen",
         ),
         pytest.param(
+            "notifications: the event loop can watch no descriptor more (ENOSPC)",
+            "look: sets can't be listed (ENOMEM)",
+            id="notifications and manifests can't be watched",
+        ),
+        pytest.param(
             "counters: refused by EPERM", "set listing: the reply is cut short", id="packet counters can't be read"
         ),
     ],

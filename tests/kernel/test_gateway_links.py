@@ -221,7 +221,7 @@ def followed(node: NodeNamespace) -> Iterator[NodeNamespace]:
         groups = route_events.LINKS | route_events.ADDRESSES | route_events.RULES
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(controller.run())
-            following = tasks.create_task(route_events.follow(groups, controller.links_changed))
+            following = tasks.create_task(route_events.RouteEvents(groups, controller.links_changed).run())
             running.add_done_callback(lambda _: following.cancel())
             controller.committed()
             started.append((asyncio.get_running_loop(), running))

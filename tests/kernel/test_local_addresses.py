@@ -89,6 +89,11 @@ def test_without_a_descriptor_it_is_an_error_that_is_tried_again() -> None:
         first_local_address(("192.0.2.1",))
 
 
+def test_a_link_local_address_too() -> None:
+    with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):
+        is_local_address("fe80::7")
+
+
 def test_a_table_of_iptables_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nfagent.kernel.xt_tables.legacy_tables", lambda _: frozenset(("mangle",)))
     with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nfagent import __version__
 from nfagent.agent import Agent
 from nfagent.config import load_settings
-from nfagent.metrics.families import FAMILIES
+from nfagent.metrics.families import FAMILIES, PARTS
 from tests.kernel.test_cli import CLUSTER
 from tests.support.agent_in_process import isolate, run_alone, write_manifests
 from tests.support.own_namespace import own_namespace
@@ -31,6 +32,7 @@ pytestmark = [
 
 DEADLINE = 60.0
 TCP = "http://127.0.0.1:9464"
+PROBLEM = 'nfagent_problem{{part="{}"}}'
 BROKEN = """
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -188,6 +190,83 @@ def test_over_tcp_the_same_page_is_served_and_nothing_else(folder: Path, monkeyp
             assert families(page).keys() == {family.name for family in FAMILIES}
             for route in ("/v1/dump/state", "/v1/explain?source=a&destination=b", "/"):
                 assert (await scraper.get(f"{TCP}{route}"))[0] == 404, route
+
+    run_alone(body, DEADLINE)
+
+
+def test_the_problem_of_a_part_is_in_metrics_status_and_dump_state(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifests(folder, CLUSTER)
+    masquerading, taken = folder / "ip-masq-agent", socket.create_server(("127.0.0.1", 9464))
+    masquerading.write_text("nonMasqueradeCIDRs: [x]")
+    monkeypatch.setenv("NFAGENT_METRICS_LISTEN", "127.0.0.1:9464")
+    monkeypatch.setenv("NFAGENT_MASQUERADE_CONFIG_FILE", str(masquerading))
+    monkeypatch.setenv("NFAGENT_MASQUERADE_RESYNC_INTERVAL_SECONDS", "1")
+
+    async def body() -> None:
+        async with agent(folder) as scraper:
+            await scraper.until("/readyz", is_ok)
+            page = await scraper.until("/metrics", lambda _, found: value(found, PROBLEM.format("listeners")) == 1)
+            found = {part for part in PARTS if value(page, PROBLEM.format(part))}
+            assert found == {"listeners", "masquerade_file"}
+            state = json.loads((await scraper.get("/v1/dump/state"))[1])["agent"]["problems"]
+            assert state.keys() == found
+            status = json.loads((await scraper.get("/v1/status"))[1])
+            assert status["health"] == "degraded"
+            assert state["listeners"] in status["problems"]
+            assert f"masquerade configuration: {state['masquerade_file']}" in status["problems"]
+            taken.close()
+            masquerading.unlink()
+            page = await scraper.until("/metrics", lambda _, found: not value(found, PROBLEM.format("listeners")))
+            await scraper.until("/metrics", lambda _, found: not value(found, PROBLEM.format("masquerade_file")))
+            assert json.loads((await scraper.get("/v1/status"))[1])["problems"] == []
+
+    run_alone(body, DEADLINE)
+
+
+def test_probes_and_status_say_that_a_round_of_the_reconciler_does_not_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifests(folder, CLUSTER)
+    monkeypatch.setattr("nfagent.system.watchdog.ROUND_SECONDS", 0.2)
+    monkeypatch.setattr("nfagent.system.watchdog_notifier._LOOK_SECONDS", 0.02)
+
+    async def body() -> None:
+        made, scraper = Agent(load_settings(flags={"node": "node-a"})), Scraper(folder / "run" / "agent.sock")
+        running = asyncio.create_task(made.run())
+        await scraper.until("/readyz", is_ok)
+        await scraper.until("/healthz", is_ok)
+        reconciler = made._reconciler  # noqa: SLF001
+        reconciler.undivided.clear()  # a batch of events that is never applied whole
+        reconciler.wake()
+        for probe in ("/healthz", "/readyz"):
+            said = await scraper.until(probe, lambda status, _: status == 503)
+            assert said.startswith("a round of the reconciler doesn't end"), probe
+        status = json.loads((await scraper.get("/v1/status"))[1])
+        assert status["health"] == "degraded"
+        [problem] = status["problems"]
+        assert "a round of the reconciler doesn't end" in problem
+        reconciler.undivided.set()
+        for probe in ("/healthz", "/readyz"):
+            await scraper.until(probe, is_ok)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    run_alone(body, DEADLINE)
+
+
+def test_each_part_of_the_table_is_one_of_an_agent_that_follows_an_api_server(folder: Path) -> None:
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(UNREACHABLE)
+
+    async def body() -> None:
+        made = Agent(load_settings(flags={"node": "node-a", "kubeconfig": str(kubeconfig)}))
+        running = asyncio.create_task(made.run())
+        await Scraper(folder / "run" / "agent.sock").until("/healthz", is_ok)
+        assert made._part_problems.by_part().keys() == set(PARTS)  # noqa: SLF001
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
 
     run_alone(body, DEADLINE)
 

@@ -124,6 +124,29 @@ def test_the_reported_command_fixes_it(shared: BridgeNamespace) -> None:
         assert family not in {unjudged for _, unjudged in shared.ask(unfiltered_bridges)}
 
 
+def test_a_switch_that_cannot_be_read_is_a_problem_and_not_taken_for_off(
+    shared: BridgeNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.switch(ON)
+    watch = BridgeWatch()
+    unreadable = tmp_path / "net" / "bridge" / "bridge-nf-call-iptables"
+    unreadable.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("nfagent.kernel.bridges._SYSCTL", tmp_path)
+        for _ in range(2):
+            shared.ask(watch.refresh)
+        said = "cannot read net.bridge.bridge-nf-call-iptables: Is a directory"
+        assert (watch.unread, watch.unfiltered, watch.status()) == (said, ("", ""), [])
+        assert watch.problem == f"cannot check whether bridges are filtered: {said}"
+        unreadable.rmdir()
+        shared.ask(watch.refresh)
+        assert watch.problem == "traffic between Pods on bridge cbr0 (IPv4) is not filtered: br_netfilter is off"
+    shared.ask(watch.refresh)
+    assert watch.problem == ""
+    assert caplog.messages[0] == f"cannot check whether bridges are filtered: {said}; retrying"
+    assert len(caplog.messages) == 2
+
+
 def test_each_change_is_logged_once(shared: BridgeNamespace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     watch = BridgeWatch()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from nfagent.desired.state import DesiredState
 from nfagent.errors import KernelError, SetFullError
-from nfagent.kernel.backend_switch import RemovedRules, remove_xt_rules
+from nfagent.kernel.backend_switch import RemovedRules, remove_xt_rules, xt_rules_hold
 from nfagent.kernel.ipset_socket import IpSetSocket
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.table_listings import TableListings
@@ -30,6 +30,7 @@ from nfagent.xtables.lowering import lower
 from nfagent.xtables.options import LoweringOptions
 from nfagent.xtables.saved import is_ours
 from nfagent.xtables.text import create_text
+from tests.kernel.test_local_addresses import no_descriptor_left
 from tests.properties.strategies import desired, worlds
 from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import DECODERS, Document, labelled, namespace, node, pod, policy, port
@@ -374,6 +375,29 @@ def test_removing_leaves_nothing_of_ours(variant: Variant) -> None:
         asyncio.run(body(kernel))
 
     assert "nfa-" not in run(f"iptables-{variant}-save") + run(f"ip6tables-{variant}-save") + run("ipset", "save")
+
+
+def test_rules_of_ours_that_cannot_be_asked_for_are_an_error_and_not_none() -> None:
+    for ask in (remove_xt_rules, xt_rules_hold):
+        with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):
+            ask()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chains_of_ours_that_no_program_can_remove_are_an_error_that_names_it(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(kernel: XtClient) -> None:
+        await converge(kernel, SHOP)
+
+    with client(variant) as kernel:
+        asyncio.run(body(kernel))
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", "/nowhere")
+        said = f"chains of ours hold in iptables-{variant}, and iptables-{variant}-restore is missing"
+        with pytest.raises(KernelError, match=said):
+            remove_xt_rules()
+    assert remove_xt_rules().chains > 0
 
 
 def test_a_set_that_another_program_uses_is_left_and_named() -> None:

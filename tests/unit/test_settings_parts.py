@@ -110,6 +110,7 @@ def test_a_reload_of_wrong_settings_keeps_those_that_are_in_force(
         f"reload: every setting stays as it was: {site.file}: log_level = 'loud': write debug, info, warning, error"
     ]
     assert "log_level" in site.parts.view().problem
+    assert site.parts.problem == site.parts.view().problem
     site.reload("[logging]\nburst = 700\n")
     assert (site.parts.current.logging.burst, site.parts.view().problem) == (700, "")
 

@@ -11,6 +11,7 @@ from nfagent.egress.masquerade import MasqueradeSettings
 from nfagent.introspection.agent_status import AgentStateView, AgentStatus
 from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import PoliciesView, policies_view, state_view
+from nfagent.metrics.families import PARTS
 from nfagent.model.egress_nat import EgressNATPolicy, EgressSource
 from tests.support.two_node_cluster import Document, TwoNodeCluster
 
@@ -210,6 +211,23 @@ def test_the_state_says_why_packet_counters_cannot_be_read() -> None:
     assert "packet counters" not in dict(facts_of(agent))
     facts = dict(facts_of({**agent, "packet_counts": {"problem": "no answer within 5 s"}}))
     assert facts["packet counters"] == "warn, no answer within 5 s"
+
+
+def test_the_state_has_a_line_for_each_part_with_a_problem_that_has_no_other_line() -> None:
+    agent: dict[str, object] = {
+        "reconcile": {"in_sync": True, "failures": 0, "transactions": 1, "drifts": 0, "last_error": ""},
+        "drift": {"listening": True, "others": 0},
+        "revoke": {"last_error": "", "suspects": 0, "judged": 0, "revoked": 0},
+        "verdict_log": LOG,
+    }
+    elsewhere = {
+        *("ruleset", "notifications", "connections", "interfaces", "bridge_frames", "other_backend", "gateways"),
+        *("foreign_nat", "nat_ports", "verdict_log", "last_good_objects", "saved_ruleset", "packet_counters"),
+    }
+    before = facts_of(agent)
+    for part in PARTS:
+        after = [line for line in facts_of({**agent, "problems": {part: "no room"}}) if line not in before]
+        assert [text for _, text in after] == ([] if part in elsewhere else ["warn, no room"]), part
 
 
 @pytest.mark.parametrize(

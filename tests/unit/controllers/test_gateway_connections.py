@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.support.two_node_cluster import DECODERS
 GOLDEN = Path(__file__).parents[2] / "golden/egress-nat-by-a-gateway.yaml"
 POD, POD_ELSEWHERE, PARTNER, SECOND, ANYONE = "10.64.0.10", "10.64.1.10", "203.0.113.5", "198.51.100.5", "192.0.2.77"
 PORT = 40_000
+REFUSED = "connections keep the gateway that they had: no"
 
 
 class FakeTable:
@@ -252,7 +254,8 @@ def test_an_address_that_returns_before_the_round_is_judged_by_what_holds_then(f
     assert table.live == [kept]
 
 
-def test_a_refused_round_is_repeated() -> None:
+def test_a_refused_round_is_repeated_and_is_a_problem_until_then(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     table, clock = FakeTable(entry(POD, PARTNER)), RunningClock()
     table.refusals = 2
     connections = GatewayConnections(table, table, clock, VIEW)
@@ -261,9 +264,17 @@ def test_a_refused_round_is_repeated() -> None:
     async def scenario() -> None:
         running = asyncio.create_task(connections.run())
         async with asyncio.timeout(10):
+            while not connections.problem:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+            assert connections.problem == REFUSED
             await clock.idle.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
-    assert (table.reads, table.live) == (3, [])
+    assert (table.reads, table.live, connections.problem) == (3, [], "")
+    assert caplog.messages == [
+        f"{REFUSED}; retrying",
+        "1 connection of moved floating addresses begin anew",
+        f"resolved: {REFUSED}",
+    ]

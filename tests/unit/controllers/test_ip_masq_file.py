@@ -154,6 +154,23 @@ def test_an_invalid_file_keeps_what_the_previous_run_read(followed: Followed) ->
     assert Followed(followed.path).read() == ["7.0.0.0/8"]
 
 
+def test_a_list_that_cannot_be_kept_is_a_problem_until_it_is_without_a_change_of_the_file(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = followed.path.parent / "state"
+    folder.write_text("in the way")
+    followed.path.write_text(LISTED)
+    for _ in range(2):
+        assert followed.read() == ["9.0.0.0/8"]
+        assert followed.file.problem == f"what {followed.path} has can't be kept for the next start: File exists"
+    assert len(caplog.messages) == 2, "what was had last can't be read, and this can't be kept: each is logged once"
+    folder.unlink()
+    followed.read()
+    assert (followed.file.problem, followed.file.fault) == ("", "")
+    followed.path.write_text("nonMasqueradeCIDRs: [x]")
+    assert Followed(followed.path).read() == ["9.0.0.0/8"]
+
+
 def test_a_list_beside_another_wrong_key_is_kept_for_the_next_run(followed: Followed) -> None:
     followed.path.write_text("nonMasqueradeCIDRs: [9.0.0.0/8]")
     followed.read()

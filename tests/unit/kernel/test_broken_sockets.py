@@ -18,6 +18,7 @@ from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.netlink import codec
 from nfagent.netlink.nflog import LoggedPacket
 from nfagent.netlink.nft_events import CommitOrigin
+from tests.support.full_selector import FullSelector, run_with
 
 TURNS = 50
 """Turns of the event loop after which all callbacks have run."""
@@ -46,6 +47,10 @@ class SocketPeers:
             asyncio.get_running_loop().call_soon(self._break, ours)
         return theirs
 
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
     def _break(self, ours: socket.socket) -> None:
         # Closed with unread bytes, the other end fails with ECONNRESET; otherwise it reads end of file.
         if not self.unread:
@@ -71,6 +76,17 @@ class Clock(SystemClock):
         return False
 
 
+class TurningClock(SystemClock):
+    """A clock whose waits take a turn of the event loop."""
+
+    waited = 0.0
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.waited += seconds
+        await asyncio.sleep(0)
+        return event.is_set()
+
+
 def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
     async def watched() -> None:
         errors: list[str] = []
@@ -80,6 +96,11 @@ def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
         assert errors == [], "a callback of the loop failed"
 
     asyncio.run(watched())
+
+
+async def turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 BREAKS = pytest.mark.parametrize("unread", [True, False], ids=["fails with an error", "reads end of file"])
@@ -190,3 +211,52 @@ def test_a_notification_that_was_cut_off_is_a_change_by_an_unknown_program(size:
         ours.close()
 
     run(body)
+
+
+UNWATCHED = "cannot watch a netlink socket: No space left on device; see fs.epoll.max_user_watches"
+
+
+def test_an_nflog_socket_that_no_descriptor_is_left_to_watch_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    selector = FullSelector()
+
+    async def body() -> None:
+        kernel, clock, got = SocketPeers(unread=False, works_from=1), TurningClock(), asyncio.Event()
+        source = NflogSource(100, opening=kernel.open)
+        reading = NflogReader(source, clock, lambda _packets: got.set())
+        selector.full = True
+        task = asyncio.create_task(reading.run())
+        await turns()
+        assert (kernel.opened > 1, reading.problem) == (True, UNWATCHED)
+        selector.full = False
+        await turns()
+        assert reading.problem == ""
+        kernel.ends[-1].send(LOGGED)
+        async with asyncio.timeout(30):
+            await got.wait()
+        task.cancel()
+        source.close()
+        kernel.close()
+
+    run_with(selector, body())
+    assert caplog.messages == [f"verdict log interrupted: {UNWATCHED}; retrying, policies stay enforced"]
+
+
+def test_a_notification_socket_that_no_descriptor_is_left_to_watch_is_tried_at_each_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    selector = FullSelector()
+
+    async def body() -> None:
+        kernel = SocketPeers(unread=False, works_from=1)
+        monitor = NftMonitor(opening=kernel.open)
+        selector.full = True
+        assert [monitor.listen(lambda _origin: None) for _ in range(3)] == [False] * 3
+        assert (kernel.opened, monitor.problem) == (3, UNWATCHED)
+        selector.full = False
+        monitor.open(lambda _origin: None)
+        assert kernel.opened == 4, "the sockets of before are closed"
+        monitor.close()
+        kernel.close()
+
+    run_with(selector, body())
+    assert caplog.messages == [f"cannot subscribe to nf_tables notifications: {UNWATCHED}; retrying"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from nfagent.errors import KernelError
 from nfagent.kernel.foreign_nat import ForeignNat, NatConflictWatch
 from nfagent.model.netaddr import parse_cidr
 from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable
@@ -34,6 +35,7 @@ class Script:
         self.reading_seconds = 0.0
         self.ours = OURS
         self.theirs: tuple[str, ...] = ()
+        self.refusal = ""
         self.before_wait: Callable[[], object] = lambda: None
         self.watch = NatConflictWatch(lambda: self.ours, self, self.read)
 
@@ -52,6 +54,8 @@ class Script:
 
     def read(self) -> ForeignNat:
         self.now += self.reading_seconds
+        if self.refusal:
+            raise KernelError(self.refusal)
         return ForeignNat((table(*self.theirs),))
 
     def run(self) -> list[float]:
@@ -103,3 +107,13 @@ def test_a_report_stays_as_it_was_first_while_its_rule_is_there_and_ten_at_most_
     script.theirs = ()
     asyncio.run(script.watch.refresh())
     assert script.watch.reports == ()
+
+
+def test_rules_that_cannot_be_read_at_all_are_a_problem_until_they_are_read() -> None:
+    script = Script(4)
+    script.refusal = "no memory"
+    asyncio.run(script.watch.refresh())
+    assert (script.watch.unread, script.watch.status()["problems"]) == ("no memory", ["no memory"])
+    script.refusal = ""
+    asyncio.run(script.watch.refresh())
+    assert (script.watch.unread, script.watch.status()["problems"]) == ("", [])

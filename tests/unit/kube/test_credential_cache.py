@@ -90,6 +90,7 @@ def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: 
         await world.token()
         world.time, world.broken = START + 3550, "the plugin failed"
         assert await world.token() == "Bearer 1"
+        assert world.cache.problem == "credential refresh failed: the plugin failed"
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
             "credential refresh failed: the plugin failed; using cached credentials of here until they expire"
         ]
@@ -99,6 +100,7 @@ def test_credentials_that_can_not_be_renewed_are_used_until_they_expire(caplog: 
         world.broken = ""
         world.time += 21
         assert await world.token() == "Bearer 2", "20 s after the second failure"
+        assert world.cache.problem == ""
 
     run(story())
 
@@ -205,7 +207,10 @@ def test_concurrent_401s_resolve_the_credentials_once() -> None:
     run(story())
 
 
-def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_it_is_gone(tmp_path: Path) -> None:
+def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_it_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     file = tmp_path / "token"
     file.write_text("one\n")
     world = World(token_file=str(file), headers=(("Impersonate-User", "jane"),))
@@ -218,12 +223,23 @@ def test_a_token_file_is_read_for_every_request_and_the_last_token_stays_while_i
             ("Authorization", "Bearer two"),
         ]
         file.unlink()
-        assert await world.token() == "Bearer two"
+        assert world.cache.problem == ""
+        for _ in range(2):
+            assert await world.token() == "Bearer two"
+            assert world.cache.problem == f"token {file}: No such file or directory; the last one that was read is used"
         file.write_text("")
         assert await world.token() == "Bearer two"
-        assert world.times_found == 1
+        assert world.cache.problem == f"token {file}: empty; the last one that was read is used"
+        file.write_text("three")
+        assert await world.token() == "Bearer three"
+        assert (world.times_found, world.cache.problem) == (1, "")
 
     run(story())
+    assert [message.partition(":")[2] for message in caplog.messages] == [
+        " No such file or directory; the last one that was read is used",
+        " empty; the last one that was read is used",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +262,9 @@ def test_a_token_file_without_a_token_is_an_error_where_there_is_no_other(
         world.cache.headers(access)
     assert str(caught.value) == f"{file}: {reason}; requests to https://api need a token (here)"
     kept = ClientConfig(server="https://api", origin="here", token_file=str(file), authorization="Bearer kept")
+    assert world.cache.problem == "", "the request fails, and its sender says so"
     assert world.value(kept) == "Bearer kept", "the kubeconfig's own"
+    assert world.cache.problem == f"token {file}: {reason}; that of here is used"
 
 
 def test_without_credentials_there_is_no_header() -> None:

@@ -115,6 +115,18 @@ def test_missing_credentials_are_reported_with_the_places(tmp_path: Path, places
     )
 
 
+def test_a_ca_of_a_service_account_that_leads_nowhere_does_not_mean_the_system_s_authorities(
+    places: CredentialPaths, in_pod: dict[str, str]
+) -> None:
+    ca = places.service_account / "ca.crt"
+    ca.unlink()
+    ca.symlink_to("..data/ca.crt")
+    found = run(find_client_config(environment=in_pod, places=places))
+    assert found.ca_file == str(ca)
+    ca.unlink()
+    assert run(find_client_config(environment=in_pod, places=places)).ca_file == "", "as in client-go"
+
+
 def test_with_a_context_the_service_account_is_skipped(places: CredentialPaths, in_pod: dict[str, str]) -> None:
     with pytest.raises(ClusterError, match=r"a Pod's service account \(not with the setting context\)"):
         run(find_client_config(context="prod", environment=in_pod, places=places))

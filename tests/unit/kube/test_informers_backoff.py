@@ -416,6 +416,26 @@ class TestMissingKinds:
 
         asyncio.run(body())
 
+    def test_that_were_served_stay_in_force_until_the_server_says_that_it_serves_no_other_version(self) -> None:
+        async def body() -> None:
+            async with waiting(EGRESS) as (stage, source), running(source):
+                stage.script.on(EGRESS.path, initial(EGRESS_POLICY), "cut")
+                stage.script.on(EGRESS.path, encoded(status(404, "NotFound")), status=404, lasting=True)
+                for _ in range(3):
+                    stage.script.on("/apis", status=500)
+                    stage.script.on("/apis", encoded(status(429)), status=429)
+                stage.script.on("/apis", self.discovery("others"), lasting=True)
+                for number in range(1, 7):
+                    stage.clock.advance(await stage.clock.paused(number))
+                    assert stage.holder.names == "e"
+                trouble = source.status()["apiserver"]["resources"]["EgressNATPolicy"]["trouble"]
+                assert "the API server doesn't say in which versions it serves it" in trouble
+                for number in range(7, 10):
+                    stage.clock.advance(await stage.clock.paused(number))
+                await stage.holds("")
+
+        asyncio.run(body())
+
     def test_never_read_are_reported_where_they_are_served_in_another_version(self) -> None:
         async def body() -> None:
             async with waiting(EGRESS) as (stage, source), running(source):

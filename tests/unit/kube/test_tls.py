@@ -64,9 +64,13 @@ def test_during_a_rotation_the_old_context_stays_in_use(tmp_path: Path, certific
     trust = TLSContextCache()
     first = trust.context(access)
     key.write_text(other.with_suffix(".key").read_text())
+    assert trust.problem == ""
     assert trust.context(access) is first
+    assert "can't be loaded" in trust.problem
+    assert trust.problem.endswith("; what was read before is used")
     shown.write_text(other.read_text())
     assert trust.context(access) is not first, "now both are there"
+    assert trust.problem == ""
     with pytest.raises(ClusterError):
         trust.context(msgspec.structs.replace(access, key_file="/none"))
 

@@ -21,6 +21,7 @@ from nfagent.manifests.index import FileReading, ManifestIndex
 from nfagent.manifests.inotify import lookup_path
 from nfagent.model.gvk import Item, ObjectChange
 from nfagent.model.objects import ObjectRef, Pod
+from tests.support.full_selector import FullSelector, run_with
 
 DEADLINE = 60.0
 WEB, DB = ObjectRef("Pod", "shop", "web"), ObjectRef("Pod", "shop", "db")
@@ -960,6 +961,28 @@ async def test_a_change_without_inotify_event_is_found_by_a_scan(folder: Path) -
         await follower.holds("shop/web@a")
         elsewhere.write_text(pod(node="b"))
         await follower.holds("shop/web@b")
+
+
+def test_a_folder_is_polled_while_the_event_loop_can_watch_no_descriptor_more(tmp_path: Path) -> None:
+    selector = FullSelector()
+
+    async def body() -> None:
+        (tmp_path / "f.yaml").write_text(pod(node="a"))
+        selector.full = True
+        async with following(tmp_path, scan_seconds=0.05) as follower:
+            await follower.holds("shop/web@a")
+            await follower.complains(
+                f"{tmp_path}: events of inotify can't be read: No space left on device; the folder is polled every 2 s "
+                "instead; see fs.epoll.max_user_watches"
+            )
+            replace(tmp_path / "f.yaml", pod(node="b"))
+            await follower.holds("shop/web@b")
+            selector.full = False
+            await follower.complains()
+            replace(tmp_path / "f.yaml", pod(node="c"))
+            await follower.holds("shop/web@c")
+
+    run_with(selector, body())
 
 
 @scenario

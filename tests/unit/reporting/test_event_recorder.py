@@ -143,6 +143,7 @@ async def test_a_terminating_namespace_does_not_delay_other_events() -> None:
         await cluster.time.passes(60.0)
         assert cluster.messages() == [("web", 1)]
         assert len(cluster.store.asked("POST", "shop/events")) == 1
+        assert cluster.reporters["a"].problem == "", "it concerns that Event alone"
 
 
 @scenario
@@ -161,6 +162,28 @@ async def test_an_event_that_the_server_rejects_does_not_delay_others() -> None:
         assert cluster.reporters["a"].status()["events"]["failed"] == 1
 
 
+@scenario
+async def test_events_that_the_server_rejects_are_a_problem_while_there_is_one_to_write() -> None:
+    async with reporting_cluster("a") as cluster:
+        cluster.store.fault = lambda _who, method, path: refusal(422) if method == "POST" and "/ev" in path else None
+        await cluster.time.passes(30.0)
+        assert cluster.reporters["a"].problem == "", "it may pass"
+        await cluster.time.passes(60.0)
+        assert cluster.reporters["a"].problem.startswith("Events: FailsClosed on NetworkPolicy shop/db: 422")
+        cluster.reporters["a"].publish([])
+        assert cluster.reporters["a"].problem == ""
+
+
+@scenario
+async def test_a_lease_that_may_not_be_used_with_the_kubelet_s_credentials_is_no_problem() -> None:
+    async with reporting_cluster("a") as cluster:
+        cluster.store.fault = lambda _who, _method, path: refusal(403, "forbidden") if "/leases" in path else None
+        await cluster.time.passes(HOUR)
+        reporter = cluster.reporters["a"]
+        assert "leader election is off" in reporter.status()["last_error"]
+        assert reporter.problem == ""
+
+
 FAILURES = {
     "a server that can't be reached": unreachable(),
     "a server that doesn't respond": lambda _who, _method, _path: TimeoutError(),
@@ -177,10 +200,11 @@ async def test_after_an_outage_active_notices_are_published_and_during_it_reques
         await cluster.time.passes(1000.0)
         assert 5 < len(cluster.store.requests) < 60
         assert cluster.reporters["a"].status()["last_error"]
+        assert cluster.reporters["a"].problem.startswith("Leader election: ")
         cluster.store.fault = lambda _who, _method, _path: None
         await cluster.time.passes(120.0)
         assert cluster.messages() == [(BROKEN.message, 1)]
-        assert cluster.reporters["a"].status()["last_error"] == ""
+        assert (cluster.reporters["a"].status()["last_error"], cluster.reporters["a"].problem) == ("", "")
 
 
 @scenario
@@ -253,6 +277,7 @@ def test_forbidden_events_are_logged_once_and_retried_rarely(caplog: pytest.LogC
             assert 10 < len(cluster.store.asked(within="/events")) < 20
             cluster.reporters["a"].publish([BROKEN])
             assert "deploy/rbac.yaml" in cluster.reporters["a"].status()["last_error"]
+            assert cluster.reporters["a"].problem.startswith("Events: apply deploy/rbac.yaml")
             warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
             assert len(warnings) == 1
             cluster.store.fault = lambda _who, _method, _path: None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from nfagent.system.background_task import background_task, run_until
+from nfagent.system.background_task import background_task, ended_tasks, run_until
 
 
 async def _fails() -> None:
@@ -25,9 +25,11 @@ async def _waits() -> None:
 
 def test_an_error_is_logged_with_its_traceback_while_the_task_is_still_held(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
+        assert ended_tasks() == ""
         task = background_task(_fails())
         await asyncio.wait((task,))
         await asyncio.sleep(0)
+        assert ended_tasks() == "_fails ended by an error: this is a bug in nfagent; restart it"
         assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
         assert task.done()
 
@@ -44,6 +46,7 @@ def test_nothing_is_said_of_a_task(caplog: pytest.LogCaptureFixture, *, cancelle
             task.cancel()
         await asyncio.wait((task,))
         await asyncio.sleep(0)
+        assert ended_tasks() == "", "nor of one of another agent in this process"
 
     asyncio.run(body())
     assert caplog.records == []

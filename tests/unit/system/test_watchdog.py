@@ -130,7 +130,7 @@ def test_a_long_commit_is_fed_and_a_call_that_hangs_is_not_until_it_returns(
 
     site.run(body)
     assert [message for message in caplog.messages if "round" in message] == [
-        f"{STALLED}; systemd restarts nfagent, the rules stay in force meanwhile",
+        f"{STALLED}; watchdog or liveness probe restart nfagent, the rules stay in force meanwhile",
         "resolved: the round of the reconciler has ended",
     ]
 
@@ -160,6 +160,29 @@ def test_a_kernel_that_refuses_every_commit_is_no_hang(said: Callable[[], list[s
 
     site.run(body)
     assert said() == [FED] * 3
+
+
+def test_a_hang_is_found_where_systemd_has_no_watchdog_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    site = Site()
+
+    async def body() -> None:
+        looking = asyncio.create_task(site.watchdog.run())
+        site.kernel.gate.clear()
+        site.reconciler.wake()
+        for _ in range(round(ROUND_SECONDS / 10) + 3):
+            site.clock.now += 10
+            await site.turn()
+        assert "a round of the reconciler doesn't end" in site.watchdog.problem
+        site.kernel.gate.set()
+        await site.turn()
+        site.clock.now += 15
+        await site.turn()
+        assert site.watchdog.problem == ""
+        looking.cancel()
+        await asyncio.wait([looking])
+
+    site.run(body)
 
 
 def test_it_is_fed_from_the_event_loop_until_the_end(
