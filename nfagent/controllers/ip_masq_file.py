@@ -55,7 +55,7 @@ class IpMasqFile:
         self._held: IpMasqConfig | None = None
         self._kept = KeptText(folder / IP_MASQ_FILE)
         self._first = True
-        self._unkept = ""
+        self._unkept = self._unrecalled = ""
         self.problems: tuple[ValidationIssue, ...] = ()
 
     async def run(self) -> None:
@@ -89,26 +89,40 @@ class IpMasqFile:
                 self._report(tuple(with_in_force_note(problem, _BEFORE) for problem in problems))
             else:
                 self._report(problems)
-                await self._put(found.with_last_good(self._held))
+                await self._take(found.with_last_good(self._held), partial=bool(problems))
         elif self._unkept:
             await self._keep(self._held)
 
     async def _recall(self) -> None:
-        """Apply what was in force in the previous run; what the file has now comes after it."""
-        self._first = False
+        """Apply what was in force in the previous run; what the file has now comes after it.
+
+        Where that can't be read, it is tried again with the next reading, until the file itself has been read.
+        """
         try:
             kept = await asyncio.to_thread(self._calls.ask, self._kept.read, IP_MASQ_FILE)
             record = None if kept is None else decode_record(kept)[1]
         except (OSError, DecodeError) as error:
-            log.warning("what the ip-masq-agent file had last can't be read: %s", error)
+            before, self._unrecalled = self._unrecalled, f"what {self._path} had last can't be read: {error}"
+            if self._unrecalled != before:
+                log.warning("%s", self._unrecalled)
             return
+        self._first, self._unrecalled = False, ""
         if record is not None and isinstance(record.item, IpMasqConfig):
             self._held = record.item
             self._apply(record.item)
 
+    async def _take(self, config: IpMasqConfig, *, partial: bool) -> None:
+        """Apply what was read; keep it, unless keys that can't be read have a value of before that isn't known yet."""
+        if partial and self._first:
+            self._content = None  # it is read anew with what is recalled
+            self._apply(config)
+        else:
+            await self._put(config)
+
     async def _put(self, config: IpMasqConfig | None) -> None:
         """Apply a configuration with the values that unread keys keep, and keep it for the next start."""
         self._held = config
+        self._first, self._unrecalled = False, ""
         self._apply(config)
         await self._keep(config)
 
@@ -138,9 +152,9 @@ class IpMasqFile:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the file, or why its content can't be kept; '' where nothing is."""
+        """What is wrong with the file, or why its content can't be kept or recalled; '' where nothing is."""
         unkept = f"what {self._path} has can't be kept for the next start: {self._unkept}" if self._unkept else ""
-        return "; ".join(filter(None, (self.fault, unkept)))
+        return "; ".join(filter(None, (self.fault, self._unrecalled, unkept)))
 
     @property
     def fault(self) -> str:

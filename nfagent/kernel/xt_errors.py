@@ -15,6 +15,10 @@ _NO_SET = re.compile(r"Set (?P<name>\S+) doesn't exist")
 _NO_TABLE = re.compile(r"(?:can't|unable to) initiali[sz]e (?:ip6?tables )?table [`'](?P<table>\w+)'")
 _ONLY_LINE = re.compile(r"\S+: line \d+ failed")
 _PREFIX = re.compile(r"^\S*tables\S* v[\d.]+ \((?:legacy|nf_tables)\): *")
+_SHORT = re.compile(
+    r"memory|too many open files|temporarily unavailable|no buffer space|resource busy|interrupted system call",
+    re.IGNORECASE,
+)
 _LOCKED = "holding the xtables lock"
 _UNPRINTABLE = "Parsing nftables rule failed"
 LOCK_STATUS = 4
@@ -68,6 +72,7 @@ def restore_error(program: str, given: str, errors: str, status: int) -> HostErr
     """Return the error for a program that ended with a status, having printed errors.
 
     given: the program's input, of which the refused line is shown
+    A KernelError that is no RestoreRefusedError tells nothing of what the kernel has: it is short of something.
     """
     if "Permission denied" in errors or "you must be root" in errors:
         return HostError(
@@ -79,9 +84,14 @@ def restore_error(program: str, given: str, errors: str, status: int) -> HostErr
     line = int(found["line"]) if found is not None else 0
     text = lines[line - 1] if 0 < line <= len(lines) else ""
     reason, hint = _reason(program, errors, text, lines[:line] if line else lines)
+    refused = RestoreRefusedError(
+        program, line if text else 0, text, reason or f"ended with status {status}", hint=hint
+    )
+    if _SHORT.search(errors) is not None:
+        return KernelError(refused.reason)
     if (table := _NO_TABLE.search(errors)) is not None:
         return HostError(f"{program}: {reason}", hint=_table_hint(program, table["table"]))
-    return RestoreRefusedError(program, line if text else 0, text, reason or f"ended with status {status}", hint=hint)
+    return refused
 
 
 def _table_hint(program: str, table: str) -> str:

@@ -174,10 +174,10 @@ def _legacy_tables(programs: XtPrograms) -> set[str]:
 
 
 def _counts(programs: XtPrograms, accounts: NfacctSocket) -> bool:
-    """Return whether rules count by nfacct. Raises what tells nothing of it: LockHeldError, HostError."""
+    """Return whether rules count by nfacct. Raises what tells nothing of it: LockHeldError, KernelError."""
     try:
         accounts.create(PROBE)
-    except (KernelError, HostError):
+    except HostError:
         return False
     try:
         return refusal(programs, 4, "mangle", [_ACCOUNT]) is None

@@ -7,6 +7,7 @@ they are run in a worker thread; each call takes some milliseconds, and at most 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -37,6 +38,8 @@ _VERSION = re.compile(r"v(?P<version>\d+(?:\.\d+)*)(?: \((?P<variant>legacy|nf_t
 _RESTORE_WAITS = (1, 6, 2)
 """The first version of iptables-restore that takes the lock, and has `-w`."""
 _CHAIN = re.compile(r"^:(\S+)", re.MULTILINE)
+_SHORT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors of a machine or process at its limit, which say nothing of the program."""
 _CANARY = ":KUBE-KUBELET-CANARY "
 """A chain that kubelet makes with the variant that the node uses."""
 _VARIANTS: tuple[Variant, Variant] = ("nft", "legacy")
@@ -211,4 +214,6 @@ def _run(program: str, arguments: list[str], given: str) -> subprocess.Completed
     except subprocess.TimeoutExpired:
         raise KernelError(f"{Path(program).name} didn't end within {_RUN_SECONDS:g} s; it was killed") from None
     except OSError as error:
+        if error.errno in _SHORT:
+            raise KernelError(f"{program} can't be run: {error.strerror}") from None
         raise HostError(f"{program} can't be run: {error.strerror}", hint=_INSTALL) from None

@@ -1,6 +1,6 @@
-"""Tasks that nothing waits for: one that ends by an error says so at once.
+"""Tasks and callbacks that nothing waits for: one that ends by an error says so at once, and is remembered.
 
-asyncio says it when such a task is collected as garbage, which may be never.
+asyncio says it of such a task when it is collected as garbage, which may be never, and of a callback in the log alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 log = logging.getLogger(__name__)
+_FAILED_SECONDS = 900.0
+"""How long a callback that failed counts as a problem: longer than what an alert waits for."""
+_MOST_FAILED = 10
+_failed: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, float]] = WeakKeyDictionary()
+"""When callbacks failed last, by their event loop and name."""
 _ended: WeakKeyDictionary[asyncio.AbstractEventLoop, list[str]] = WeakKeyDictionary()
 """The names of tasks that an error has ended, by their event loop."""
 
@@ -24,9 +29,27 @@ def background_task(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 def ended_tasks() -> str:
-    """Return which background tasks of this event loop an error has ended; '' for none."""
-    names = _ended.get(asyncio.get_running_loop(), ())
-    return f"{', '.join(names)} ended by an error: this is a bug in nfagent; restart it" if names else ""
+    """Return which background tasks of this event loop an error has ended, and which callbacks; '' for none."""
+    loop = asyncio.get_running_loop()
+    names, since = _ended.get(loop, ()), loop.time() - _FAILED_SECONDS
+    failed = [name for name, at in _failed.get(loop, {}).items() if at > since]
+    ended = f"{', '.join(names)} ended by an error: this is a bug in nfagent; restart it" if names else ""
+    return "; ".join(filter(None, (ended, f"{', '.join(failed)} failed: this is a bug in nfagent" if failed else "")))
+
+
+def note_failed_callback(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error as asyncio does, and remember it where it is a callback's own: for `loop.set_exception_handler`.
+
+    Errors of the operating system aren't: a connection may begin where no descriptor is left to watch it.
+    """
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    if "handle" not in context or error is None or isinstance(error, OSError):
+        return
+    failed = _failed.setdefault(loop, {})
+    name = str(context.get("message", "")).removeprefix("Exception in callback ").partition("(")[0]
+    if name in failed or len(failed) < _MOST_FAILED:
+        failed[name] = loop.time()
 
 
 async def run_until(stop: asyncio.Event, run: Coroutine[Any, Any, None]) -> bool:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from nfagent.errors import HostError
+from nfagent.system.background_task import note_failed_callback
 
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """Of the event loop's executor, for calls that block: as many as asyncio would start one by one."""
@@ -51,7 +52,12 @@ def started_executor(threads: int, name: str) -> ThreadPoolExecutor:
 
 
 class AgentLoop(asyncio.SelectorEventLoop):
-    """An event loop that ends without a thread more."""
+    """An event loop that remembers which callbacks failed, and ends without a thread more."""
+
+    def __init__(self) -> None:
+        """Make an event loop."""
+        super().__init__()
+        self.set_exception_handler(note_failed_callback)
 
     async def shutdown_default_executor(self, *arguments: float) -> None:
         """Wait for the calls in threads, where the thread that waits for them can be started."""

@@ -15,7 +15,7 @@ from nfagent.backend_parts import BackendParts, RulesetClient
 from nfagent.clock import SystemClock
 from nfagent.config import Settings
 from nfagent.desired.node_interfaces import NodeInterfaces
-from nfagent.errors import HostError
+from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_boot import XtBoot
@@ -25,6 +25,7 @@ from nfagent.kernel.xt_programs import XtPrograms, programs_of
 from nfagent.nftables.diff import diff
 from nfagent.nftables.objects import ABSENT, Ruleset
 from nfagent.xtables.options import LoweringOptions, Unavailable
+from tests.kernel.test_local_addresses import no_descriptor_left
 from tests.support.own_namespace import own_iptables
 from tests.support.two_node_cluster import TwoNodeCluster, namespace, pod, policy
 
@@ -54,6 +55,14 @@ if printf '%s' "$given" | grep -qe '{pattern}'; then
     exit 2
 fi
 printf '%s\\n' "$given" | exec {real} "$@"
+"""
+
+
+# Stands for iptables-restore of a node without memory.
+SHORT = """#!/bin/sh
+[ "$1" = --version ] && exec {real} "$@"
+echo "{name}: line 2 failed: Memory allocation problem." >&2
+exit 4
 """
 
 
@@ -296,3 +305,25 @@ def test_a_lock_that_is_held_at_the_start_is_waited_for_until_it_is_free(
 
 async def write(client: RulesetClient, wanted: Ruleset) -> None:
     await client.apply(await client.difference(wanted))
+
+
+def test_a_shortage_at_the_start_does_not_count_as_a_kernel_without_ipv6_which_would_not_be_filtered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ip6tables-legacy-restore"
+    program = tmp_path / name
+    program.write_text(SHORT.format(name=name, real=shutil.which(name)))
+    program.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        with pytest.raises(KernelError, match="Memory allocation problem"):
+            open_xt_kernel(programs_of("legacy"))
+    kernel, features = open_xt_kernel(programs_of("legacy"))
+    kernel.close()
+    assert features.families == (4, 6)
+
+
+def test_a_program_that_no_descriptor_is_left_to_run_is_not_taken_for_missing() -> None:
+    found = programs_of("legacy")
+    with no_descriptor_left(), pytest.raises(KernelError, match="Too many open files"):
+        found.restore(6, "*mangle\nCOMMIT\n")

@@ -19,6 +19,8 @@ from nfagent.model.listen_address import ListenAddress
 from nfagent.system.background_task import background_task
 
 log = logging.getLogger(__name__)
+_RETRY_SECONDS = 5.0
+_UNSERVED = "the page of nfagent ui isn't served"
 
 
 class PageListener:
@@ -28,6 +30,7 @@ class PageListener:
         """Store the arguments. address: None serves no page; folder: of the token's file."""
         self._address = address
         self._folder = folder
+        self._clock = clock
         served, setting = "the page of nfagent ui", "[ui] listen"
         self._listener = None if address is None else TcpListener(address, clock, served, setting)
         self._unmade = ""
@@ -49,12 +52,21 @@ class PageListener:
             self._serving.cancel()
             await asyncio.wait((self._serving,))
 
+    async def _token(self) -> str:
+        """Return the token, as soon as it can be kept."""
+        while True:
+            try:
+                token = await asyncio.to_thread(kept_token, self._folder)  # the folder's disk may not answer
+            except (OSError, HostError) as error:
+                before, self._unmade = self._unmade, f"{_UNSERVED}: its token can't be kept: {error}"
+                if self._unmade != before:
+                    log.error("%s; retrying", self._unmade)
+                await self._clock.wait(asyncio.Event(), _RETRY_SECONDS)
+            else:
+                self._unmade = ""
+                return token
+
     async def _run(self, address: ListenAddress, listener: TcpListener, answers: dict[str, object]) -> None:
-        try:
-            token = await asyncio.to_thread(kept_token, self._folder)  # the folder's disk may not answer
-        except (OSError, HostError) as error:
-            self._unmade = f"the page of nfagent ui isn't served: its token can't be kept: {error}"
-            log.error("%s", self._unmade)
-            return
+        token = await self._token()
         application = await asyncio.to_thread(page_application, PageAccess(token, address), answers)
         await listener.run(application)

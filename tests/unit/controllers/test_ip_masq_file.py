@@ -154,6 +154,26 @@ def test_an_invalid_file_keeps_what_the_previous_run_read(followed: Followed) ->
     assert Followed(followed.path).read() == ["7.0.0.0/8"]
 
 
+def test_an_invalid_file_keeps_what_the_previous_run_read_as_soon_as_that_can_be_read(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    followed.path.write_text(LISTED)
+    followed.read()
+    followed.path.write_text("nonMasqueradeCIDRs: [x]")
+    folder, aside = followed.path.parent / "state", followed.path.parent / "aside"
+    folder.rename(aside)
+    folder.write_text("in the way")
+    again = Followed(followed.path)
+    for _ in range(2):
+        assert DEFAULT in again.read()
+        assert "had last can't be read" in again.file.problem
+    folder.unlink()
+    aside.rename(folder)
+    assert again.read() == ["9.0.0.0/8"]
+    assert again.file.problem == again.file.fault
+    assert len([message for message in caplog.messages if "had last can't be read" in message]) == 1
+
+
 def test_a_list_that_cannot_be_kept_is_a_problem_until_it_is_without_a_change_of_the_file(
     followed: Followed, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -373,7 +373,10 @@ def test_the_agent_serves_the_same_page_with_its_own_answers(tmp_path: Path) -> 
     assert listener.problem == ""
 
 
-def test_a_token_that_cannot_be_kept_is_a_problem_and_nothing_is_served(tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_kept_is_a_problem_until_it_can_and_nothing_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfagent.introspection.page.listener._RETRY_SECONDS", 0.01)
     (tmp_path / "run").write_text("")
     address = ListenAddress("127.0.0.1", free_port())
     listener = PageListener(address, tmp_path / "run", SystemClock())
@@ -381,7 +384,11 @@ def test_a_token_that_cannot_be_kept_is_a_problem_and_nothing_is_served(tmp_path
     async def body() -> None:
         listener.start((*answer_routes(Told(), TimeSlices()), *record_routes(LogStream()), *_status_route()))
         await asyncio.to_thread(wait_until, lambda: listener.problem != "")
+        assert listener.problem.startswith("the page of nfagent ui isn't served: its token can't be kept: ")
+        assert not _listens(address)
+        (tmp_path / "run").unlink()
+        await asyncio.to_thread(wait_until, lambda: _listens(address))
+        assert listener.problem == ""
         await listener.close()
 
     asyncio.run(body())
-    assert listener.problem.startswith("the page of nfagent ui isn't served: its token can't be kept: ")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from nfagent.system.background_task import background_task, ended_tasks, run_until
+from nfagent.system.threads import AgentLoop
 
 
 async def _fails() -> None:
@@ -80,3 +81,35 @@ def test_an_error_of_what_runs_until_an_event_is_raised() -> None:
             await run_until(asyncio.Event(), _fails())
 
     asyncio.run(body())
+
+
+def _broken() -> None:
+    raise ZeroDivisionError("by nothing")
+
+
+def _unwatched() -> None:
+    raise OSError("no descriptor")
+
+
+def test_a_callback_that_fails_is_a_problem_for_a_while_and_one_without_resources_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Loop(AgentLoop):
+        later = 0.0
+
+        def time(self) -> float:
+            return super().time() + self.later
+
+    async def body() -> None:
+        for call in (_broken, _unwatched, _broken):
+            loop.call_soon(call)
+        await asyncio.sleep(0)
+        assert ended_tasks() == "_broken failed: this is a bug in nfagent"
+        loop.later = 901.0
+        assert ended_tasks() == ""
+
+    loop = Loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body())
+    assert caplog.text.count("ZeroDivisionError: by nothing") == 2, "each is logged, as before"
+    assert "no descriptor" in caplog.text
