@@ -45,6 +45,8 @@ FILE_PREFIX = "last-good-"
 
 _MOST_FILES = 8
 _OPEN_SECONDS = 10.0
+_READ_PAUSES = (0.1, 0.9)
+"""Seconds between tries to read the file: without it, a field that can't be read has no last good value."""
 _CLOSE_SECONDS = 2.0
 _PAUSE_SECONDS = 1.0
 """Pause between two writes: an object that changes constantly is written once a second."""
@@ -62,7 +64,7 @@ class CheckpointStatus(msgspec.Struct):
     objects:  number of kept objects
     pending:  number of changes that aren't written yet
     damaged:  number of entries that could not be decoded at the start
-    lost:     what could not be decoded at the start; '' for nothing
+    lost:     what could not be decoded at the start, or why nothing could be read; '' for nothing
     problem:  why the file can't be read or written; '' without a problem
     """
 
@@ -108,16 +110,14 @@ class CheckpointStore:
         self._header = encode_header(header)
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                kept, self._lines, self._status.damaged, problem = await self._worker.run(lambda: _load(file, header))
+                kept, self._lines, self._status.damaged, problem = await self._load(file, header)
         except TimeoutError:
-            self._fail(f"{file.path} can't be read: no response from the disk within {_OPEN_SECONDS:g} s")
-            self._rewrite = True
+            self._lose(f"{file.path} can't be read: no response from the disk within {_OPEN_SECONDS:g} s")
         except HostError as error:
             self._fail(str(error))
             return
         except OSError as error:
-            self._fail(f"{file.path} can't be read: {error.strerror or error}; see state_dir")
-            self._rewrite = True
+            self._lose(f"{file.path} can't be read: {error.strerror or error}; see state_dir")
         else:
             self._recallable, self._held = kept, dict(kept)
             self._rewrite = bool(self._status.damaged or problem or not self._lines)
@@ -126,6 +126,23 @@ class CheckpointStore:
                 self._status.problem = self._status.lost = problem
         self._file = file
         self._status.path = str(file.path)
+
+    async def _load(
+        self, file: Journal, header: CheckpointHeader
+    ) -> tuple[dict[ObjectRef, CheckpointedObject], int, int, str]:
+        """Read the file as `_load` does; a shortage of descriptors, or an error of the disk, may be over soon."""
+        for seconds in _READ_PAUSES:
+            try:
+                return await self._worker.run(lambda: _load(file, header))
+            except OSError as error:
+                log.warning("%s can't be read: %s; retrying", file.path, error.strerror or error)
+            await asyncio.sleep(seconds)
+        return await self._worker.run(lambda: _load(file, header))
+
+    def _lose(self, problem: str) -> None:
+        """Note that what the previous run kept isn't known, and is replaced by what this one has."""
+        self._fail(problem)
+        self._status.lost, self._rewrite = problem, True
 
     def of_object(self, ref: ObjectRef) -> Item | None:
         """Return an object's last good version of the previous run; None without one."""

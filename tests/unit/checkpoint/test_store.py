@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -408,6 +409,28 @@ def test_a_disk_that_stalls_at_the_start_does_not_stop_it(tmp_path: Path, monkey
         answer.set()
 
 
+def test_a_file_that_cannot_be_read_for_a_moment_at_the_start_is_read_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter((errno.EMFILE, errno.EIO, 0))
+
+    class Failing(Journal):
+        def read(self) -> bytes:
+            if number := next(tries):
+                raise OSError(number, os.strerror(number))
+            return super().read()
+
+    async def body() -> None:
+        await remember(tmp_path, SHOP)
+        monkeypatch.setattr("nfagent.checkpoint.store.Journal", Failing)
+        store = CheckpointStore(tmp_path, "a")
+        await store.open(SOURCE)
+        assert (store.of_object(SHOP.ref), store.status()["problem"]) == (SHOP, "")
+        await store.close()
+
+    asyncio.run(body())
+
+
 @pytest.mark.parametrize("kind", ["a FIFO", "a folder", "a device", "a link"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a device")
 def test_another_file_type_in_its_place_is_logged_and_blocks_neither_start_nor_end(tmp_path: Path, kind: str) -> None:
@@ -417,6 +440,7 @@ def test_another_file_type_in_its_place_is_logged_and_blocks_neither_start_nor_e
         began = time.monotonic()
         async with running(tmp_path) as store:
             assert f"{path} can't be read: " in store.status()["problem"]
+            assert store.status()["lost"] == store.status()["problem"]
             take(store, OPS)
             store.mark_synced()
         assert time.monotonic() - began < 5, "opening it didn't block"
