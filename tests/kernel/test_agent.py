@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 DEADLINE = 60.0
 ORDER = [
     *("_verdict_log", "serving", "_source", "_checkpoint"),
-    *("_connections", "_kernel", "_nft_monitor", "claim"),
+    *("_reconcile._connections", "_reconcile.backend.client", "_reconcile._nft_monitor", "claim"),
 ]
 """First what takes packets and requests, then the source of objects, then the kernel, last the table's lock."""
 
@@ -74,7 +75,7 @@ class Site:
         made = Agent(load_settings(flags={"node": "node-a"}))
         for name in ORDER:
             if name.startswith("_"):
-                part = getattr(made, name)
+                part = attrgetter(name)(made)
                 part.close = self.recorded(name, part.close)
         return made
 
