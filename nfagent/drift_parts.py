@@ -15,6 +15,7 @@ from nfagent.kernel.look_budget import LOOK_SECONDS
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.xt_watch import XtWatch
 from nfagent.netlink.nft_events import CommitOrigin
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
 from nfagent.system.process_unit import process_unit
 
 _LOOK_SECONDS = 60.0
@@ -52,7 +53,7 @@ class DriftParts:
         """Subscribe to nf_tables notifications; compare every minute where that is refused or would be too costly."""
         if isinstance(self._monitor, XtWatch):
             return
-        listening = self._monitor.listen(self._changed)
+        listening = self._monitor.listen(self.changed)
         self._reconciler.compare_every(self._resync_seconds if listening else min(self._resync_seconds, _POLL_SECONDS))
 
     async def run(self) -> None:
@@ -103,9 +104,17 @@ class DriftParts:
             next_repair_in=self._reconciler.next_repair_in if contest else msgspec.UNSET,
         )
 
-    def _changed(self, committer: CommitOrigin) -> None:
+    def changed(self, committer: CommitOrigin) -> None:
+        """Request the comparison of each table that another program's commit concerns."""
         # Once for each comparison, not for each commit of a thousand a second.
-        marked = self._reconciler.is_marked and self._bridge_table.is_marked
+        tables = [
+            table
+            for table, family in ((self._reconciler, NFPROTO_INET), (self._bridge_table, NFPROTO_BRIDGE))
+            if committer.concerns(family)
+        ]
+        marked = all(table.is_marked for table in tables)
         unit = "" if marked else process_unit(committer.process, committer.name)
-        self._reconciler.mark_changed(str(committer), unit)
-        self._bridge_table.mark_changed(str(committer), unit)
+        for table in tables:
+            table.mark_changed(str(committer), unit)
+        if tables == [self._bridge_table]:
+            self._bridge_table.compare_if_changed()  # otherwise after the reconciler's round

@@ -26,12 +26,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+import msgspec
+
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.own_ports import OwnPorts
 from nfagent.kernel.sockets import DATAGRAM_BYTES, NEEDS_ROOT, SOL_NETLINK, event_socket, watch
 from nfagent.kernel.table_queries import generation, list_tables
 from nfagent.netlink import codec
-from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, mentions_table
+from nfagent.netlink.nft_events import NFNLGRP_NFTABLES, CommitOrigin, decode_commit_origin, named_families
 from nfagent.nftables.objects import TABLE
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,8 @@ class NftMonitor:
         self._paused = False  # left the group for a moment: too many commits of others
         self._counting_since, self._commits = 0.0, 0  # commits of others are counted for `_PAUSE_SECONDS`
         self._fresh = False  # opened since the last refresh
-        self._named = False  # our table was named by a transaction whose last datagram is still to come
+        self._named: frozenset[int] | None = frozenset()
+        """Families of our tables that were named by a transaction whose last datagram is still to come; None: any."""
 
     def listen(self, changed: OnChange) -> bool:
         """Call `open` and `refresh`; return whether the monitor listens. A failure is stored in `problem`, logged once.
@@ -200,7 +203,7 @@ class NftMonitor:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._named = False
+                self._named = frozenset()
                 if error.errno != errno.ENOBUFS:
                     self._fail(os.strerror(error.errno or 0))
                     return
@@ -259,22 +262,23 @@ class NftMonitor:
         self._changed(CommitOrigin())
 
     def _receive(self, datagram: bytes, changed: OnChange) -> None:
-        self._named = self._named or mentions_table(datagram)
         port = 0  # the kernel's, which is never ours
         try:
+            named = named_families(datagram)
+            self._named = None if self._named is None else self._named | named
             origin = decode_commit_origin(datagram)
             if origin is not None:
                 port = next(codec.messages(datagram)).port
         except WireError as error:
             log.debug("cannot decode an nf_tables notification: %s", error)
-            origin, self._named = CommitOrigin(), True  # it may be about our table
+            origin, self._named = CommitOrigin(), None  # it may be about our table
         if origin is not None:
-            named, self._named = self._named, False
+            families, self._named = self._named, frozenset()
             if self.own_ports.owns(port):
                 return
             self._count_commit()
-            if named:
-                changed(origin)
+            if families is None or families:
+                changed(msgspec.structs.replace(origin, families=families))
             if self._others_changed is not None:
                 self._others_changed()
 

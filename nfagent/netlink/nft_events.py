@@ -70,25 +70,33 @@ class ChainName(msgspec.Struct, frozen=True):
 class CommitOrigin(msgspec.Struct, frozen=True):
     """The process that committed a transaction.
 
-    process: thread id in the initial PID namespace, 0 if unknown
-    name:    name of the thread, at most 15 bytes
+    process:  thread id in the initial PID namespace, 0 if unknown
+    name:     name of the thread, at most 15 bytes
+    families: NFPROTO_* of the tables `nfagent` that it was about; None: unknown, as where notifications were lost
     """
 
     process: int = 0
     name: str = ""
+    families: frozenset[int] | None = None
+
+    def concerns(self, family: int) -> bool:
+        """Return whether the commit may have changed the table `nfagent` of a family."""
+        return self.families is None or family in self.families
 
     def __str__(self) -> str:
         """Return it as text: 'nft (process 4711)'."""
         return f"{self.name or 'unknown'} (process {self.process})" if self.process else self.name
 
 
-def mentions_table(datagram: bytes) -> bool:
-    """Return whether a datagram is about a table `nfagent`, of any family.
+def named_families(datagram: bytes) -> frozenset[int]:
+    """Return the families of the tables `nfagent` that a datagram is about. Raises WireError.
 
-    Another program's ten thousand elements come as hundreds of datagrams: the bytes are searched, not decoded. The same
-    bytes with another meaning give a false positive.
+    Another program's ten thousand elements come as hundreds of datagrams: the bytes are searched, and decoded where
+    they have the name. The same bytes with another meaning give a false positive.
     """
-    return IN_TABLE in datagram
+    if IN_TABLE not in datagram:
+        return frozenset()
+    return frozenset(each.payload[0] for each in codec.messages(datagram) if IN_TABLE in each.payload)
 
 
 def decode_commit_origin(datagram: bytes) -> CommitOrigin | None:

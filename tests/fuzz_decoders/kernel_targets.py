@@ -77,8 +77,7 @@ def _acknowledgement(code: int, more: bytes, sequence: int = 1) -> bytes:
 
 
 def _read_notifications(content: bytes) -> None:
-    nft_events.mentions_table(content)
-    for decode in (nft_events.decode_commit_origin, nft_events.decode_generation):
+    for decode in (nft_events.named_families, nft_events.decode_commit_origin, nft_events.decode_generation):
         with suppress(WireError):
             decode(content)
     _each(

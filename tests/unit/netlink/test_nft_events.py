@@ -15,7 +15,7 @@ from nfagent.netlink.nft_events import (
     decode_commit_origin,
     decode_generation,
     decode_table,
-    mentions_table,
+    named_families,
 )
 
 NEWTABLE, NEWCHAIN, NEWGEN = 10 << 8 | 0, 10 << 8 | 3, 10 << 8 | 15
@@ -23,8 +23,8 @@ GENERATION = attribute(1, struct.pack("!I", 7))
 PROCESS = attribute(2, struct.pack("!I", 4711))
 
 
-def table(name: str) -> bytes:
-    return message(NEWTABLE, 0, 1, nfgen(1, 7) + attribute(1, name.encode() + b"\0"))
+def table(name: str, family: int = 1) -> bytes:
+    return message(NEWTABLE, 0, 1, nfgen(family, 7) + attribute(1, name.encode() + b"\0"))
 
 
 def generation(*attributes: bytes) -> bytes:
@@ -34,16 +34,24 @@ def generation(*attributes: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("datagram", "named"),
     [
-        pytest.param(table("nfagent"), True, id="our table"),
-        pytest.param(table("kube-proxy") + table("nfagent"), True, id="our table after another"),
-        pytest.param(table("kube-proxy"), False, id="another table"),
-        pytest.param(table("nfagent-lab"), False, id="a table whose name begins as ours does"),
-        pytest.param(table("my-nfagent"), False, id="a table whose name ends as ours does"),
-        pytest.param(b"", False, id="nothing at all"),
+        pytest.param(table("nfagent"), {1}, id="our table"),
+        pytest.param(table("nfagent", 7), {7}, id="our table of bridges"),
+        pytest.param(table("nfagent", 7) + table("nfagent"), {1, 7}, id="both, as a flush of the ruleset does"),
+        pytest.param(table("kube-proxy", 7) + table("nfagent"), {1}, id="our table after another"),
+        pytest.param(table("kube-proxy"), set(), id="another table"),
+        pytest.param(table("nfagent-lab"), set(), id="a table whose name begins as ours does"),
+        pytest.param(table("my-nfagent"), set(), id="a table whose name ends as ours does"),
+        pytest.param(b"", set(), id="nothing at all"),
     ],
 )
-def test_a_datagram_names_our_table_where_one_of_its_messages_does(datagram: bytes, *, named: bool) -> None:
-    assert mentions_table(datagram) is named
+def test_a_datagram_names_our_tables_where_one_of_its_messages_does(datagram: bytes, named: set[int]) -> None:
+    assert named_families(datagram) == named
+
+
+def test_a_message_about_our_table_that_is_cut_short_is_a_wire_error() -> None:
+    more = message(NEWTABLE, 0, 1, nfgen(1, 7) + attribute(1, b"nfagent\0") + attribute(2, bytes(4)))
+    with pytest.raises(WireError):
+        named_families(table("kube-proxy") + more[:-4])
 
 
 @pytest.mark.parametrize(
