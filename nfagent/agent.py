@@ -29,7 +29,7 @@ from nfagent.desired.node_interfaces import NodeInterfaces
 from nfagent.desired.state import DesiredState
 from nfagent.egress_nat_parts import EgressNatParts
 from nfagent.introspection import http_server
-from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus, PacketCountStatus
+from nfagent.introspection.agent_status import AgentStatus, OwnLogStatus
 from nfagent.introspection.answers import AgentAnswerer, AnswerSources
 from nfagent.introspection.freshness import Freshness, freshness_of
 from nfagent.introspection.page.listener import PageListener
@@ -385,6 +385,5 @@ class Agent:
             notices=self._reporter.status() if self._reporter is not None else msgspec.UNSET,
             own_log=OwnLogStatus(lost_lines=lost_lines()),
             problems=self._part_problems.found(),
-            packet_counts=PacketCountStatus(problem=self._metrics.packet_counts.problem),
             verdict_log=self._verdict_log.status(),
         )

@@ -16,6 +16,7 @@ from nfagent.kernel.nat_ports import describe
 from nfagent.model.plurals import counted
 
 _NAMES = {
+    "packet_counters": "packet counters",
     "bridges": "bridges",
     "masquerade_file": "masquerading",
     "credentials": "credentials",
@@ -61,11 +62,11 @@ def agent_facts(agent: AgentStatus) -> list[tuple[str, str]]:
 
 
 def _loss_lines(agent: AgentStatus) -> list[tuple[str, str]]:
-    """Return what is wrong with packet counters, smaller parts, and the agent's own log; nothing where it is right."""
-    counters, lost = agent.packet_counts.problem, counted(agent.own_log.lost_lines, "line")
-    found = {"packet counters": counters} | {name: agent.problems.get(part, "") for part, name in _NAMES.items()}
-    lines = [(name, f"{paint('warn')}, {problem}") for name, problem in found.items() if problem]
+    """Return what is wrong with parts that have no line of their own, and with the agent's log; nothing where right."""
+    found = ((name, agent.problems.get(part, "")) for part, name in _NAMES.items())
+    lines = [(name, f"{paint('warn')}, {problem}") for name, problem in found if problem]
     if agent.own_log.lost_lines:
+        lost = counted(agent.own_log.lost_lines, "line")
         lines.append(("agent's log", f"{paint('warn')}, {lost} lost: stderr was not read, or its disk is full"))
     return lines
 

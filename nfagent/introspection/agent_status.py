@@ -42,12 +42,6 @@ class OwnLogStatus(msgspec.Struct, frozen=True, kw_only=True):
     lost_lines: int = 0
 
 
-class PacketCountStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel's packet counters: why they can't be read, or their totals can't be kept, '' without a problem."""
-
-    problem: str = ""
-
-
 class VerdictLogStatus(RecordStatus, frozen=True, kw_only=True):
     """The verdict log, and the NFLOG group that feeds it, besides what became of the packets.
 
@@ -114,7 +108,6 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     notices: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     own_log: OwnLogStatus = OwnLogStatus()
     problems: dict[str, str] = {}
-    packet_counts: PacketCountStatus = PacketCountStatus()
     verdict_log: VerdictLogStatus
 
 

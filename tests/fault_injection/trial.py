@@ -88,7 +88,7 @@ def reported_problem(state: dict[str, Any], part: str) -> str:
             names = {"notifications": "drift", "last good objects": "last_good", "verdict log": "verdict_log"}
             found = agent[names.get(part, part)]["problem"]
         case "packet counters":
-            found = agent["packet_counts"]["problem"]
+            found = agent["problems"].get("packet_counters")
     return str(found or "")
 
 

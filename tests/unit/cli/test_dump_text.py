@@ -209,7 +209,7 @@ def test_the_state_says_why_packet_counters_cannot_be_read() -> None:
         "verdict_log": LOG,
     }
     assert "packet counters" not in dict(facts_of(agent))
-    facts = dict(facts_of({**agent, "packet_counts": {"problem": "no answer within 5 s"}}))
+    facts = dict(facts_of({**agent, "problems": {"packet_counters": "no answer within 5 s"}}))
     assert facts["packet counters"] == "warn, no answer within 5 s"
 
 
@@ -222,7 +222,7 @@ def test_the_state_has_a_line_for_each_part_with_a_problem_that_has_no_other_lin
     }
     elsewhere = {
         *("ruleset", "notifications", "connections", "interfaces", "bridge_frames", "other_backend", "gateways"),
-        *("foreign_nat", "nat_ports", "verdict_log", "last_good_objects", "saved_ruleset", "packet_counters"),
+        *("foreign_nat", "nat_ports", "verdict_log", "last_good_objects", "saved_ruleset"),
     }
     before = facts_of(agent)
     for part in PARTS:
