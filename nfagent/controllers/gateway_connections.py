@@ -31,6 +31,7 @@ from nfagent.errors import HostError, KernelError
 from nfagent.model.objects import Pod
 from nfagent.model.plurals import counted
 from nfagent.netlink.conntrack import ConntrackEntry
+from nfagent.system.problem_log import log_problem
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
@@ -125,11 +126,7 @@ class GatewayConnections:
             waiting = bool(self._lost or self._gained or self._left)
             await self._clock.wait(self._woken, _RETRY_SECONDS if waiting else _IDLE_SECONDS)
             self._woken.clear()
-            before, self.problem = self.problem, await self._failure()
-            if self.problem and self.problem != before:
-                log.warning("%s; retrying", self.problem)
-            elif before and not self.problem:
-                log.info("resolved: %s", before)
+            self.problem = log_problem(log, self.problem, await self._failure(), "; retrying")
 
     async def _failure(self) -> str:
         """End what is left over; return why that fails, '' where it doesn't."""

@@ -13,6 +13,7 @@ from typing import NoReturn
 from nfagent.errors import KernelError
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netlink_socket, watch
 from nfagent.netlink.rtnl_link import NETLINK_ROUTE
+from nfagent.system.problem_log import log_problem
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +99,7 @@ class RouteEvents:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _set_problem(self, problem: str) -> None:
-        if problem and problem != self.problem:
-            log.warning("%s; retrying", problem)
-        elif self.problem and not problem:
-            log.info("resolved: %s", self.problem)
-        self.problem = problem
+        self.problem = log_problem(log, self.problem, problem, "; retrying")
 
 
 def _unsubscribed(error: OSError) -> KernelError:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from nfagent.errors import ClusterError
 from nfagent.kube.credentials import ClientConfig
+from nfagent.system.problem_log import log_problem
 from nfagent.system.regular_file import read_regular
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,7 @@ class TLSContextCache:
         return context
 
     def _note(self, problem: str) -> None:
-        if problem and problem != self.problem:
-            log.warning("%s", problem)
-        elif self.problem and not problem:
-            log.info("resolved: %s", self.problem)
-        self.problem = problem
+        self.problem = log_problem(log, self.problem, problem)
 
 
 def _context(access: ClientConfig) -> ssl.SSLContext:
