@@ -51,6 +51,8 @@ WARMUP = 5
 
 _MORE_TURNS = 1.5
 """Turns of a scenario at most, as a multiple of the tries: disturbed ones are made again."""
+_SPARE_TURNS = 3
+"""Turns beside the tries that a run of few tries may have: else two disturbed ones are a scenario without samples."""
 
 _BASE_MIB, _POD_MIB, _POLICY_MIB, _PLANE_MIB = 200, 0.03, 0.02, 1500
 
@@ -156,7 +158,8 @@ class _Run:
         }
         disturbed = 0
         with self._kept(found, policies):
-            for turn in range(options.warmup + round(options.tries * _MORE_TURNS)):
+            most = max(round(options.tries * _MORE_TURNS), options.tries + _SPARE_TURNS)
+            for turn in range(options.warmup + most):
                 self._progress.turn(cycle.weight)
                 for key, outcome in _outcomes(labs if turn % 2 else labs[::-1], cycle):
                     if turn < options.warmup:
