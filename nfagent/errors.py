@@ -11,7 +11,8 @@
     │   ├── UnreachableError     no connection to its address: refused, no route, no such name
     │   └── ReadTimeoutError     a connection on which it sent nothing for too long
     └── KernelError              the kernel refused a transaction
-        └── SetFullError         a set is full
+        ├── SetFullError         a set is full
+        └── UnlistableError      a table has rules at which nft crashes
 
 Every message says what is wrong, where, and what to do instead.
 """
@@ -111,6 +112,10 @@ class KernelError(NfagentError):
 
 class SetFullError(KernelError):
     """A set is too small for a transaction's elements; the transaction was not applied."""
+
+
+class UnlistableError(KernelError):
+    """A table has rules at which nft crashes, so that it can't be listed."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nfagent.cli.check_result import Check
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.backend_choice import has_nf_tables
-from nfagent.kernel.nft_listing import NftListing
+from nfagent.kernel.listing_process import ListingProcess
 from nfagent.nftables.foreign_flowtables import Flowtable, parse_flowtables
 
 _NAME = "flowtables"
@@ -36,8 +36,5 @@ def flowtable_checks(*, root: bool) -> Iterator[Check]:
 def _read() -> list[Flowtable]:
     if not has_nf_tables():
         return []
-    listing = NftListing()
-    try:
+    with ListingProcess() as listing:
         return parse_flowtables(listing.listed("list flowtables") or '{"nftables": []}')
-    finally:
-        listing.close()

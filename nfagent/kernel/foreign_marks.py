@@ -9,7 +9,7 @@ from nfagent.errors import KernelError, WireError
 from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.gateway_links import PROTOCOL
 from nfagent.kernel.iptables_save import saved_rules
-from nfagent.kernel.nft_listing import NftListing
+from nfagent.kernel.listing_process import ListingProcess
 from nfagent.kernel.route_requests import RouteRequests
 from nfagent.kernel.table_queries import list_tables
 from nfagent.model.netaddr import FAMILIES
@@ -38,11 +38,8 @@ def _listed() -> str:
     owned = [table.name for table in list_tables() if table.flags & (TABLE_OWNER | TABLE_PERSIST)]
     if owned:  # nft 1.0.6 damages its memory where it lists such a table as JSON
         raise KernelError(f"rules can't be listed beside tables with flags: {', '.join(owned)}")
-    listing = NftListing()
-    try:
+    with ListingProcess() as listing:
         return listing.listed("list ruleset") or _NOTHING
-    finally:
-        listing.close()
 
 
 def _routing_rules() -> Iterator[MarkUse]:

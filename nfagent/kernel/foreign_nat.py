@@ -20,7 +20,7 @@ from nfagent.clock import Clock
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.backend_choice import has_nf_tables
 from nfagent.kernel.iptables_save import INSTALL, legacy_tables, run_save, unknown_tables, unreadable
-from nfagent.kernel.nft_listing import NftListing
+from nfagent.kernel.listing_process import ListingProcess
 from nfagent.kernel.table_queries import list_tables, xt_matches
 from nfagent.model.netaddr import Family
 from nfagent.netlink.nft_events import TABLE_DORMANT
@@ -38,6 +38,7 @@ from nfagent.nftables.foreign_nat import NatConflict, find_conflicts, translated
 from nfagent.nftables.foreign_rules import ForeignRule, ForeignTable, Ranges
 from nfagent.nftables.iptables_save import parse_iptables_save
 from nfagent.nftables.objects import Ruleset
+from nfagent.nftables.unknown_objects import is_identifier
 from nfagent.xtables.saved import is_ours
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,8 @@ def read_foreign_nat() -> ForeignNat:
     tables: list[ForeignTable] = []
     problems: list[str] = []
     if has_nf_tables():
-        listing = NftListing()
-        try:
+        with ListingProcess() as listing:
             tables, problems = _nft_tables(listing)
-        finally:
-            listing.close()
     for family, program in _LEGACY:
         try:
             tables += _legacy_tables(family, program)
@@ -81,7 +79,7 @@ def _without_ours(table: ForeignTable) -> ForeignTable:
     return msgspec.structs.replace(table, chains=chains)
 
 
-def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
+def _nft_tables(listing: ListingProcess) -> tuple[list[ForeignTable], list[str]]:
     tables: list[ForeignTable] = []
     problems: list[str] = []
     try:
@@ -104,7 +102,7 @@ def _nft_tables(listing: NftListing) -> tuple[list[ForeignTable], list[str]]:
     return tables, problems
 
 
-def _nft_table(listing: NftListing, base: BaseChain) -> tuple[ForeignTable, bool]:
+def _nft_table(listing: ListingProcess, base: BaseChain) -> tuple[ForeignTable, bool]:
     """Return a base chain with the chains that it leads to, and whether chains were left out."""
     place = f"{base.table_family} {base.table}"
     chains: dict[str, tuple[ForeignRule, ...]] = {}
@@ -119,21 +117,29 @@ def _nft_table(listing: NftListing, base: BaseChain) -> tuple[ForeignTable, bool
     return table, bool(open_chains)
 
 
-def _nft_rules(listing: NftListing, base: BaseChain, chain: str) -> tuple[ForeignRule, ...]:
-    place = f"{base.table_family} {base.table}"
-    found = listing.listed(f"list chain {place} {chain}")
+def _nft_rules(listing: ListingProcess, base: BaseChain, chain: str) -> tuple[ForeignRule, ...]:
+    place = f"{base.table_family} {_word('table', base.table)}"
+    found = listing.listed(f"list chain {place} {_word('chain', chain)}")
     if found is None:
         return ()
     texts = parse_texts(listing.listed(f"list chain {place} {chain}", as_text=True) or "")
     sets: dict[str, Ranges | None] = {}
     maps: dict[str, list[ForeignRule]] = {}
     for name in sorted(referred_sets(found)):
+        _word("set", name)
         if (members := listing.listed(f"list set {place} {name}")) is not None:
             sets[name] = parse_elements(members)
         elif (members := listing.listed(f"list map {place} {name}")) is not None:
             maps[name] = parse_targets(members)
     matches = xt_matches(base.table_family, base.table, chain) if '"xt"' in found else {}
     return parse_rules(found, texts, sets, maps, matches)
+
+
+def _word(kind: str, name: str) -> str:
+    """Return a name that nft reads as one word. Raises KernelError for others, which the kernel takes from netlink."""
+    if not is_identifier(name):
+        raise KernelError(f"nft can't name its {kind} {name!r}")
+    return name
 
 
 def _legacy_tables(family: Family, program: str) -> list[ForeignTable]:

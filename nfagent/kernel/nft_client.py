@@ -8,11 +8,12 @@ reach yet is committed before it: new interval sets, and most of a table that is
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import TypeVar
 
-from nfagent.errors import KernelError, WireError
+from nfagent.errors import KernelError, UnlistableError, WireError
 from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.nft_listing import NftListing, reject_owner
 from nfagent.kernel.nft_monitor import NftMonitor
@@ -40,6 +41,8 @@ from nfagent.nftables.unknown_objects import is_clean
 from nfagent.system.gc_tuning import malloc_trim
 from nfagent.system.threads import started_executor
 from nfagent.system.worker_thread import run_to_end
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _AT_ONCE = 1_024
@@ -222,7 +225,11 @@ class NftClient:
             return diff(_PERSISTENT, wanted)
         try:
             cleared = self._clear_flags_now(table.flags)
-            read = self.read_now(wanted)
+            try:
+                read = self.read_now(wanted)
+            except UnlistableError as error:
+                log.warning("%s; the table is written anew", error)
+                return self._replacement_now(wanted)
             self._grow_now(read, wanted)
             found = self.as_written(read, wanted)
             if self._deletions is not None:

@@ -1,7 +1,9 @@
 """Reads table inet nfagent by libnftables, as JSON, and checks nft text by its dry run; commits nothing.
 
-There is one context; other listings' calls wait for each other (`nft_library.one_call`). The network namespace is that
-of the process.
+Rules are listed by the program `nft`: at some, libnftables ends its process (`nft_program.py`). Where no process can be
+started, they are listed in this one: on a node whose limit of processes is reached, the table is repaired all the same.
+Counters, which have no rules, are always listed in this one. There is one context; calls of other threads wait for each
+other (`nft_library.one_call`). The network namespace is that of the calling thread.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import msgspec
 
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import ContextOpener, one_call, require_netlink
-from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
+from nfagent.kernel.nft_program import run_nft
+from nfagent.kernel.nft_reply import is_absent, printed
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.objects import (
@@ -34,8 +37,6 @@ from nfagent.system.descriptors import DescriptorReserve
 from nfagent.system.gc_tuning import malloc_trim
 
 _T = TypeVar("_T")
-_ABSENT_MESSAGE = "No such file or directory"
-_DENIED_MESSAGE = "Operation not permitted"
 _VERSION = re.compile(r'"version": ?"([^"]*)"')
 _OWNED = f"table {TABLE_FAMILY} {TABLE} belongs to another process (flags owner), which alone may change it"
 _OWNER_HINT = f"end that process: `nft list table {TABLE_FAMILY} {TABLE}` names it"
@@ -76,7 +77,7 @@ class NftListing:
     def ruleset(self, known: Ruleset = ABSENT) -> Ruleset:
         """Return the ruleset in the table; objects equal to one of `known` are that one.
 
-        Raises KernelError, HostError.
+        Raises UnlistableError, KernelError, HostError.
         """
         text = self.table(TABLE_FAMILY)
         if text is None:
@@ -87,27 +88,32 @@ class NftListing:
 
     def counters(self) -> dict[str, CounterValue]:
         """Return the values of named counters, none without the table. Raises KernelError, HostError."""
-        text = self._list(f"list counters table {TABLE_FAMILY} {TABLE}")
-        return {} if text is None else _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
+        try:
+            text = self._by_library(f"list counters table {TABLE_FAMILY} {TABLE}")
+        except KernelError as error:
+            if not is_absent(error):
+                raise
+            return {}
+        return _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
 
     def table(self, family: str) -> str | None:
-        """Return the JSON listing of table nfagent of a family, None without it. Raises KernelError, HostError.
+        """Return the JSON listing of table nfagent of a family, None without it.
 
         nft 1.0.6 reads behind its names of flags to list a table with an owner as JSON, and damages its memory.
+        Raises UnlistableError, KernelError, HostError.
         """
         if family == TABLE_FAMILY and _has_owner():
             raise KernelError(_OWNED, hint=_OWNER_HINT)
-        return self._list(f"list table {family} {TABLE}")
-
-    def listed(self, command: str, *, as_text: bool = False) -> str | None:
-        """Return the reply to a list command, None where its object doesn't exist. Raises KernelError, HostError.
-
-        as_text: as text with handles, not as JSON
-        """
-        context = self._opened_context()
-        context.set_json_output(not as_text)
-        context.set_handle_output(as_text)
-        return self._list(command)
+        command = f"list table {family} {TABLE}"
+        try:
+            done = run_nft("--json", command)
+            if done is None:
+                return self._by_library(command)
+            return printed(done.returncode, done.stdout, done.stderr)
+        except KernelError as error:
+            if is_absent(error):
+                return None
+            raise
 
     def check(self, text: str) -> None:
         """Check nft text by a dry run. Raises KernelError, HostError."""
@@ -131,13 +137,9 @@ class NftListing:
                 raise KernelError(f"cannot open libnftables again: {reason}") from None
         return self._context
 
-    def _list(self, command: str) -> str | None:
+    def _by_library(self, command: str) -> str:
         try:
             return self._run(command)
-        except KernelError as error:
-            if _ABSENT_MESSAGE in str(error):
-                return None
-            raise
         finally:
             self._replace_context()
 
@@ -157,12 +159,7 @@ class NftListing:
         with one_call():
             # As bytes: the library prints the comments of other programs as they are, and is asked for text otherwise.
             status, output, refusal = self._context.cmd(command.encode())
-        if status != 0:
-            error = str(refusal, "utf-8", "replace")
-            if _DENIED_MESSAGE in error:
-                raise HostError(NEEDS_ROOT, hint=AS_ROOT)
-            raise KernelError(_first_line(error))
-        return str(output, "utf-8", "replace")
+        return printed(status, output, refusal)
 
 
 def require_free_table() -> None:
@@ -181,12 +178,6 @@ def reject_owner(flags: int) -> None:
     """Raise HostError for the flags (NFT_TABLE_F_*) of a table that belongs to another process."""
     if flags & TABLE_OWNER:
         raise HostError(_OWNED, hint=_OWNER_HINT)
-
-
-def _first_line(error: str) -> str:
-    """Return libnftables' first error, and the command that it is about, as one line."""
-    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
-    return " | ".join(lines[:2])[:500] or "libnftables failed without a message"
 
 
 def _with_flags(listed: Ruleset) -> Ruleset:

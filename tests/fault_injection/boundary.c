@@ -68,8 +68,10 @@ static struct refused *refused_on[MOST_DESCRIPTORS];
 
 #define REAL(name) ({ static __typeof__(name) *found; if (!found) found = dlsym(RTLD_NEXT, #name); found; })
 
+/* Of the agent's children, `nft` is one that talks to the kernel for it. */
 static int is_agent(void) {
     char line[4096];
+    if (!strcmp(program_invocation_short_name, "nft")) return 1;
     if (strncmp(program_invocation_short_name, "python", 6)) return 0;
     int fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;

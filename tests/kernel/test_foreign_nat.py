@@ -16,29 +16,18 @@ from nfagent.clock import SystemClock
 from nfagent.errors import KernelError
 from nfagent.kernel.foreign_nat import NatConflictWatch, read_foreign_nat
 from nfagent.kernel.iptables_save import saved_rules
-from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
 from nfagent.model.netaddr import Family, parse_cidr
-from nfagent.netlink.codec import (
-    NLM_F_ACK,
-    NLM_F_REQUEST,
-    ack_errno,
-    attribute,
-    message,
-    messages,
-    nested,
-    nfgen,
-)
-from nfagent.netlink.nft_messages import NEWRULE, NLM_F_APPEND, NLM_F_CREATE
+from nfagent.netlink.codec import attribute, nested
+from nfagent.netlink.nft_messages import FAMILY_NUMBERS
 from nfagent.nftables.foreign_nat import TranslatedTraffic, find_conflicts
 from nfagent.nftables.objects import ABSENT, Chain, Hook, NamedSet, Ruleset
 from tests.support.own_namespace import own_namespace
+from tests.support.raw_rules import UNLISTABLE, add_postrouting_chain, add_rule, expression, number
 
 pytestmark = pytest.mark.kernel
 
-REQUEST = NLM_F_REQUEST | NLM_F_ACK
 _NET_ADMIN, _CAPABILITY_VERSION_3 = 1 << 12, 0x20080522
 """CAP_NET_ADMIN as a bit, and the version of the structures of capset(2) (linux/capability.h)."""
-BATCH_BEGIN, BATCH_END = 0x10, 0x11
 PODS: dict[Family, str] = {4: "10.244.1.0/24", 6: "fd00:244:1::/64"}
 KEPT: dict[Family, str] = {4: "10.0.0.0/8", 6: "fd00::/8"}
 TRAFFIC = TranslatedTraffic(tuple(map(parse_cidr, PODS.values())), tuple(map(parse_cidr, KEPT.values())))
@@ -169,16 +158,8 @@ OWN_SOURCE, OWN_DESTINATION, INVERTED_DESTINATION = (4, 0, 0), (0, 4, 0), (0, 4,
 
 def add_rule_of_iptables(name: str, revision: int, info: bytes) -> None:
     """Add `-m NAME` and masquerade to chain post of table ip theirs, as iptables-nft adds it."""
-    fields = (attribute(1, name.encode() + b"\0"), attribute(2, struct.pack("!I", revision)), attribute(3, info))
-    expressions = [nested(1, attribute(1, b"match\0"), nested(2, *fields)), nested(1, attribute(1, b"masq\0"))]
-    names = attribute(1, b"theirs\0") + attribute(2, b"post\0")
-    rule = message(NEWRULE, REQUEST | NLM_F_APPEND | NLM_F_CREATE, 2, nfgen(2, 0) + names + nested(4, *expressions))
-    begin, end = (message(kind, REQUEST, 1, nfgen(0, 10)) for kind in (BATCH_BEGIN, BATCH_END))
-    with netfilter_socket(blocking=True) as opened:
-        opened.send(begin + rule + end)
-        opened.settimeout(10)
-        acknowledged = [ack_errno(reply) for reply in messages(opened.recv(DATAGRAM_BYTES))]
-    assert set(acknowledged) == {0}
+    match = expression("match", attribute(1, name.encode() + b"\0"), number(2, revision), attribute(3, info))
+    add_rule(FAMILY_NUMBERS["ip"], "theirs", "post", match, nested(1, attribute(1, b"masq\0")))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +239,26 @@ def test_chains_that_are_not_read_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("nfagent.kernel.foreign_nat._MOST_CHAINS", 2)
     load(table("jump a; jump b", more="chain a { counter; }\n chain b { masquerade; }"))
     assert read_foreign_nat().problems == ("table ip theirs: only 2 chains from post were read",)
+
+
+def test_a_rule_at_which_nft_crashes_is_a_problem_of_its_table_and_hides_no_other_table() -> None:
+    load("table ip theirs { chain post { type nat hook postrouting priority 100; }\n}")
+    load(f"table ip others {{ chain post {{ {BASE.format(101)} masquerade; }}\n}}")
+    add_rule(FAMILY_NUMBERS["ip"], "theirs", "post", *UNLISTABLE)
+    read = read_foreign_nat()
+    assert [item.table for item in find_conflicts(read.tables, TRAFFIC)] == ["table ip others"]
+    [problem] = read.problems
+    assert "table ip theirs can't be read: `nft --json list chain ip theirs post` was ended by SIGABRT" in problem
+    assert "remove the rules that this nft can't list, or install a later one" in problem
+
+
+def test_a_name_with_a_command_of_nft_is_a_problem_and_no_command() -> None:
+    load("table ip theirs { chain post { }\n }\ntable ip victim { }")
+    add_postrouting_chain(FAMILY_NUMBERS["ip"], "theirs", "post; delete table ip victim")
+    assert read_foreign_nat().problems == (
+        "table ip theirs can't be read: nft can't name its chain 'post; delete table ip victim'",
+    )
+    assert "victim" in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
 
 
 def test_rules_of_iptables_legacy_that_the_service_may_not_read_are_a_problem_that_names_the_missing_right() -> None:

@@ -1,4 +1,7 @@
-"""Listings by several threads at once are each whole: libnftables keeps state that all its contexts share."""
+"""Listings by several threads at once are each whole, also where no process can be started for them.
+
+They are made in the agent's process then, by libnftables, which keeps state that all its contexts share.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +45,12 @@ def _listed() -> str:
         listing.close()
 
 
-def test_listings_of_several_threads_are_those_of_one(table: str) -> None:
+@pytest.mark.parametrize("program", [True, False], ids=["by the program nft", "in the process itself"])
+def test_listings_of_several_threads_are_those_of_one(
+    *, program: bool, table: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not program:
+        monkeypatch.setenv("PATH", str(tmp_path))
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(lambda _: _listed(), range(_THREADS * _TIMES)))
     assert table.count('"inet_service"') == _MAPS

@@ -1,0 +1,54 @@
+"""Reads what libnftables replied, and says how a process ended that ran it."""
+
+from __future__ import annotations
+
+import signal
+
+from nfagent.errors import HostError, KernelError, UnlistableError
+from nfagent.kernel.sockets import AS_ROOT, NEEDS_ROOT
+
+_ABSENT_MESSAGE = "No such file or directory"
+_DENIED_MESSAGE = "Operation not permitted"
+_CRASHES = frozenset((signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
+_UNLISTABLE_HINT = "remove the rules that this nft can't list, or install a later one"
+
+
+def printed(status: int, output: bytes, refusal: bytes) -> str:
+    """Return what libnftables printed. Raises KernelError, HostError for a status that isn't 0."""
+    if status != 0:
+        error = str(refusal, "utf-8", "replace")
+        if _DENIED_MESSAGE in error:
+            raise HostError(NEEDS_ROOT, hint=AS_ROOT)
+        raise KernelError(_first_line(error))
+    return str(output, "utf-8", "replace")
+
+
+def is_absent(error: KernelError) -> bool:
+    """Return whether an error says that the object of a command doesn't exist."""
+    return _ABSENT_MESSAGE in str(error)
+
+
+def ended(command: str, code: int, stderr: bytes) -> KernelError:
+    """Return the error of a command whose process ended without a reply.
+
+    code:   as Popen.returncode: the exit code, or the negative number of a signal
+    stderr: what the process said
+    A crash is an UnlistableError: the rules are the cause. A process ended by another one says nothing of them.
+    """
+    last = stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    by = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+    reason = f"`{command}` {by}: {last}" if last else f"`{command}` {by}"
+    return UnlistableError(reason, hint=_UNLISTABLE_HINT) if -code in _CRASHES else KernelError(reason)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
+
+
+def _first_line(error: str) -> str:
+    """Return libnftables' first error, and the command that it is about, as one line."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
+    return " | ".join(lines[:2])[:500] or "libnftables failed without a message"
