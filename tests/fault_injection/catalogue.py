@@ -60,6 +60,7 @@ def listings() -> tuple[Fault, ...]:
         fault("the reply hangs", hangs(Call.RECV, kind), ""),
         fault("no descriptor (EMFILE)", fails(Call.SOCKET, kind, errno.EMFILE)),
         fault("no descriptor in the system (ENFILE)", fails(Call.SOCKET, kind, errno.ENFILE)),
+        Fault(name="listing: nft crashes at another program's rule", boundary="kernel", trigger="unlistable rule"),
     )
 
 

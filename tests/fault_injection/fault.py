@@ -9,9 +9,9 @@ import msgspec
 from tests.fault_injection.fault_table import Rule
 from tests.fault_injection.xt_programs import ProgramFault
 
-Trigger: TypeAlias = Literal["", "reload", "drift", "status"]
-"""What happens at the begin of a fault besides the change: SIGHUP, another program that changes our table, or a
-request for `nfagent status`, which reads the packet counters."""
+Trigger: TypeAlias = Literal["", "reload", "drift", "unlistable rule", "status"]
+"""What happens at the begin of a fault besides the change: SIGHUP, another program that changes our table, or adds a
+rule at which nft crashes, or a request for `nfagent status`, which reads the packet counters."""
 
 Boundary: TypeAlias = Literal["kernel", "API server", "files", "sockets", "clock", "process", "programs"]
 

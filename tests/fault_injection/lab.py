@@ -15,6 +15,8 @@ from nfagent.kernel.backend_switch import remove_xt_rules
 from nfagent.lab.topology import netns
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import NodePlan, PodPlan
+from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.nftables.objects import TABLE
 from tests.fault_injection.fault import Fault
 from tests.fault_injection.fault_table import FaultTable
 from tests.fault_injection.streams import PlannedFlow
@@ -29,6 +31,7 @@ from tests.support.packet_labs import (
     pod_document,
     policy_document,
 )
+from tests.support.raw_rules import UNLISTABLE, add_rule
 
 NODE = NodePlan("n1", ("192.0.2.1",), ("10.244.1.0/24",))
 SERVER = PodPlan("x", "server", "n1", ("10.244.1.10",))
@@ -146,6 +149,11 @@ class FaultLab:
             self.nft("add set inet nfagent stranger { type ipv4_addr; }")
         else:
             self.run("ipset", "-exist", "create", "nfa-stranger", "hash:ip")
+
+    def add_unlistable_rule(self) -> None:
+        """Have another program add a rule to our table at which nft crashes, without effect on packets."""
+        node = self.topology.node_namespace(NODE.name)
+        netns.inside(node, lambda: add_rule(NFPROTO_INET, TABLE, "forward-ingress", *UNLISTABLE))
 
     def remove_rules(self) -> None:
         """Remove all rules of the agent, as before its first start."""

@@ -229,6 +229,8 @@ class Trial:
             self._lab.agent.reload()
         elif self._fault.trigger == "drift":
             self._lab.drift()
+        elif self._fault.trigger == "unlistable rule":
+            self._lab.add_unlistable_rule()
         elif self._fault.trigger == "status":
             self._open.enter_context(self._lab.agent.begun_request("/v1/status"))
 
