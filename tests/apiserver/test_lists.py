@@ -14,7 +14,7 @@ from nfagent.lab.machine.binaries import ControlPlaneBinaries
 from nfagent.lab.topology.plan import NodePlan
 from nfagent.model.gvk import RESOURCES
 from tests.support.http_follower import HttpFollower
-from tests.support.packet_labs import node_document
+from tests.support.packet_labs import node_document, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -50,8 +50,9 @@ def test_the_lists_of_an_agent_cost_etcd_none_but_of_what_has_no_cache(plane: Co
         before = lists_of_etcd(client)
         with HttpFollower(plane, plane.token_for(ADMIN), NODE.name) as follower:
             assert follower.whole.is_set()
-            assert list(follower.desired.cluster.nodes) == [NODE.name]
-            assert len(follower.desired.egress.objects) == 1, "its list is of etcd, by pages"
+            # The cache may be a moment behind; the watch has the rest then.
+            wait_until(lambda: list(follower.desired.cluster.nodes) == [NODE.name])
+            wait_until(lambda: len(follower.desired.egress.objects) == 1)  # its list is of etcd, by pages
         after = lists_of_etcd(client)
     cached = after.keys() & _CACHED
     assert {name: after[name] - before.get(name, 0) for name in cached} == dict.fromkeys(cached, 0)

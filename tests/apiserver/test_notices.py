@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.clock import SystemClock
 from nfagent.decode.egress_nat import decode_egress_policy, decode_gateway_group
 from nfagent.errors import ClusterError
 from nfagent.kube.client import ApiClient
@@ -23,11 +22,13 @@ from nfagent.reporting.problems import NodeFaults, logging_notice, node_notices
 from nfagent.reporting.reporter import ClusterReporter
 from nfagent.reporting.request_retrier import ApiReply, ApiRequests
 from tests.support.apiserver_labs import account_token, shipped_definitions
+from tests.support.fake_apiserver import SkewedClock, SteppedTime
 
 pytestmark = pytest.mark.apiserver
 
-FASTER = 20.0
-PATIENCE = 20.0
+STEP_SECONDS = 1.0
+"""Of the agents' time, which passes only while none of their requests is on its way: a busy server ends no Lease."""
+PATIENCE = 60.0
 BROKEN = Notice(
     about=ObjectRef("NetworkPolicy", "shop", "db"), reason="FailsClosed", message="spec.ingress[0]: no port"
 )
@@ -62,25 +63,16 @@ LEASE: Document = {
 }
 
 
-class FastClock(SystemClock):
-    """A clock on which a minute takes three seconds."""
-
-    def monotonic(self) -> float:
-        return super().monotonic() * FASTER
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        return await super().wait(event, seconds / FASTER)
-
-
 class Agent:
     """A reporter with a connection to the API server that a test can cut."""
 
-    def __init__(self, node: str, kubeconfig: Path) -> None:
+    def __init__(self, node: str, kubeconfig: Path, time: SteppedTime) -> None:
         self.node = node
+        self.on_their_way = 0
         self.server = ApiClient(lambda: find_client_config(str(kubeconfig)))
         self.cut = False
         self.written: list[str] = []
-        self.reporter = ClusterReporter(self, FastClock(), node, lambda: 2, lambda: 0.5)
+        self.reporter = ClusterReporter(self, SkewedClock(time), node, lambda: 2, lambda: 0.5)
         self._task: asyncio.Task[None] | None = None
 
     async def request(
@@ -96,7 +88,13 @@ class Agent:
         if self.cut:
             raise ClusterError("cut off")
         server: ApiRequests = self.server
-        answer = await server.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        self.on_their_way += 1
+        try:
+            answer = await server.request(
+                method, path, query=query, body=body, content_type=content_type, accept=accept
+            )
+        finally:
+            self.on_their_way -= 1
         if method in {"POST", "PATCH"} and answer.status < 300:
             self.written.append(path)
         return answer
@@ -122,21 +120,36 @@ def kubeconfig(control_plane: ControlPlane) -> Iterator[Path]:
         client.remove(client.inventory() - before)
 
 
+class Agents:
+    """Two agents, and the time of both."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.time = SteppedTime()
+        self.pair = (Agent("n1", kubeconfig, self.time), Agent("n2", kubeconfig, self.time))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let the agents' time pass until a condition holds."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                if not any(agent.on_their_way for agent in self.pair):
+                    await self.time.passes(STEP_SECONDS)
+                await asyncio.sleep(0.01)
+
+    def leader_first(self) -> tuple[Agent, Agent]:
+        """Return the leader, and the other one."""
+        (first,) = [agent for agent in self.pair if agent.reporter.is_leader]
+        (second,) = [agent for agent in self.pair if agent is not first]
+        return first, second
+
+
 @asynccontextmanager
-async def agents(kubeconfig: Path) -> AsyncIterator[tuple[Agent, Agent]]:
-    pair = (Agent("n1", kubeconfig), Agent("n2", kubeconfig))
+async def two_agents(kubeconfig: Path) -> AsyncIterator[Agents]:
+    found = Agents(kubeconfig)
     try:
-        yield pair
+        yield found
     finally:
-        for agent in pair:
+        for agent in found.pair:
             await agent.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds; the API server's own time is real."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - the server sends no notification
-            await asyncio.sleep(0.05)
 
 
 def events(client: LabApiClient, namespace: str) -> list[Document]:
@@ -155,20 +168,19 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
     uid = (clean.get(POLICY) or {})["metadata"]["uid"]
 
     async def body() -> None:
-        async with agents(kubeconfig) as pair:
-            for agent in pair:
+        async with two_agents(kubeconfig) as agents:
+            for agent in agents.pair:
                 agent.reporter.publish([BROKEN])
                 agent.start()
-            await until(lambda: bool(events(clean, "shop")))
-            (first,) = [agent for agent in pair if agent.reporter.is_leader]
-            (second,) = [agent for agent in pair if agent is not first]
+            await agents.until(lambda: bool(events(clean, "shop")))
+            first, second = agents.leader_first()
             (event,) = events(clean, "shop")
             assert (event["involvedObject"]["uid"], event["involvedObject"]["kind"]) == (uid, "NetworkPolicy")
             assert (event["type"], event["reason"], event["message"]) == ("Warning", "FailsClosed", BROKEN.message)
             assert (clean.get(LEASE) or {})["spec"]["holderIdentity"] == first.node
             assert second.written == []
             await first.stop()
-            await until(lambda: second.reporter.is_leader and bool(second.written))
+            await agents.until(lambda: second.reporter.is_leader and bool(second.written))
             (later,) = events(clean, "shop")
             assert later["metadata"]["name"] == event["metadata"]["name"]
             assert later["count"] == 1
@@ -180,12 +192,11 @@ def test_one_of_two_agents_writes_one_event_and_the_other_goes_on_with_it(
 
 def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path, clean: LabApiClient) -> None:
     async def body() -> None:
-        async with agents(kubeconfig) as pair:
-            for agent in pair:
+        async with two_agents(kubeconfig) as agents:
+            for agent in agents.pair:
                 agent.start()
-            await until(lambda: any(agent.reporter.is_leader for agent in pair))
-            (first,) = [agent for agent in pair if agent.reporter.is_leader]
-            (second,) = [agent for agent in pair if agent is not first]
+            await agents.until(lambda: any(agent.reporter.is_leader for agent in agents.pair))
+            first, second = agents.leader_first()
             first.cut = True
             both: list[bool] = []
 
@@ -193,7 +204,7 @@ def test_one_that_is_cut_off_is_replaced_when_its_lease_is_over(kubeconfig: Path
                 both.append(first.reporter.is_leader and second.reporter.is_leader)
                 return second.reporter.is_leader
 
-            await until(replaced)
+            await agents.until(replaced)
             assert not any(both)
             assert (clean.get(LEASE) or {})["spec"]["leaseTransitions"] >= 1
 
@@ -206,7 +217,8 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
     clean.put(GATEWAY)
 
     async def body() -> None:
-        async with agents(kubeconfig) as (agent, _):
+        async with two_agents(kubeconfig) as agents:
+            agent, _ = agents.pair
             conditions = [
                 policy_conditions(decode_egress_policy(EGRESS)),
                 gateway_conditions(decode_gateway_group(GATEWAY)),
@@ -215,15 +227,15 @@ def test_conditions_follow_the_objects_and_leave_others_alone(kubeconfig: Path, 
             agent.start()
             audited = ("Audited", "True", "Audit", 1)
             told = [("Accepted", "True", "Accepted", 1), audited, ("Programmed", "True", "Programmed", 1)]
-            await until(lambda: condition(clean, EGRESS) == told)
+            await agents.until(lambda: condition(clean, EGRESS) == told)
             unused = ("Programmed", "False", "NotUsed", 1)
-            await until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unused])
+            await agents.until(lambda: condition(clean, GATEWAY) == [("Accepted", "True", "Accepted", 1), unused])
             away = {"name": "gw", "namespace": "kube-system"}
             changed = {**EGRESS, "spec": {"action": "SNAT", "destinations": [], "gatewayRef": away}}
             clean.put(changed)
             agent.reporter.publish([], [policy_conditions(decode_egress_policy(changed)), conditions[1]])
             told = [("Accepted", "True", "Accepted", 2), audited, ("Programmed", "False", "NoGateway", 2)]
-            await until(lambda: condition(clean, EGRESS) == told)
+            await agents.until(lambda: condition(clean, EGRESS) == told)
 
     asyncio.run(body())
 
@@ -233,14 +245,16 @@ def test_events_of_nodes_and_of_objects_without_namespace_are_taken(kubeconfig: 
     gone = Notice(about=ObjectRef("NetworkPolicy", "nowhere", "db"), reason="FailsClosed", message="no")
 
     async def body() -> None:
-        async with agents(kubeconfig) as (agent, _):
+        async with two_agents(kubeconfig) as agents:
+            agent, _ = agents.pair
             faults = node_notices("n1", NodeFaults(commit_error="EBUSY"))
             agent.reporter.publish([gone, logging_notice(NetworkLogging()), *faults])
             agent.start()
-            await until(lambda: agent.reporter.status()["events"]["sent"] == 2)
-            status = agent.reporter.status()
+            counts = agent.reporter.status
+            await agents.until(lambda: counts()["events"]["sent"] == 2 and counts()["events"]["gone"] == 1)
+            status = counts()
             assert (status["leader"], status["holder"], status["last_error"]) == (True, "n1", "")
-            assert (status["events"]["gone"], status["events"]["failed"]) == (1, 0)
+            assert status["events"]["failed"] == 0
 
     asyncio.run(body())
     found = {one["involvedObject"]["kind"]: one for one in events(clean, "default")}

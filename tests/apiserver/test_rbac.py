@@ -19,7 +19,7 @@ from tests.support.apiserver_labs import (
     tier_definitions,
 )
 from tests.support.http_follower import HttpFollower
-from tests.support.packet_labs import namespace_document, policy_document
+from tests.support.packet_labs import namespace_document, policy_document, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -46,9 +46,9 @@ def account(control_plane: ControlPlane, token: str) -> Iterator[LabApiClient]:
 def test_every_kind_is_followed_without_trouble(control_plane: ControlPlane, token: str) -> None:
     with HttpFollower(control_plane, token, "n1") as follower:
         assert follower.whole.is_set()
-        assert {kind: (one["phase"], one["trouble"]) for kind, one in follower.kinds.items()} == {
-            resource.kind: ("watching", "") for resource in RESOURCES
-        }
+        wanted = {resource.kind: ("watching", "") for resource in RESOURCES}
+        # A kind is listed before it is watched.
+        wait_until(lambda: {kind: (one["phase"], one["trouble"]) for kind, one in follower.kinds.items()} == wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import subprocess
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from nfagent.errors import KernelError, UsageError
+from nfagent.lab.probes import first_packet
 from nfagent.lab.probes.first_packet import watch_change
 from nfagent.lab.probes.listeners import Endpoint, Listeners, ProbeProtocol, pod_endpoints
 from nfagent.lab.probes.probe import Probe, ProbeResult, run_probes
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import OutsideHost, gateway, grid
+from tests.support.packet_labs import holds_within
 
 pytestmark = [
     pytest.mark.kernel,
@@ -220,27 +224,30 @@ def test_a_stopped_server_answers_no_more_and_the_others_do(topology: NetnsTopol
     assert (reached(stopped), len(reached(others))) == (set(), 3)
 
 
-@pytest.mark.usefixtures("servers")
 @pytest.mark.parametrize(
     ("protocol", "live"),
     [("tcp", False), ("tcp", True), ("udp", False), ("udp", True), ("sctp", False), ("icmp", False), ("icmp", True)],
     ids=lambda value: {True: "on one connection", False: "each a connection"}.get(value, value),
 )
 def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
-    topology: NetnsTopology, protocol: ProbeProtocol, *, live: bool
+    topology: NetnsTopology, servers: Listeners, protocol: ProbeProtocol, *, live: bool
 ) -> None:
     (probe, *_) = probes_between(topology, ("x/a", "x/c"), [(protocol, 0 if protocol == "icmp" else 80)])
     load(topology, "n1", "counter")
-    target = (probe.source, probe.destination, protocol, probe.port)
+    watch = functools.partial(
+        watch_change, probe.source, probe.destination, protocol, probe.port, deadline=30, servers=servers
+    )
+    # Requests alone: the answer to one that passed before the rule may come after it.
+    requests = "icmp type echo-request" if protocol == "icmp" else f"{protocol} dport {probe.port}"
     with ThreadPoolExecutor() as pool:
-        allowed = watch_change(*target, want=True, deadline=10)
-        denied = pool.submit(watch_change, *target, want=False, deadline=10, live=live)
-        assert watch_change(*target, want=False, deadline=0.5) is None
+        allowed = watch(want=True)
+        denied = pool.submit(watch, want=False, live=live)
+        assert watch(want=False, deadline=0.5) is None
         before = time.monotonic()
-        run_nft(topology, "n1", f"add rule inet t c meta l4proto {protocol} drop")
+        run_nft(topology, "n1", f"add rule inet t c {requests} drop")
         first_denied = denied.result()
-        lifted = pool.submit(watch_change, *target, want=True, deadline=10)
-        assert watch_change(*target, want=True, deadline=0.2) is None
+        lifted = pool.submit(watch, want=True)
+        assert watch(want=True, deadline=0.2) is None
         between = time.monotonic()
         run_nft(topology, "n1", "flush chain inet t c")
         first_allowed = lifted.result()
@@ -253,6 +260,20 @@ def test_the_first_packet_after_an_added_and_after_a_deleted_rule_is_found(
         assert before <= first_denied
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_servers_that_stand_still_are_no_denial(
+    topology: NetnsTopology, servers: Listeners, protocol: ProbeProtocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_packet, "_PATIENCE", 0.001)
+    (probe, *_) = probes_between(topology, ("x/a", "x/c"), [(protocol, 80)])
+    watch = functools.partial(watch_change, probe.source, probe.destination, protocol, probe.port, servers=servers)
+    with ThreadPoolExecutor(1) as pool:
+        with servers._turn:  # noqa: SLF001 - their thread stands still meanwhile
+            watched = pool.submit(watch, want=False, deadline=0.1)
+            assert not holds_within(watched.done, 0.3)
+        assert watched.result() is None
+
+
 def test_a_stream_on_one_sctp_connection_is_refused() -> None:
     with pytest.raises(UsageError, match="probe a live connection by tcp, udp or icmp"):
         watch_change("nfa-none", "192.0.2.1", "sctp", 80, want=False, deadline=1, live=True)
@@ -262,6 +283,7 @@ def test_sockets_of_probes_and_servers_are_closed(topology: NetnsTopology) -> No
     def open_descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # what earlier tests left is closed before, not in between
     before = open_descriptors()
     with Listeners() as servers:
         servers.listen(pod_endpoints(topology, PORTS))

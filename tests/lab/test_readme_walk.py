@@ -24,7 +24,7 @@ SECTION = "## A walk: a Pod can't reach another"
 ELISION = "…"
 CHANGING = (
     (r"\d{4}-\d\d-\d\d[T ][\d:.]+Z?", "TIME"),
-    (r"\b\d+ (s|min|milliseconds)\b", r"N \1"),
+    (r"\b\d+ (s|min|h|milliseconds)\b", "N s"),
     # A second try of the client is another packet of the same connection.
     (r"\b\d+ packets?\b", "N packets"),
     (r"^ +\d+ (?=shop/)", "N "),

@@ -16,7 +16,7 @@ from nfagent.kernel.conntrack import ConntrackClient, open_socket
 from nfagent.lab.probes import traffic as traffic_module
 from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener
 from nfagent.lab.probes.packet_counter import PacketCounter, StreamProtocol
-from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStreams
+from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
 from nfagent.lab.topology import netns
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import grid
@@ -95,14 +95,19 @@ def test_packets_are_counted_as_they_are_sent_until_a_rule_drops_them(
         if protocol == "udp":
             assert stream.passed_after(dropped) == []
         else:
-            streams.wait_until_sent(1, stream)  # a retransmission: until then segments from before the rule arrive
-            counted = stream.received
-            streams.wait_until_sent(1, stream)
-            assert stream.received == counted
+            # Segments from before the rule arrive for a while.
+            wait_until(lambda: nothing_arrives(streams, stream))
         assert stream.sent > stream.received
         if protocol == "udp":
             numbers = stream.numbers()
             assert numbers == list(range(1, len(numbers) + 1))
+
+
+def nothing_arrives(streams: TrafficStreams, stream: TrafficStream) -> bool:
+    """Return whether no packet arrives while one is sent."""
+    counted = stream.received
+    streams.wait_until_sent(1, stream)
+    return stream.received == counted
 
 
 def test_each_stream_has_its_own_count_which_stays_readable_when_it_is_closed(topology: NetnsTopology) -> None:
@@ -162,7 +167,7 @@ def test_an_udp_packet_passes_when_it_is_sent_however_late_it_arrives(topology: 
 def test_waiting_for_packets_that_do_not_arrive_raises(
     topology: NetnsTopology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traffic_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(traffic_module, "_PROGRESS_SECONDS", 0.1)
     with TrafficStreams() as streams:
         stream = streams.open(line(topology, "udp", "client", 4))
         nft(topology, DROP)

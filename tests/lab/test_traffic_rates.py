@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_streams_connections_and_datagrams_arrive(topology: NetnsTopology, traff
 
 
 @pytest.mark.kernel
+def test_a_client_that_stands_still_for_the_whole_time_sends_something(
+    topology: NetnsTopology, traffic: Traffic
+) -> None:
+    client_pod, server_pod = topology.pods
+    ends = topology.pod_namespace(*client_pod), topology.pod_namespace(*server_pod)
+    with traffic.pair(*ends, topology.pods[server_pod].addresses[0]) as client:
+        assert client.stream(0.0) > 0
+        assert client.connections(0.0) > 0
+        # Due when the time is over.
+        client.send_datagrams(0.001, 1000)
+        assert client.answer()[0] == 1
+        client.send_datagrams(0.001, 100)
+        assert client.answer()[0] == 0
+
+
+@pytest.mark.kernel
 def test_a_server_that_can_t_listen_is_an_error(topology: NetnsTopology, traffic: Traffic) -> None:
     client_pod, server_pod = topology.pods
     ends = topology.pod_namespace(*client_pod), topology.pod_namespace(*server_pod)
@@ -65,6 +82,8 @@ def test_without_a_compiler_the_error_names_the_package(monkeypatch: pytest.Monk
 
 def running() -> list[str]:
     """Return the names of this process's children."""
-    children = Path("/proc/self/task").glob("*/children")
-    pids = [pid for path in children for pid in path.read_text("ascii").split()]
+    pids: list[str] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # a thread that has ended since they were listed
+            pids += path.read_text("ascii").split()
     return [Path(f"/proc/{pid}/comm").read_text("utf-8").strip() for pid in pids]

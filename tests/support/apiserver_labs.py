@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from nfagent.kube.rbac import REQUIREMENTS, Permission
 from nfagent.lab.apiserver.control_plane import ControlPlane
 from nfagent.lab.apiserver.kube_client import LabApiClient
 from nfagent.lab.cluster.agents_apiserver import ApiCluster
@@ -91,15 +92,20 @@ def running_api_lab(
 
 
 def account_token(plane: ControlPlane, client: LabApiClient, seconds: int = 3600) -> str:
-    """Apply deploy/rbac.yaml; return a token of its service account as soon as the server grants its rights.
+    """Apply deploy/rbac.yaml; return a token of its service account as soon as the server grants what an agent needs.
 
     seconds: how long it is valid
     """
     client.put_all(read_documents(DEPLOY / "rbac.yaml"))
     token = client.service_account_token(*ACCOUNT, seconds)
     with plane.client(token=token) as account:
-        wait_until(lambda: may(account, "list", "pods") and may(account, "watch", "configmaps", name="ip-masq-agent"))
+        wait_until(lambda: all(is_granted(account, wanted) for need in REQUIREMENTS for wanted in need.permissions))
     return token
+
+
+def is_granted(client: LabApiClient, wanted: Permission) -> bool:
+    """Return whether a client's user has a permission. Raises ClusterError."""
+    return may(client, wanted.verb, wanted.resource, group=wanted.group, namespace=wanted.namespace, name=wanted.name)
 
 
 def may(

@@ -49,6 +49,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.plugin = PLUGIN
         (folder / "bin").mkdir()
         for name in ("kubectl", "ssh"):
             (folder / "bin" / name).write_text(PROGRAM)
@@ -63,9 +64,16 @@ class Cluster:
         for node, script in scripts.items():
             (self.folder / f"node-{node}").write_text(script)
 
+    def hold(self, seconds: float) -> None:
+        """Have the program hold a followed line for so many seconds, for those of other nodes."""
+        text, changed = PLUGIN.read_text(), f"\nFOLLOW_SECONDS = {seconds}\n"
+        self.plugin = self.folder / "kubectl-nfagent"
+        self.plugin.write_text(re.sub(r"\nFOLLOW_SECONDS = .*\n", changed, text))
+        assert changed in self.plugin.read_text()
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(PLUGIN), *arguments],
+            [sys.executable, str(self.plugin), *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -284,8 +292,9 @@ def test_a_node_that_gives_no_answer_in_time_is_named(cluster: Cluster) -> None:
 
 def test_followed_lines_of_nodes_come_in_the_order_of_time(cluster: Cluster) -> None:
     script = f"printf '%s\\n' {shlex.quote(at(2, 'later'))}; exec sleep 600"
-    slow = f"sleep 0.3; printf '%s\\n' {shlex.quote(at(1, 'earlier'))}; exec sleep 600"
+    slow = f"sleep 0.3; printf '%s\\n' {shlex.quote(at(1, 'earlier'))} {shlex.quote(at(3, 'last'))}; exec sleep 600"
     cluster.has(a=script, b=slow)
+    cluster.hold(600.0)  # a second may pass before a busy machine starts the other program
     with cluster.start("logs", "-f") as started:
         assert started.stdout is not None
         assert [started.stdout.readline().split()[-1] for _ in range(2)] == ["earlier", "later"]
@@ -295,6 +304,15 @@ def test_followed_lines_of_nodes_come_in_the_order_of_time(cluster: Cluster) -> 
         assert started.stderr is not None
         assert started.stderr.read() == ""
     assert all(map(ended, pids))
+
+
+def test_a_followed_line_is_held_for_a_moment_where_other_nodes_say_nothing(cluster: Cluster) -> None:
+    cluster.has(a=f"printf '%s\\n' {shlex.quote(at(1, 'one'))}; exec sleep 600", b="exec sleep 600")
+    with cluster.start("logs", "-f") as started:
+        assert started.stdout is not None
+        assert started.stdout.readline().split()[-1] == "one"
+        started.send_signal(signal.SIGINT)
+        assert started.wait(30) == 130
 
 
 def test_a_closed_pipe_ends_every_child(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ Document: TypeAlias = dict[str, Any]
 _T = TypeVar("_T")
 
 MERGE = "application/merge-patch+json"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 # The server creates an APIService for each definition, and deletes it itself.
 _THE_SERVERS_OWN = ("apiregistration.k8s.io",)
@@ -91,6 +91,16 @@ class ResourceClient(HttpsClient):
         while self._is_there(path, uid):
             if time.monotonic() > end:
                 raise ClusterError(f"{path} still exists {WAIT_SECONDS:.0f} s after it was deleted")
+            time.sleep(POLL_SECONDS)
+        if path.split("/")[-2] == "customresourcedefinitions":
+            self._await_unserved(path.rpartition("/")[2])
+
+    def _await_unserved(self, definition: str) -> None:
+        """Wait until discovery is without a definition's kind: the server learns of the deletion a moment later."""
+        end = time.monotonic() + WAIT_SECONDS
+        while any(f"{served.plural}.{served.group}" == definition for served in self.resources()):
+            if time.monotonic() > end:
+                raise ClusterError(f"{definition} is still served {WAIT_SECONDS:.0f} s after it was deleted")
             time.sleep(POLL_SECONDS)
 
     def _is_there(self, path: str, uid: str) -> bool:

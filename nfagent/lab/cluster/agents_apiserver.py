@@ -19,7 +19,7 @@ from nfagent.lab.machine.patience import patient
 from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.model.gvk import RESOURCES, SERVICES
 
-_SYNC_SECONDS = patient(20.0)
+_SYNC_SECONDS = patient(60.0)
 _POLL_SECONDS = 0.002
 
 
@@ -45,7 +45,7 @@ class ApiCluster(LabAgents):
     def wait_until_enforced(self, documents: Iterable[Document]) -> None:
         """Wait until the running agents enforce the server's objects of these documents' kinds.
 
-        The objects are read at every look: an agent may create one of them. Raises KernelError after twenty seconds.
+        The objects are read at every look: an agent may create one of them. Raises KernelError after a minute.
         """
         kinds = sorted({(document["apiVersion"], document["kind"]) for document in documents})
         end = time.monotonic() + _SYNC_SECONDS

@@ -16,7 +16,7 @@ from nfagent.lab.topology.netns_topology import NetnsTopology
 _PODS = (("shop", "web"), ("shop", "api"))
 _PORT = 443
 _ROUNDS = 10
-_DEADLINE = patient(5.0)
+_DEADLINE = patient(30.0)
 
 
 class EgressNatStep:

@@ -51,8 +51,8 @@ WARMUP = 5
 
 _MORE_TURNS = 1.5
 """Turns of a scenario at most, as a multiple of the tries: disturbed ones are made again."""
-_SPARE_TURNS = 3
-"""Turns beside the tries that a run of few tries may have: else two disturbed ones are a scenario without samples."""
+_SPARE_TURNS = 20
+"""Turns beside the tries that a run of few tries may have: else a few disturbed ones are a scenario without samples."""
 
 _BASE_MIB, _POD_MIB, _POLICY_MIB, _PLANE_MIB = 200, 0.03, 0.02, 1500
 

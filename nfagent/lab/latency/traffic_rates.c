@@ -171,12 +171,13 @@ static void stream(const struct sockaddr_storage *where, socklen_t size, int64_t
     int64_t began = now(), end = began + ms * MILLISECOND, sent = 0, receipts = 0;
     ssize_t part;
 
-    while (now() < end || sent % RECEIPT) {
+    // At least one receipt's bytes, also where this process stood still for the whole time.
+    do {
         part = send(sock, buffer, sent % RECEIPT + CHUNK > RECEIPT ? RECEIPT - sent % RECEIPT : CHUNK, MSG_NOSIGNAL);
         if (part <= 0)
             die("send");
         sent += part;
-    }
+    } while (now() < end || sent % RECEIPT);
     while (receipts < sent / RECEIPT) {
         part = recv(sock, buffer, sent / RECEIPT - receipts, 0);
         if (part <= 0)
@@ -266,8 +267,9 @@ static void datagrams(struct sockaddr_storage *where, socklen_t size, int64_t ms
     int64_t began = now(), end = began + ms * MILLISECOND, sent = 0, due;
     struct timespec rest = { .tv_nsec = 100000 };
 
-    while ((due = now()) < end) {
-        due = (due - began) * a_second / SECOND;
+    // Some at least, where any are due, also where this process stood still for the whole time.
+    while ((due = now()) < end || (!sent && (end - began) * a_second >= SECOND)) {
+        due = ((due < end ? due : end) - began) * a_second / SECOND;
         if (due <= sent)
             nanosleep(&rest, NULL);
         for (int i = 0; i < BURST && sent < due; i++, sent++) {

@@ -23,7 +23,7 @@ from nfagent.lab.machine.patience import patient
 
 _QUIET_SECONDS, _SETTLED_SECONDS = 0.005, 0.3
 _LOOK_SECONDS = 0.001
-_TRACE_SECONDS, _LATE_SECONDS = patient(5.0), patient(60.0)
+_TRACE_SECONDS, _LATE_SECONDS = patient(30.0), patient(60.0)
 _WATCHES = 5
 _LAST_SYNCS = 8
 _MICROSECONDS = 1e6

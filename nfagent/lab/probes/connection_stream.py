@@ -38,12 +38,14 @@ class Connection(msgspec.Struct):
 
     opened:    time.monotonic() just before its first packet
     answered:  when the answer was read; None without one
+    repeated:  whether it was answered only after TCP had sent a packet again
     seen_from: the source address that the server saw; None if no packet arrived
     """
 
     nonce: int
     opened: float
     answered: float | None = None
+    repeated: bool = False
     seen_from: str | None = None
 
 
@@ -99,7 +101,7 @@ class ConnectionStream:
 
         For TCP, one that was answered only after a repeated SYN counts as one without an answer.
         """
-        late = [one.opened for one in self.connections if one.answered is None or one.answered - one.opened > 0.9]
+        late = [one.opened for one in self.connections if one.answered is None or one.repeated]
         return max([opened - moment for opened in late if opened > moment], default=0.0)
 
     def wait_for(self, more: int) -> None:
@@ -134,15 +136,20 @@ class ConnectionStream:
 
     def _open_all(self, make: functools.partial[LabFlow]) -> None:
         with select.epoll() as epoll:
-            opened = _OpenConnections(epoll, self._patience)
+            opened = _OpenConnections(epoll)
             try:
                 while not self._stop.is_set():
                     began = time.monotonic()
                     self.connections.append(opened.open(make, began))
                     self._read(opened, began + self._interval)
+                    # After the read: where this thread stood still, answers wait to be read.
+                    opened.forget_before(began - self._patience)
                 end = time.monotonic() + self._patience
                 while opened and time.monotonic() < end:
                     self._read(opened, time.monotonic() + self._interval)
+                # The servers' thread may have stood still.
+                self._servers.wait_idle()
+                self._read(opened, time.monotonic() + self._interval)
             finally:
                 opened.close()
 
@@ -157,9 +164,8 @@ class ConnectionStream:
 class _OpenConnections:
     """The connections without an answer so far, of the thread that is in their namespace."""
 
-    def __init__(self, epoll: select.epoll, patience: float) -> None:
+    def __init__(self, epoll: select.epoll) -> None:
         self._epoll = epoll
-        self._patience = patience
         self._open: dict[int, tuple[LabFlow, Connection]] = {}
         self._ages: collections.deque[tuple[int, Connection]] = collections.deque()
 
@@ -168,8 +174,6 @@ class _OpenConnections:
 
     def open(self, make: functools.partial[LabFlow], now: float) -> Connection:
         """Open a connection; one that the kernel refuses to send stays without an answer."""
-        while self._ages and self._ages[0][1].opened < now - self._patience:
-            self._forget(*self._ages.popleft())
         made = Connection(next_nonce(), now)
         flow = make()
         self._open[flow.sock.fileno()] = (flow, made)
@@ -181,25 +185,39 @@ class _OpenConnections:
             self._forget(flow.sock.fileno(), made)
         return made
 
+    def forget_before(self, opened: float) -> None:
+        """Close the connections that were opened before a time."""
+        while self._ages and self._ages[0][1].opened < opened:
+            self._forget(*self._ages.popleft())
+
     def read_until(self, until: float) -> Iterator[Connection]:
-        """Read answers until a time; yield the connections that were answered."""
-        while (left := until - time.monotonic()) > 0:
-            for descriptor, _mask in self._epoll.poll(left):
-                flow, made = self._open[descriptor]
-                try:
-                    answered = made.nonce in flow.answers()
-                except OSError:
-                    self._forget(descriptor, made)
-                    continue
-                if answered:
-                    made.answered = time.monotonic()
-                    self._forget(descriptor, made)
-                    yield made
+        """Read answers until a time, and once where it has passed; yield the connections that were answered."""
+        left = until - time.monotonic()
+        while True:
+            for descriptor, _mask in self._epoll.poll(max(left, 0.0)):
+                yield from self._read(descriptor)
+            left = until - time.monotonic()
+            if left <= 0.0:
+                return
 
     def close(self) -> None:
         """Close what is open."""
         for descriptor, (_, made) in list(self._open.items()):
             self._forget(descriptor, made)
+
+    def _read(self, descriptor: int) -> Iterator[Connection]:
+        """Read the answers of a connection; yield it where it was answered."""
+        flow, made = self._open[descriptor]
+        try:
+            if made.nonce not in flow.answers():
+                return
+            made.repeated = flow.repeats > 0
+        except OSError:
+            self._forget(descriptor, made)
+            return
+        made.answered = time.monotonic()
+        self._forget(descriptor, made)
+        yield made
 
     def _forget(self, descriptor: int, made: Connection) -> None:
         found = self._open.get(descriptor)

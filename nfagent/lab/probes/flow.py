@@ -12,6 +12,7 @@ import itertools
 import secrets
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 
 from nfagent.lab.probes import raw_packets
@@ -22,6 +23,9 @@ _FIRST_PORT = 32768
 _PORTS = 28232
 _RECEIVE = 2048
 _BATCH = 64
+# linux/tcp.h: tcpi_total_retrans of struct tcp_info
+_RETRANSMITTED, _TCP_INFO_BYTES = 100, 104
+_U32 = struct.Struct("I")
 
 # Both start at random: another process may have probed the same namespaces a moment ago.
 _NONCES = itertools.count(secrets.randbelow(1 << 30) + 1)
@@ -61,6 +65,11 @@ class LabFlow(abc.ABC):
     @abc.abstractmethod
     def answers(self) -> Iterator[int]:
         """Return the nonces that were answered. Raises OSError where the peer, or a router, refused."""
+
+    @property
+    def repeats(self) -> int:
+        """Number of packets that the kernel has sent again; only TCP's are."""
+        return 0
 
     def close(self) -> None:
         """Close its socket."""
@@ -124,6 +133,12 @@ class TcpFlow(LabFlow):
         whole = len(self._received) // NONCE.size * NONCE.size
         complete, self._received = self._received[:whole], self._received[whole:]
         yield from (nonce for (nonce,) in NONCE.iter_unpack(complete))
+
+    @property
+    def repeats(self) -> int:
+        """Number of segments that the kernel has sent again, the SYN among them."""
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        return int(_U32.unpack_from(info, _RETRANSMITTED)[0])
 
     def _flush(self) -> None:
         if not self._unsent:

@@ -40,7 +40,8 @@ ABORT = struct.pack("ii", 1, 0)
 _BATCH = 256  # packets that are read from one socket before the others
 _REMEMBERED = 1 << 17
 _RECEIVE = 2048
-_PATIENCE = patient(10.0)
+_TURNS = 8  # of reading, until what has arrived counts as read: a connection is accepted first, and read in the next
+_PATIENCE = patient(60.0)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -141,7 +142,10 @@ class Listeners:
             self._read(self._epoll.poll())
             while not self._idle_waiters.empty():
                 done = self._idle_waiters.get()
-                self._read(self._epoll.poll(0))
+                for _turn in range(_TURNS):
+                    if not (events := self._epoll.poll(0)):
+                        break
+                    self._read(events)
                 done.set()
 
     def _read(self, events: Sequence[tuple[int, int]]) -> None:

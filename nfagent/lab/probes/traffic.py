@@ -36,7 +36,7 @@ StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
 _QUEUED_SECONDS = 0.01
-_PATIENCE = patient(5.0)
+_PATIENCE, _PROGRESS_SECONDS = patient(5.0), patient(30.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
@@ -290,12 +290,12 @@ class TrafficStreams:
 
     @staticmethod
     def wait_for(more: int, *streams: TrafficStream) -> None:
-        """Wait until this many more packets of each have arrived. Raises KernelError after five seconds."""
+        """Wait until this many more packets of each have arrived. Raises KernelError after half a minute."""
         _await(streams, lambda stream: stream.received, more, "arrived")
 
     @staticmethod
     def wait_until_sent(more: int, *streams: TrafficStream) -> None:
-        """Wait until this many more packets of each were sent. Raises KernelError after five seconds."""
+        """Wait until this many more packets of each were sent. Raises KernelError after half a minute."""
         _await(streams, lambda stream: stream.sent, more, "sent")
 
     def _send(self) -> None:
@@ -312,7 +312,7 @@ class TrafficStreams:
 
 def _await(streams: Iterable[TrafficStream], count: Callable[[TrafficStream], int], more: int, what: str) -> None:
     wanted = {stream: count(stream) + more for stream in streams}
-    end, pause = time.monotonic() + _PATIENCE, threading.Event()
+    end, pause = time.monotonic() + _PROGRESS_SECONDS, threading.Event()
     for stream, enough in wanted.items():
         while (found := count(stream)) < enough:
             if time.monotonic() > end:

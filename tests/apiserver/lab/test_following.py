@@ -53,6 +53,7 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
     lab.topology.add_pod(FRIEND)
     try:
         lab.cluster.put(pod_document(FRIEND, {"role": "friend"}))
+        lab.cluster.wait_for_links()
         assert lab.reach("y/friend", "x/a") == {True}
         lab.cluster.put(pod_document(FRIEND, {"role": "foe"}))
         assert lab.reach("y/friend", "x/a") == {False}
@@ -69,6 +70,7 @@ def test_a_pod_is_judged_by_its_labels_from_its_start_to_its_end_and_its_address
             pod_document(STRANGER, {"role": "stranger"}),
             policy_document("y", "q", podSelector={"matchLabels": {"role": "stranger"}}, policyTypes=["Ingress"]),
         )
+        lab.cluster.wait_for_links()
         assert lab.reach("y/stranger", "x/a") == {False}
         assert lab.reach("x/b", "y/stranger") == {False}, "its own policy holds"
         lab.cluster.put(pod_document(STRANGER, {"role": "friend"}))

@@ -29,6 +29,10 @@ def _any_object_is_accepted(lab: ApiLab) -> Iterator[None]:
     [version] = shipped["spec"]["versions"]
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     lab.client.put({**shipped, "spec": {**shipped["spec"], "versions": [{**version, "schema": schema}]}})
+    # The server takes up a changed schema a moment later.
+    refused = logging(allow={"log": False, "delegate": True})
+    path = lab.client.resource(refused).path()
+    wait_until(lambda: lab.client.ask("POST", path, refused, query={"dryRun": "All"}).ok)
     yield
     lab.client.put(shipped)
 
@@ -56,7 +60,7 @@ def logged(lab: ApiLab, sources: tuple[str, ...], count: int) -> set[tuple[str, 
     known = len(records(lab))
     for source in sources:
         lab.reaches(Probe(lab.pod(source), lab.address("x/a", 4), "tcp", 80), 0.2)
-    wait_until(lambda: len(records(lab)) >= known + count, 3.0)
+    wait_until(lambda: len(records(lab)) >= known + count)
     return {(record.src.pod_name, record.disposition) for record in records(lab)[known:]}
 
 

@@ -146,9 +146,9 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
         live = [talks.open(line) for line in lines]
         talks.wait_for(5, *live)
         lab.plane.kill()
-        said = len(b.stderr_text)
         b.stop()
-        start = pool.submit(b.start, None, 90.0)
+        said = len(b.stderr_text)
+        start = pool.submit(b.start, None, 240.0)
         wait_until(lambda: "can't be reached" in a.stderr_text[heard:] and "can't be reached" in b.stderr_text[said:])
         story.begun = b.stderr_text[said:]
         probe.wait_for(ROUNDS)
@@ -167,6 +167,7 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
         }  # two Pods of each node, by now
         lab.cluster.wait_for_recheck()
         wait_until(lambda: all_are_watching([a, b]))
+        wait_until(lambda: "all kinds are watched again" in a.stderr_text[heard:])  # a thread writes its log
         probe.wait_for(1)
         talks.close(*live)
         story.lost = {str(talk.plan): len(set(range(1, talk.sent + 1)) - set(talk.numbers())) for talk in live}
@@ -178,10 +179,17 @@ def tell(lab: ApiLab, pool: ThreadPoolExecutor) -> Story:
 
 
 def expired(lab: ApiLab, version: str) -> list[int]:
-    """Return the codes of the error events of a watch from a compacted version."""
+    """Return the codes of the error events of a watch from a compacted version; a busy server may need several."""
     query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "1"}
-    events = lab.client.ask("GET", "/apis/networking.k8s.io/v1/networkpolicies", query=query).lines
-    return [event["object"].get("code", 0) for event in events]
+    codes: list[int] = []
+
+    def watched() -> bool:
+        events = lab.client.ask("GET", "/apis/networking.k8s.io/v1/networkpolicies", query=query).lines
+        codes[:] = [event["object"].get("code", 0) for event in events]
+        return bool(codes)
+
+    wait_until(watched)
+    return codes
 
 
 def test_no_verdict_changes_during_the_outage_and_the_return(story: Story) -> None:

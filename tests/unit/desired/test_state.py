@@ -156,14 +156,19 @@ def test_counting_and_finding_keys_of_ten_thousand_policies_does_not_iterate_ove
     for number in range(10_000):
         desired.put(NetworkPolicy(namespace="shop", name=f"p{number}"))
     desired.put(ADMIN)
-    began = process_time()
-    for _ in range(1_000):
-        held = desired.keys("NetworkPolicy")
-        assert len(held) == 10_000
-        assert ("shop", "p9999") in held
-        assert ("shop", "q") not in held
-        assert list(desired.keys("AdminNetworkPolicy")) == [("", "guard")]
-    assert process_time() - began < 0.8, "a millisecond each"
+
+    def seconds() -> float:
+        began = process_time()
+        for _ in range(1_000):
+            held = desired.keys("NetworkPolicy")
+            assert len(held) == 10_000
+            assert ("shop", "p9999") in held
+            assert ("shop", "q") not in held
+            assert list(desired.keys("AdminNetworkPolicy")) == [("", "guard")]
+        return process_time() - began
+
+    # What a virtual machine's host takes away counts as CPU time: of one of several tries.
+    assert min(seconds() for _ in range(3)) < 0.8, "a millisecond each"
     assert ("", "guard") not in set(desired.keys("NetworkPolicy"))
 
 

@@ -39,7 +39,7 @@ def test_a_change_has_the_time_of_its_event_and_the_first_reading_has_none(tmp_p
         following = asyncio.create_task(source.run())
         try:
             sink.came.clear()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(sink.batches) < 2:  # inotify may not watch yet: write until it does
                     written = time.monotonic()
                     text = NAMESPACE.replace("shop", f"n{int(written)}")

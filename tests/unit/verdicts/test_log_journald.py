@@ -113,5 +113,5 @@ def test_a_journald_that_does_not_read_delays_no_caller_and_loses_lines_by_numbe
     while arrived < 3000 - status.lost_lines:
         journal.entry()
         arrived += 1
-    writer.close()
+    writer.close(30)
     assert writer.status().lost_by == status.lost_by

@@ -37,7 +37,7 @@ def test_a_stuck_sink_loses_its_own_lines_and_the_others_have_them_all(
     assert sinks.problem == "the reader of stdout is too slow for the verdict log on stdout, lines are lost: queue full"
     began = time.monotonic()
     sinks.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60, "a stop doesn't wait for the stuck one"
     assert path.read_bytes() == b"".join(lines(*range(10_000)))
     assert sinks.status()["stdout"].lost_by == {"queue full": 2000, "stopped before it was written": 8000}
     assert "the reader of stdout doesn't accept the verdict log on stdout; lines dropped at this stop" in caplog.text

@@ -39,7 +39,7 @@ def test_a_pipe_that_is_not_read_delays_no_caller_and_lines_arrive_in_order_once
     while len(content) < 250_000:
         content += os.read(reader, 65536)
     assert content == b"".join(expected)
-    writer.close()
+    writer.close(30)
     assert writer.status().lost_lines == 0
     os.close(reader)
     os.close(end)

@@ -61,16 +61,16 @@ def test_lines_keep_their_order_and_none_is_lost_at_a_stop(path: Path) -> None:
     writer = LogWriter(RotatingFile(path))
     for number in range(2000):
         writer.write(lines(2 * number, 2 * number + 1))
-    writer.close()
+    writer.close(LONG)
     assert path.read_bytes() == b"".join(lines(*range(4000)))
     assert writer.status().lost_lines == 0
 
 
 def test_a_writer_that_never_wrote_makes_no_file_and_no_thread(path: Path) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     writer = LogWriter(RotatingFile(path))
     writer.write([])
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     writer.close()
     assert not path.exists()
 
@@ -103,7 +103,7 @@ def test_lines_that_a_full_queue_drops_are_counted_and_reported_once(
     wait_until(lambda: writer.problem == "")
     assert writer.problem == "", "free space ends the problem, without another line"
     writer.write(lines(10))
-    writer.close()
+    writer.close(LONG)
     assert stalling.read_bytes() == b"".join(lines(1, 2, 3, 4, 10))
     assert caplog.messages == [
         "the disk is too slow for the verdict log, lines are lost: queue full; lost_lines=2",
@@ -122,7 +122,7 @@ def test_a_stalled_disk_is_a_problem_before_lines_are_lost(disk: Disk, stalling:
     wait_until(lambda: writer.problem != "")
     assert writer.problem == "the disk hasn't accepted lines of the verdict log for more than 10 s"
     disk.thaw()
-    writer.close()
+    writer.close(LONG)
     assert writer.problem == ""
 
 
@@ -180,16 +180,16 @@ def test_a_full_disk_is_reported_with_reason_and_count_and_its_end_once(
         wait_until(lambda: len(caplog.messages) == 2)
         filler.unlink()
         writer.write(lines(3))
-        writer.close()
+        writer.close(LONG)
         begun, cut, last = path.read_bytes().splitlines(keepends=True)
     assert [begun, last] == [*lines(0), *lines(3)], "the line that was cut short has ended before the next begins"
     assert set(cut) == set(b"x\n")
     assert writer.problem == ""
-    assert caplog.messages == [
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=1",
-        f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines=4",
-        "verdict log is written again; lost_lines=4",
-    ]
+    said = f"lines of the verdict log are lost: [Errno 28] {FULL}: '{path}'; lost_lines="
+    first, second, last_said = caplog.messages
+    assert (first, last_said) == (f"{said}1", "verdict log is written again; lost_lines=4")
+    # The thread may report on the third line after the minute has passed, before the fourth comes.
+    assert second in {f"{said}3", f"{said}4"}
 
 
 def test_a_flapping_problem_is_reported_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +204,7 @@ def test_a_flapping_problem_is_reported_once_a_minute(path: Path, caplog: pytest
         writer.write(lines(2))
         wait_until(lambda: writer.problem == "" and writer.status().queued_lines == 0)
         path.unlink()
-    writer.close()
+    writer.close(LONG)
     assert len(caplog.messages) == 2
     assert writer.status().lost_by == {"there is a folder in place of the log": 5}
 
@@ -248,7 +248,7 @@ def test_a_reopened_log_writes_to_the_file_that_the_path_names(path: Path, *, mo
     wait_until(lambda: open_files(path) == 0)
     assert open_files(path) == 0
     writer.write(lines(2))
-    writer.close()
+    writer.close(LONG)
     assert path.read_bytes() == b"".join(lines(2) if moved else lines(1, 2))
 
 
