@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import time
@@ -15,7 +16,7 @@ from nfagent.errors import KernelError
 from nfagent.kernel.conntrack import ConntrackClient, open_socket
 from nfagent.lab.probes import traffic as traffic_module
 from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener
-from nfagent.lab.probes.packet_counter import PacketCounter, StreamProtocol
+from nfagent.lab.probes.packet_counter import Arrival, PacketCounter, StreamProtocol, sent_times
 from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
 from nfagent.lab.topology import netns
 from nfagent.lab.topology.netns_topology import NetnsTopology
@@ -146,6 +147,69 @@ def test_a_receiver_may_be_counted_at_its_socket_behind_the_rules_of_its_own_nam
         assert stream.passed_after(dropped) == []
         nft(topology, "delete table inet own")
         assert stream.received > 10
+
+
+@pytest.fixture
+def slow_port(topology: NetnsTopology) -> Iterator[None]:
+    """Let packets to the server wait behind the rules of its node, for longer and longer."""
+    [own] = json.loads(ip("-j", "-n", topology.pod_namespace(*SERVER.key), "link", "show", "eth0"))
+    node = topology.node_namespace("n1")
+    [port] = [
+        link["ifname"] for link in json.loads(ip("-j", "-n", node, "link")) if link["ifindex"] == own["link_index"]
+    ]
+    subprocess.run(["tc", "-n", node, *f"qdisc add dev {port} root tbf {SLOW}".split()], check=True)
+    yield
+    subprocess.run(["tc", "-n", node, *f"qdisc del dev {port} root".split()], check=True)
+
+
+SLOW = "rate 100kbit burst 1600 latency 60s"
+
+
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("node", "slow_port")
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_segment_that_waits_in_a_queue_behind_the_rules_has_passed_before_they_changed(
+    topology: NetnsTopology, family: int
+) -> None:
+    with TrafficStreams() as streams:
+        stream = streams.open(line(topology, "tcp", "client", family))
+        wait_until(lambda: stream.sent > stream.received + 50)
+        nft(topology, DROP)
+        dropped = time.monotonic()
+        wait_until(lambda: len([when for when in stream.arrivals() if when > dropped + 0.05]) > 10)
+        assert stream.passed_after(dropped) == []
+
+
+@pytest.mark.usefixtures("node", "slow_port")
+def test_a_segment_that_is_sent_again_after_a_change_passes_after_it(topology: NetnsTopology) -> None:
+    with TrafficStreams() as streams:
+        stream = streams.open(line(topology, "tcp", "client", 4))
+        streams.wait_for(20, stream)
+        nft(topology, DROP)
+        streams.wait_until_sent(5, stream)
+        nft(topology, "flush chain inet foreign forward")
+        allowed = time.monotonic()
+        streams.wait_for(20, stream)
+        assert stream.passed_after(allowed + 60) == []
+        assert len(stream.passed_after(allowed)) >= 10
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "expected"),
+    [
+        pytest.param([], [], id="without a segment there is no time"),
+        pytest.param([(5.0, -1)], [None], id="without the option nothing is known"),
+        pytest.param([(5.0, 100), (5.01, 110)], [5.0, 5.01], id="the one that arrived soonest gives the clock"),
+        pytest.param([(5.5, 100), (5.51, 510)], [5.1, 5.51], id="the one that waited was sent before it arrived"),
+        pytest.param([(5.0, 0xFFFF_FFFF), (5.1, 99)], [5.0, 5.1], id="the option's clock starts again at 0"),
+        pytest.param([(5.0, 0), (5.1, -1), (5.2, 100)], [5.0, None, 5.1], id="of those with it, those without"),
+    ],
+)
+def test_when_segments_were_sent(arrivals: list[Arrival], expected: list[float | None]) -> None:
+    assert sent_times(arrivals) == [None if when is None else pytest.approx(when) for when in expected]
 
 
 @pytest.mark.usefixtures("node")

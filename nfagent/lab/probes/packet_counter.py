@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
@@ -27,7 +27,10 @@ from nfagent.model.netaddr import Family
 
 StreamProtocol: TypeAlias = Literal["tcp", "udp"]
 Arrival: TypeAlias = tuple[float, int]
-"""When a packet arrived, by time.monotonic(), and the number that its UDP payload begins with; -1 without one."""
+"""When a packet arrived, by time.monotonic(), and its number; -1 without one.
+
+Of UDP it is what the payload begins with, of TCP the value of the timestamps option (TSval, RFC 7323).
+"""
 
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _ETHERTYPES: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
@@ -35,7 +38,10 @@ _IP_BYTES: dict[Family, int] = {4: 20, 6: 40}
 _PROTOCOL_AT: dict[Family, int] = {4: 9, 6: 6}
 _SOURCE_AT: dict[Family, int] = {4: 12, 6: 8}
 _WORD_BYTES = 4
-_UDP_BYTES = 8
+_UDP_BYTES, _TCP_BYTES = 8, 20
+# Kinds of TCP options (RFC 9293, RFC 7323).
+_END, _PADDING, _TIMESTAMPS = 0, 1, 8
+_HALF = 1 << 31
 _HEAD_BYTES = 128
 _NUMBER = struct.Struct("!I")
 _TIMESPEC = struct.Struct("qq")
@@ -105,9 +111,44 @@ class PacketCounter:
         return list(self._arrived)
 
     def _number(self, head: bytes) -> int:
-        begin = _IP_BYTES[self._family] + _UDP_BYTES
-        written = head[begin : begin + _NUMBER.size] if self._protocol == "udp" else b""
-        return int(_NUMBER.unpack(written)[0]) if len(written) == _NUMBER.size else -1
+        packet = head[_IP_BYTES[self._family] :]
+        written = packet[_UDP_BYTES:] if self._protocol == "udp" else _timestamp(packet)
+        return int(_NUMBER.unpack_from(written)[0]) if len(written) >= _NUMBER.size else -1
+
+
+def sent_times(arrivals: Sequence[Arrival]) -> list[float | None]:
+    """Return when each segment of one TCP connection was sent, by time.monotonic(), to 1 ms; None where it isn't known.
+
+    The option's clock counts ms of time.monotonic() from a start of its own for each connection. It is known by the
+    segment that arrived soonest: all others waited longer. A segment that TCP sends again has a new value.
+    """
+    stamped = [number for _, number in arrivals if number >= 0]
+    if not stamped:
+        return [None] * len(arrivals)
+    first = stamped[0]
+    values = [_after(first, number) / 1000 if number >= 0 else None for _, number in arrivals]
+    ahead = min(when - value for (when, _), value in zip(arrivals, values, strict=True) if value is not None)
+    return [None if value is None else value + ahead for value in values]
+
+
+def _after(first: int, number: int) -> int:
+    """Return by how much a number of 32 bits is larger than the first, which may have been followed by 0."""
+    return (number - first + _HALF) % (2 * _HALF) - _HALF
+
+
+def _timestamp(segment: bytes) -> bytes:
+    """Return the timestamps option's value and echo in a TCP segment's header, b'' without it."""
+    options = segment[_TCP_BYTES : (segment[12] >> 4) * _WORD_BYTES] if len(segment) >= _TCP_BYTES else b""
+    while options and options[0] != _END:
+        if options[0] == _PADDING:
+            options = options[1:]
+        elif len(options) < 2 or options[1] < 2:
+            return b""
+        elif options[0] == _TIMESTAMPS:
+            return options[2 : options[1]]
+        else:
+            options = options[options[1] :]
+    return b""
 
 
 def stamp(sock: socket.socket) -> None:

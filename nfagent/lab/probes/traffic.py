@@ -28,14 +28,14 @@ import msgspec
 from nfagent.errors import KernelError
 from nfagent.lab.machine.patience import patient
 from nfagent.lab.probes.listeners import ABORT, DOMAINS
-from nfagent.lab.probes.packet_counter import Arrival, PacketCounter, StreamProtocol, arrived, stamp
+from nfagent.lab.probes.packet_counter import Arrival, PacketCounter, StreamProtocol, arrived, sent_times, stamp
 from nfagent.lab.topology import netns
 from nfagent.model.netaddr import family_of
 
 StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
-_QUEUED_SECONDS = 0.01
+_QUEUED_SECONDS, _TCP_CLOCK_SECONDS = 0.01, 0.002
 _PATIENCE, _PROGRESS_SECONDS = patient(5.0), patient(30.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -117,13 +117,18 @@ class TrafficStream:
     def passed_after(self, committed: float) -> list[float]:
         """Return the times of the packets that passed the rules after a commit, by time.monotonic().
 
-        A UDP packet counts where it was sent after the commit: one from before may have passed in time and have waited
-        in a queue between two interfaces, for many milliseconds on a busy machine. A TCP segment counts by its
-        arrival, because it may be a retransmission; those that may have waited in the queue, by 10 ms, don't.
+        A packet counts where it was sent after the commit: one from before may have passed in time and have waited in a
+        queue between two interfaces, for many milliseconds on a busy machine. When a TCP segment was sent, or sent
+        again, its timestamps option says; one without it counts where it arrived over 10 ms after the commit.
         """
         if self.plan.protocol == "udp":
             return [when for number in self.numbers() if (when := self._sent_at[number - 1]) > committed]
-        return [when for when in self.arrivals() if when > committed + _QUEUED_SECONDS]
+        found = self._all()
+        return [
+            when
+            for (when, _), sent in zip(found, sent_times(found), strict=True)
+            if (when - _QUEUED_SECONDS if sent is None else sent - _TCP_CLOCK_SECONDS) > committed
+        ]
 
     def numbers(self) -> list[int]:
         """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
