@@ -154,9 +154,7 @@ def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event
 
 
 @pytest.mark.parametrize("stalled", [1, 2], ids=["before its first call", "between two calls"])
-def test_a_thread_that_gets_no_processor_time_loses_no_answer_and_blocks_no_key(
-    stalled: int, limit: CallLimit
-) -> None:
+def test_a_thread_that_gets_no_processor_time_loses_no_answer_and_blocks_no_key(stalled: int, limit: CallLimit) -> None:
     """A machine may be paused, or so busy that a thread waits for longer than a call may take."""
     nexts = itertools.count(1)
 
