@@ -30,7 +30,7 @@ from nfagent.time_slices import TimeSlices
 from tests.support.packet_labs import wait_until
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 from tests.unit.cli.agents import introspection, running
-from tests.unit.cli.called import Call
+from tests.unit.cli.called import Call, unread_pipe
 from tests.unit.cli.test_logs import record, write
 from tests.unit.cli.test_status import PODS, readings
 
@@ -210,7 +210,9 @@ def test_its_name_has_the_node_that_the_agent_has_not_the_host_name(
     assert "node      edge-7" in members(path)["versions.txt"].decode()
 
 
-def start(tmp_path: Path, *arguments: str, program: str = "") -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, *arguments: str, program: str = "", stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     command = f"{program}exec {sys.executable} -m nfagent bundle {' '.join(arguments)}"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     return subprocess.Popen(
@@ -218,7 +220,7 @@ def start(tmp_path: Path, *arguments: str, program: str = "") -> subprocess.Pope
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -305,9 +307,9 @@ def test_stdout_does_not_take_both(call: Call) -> None:
 
 
 def test_a_closed_pipe_ends_it_quietly_and_leaves_nothing(tmp_path: Path) -> None:
-    with start(tmp_path, "made.tar.zst", "--no-logs", "| true") as started:
+    with unread_pipe() as stdout, start(tmp_path, "made.tar.zst", "--no-logs", stdout=stdout) as started:
         _, err = started.communicate(timeout=120)
-    assert err == ""
+    assert (started.returncode, err) == (130, "")
     assert not (tmp_path / "made.tar.zst").exists()
 
 
