@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import status_parts
 from nfagent.introspection.status_view import StatusView
 from nfagent.loaded_settings import ConfigView
+from nfagent.system.interrupts import interrupting
 from nfagent.time_slices import TimeSlices
 from tests.support.packet_labs import wait_until
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
@@ -210,9 +212,7 @@ def test_its_name_has_the_node_that_the_agent_has_not_the_host_name(
     assert "node      edge-7" in members(path)["versions.txt"].decode()
 
 
-def start(
-    tmp_path: Path, *arguments: str, program: str = "", stdout: int = subprocess.PIPE
-) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *arguments: str, program: str = "", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     command = f"{program}exec {sys.executable} -m nfagent bundle {' '.join(arguments)}"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     return subprocess.Popen(
@@ -256,6 +256,31 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, journalctl: Path, num
                 wait_until(lambda: not is_running(child), 30)
         finally:
             started.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupt_while_a_program_is_being_started_ends_it_too(
+    journalctl: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    journalctl.write_text("#!/bin/sh\nexec sleep 600\n")
+    begun: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as its base
+            super().__init__(*arguments, **options)
+            begun.append(self.pid)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    journal = next(found for found in sources(load_settings(), None, 0, "", logs=True) if found.name == "journal.txt")
+    try:
+        with interrupting(), pytest.raises(KeyboardInterrupt):
+            next(journal.read(Remarks()))
+        assert [is_running(child) for child in begun] == [False]
+    finally:
+        for child in begun:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
 
 
 @WHOLE
