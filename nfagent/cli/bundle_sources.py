@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
 from nfagent.config import Settings
+from nfagent.system.interrupts import deferred_interrupts
 
 _SECONDS = 60.0
 MOST_RECORDS = 20_000
@@ -95,9 +96,38 @@ def _nfagent(config: Path | None, *words: str) -> list[str]:
 
 def _command(remarks: Remarks, command: list[str]) -> Iterator[bytes]:
     """Yield the lines of a command. Raises UnreadError where it can't be run, or has failed without any."""
+    errors, said = bytearray(), False
+    with ExitStack() as ending:
+        # Interrupted while it is started, it would go on: nothing could end it yet.
+        with deferred_interrupts():
+            child = _started(command)
+            ending.callback(_close, child)
+            reading = threading.Thread(target=_keep_end, args=(child, errors), daemon=True)
+            late = threading.Timer(_SECONDS, _end, (child,))  # what hangs, as at a broken disk, isn't waited for
+            late.daemon = True
+            reading.start()
+            ending.callback(reading.join, 1.0)
+            ending.callback(_end, child)
+            late.start()
+            ending.callback(late.cancel)
+        if child.stdout is not None:
+            for line in child.stdout:
+                said = True
+                yield line
+        remarks.exit_code = child.wait()
+    remarks.text = bytes(errors).decode(errors="backslashreplace").strip()
+    if remarks.exit_code is not None and remarks.exit_code < 0:
+        remarks.is_broken_off = True
+        remarks.text = f"ended by signal {-remarks.exit_code}; after {_SECONDS:.0f} s it is SIGKILL\n{remarks.text}"
+    if not said:
+        raise UnreadError(remarks.text or f"{Path(command[0]).name} said nothing")
+
+
+def _started(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own. Raises UnreadError."""
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "FORCE_COLOR"}}
     try:
-        child = subprocess.Popen(  # noqa: S603 - nfagent itself, or a program found in PATH with options of ours
+        return subprocess.Popen(  # noqa: S603 - nfagent itself, or a program found in PATH with options of ours
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -107,33 +137,6 @@ def _command(remarks: Remarks, command: list[str]) -> Iterator[bytes]:
         )
     except OSError as error:
         raise UnreadError(f"{command[0]} can't be run: {error.strerror}") from None
-    errors = bytearray()
-    reading = threading.Thread(target=_keep_end, args=(child, errors), daemon=True)
-    late = threading.Timer(_SECONDS, _end, (child,))  # what hangs, as a program at a broken disk, isn't waited for
-    late.daemon = True
-    reading.start()
-    late.start()
-    said = False
-    try:
-        if child.stdout is not None:
-            for line in child.stdout:
-                said = True
-                yield line
-        remarks.exit_code = child.wait()
-    finally:
-        late.cancel()
-        _end(child)
-        reading.join(1.0)
-        child.wait()
-        for stream in (child.stdout, child.stderr):
-            if stream is not None:
-                stream.close()
-    remarks.text = bytes(errors).decode(errors="backslashreplace").strip()
-    if remarks.exit_code is not None and remarks.exit_code < 0:
-        remarks.is_broken_off = True
-        remarks.text = f"ended by signal {-remarks.exit_code}; after {_SECONDS:.0f} s it is SIGKILL\n{remarks.text}"
-    if not said:
-        raise UnreadError(remarks.text or f"{Path(command[0]).name} said nothing")
 
 
 def _keep_end(child: subprocess.Popen[bytes], errors: bytearray) -> None:
@@ -147,6 +150,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
+
+
+def _close(child: subprocess.Popen[bytes]) -> None:
+    _end(child)
+    child.wait()
+    for stream in (child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _metrics(settings: Settings) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """Reads a rotated log completely, and follows it: each line once, also while the files are rotated.
 
 Files are identified by inode, never by name. They are opened from the newest to the oldest: a rotation between two
-opens then shows a file twice, which is detected, instead of hiding one.
+opens then shows a file twice, which is detected, instead of hiding one. Several rotations may hide one, and so they are
+opened anew where another file is the newest one in the end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from nfagent.cli.log_backwards import newest_first, split_end
 
 _POLL_SECONDS = 0.2
 _BATCH = 1000
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""As Path.exists has it."""
 
 _Inode = tuple[int, int]
 
@@ -104,23 +107,43 @@ class LogFollower:
 
     def _newer(self, unread: ExitStack) -> list[BinaryIO]:
         """Open the files that are newer than the current one, newest first."""
-        seen = set() if self._file is None else {_inode(self._file)}
+        while True:
+            with ExitStack() as opened:
+                newest, names = self._newest(), self._names()
+                found, reached = self._opened_newer(names, opened)
+                # A rotation that has begun only may have moved the oldest file to a name that there wasn't before.
+                if newest == self._newest() and (reached or names == self._names()):
+                    unread.push(opened.pop_all())
+                    return found
+
+    def _opened_newer(self, names: list[Path], opened: ExitStack) -> tuple[list[BinaryIO], bool]:
+        """Open files up to the current one; return those before it, and whether it is there."""
+        current = None if self._file is None else _inode(self._file)
+        seen = set[_Inode]()
         found: list[BinaryIO] = []
-        for path in self._names():
+        for path in names:
             try:
                 file = _opened(path)
             except FileNotFoundError:
                 continue
             inode = _inode(file)
-            if self._file is not None and inode == _inode(self._file):
+            if inode == current or inode in seen:
                 file.close()
-                break
-            if inode in seen:
-                file.close()
+                if inode == current:
+                    return found, True
                 continue
             seen.add(inode)
-            found.append(unread.enter_context(file))
-        return found
+            found.append(opened.enter_context(file))
+        return found, False
+
+    def _newest(self) -> _Inode | None:
+        try:
+            named = self._path.stat()
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise
+        return named.st_dev, named.st_ino
 
     def _lines(self) -> Iterator[list[bytes]]:
         """Read the current file to its end; an unfinished line is kept until its rest is written."""
@@ -146,11 +169,8 @@ class LogFollower:
             yield batch
 
     def _has_moved(self) -> bool:
-        try:
-            named = self._path.stat()
-        except FileNotFoundError:
-            return False
-        return self._file is None or (named.st_dev, named.st_ino) != _inode(self._file)
+        newest = self._newest()
+        return newest is not None and (self._file is None or newest != _inode(self._file))
 
 
 def _opened(path: Path) -> BinaryIO:

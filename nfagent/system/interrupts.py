@@ -29,7 +29,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM to the end of the block; then the handlers from before it run.
+    """Defer SIGINT and SIGTERM, within `interrupting` SIGHUP too, to the end of the block; then their handlers run.
 
     Signal handlers run in the main thread only; in every other thread this does nothing. Processes that are started in
     the block have the default handlers.
@@ -38,7 +38,10 @@ def deferred_interrupts() -> Iterator[None]:
         yield
         return
     deferred: list[int] = []
-    before = {number: signal.signal(number, lambda seen, _frame: deferred.append(seen)) for number in _INTERRUPTS}
+    # Elsewhere SIGHUP may be ignored, as by nohup; a process that is started in the block has to inherit that.
+    hangup = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is _interrupt else ()
+    numbers = (*_INTERRUPTS, *hangup)
+    before = {number: signal.signal(number, lambda seen, _frame: deferred.append(seen)) for number in numbers}
     try:
         yield
     finally:

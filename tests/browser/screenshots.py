@@ -130,10 +130,11 @@ def page_of(path: Path) -> Iterator[str]:
     async def serve() -> None:
         stop = asyncio.Event()
         running.append((asyncio.get_running_loop(), stop))
-        serving = asyncio.create_task(serve_page(ListenAddress("127.0.0.1", free_port()), path, started))
-        await stop.wait()
-        serving.cancel()
-        await asyncio.wait((serving,))
+        with free_port() as port:
+            serving = asyncio.create_task(serve_page(ListenAddress("127.0.0.1", port), path, started))
+            await stop.wait()
+            serving.cancel()
+            await asyncio.wait((serving,))
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

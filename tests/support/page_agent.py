@@ -170,12 +170,16 @@ class PageAgent:
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Return a port of 127.0.0.1 that nothing listens at.
+
+    It is bound meanwhile, so that no other process gets it; a server with SO_REUSEADDR may listen there all the same.
+    """
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @contextmanager
@@ -188,21 +192,20 @@ def served_page(agent: PageAgent) -> Iterator[str]:
         opened.append(url)
         ready.set()
 
-    address = ListenAddress("127.0.0.1", free_port())
-
-    async def begin() -> asyncio.Task[None]:
+    async def begin(address: ListenAddress) -> asyncio.Task[None]:
         return asyncio.create_task(serve_page(address, agent.path, started))
 
     async def end(serving: asyncio.Task[None]) -> None:
         serving.cancel()
         await asyncio.wait((serving,))
 
-    serving = agent.run(begin())
-    try:
-        assert ready.wait(30), "the page isn't served"
-        yield opened[0]
-    finally:
-        agent.run(end(serving))
+    with free_port() as port:
+        serving = agent.run(begin(ListenAddress("127.0.0.1", port)))
+        try:
+            assert ready.wait(30), "the page isn't served"
+            yield opened[0]
+        finally:
+            agent.run(end(serving))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.support.ctnetlink_dump import GRE, DumpEntry, entry_body, tuple_membe
 
 TURNS = 30
 """Turns of the event loop after which all callbacks have run."""
-DEADLINE = 10.0
+DEADLINE = 60.0
 ESP = 50
 NEAR, FAR, OTHER, DB, SERVICE = "10.0.1.1", "10.0.2.1", "10.0.2.2", "10.0.1.9", "10.96.0.1"
 NEAR6, DB6 = "fd00::1", "fd00::9"

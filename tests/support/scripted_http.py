@@ -71,7 +71,12 @@ class HttpScript:
 
     def __init__(self, bell: EventBell) -> None:
         self.requests: list[ReceivedRequest] = []
-        self.port = 0
+        # Bound for as long as the server exists, and never listened at: while it refuses connections, no other
+        # process gets the port. A socket that listens may have it beside one that doesn't (SO_REUSEADDR).
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         self._bell = bell
         self._steps: list[ScriptedReply] = []
         self._listening: asyncio.Server | None = None
@@ -113,8 +118,9 @@ class HttpScript:
 
     async def listen(self) -> None:
         """Listen, on the same port as before."""
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_LONGEST_HEAD)
-        self.port = self._listening.sockets[0].getsockname()[1]
+        self._listening = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, limit=_LONGEST_HEAD, reuse_address=True
+        )
 
     async def refuse(self) -> None:
         """Stop listening, and reset all connections."""
@@ -127,6 +133,10 @@ class HttpScript:
             _reset(writer)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._reserved.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -205,8 +215,9 @@ async def _read_head(reader: asyncio.StreamReader) -> ReceivedRequest:
 async def http_script(bell: EventBell | None = None) -> AsyncIterator[HttpScript]:
     """Run a server; close its socket and connections at the end."""
     server = HttpScript(bell or EventBell())
-    await server.listen()
     try:
+        await server.listen()
         yield server
     finally:
         await server.refuse()
+        server.close()

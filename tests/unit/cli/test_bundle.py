@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from nfagent.introspection.http_stream import view_route
 from nfagent.introspection.status_answer import status_parts
 from nfagent.introspection.status_view import StatusView
 from nfagent.loaded_settings import ConfigView
+from nfagent.system.interrupts import interrupting
 from nfagent.time_slices import TimeSlices
 from tests.support.packet_labs import wait_until
 from tests.support.two_node_cluster import TwoNodeCluster, pod, policy
 from tests.unit.cli.agents import introspection, running
-from tests.unit.cli.called import Call
+from tests.unit.cli.called import Call, unread_pipe
 from tests.unit.cli.test_logs import record, write
 from tests.unit.cli.test_status import PODS, readings
 
@@ -210,7 +212,7 @@ def test_its_name_has_the_node_that_the_agent_has_not_the_host_name(
     assert "node      edge-7" in members(path)["versions.txt"].decode()
 
 
-def start(tmp_path: Path, *arguments: str, program: str = "") -> subprocess.Popen[str]:
+def start(tmp_path: Path, *arguments: str, program: str = "", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     command = f"{program}exec {sys.executable} -m nfagent bundle {' '.join(arguments)}"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     return subprocess.Popen(
@@ -218,7 +220,7 @@ def start(tmp_path: Path, *arguments: str, program: str = "") -> subprocess.Pope
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -254,6 +256,31 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, journalctl: Path, num
                 wait_until(lambda: not is_running(child), 30)
         finally:
             started.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupt_while_a_program_is_being_started_ends_it_too(
+    journalctl: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    journalctl.write_text("#!/bin/sh\nexec sleep 600\n")
+    begun: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as its base
+            super().__init__(*arguments, **options)
+            begun.append(self.pid)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    journal = next(found for found in sources(load_settings(), None, 0, "", logs=True) if found.name == "journal.txt")
+    try:
+        with interrupting(), pytest.raises(KeyboardInterrupt):
+            next(journal.read(Remarks()))
+        assert [is_running(child) for child in begun] == [False]
+    finally:
+        for child in begun:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
 
 
 @WHOLE
@@ -305,9 +332,9 @@ def test_stdout_does_not_take_both(call: Call) -> None:
 
 
 def test_a_closed_pipe_ends_it_quietly_and_leaves_nothing(tmp_path: Path) -> None:
-    with start(tmp_path, "made.tar.zst", "--no-logs", "| true") as started:
+    with unread_pipe() as stdout, start(tmp_path, "made.tar.zst", "--no-logs", stdout=stdout) as started:
         _, err = started.communicate(timeout=120)
-    assert err == ""
+    assert (started.returncode, err) == (130, "")
     assert not (tmp_path / "made.tar.zst").exists()
 
 

@@ -195,7 +195,7 @@ def test_a_command_that_follows_ends_when_its_reader_leaves(log: Path) -> None:
         assert following.stdout.readline()
         following.stdout.close()
         try:
-            assert following.wait(20) == 130
+            assert following.wait(60) == 130
         finally:
             following.kill()
 

@@ -22,6 +22,8 @@ from tests.unit.cli.called import Call
 from tests.unit.cli.test_logs import numbers, read_numbers, record, write
 from tests.unit.introspection.test_http_server import Told
 
+DEADLINE = 60.0
+
 
 @pytest.fixture(autouse=True)
 def _no_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def following(*options: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_new_records_are_shown_and_filtered() -> None:
     with agent() as made, following("--verdict", "allow") as process:
-        wait_until(lambda: made.stream.readers == 1)
+        wait_until(lambda: made.stream.readers == 1, DEADLINE)
         made.write(1, 2)
         assert read_numbers(process, 2) == [1, 2]
         made.call(lambda: made.stream.write([encode(record(3, denied=True)), encode(record(4))]))
@@ -88,7 +90,7 @@ def test_new_records_are_shown_and_filtered() -> None:
 
 def test_a_gap_is_reported_beside_the_records() -> None:
     with agent() as made, following() as process:
-        wait_until(lambda: made.stream.readers == 1)
+        wait_until(lambda: made.stream.readers == 1, DEADLINE)
         made.write(*range(100))
         made.write(100)
         assert process.stderr is not None
@@ -103,13 +105,13 @@ def test_following_goes_on_with_the_next_agent() -> None:
     with ExitStack() as kept:
         with agent() as made:
             process = kept.enter_context(following())
-            wait_until(lambda: made.stream.readers == 1)
+            wait_until(lambda: made.stream.readers == 1, DEADLINE)
             made.write(1)
             assert read_numbers(process, 1) == [1]
         assert process.stderr is not None
         assert "the agent stopped; waiting for the next one" in process.stderr.readline()
         made = kept.enter_context(agent())
-        wait_until(lambda: made.stream.readers == 1)
+        wait_until(lambda: made.stream.readers == 1, DEADLINE)
         made.write(2)
         assert read_numbers(process, 1) == [2]
 

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from nfagent.cli import COMMANDS, nfagent
-from tests.unit.cli.called import Call
+from tests.unit.cli.called import Call, unread_pipe
 
 HEAVY = {
     "aiohttp",
@@ -120,14 +120,10 @@ def test_a_wrong_option_points_to_the_command_s_own_help(call: Call) -> None:
 
 
 def test_a_closed_stdout_ends_the_command_quietly() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "nfagent", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait(50) == 130
+    with unread_pipe() as stdout:
+        command = [sys.executable, "-m", "nfagent", "--help"]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_an_interrupt_ends_the_command_quietly(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:

@@ -95,19 +95,17 @@ def record(
     )
 
 
-LOG = (
-    record(WEB, DB, 5432, age=7200),
-    record(WEB, DB, 5432, count=2),
-    record(WEB, DB, 80, "deny"),
-    record(ELSEWHERE, DB, 80, "deny", count=4),
-    record(ELSEWHERE, WEB, 443),
-)
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "log" / "policy_action.log"
-    write(path, *LOG)
+    write(
+        path,
+        record(WEB, DB, 5432, age=7200),
+        record(WEB, DB, 5432, count=2),
+        record(WEB, DB, 80, "deny"),
+        record(ELSEWHERE, DB, 80, "deny", count=4),
+        record(ELSEWHERE, WEB, 443),
+    )
     return path
 
 

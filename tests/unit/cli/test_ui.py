@@ -57,21 +57,21 @@ def test_an_agent_that_was_started_without_the_setting_is_named(call: Call, monk
 
 
 def test_the_command_serves_the_page_until_it_is_interrupted(tmp_path: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "nfagent", "ui", "--address", f"127.0.0.1:{port}"]
-    environment = os.environ | {"NFAGENT_RUNTIME_DIR": str(tmp_path)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/\?token=[A-Za-z0-9_-]{{43}}", url)
-        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        asked.request("GET", f"/?{urlsplit(url).query}")
-        assert asked.getresponse().status == 303
-        asked.close()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+    with free_port() as port:
+        command = [sys.executable, "-m", "nfagent", "ui", "--address", f"127.0.0.1:{port}"]
+        environment = os.environ | {"NFAGENT_RUNTIME_DIR": str(tmp_path)}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert re.fullmatch(rf"http://127\.0\.0\.1:{port}/\?token=[A-Za-z0-9_-]{{43}}", url)
+            asked = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            asked.request("GET", f"/?{urlsplit(url).query}")
+            assert asked.getresponse().status == 303
+            asked.close()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == f"warning: no agent listens at {tmp_path}/agent.sock: the page waits for it\n"
 

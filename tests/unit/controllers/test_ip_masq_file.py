@@ -294,7 +294,7 @@ def test_what_was_kept_is_deleted_with_the_last_good_objects(followed: Followed)
 def test_without_a_path_nothing_is_read(tmp_path: Path) -> None:
     applied: list[object] = []
     file = IpMasqFile("", tmp_path, SystemClock(), 1, applied.append)
-    asyncio.run(asyncio.wait_for(file.run(), 5))
+    asyncio.run(asyncio.wait_for(file.run(), 60))
     asyncio.run(file.read())
     assert applied == []
 
@@ -303,7 +303,7 @@ def test_a_file_that_appears_is_read_at_the_next_interval(followed: Followed) ->
     async def follow() -> None:
         running = asyncio.create_task(followed.file.run())
         followed.path.write_text(LISTED)
-        await asyncio.wait_for(followed.changed.wait(), 10)
+        await asyncio.wait_for(followed.changed.wait(), 60)
         running.cancel()
 
     asyncio.run(follow())

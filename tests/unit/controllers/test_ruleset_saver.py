@@ -98,7 +98,9 @@ def content(ruleset: Ruleset) -> tuple[bytes, ...]:
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Node:
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    # A busy disk may take longer than an agent that stops waits for it.
+    monkeypatch.setattr("nfagent.controllers.ruleset_saver._STOP_SECONDS", 60.0)
     return Node(tmp_path)
 
 

@@ -22,6 +22,7 @@ from nfagent.introspection.view_filter import ViewFilter
 from nfagent.introspection.views import View
 from nfagent.simulate.codec import encode_request
 from nfagent.simulate.job import SimulationRequest
+from tests.support.idle_time import run_in_idle_time
 from tests.support.packet_labs import wait_until
 from tests.unit.introspection.test_http_server import DEADLINE, OPEN, Told
 
@@ -53,7 +54,7 @@ def run(body: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(DEADLINE):
             await body
 
-    asyncio.run(limited())
+    run_in_idle_time(limited())
 
 
 class Peer:
@@ -224,19 +225,23 @@ def resident() -> int:
 def test_bodies_that_break_off_are_given_back_and_write_a_line_at_most(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def breaks_off() -> None:
+        async with AsyncExitStack() as peers:
+            for _ in range(2):
+                peer = await peers.enter_async_context(connected(path, long_body(32 * MIB)))
+                peer.writer.write(b"x" * (31 * MIB))
+                await peer.writer.drain()
+        assert await answers(path)
+
     async def body() -> None:
         async with serving(path, PATIENT):
-            before = 0
-            for _ in range(4):
-                async with AsyncExitStack() as peers:
-                    for _ in range(2):
-                        peer = await peers.enter_async_context(connected(path, long_body(32 * MIB)))
-                        peer.writer.write(b"x" * (31 * MIB))
-                        await peer.writer.drain()
-                assert await answers(path)
-                await asyncio.sleep(1.2)
-                before = before or resident()
-            assert resident() - before < 16 * MIB
+            await breaks_off()
+            before = resident()
+            for _ in range(3):
+                await breaks_off()
+                # A thread returns the memory to the system.
+                while resident() - before >= 16 * MIB:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.02)
 
     run(body())
     assert len(caplog.records) <= 1

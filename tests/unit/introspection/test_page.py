@@ -343,8 +343,13 @@ def test_a_link_in_the_place_of_the_token_is_neither_read_nor_written_through(tm
     assert other.read_text() == before
 
 
-def test_the_agent_serves_the_same_page_with_its_own_answers(tmp_path: Path) -> None:
-    address = ListenAddress("127.0.0.1", free_port())
+@pytest.fixture
+def address() -> Iterator[ListenAddress]:
+    with free_port() as port:
+        yield ListenAddress("127.0.0.1", port)
+
+
+def test_the_agent_serves_the_same_page_with_its_own_answers(tmp_path: Path, address: ListenAddress) -> None:
     listener = PageListener(address, tmp_path / "run", SystemClock())
     slices = TimeSlices()
     stream = LogStream()
@@ -374,11 +379,10 @@ def test_the_agent_serves_the_same_page_with_its_own_answers(tmp_path: Path) -> 
 
 
 def test_a_token_that_cannot_be_kept_is_a_problem_until_it_can_and_nothing_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, address: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nfagent.introspection.page.listener._RETRY_SECONDS", 0.01)
     (tmp_path / "run").write_text("")
-    address = ListenAddress("127.0.0.1", free_port())
     listener = PageListener(address, tmp_path / "run", SystemClock())
 
     async def body() -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from nfagent.kube.informers import Informers
 from nfagent.model.gvk import ObjectChange
 from tests.support.apiserver_documents import Document, added, bookmark, broken_pod, encoded, error, page, status
+from tests.support.idle_time import hurrying, run_in_idle_time
 from tests.support.scripted_http import EventBell, Fault, http_script
 from tests.support.scripted_source import (
     EGRESS,
@@ -31,6 +33,9 @@ from tests.support.scripted_source import (
     running,
     waiting,
 )
+
+SILENCE = 10.0
+"""A read timeout that passes where a test hurries."""
 
 
 def test_lists_are_streamed_where_the_server_serves_that() -> None:
@@ -174,34 +179,41 @@ def test_objects_of_an_interrupted_list_do_not_count_for_the_next(end: tuple[Fau
     asyncio.run(body())
 
 
+def watched_version(source: Informers) -> str:
+    return str(source.status()["apiserver"]["resources"]["Pod"]["version"])
+
+
 def test_a_watch_is_restarted_after_a_read_timeout() -> None:
     async def body() -> None:
-        async with following(read_timeout=0.05) as stage:
+        async with waiting(read_timeout=SILENCE) as (stage, source), running(source):
             stage.script.on(PODS.path, initial(A), "silent")
             stage.script.on(PODS.path, bookmark("8"), "silent", query={"resourceVersion": "5"})
-            stage.clock.advance(await stage.clock.paused(1))
+            await stage.in_sync()
+            stage.clock.advance(await hurrying(stage.clock.paused(1)))
             asked = await stage.script.nth(PODS.path, 2)
             assert asked.query["resourceVersion"] == "5"
-            stage.clock.advance(await stage.clock.paused(2))
+            await stage.bell.until(lambda: watched_version(source) == "8")
+            stage.clock.advance(await hurrying(stage.clock.paused(2)))
             assert (await stage.script.nth(PODS.path, 3)).query["resourceVersion"] == "8"
             assert stage.holder.gone == ""
 
-    asyncio.run(body())
+    run_in_idle_time(body())
 
 
 def test_two_read_timeouts_at_one_version_lead_to_a_list() -> None:
     async def body() -> None:
-        async with following(read_timeout=0.05) as stage:
+        async with following(read_timeout=SILENCE) as stage:
             stage.script.on(PODS.path, initial(A), "silent")
             stage.script.on(PODS.path, "silent", query={"resourceVersion": "5"})
-            stage.clock.advance(await stage.clock.paused(1))
+            await stage.in_sync()
+            stage.clock.advance(await hurrying(stage.clock.paused(1)))
             await stage.script.nth(PODS.path, 2)
-            stage.clock.advance(await stage.clock.paused(2))
+            stage.clock.advance(await hurrying(stage.clock.paused(2)))
             asked = await stage.script.nth(PODS.path, 3)
             assert ("resourceVersion" in asked.query, asked.query.get("sendInitialEvents")) == (False, "true")
             assert stage.holder.gone == ""
 
-    asyncio.run(body())
+    run_in_idle_time(body())
 
 
 def test_in_sync_once_every_resource_is() -> None:

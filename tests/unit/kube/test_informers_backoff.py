@@ -19,7 +19,7 @@ from nfagent.kube.credentials import ClientConfig
 from nfagent.kube.informers import Informers
 from nfagent.model.gvk import RESOURCES
 from tests.support.apiserver_documents import added, encoded, page, status
-from tests.support.scripted_http import EventBell, Fault, HttpScript
+from tests.support.scripted_http import EventBell, Fault, http_script
 from tests.support.scripted_source import (
     EGRESS,
     EGRESS_POLICY,
@@ -245,14 +245,14 @@ class Elsewhere:
 
 def test_a_server_that_only_answers_probes_is_not_retried_in_a_loop() -> None:
     async def body() -> None:
-        bell = EventBell()
-        stage = InformersHarness(HttpScript(bell), bell)
-        server = Elsewhere()
-        async with running(alone(server, stage)):
-            for number in (1, 2, 3):
-                stage.clock.advance(await stage.clock.paused(number))
-            assert stage.clock.pauses[:3] == [0.1875, 0.375, 0.75]
-            assert server.tries <= 5
+        bell, server = EventBell(), Elsewhere()
+        async with http_script(bell) as unused:
+            stage = InformersHarness(unused, bell)
+            async with running(alone(server, stage)):
+                for number in (1, 2, 3):
+                    stage.clock.advance(await stage.clock.paused(number))
+                assert stage.clock.pauses[:3] == [0.1875, 0.375, 0.75]
+                assert server.tries <= 5
 
     asyncio.run(body())
 
@@ -510,6 +510,7 @@ def test_recovery_is_logged_when_the_last_kind_is_watched(caplog: pytest.LogCapt
             gate = asyncio.Event()
             stage.script.on(PODS.path, initial(A), "silent")
             stage.script.on(POLICIES.path, gate, initial(), "silent")
+            await stage.clock.paused(2)  # both have failed before one recovers
             await stage.comes(lambda: stage.holder.names == "a")
             assert len(caplog.messages) == 1, "one trouble for both, and one of them has it still"
             gate.set()

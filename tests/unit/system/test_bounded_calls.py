@@ -6,18 +6,66 @@ import contextlib
 import errno
 import gc
 import itertools
+import queue
 import threading
 import weakref
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from nfagent.system.bounded_calls import BoundedCalls
 from tests.support.packet_labs import wait_until
 
-SHORT = 0.05
+LOOK_SECONDS = 0.01
 LONG = 60.0
+
+
+class CallLimit:
+    """The limit of calls, exceeded by those alone that say so: not by one whose thread gets no processor time.
+
+    waits_again: set when the caller waits for more answers after the limit has passed
+    """
+
+    def __init__(self) -> None:
+        self.waits_again = threading.Event()
+        self._exceeded = threading.Semaphore(0)
+        self._passed = False
+
+    def exceed(self) -> None:
+        """Let the limit pass, once: to be called in a call."""
+        self._exceeded.release()
+
+    def has_passed(self) -> bool:
+        """Return whether an answer is waited for no longer."""
+        passed = self._exceeded.acquire(blocking=False)
+        self._passed = self._passed or passed
+        return passed
+
+    def note_wait(self) -> None:
+        if self._passed:
+            self.waits_again.set()
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> CallLimit:
+    """Have the time limit of calls pass by the test's word, in place of the clock's."""
+    found = CallLimit()
+
+    class Answers(queue.SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> object:  # noqa: FBT001, FBT002 - as it is
+            found.note_wait()
+            while timeout is not None:
+                try:
+                    return super().get(block, LOOK_SECONDS)
+                except queue.Empty:
+                    if found.has_passed():
+                        raise
+            return super().get(block)
+
+    monkeypatch.setattr("nfagent.system.bounded_calls.queue.SimpleQueue", Answers)
+    return found
 
 
 @pytest.fixture
@@ -64,18 +112,21 @@ def test_other_exceptions_are_raised_in_the_caller() -> None:
         BoundedCalls(LONG).ask(lambda: 1 // 0, "key")
 
 
-def test_a_stuck_call_delays_no_other_and_is_not_repeated_before_it_returns(gate: threading.Event) -> None:
+def test_a_stuck_call_delays_no_other_and_is_not_repeated_before_it_returns(
+    gate: threading.Event, limit: CallLimit
+) -> None:
     asked: list[str] = []
     returned = threading.Event()
 
     def call(key: str) -> str:
         asked.append(key)
         if key == "stuck" and not gate.is_set():
+            limit.exceed()
             gate.wait()
             returned.set()
         return key
 
-    calls = BoundedCalls(SHORT)
+    calls = BoundedCalls(LONG)
     for _ in range(3):
         found = {key: brief(answer) for key, answer in calls.each(call, ["a", "stuck", "b"])}
         assert found == {"a": "a", "stuck": "ETIMEDOUT", "b": "b"}
@@ -88,30 +139,31 @@ def test_a_stuck_call_delays_no_other_and_is_not_repeated_before_it_returns(gate
     assert answers == {"stuck"}
 
 
-def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event) -> None:
+def test_with_too_many_stuck_calls_the_others_fail_at_once(gate: threading.Event, limit: CallLimit) -> None:
     asked: list[int] = []
 
     def call(key: int) -> str:
         asked.append(key)
+        limit.exceed()
         gate.wait()
         return ""
 
-    calls = BoundedCalls(SHORT, most_stuck=3)
+    calls = BoundedCalls(LONG, most_stuck=3)
     assert [brief(answer) for _, answer in calls.each(call, range(10))] == ["ETIMEDOUT"] * 10
     assert asked == [0, 1, 2]
 
 
 @pytest.mark.parametrize("stalled", [1, 2], ids=["before its first call", "between two calls"])
-def test_a_thread_that_gets_no_processor_time_loses_no_answer_and_blocks_no_key(stalled: int) -> None:
+def test_a_thread_that_gets_no_processor_time_loses_no_answer_and_blocks_no_key(stalled: int, limit: CallLimit) -> None:
     """A machine may be paused, or so busy that a thread waits for longer than a call may take."""
     nexts = itertools.count(1)
-    stalls = threading.Event()
 
     def stall(frame: FrameType, event: str, _argument: object) -> None:
         if event == "call" and frame.f_code.co_name == "_next" and next(nexts) == stalled:
-            stalls.wait(4 * SHORT)
+            limit.exceed()
+            limit.waits_again.wait(LONG)
 
-    calls = BoundedCalls(SHORT, most_stuck=1)
+    calls = BoundedCalls(LONG, most_stuck=1)
     threading.setprofile(stall)
     try:
         found = [(key, brief(answer)) for key, answer in calls.each(str.upper, "abc")]
@@ -135,7 +187,7 @@ def test_an_error_leaves_nothing_to_the_garbage_collector(base: type[Exception])
         finally:
             del error
 
-    calls = BoundedCalls()
+    calls = BoundedCalls(LONG)
     gc.collect()
     gc.disable()
     try:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -31,10 +30,9 @@ asyncio.run(main())
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a disk that never answers")
 def test_a_process_ends_while_a_thread_of_an_executor_waits_for_a_disk(tmp_path: Path) -> None:
     with hung(tmp_path / "disk"):
-        began = time.monotonic()
         command = [sys.executable, "-c", HANGING, str(tmp_path / "disk" / "file")]
+        # Without the limit it never ends.
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert time.monotonic() - began < 30
     assert done.returncode == 0
     assert "stopped: threads did not end in time" in done.stderr
 

@@ -16,6 +16,7 @@ from nfagent.system.stderr_log import StderrLog, lost_lines
 from tests.support.packet_labs import wait_until
 
 PAGE = 4096
+DEADLINE = 60.0
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def test_lines_are_written_in_order() -> None:
         log = StderrLog(writer)
         for number in range(10):
             log.emit(record(f"line {number}"))
-        log.flush()
+        log.flush(DEADLINE)
         assert available(reader) == b"".join(b"line %d\n" % number for number in range(10))
         assert log.lost_lines == 0
 
@@ -66,7 +67,6 @@ def test_a_stalled_reader_blocks_no_caller_and_gets_the_number_of_lost_lines() -
         while log.waiting or not found.endswith(b"\n"):
             found += available(reader)
         log.emit(record("again"))
-        log.flush()
         while not found.endswith(b"again\n"):
             found += available(reader)
         *whole, said, last = found.decode().splitlines()
@@ -78,15 +78,15 @@ def test_lines_refused_by_a_full_disk_are_reported_when_there_is_space_again(tmp
     disk = os.open("/dev/full", os.O_WRONLY)
     log = StderrLog(disk)
     log.emit(record("one"))
-    wait_until(lambda: not log.waiting)
+    wait_until(lambda: not log.waiting, DEADLINE)
     log.emit(record("two"))  # it begins with telling of the first, which is refused too
-    wait_until(lambda: not log.waiting)
+    wait_until(lambda: not log.waiting, DEADLINE)
     assert log.lost_lines == 2
     os.close(disk)
     resolved = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(resolved, disk)
     log.emit(record("three"))
-    log.flush()
+    log.flush(DEADLINE)
     os.close(disk)
     if resolved != disk:
         os.close(resolved)
@@ -136,7 +136,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     try:
         log = StderrLog(writer)
         log.emit(record("to no reader"))
-        wait_until(lambda: not log.waiting)
+        wait_until(lambda: not log.waiting, DEADLINE)
         assert not log.waiting
     finally:
         os.close(writer)
@@ -146,7 +146,7 @@ def test_a_record_with_wrong_arguments_is_written() -> None:
     with pipe() as (reader, writer):
         log = StderrLog(writer)
         log.emit(logging.LogRecord("nfagent", logging.ERROR, "", 0, "%d Pods", ("no number",), None))
-        log.flush()
+        log.flush(DEADLINE)
         assert available(reader) == b"error '%d Pods'\n"
 
 
