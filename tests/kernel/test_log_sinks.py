@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -73,6 +74,10 @@ def log(site: AgentSite) -> Path:
 
 def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def reached(path: Path, enough: int) -> bool:
+    return size(path) >= enough
 
 
 def logged(site: AgentSite) -> list[bytes]:
@@ -167,10 +172,10 @@ def test_after_kill_9_while_records_are_written_no_line_is_torn_and_the_next_age
     for run in range(3):
         first = 1000 + run * 20_000
         with agent(site) as process:
-            known = size(log(site))
+            enough = size(log(site)) + 50_000
             flood = threading.Thread(target=drop_packets, args=(site, first, 20_000))
             flood.start()
-            wait_until(lambda: size(log(site)) >= known + 50_000)
+            wait_until(partial(reached, log(site), enough))
             process.kill()
             process.wait(30)
             flood.join(60)

@@ -23,7 +23,7 @@ _HEAP_BYTES = 64 * 1024 * 1024
 
 
 def steady_maps(pid: int) -> str:
-    """Return the mappings of a process; read again where they change meanwhile: the kernel reads one after the other."""
+    """Return the mappings of a process; read again where they change meanwhile: each is read by itself."""
     maps = Path(f"/proc/{pid}/maps")
     text, before = maps.read_text("ascii"), ""
     while text != before:

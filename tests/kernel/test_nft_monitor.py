@@ -391,7 +391,8 @@ def test_counters_and_timeouts_are_not_reported() -> None:
             await command("ip", "link", "set", "lo", "up")
             text = (
                 "add set inet nfagent seen { type ipv4_addr; flags dynamic, timeout; }; add chain inet nfagent c { "
-                "type filter hook output priority 0; }; add rule inet nfagent c udp dport 9 update @seen { ip daddr timeout 500ms } counter"
+                "type filter hook output priority 0; }; add rule inet nfagent c udp dport 9 "
+                "update @seen { ip daddr timeout 500ms } counter"
             )
             await heard.of(text)
             for packets in (1, 2):

@@ -31,7 +31,7 @@ def own_namespace(word: str) -> Iterator[None]:
 
 
 def await_own_addresses(*addresses: str) -> None:
-    """Wait until the kernel takes packets to IPv6 addresses that were added: a worker of its adds their local routes."""
+    """Wait until the kernel takes packets to IPv6 addresses: their local routes come a moment after them."""
 
     def are_local() -> bool:
         command = ["ip", "-6", "-json", "route", "show", "table", "local"]
