@@ -27,7 +27,7 @@ from nfagent.model.netaddr import Family
 
 StreamProtocol: TypeAlias = Literal["tcp", "udp"]
 Arrival: TypeAlias = tuple[float, int]
-"""When a packet arrived, by time.monotonic(), and the number that its UDP payload begins with; -1 without one."""
+"""When a packet arrived, by time.monotonic(), and the number that its payload begins with; -1 without one."""
 
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _ETHERTYPES: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
@@ -36,6 +36,7 @@ _PROTOCOL_AT: dict[Family, int] = {4: 9, 6: 6}
 _SOURCE_AT: dict[Family, int] = {4: 12, 6: 8}
 _WORD_BYTES = 4
 _UDP_BYTES = 8
+_TCP_OFFSET_AT = 12
 _HEAD_BYTES = 128
 _NUMBER = struct.Struct("!I")
 _TIMESPEC = struct.Struct("qq")
@@ -105,8 +106,12 @@ class PacketCounter:
         return list(self._arrived)
 
     def _number(self, head: bytes) -> int:
-        begin = _IP_BYTES[self._family] + _UDP_BYTES
-        written = head[begin : begin + _NUMBER.size] if self._protocol == "udp" else b""
+        begin = _IP_BYTES[self._family]
+        if self._protocol == "udp":
+            begin += _UDP_BYTES
+        elif len(head) > begin + _TCP_OFFSET_AT:
+            begin += (head[begin + _TCP_OFFSET_AT] >> 4) * _WORD_BYTES
+        written = head[begin : begin + _NUMBER.size]
         return int(_NUMBER.unpack(written)[0]) if len(written) == _NUMBER.size else -1
 
 

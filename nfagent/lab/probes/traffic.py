@@ -117,16 +117,21 @@ class TrafficStream:
     def passed_after(self, committed: float) -> list[float]:
         """Return the times of the packets that passed the rules after a commit, by time.monotonic().
 
-        A UDP packet counts where it was sent after the commit: one from before may have passed in time and have waited
-        in a queue between two interfaces, for many milliseconds on a busy machine. A TCP segment counts by its
-        arrival, because it may be a retransmission; those that may have waited in the queue, by 10 ms, don't.
+        A packet counts where its first number was sent after the commit: one from before may have passed in time and
+        have waited in a queue between two interfaces, for many milliseconds on a busy machine. Where it passes as a
+        retransmission of TCP, so do later numbers. Without a number, as a FIN or what TCP's stream has joined at a
+        socket, it counts by its arrival; what may have waited in the queue, by 10 ms, doesn't.
         """
-        if self.plan.protocol == "udp":
-            return [when for number in self.numbers() if (when := self._sent_at[number - 1]) > committed]
-        return [when for when in self.arrivals() if when > committed + _QUEUED_SECONDS]
+        numbered = [self.sent_at(number) for number in self.numbers() if number > 0]
+        others = [when for when, number in self._all() if number <= 0 and when > committed + _QUEUED_SECONDS]
+        return [when for when in numbered if when > committed] + others
+
+    def sent_at(self, number: int) -> float:
+        """Return when the speaker sent a number first, by time.monotonic()."""
+        return self._sent_at[number - 1]
 
     def numbers(self) -> list[int]:
-        """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
+        """Return the first numbers in the packets that arrived, -1 without one; the speaker sends 1, 2, 3, ..."""
         return [number for _, number in self._all()]
 
     def send_fin(self) -> None:
