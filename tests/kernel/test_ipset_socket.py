@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from nfagent.kernel.nfacct_socket import NfacctSocket
 from nfagent.model.netaddr import Family
 from nfagent.xtables.objects import IpSet, SetMember, SetType
 from nfagent.xtables.text import member_text
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import own_iptables
 
 pytestmark = [
     pytest.mark.kernel,
@@ -41,9 +42,9 @@ MEMBERS: dict[tuple[SetType, Family], tuple[SetMember, ...]] = {
 
 
 @pytest.fixture(autouse=True)
-def _namespace() -> Iterator[None]:
-    """Enter a new network namespace with this thread."""
-    with own_namespace("ipset"):
+def _namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Enter a new network namespace with this thread; the lock of iptables is this test's own."""
+    with own_iptables("ipset", tmp_path, monkeypatch):
         yield
 
 

@@ -47,7 +47,7 @@ def _namespace() -> Iterator[None]:
 
 async def refused(stage: RunningReconciler, said: str) -> None:
     """Wait until the kernel has refused three times in a row."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE):
         while stage.reconciler.status.failures < 3:  # noqa: ASYNC110 - the status tells by counting
             await asyncio.sleep(0.01)
     assert said in stage.reconciler.status.last_error
@@ -99,7 +99,6 @@ def test_an_agent_whose_table_gets_another_owner_reports_it_and_recovers_when_it
     with site.agent() as agent:
         with owned_table("nfagent", replaces=True):
             wait_until(lambda: OWNED in str(reconcile()["last_error"]), 30)
-            assert OWNED in str(reconcile()["last_error"])
             for view in ("kernel", "diff"):
                 asked = site.nfagent("dump", view)
                 assert (asked.returncode, asked.stdout) == (2, "")

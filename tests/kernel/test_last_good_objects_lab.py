@@ -206,7 +206,7 @@ def test_without_a_state_folder_rules_are_enforced_and_the_problem_is_reported(l
     assert lab.srv_reached == {False}
     status = agent.ask("/v1/dump/state")["agent"]["last_good"]
     assert "/proc/nowhere" in status["problem"]
-    assert "checkpoint: /proc/nowhere" in agent.stderr_text
+    wait_until(lambda: "checkpoint: /proc/nowhere" in agent.stderr_text)
     agent.stop()
 
 

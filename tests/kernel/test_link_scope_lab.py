@@ -65,7 +65,9 @@ def bridged(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[
             f"address add {HOST_ADDRESSES[6]}/64 dev {HOST} nodad",
         ]
         netns.ip_batch([f"link set {HOST} up", *lines], outside)
+        # The bridge forwards to a port once it is running.
         netns.await_links(outside, (HOST,))
+        netns.await_links(node, ("uplink",))
         yield running
 
 

@@ -15,6 +15,7 @@ from nfagent.errors import KernelError
 from nfagent.kernel.local_addresses import first_local_address, is_local_address
 from nfagent.kernel.xt_tables import table_shape
 from nfagent.lab.topology import netns
+from tests.support.own_namespace import await_own_addresses
 
 pytestmark = pytest.mark.kernel
 
@@ -29,6 +30,7 @@ def machine() -> Iterator[str]:
         lines = ["link set lo up", "link add d0 type veth peer name d1", "link set d0 up", "link set d1 up"]
         lines += [f"address add {address} dev d0 nodad" for address in ("192.0.2.1/24", "2001:db8::1/64", "fe80::7/64")]
         netns.ip_batch([*lines, "address add 198.51.100.7/32 dev lo"], name)
+        netns.inside(name, functools.partial(await_own_addresses, "2001:db8::1", "fe80::7"))
         yield name
     finally:
         netns.remove([name])

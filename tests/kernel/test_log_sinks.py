@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,8 @@ from nfagent.errors import NfagentError
 from nfagent.introspection.agent_client import get_json, get_lines
 from nfagent.verdicts.log_journald import JournalSink
 from nfagent.verdicts.records import PolicyName, encode
-from tests.kernel.test_cli import AgentSite, site
-from tests.kernel.test_stalled_files import enforce, state
+from tests.kernel.test_cli import DEADLINE, AgentSite, site
+from tests.kernel.test_stalled_files import await_state, enforce, state
 from tests.support.journald import journal_records, with_journald
 from tests.support.packet_labs import wait_until
 from tests.support.record_schema import check_line
@@ -71,6 +72,14 @@ def log(site: AgentSite) -> Path:
     return site.folder / "log" / "policy_action.log"
 
 
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def reached(path: Path, enough: int) -> bool:
+    return size(path) >= enough
+
+
 def logged(site: AgentSite) -> list[bytes]:
     return log(site).read_bytes().splitlines(keepends=True) if log(site).exists() else []
 
@@ -80,7 +89,9 @@ def test_file_journald_stdout_and_stream_get_the_same_records(site: AgentSite) -
     printed: list[bytes] = []
 
     def read_stream() -> None:
-        streamed.extend(line for line in get_lines(site.socket, "/v1/records") if not line.isspace())
+        # With the records of before: the first may be made before the agent has this reader.
+        lines = get_lines(site.socket, "/v1/records", {"last": "all"})
+        streamed.extend(line for line in lines if not line.isspace())
 
     def read_stdout(reader: int) -> None:
         with os.fdopen(reader, "rb") as lines:
@@ -146,11 +157,12 @@ def test_a_reader_of_stdout_that_is_stuck_delays_neither_policies_nor_the_file(s
         with agent(site, writer, SINKS="stdout,file") as process:
             drop_packets(site, 1000, 2000)
             wait_until(lambda: len(logged(site)) == 2000)
-            found = state(site)["verdict_log"]["sinks"]
-            assert (found["file"]["queued_lines"], found["stdout"]["queued_lines"] > 0) == (0, True)
+            # A line counts as queued until its write has returned.
+            found = await_state(site, lambda found: not found["verdict_log"]["sinks"]["file"]["queued_lines"])
+            assert found["verdict_log"]["sinks"]["stdout"]["queued_lines"] > 0
             enforce(site, 5433)
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(DEADLINE) == 0
     finally:
         os.close(reader)
         os.close(writer)
@@ -160,11 +172,10 @@ def test_after_kill_9_while_records_are_written_no_line_is_torn_and_the_next_age
     for run in range(3):
         first = 1000 + run * 20_000
         with agent(site) as process:
+            enough = size(log(site)) + 50_000
             flood = threading.Thread(target=drop_packets, args=(site, first, 20_000))
             flood.start()
-            known = log(site).stat().st_size if run else 0
-            while not log(site).exists() or log(site).stat().st_size < known + 50_000:
-                pass
+            wait_until(partial(reached, log(site), enough))
             process.kill()
             process.wait(30)
             flood.join(60)

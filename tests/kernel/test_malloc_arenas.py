@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.test_cli import AgentSite, site
+from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
 
@@ -21,10 +22,19 @@ _HEAP_BYTES = 64 * 1024 * 1024
 """glibc's HEAP_MAX_SIZE on 64-bit machines: the address space of an arena of threads, and what it is aligned to."""
 
 
+def steady_maps(pid: int) -> str:
+    """Return the mappings of a process; read again where they change meanwhile: each is read by itself."""
+    maps = Path(f"/proc/{pid}/maps")
+    text, before = maps.read_text("ascii"), ""
+    while text != before:
+        text, before = maps.read_text("ascii"), text
+    return text
+
+
 def arenas_of_threads(pid: int) -> int:
     """Return how many arenas a process has beside the main one: aligned, in use up to a place, reserved from there."""
     mappings = []
-    for line in Path(f"/proc/{pid}/maps").read_text("ascii").splitlines():
+    for line in steady_maps(pid).splitlines():
         addresses, permissions, _, _, inode = line.split()[:5]
         begin, end = (int(address, 16) for address in addresses.split("-"))
         mappings.append((begin, end, permissions, inode))
@@ -41,6 +51,6 @@ def arenas_of_threads(pid: int) -> int:
 def test_an_agent_s_threads_share_one_malloc_arena_beside_the_main_one(site: AgentSite) -> None:
     with site.agent() as agent:
         pid = agent.process.pid
-        assert len(list(Path(f"/proc/{pid}/task").iterdir())) > 8
+        wait_until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) > 8)
         assert arenas_of_threads(pid) == 1
         agent.stop()

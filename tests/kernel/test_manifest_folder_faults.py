@@ -429,11 +429,12 @@ def test_a_hung_file_system_delays_no_other_file(folder: Path) -> None:
             await follower.holds(WEB, "shop/db@a")
             with stalled(folder / "team"), stalled(elsewhere):
                 link(folder / "z.yaml", str(elsewhere / "x.yaml"))
-                await follower.until(lambda: len(said(follower.known)) == 2)
-                assert [words.partition(";")[0] for words in said(follower.known)] == [
+                hung = [
                     "team: can't be listed: the file system does not respond",
                     "z.yaml: can't be read: the file system does not respond",
                 ]
+                # On a busy machine any other call may take its 0.2 s, too; it is over with the next look.
+                await follower.until(lambda: [words.partition(";")[0] for words in said(follower.known)] == hung)
                 (folder / "f.yaml").write_text(pod(node="b"))
                 await follower.holds("shop/web@b", "shop/db@a")
                 (folder / "z.yaml").unlink()

@@ -17,6 +17,7 @@ from tests.support.packet_labs import (
     pod_document,
     policy_document,
     running_lab,
+    wait_until,
 )
 
 pytestmark = pytest.mark.kernel
@@ -93,7 +94,7 @@ def test_the_last_valid_content_stays_enforced_while_a_file_does_not_parse(lab: 
     assert reached(lab, "x/a") == {False}
     problems = lab.cluster.agent("n1").ask("/v1/dump/state")["problems"]
     assert [problem["place"] for problem in problems] == ["policy.yaml:2"]
-    assert "policy.yaml:2" in lab.cluster.agent("n1").stderr_text
+    wait_until(lambda: "policy.yaml:2" in lab.cluster.agent("n1").stderr_text)
 
 
 def test_the_same_object_in_two_files_is_an_error_that_names_both_and_the_first_counts(lab: ManifestLab) -> None:

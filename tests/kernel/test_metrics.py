@@ -248,10 +248,12 @@ def test_probes_and_status_say_that_a_round_of_the_reconciler_does_not_end(
         for probe in ("/healthz", "/readyz"):
             said = await scraper.until(probe, stalls)
             assert said.startswith("a round of the reconciler doesn't end"), probe
-        status = json.loads((await scraper.get("/v1/status"))[1])
+        words = "a round of the reconciler doesn't end"
+        said = await scraper.until("/v1/status", lambda status, said: words in said or stalls(status, said))
+        status = json.loads(said)
         assert status["health"] == "degraded"
         [problem] = status["problems"]
-        assert "a round of the reconciler doesn't end" in problem
+        assert words in problem
         reconciler.undivided.set()
         for probe in ("/healthz", "/readyz"):
             await scraper.until(probe, is_ok)
@@ -306,6 +308,7 @@ def test_a_port_in_use_is_a_problem_of_metrics_alone_and_ends_by_itself(
             other.listen()
             async with agent(folder) as scraper:
                 await scraper.until("/readyz", is_ok)
+                await scraper.until("/metrics", lambda _, found: value(found, PROBLEM.format("listeners")) == 1)
                 assert caplog.text.count("cannot serve metrics at 127.0.0.1:9464: Address already in use") == 1
                 other.close()
                 await scraper.until(f"{TCP}/readyz", is_ok)

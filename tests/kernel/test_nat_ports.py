@@ -13,7 +13,7 @@ import pytest
 from nfagent.kernel.nat_ports import describe, read_nat_ports, read_statistics
 from nfagent.netlink.conntrack_ports import PortUse
 from nfagent.netlink.packet_header import TCP, UDP
-from tests.support.own_namespace import own_namespace
+from tests.support.own_namespace import await_own_addresses, own_namespace
 
 pytestmark = [
     pytest.mark.kernel,
@@ -50,6 +50,7 @@ def _namespace() -> Iterator[None]:
     with own_namespace("natports"):
         subprocess.run(["ip", "-batch", "-"], input=LINKS, text=True, check=True)
         subprocess.run(["nft", "-f", "-"], input=RULES, text=True, check=True)
+        await_own_addresses(POD6, NODE6, SERVER6)
         yield
 
 

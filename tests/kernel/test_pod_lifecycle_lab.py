@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nfagent.lab.probes.first_packet import watch_change
 from nfagent.lab.probes.listeners import ProbeProtocol, pod_endpoints
 from nfagent.lab.probes.probe import Probe
 from nfagent.lab.topology.plan import PodPlan, grid
@@ -19,6 +17,7 @@ from tests.support.packet_labs import (
     policy_document,
     running_lab,
 )
+from tests.support.raw_sockets import heard, udp_socket
 
 pytestmark = pytest.mark.kernel
 
@@ -128,9 +127,15 @@ def test_41_a_pod_with_the_addresses_of_an_ended_one_meets_its_own_policies(lab:
 def test_42_a_denied_connection_from_before_the_second_family_was_known_ends_when_it_is(lab: ManifestLab) -> None:
     four, six = JOB.addresses
     lab.apply("job", job(four))
-    with ThreadPoolExecutor(1) as pool:
-        assert watch_change(lab.pod("x/near"), six, "udp", 80, want=True, deadline=5.0, live=True) is not None
-        cut_off = pool.submit(watch_change, lab.pod("x/near"), six, "udp", 80, want=False, deadline=10.0, live=True)
-        assert watch_change(lab.pod("x/near"), six, "udp", 80, want=False, deadline=0.5, live=True) is None
+    with udp_socket(lab.pod("x/near"), NEAR.addresses[1]) as live:
+        live.connect((six, 80))
+        live.send(b"before")
+        assert live.recv(100) == b"before"
         lab.apply("job", job(four, six))
-        assert cut_off.result() is not None
+        live.send(b"after")
+        lab.servers.wait_idle()  # what has come to the job is answered by now
+        assert heard(live) == []
+        lab.cluster.wait_for_recheck()
+        live.send(b"once more")
+        lab.servers.wait_idle()
+        assert heard(live) == []

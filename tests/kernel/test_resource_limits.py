@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -81,17 +82,14 @@ def test_an_agent_that_can_start_no_thread_more_repairs_its_table_and_says_what_
         before = rules()
         (site.manifests / "cluster.yaml").write_text(CLUSTER.replace("5432", "5433"))
         agent.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: str(site.manifests) in places(site), 30)
-        assert str(site.manifests) in places(site)
+        wait_until(lambda: str(site.manifests) in places(site))
         nft("flush table inet nfagent")
-        wait_until(lambda: rules() == before, 60)
-        assert rules() == before
+        wait_until(lambda: rules() == before)
         drop_packets(site, 1000, 1)
         wait_until(lambda: len(logged(site)) == 1, 60)
         cgroup.limit(1000)
         wait_until(lambda: "5433" in nft("list", "table", "inet", "nfagent"), 60)
-        wait_until(lambda: places(site) == [], 30)
-        assert places(site) == []
+        wait_until(lambda: places(site) == [])
         cgroup.limit(1)
         said = agent.stop()
     assert "Traceback" not in said
@@ -112,11 +110,12 @@ def test_an_agent_that_cannot_start_its_threads_says_so_and_leaves_the_rules(
         before = rules()
         agent.stop()
     command = [sys.executable, "-m", "nfagent", *site.running]
-    with (
-        thread_cgroup() as cgroup,
-        subprocess.Popen([*cgroup.join, *command], env=site.environment, stderr=subprocess.PIPE, text=True) as starting,
-    ):
-        cgroup.limit(threads)
+    with contextlib.ExitStack() as stack:
+        cgroup = stack.enter_context(thread_cgroup())
+        cgroup.limit(threads)  # before it starts; the process itself may join all the same
+        starting = stack.enter_context(
+            subprocess.Popen([*cgroup.join, *command], env=site.environment, stderr=subprocess.PIPE, text=True)
+        )
         said = ""
         while "cannot start a thread" not in said:
             assert starting.stderr is not None
@@ -145,8 +144,7 @@ def test_a_change_whose_inotify_event_was_lost_takes_effect(site: AgentSite) -> 
         finally:
             agent.process.send_signal(signal.SIGCONT)
         wait_until(lambda: "5433" in nft("list", "table", "inet", "nfagent"))
-        assert "5433" in nft("list", "table", "inet", "nfagent")
-        assert state(site)["reconcile"]["in_sync"]
+        site.await_sync()
         enforce(site, 5434)
         agent.stop()
 
@@ -187,10 +185,10 @@ def test_a_state_folder_that_cannot_be_written_is_reported_and_delays_no_policy(
     with broken(site.folder / "state") as repair, site.agent() as agent:
         enforce(site, 5433)
         assert words in await_state(site, lambda found: found["last_good"]["problem"])["last_good"]["problem"]
-        agent.await_told(lambda: "last good objects" in agent.told)
+        if "last good objects" not in agent.told:  # READY may have said it
+            agent.await_told(lambda: "last good objects" in agent.told)
         unkept = {"last_good_objects", "saved_ruleset", "packet_counters"}
-        wait_until(lambda: problems_of(site) == unkept, 60)
-        assert problems_of(site) == unkept
+        wait_until(lambda: problems_of(site) == unkept)
         repair()
         enforce(site, 5434)
         await_state(site, lambda found: not found["last_good"]["problem"])
@@ -237,8 +235,8 @@ def test_a_clock_that_jumps(hours: int, site: AgentSite) -> None:
             enforce(site, port)
         wait_until(lambda: len(logged(site)) == 3, 60)
         assert ports(logged(site)) == [1000, 1001, 1002]
+        site.await_sync()
         found = state(site)
-        assert found["reconcile"]["in_sync"]
         assert found["reconcile"]["transactions"] - before <= 10, "nothing is repeated"
         assert not any(found["verdict_log"]["unattributed"].values())
         process.terminate()

@@ -42,6 +42,8 @@ WEST = {"namespaceSelector": {"matchLabels": {"ns": "west"}}}
 CALLERS = {"podSelector": {"matchLabels": {"app": "caller"}}, "namespaceSelector": {}}
 SERVICE: dict[Family, str] = {4: "10.96.0.10", 6: "2001:db8:96::10"}
 SERVICE_PORT = 80
+_TRIES = 15
+"""The agent may be faster than the test that kills it, which has no CPU for a moment on a busy machine."""
 # A foreign rule with a ct expression: without any, the kernel stops connection tracking.
 TRACKING = (
     "add table inet foreign",
@@ -219,13 +221,13 @@ def test_32_a_pod_with_the_addresses_of_an_earlier_one_gets_no_packet_of_its_con
         wait_until(lambda: all(len(counter.arrivals()) >= 10 for counter in counters))
         began = time.monotonic()
         present(lab, [*world({path: None}), pod_document(heir, {"app": "heir"})], policies)
+        wait_until(lambda: suspected_at(agent) > began)
         committed = suspected_at(agent)
-        assert committed > began
         lab.cluster.wait_for_recheck()
         streams.wait_until_sent(40, *ended)
-        for counter in counters:
+        for stream, counter in zip(ended, counters, strict=True):
             assert len(counter.arrivals()) >= 10, "the heir has the addresses"
-            assert [when - committed for when, _ in counter.arrivals() if when > committed] == []
+            assert [when - committed for when in stream.passed_of(counter.arrivals(), committed)] == []
 
 
 def heirs_counter(lab: ManifestLab, stream: TrafficStream) -> PacketCounter:
@@ -259,7 +261,7 @@ def test_32_an_agent_killed_before_it_deletes_entries_leaves_the_connections_den
     lab: ManifestLab, agent: LabAgent
 ) -> None:
     about_others = policy_document("west", "open", podSelector={}, ingress=[{}])
-    for _attempt in range(5):
+    for _attempt in range(_TRIES):
         present(lab, world(), [])
         lab.cluster.wait_for_recheck()
         with watching(from_east(lab), from_west(lab)) as watch:

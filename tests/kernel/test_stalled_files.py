@@ -28,7 +28,8 @@ from tests.support.disk_images import ext4, fill, hung, remount, tmpfs
 from tests.support.packet_labs import wait_until
 
 __all__ = ["site"]
-STOP_SECONDS = 10.0
+FORCED = "threads did not end in time"
+"""Said by an agent that ends itself, ten seconds after SIGTERM, as it couldn't stop in order."""
 
 pytestmark = [
     pytest.mark.kernel,
@@ -81,13 +82,14 @@ def test_while_a_disk_is_frozen_a_policy_takes_effect_a_stop_ends_the_agent_and_
         waits = {"log": lambda found: found["verdict_log"]["queued_lines"], "state": lambda _: True}[folder]
         await_state(site, waits)
         enforce(site, 5433)
-        began = time.monotonic()
         agent.process.send_signal(signal.SIGTERM)
-        said = ""
-        while "stopped; the rules stay in force" not in said:
+        said = line = ""
+        while "stopped; the rules stay in force" not in line:
             assert agent.process.stderr is not None
-            said += agent.process.stderr.readline()
-        assert time.monotonic() - began < STOP_SECONDS
+            line = agent.process.stderr.readline()
+            said += line
+            assert line, said
+            assert FORCED not in line
         if folder == "log":
             assert "the disk doesn't accept the verdict log; lines dropped at this stop: lost_lines=1" in said
         # The kernel keeps the thread that waits until the disk is thawed: what was the agent's is free before.
@@ -104,9 +106,7 @@ def test_a_hung_disk_delays_neither_a_start_nor_a_policy_nor_a_stop(site: AgentS
         agent.process.send_signal(signal.SIGHUP)
         agent.await_state("READY=1")
         enforce(site, 5434)
-        began = time.monotonic()
-        agent.stop()
-        assert time.monotonic() - began < STOP_SECONDS
+        assert FORCED not in agent.stop()
 
 
 def test_a_log_without_a_reader_delays_neither_a_start_nor_a_policy_nor_a_stop(site: AgentSite) -> None:
@@ -120,7 +120,7 @@ def test_a_log_without_a_reader_delays_neither_a_start_nor_a_policy_nor_a_stop(s
                 wait_until(lambda: "5432" in listed())
                 enforce(site, 5433)
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(STOP_SECONDS) == 0
+                assert process.wait(DEADLINE) == 0
             finally:
                 process.kill()
     finally:
@@ -145,7 +145,7 @@ def test_a_systemd_that_does_not_read_delays_neither_a_start_nor_a_policy_nor_a_
                 wait_until(lambda: "5432" in listed())
                 enforce(site, 5433)
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(STOP_SECONDS) == 0
+                assert process.wait(DEADLINE) == 0
             finally:
                 process.kill()
 
@@ -210,9 +210,11 @@ def test_an_unwritable_log_is_reported_everywhere_before_a_record_is_lost_and_re
 
 def test_a_runtime_folder_that_is_removed_is_made_again(site: AgentSite) -> None:
     with site.agent() as agent:
-        shutil.rmtree(site.folder / "run")
+        # Moved away first: while its files go, the agent might make new ones there.
+        (site.folder / "run").rename(site.folder / "removed")
+        shutil.rmtree(site.folder / "removed")
         wait_until(lambda: answers(site))
-        assert state(site)["reconcile"]["in_sync"]
+        site.await_sync()
         assert "the agent's socket was removed; created it again" in agent.stop()
 
 
@@ -230,14 +232,12 @@ def test_a_runtime_folder_on_a_stalled_disk_delays_neither_a_policy_nor_a_stop(s
         agent.await_told(lambda: "no answer from the disk for 5 s" in agent.told)
         enforce(site, 5433)
         if disk is None:
-            began = time.monotonic()
             agent.process.send_signal(signal.SIGTERM)
             agent.process.wait(DEADLINE)
-            assert time.monotonic() - began < STOP_SECONDS + 5
         else:
             disk.thaw()
             agent.await_told(lambda: agent.told == "STATUS=enforcing")
-            assert state(site)["reconcile"]["in_sync"]
+            site.await_sync()
 
 
 def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and_end(site: AgentSite) -> None:
@@ -255,7 +255,7 @@ def test_idle_connections_leave_descriptors_for_the_kernel_and_the_manifests_and
         wait_until(are_many)
         assert descriptors(agent.process.pid) <= before + 70
         enforce(site, 5433)
-        assert state(site)["reconcile"]["in_sync"]
+        site.await_sync()
         wait_until(lambda: descriptors(agent.process.pid) <= before + 4)
 
 

@@ -37,6 +37,8 @@ def test_an_agent_serves_the_page_with_its_answers_and_keeps_the_token_over_rest
         for _ in range(2):
             async with agent(folder) as scraper:
                 await scraper.until("/readyz", is_ok)
+                # The page is served a moment later; an answer without the token is a refusal.
+                await scraper.until(f"http://{ADDRESS}/", lambda status, _: status > 0)
                 tokens.append(await asyncio.to_thread(read_token, folder / "run"))
                 await read_page(tokens[-1])
         assert tokens[0] == tokens[1]

@@ -33,6 +33,7 @@ from tests.support.packet_labs import (
     pod_document,
     policy_document,
     running_lab,
+    wait_until,
 )
 
 pytestmark = pytest.mark.kernel
@@ -161,7 +162,7 @@ def replace(lab: ManifestLab, checkout: Path | None, *, kill: bool) -> None:
     use(agent, checkout)
     agent.start()
     lab.cluster.wait_until_enforced()
-    assert agent.ask("/v1/dump/diff")["equal"]
+    wait_until(lambda: agent.ask("/v1/dump/diff")["equal"])  # unequal for a moment, as re-checks end
     lab.apply("more", policy_document("shop", "more", podSelector={}, policyTypes=["Egress"], egress=[{}]))
     lab.delete("more")
     lab.cluster.wait_for_recheck()

@@ -62,8 +62,18 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def jumps() -> list[str]:
     """Return what the first rules of FORWARD say, of the variant that has rules of ours."""
-    saved = "".join(run(f"iptables-{variant}-save", "-t", "mangle") for variant in ("legacy", "nft"))
+    saved = "".join(map(saved_mangle, ("legacy", "nft")))
     return [line for line in saved.splitlines() if line.startswith("-A FORWARD -j nfa-")]
+
+
+def saved_mangle(variant: str) -> str:
+    """Return the rules of table mangle; asked for again where a set goes meanwhile that a rule has looked up."""
+    while True:
+        command = [f"iptables-{variant}-save", "-t", "mangle"]
+        done = subprocess.run(command, text=True, check=False, capture_output=True)
+        if done.returncode == 0:
+            return done.stdout
+        assert "Set with index" in done.stderr, done.stderr
 
 
 def judged() -> bool:

@@ -13,7 +13,7 @@ Labels = frozenset[tuple[str, str]]
 
 class _SocketConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("agent", timeout=10)
+        super().__init__("agent", timeout=60)
         self._path = path
 
     def connect(self) -> None:

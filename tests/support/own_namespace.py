@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 from pyroute2 import netns
+
+from tests.support.packet_labs import wait_until
 
 
 @contextmanager
@@ -25,6 +28,17 @@ def own_namespace(word: str) -> Iterator[None]:
             netns.popns()
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def await_own_addresses(*addresses: str) -> None:
+    """Wait until the kernel takes packets to IPv6 addresses: their local routes come a moment after them."""
+
+    def are_local() -> bool:
+        command = ["ip", "-6", "-json", "route", "show", "table", "local"]
+        listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        return {route["dst"] for route in listed} >= set(addresses)
+
+    wait_until(are_local)
 
 
 @contextmanager

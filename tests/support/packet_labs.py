@@ -21,10 +21,9 @@ from nfagent.lab.topology.netns_topology import NetnsTopology
 from nfagent.lab.topology.plan import NodePlan, OutsideHost, PodPlan
 
 Document = dict[str, Any]
+SECONDS = 60.0
+"""Seconds to wait for what comes for certain. A pause of an agent may be 20 times what it took, also without a CPU."""
 Agents = TypeVar("Agents", bound=LabAgents)
-
-WAIT_SECONDS = 30.0
-"""Far above what a busy machine adds: a wait ends with what it is for."""
 
 
 def node_document(node: NodePlan) -> Document:
@@ -87,12 +86,12 @@ def as_text(documents: Iterable[Document]) -> str:
     return yaml.dump_all(documents, Dumper=KubectlDumper, sort_keys=False)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Wait until a condition holds. Raises AssertionError with its source where it doesn't within `seconds`."""
     assert holds_within(condition, seconds), f"not within {seconds:g} s: {_source(condition)}"
 
 
-def holds_within(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
+def holds_within(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
     """Wait until a condition holds, or `seconds` have passed; return whether it held. It is checked every 20 ms."""
     end, pause = time.monotonic() + seconds, threading.Event()
     while not condition():

@@ -32,8 +32,10 @@ from nfagent.system.interrupts import deferred_interrupts
 _START_SECONDS = patient(60.0)
 _SYNC_SECONDS = patient(60.0)
 _STOP_SECONDS = patient(30.0)
+"""More than the ten seconds after which an agent ends itself."""
 _WAIT_SECONDS = patient(60.0)
-"""Rounds are 19 times their CPU apart, and a round walks the kernel's one table of all namespaces' connections."""
+"""Rounds are 19 times their CPU apart, and a round walks the kernel's one table of all namespaces' connections.
+Readings of interfaces are 20 times their time apart, also without a CPU."""
 _POLL_SECONDS = 0.002
 
 

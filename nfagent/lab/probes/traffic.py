@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
@@ -36,7 +36,7 @@ StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
 _QUEUED_SECONDS, _TCP_CLOCK_SECONDS = 0.01, 0.002
-_PATIENCE, _PROGRESS_SECONDS = patient(5.0), patient(30.0)
+_PATIENCE = patient(30.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
@@ -81,7 +81,7 @@ class TrafficStream:
     """One connection and the counter of its arrivals; `TrafficStreams` opens it, sends on it and closes it."""
 
     def __init__(self, line: StreamPlan) -> None:
-        """Connect. Raises OSError where that takes more than five seconds, KernelError."""
+        """Connect. Raises OSError where that takes more than half a minute, KernelError."""
         self.plan = line
         self._family = family_of(line.address)
         self._sockets: list[socket.socket] = []
@@ -121,17 +121,20 @@ class TrafficStream:
         queue between two interfaces, for many milliseconds on a busy machine. When a TCP segment was sent, or sent
         again, its timestamps option says; one without it counts where it arrived over 10 ms after the commit.
         """
+        return self.passed_of(self._all(), committed)
+
+    def passed_of(self, arrivals: Sequence[Arrival], committed: float) -> list[float]:
+        """Return of these arrivals of its packets, as any PacketCounter has them, those that `passed_after` counts."""
         if self.plan.protocol == "udp":
-            return [when for number in self.numbers() if (when := self._sent_at[number - 1]) > committed]
-        found = self._all()
+            return [when for _, number in arrivals if (when := self._sent_at[number - 1]) > committed]
         return [
             when
-            for (when, _), sent in zip(found, sent_times(found), strict=True)
+            for (when, _), sent in zip(arrivals, sent_times(arrivals), strict=True)
             if (when - _QUEUED_SECONDS if sent is None else sent - _TCP_CLOCK_SECONDS) > committed
         ]
 
     def numbers(self) -> list[int]:
-        """Return the numbers in the UDP packets that arrived; the speaker sends 1, 2, 3, ..."""
+        """Return the first numbers in the packets that arrived, -1 without one; the speaker sends 1, 2, 3, ..."""
         return [number for _, number in self._all()]
 
     def send_fin(self) -> None:
@@ -317,7 +320,7 @@ class TrafficStreams:
 
 def _await(streams: Iterable[TrafficStream], count: Callable[[TrafficStream], int], more: int, what: str) -> None:
     wanted = {stream: count(stream) + more for stream in streams}
-    end, pause = time.monotonic() + _PROGRESS_SECONDS, threading.Event()
+    end, pause = time.monotonic() + _PATIENCE, threading.Event()
     for stream, enough in wanted.items():
         while (found := count(stream)) < enough:
             if time.monotonic() > end:
