@@ -36,7 +36,7 @@ StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
 _QUEUED_SECONDS, _TCP_CLOCK_SECONDS = 0.01, 0.002
-_PATIENCE = patient(30.0)
+_PATIENCE, _PROGRESS_SECONDS = patient(30.0), patient(30.0)
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
@@ -320,7 +320,7 @@ class TrafficStreams:
 
 def _await(streams: Iterable[TrafficStream], count: Callable[[TrafficStream], int], more: int, what: str) -> None:
     wanted = {stream: count(stream) + more for stream in streams}
-    end, pause = time.monotonic() + _PATIENCE, threading.Event()
+    end, pause = time.monotonic() + _PROGRESS_SECONDS, threading.Event()
     for stream, enough in wanted.items():
         while (found := count(stream)) < enough:
             if time.monotonic() > end:
