@@ -84,12 +84,12 @@ def as_text(documents: Iterable[Document]) -> str:
     return yaml.dump_all(documents, Dumper=KubectlDumper, sort_keys=False)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until a condition holds. Raises AssertionError with its source where it doesn't within `seconds`."""
     assert holds_within(condition, seconds), f"not within {seconds:g} s: {_source(condition)}"
 
 
-def holds_within(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def holds_within(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Wait until a condition holds, or `seconds` have passed; return whether it held. It is checked every 20 ms."""
     end, pause = time.monotonic() + seconds, threading.Event()
     while not condition():

@@ -20,7 +20,7 @@ from nfagent.lab.topology import netns
 from nfagent.model.netaddr import Family, family_of
 from nfagent.netlink.packet_header import PacketHead, decode_head
 
-SECONDS = 5.0
+SECONDS = 30.0
 """Seconds to wait for an expected packet."""
 
 _EVERY_PROTOCOL = 0x0003  # linux/if_ether.h, ETH_P_ALL

@@ -29,10 +29,9 @@ from nfagent.manifests.index import digest
 from nfagent.system.gc_tuning import MALLOC_ENVIRONMENT
 from nfagent.system.interrupts import deferred_interrupts
 
-_START_SECONDS = patient(20.0)
-_SYNC_SECONDS = patient(10.0)
-_STOP_SECONDS = patient(10.0)
-_WAIT_SECONDS = patient(30.0)
+_START_SECONDS = _SYNC_SECONDS = _STOP_SECONDS = patient(60.0)
+"""A start takes a second of CPU, and on a busy machine processes wait for theirs."""
+_WAIT_SECONDS = patient(90.0)
 """Rounds are 19 times their CPU apart, and a round walks the kernel's one table of all namespaces' connections."""
 _POLL_SECONDS = 0.002
 
@@ -290,13 +289,13 @@ class LabAgents:
         return self.agents[node]
 
     def wait_for_recheck(self) -> None:
-        """Wait until no agent has an address under re-check. Raises KernelError after half a minute."""
+        """Wait until no agent has an address under re-check. Raises KernelError after a minute and a half."""
         self._wait(LabAgent.recheck_is_done, "still re-checks addresses")
 
     def wait_for_links(self) -> None:
         """Wait until each agent knows the interfaces of its Pods: they are read a moment after the Pods.
 
-        Raises KernelError after half a minute.
+        Raises KernelError after a minute and a half.
         """
         self._wait(LabAgent.links_are_read, "still has not read the interfaces of its Pods")
 
@@ -344,7 +343,7 @@ class LabCluster(LabAgents):
         self.wait_until_enforced()
 
     def wait_until_enforced(self, agents: Sequence[LabAgent] | None = None) -> None:
-        """Wait until the running agents enforce the folder's manifests. Raises KernelError after ten seconds."""
+        """Wait until the running agents enforce the folder's manifests. Raises KernelError after a minute."""
         files = {
             str(path.relative_to(self.manifests)): digest(path.read_text(encoding="utf-8"))
             for path in sorted(self.manifests.rglob("*"))

@@ -36,7 +36,8 @@ StreamSender: TypeAlias = Literal["client", "server"]
 
 _INTERVAL = 0.002
 _QUEUED_SECONDS = 0.01
-_PATIENCE = patient(5.0)
+_PATIENCE = patient(30.0)
+"""TCP repeats a packet after twice the time of the last one: some seconds after a cut that lasted seconds."""
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
@@ -81,7 +82,7 @@ class TrafficStream:
     """One connection and the counter of its arrivals; `TrafficStreams` opens it, sends on it and closes it."""
 
     def __init__(self, line: StreamPlan) -> None:
-        """Connect. Raises OSError where that takes more than five seconds, KernelError."""
+        """Connect. Raises OSError where that takes more than half a minute, KernelError."""
         self.plan = line
         self._family = family_of(line.address)
         self._sockets: list[socket.socket] = []
@@ -290,12 +291,12 @@ class TrafficStreams:
 
     @staticmethod
     def wait_for(more: int, *streams: TrafficStream) -> None:
-        """Wait until this many more packets of each have arrived. Raises KernelError after five seconds."""
+        """Wait until this many more packets of each have arrived. Raises KernelError after half a minute."""
         _await(streams, lambda stream: stream.received, more, "arrived")
 
     @staticmethod
     def wait_until_sent(more: int, *streams: TrafficStream) -> None:
-        """Wait until this many more packets of each were sent. Raises KernelError after five seconds."""
+        """Wait until this many more packets of each were sent. Raises KernelError after half a minute."""
         _await(streams, lambda stream: stream.sent, more, "sent")
 
     def _send(self) -> None:
