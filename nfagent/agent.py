@@ -117,7 +117,7 @@ class Agent:
         self._bridges = BridgeWatch()
         self._links = LinkMonitor(lambda: link_query(self._desired.cluster), self._links_changed)
         self._stop, self._reload_requested = asyncio.Event(), asyncio.Event()
-        self._local_changes, self._ready, self._in_force = 0, False, asyncio.Event()
+        self._link_changes, self._ready, self._in_force = 0, False, asyncio.Event()
         self._egress_nat = EgressNatParts(
             settings,
             self._desired,
@@ -325,8 +325,9 @@ class Agent:
         await self._backend.replace_others()
 
     def _notify_link_monitor(self) -> None:
-        before, self._local_changes = self._local_changes, self._desired.local_changes
-        if self._local_changes != before:
+        # Those of other Nodes too: the ways to a few of them are looked up.
+        before, self._link_changes = self._link_changes, self._desired.local_changes + self._desired.node_changes
+        if self._link_changes != before:
             self._links.pods_changed()
 
     def _links_changed(self, links: NodeInterfaces) -> None:

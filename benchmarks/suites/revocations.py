@@ -32,7 +32,8 @@ from benchmarks.registry import Run, bench
 from benchmarks.results import Row, at_most, percentile
 from nfagent.errors import KernelError
 from nfagent.lab.cluster.agents import LabCluster
-from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener
+from nfagent.lab.machine.patience import patient
+from nfagent.lab.probes.conntrack_events import ConntrackDestroyListener, DestroyedConnection
 from nfagent.lab.probes.packet_counter import StreamProtocol
 from nfagent.lab.probes.traffic import StreamPlan, StreamSender, TrafficStream, TrafficStreams
 from nfagent.lab.topology.netns_topology import NetnsTopology
@@ -44,6 +45,7 @@ _SCENARIOS = 5
 _INTERVAL = 0.005
 _PACKETS_BEFORE = 6
 _PACKETS_AFTER = 12
+_PATIENCE = patient(30.0)
 _NUMBERS = {"tcp": TCP, "udp": UDP}
 
 
@@ -61,7 +63,8 @@ _ENDED: tuple[tuple[_Kind, ...], ...] = (
 class Revocation(msgspec.Struct, frozen=True):
     """The effect of one change on the connections that it revoked. Times are seconds.
 
-    before, after: packets that arrived before its commit, and after it
+    before:        packets that arrived before its commit
+    after:         packets that passed the rules after its commit: one that waited in a queue arrives later
     last:          arrival of the last packet, from the commit: negative for one before it
     applied:       the same, from when the change was written into the folder
     removed:       from the commit until conntrack had no entry of these connections
@@ -161,8 +164,12 @@ def measure(run: Run, count: int) -> RevocationResult:
                 next(turns),
             )
         lab.streams.wait_for(_PACKETS_BEFORE, *kept)
-        numbers = [stream.numbers() for stream in kept]
-    return RevocationResult(tuple(found), tuple(max(one) - len(one) for one in numbers), sum(map(len, numbers)))
+        sent = [max(stream.numbers()) for stream in kept]
+        # By then whatever was on its way has arrived: two processors may deliver packets in another order.
+        lab.streams.wait_for(_PACKETS_BEFORE, *kept)
+        came = [len({*stream.numbers()} & {*range(1, last + 1)}) for stream, last in zip(kept, sent, strict=True)]
+    lost = tuple(last - count for last, count in zip(sent, came, strict=True))
+    return RevocationResult(tuple(found), lost, sum(came))
 
 
 def _revoke(lab: _Lab, running: Sequence[_RunningScenario], kinds: Sequence[_Kind]) -> Iterator[Revocation]:
@@ -196,16 +203,27 @@ def _revocation(lab: _Lab, one: _RunningScenario) -> Revocation:
     for stream in one.streams:
         node = one.node_of(lab, stream)
         committed, arrivals = one.committed[node], stream.arrivals()
-        late = sum(when > committed for when in arrivals)
-        before, after = before + len(arrivals) - late, after + late
+        before += sum(when <= committed for when in arrivals)
+        after += len(stream.passed_after(committed))
         last.append(max(arrivals) - committed)
         applied.append(max(arrivals) - one.written)
         client = lab.pods[stream.plan.client].addresses[family_of(stream.plan.address) == 6]
-        gone = lab.destroy_listeners[node].destroyed_at(client, _NUMBERS[stream.plan.protocol], stream.client_port)
-        if gone is None:
-            raise KernelError(f"{one.kind}: conntrack still has an entry of {stream.plan}")
-        removed.append(gone - committed)
+        connection = client, _NUMBERS[stream.plan.protocol], stream.client_port
+        removed.append(_destroyed_at(lab.destroy_listeners[node], connection, one) - committed)
     return Revocation(one.kind, len(one.streams), before, after, max(last), max(applied), max(removed))
+
+
+def _destroyed_at(listener: ConntrackDestroyListener, connection: DestroyedConnection, one: _RunningScenario) -> float:
+    """Return when a connection's entry was destroyed; its notification may still wait for the listener's thread."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        gone = listener.destroyed_at(*connection)
+        # An earlier one is of another connection with the same port.
+        if gone is not None and gone > one.written:
+            return gone
+        if time.monotonic() > end:
+            raise KernelError(f"{one.kind}: conntrack still has an entry of {connection}")
+        time.sleep(_INTERVAL)
 
 
 def _text(documents: Iterable[Document]) -> str:

@@ -55,6 +55,7 @@ class DesiredState:
     generation:    grows with every object that changed anything
     egress:        the objects that configure masquerade
     local_changes: grows with every change of this node's Pods and of its Node
+    node_changes:  grows with every change of a Node
     verdicts:      what NFLOG prefixes stand for
     """
 
@@ -74,8 +75,7 @@ class DesiredState:
         self.cluster = ClusterState(node)
         self.index = PolicyIndex(self.cluster)
         self._logging: NetworkLogging | None = None
-        self.generation = 0
-        self.local_changes = 0
+        self.generation = self.local_changes = self.node_changes = 0
         self._whole: tuple[int, Ruleset] | None = None
         self._masquerade_settings = masquerade or MasqueradeSettings()
         self.egress = EgressState(self._masquerade_settings.ip_masq)
@@ -361,6 +361,7 @@ class DesiredState:
             return False
         before, after = change.pod if change.pod is not None else (None, None)
         here = self.cluster.node
+        self.node_changes += change.node is not None
         self.local_changes += change.node == here or any(
             pod is not None and pod.node == here for pod in (before, after)
         )

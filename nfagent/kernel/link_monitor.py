@@ -106,7 +106,7 @@ class LinkMonitor:
 
     @property
     def is_outdated(self) -> bool:
-        """Return whether Pods of this node, or its ranges, have changed the addresses to look up since the reading."""
+        """Return whether Pods of this node, its ranges, or Nodes changed the addresses to look up since the reading."""
         return self._ask() != self._asked
 
     def pods_changed(self) -> None:

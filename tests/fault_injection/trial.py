@@ -16,7 +16,7 @@ from tests.fault_injection.lab import FaultLab, Scene
 from tests.fault_injection.streams import Streams
 
 FAULT_SECONDS = 1.5
-_REPORT_SECONDS = 20.0
+_REPORT_SECONDS = 60.0
 _HEAL_SECONDS = 150.0
 """A connection to an API server that has vanished is given up after a minute of TCP keepalives."""
 _BEFORE_SECONDS = _AFTER_SECONDS = 0.2

@@ -99,9 +99,11 @@ class LinkScope:
         with select.epoll() as epoll:
             for descriptor in listening:
                 epoll.register(descriptor, select.EPOLLIN)
-            end = time.monotonic() + seconds
-            while (left := end - time.monotonic()) > 0:
-                for descriptor, _mask in epoll.poll(left):
+            end, left = time.monotonic() + seconds, seconds
+            while left > 0:
+                # What has arrived is read also where the time is over: another process may have had the processor.
+                left = end - time.monotonic()
+                for descriptor, _mask in epoll.poll(max(0.0, left)):
                     for number in _received(descriptor):
                         question = sent.get(number)
                         if question is not None and AT[question[0].destination] == listening[descriptor]:

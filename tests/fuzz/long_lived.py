@@ -17,13 +17,20 @@ from nfagent.lab.probes.listeners import ProbeProtocol
 from nfagent.lab.topology import netns
 from nfagent.policy.evaluator import Flow
 
+_QUIET_SECONDS = 0.02
+
 
 class LongLivedConnections:
     """The open connections."""
 
-    def __init__(self, namespace_of: Callable[[str], str]) -> None:
-        """Start without connections; `namespace_of` returns the network namespace of an address."""
+    def __init__(self, namespace_of: Callable[[str], str], wait_idle: Callable[[], None]) -> None:
+        """Start without connections.
+
+        namespace_of: returns the network namespace of an address
+        wait_idle:    returns when the servers have answered what has arrived
+        """
         self._namespace_of = namespace_of
+        self._wait_idle = wait_idle
         self._connections: dict[Flow, LabFlow] = {}
 
     @property
@@ -40,7 +47,7 @@ class LongLivedConnections:
         self.drop(made.keys() - self.answered(made, deadline))
 
     def answered(self, flows: Iterable[Flow], deadline: float) -> set[Flow]:
-        """Send on each of these; return those that answered within so many seconds."""
+        """Send on each of these; return those that answered within so many seconds, and while answers go on coming."""
         waiting = {self._connections[flow].sock.fileno(): (flow, next_nonce()) for flow in flows}
         answered: set[Flow] = set()
         with select.epoll() as epoll:
@@ -49,9 +56,15 @@ class LongLivedConnections:
                 # An immediate error counts as no answer.
                 with contextlib.suppress(OSError):
                     self._connections[flow].send(nonce)
-            end = time.monotonic() + deadline
-            while len(answered) < len(waiting) and (left := end - time.monotonic()) > 0:
-                for number, _mask in epoll.poll(left):
+            end, came = time.monotonic() + deadline, True
+            while len(answered) < len(waiting) and came:
+                left = end - time.monotonic()
+                if left <= 0:
+                    # On a busy machine, answers wait for the servers' thread or for this one.
+                    self._wait_idle()
+                events = epoll.poll(max(left, _QUIET_SECONDS))
+                came = bool(events) or left > 0
+                for number, _mask in events:
                     flow, nonce = waiting[number]
                     with contextlib.suppress(OSError):
                         answered |= {flow} if nonce in self._connections[flow].answers() else set()

@@ -77,7 +77,7 @@ class PacketLab:
         )
         self._servers = Listeners()
         self._cluster: LabAgents
-        self._connections = LongLivedConnections(lambda address: self._namespace(AT[address]))
+        self._connections = LongLivedConnections(lambda address: self._namespace(AT[address]), self._servers.wait_idle)
         self._link_scope = LinkScope(self._namespace, attachment)
         self._stack = contextlib.ExitStack()
 

@@ -43,7 +43,7 @@ class FuzzPlan(msgspec.Struct, frozen=True):
     attachment: how the lab's nodes attach their Pods
     backend:    where the lab's agents write rules
     build:      folder of failing cases, each in its own
-    shrink:     additional seconds for shrinking a failing case
+    shrink:     additional seconds for shrinking a failing case, and until it has become smaller once where it can
     """
 
     seed: int
@@ -113,10 +113,10 @@ def keep(
     """
     # Steps after the failing one don't matter.
     case = Case(case.steps[: finding.step + 1])
-    fails = _Same(finding, runner, show)
+    fails = _Same(case, finding, runner, show)
     repeated = any(fails(case) for _ in range(_TRIES))
     end = time.monotonic() + plan.shrink
-    small = shrink(case, fails, lambda: time.monotonic() > end) if repeated else case
+    small = shrink(case, fails, lambda: time.monotonic() > end and fails.fewest < case.documents) if repeated else case
     last = msgspec.structs.replace(finding, step=len(small.steps) - 1)
     seen = (runner.repeat(small, finding) if repeated else None) or last
     folder = plan.build / str(plan.seed)
@@ -128,15 +128,20 @@ def keep(
 class _Same:
     """Whether a case has the same finding."""
 
-    def __init__(self, finding: Finding, runner: OracleRunner, show: Callable[[str], None]) -> None:
+    def __init__(self, case: Case, finding: Finding, runner: OracleRunner, show: Callable[[str], None]) -> None:
         self._finding = finding
         self._runner = runner
         self._show = show
         self._tries = 0
+        self.fewest = case.documents
+        """The number of documents of the smallest case that had it."""
 
     def __call__(self, case: Case) -> bool:
         self._tries += 1
         self._show(f"shrinking: {case.documents} documents in {len(case.steps)} steps, try {self._tries}")
         if "packets" in self._finding.verdicts and not fits(case):
             return False
-        return self._runner.repeat(case, self._finding) is not None
+        same = self._runner.repeat(case, self._finding) is not None
+        if same:
+            self.fewest = min(self.fewest, case.documents)
+        return same

@@ -36,6 +36,12 @@ pytestmark = [
 
 _T = TypeVar("_T")
 DEADLINE = 60.0
+JOINED = """
+apiVersion: v1
+kind: Node
+metadata: {{name: {0}}}
+status: {{addresses: [{{type: InternalIP, address: {1}}}]}}
+"""
 ORDER = [
     *("_verdict_log", "serving", "_source", "_checkpoint"),
     *("_reconcile._connections", "_reconcile.backend.client", "_reconcile._nft_monitor", "claim"),
@@ -174,6 +180,25 @@ def test_sighup_reads_the_manifests_again_and_notifies_systemd_when_it_begins_an
 
     run_alone(body, DEADLINE)
     assert site.order() == ORDER
+
+
+def test_the_way_to_a_node_that_joins_alone_is_looked_up_at_once(site: Site) -> None:
+    """Not a minute later, when all interfaces are read again: it may be the first one behind an interface."""
+
+    async def body() -> None:
+        made = site.agent()
+        running = asyncio.create_task(made.run())
+        await site.await_state("STATUS=enforcing")
+        # The first one may come before the reading at the start.
+        for name, address in (("node-c", "10.0.3.254"), ("node-d", "10.0.4.254")):
+            (site.manifests / f"{name}.yaml").write_text(JOINED.format(name, address))
+            async with asyncio.timeout(30):
+                while name not in made._desired.cluster.nodes or made._links.is_outdated:  # noqa: SLF001, ASYNC110
+                    await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    run_alone(body, DEADLINE)
 
 
 def test_a_source_that_fails_at_the_start_ends_the_agent_with_its_error_and_nothing_open(site: Site) -> None:

@@ -69,6 +69,9 @@ def enforces(lab: ManifestLab) -> bool:
 
 def test_no_new_connection_is_lost_while_a_file_of_policies_takes_effect(lab: ManifestLab) -> None:
     assert not enforces(lab)
+    # What the start has to judge, and to read of interfaces, may cause transactions of its own.
+    lab.cluster.wait_for_recheck()
+    lab.cluster.wait_for_links()
     before = transactions(lab)
     lab.cluster.place("policies.yaml", as_text(one_file()))
     assert lost_while_it_settles(lab) == 0

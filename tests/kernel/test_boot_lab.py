@@ -109,11 +109,11 @@ def test_while_the_cluster_is_unreadable_ready_says_what_is_enforced(lab: Lab, t
         agent.start({"NFAGENT_BOOT_WAIT_SECONDS": "0"})
         try:
             boot.network()
-            wait_until(lambda: answers(agent), 30.0)  # it is ready at once, and serves its socket soon after
+            wait_until(lambda: answers(agent))  # it is ready at once, and serves its socket soon after
             enforced = agent.ask("/v1/dump/state")["agent"]["boot"]["enforced"]
             assert enforced.startswith("the saved ruleset of 20")
             assert "unknown Pods of 10.244.1.0/24" in enforced
-            assert f"enforced until it is read: {enforced}" in agent.stderr_text
+            wait_until(lambda: f"enforced until it is read: {enforced}" in agent.stderr_text)  # a thread writes it
             assert f"Enforced until then: {enforced}" in agent.run("dump", "ruleset").stderr
             boot.packets(50)
             assert list(map(boot.arrived, PODS)) == NONE

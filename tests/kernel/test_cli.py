@@ -188,6 +188,8 @@ class AgentSite:
     def connect_outside(self) -> None:
         """Route what the Pod sends to 198.51.100.0/24 out of an interface with the address 192.0.2.1."""
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        # Connections without an answer stay for as long as a test takes on a busy machine.
+        Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout").write_text("600")
         for command in (
             "link add out0 type veth peer name out1",
             "addr add 192.0.2.1/24 dev out0",
@@ -288,11 +290,11 @@ def nft(*arguments: str) -> str:
 
 def test_every_view_of_a_running_agent_as_text_json_and_yaml(site: AgentSite) -> None:
     with site.agent():
+        site.await_judged()
         for view in VIEWS:
             assert site.said("dump", view).strip()
             content = site.ask("dump", view)
             assert yaml.safe_load(site.said("dump", view, "-o", "yaml")).keys() == content.keys()
-        site.await_judged()
         state = site.ask("dump")
         assert state["agent"]["reconcile"]["in_sync"]
         assert state["counts"]["local_pods"] == 1

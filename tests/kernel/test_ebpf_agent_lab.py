@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from nfagent.errors import KernelError
 from nfagent.lab.ebpf import program as ebpf_program
 from nfagent.lab.ebpf.program import build
 from nfagent.lab.ebpf.requirements import COMPILED
@@ -25,6 +24,7 @@ from tests.support.egress_labs import config_map
 from tests.support.packet_labs import (
     Document,
     ManifestLab,
+    as_text,
     holds_within,
     logging_document,
     namespace_document,
@@ -32,6 +32,7 @@ from tests.support.packet_labs import (
     pod_document,
     policy_document,
     running_lab,
+    wait_until,
 )
 from tests.support.raw_sockets import udp_socket
 
@@ -42,6 +43,7 @@ NODES, PODS, _ = grid()
 OUTSIDE = OutsideHost("outside", ("198.51.100.10", "10.200.0.10", "2001:db8:99::10"))
 FROM_Y = {"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}
 A = {"matchLabels": {"pod": "a"}}
+SILENCE_SECONDS = 0.6
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_a_live_connection_ends_with_the_change_that_denies_it_and_an_allowed_on
     with flow(lab, "y/b", address, protocol) as allowed, flow(lab, "z/b", address, protocol) as denied:
         assert [echoes(allowed), echoes(denied)] == [True, True]
         lab.apply("policy", policy_document("x", "only-y", podSelector=A, ingress=[FROM_Y]))
-        assert [echoes(allowed), echoes(denied)] == [True, False]
+        assert [echoes(allowed), echoes(denied, SILENCE_SECONDS)] == [True, False]
 
 
 def test_a_live_connection_ends_when_its_client_is_relabelled(lab: ManifestLab) -> None:
@@ -101,7 +103,7 @@ def test_a_live_connection_ends_when_its_client_is_relabelled(lab: ManifestLab) 
     with relabelled(lab, *documents), flow(lab, "y/c", lab.address("x/a", 4), "udp") as live:
         assert echoes(live)
         lab.apply("cluster", *cluster(), *map(pod_document, PODS))
-        assert not echoes(live)
+        assert not echoes(live, SILENCE_SECONDS)
 
 
 def test_the_server_of_a_revoked_connection_cannot_go_on_as_a_client(lab: ManifestLab) -> None:
@@ -188,7 +190,6 @@ def test_a_pods_packets_with_an_address_of_another_are_dropped(lab: ManifestLab)
             spoofed.sendto(b"spoofed", (lab.address("y/b", 4), 4001))
             with contextlib.closing(_udp(lab.pod("x/a"), lab.address("x/a", 4), 4002)) as honest:
                 honest.sendto(b"honest", (lab.address("y/b", 4), 4001))
-            target.settimeout(5)
             assert target.recv(100) == b"honest"
 
 
@@ -235,11 +236,12 @@ def test_a_policy_of_a_tier_closes_its_pods_and_is_named(lab: ManifestLab) -> No
         },
     }
     agent = lab.cluster.agent(lab.topology.pods["x", "a"].node)
-    with pytest.raises(KernelError, match="AdminNetworkPolicy all is a policy of a tier"):
-        lab.apply("tier", document)
+    lab.cluster.place("tier.yaml", as_text([document]))
+    named = "AdminNetworkPolicy all is a policy of a tier"
+    wait_until(lambda: any(named in reason for reason in agent.ask("/v1/dump/state")["agent"]["refused"]))
+    wait_until(lambda: named in agent.stderr_text)
+    assert not agent.ask("/v1/dump/state")["agent"]["reconcile"]["in_sync"]
     assert not lab.reaches(Probe(lab.pod("y/b"), lab.address("x/a", 4), "udp", 80))
-    refused = agent.ask("/v1/dump/state")["agent"]["refused"]
-    assert any("AdminNetworkPolicy all" in reason for reason in refused)
 
 
 def test_the_kernel_memory_of_the_maps_is_told(lab: ManifestLab) -> None:
@@ -265,8 +267,8 @@ def flow(lab: ManifestLab, client: str, address: str, protocol: ProbeProtocol) -
         opened.close()
 
 
-def echoes(live: LabFlow) -> bool:
-    """Return whether a nonce that is sent now is answered."""
+def echoes(live: LabFlow, seconds: float = 30.0) -> bool:
+    """Return whether a nonce that is sent now is answered within so many seconds."""
     nonce = next_nonce()
     live.send(nonce)
     heard: list[int] = []
@@ -275,7 +277,7 @@ def echoes(live: LabFlow) -> bool:
         heard.extend(live.answers())
         return nonce in heard
 
-    return holds_within(is_heard, 0.6)
+    return holds_within(is_heard, seconds)
 
 
 def cluster() -> list[Document]:

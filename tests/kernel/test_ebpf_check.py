@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_a_machine_that_lacks_nothing_runs_the_program() -> None:
     found = ebpf_check.ebpf_check()
     assert {check.result for check in found} == {"ok"}
     assert found[-1].found == "compiled, loaded, attached and removed"
-    assert netns.named("nfa-ebpfcheck-") == []
+    assert netns.named(netns.prefix("ebpfcheck", os.getpid())) == []
 
 
 def test_without_clang_the_command_that_installs_it_is_named_and_nothing_is_tried(
@@ -44,4 +45,4 @@ def test_a_program_that_the_kernel_does_not_take_is_a_failure_with_the_reason(
     last = ebpf_check.ebpf_check()[-1]
     assert (last.name, last.result) == ("the program", "FAIL")
     assert "can't read the compiled eBPF program" in last.found
-    assert netns.named("nfa-ebpfcheck-") == []
+    assert netns.named(netns.prefix("ebpfcheck", os.getpid())) == []

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces, nf_tables and conntrack"),
 ]
 
-DEADLINE = 120.0
+DEADLINE = 240.0
 MANY = 80_128  # 313 clients, 256 connections each
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 WAY = "10.0.0.1 . tcp . 80 . 10.0.0.2 . 4000"

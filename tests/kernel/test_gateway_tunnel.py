@@ -29,6 +29,7 @@ from tests.support.gateway_labs import (
     GROUPS,
     OUTSIDE,
     PODS,
+    await_views,
     dropped,
     expected_holders,
     gateways,
@@ -105,7 +106,7 @@ def tunnelled(lab: ManifestLab) -> int:
 def test_the_outside_sees_the_floating_addresses_from_pods_behind_a_router(lab: ManifestLab) -> None:
     assert problems(lab) == []
     before = tunnelled(lab)
-    assert views(lab, SELECTED) == OF_GROUPS
+    await_views(lab, OF_GROUPS, SELECTED)
     assert tunnelled(lab) > before
 
 
@@ -118,7 +119,7 @@ def test_a_loose_reverse_path_filter_lets_the_packets_pass(lab: ManifestLab) -> 
     for node in GROUPS:
         reverse_path_filter(lab, node, "2", ("all", UPLINK, TUNNEL_LINK))
     try:
-        assert views(lab, SELECTED) == OF_GROUPS
+        await_views(lab, OF_GROUPS, SELECTED)
     finally:
         for node in GROUPS:
             reverse_path_filter(lab, node, "0", ("all", UPLINK, TUNNEL_LINK))
@@ -129,12 +130,12 @@ def test_a_strict_one_drops_them_and_is_told(lab: ManifestLab) -> None:
     reverse_path_filter(lab, "n2", "1", (TUNNEL_LINK,))
     try:
         assert views(lab, [pod], [PARTNER]) == {pod.name: {"nothing"}}
-        wait_until(lambda: bool(problems(lab)), 15)
+        wait_until(lambda: bool(problems(lab)), 60)  # compared every ten seconds
         (problem,) = problems(lab)
         assert f"net/ipv4/conf/{TUNNEL_LINK}/rp_filter = 2" in problem
     finally:
         reverse_path_filter(lab, "n2", "0", (TUNNEL_LINK,))
-    assert views(lab, [pod], [PARTNER]) == {pod.name: {FLOATING["n2"][0]}}
+    await_views(lab, {pod.name: {FLOATING["n2"][0]}}, [pod], [PARTNER])
 
 
 class Sender:
@@ -145,7 +146,6 @@ class Sender:
         self.floating, address = FLOATING["n2"][family == 6], PARTNER if family == 4 else PARTNER_V6
         self._outside = self._opened(lab.topology.outside_namespace(OUTSIDE.name), kind)
         self._outside.bind((address, 0))
-        self._outside.settimeout(0.3)
         self.socket = self._opened(lab.topology.pod_namespace(*pod_on("n1", "n2").key), kind)
         self.socket.connect((address, self._outside.getsockname()[1]))
 
@@ -156,8 +156,9 @@ class Sender:
         self._outside.close()
         self.socket.close()
 
-    def arrives(self, size: int) -> bool:
-        """Send bytes once; return whether they arrive whole, from the floating address."""
+    def arrives(self, size: int, seconds: float = 30.0) -> bool:
+        """Send bytes once; return whether they arrive whole, from the floating address, within so many seconds."""
+        self._outside.settimeout(seconds)
         self.socket.send(bytes(size))
         try:
             came, source = self._outside.recvfrom(65536)
@@ -190,7 +191,7 @@ def test_packets_that_fit_into_the_tunnel_pass_and_a_sender_learns_the_largest_s
         sender.socket.setsockopt(level, discover, DO)
         assert sender.arrives(1400 - HEADERS[family])
         assert sender.arrives(FIT[family] - HEADERS[family])
-        assert not sender.arrives(FIT[family] - HEADERS[family] + 1)
+        assert not sender.arrives(FIT[family] - HEADERS[family] + 1, 0.3)
         with pytest.raises(OSError, match="Message too long"):
             sender.socket.send(bytes(FIT[family] - HEADERS[family] + 1))
         assert sender.socket.getsockopt(level, mtu) == FIT[family]
@@ -208,11 +209,11 @@ def test_a_stream_of_tcp_passes_the_tunnel(lab: ManifestLab, family: int) -> Non
         server.bind((PARTNER if family == 4 else PARTNER_V6, 0))
         server.listen()
         with netns.inside(pod, lambda: socket.socket(kind, socket.SOCK_STREAM)) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect(server.getsockname()[:2])
             accepted, source = server.accept()
             with accepted:
-                accepted.settimeout(5)
+                accepted.settimeout(30)
                 assert source[0] == FLOATING["n2"][family == 6]
                 sending = threading.Thread(target=client.sendall, args=(bytes(1_000_000),))
                 sending.start()
@@ -243,6 +244,7 @@ def test_what_others_send_to_the_tunnel_is_dropped_and_counted(lab: ManifestLab,
         with pytest.raises(TimeoutError):
             server.recv(64)
         assert dropped(lab, "n2", "tunnel") == before + 2
+        server.settimeout(30)
         send_to_tunnel(lab.topology.node_namespace("n1"), family, carried)
         came, floating = server.recvfrom(64)
         assert (came, floating[0]) == (b"forged", FLOATING["n2"][family == 6])

@@ -29,6 +29,9 @@ WIDE = ("203.0.113.0/24", "2001:db8:113::/64")
 """PARTNER and PARTNER_HOST; NARROW has PARTNER_HOST alone."""
 NARROW = ("203.0.113.192/26", "2001:db8:113::f:0/112")
 
+_SECONDS = 30.0
+"""Seconds to wait for a packet."""
+
 
 def nat_policy(name: str, action: str, destinations: Iterable[str], *sources: Document, gateway: str = "") -> Document:
     """Return an EgressNATPolicy; gateway: namespace and name of a NetworkGatewayGroup, as `kube-system/gw`."""
@@ -86,14 +89,14 @@ class LiveConnection:
         self._served = self._listener
         self.seen_port = 0
         for sock in (self._listener, self._client):
-            sock.settimeout(5.0)
+            sock.settimeout(_SECONDS)
         self._listener.bind((destination, 0))
         if kind == socket.SOCK_STREAM:
             self._listener.listen()
         self._client.connect(self._listener.getsockname())
         if kind == socket.SOCK_STREAM:
             self._served, _ = self._listener.accept()
-            self._served.settimeout(5.0)
+            self._served.settimeout(_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +105,10 @@ class LiveConnection:
         for sock in (self._client, self._served, self._listener):
             sock.close()
 
-    def ask(self, payload: bytes) -> str:
+    def ask(self, payload: bytes, seconds: float = _SECONDS) -> str:
+        """Return the source there. Raises TimeoutError where question or answer take longer."""
+        for sock in (self._client, self._served):
+            sock.settimeout(seconds)
         self._client.send(payload)
         received, sender = self._served.recvfrom(100)
         if self._served is self._listener:

@@ -29,7 +29,14 @@ from tests.support.egress_labs import (
     gateway_group,
     nat_policy,
 )
-from tests.support.packet_labs import Document, ProbedLab, namespace_document, node_document, pod_document
+from tests.support.packet_labs import (
+    Document,
+    ProbedLab,
+    namespace_document,
+    node_document,
+    pod_document,
+    wait_until,
+)
 
 OUTSIDE = OutsideHost("outside", (PARTNER, PARTNER_V6, FAR, FAR_V6))
 GROUPS = tuple(node.name for node in NODES)
@@ -128,6 +135,21 @@ def views(
         source = outcome.seen_from or "" if outcome.reached else "nothing"
         found[probes[probe]].add(source)
     return found
+
+
+def await_views(
+    lab: ProbedLab[Any],
+    wanted: Mapping[str, set[str]],
+    pods: Iterable[PodPlan],
+    addresses: Sequence[str] = (PARTNER, PARTNER_V6),
+) -> None:
+    """Wait until the outside host sees Pods, by name, under these sources.
+
+    A holder has its address a moment before it announces it; neighbours send to the holder before meanwhile. Without
+    that they would find it after 23 seconds or more: base_reachable_time / 2, and the probes of the entry.
+    """
+    asked = tuple(pods)
+    wait_until(lambda: views(lab, asked, addresses) == wanted, 20.0)
 
 
 def held_on(topology: NetnsTopology, addresses: Iterable[str]) -> dict[str, set[str]]:

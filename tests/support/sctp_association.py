@@ -15,6 +15,7 @@ from nfagent.lab.probes.raw_packets import INIT, INIT_ACK, SctpInit, crc32c, pay
 from nfagent.lab.topology import netns
 
 _SERVER_PORT = 9899
+_SECONDS = 30.0
 _client_ports = itertools.count(41_000)
 _CLIENT_TAG, _SERVER_TAG = 0x1234_5678, 0x8765_4321
 _HEARTBEAT, _HEARTBEAT_ACK, _COOKIE_ECHO, _COOKIE_ACK = 4, 5, 10, 11
@@ -30,7 +31,7 @@ class SctpAssociation:
     """
 
     def __init__(self, client: str, server: str, destination: str) -> None:
-        """Set it up from one namespace to an address in another. Raises OSError where that takes over 5 seconds."""
+        """Set it up from one namespace to an address in another. Raises OSError where that takes over half a minute."""
         self._family = 6 if ":" in destination else 4
         domain = socket.AF_INET6 if self._family == 6 else socket.AF_INET
         make = functools.partial(socket.socket, domain, socket.SOCK_RAW, socket.IPPROTO_SCTP)
@@ -40,7 +41,7 @@ class SctpAssociation:
         self.seen_port = 0
         try:
             for sock in (self._client, self._server):
-                sock.settimeout(5.0)
+                sock.settimeout(_SECONDS)
             self._server.bind((destination, 0))
             self._client.connect((destination, 0))
             self._shake_hands()

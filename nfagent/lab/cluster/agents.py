@@ -29,11 +29,9 @@ from nfagent.manifests.index import digest
 from nfagent.system.gc_tuning import MALLOC_ENVIRONMENT
 from nfagent.system.interrupts import deferred_interrupts
 
-_START_SECONDS = patient(60.0)
-_SYNC_SECONDS = patient(60.0)
-_STOP_SECONDS = patient(30.0)
-"""More than the ten seconds after which an agent ends itself."""
-_WAIT_SECONDS = patient(60.0)
+_START_SECONDS = _SYNC_SECONDS = _STOP_SECONDS = patient(60.0)
+"""A start takes a second of CPU, and on a busy machine processes wait for theirs."""
+_WAIT_SECONDS = patient(90.0)
 """Rounds are 19 times their CPU apart, and a round walks the kernel's one table of all namespaces' connections.
 Readings of interfaces are 20 times their time apart, also without a CPU."""
 _POLL_SECONDS = 0.002
@@ -292,13 +290,13 @@ class LabAgents:
         return self.agents[node]
 
     def wait_for_recheck(self) -> None:
-        """Wait until no agent has an address under re-check. Raises KernelError after a minute."""
+        """Wait until no agent has an address under re-check. Raises KernelError after a minute and a half."""
         self._wait(LabAgent.recheck_is_done, "still re-checks addresses")
 
     def wait_for_links(self) -> None:
         """Wait until each agent knows the interfaces of its Pods: they are read a moment after the Pods.
 
-        Raises KernelError after a minute.
+        Raises KernelError after a minute and a half.
         """
         self._wait(LabAgent.links_are_read, "still has not read the interfaces of its Pods")
 

@@ -37,6 +37,7 @@ StreamSender: TypeAlias = Literal["client", "server"]
 _INTERVAL = 0.002
 _QUEUED_SECONDS, _TCP_CLOCK_SECONDS = 0.01, 0.002
 _PATIENCE, _PROGRESS_SECONDS = patient(30.0), patient(30.0)
+"""TCP repeats a packet after twice the time of the last one: some seconds after a cut that lasted seconds."""
 _NUMBER = struct.Struct("!I")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _DRAINED_EVERY = 16
