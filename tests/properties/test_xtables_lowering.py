@@ -92,6 +92,11 @@ def between(packet: HookPacket, source: str, destination: str) -> HookPacket:
     return packet._replace(saddr=source, daddr=destination, conntrack=conntrack)
 
 
+def whole_if_tracked(packet: HookPacket) -> HookPacket:
+    """Return a packet that is no fragment where it has a connection: conntrack puts fragments together first."""
+    return packet._replace(fragment=packet.fragment and packet.conntrack.state in {"invalid", "untracked"})
+
+
 def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
     """Draw a packet of a flow in any state, from any interface, with any header."""
     first = opening(flow)
@@ -108,7 +113,7 @@ def sent(flow: Flow) -> st.SearchStrategy[HookPacket]:
         states += [between(item, "fe80::1", item.daddr) for item in states]
         states += [between(item, item.saddr, "ff02::1") for item in states]
     return st.builds(
-        lambda packet, **changed: packet._replace(**changed),
+        lambda packet, **changed: whole_if_tracked(packet._replace(**changed)),
         st.sampled_from(states),
         link=st.sampled_from(["", "veth1", "eth0"]),
         unrouted=st.booleans(),
