@@ -2,8 +2,8 @@
 
 Rules are listed by the program `nft`: at some, libnftables ends its process (`nft_program.py`). Where no process can be
 started, they are listed in this one: on a node whose limit of processes is reached, the table is repaired all the same.
-Counters, which have no rules, are always listed in this one. There is one context; calls of other threads wait for each
-other (`nft_library.one_call`). The network namespace is that of the calling thread.
+There is one context; calls of other threads wait for each other (`nft_library.one_call`). The network namespace is that
+of the calling thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nfagent.nftables.objects import (
     UNFLAGGED,
     Ruleset,
 )
-from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing
+from nfagent.nftables.parse import parse_listing
 from nfagent.system.descriptors import DescriptorReserve
 from nfagent.system.gc_tuning import malloc_trim
 
@@ -85,16 +85,6 @@ class NftListing:
         if (found := _VERSION.search(text, 0, 200)) is not None:
             self.version = found[1]
         return _with_flags(_listed(partial(parse_listing, known=known), text))
-
-    def counters(self) -> dict[str, CounterValue]:
-        """Return the values of named counters, none without the table. Raises KernelError, HostError."""
-        try:
-            text = self._by_library(f"list counters table {TABLE_FAMILY} {TABLE}")
-        except KernelError as error:
-            if not is_absent(error):
-                raise
-            return {}
-        return _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
 
     def table(self, family: str) -> str | None:
         """Return the JSON listing of table nfagent of a family, None without it.

@@ -1,4 +1,4 @@
-"""Rules of another program in nfagent's table at which libnftables crashes: the agent goes on, and removes them."""
+"""Rules of other programs at which libnftables crashes: the agent goes on, and removes those in its own tables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import pytest
 
 from nfagent.netlink.nft_messages import NFPROTO_INET
-from tests.kernel.test_cli import AgentSite, site
+from tests.kernel.test_cli import AgentSite, nft, site
 from tests.kernel.test_exhausted_resources import rules
-from tests.support.raw_rules import UNLISTABLE, add_rule
+from tests.support.packet_labs import wait_until
+from tests.support.raw_rules import UNLISTABLE, UNREADABLE, add_rule
 
 __all__ = ["site"]
 
@@ -18,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 CHAIN = "forward-ingress"
+IP, UDP = 20, 8  # bytes of headers
 
 
 def add_unlistable() -> None:
@@ -47,3 +49,20 @@ def test_an_agent_that_starts_over_such_a_table_writes_it_anew(site: AgentSite) 
         site.await_sync()
         assert rules() == before
         assert "was ended by SIGABRT" in agent.stop()
+
+
+def denied(site: AgentSite) -> dict[str, int]:
+    """Return what the counter of denied packets says, as `dump` reads it from the agent."""
+    [found] = [each for each in site.ask("dump", "counters")["counters"] if each["verdict"] == "deny"]
+    return {"packets": found["packets"], "bytes": found["bytes"]}
+
+
+def test_counters_are_read_beside_another_table_with_such_a_rule(site: AgentSite) -> None:
+    nft("add table inet theirs; add chain inet theirs odd")
+    with site.agent() as agent:
+        site.await_sync()
+        add_rule(NFPROTO_INET, "theirs", "odd", *UNREADABLE)
+        site.drop_a_packet()
+        wait_until(lambda: denied(site) == {"packets": 1, "bytes": IP + UDP + 1})
+        agent.stop()
+    assert site.ask("dump", "counters", *site.from_files)["counters"]

@@ -47,12 +47,19 @@ def _commit(kind: int, family: int, *attributes: bytes) -> None:
     assert set(acknowledged) == {0}
 
 
-UNLISTABLE = (
-    # Of NFTA_EXTHDR_*: register, type, offset, length, flag "present", and the operation for IPv6.
-    expression(
-        "exthdr", number(1, 1), attribute(2, b"\x45"), *(number(3 + at, value) for at, value in enumerate((0, 1, 1, 0)))
-    ),
-    # Of NFTA_CMP_*: register, the operation for equal, and what it is compared with.
-    expression("cmp", number(1, 1), number(2, 0), nested(3, attribute(1, b"\1"))),
-)
-"""The expressions of a rule at which nft 1.0.6 ends by an assertion: an extension header of a type that it lacks."""
+def _extension_header(operation: int) -> bytes:
+    """Return the expression that loads whether there is a header of type 0x45; operation: NFT_EXTHDR_OP_*."""
+    # Of NFTA_EXTHDR_*: register, type, offset, length, flag "present", operation.
+    numbers = (number(3 + at, value) for at, value in enumerate((0, 1, 1, operation)))
+    return expression("exthdr", number(1, 1), attribute(2, b"\x45"), *numbers)
+
+
+# Of NFTA_CMP_*: register, the operation for equal, and what it is compared with.
+_IS_ONE = expression("cmp", number(1, 1), number(2, 0), nested(3, attribute(1, b"\1")))
+UNLISTABLE = (_extension_header(0), _IS_ONE)
+"""The expressions of a rule at which nft 1.0.6 ends by an assertion: an extension header of a type that it lacks.
+
+It does where it lists the rule as JSON.
+"""
+UNREADABLE = (_extension_header(3), _IS_ONE)
+"""Those of a rule at which it ends wherever it reads the rule, also to list something else: an SCTP chunk."""
