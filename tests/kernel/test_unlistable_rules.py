@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nfagent.netlink.nft_messages import NFPROTO_INET
+from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
 from tests.kernel.test_cli import AgentSite, nft, site
 from tests.kernel.test_exhausted_resources import rules
 from tests.support.packet_labs import wait_until
@@ -66,3 +66,31 @@ def test_counters_are_read_beside_another_table_with_such_a_rule(site: AgentSite
         wait_until(lambda: denied(site) == {"packets": 1, "bytes": IP + UDP + 1})
         agent.stop()
     assert site.ask("dump", "counters", *site.from_files)["counters"]
+
+
+def frames() -> str:
+    return nft("-s", "list", "table", "bridge", "nfagent")
+
+
+def reported(site: AgentSite) -> dict[str, object]:
+    """Return what the agent says of the table of frames."""
+    found: dict[str, object] = site.ask("dump", "state")["agent"]["frames"]
+    return found
+
+
+def add_unlistable_frames() -> None:
+    add_rule(NFPROTO_BRIDGE, "nfagent", "prerouting-frames", *UNLISTABLE)
+
+
+def test_the_table_of_frames_is_written_anew_as_well(site: AgentSite) -> None:
+    with site.agent() as agent:
+        wait_until(lambda: reported(site)["state"] == "dropped")
+        before = frames()
+        add_unlistable_frames()
+        wait_until(lambda: frames() == before)
+        said = agent.stop()
+    assert "`nft --json list table bridge nfagent` was ended by SIGABRT" in said
+    add_unlistable_frames()
+    with site.agent():
+        wait_until(lambda: reported(site)["state"] == "dropped")
+        assert frames() == before

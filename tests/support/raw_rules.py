@@ -62,4 +62,4 @@ UNLISTABLE = (_extension_header(0), _IS_ONE)
 It does where it lists the rule as JSON.
 """
 UNREADABLE = (_extension_header(3), _IS_ONE)
-"""Those of a rule at which it ends wherever it reads the rule, also to list something else: an SCTP chunk."""
+"""Those of a rule at which it also ends where it reads the rule to list something else: an SCTP chunk."""
