@@ -9,6 +9,7 @@ import pytest
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
 from tests.kernel.test_cli import AgentSite, nft, site
 from tests.kernel.test_exhausted_resources import rules
+from tests.kernel.test_purged_rules import remove_rules
 from tests.support.packet_labs import wait_until
 from tests.support.raw_rules import UNLISTABLE, UNREADABLE, add_rule
 
@@ -94,3 +95,33 @@ def test_the_table_of_frames_is_written_anew_as_well(site: AgentSite) -> None:
     with site.agent():
         wait_until(lambda: reported(site)["state"] == "dropped")
         assert frames() == before
+
+
+def leave_unlistable_tables(site: AgentSite) -> None:
+    """Have both tables, of an agent that has ended, with a rule at which nft crashes."""
+    with site.agent() as agent:
+        wait_until(lambda: reported(site)["state"] == "dropped")
+        agent.stop()
+    add_unlistable()
+    add_unlistable_frames()
+
+
+def test_cleanup_removes_such_tables_and_says_that_their_objects_are_not_known(site: AgentSite) -> None:
+    leave_unlistable_tables(site)
+    done = site.nfagent("cleanup")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["removed table inet nfagent", "removed table bridge nfagent"]
+    assert "warning: `nft --json list table inet nfagent` was ended by SIGABRT" in " ".join(done.stderr.split())
+    assert nft("list", "tables") == ""
+    leave_unlistable_tables(site)
+    removed = site.ask("cleanup")
+    assert (removed["table"], removed["frames"]) == ({}, True)
+    assert nft("list", "tables") == ""
+
+
+def test_a_purge_removes_such_tables(site: AgentSite) -> None:
+    leave_unlistable_tables(site)
+    add_rule(NFPROTO_INET, "nfagent", CHAIN, *UNREADABLE)
+    assert remove_rules().splitlines() == [f"nfagent: removed table {each} nfagent" for each in ("inet", "bridge")]
+    assert nft("list", "tables") == ""
+    assert remove_rules() == ""
