@@ -19,7 +19,7 @@ import msgspec
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import ContextOpener, one_call, require_netlink
 from nfagent.kernel.nft_program import run_nft
-from nfagent.kernel.nft_reply import is_absent, printed
+from nfagent.kernel.nft_reply import is_absent, printed, printed_whole
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.objects import (
@@ -97,9 +97,8 @@ class NftListing:
         command = f"list table {family} {TABLE}"
         try:
             done = run_nft("--json", command)
-            if done is None:
-                return self._by_library(command)
-            return printed(done.returncode, done.stdout, done.stderr)
+            reply = self._by_library(command) if done is None else (done.returncode, done.stdout, done.stderr)
+            return printed_whole(f"nft --json {command}", *reply)
         except KernelError as error:
             if is_absent(error):
                 return None
@@ -109,7 +108,7 @@ class NftListing:
         """Check nft text by a dry run. Raises KernelError, HostError."""
         self._opened_context().set_dry_run(True)
         try:
-            self._run(text)
+            printed(*self._run(text))
         finally:
             self._context.set_dry_run(False)
 
@@ -127,7 +126,7 @@ class NftListing:
                 raise KernelError(f"cannot open libnftables again: {reason}") from None
         return self._context
 
-    def _by_library(self, command: str) -> str:
+    def _by_library(self, command: str) -> tuple[int, bytes, bytes]:
         try:
             return self._run(command)
         finally:
@@ -144,12 +143,12 @@ class NftListing:
         with one_call():  # the library frees it as soon as nothing refers to it
             self._context = None
 
-    def _run(self, command: str) -> str:
+    def _run(self, command: str) -> tuple[int, bytes, bytes]:
         self._opened_context()
         with one_call():
             # As bytes: the library prints the comments of other programs as they are, and is asked for text otherwise.
             status, output, refusal = self._context.cmd(command.encode())
-        return printed(status, output, refusal)
+        return status, output, refusal
 
 
 def require_free_table() -> None:

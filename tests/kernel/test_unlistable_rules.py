@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from nfagent.errors import UnlistableError
+from nfagent.kernel.nft_listing import NftListing
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE, NFPROTO_INET
+from nfagent.nftables.objects import TABLE_FAMILY
 from tests.kernel.test_cli import AgentSite, nft, site
 from tests.kernel.test_exhausted_resources import rules
 from tests.kernel.test_purged_rules import remove_rules
+from tests.support.own_namespace import own_namespace
 from tests.support.packet_labs import wait_until
-from tests.support.raw_rules import UNLISTABLE, UNREADABLE, add_rule
+from tests.support.raw_rules import UNLISTABLE, UNREADABLE, add_hidden_map, add_rule
 
 __all__ = ["site"]
 
@@ -125,3 +131,33 @@ def test_a_purge_removes_such_tables(site: AgentSite) -> None:
     assert remove_rules().splitlines() == [f"nfagent: removed table {each} nfagent" for each in ("inet", "bridge")]
     assert nft("list", "tables") == ""
     assert remove_rules() == ""
+
+
+def test_an_object_that_nft_leaves_out_of_its_listing_holds_no_change_up(site: AgentSite) -> None:
+    cluster = site.manifests / "cluster.yaml"
+    with site.agent() as agent:
+        site.await_sync()
+        [chain] = [line.split()[1] for line in rules() if line.startswith("\tchain egress/")]
+        add_hidden_map("nfagent", "theirs", chain)  # so that the kernel refuses to delete the chain
+        content = cluster.read_text("utf-8")
+        policy = "metadata: {namespace: shop, name: web}\nspec:\n  podSelector"
+        assert policy in content
+        cluster.write_text(content.replace(policy, policy.replace("name: web", "name: other")), "utf-8")
+        wait_until(lambda: f"\tchain {chain} {{" not in rules())
+        site.await_sync()
+        said = agent.stop()
+    assert "`nft --json list table inet nfagent` lists a part only: netlink: Error: Unknown data type" in said
+
+
+@pytest.mark.parametrize("program", [True, False], ids=["by the program nft", "in the process itself"])
+def test_a_listing_that_lacks_an_object_is_none(
+    *, program: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with own_namespace("hidden"), closing(NftListing()) as listing, monkeypatch.context() as patched:
+        nft("add table inet nfagent; add chain inet nfagent kept")
+        if not program:
+            patched.setenv("PATH", str(tmp_path))
+        assert "kept" in (listing.table(TABLE_FAMILY) or "")
+        add_hidden_map("nfagent", "theirs", "kept")
+        with pytest.raises(UnlistableError, match="lists a part only: netlink: Error: Unknown data type"):
+            listing.table(TABLE_FAMILY)
