@@ -17,6 +17,7 @@ from tests.kernel.test_exhausted_resources import rules
 from tests.kernel.test_purged_rules import remove_rules
 from tests.support.own_namespace import own_namespace
 from tests.support.packet_labs import wait_until
+from tests.support.programs import unstartable
 from tests.support.raw_rules import UNLISTABLE, UNREADABLE, add_hidden_map, add_rule
 
 __all__ = ["site"]
@@ -156,8 +157,17 @@ def test_a_listing_that_lacks_an_object_is_none(
     with own_namespace("hidden"), closing(NftListing()) as listing, monkeypatch.context() as patched:
         nft("add table inet nfagent; add chain inet nfagent kept")
         if not program:
-            patched.setenv("PATH", str(tmp_path))
+            patched.setenv("PATH", unstartable(tmp_path))
         assert "kept" in (listing.table(TABLE_FAMILY) or "")
         add_hidden_map("nfagent", "theirs", "kept")
         with pytest.raises(UnlistableError, match="lists a part only: netlink: Error: Unknown data type"):
             listing.table(TABLE_FAMILY)
+
+
+def test_the_program_is_found_where_the_path_is_that_of_an_ordinary_user(site: AgentSite) -> None:
+    nft("add table inet nfagent; add chain inet nfagent forward-ingress")
+    add_unlistable()
+    site.environment["PATH"] = "/usr/bin:/bin"  # as a shell of `su` has it, and cron
+    done = site.nfagent("dump", "kernel")
+    assert done.returncode == 2
+    assert "was ended by SIGABRT" in done.stderr
