@@ -12,7 +12,7 @@
     │   └── ReadTimeoutError     a connection on which it sent nothing for too long
     └── KernelError              the kernel refused a transaction
         ├── SetFullError         a set is full
-        └── UnlistableError      a table has rules at which nft crashes
+        └── UnlistableError      a table has what nft can't list
 
 Every message says what is wrong, where, and what to do instead.
 """
@@ -115,7 +115,7 @@ class SetFullError(KernelError):
 
 
 class UnlistableError(KernelError):
-    """A table has rules at which nft crashes, so that it can't be listed."""
+    """A table has rules at which nft crashes, or objects that it leaves out, so that it can't be listed."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:

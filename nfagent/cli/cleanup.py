@@ -54,32 +54,39 @@ def cleanup(config: Path | None, output: str) -> None:
 def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int], dict[str, Any] | None]:
     """Delete both tables, our rules of iptables, and what gateways need.
 
-    Return the object counts of table inet, None without it; whether table bridge existed; the numbers of
-    addresses and of routing rules; the object counts in iptables, None without any.
+    Return the object counts of table inet, None without it, empty where nft can't list it; whether table bridge
+    existed; the numbers of addresses and of routing rules; the object counts in iptables, None without any.
     """
     import msgspec
 
-    from nfagent.errors import UsageError
+    from nfagent.cli.output import write_remark
+    from nfagent.errors import UnlistableError, UsageError
     from nfagent.kernel.backend_choice import has_nf_tables
     from nfagent.kernel.backend_switch import remove_xt_rules
     from nfagent.kernel.bridge_table import remove_bridge_table
     from nfagent.kernel.gateway_links import remove_gateway_links
     from nfagent.kernel.nft_client import NftClient
     from nfagent.kernel.table_lock import acquire_table, holder, holder_name, stop_command
-    from nfagent.nftables.diff import diff
-    from nfagent.nftables.objects import ABSENT
+    from nfagent.nftables.transaction import AddTable, Delete
 
     process = holder()
     if process is not None:
         raise UsageError(f"{holder_name(process)} enforces this table; stop it first: {stop_command(process)}")
     kernel = NftClient() if has_nf_tables() else None
     table_lock = acquire_table()  # no agent can start meanwhile
-    found, frames = ABSENT, False
+    table: dict[str, int] | None = None
+    frames = False
     try:
         gateways = remove_gateway_links()
         if kernel is not None:
-            found = kernel.read_now()
-            kernel.commit_now(diff(found, ABSENT))
+            try:
+                found = kernel.read_now()
+                table = _counts(found) if found.exists else None
+            except UnlistableError as error:
+                write_remark("warning", f"{error}; removed all the same")
+                table = {}
+            if table is not None:
+                kernel.commit_now((AddTable(), Delete("table")))
             frames = remove_bridge_table(kernel)
         iptables = remove_xt_rules()
     finally:
@@ -87,7 +94,7 @@ def _removed_from_kernel() -> tuple[dict[str, int] | None, bool, tuple[int, int]
         if kernel is not None:
             kernel.close()
     counts: dict[str, Any] | None = msgspec.to_builtins(iptables) if iptables.chains or iptables.sets else None
-    return _counts(found) if found.exists else None, frames, gateways, counts
+    return table, frames, gateways, counts
 
 
 def _counts(found: Ruleset) -> dict[str, int]:
@@ -131,6 +138,8 @@ def _text(
         lines = []
     elif removed is None:
         lines = [f"nothing to remove: {table} does not exist"]
+    elif not removed:
+        lines = [f"removed {table}"]
     else:
         parts = [
             f"{counted(removed['chains'], 'chain')} with {counted(removed['rules'], 'rule')}",

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from nfagent.errors import HostError, KernelError, WireError
+from nfagent.errors import HostError, KernelError, UnlistableError, WireError
 from nfagent.kernel.table_queries import generation
 from nfagent.netlink.nft_messages import NFPROTO_BRIDGE
 from nfagent.nftables.bridge_table import (
@@ -35,7 +35,7 @@ class KernelTables(Protocol):
     """Lists and changes table nfagent of a family, in this thread."""
 
     def list_now(self, family: str) -> str | None:
-        """Return the JSON listing of the table, None without it. Raises KernelError, HostError."""
+        """Return the JSON listing of the table, None without it. Raises UnlistableError, KernelError, HostError."""
         ...
 
     def commit_now(self, transaction: Transaction, *, family: int) -> None:
@@ -175,7 +175,11 @@ class BridgeTableReconciler:
             if remove_bridge_table(tables):
                 log.info("removed table %s: bridges.unjudged_frames is 'passed'", BRIDGE_TABLE)
             return BridgeTableState("passed")
-        found = read_bridge_table(tables)
+        try:
+            found = read_bridge_table(tables)
+        except UnlistableError as error:
+            log.warning("%s; the table is written anew", error)
+            found = None
         if found is None or found.ruleset not in (FRAMES, self._accepted):
             found = self._write_now(tables)
             self._rewritten = self._state.state == "dropped"
@@ -197,14 +201,20 @@ class BridgeTableReconciler:
 
 def remove_bridge_table(tables: KernelTables) -> bool:
     """Delete the table; return whether it existed. Raises KernelError, HostError."""
-    found = tables.list_now(BRIDGE_FAMILY) is not None
+    try:
+        found = tables.list_now(BRIDGE_FAMILY) is not None
+    except UnlistableError:
+        found = True
     if found:
         tables.commit_now(REMOVAL, family=NFPROTO_BRIDGE)
     return found
 
 
 def read_bridge_table(tables: KernelTables) -> BridgeTableListing | None:
-    """Return the table, None without it; an unreadable listing is empty. Raises KernelError, HostError."""
+    """Return the table, None without it; an unreadable listing is empty.
+
+    Raises UnlistableError, KernelError, HostError.
+    """
     text = tables.list_now(BRIDGE_FAMILY)
     try:
         return None if text is None else parse_bridge_table(text)

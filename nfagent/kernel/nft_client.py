@@ -18,6 +18,7 @@ from nfagent.kernel.counter_deletions import CounterDeletions
 from nfagent.kernel.nft_listing import NftListing, reject_owner
 from nfagent.kernel.nft_monitor import NftMonitor
 from nfagent.kernel.nft_socket import NftSocket
+from nfagent.kernel.packet_counters import read_named_values
 from nfagent.kernel.table_queries import generation, own_table
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.netlink.nft_messages import NFPROTO_INET
@@ -183,7 +184,7 @@ class NftClient:
 
     def counters_now(self) -> dict[str, CounterValue]:
         """Read counters in this thread."""
-        return self._listing.counters()
+        return read_named_values()
 
     async def _planned(self, deletions: CounterDeletions, transaction: Transaction) -> CommitPlan:
         if size_of(transaction) <= _AT_ONCE:

@@ -2,8 +2,8 @@
 
 Rules are listed by the program `nft`: at some, libnftables ends its process (`nft_program.py`). Where no process can be
 started, they are listed in this one: on a node whose limit of processes is reached, the table is repaired all the same.
-Counters, which have no rules, are always listed in this one. There is one context; calls of other threads wait for each
-other (`nft_library.one_call`). The network namespace is that of the calling thread.
+There is one context; calls of other threads wait for each other (`nft_library.one_call`). The network namespace is that
+of the calling thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import ContextOpener, one_call, require_netlink
 from nfagent.kernel.nft_program import run_nft
-from nfagent.kernel.nft_reply import is_absent, printed
+from nfagent.kernel.nft_reply import is_absent, printed, printed_whole
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.objects import (
@@ -32,7 +32,7 @@ from nfagent.nftables.objects import (
     UNFLAGGED,
     Ruleset,
 )
-from nfagent.nftables.parse import CounterValue, parse_counters, parse_listing
+from nfagent.nftables.parse import parse_listing
 from nfagent.system.descriptors import DescriptorReserve
 from nfagent.system.gc_tuning import malloc_trim
 
@@ -86,16 +86,6 @@ class NftListing:
             self.version = found[1]
         return _with_flags(_listed(partial(parse_listing, known=known), text))
 
-    def counters(self) -> dict[str, CounterValue]:
-        """Return the values of named counters, none without the table. Raises KernelError, HostError."""
-        try:
-            text = self._by_library(f"list counters table {TABLE_FAMILY} {TABLE}")
-        except KernelError as error:
-            if not is_absent(error):
-                raise
-            return {}
-        return _listed(lambda listing: parse_counters(msgspec.json.decode(listing)), text)
-
     def table(self, family: str) -> str | None:
         """Return the JSON listing of table nfagent of a family, None without it.
 
@@ -107,9 +97,8 @@ class NftListing:
         command = f"list table {family} {TABLE}"
         try:
             done = run_nft("--json", command)
-            if done is None:
-                return self._by_library(command)
-            return printed(done.returncode, done.stdout, done.stderr)
+            reply = self._by_library(command) if done is None else (done.returncode, done.stdout, done.stderr)
+            return printed_whole(f"nft --json {command}", *reply)
         except KernelError as error:
             if is_absent(error):
                 return None
@@ -119,7 +108,7 @@ class NftListing:
         """Check nft text by a dry run. Raises KernelError, HostError."""
         self._opened_context().set_dry_run(True)
         try:
-            self._run(text)
+            printed(*self._run(text))
         finally:
             self._context.set_dry_run(False)
 
@@ -137,7 +126,7 @@ class NftListing:
                 raise KernelError(f"cannot open libnftables again: {reason}") from None
         return self._context
 
-    def _by_library(self, command: str) -> str:
+    def _by_library(self, command: str) -> tuple[int, bytes, bytes]:
         try:
             return self._run(command)
         finally:
@@ -154,12 +143,12 @@ class NftListing:
         with one_call():  # the library frees it as soon as nothing refers to it
             self._context = None
 
-    def _run(self, command: str) -> str:
+    def _run(self, command: str) -> tuple[int, bytes, bytes]:
         self._opened_context()
         with one_call():
             # As bytes: the library prints the comments of other programs as they are, and is asked for text otherwise.
             status, output, refusal = self._context.cmd(command.encode())
-        return printed(status, output, refusal)
+        return status, output, refusal
 
 
 def require_free_table() -> None:

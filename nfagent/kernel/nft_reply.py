@@ -11,6 +11,7 @@ _ABSENT_MESSAGE = "No such file or directory"
 _DENIED_MESSAGE = "Operation not permitted"
 _CRASHES = frozenset((signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 _UNLISTABLE_HINT = "remove the rules that this nft can't list, or install a later one"
+_LEFT_OUT = "netlink: Error: "
 
 
 def printed(status: int, output: bytes, refusal: bytes) -> str:
@@ -21,6 +22,19 @@ def printed(status: int, output: bytes, refusal: bytes) -> str:
             raise HostError(NEEDS_ROOT, hint=AS_ROOT)
         raise KernelError(_first_line(error))
     return str(output, "utf-8", "replace")
+
+
+def printed_whole(command: str, status: int, output: bytes, refusal: bytes) -> str:
+    """Return what libnftables printed of a table, with all of it. Raises UnlistableError, KernelError, HostError.
+
+    command: for the error
+    It leaves out sets whose types it doesn't know, and the parts of rules that it can't read: with status 0, and words.
+    """
+    said = str(refusal, "utf-8", "replace").splitlines() if status == 0 else []
+    for line in said:
+        if line.startswith(_LEFT_OUT):
+            raise UnlistableError(f"`{command}` lists a part only: {line.strip()}", hint=_UNLISTABLE_HINT)
+    return printed(status, output, refusal)
 
 
 def is_absent(error: KernelError) -> bool:

@@ -1,6 +1,7 @@
 """Reads the packet counters of table inet nfagent: named ones, and those of elements of sets.
 
 A dump that meets a commit may lack counters: it is repeated, a few times, and says so if that didn't help.
+Not by libnftables, which reads the rules of all tables to list counters: it is ended by some (`nft_program.py`).
 A call opens a socket in the network namespace of its thread, and takes 4 ms for 1,000 counters.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
@@ -21,13 +23,17 @@ from nfagent.netlink import codec
 from nfagent.netlink.nft_counters import (
     decode_element_counters,
     decode_named_counter,
+    decode_named_value,
     encode_element_counter_request,
     encode_element_counters_request,
     encode_named_counters_request,
 )
+from nfagent.nftables.parse import CounterValue
 from nfagent.nftables.pod_counts import COUNTED_SETS
 
 _TRIES = 3
+_WHOLE_SECONDS = 10.0
+"""For how long a reading is repeated that must be whole, beside a program that commits without a pause."""
 _SEQUENCE = 1  # each socket has one request
 _ADDRESS_BYTES = (4, 16)
 _REPLY_SECONDS = 10.0
@@ -71,6 +77,28 @@ def read_named_counters() -> CounterReading:
 
     found = _read(encode_named_counters_request(_SEQUENCE), decode)
     return msgspec.structs.replace(found, handles=handles)
+
+
+def read_named_values(seconds: float = _WHOLE_SECONDS) -> dict[str, CounterValue]:
+    """Return packets and bytes of all named counters; none without the table.
+
+    seconds: for which other programs' commits may break it off
+    Raises KernelError where they do it longer, and where the kernel refuses it; HostError.
+    """
+    values: dict[str, CounterValue] = {}
+
+    def decode(reply: codec.Message) -> Iterator[tuple[str, int]]:
+        name, packets, count = decode_named_value(reply)
+        values[name] = CounterValue(packets, count)
+        yield name, packets
+
+    deadline = time.monotonic() + seconds
+    while True:
+        values.clear()
+        if _read_once(encode_named_counters_request(_SEQUENCE), decode).is_whole:
+            return values
+        if time.monotonic() >= deadline:
+            raise KernelError("another program keeps changing nf_tables while the packet counters are read")
 
 
 def read_address_counters(name: str) -> CounterReading:

@@ -1,4 +1,4 @@
-"""Listings of the kernel's table for the unix socket, each with a thread and a libnftables context of its own.
+"""Listings of the kernel's table for the unix socket, each with a thread and a client of its own.
 
 So commits never wait for a listing, which takes seconds for a large table. One listing runs at a time; requests that
 arrive meanwhile share the next one: a hundred concurrent requests cause two listings.
@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from nfagent.kernel.nft_client import NftClient
+from nfagent.kernel.packet_counters import read_named_values
 from nfagent.nftables.objects import Ruleset
 from nfagent.nftables.parse import CounterValue
 from nfagent.system.gc_tuning import malloc_trim
@@ -57,7 +58,7 @@ class TableListings:
         shell_commands: Callable[[Ruleset, Ruleset], list[str]] | None = None,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Read by these calls, each in a thread; by default by libnftables.
+        """Read by these calls, each in a thread; by default from nf_tables.
 
         prepare: called on the event loop before each of them
         shell_commands: returns commands that make the first ruleset the second, where these aren't nft's
@@ -69,7 +70,7 @@ class TableListings:
             return await asyncio.to_thread(call)
 
         self._ruleset = SharedListing(lambda: ask(read or _read))
-        self._counters = SharedListing(lambda: ask(counters or _counters))
+        self._counters = SharedListing(lambda: ask(counters or read_named_values))
 
     async def ruleset(self) -> Ruleset:
         """Return the ruleset of the table, read after this call. Raises KernelError, HostError."""
@@ -87,11 +88,3 @@ def _read() -> Ruleset:
     finally:
         kernel.close()
         malloc_trim()
-
-
-def _counters() -> dict[str, CounterValue]:
-    kernel = NftClient()
-    try:
-        return kernel.counters_now()
-    finally:
-        kernel.close()

@@ -37,7 +37,7 @@ _LIST_ELEMENT = 1  # NFTA_LIST_ELEM
 _ELEM_KEY, _ELEM_EXPR, _ELEM_EXPRESSIONS = 1, 7, 11  # NFTA_SET_ELEM_*
 _DATA_VALUE = 1  # NFTA_DATA_VALUE
 _EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
-_COUNTER_PACKETS = 2  # NFTA_COUNTER_PACKETS
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2  # NFTA_COUNTER_*
 _U64 = struct.Struct("!Q")
 
 
@@ -65,13 +65,14 @@ def decode_named_counter(reply: Message) -> tuple[str, int, int]:
 
     A counter that is made anew has another handle. Raises WireError for any other message.
     """
-    if reply.type != NEWOBJ:
-        raise WireError(f"netlink message of type {reply.type} is no named object")
-    found = dict(attributes(reply.payload, NFGEN_SIZE))
-    name = found.get(_OBJ_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-    if not name or _OBJ_DATA not in found:
-        raise WireError("a named counter without a name or a value")
+    name, found = _named_object(reply)
     return name, _packets(found[_OBJ_DATA]), int.from_bytes(found.get(_OBJ_HANDLE, b""), "big")
+
+
+def decode_named_value(reply: Message) -> tuple[str, int, int]:
+    """Return name, packets and bytes of the counter in one message of the reply. Raises WireError for any other."""
+    name, found = _named_object(reply)
+    return name, _packets(found[_OBJ_DATA]), _number(found[_OBJ_DATA], _COUNTER_BYTES, "bytes")
 
 
 def decode_element_counters(reply: Message) -> Iterator[tuple[bytes, int]]:
@@ -97,9 +98,24 @@ def _counted(element: dict[int, bytes]) -> Iterator[tuple[bytes, int]]:
             return
 
 
+def _named_object(reply: Message) -> tuple[str, dict[int, bytes]]:
+    """Return the name and the attributes of a named object, which has a value."""
+    if reply.type != NEWOBJ:
+        raise WireError(f"netlink message of type {reply.type} is no named object")
+    found = dict(attributes(reply.payload, NFGEN_SIZE))
+    name = found.get(_OBJ_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+    if not name or _OBJ_DATA not in found:
+        raise WireError("a named counter without a name or a value")
+    return name, found
+
+
 def _packets(counter: bytes) -> int:
-    value = dict(attributes(counter)).get(_COUNTER_PACKETS, b"")
+    return _number(counter, _COUNTER_PACKETS, "packets")
+
+
+def _number(counter: bytes, kind: int, word: str) -> int:
+    value = dict(attributes(counter)).get(kind, b"")
     if len(value) != _U64.size:
-        raise WireError("a counter without packets")
-    (packets,) = _U64.unpack(value)
-    return int(packets)
+        raise WireError(f"a counter without {word}")
+    (found,) = _U64.unpack(value)
+    return int(found)

@@ -85,6 +85,7 @@ def _read_notifications(content: bytes) -> None:
         nft_events.decode_table,
         nft_events.decode_chain_name,
         nft_counters.decode_named_counter,
+        nft_counters.decode_named_value,
         nft_counters.decode_element_counters,
         decode_rule_handle,
         decode_log_rules,

@@ -16,6 +16,7 @@ import pytest
 from nfagent.kernel.nft_listing import NftListing
 from nfagent.nftables.objects import TABLE, TABLE_FAMILY
 from tests.support.own_namespace import own_namespace
+from tests.support.programs import unstartable
 
 pytestmark = [
     pytest.mark.kernel,
@@ -50,7 +51,7 @@ def test_listings_of_several_threads_are_those_of_one(
     *, program: bool, table: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if not program:
-        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("PATH", unstartable(tmp_path))
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(lambda _: _listed(), range(_THREADS * _TIMES)))
     assert table.count('"inet_service"') == _MAPS

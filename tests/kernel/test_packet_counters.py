@@ -7,18 +7,28 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from nfagent.kernel.packet_counters import CounterReading, read_address_counters, read_elements, read_named_counters
+from nfagent.errors import KernelError
+from nfagent.kernel.packet_counters import (
+    CounterReading,
+    read_address_counters,
+    read_elements,
+    read_named_counters,
+    read_named_values,
+)
+from nfagent.nftables.parse import CounterValue
 from tests.support.own_namespace import own_namespace
+from tests.support.packet_labs import wait_until
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and nf_tables"),
 ]
 
+DEADLINE = 60.0
 TABLE = """
 table inet nfagent {
     counter drop/spoofed { packets 7 bytes 700 }
@@ -49,6 +59,7 @@ def namespace() -> Iterator[None]:
 
 def test_without_the_table_there_are_no_counters() -> None:
     assert read_named_counters() == CounterReading({})
+    assert read_named_values() == {}
     assert read_address_counters("counted4") == CounterReading({})
 
 
@@ -56,6 +67,8 @@ def test_named_counters_are_those_of_our_table_alone() -> None:
     nft(TABLE)
     found = {"drop/spoofed": 7, "deny/ingress/shop/web": 5_000_000_000}
     assert read_named_counters().packets == found
+    values = {"drop/spoofed": CounterValue(7, 700), "deny/ingress/shop/web": CounterValue(5_000_000_000, 1)}
+    assert read_named_values() == values
 
 
 def test_elements_have_their_counters_by_address() -> None:
@@ -92,28 +105,52 @@ def test_packets_are_counted_by_a_look_up() -> None:
     assert (found["10.0.0.1"], found["10.0.0.2"]) == (3, 1)
 
 
-def test_a_reading_that_meets_changes_has_every_counter_or_says_that_it_may_not() -> None:
-    counters = "".join(f"counter c{number} {{ packets {number} bytes 1 }}\n" for number in range(3000))
-    members = ", ".join(f"10.{number >> 8}.{number & 255}.1 counter packets 2 bytes 1" for number in range(3000))
-    nft(f"table inet nfagent {{\n{counters}set counted4 {{ type ipv4_addr; counter; elements = {{ {members} }} }}\n}}")
+@contextmanager
+def changing() -> Iterator[None]:
+    """Have another program commit without a pause."""
     done = threading.Event()
 
     def change() -> None:
         while not done.is_set():
             nft("add counter inet nfagent more; delete counter inet nfagent more")
 
-    changing = threading.Thread(target=change)
-    changing.start()
+    thread = threading.Thread(target=change)
+    thread.start()
     try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_reading_that_meets_changes_has_every_counter_or_says_that_it_may_not() -> None:
+    counters = "".join(f"counter c{number} {{ packets {number} bytes 1 }}\n" for number in range(3000))
+    members = ", ".join(f"10.{number >> 8}.{number & 255}.1 counter packets 2 bytes 1" for number in range(3000))
+    nft(f"table inet nfagent {{\n{counters}set counted4 {{ type ipv4_addr; counter; elements = {{ {members} }} }}\n}}")
+    wanted = {f"c{number}": number for number in range(3000)}
+    with changing():
         for _ in range(30):
             named = read_named_counters()
             found = {name: packets for name, packets in named.packets.items() if name != "more"}
-            wanted = {f"c{number}": number for number in range(3000)}
             assert found.items() <= wanted.items()
             assert found == wanted or not named.is_whole
             elements = read_address_counters("counted4")
             assert set(elements.packets.values()) == {2}
             assert len(elements.packets) == 3000 or not elements.is_whole
-    finally:
-        done.set()
-        changing.join()
+            values = read_named_values(DEADLINE)
+            assert {name: value.packets for name, value in values.items() if name != "more"} == wanted
+
+
+def test_values_that_could_only_be_read_in_part_are_an_error() -> None:
+    counters = "".join(f"counter c{number} {{ }}\n" for number in range(3000))
+    nft(f"table inet nfagent {{\n{counters}}}")
+
+    def refused() -> bool:
+        try:
+            assert len(read_named_values(0.0)) in {3000, 3001}
+        except KernelError as error:
+            return "another program keeps changing nf_tables" in error.reason
+        return False
+
+    with changing():
+        wait_until(refused)

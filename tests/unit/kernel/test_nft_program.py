@@ -9,6 +9,7 @@ import pytest
 
 from nfagent.errors import KernelError, UnlistableError
 from nfagent.kernel.nft_program import run_nft
+from tests.support.programs import unstartable
 
 InPath = Callable[[str], None]
 
@@ -65,10 +66,12 @@ def test_a_process_that_does_not_end_is_ended(nft: InPath) -> None:
 
 def test_without_the_program_nothing_is_returned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("nfagent.kernel.nft_program._FOLDERS", str(tmp_path))
     assert run_nft("list ruleset") is None
 
 
-def test_of_a_file_that_the_kernel_cannot_start_nothing_is_returned(nft: InPath, tmp_path: Path) -> None:
-    nft("exit 0")
-    (tmp_path / "nft").write_text("no program of this machine")
+def test_of_a_file_that_the_kernel_cannot_start_nothing_is_returned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", unstartable(tmp_path))
     assert run_nft("list ruleset") is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nfagent.errors import WireError
 from nfagent.netlink.codec import Message, attribute, nested, nfgen
-from nfagent.netlink.nft_counters import decode_element_counters, decode_named_counter
+from nfagent.netlink.nft_counters import decode_element_counters, decode_named_counter, decode_named_value
 from nfagent.netlink.nft_messages import NEWOBJ, NEWSETELEM
 
 COUNTER = attribute(1, (100).to_bytes(8, "big")) + attribute(2, (7).to_bytes(8, "big"))
@@ -51,23 +51,24 @@ def test_an_elements_counter_is_found_among_its_expressions(found: Message, pack
         pytest.param((attribute(2, b"drop/x\0"),), id="no value"),
         pytest.param((nested(4, COUNTER),), id="no name"),
         pytest.param((attribute(2, b"drop/x\0"), nested(4, attribute(2, b"1"))), id="a value of one byte"),
+        pytest.param((attribute(2, b"drop/x\0"), nested(4, attribute(1, bytes(8)))), id="bytes without packets"),
     ],
 )
 def test_a_named_counter_without_name_or_value_is_refused(members: tuple[bytes, ...]) -> None:
     handle = attribute(6, (9).to_bytes(8, "big"))
-    assert decode_named_counter(reply(NEWOBJ, attribute(2, b"drop/x\0"), nested(4, COUNTER), handle)) == (
-        "drop/x",
-        7,
-        9,
-    )
-    with pytest.raises(WireError):
-        decode_named_counter(reply(NEWOBJ, *members))
+    whole = reply(NEWOBJ, attribute(2, b"drop/x\0"), nested(4, COUNTER), handle)
+    assert decode_named_counter(whole) == ("drop/x", 7, 9)
+    assert decode_named_value(whole) == ("drop/x", 7, 100)
+    for decode in (decode_named_counter, decode_named_value):
+        with pytest.raises(WireError):
+            decode(reply(NEWOBJ, *members))
 
 
 @given(st.sampled_from([NEWOBJ, NEWSETELEM, 3]), st.binary(max_size=200))
 def test_any_bytes_give_values_or_a_typed_error(kind: int, payload: bytes) -> None:
     message = Message(kind, 0, 1, 0, payload)
-    with suppress(WireError):
-        decode_named_counter(message)
+    for decode in (decode_named_counter, decode_named_value):
+        with suppress(WireError):
+            decode(message)
     with suppress(WireError):
         list(decode_element_counters(message))
