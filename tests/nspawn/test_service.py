@@ -28,6 +28,7 @@ COMMITTED = (
     "import json, sys; found = json.load(sys.stdin)['agent']['reconcile']; "
     "sys.exit(not (found['in_sync'] and found['commands'] > 10000))"
 )
+NFT = "/usr/sbin/nft"
 TMP = "/tmp"  # noqa: S108 - the service has its own
 
 
@@ -141,6 +142,33 @@ def test_a_large_manifest_is_read_by_a_child_process_with_limits(
     finally:
         machine.run("rm /etc/manifests/large.yaml; systemctl reload nfagent")
     assert service.enforces
+
+
+def test_its_rules_are_listed_by_a_process_of_their_own(machine: NspawnMachine, service: NspawnService) -> None:
+    """That of nft: here one that crashes, as at a rule that it can't list."""
+    drifts = service.state()["reconcile"]["drifts"]
+    machine.run(f"mv {NFT} {NFT}-real")
+    try:
+        machine.write(NFT, "#!/bin/sh\necho 'no such expression' >&2\nkill -ABRT $$\n", "755")
+        machine.run(f"{NFT}-real add set inet nfagent stranger '{{ type ipv4_addr; }}'")
+        wait_until(lambda: service.state()["reconcile"]["drifts"] > drifts, DEADLINE)
+    finally:
+        machine.run(f"mv {NFT}-real {NFT}")
+    assert "was ended by SIGABRT: no such expression" in service.log()
+    assert "stranger" not in machine.run("nft list sets")
+    assert service.enforces
+
+
+def test_nat_rules_of_other_programs_are_listed_by_a_process_of_their_own(
+    machine: NspawnMachine, service: NspawnService
+) -> None:
+    theirs = "type nat hook postrouting priority 90; ip daddr 10.0.0.0/8 masquerade;"
+    try:
+        machine.run(f"nft 'table ip theirs {{ chain post {{ {theirs} }}; }}'")
+        wait_until(lambda: bool(service.state()["nat"]["conflicts"]), 2 * DEADLINE)
+        assert service.state()["nat"]["problems"] == []
+    finally:
+        machine.run("nft delete table ip theirs")
 
 
 def test_a_restart_starts_another_process_that_enforces_the_same(service: NspawnService) -> None:
