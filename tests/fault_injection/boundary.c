@@ -68,10 +68,12 @@ static struct refused *refused_on[MOST_DESCRIPTORS];
 
 #define REAL(name) ({ static __typeof__(name) *found; if (!found) found = dlsym(RTLD_NEXT, #name); found; })
 
-/* Of the agent's children, `nft` is one that talks to the kernel for it. */
+/* Of the agent's children, `nft` is one that talks to the kernel for it: a call of it is one of the agent's. */
+static int is_nft(void) { return !strcmp(program_invocation_short_name, "nft"); }
+
 static int is_agent(void) {
     char line[4096];
-    if (!strcmp(program_invocation_short_name, "nft")) return 1;
+    if (is_nft()) return 1;
     if (strncmp(program_invocation_short_name, "python", 6)) return 0;
     int fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
@@ -207,6 +209,12 @@ static struct rule *rule_of_path(uint32_t call, int folder, const char *path) {
     return match(call, &subject);
 }
 
+/* Its child `nft` goes on without it, as it does where the agent is killed. */
+static void kill_agent(void) {
+    kill(is_nft() ? getppid() : getpid(), SIGKILL);
+    if (!is_nft()) pause();
+}
+
 /* `real` is the real call; its length argument may be shortened before. */
 #define CHANGED(found, length, real) \
     do { \
@@ -214,7 +222,7 @@ static struct rule *rule_of_path(uint32_t call, int folder, const char *path) {
         if (by && by->action == FAIL) { errno = by->error; return -1; } \
         if (by && by->action == HANG) hang(by); \
         if (by && by->action == SHORT && (length) > by->bytes) (length) = by->bytes; \
-        if (by && by->action == KILL) { (void)!(real); kill(getpid(), SIGKILL); pause(); } \
+        if (by && by->action == KILL) { __typeof__(real) made = (real); kill_agent(); return made; } \
         if (by && by->action == LOSE) { if ((real) < 0) return -1; errno = by->error; return -1; } \
         return (real); \
     } while (0)
