@@ -1,7 +1,8 @@
 /* LD_PRELOAD library: faults at the C library's calls by which the agent reaches kernel, files and sockets.
  *
  * A shared file, which FAULT_TABLE names, has the rules; fault_table.py describes the same layout and writes it. Only
- * the process `python -m nfagent run` is changed: its children, and the commands that start it, pass unharmed.
+ * the process `python -m nfagent run` is changed, and its child `nft`: its other children, and the commands that start
+ * it, pass unharmed.
  * Counters are atomic, since several threads of the agent call at once.
  */
 #define _GNU_SOURCE
@@ -62,7 +63,7 @@ struct refused {
 };
 
 static struct table *table;
-static pid_t agent;
+static pid_t own, agent;
 static uint16_t kind_of[MOST_DESCRIPTORS];
 static struct refused *refused_on[MOST_DESCRIPTORS];
 
@@ -91,11 +92,12 @@ __attribute__((constructor)) static void open_table(void) {
     void *mapped = mmap(NULL, sizeof(struct table), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     syscall(SYS_close, fd);
     if (mapped == MAP_FAILED) return;
-    agent = getpid();
+    own = getpid();
+    agent = is_nft() ? getppid() : own;
     table = mapped;
 }
 
-static int active(void) { return table && getpid() == agent; }
+static int active(void) { return table && getpid() == own; }
 
 static int bit(uint32_t call) { return __builtin_ctz(call); }
 
@@ -211,7 +213,7 @@ static struct rule *rule_of_path(uint32_t call, int folder, const char *path) {
 
 /* Its child `nft` goes on without it, as it does where the agent is killed. */
 static void kill_agent(void) {
-    kill(is_nft() ? getppid() : getpid(), SIGKILL);
+    if (agent > 1) kill(agent, SIGKILL); /* 1: it ended before its child began */
     if (!is_nft()) pause();
 }
 

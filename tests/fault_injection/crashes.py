@@ -139,6 +139,7 @@ def crash(lab: FaultLab, step: Step) -> Try | None:
         result.note_packets(streams, killed)
         if result.hits > 1:
             result.failed.append(f"the agent ended {result.hits - 1} times more, and was started again")
+        lab.settle(_HEAL_SECONDS)  # a busy machine makes the call so late that the agent is only being started again
         if not result.failed and not agent.ask("/v1/dump/diff")["equal"]:
             result.failed.append("`dump diff` isn't empty")
     return result if result.hits or not result.right else None
