@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from nfagent.clock import SystemClock
 from nfagent.errors import KernelError
+from nfagent.kernel import nft_child
 from nfagent.kernel.foreign_nat import NatConflictWatch, read_foreign_nat
 from nfagent.kernel.iptables_save import saved_rules
 from nfagent.model.netaddr import Family, parse_cidr
@@ -284,19 +288,24 @@ def test_tables_of_iptables_legacy_that_the_kernel_does_not_name_here_are_a_prob
         pytest.skip("iptables-legacy is missing; run: apt-get install iptables")
     subprocess.run(["iptables-legacy", "-t", "nat", "-N", "others"], check=True, timeout=60)
     # Another user than root, who owns /proc/net/ip_tables_names: with the one right that the service has. Until all is
-    # imported it may read any file, since a checkout may lie where only root can read.
+    # imported it may read any file, since a checkout may lie where only root can read; so may its Python.
     rights = "+net_admin,+dac_read_search"
     other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={rights}"]
-    program = (
-        "import ctypes\n"
-        "from nfagent.kernel.foreign_nat import read_foreign_nat\n"
-        "read_foreign_nat()\n"
-        f"net_admin = (ctypes.c_uint32 * 6)({_NET_ADMIN}, {_NET_ADMIN}, {_NET_ADMIN})\n"
-        f"assert not ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)({_CAPABILITY_VERSION_3}, 0), net_admin)\n"
-        "print(*read_foreign_nat().problems, sep='\\n')\n"
-    )
-    command = [*other_user, f"--ambient-caps={rights}", sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        child = shutil.copy(nft_child.__file__, folder)
+        Path(child).chmod(0o644)
+        program = (
+            "import ctypes, sys\n"
+            "from nfagent.kernel import foreign_nat, listing_process\n"
+            "foreign_nat.read_foreign_nat()\n"
+            f"sys.executable, listing_process._CHILD = {os.path.realpath(sys.executable)!r}, {child!r}\n"
+            f"net_admin = (ctypes.c_uint32 * 6)({_NET_ADMIN}, {_NET_ADMIN}, {_NET_ADMIN})\n"
+            f"assert not ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)({_CAPABILITY_VERSION_3}, 0), net_admin)\n"
+            "print(*foreign_nat.read_foreign_nat().problems, sep='\\n')\n"
+        )
+        command = [*other_user, f"--ambient-caps={rights}", sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "the tables of iptables-legacy can't be read: " in done.stdout, done.stderr
     assert read_foreign_nat().problems == ()
 
