@@ -128,7 +128,7 @@ test: $(VENV)/ready modules ## lint, then every test (root for those that need t
 	$(linting)
 	$(say) 'pytest: kernel, lab, apiserver, properties, golden, unit'
 	# Tests with labs wait for half of their time: more processes than cores.
-	$(bin)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
+	$(bin)/pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder $(if $(LATEST),-W default)
 
 .PHONY: apiserver
 apiserver: $(VENV)/ready ## etcd and kube-apiserver into build/, for tests/apiserver
