@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from nfagent.cli.check_result import Check
 from nfagent.errors import HostError, KernelError, WireError
@@ -36,5 +37,5 @@ def flowtable_checks(*, root: bool) -> Iterator[Check]:
 def _read() -> list[Flowtable]:
     if not has_nf_tables():
         return []
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         return parse_flowtables(listing.listed("list flowtables") or '{"nftables": []}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 
 from nfagent.errors import KernelError, WireError
@@ -38,7 +39,7 @@ def _listed() -> str:
     owned = [table.name for table in list_tables() if table.flags & (TABLE_OWNER | TABLE_PERSIST)]
     if owned:  # nft 1.0.6 damages its memory where it lists such a table as JSON
         raise KernelError(f"rules can't be listed beside tables with flags: {', '.join(owned)}")
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         return listing.listed("list ruleset") or _NOTHING
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -63,7 +64,7 @@ def read_foreign_nat() -> ForeignNat:
     tables: list[ForeignTable] = []
     problems: list[str] = []
     if has_nf_tables():
-        with ListingProcess() as listing:
+        with closing(ListingProcess()) as listing:
             tables, problems = _nft_tables(listing)
     for family, program in _LEGACY:
         try:

@@ -15,14 +15,12 @@ import time
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from nfagent.errors import HostError, KernelError
 from nfagent.kernel.nft_child import REPLY
 from nfagent.kernel.nft_listing import INSTALL_HINT
 from nfagent.kernel.nft_program import SECONDS
-from nfagent.kernel.nft_reply import ended, is_absent, printed
+from nfagent.kernel.nft_reply import ended, listed
 
 _CHILD = Path(__file__).with_name("nft_child.py")
 _CHUNK = 1 << 16
@@ -63,7 +61,7 @@ class _Child:
 class ListingProcess:
     """A process that lists; started by the first command, and by the first one after a crash.
 
-    It is ended by `close`; as a context manager, at its end.
+    It is ended by `close`.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -75,16 +73,6 @@ class ListingProcess:
             raise HostError("python3-nftables is missing", hint=INSTALL_HINT)
         self._seconds = seconds
         self._child: _Child | None = None
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the process."""
-        self.close()
 
     def close(self) -> None:
         """End the process."""
@@ -102,22 +90,20 @@ class ListingProcess:
         deadline = time.monotonic() + self._seconds
         child = self._child = self._child or _Child()
         try:
-            with suppress(BrokenPipeError):  # it has ended: reading says how
+            with suppress(ConnectionError):  # it has ended: reading says how
                 child.socket.sendall(f"{'t' if as_text else 'j'}{command}\n".encode())
             status, output, refusal = REPLY.unpack(_read(child, REPLY.size, shown, deadline))
             parts = _read(child, output, shown, deadline), _read(child, refusal, shown, deadline)
         except TimeoutError:
             self.close()
             raise KernelError(f"`{shown}` has not ended after {self._seconds:g} s") from None
-        except (KernelError, OSError):
+        except OSError as error:
+            self.close()
+            raise KernelError(f"`{shown}` can't be asked for: {error.strerror}") from None
+        except KernelError:
             self.close()
             raise
-        try:
-            return printed(status, *parts)
-        except KernelError as error:
-            if is_absent(error):
-                return None
-            raise
+        return listed(status, *parts)
 
 
 def _read(child: _Child, size: int, command: str, deadline: float) -> bytes:

@@ -19,7 +19,7 @@ import msgspec
 from nfagent.errors import HostError, KernelError, WireError
 from nfagent.kernel.nft_library import ContextOpener, one_call, require_netlink
 from nfagent.kernel.nft_program import run_nft
-from nfagent.kernel.nft_reply import is_absent, printed, printed_whole
+from nfagent.kernel.nft_reply import listed_whole, printed
 from nfagent.kernel.table_queries import table_flags
 from nfagent.netlink.nft_events import TABLE_OWNER, TABLE_PERSIST
 from nfagent.nftables.objects import (
@@ -95,14 +95,9 @@ class NftListing:
         if family == TABLE_FAMILY and _has_owner():
             raise KernelError(_OWNED, hint=_OWNER_HINT)
         command = f"list table {family} {TABLE}"
-        try:
-            done = run_nft("--json", command)
-            reply = self._by_library(command) if done is None else (done.returncode, done.stdout, done.stderr)
-            return printed_whole(f"nft --json {command}", *reply)
-        except KernelError as error:
-            if is_absent(error):
-                return None
-            raise
+        done = run_nft("--json", command)
+        reply = self._by_library(command) if done is None else (done.returncode, done.stdout, done.stderr)
+        return listed_whole(f"nft --json {command}", *reply)
 
     def check(self, text: str) -> None:
         """Check nft text by a dry run. Raises KernelError, HostError."""

@@ -24,22 +24,28 @@ def printed(status: int, output: bytes, refusal: bytes) -> str:
     return str(output, "utf-8", "replace")
 
 
-def printed_whole(command: str, status: int, output: bytes, refusal: bytes) -> str:
-    """Return what libnftables printed of a table, with all of it. Raises UnlistableError, KernelError, HostError.
+def listed(status: int, output: bytes, refusal: bytes) -> str | None:
+    """Return what libnftables printed for a list command, None where its object doesn't exist. Raises as `printed`."""
+    try:
+        return printed(status, output, refusal)
+    except KernelError as error:
+        if _ABSENT_MESSAGE in str(error):
+            return None
+        raise
+
+
+def listed_whole(command: str, status: int, output: bytes, refusal: bytes) -> str | None:
+    """Return what libnftables printed of a table, with all of it, None without the table.
 
     command: for the error
+    Raises UnlistableError, KernelError, HostError.
     It leaves out sets whose types it doesn't know, and the parts of rules that it can't read: with status 0, and words.
     """
     said = str(refusal, "utf-8", "replace").splitlines() if status == 0 else []
     for line in said:
         if line.startswith(_LEFT_OUT):
             raise UnlistableError(f"`{command}` lists a part only: {line.strip()}", hint=_UNLISTABLE_HINT)
-    return printed(status, output, refusal)
-
-
-def is_absent(error: KernelError) -> bool:
-    """Return whether an error says that the object of a command doesn't exist."""
-    return _ABSENT_MESSAGE in str(error)
+    return listed(status, output, refusal)
 
 
 def ended(command: str, code: int, stderr: bytes) -> KernelError:

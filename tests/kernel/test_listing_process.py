@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,19 +35,19 @@ def nft(*arguments: str) -> str:
 
 
 def test_it_lists_what_nft_lists_as_json_and_as_text() -> None:
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         assert listing.listed("list table inet t") == nft("--json", "list table inet t")
         assert listing.listed("list chain inet t good", as_text=True) == nft("--handle", "list chain inet t good")
         assert listing.listed("list table inet t") == nft("--json", "list table inet t")
 
 
 def test_of_what_does_not_exist_it_lists_nothing() -> None:
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         assert listing.listed("list chain inet t absent") is None
 
 
 def test_what_nft_refuses_is_an_error_with_its_words() -> None:
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         with pytest.raises(KernelError, match="syntax error"):
             listing.listed("list nonsense")
         assert "good" in (listing.listed("list table inet t") or "")
@@ -54,7 +55,7 @@ def test_what_nft_refuses_is_an_error_with_its_words() -> None:
 
 def test_after_a_crash_the_next_command_is_answered() -> None:
     add_rule(NFPROTO_INET, "t", "bad", *UNLISTABLE)
-    with ListingProcess() as listing:
+    with closing(ListingProcess()) as listing:
         assert "good" in (listing.listed("list chain inet t good") or "")
         for _ in range(2):
             with pytest.raises(UnlistableError, match=r"`nft --json list chain inet t bad` was ended by SIGABRT: .+"):
@@ -67,7 +68,7 @@ def test_a_command_that_is_not_answered_in_time_is_an_error(tmp_path: Path, monk
     silent.write_text("import time; time.sleep(300)")
     monkeypatch.setattr("nfagent.kernel.listing_process._CHILD", silent)
     with (
-        ListingProcess(seconds=0.2) as listing,
+        closing(ListingProcess(seconds=0.2)) as listing,
         pytest.raises(KernelError, match=r"`nft --json list tables` has not ended after 0\.2 s"),
     ):
         listing.listed("list tables")
@@ -75,5 +76,8 @@ def test_a_command_that_is_not_answered_in_time_is_an_error(tmp_path: Path, monk
 
 def test_a_process_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/no/such/program")
-    with ListingProcess() as listing, pytest.raises(KernelError, match="no process can be started to list tables: No"):
+    with (
+        closing(ListingProcess()) as listing,
+        pytest.raises(KernelError, match="no process can be started to list tables: No"),
+    ):
         listing.listed("list tables")

@@ -6,10 +6,19 @@ import struct
 
 from nfagent.kernel.sockets import DATAGRAM_BYTES, netfilter_socket
 from nfagent.netlink.codec import NLM_F_ACK, NLM_F_REQUEST, ack_errno, attribute, message, messages, nested, nfgen
-from nfagent.netlink.nft_messages import NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NLM_F_APPEND, NLM_F_CREATE
+from nfagent.netlink.nft_messages import (
+    NEWCHAIN,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+    NFNL_MSG_BATCH_BEGIN,
+    NFNL_MSG_BATCH_END,
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+)
 
-REQUEST = NLM_F_REQUEST | NLM_F_ACK
-BATCH_BEGIN, BATCH_END = 0x10, 0x11
 _NUMBER = struct.Struct("!I")
 
 
@@ -35,7 +44,7 @@ def add_postrouting_chain(family: int, table: str, chain: str) -> None:
 
 def add_hidden_map(table: str, name: str, chain: str) -> None:
     """Add a map of a table inet that jumps to a chain; its keys have a type that nft lacks, so that it isn't listed."""
-    inet, verdict = 1, 0xFFFF_FF00  # NFPROTO_INET, NFT_DATA_VERDICT
+    inet, verdict = NFPROTO_INET, 0xFFFF_FF00  # NFT_DATA_VERDICT
     # Of NFTA_SET_*: flags (NFT_SET_MAP), types and bytes of keys and of values, an id in the batch.
     numbers = ((3, 8), (4, 62_959), (5, 4), (6, verdict), (7, 16), (10, 1))
     _commit(NEWSET, inet, _text(1, table), _text(2, name), *(number(*each) for each in numbers))
@@ -49,9 +58,12 @@ def _text(kind: int, words: str) -> bytes:
 
 
 def _commit(kind: int, family: int, *attributes: bytes) -> None:
-    added = message(kind, REQUEST | NLM_F_APPEND | NLM_F_CREATE, 2, nfgen(family, 0) + b"".join(attributes))
+    added = message(
+        kind, NLM_F_REQUEST | NLM_F_ACK | NLM_F_APPEND | NLM_F_CREATE, 2, nfgen(family, 0) + b"".join(attributes)
+    )
     # Without a request for an acknowledgement, which would be the first one, and say nothing of what was added.
-    begin, end = (message(kind, NLM_F_REQUEST, 1, nfgen(0, 10)) for kind in (BATCH_BEGIN, BATCH_END))
+    frame = nfgen(0, NFNL_SUBSYS_NFTABLES)
+    begin, end = (message(kind, NLM_F_REQUEST, 1, frame) for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END))
     with netfilter_socket(blocking=True) as opened:
         opened.send(begin + added + end)
         opened.settimeout(10)
